@@ -1,0 +1,199 @@
+"""What a run is asked to do. Values only: nothing here touches a file's content, a model or a device.
+
+`RunConfig.from_toml` reads the same names that the command line uses for its options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from soloist.errors import ConfigError
+from soloist.types import DTypeRequest, FusionMethod, Mode, OnBadInput
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_MODELS = ("jina-code-embeddings-1.5b", "bge-m3")
+DEFAULT_FILE_PATTERNS = ("*_chunks.json", "chunks.json", "*.jsonl", "*.parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """How chunk files are found and read.
+
+    `text_field` and `id_field` name the field (JSON, JSON Lines) or column (Parquet) of the text and
+    of the id; without `id_field`, the usual names are tried and then an id is derived.
+    `file_patterns` are matched against file names.
+    """
+
+    text_field: str = "text"
+    id_field: str | None = None
+    file_patterns: tuple[str, ...] = DEFAULT_FILE_PATTERNS
+    on_bad_input: OnBadInput = "error"
+
+    def __post_init__(self) -> None:
+        _require_choice("on_bad_input", self.on_bad_input, get_args(OnBadInput))
+        if not self.text_field:
+            raise ConfigError("text_field is empty: name the field that holds the text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionConfig:
+    """How the vectors of the models become one.
+
+    `weights` maps every model's name to a non-negative number, 0 to leave it out of the fused vector;
+    an empty mapping weighs all alike. `dim` cuts every model's vector to its
+    first `dim` components before fusion.
+    """
+
+    method: FusionMethod = "concat"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    dim: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_choice("fusion", self.method, get_args(FusionMethod))
+        if self.dim is not None and self.dim < 1:
+            raise ConfigError(f"dim is {self.dim}: give a number of components of 1 or more")
+        if self.method == "none" and (self.weights or self.dim is not None):
+            raise ConfigError("fusion none makes no fused vector: leave out weights and dim, or choose concat or mean")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One run: which chunks, through which models, on what, into which folder.
+
+    `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a
+    batch (None: the device kind's own); `lease_timeout_seconds` is how long to wait for devices
+    that another process holds (None: as long as it takes).
+    """
+
+    chunks_root: Path
+    out: Path
+    collections: tuple[str, ...] = ()
+    models: tuple[str, ...] = DEFAULT_MODELS
+    mode: Mode = "exclusive"
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
+    dtype: DTypeRequest = "auto"
+    accelerator: str = "auto"
+    token_budget: int | None = None
+    shard_chunks: int = 4096
+    catalogue: Path | None = None
+    lock_dir: Path | None = None
+    lease_timeout_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_choice("mode", self.mode, get_args(Mode))
+        _require_choice("dtype", self.dtype, get_args(DTypeRequest))
+        if not self.models:
+            raise ConfigError("no models are named: give at least one, e.g. --models all-MiniLM-L6-v2")
+        if self.token_budget is not None and self.token_budget < 1:
+            raise ConfigError(f"token_budget is {self.token_budget}: give a number of tokens of 1 or more")
+        if self.shard_chunks < 1:
+            raise ConfigError(f"shard_chunks is {self.shard_chunks}: give a number of chunks of 1 or more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON-ready values, in the field names' own order."""
+        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+
+    def fingerprint(self) -> str:
+        """A digest of everything here that can change a vector or what is embedded: 16 hex digits."""
+        decisive = {
+            key: value
+            for key, value in self.to_dict().items()
+            if key not in {"out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode"}
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_toml(cls, path: Path, **overrides: Any) -> RunConfig:
+        """Read a config file; `overrides` that are not None win over it.
+
+        Raises:
+            ConfigError: the file is missing, is not TOML, or names a setting that does not exist.
+        """
+        return cls.from_mapping(_load_toml(path), origin=str(path), **overrides)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, origin: str, **overrides: Any) -> RunConfig:
+        """Build a config from flat settings, e.g. `{"models": ["a"], "fusion": "mean", "dim": 256}`."""
+        settings = {**values, **{key: value for key, value in overrides.items() if value is not None}}
+        unknown = sorted(set(settings) - _SETTINGS)
+        if unknown:
+            raise ConfigError(f"{origin} has the unknown setting {unknown[0]!r}: known are {', '.join(sorted(_SETTINGS))}")
+        for needed in ("chunks_root", "out"):
+            if needed not in settings:
+                raise ConfigError(f"{origin} does not say {needed}: add it")
+        return cls(**_nest(settings, origin))
+
+
+_PATHS = {"chunks_root", "out", "catalogue", "lock_dir"}
+_LISTS = {"collections", "models", "file_patterns"}
+_NUMBERS: dict[str, type | tuple[type, ...]] = {
+    "dim": int, "token_budget": int, "shard_chunks": int, "lease_timeout_seconds": (int, float),
+}  # fmt: skip
+_FUSION = {"fusion": "method", "weights": "weights", "dim": "dim"}
+_SOURCE = {name: name for name in ("text_field", "id_field", "file_patterns", "on_bad_input")}
+_SETTINGS = {f.name for f in dataclasses.fields(RunConfig)} - {"source"} | set(_FUSION) | set(_SOURCE)
+
+
+def _nest(settings: dict[str, Any], origin: str) -> dict[str, Any]:
+    converted = {key: _convert(key, value, origin) for key, value in settings.items()}
+    fusion = {field: converted.pop(key) for key, field in _FUSION.items() if key in converted}
+    source = {field: converted.pop(key) for key, field in _SOURCE.items() if key in converted}
+    return {**converted, "fusion": FusionConfig(**fusion), "source": SourceConfig(**source)}
+
+
+def _convert(key: str, value: Any, origin: str) -> Any:
+    expected = _NUMBERS.get(key)
+    if expected is not None and (isinstance(value, bool) or not isinstance(value, expected)):
+        raise ConfigError(f"{origin} sets {key} to {value!r}: give a number")
+    if key in _LISTS:
+        if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{origin} sets {key} to {value!r}: give a list of strings")
+        return tuple(value)
+    if key == "weights":
+        return _weights(value, origin)
+    if expected is None and not isinstance(value, (str, Path)):
+        raise ConfigError(f"{origin} sets {key} to {value!r}: give a string")
+    return Path(value) if key in _PATHS else value
+
+
+def _weights(value: Any, origin: str) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{origin} sets weights to {value!r}: give a table of model = number")
+    for name, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise ConfigError(f"{origin} sets the weight of {name} to {weight!r}: give a number")
+    return {name: float(weight) for name, weight in value.items()}
+
+
+def _load_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"the config file {path} cannot be read: {exc}") from exc
+
+
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

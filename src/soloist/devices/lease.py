@@ -1,0 +1,242 @@
+"""The exclusive lease on every device of an accelerator.
+
+A lease takes one machine-wide lock per device, begins on devices that hold nothing of ours, and ends when
+the memory is measured to be back. It knows devices and events, and nothing of models but their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from filelock import FileLock, Timeout
+
+from soloist.devices.accelerator import Accelerator
+from soloist.errors import DeviceNotEmptyError, LeaseError, LeaseTimeoutError, MemoryNotReturnedError
+from soloist.events import EventSink, LeaseAcquired, LeaseReleased, LeaseWaiting
+from soloist.types import HeldTensor, MemoryStats
+
+POLL_SECONDS = 0.05
+RETURN_TIMEOUT_SECONDS = 5.0  # Ollama's measure for drivers that report late; others saw 0.5 to 1.5 s
+NAMED_TENSORS = 5
+
+
+class GpuLease:
+    """All devices of an accelerator, for us alone, as a context manager.
+
+    Entering waits for the locks (`timeout_seconds`; None: for ever), then checks that the devices
+    are empty. Leaving collects garbage, empties the caches, measures, and gives the locks back, whatever was
+    raised inside.
+
+    Raises:
+        LeaseTimeoutError: on entering, somebody else kept a device for too long.
+        DeviceNotEmptyError: on entering, a device holds tensors of this process.
+        MemoryNotReturnedError: on leaving without another error, tensors are still on a device.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        models: Sequence[str],
+        sink: EventSink,
+        *,
+        lock_dir: Path | None = None,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        self._accelerator = accelerator
+        self._models = tuple(models)
+        self._sink = sink
+        self._lock_dir = lock_dir or Path(tempfile.gettempdir()) / "soloist-leases"
+        self._timeout_seconds = timeout_seconds
+        self._locks = contextlib.ExitStack()
+        self._acquired_at = 0.0
+
+    def __enter__(self) -> GpuLease:
+        """Take the locks, in the order of their keys, and verify that the devices are empty."""
+        began = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            for key, device in sorted(zip(self._accelerator.lock_keys, self._accelerator.devices, strict=True)):
+                stack.enter_context(self._locked(key, device, began))
+            self._require_empty()
+            self._locks = stack.pop_all()
+        self._acquired_at = time.monotonic()
+        for device in self._accelerator.devices:
+            self._accelerator.reset_peak(device)
+        self._sink.emit(
+            LeaseAcquired(
+                models=self._models,
+                devices=self._accelerator.devices,
+                memory=self._measure(),
+                waited_seconds=self._acquired_at - began,
+            )
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Verify that the memory is back, say so, and give the locks back."""
+        with self._locks:
+            if error is not None:
+                release_frames(error)
+            held = self._await_return()
+            self._sink.emit(
+                LeaseReleased(
+                    models=self._models,
+                    devices=self._accelerator.devices,
+                    memory=self._measure(),
+                    held=held,
+                    held_seconds=time.monotonic() - self._acquired_at,
+                )
+            )
+        if held and error is None:
+            raise MemoryNotReturnedError(
+                f"{', '.join(self._models)} left {_name(held)}: drop whatever still refers to them (a hook, a list, a "
+                "notebook variable) and run again"
+            )
+
+    def _require_empty(self) -> None:
+        if self._await_return():
+            held = _held_tensors(self._accelerator.devices, self._over_residue())
+            raise DeviceNotEmptyError(
+                f"{', '.join(self._models)} cannot have the devices alone, they already hold {_name(held)}: delete "
+                "these tensors first"
+            )
+
+    def _await_return(self) -> tuple[HeldTensor, ...]:
+        """Wait until the devices are empty; what is still held when the patience ends."""
+        deadline = time.monotonic() + RETURN_TIMEOUT_SECONDS
+        while True:
+            gc.collect()
+            for device in self._accelerator.devices:
+                self._accelerator.empty_cache(device)
+            over = self._over_residue()
+            if not over:
+                return ()
+            held = _held_tensors(self._accelerator.devices, over)
+            # What a live Python object holds does not come back by waiting.
+            if any(tensor.shape is not None for tensor in held) or time.monotonic() > deadline:
+                return held
+            time.sleep(POLL_SECONDS)
+
+    def _over_residue(self) -> dict[str, int]:
+        memory = self._measure()
+        allowed = self._accelerator.residue_bytes
+        return {name: stats.allocated_bytes for name, stats in memory.items() if stats.allocated_bytes > allowed}
+
+    def _measure(self) -> dict[str, MemoryStats]:
+        return {device: self._accelerator.memory(device) for device in self._accelerator.devices}
+
+    @contextlib.contextmanager
+    def _locked(self, key: str, device: str, began: float) -> Iterator[None]:
+        lock = self._lock(key)
+        holder_path = self._lock_dir / f"{key}.holder"
+        self._wait(lock, holder_path, device, began)
+        try:
+            _write_holder(holder_path, self._models)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                holder_path.unlink(missing_ok=True)
+            lock.release()
+
+    def _lock(self, key: str) -> FileLock:
+        try:
+            self._lock_dir.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(PermissionError):  # another user made it, and made it open
+                self._lock_dir.chmod(0o1777)
+        except OSError as exc:
+            raise LeaseError(f"the lock folder {self._lock_dir} cannot be made: {exc.strerror}; name another") from exc
+        return FileLock(self._lock_dir / f"{key}.lock", mode=0o666, thread_local=False)
+
+    def _wait(self, lock: FileLock, holder_path: Path, device: str, began: float) -> None:
+        announced = False
+        while True:
+            try:
+                lock.acquire(timeout=0)
+                return
+            except Timeout:
+                pass
+            except OSError as exc:
+                raise LeaseError(f"the lock of {device} cannot be taken in {self._lock_dir}: {exc.strerror}") from exc
+            holder = _read_holder(holder_path)
+            if self._timeout_seconds is not None and time.monotonic() - began >= self._timeout_seconds:
+                raise LeaseTimeoutError(
+                    f"{device} is held by {holder} and was not free after {self._timeout_seconds:g} s: wait for it to "
+                    "end, or allow more time"
+                )
+            if not announced:
+                self._sink.emit(LeaseWaiting(device=device, holder=holder))
+                announced = True
+            time.sleep(POLL_SECONDS)
+
+
+def release_frames(error: BaseException) -> None:
+    """Drop the local variables that an error's traceback keeps alive, and those of its causes.
+
+    An out-of-memory error keeps every tensor of the frames it passed through
+    (https://github.com/pytorch/pytorch/issues/18853). Frames that still run are left alone.
+    """
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        traceback.clear_frames(current.__traceback__)
+        pending += [current.__cause__, current.__context__]
+
+
+def _held_tensors(devices: Sequence[str], over: dict[str, int]) -> tuple[HeldTensor, ...]:
+    """The live tensors on the devices, largest first; memory that no Python tensor explains has no shape."""
+    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor) and str(item.device) in over]
+    named = [
+        HeldTensor(
+            device=str(tensor.device),
+            shape=tuple(tensor.shape),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            size_bytes=tensor.nelement() * tensor.element_size(),
+        )
+        for tensor in tensors
+    ]
+    explained = {tensor.device for tensor in named}
+    unknown = [
+        HeldTensor(device=device, shape=None, dtype="", size_bytes=over[device])
+        for device in devices
+        if device in over and device not in explained
+    ]
+    return tuple(sorted(named, key=lambda tensor: -tensor.size_bytes)) + tuple(unknown)
+
+
+def _name(held: Sequence[HeldTensor]) -> str:
+    shown = "; ".join(str(tensor) for tensor in held[:NAMED_TENSORS])
+    more = f"; and {len(held) - NAMED_TENSORS} more" if len(held) > NAMED_TENSORS else ""
+    return f"{len(held)} tensors ({shown}{more})"
+
+
+def _write_holder(path: Path, models: Sequence[str]) -> None:
+    record = {"pid": os.getpid(), "models": list(models), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    # All users share the folder: never follow a link that somebody put there. A file that a killed process of
+    # another user left cannot be replaced; the lock holds all the same, only unnamed.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(record, file)
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {record['pid']} ({', '.join(record['models'])}) since {record['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

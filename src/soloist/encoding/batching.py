@@ -1,0 +1,82 @@
+"""Batching. Pure: token lengths and a budget in, batches of rows out. Knows nothing of models or devices.
+
+A row is padded to a bucket that depends on its own length alone, and a batch holds rows of one
+bucket. So the vector of a row does not depend on its neighbours, the order of the input, the number of devices or
+the free memory: on a CPU equal padded lengths gave equal bits for every batch size, while
+another padding moved a vector by up to 2e-3 in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from soloist.types import Batch
+
+SMALLEST_STEP = 4
+STEPS_PER_OCTAVE = 16
+
+
+def bucket(length: int, longest: int | None = None) -> int:
+    """The padded length of a row of `length` tokens, at most `longest`.
+
+    Buckets are 4 tokens apart up to 128, then 1/16 of the power of two below: a row is at most 1/16
+    longer than it was, or 3 tokens.
+    """
+    if length <= 1:
+        return 1
+    step = max(SMALLEST_STEP, (1 << (length - 1).bit_length() - 1) // STEPS_PER_OCTAVE)
+    padded = -(-length // step) * step
+    return padded if longest is None else max(length, min(padded, longest))
+
+
+def plan_batches(lengths: Sequence[int], budget: int, longest: int | None = None) -> tuple[Batch, ...]:
+    """Put rows of these token lengths into batches of at most `budget` padded tokens.
+
+    Every row is in exactly one batch; a row that is longer than the budget has a batch of its own. The largest
+    batches come first, so that a device's allocator meets its largest request at the start; rows
+    of one bucket stay in input order.
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        rows_of.setdefault(bucket(length, longest), []).append(row)
+    batches = [
+        Batch(rows=tuple(chosen), padded_length=padded)
+        for padded, rows in rows_of.items()
+        for chosen in _cut(rows, max(1, budget // padded))
+    ]
+    return tuple(sorted(batches, key=lambda batch: (-batch.padded_tokens, -batch.padded_length, batch.rows)))
+
+
+def plan_unpadded(lengths: Sequence[int], budget: int) -> tuple[Batch, ...]:
+    """Batches for a model that pads nothing: input order, at most `budget` tokens each.
+
+    `padded_length` is the mean of a batch's rows, rounded up.
+    """
+    batches: list[Batch] = []
+    rows: list[int] = []
+    tokens = 0
+    for row, length in enumerate(lengths):
+        if rows and tokens + length > budget:
+            batches.append(Batch(rows=tuple(rows), padded_length=-(-tokens // len(rows))))
+            rows, tokens = [], 0
+        rows.append(row)
+        tokens += length
+    if rows:
+        batches.append(Batch(rows=tuple(rows), padded_length=-(-tokens // len(rows))))
+    return tuple(batches)
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """The two halves of a batch of two or more rows, with the padded length unchanged."""
+    middle = len(batch.rows) // 2
+    return (
+        Batch(rows=batch.rows[:middle], padded_length=batch.padded_length),
+        Batch(rows=batch.rows[middle:], padded_length=batch.padded_length),
+    )
+
+
+def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    # Even pieces rather than full ones and a rest: the last batch of a bucket is not a sliver.
+    pieces = -(-len(rows) // size)
+    edges = [len(rows) * piece // pieces for piece in range(pieces + 1)]
+    return [rows[start:end] for start, end in zip(edges, edges[1:], strict=False)]

@@ -1,0 +1,142 @@
+"""Text to token ids to vectors, for one staged model. Knows torch; knows nothing of shards on disk or of leases.
+
+The features that a model gets are those of sentence-transformers' own `preprocess`; only
+the padding is ours, because a row's padded length must follow from the row alone (see batching).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from soloist.encoding.batching import plan_batches, plan_unpadded
+from soloist.errors import ModelLoadError
+from soloist.models.loading import StagedModel
+from soloist.types import Batch
+
+Features = dict[str, Any]
+_PADDED_FEATURES = {"input_ids", "attention_mask", "token_type_ids"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenizedTexts:
+    """The token ids of some texts: prompt and special tokens included, cut at the model's limit.
+
+    `dropped` is the number of tokens that the limit cost each row.
+    """
+
+    ids: tuple[NDArray[np.int32], ...]
+    dropped: tuple[int, ...]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row, padding excluded."""
+        return [len(row) for row in self.ids]
+
+
+class Encoder:
+    """The model-specific side of encoding: tokenizing, padding, and one forward pass.
+
+    Raises:
+        ModelLoadError: the model is no plain text encoder.
+    """
+
+    def __init__(self, staged: StagedModel) -> None:
+        self._staged = staged
+        self._tokenizer: Any = staged.module.tokenizer
+        # A Rust tokenizer's truncation is a setting of the object, not of the call.
+        self._tokenizing = threading.Lock()
+        probe = staged.module.preprocess(["a"], prompt=staged.document_prompt or None)
+        self._tensor_names = {name for name, value in probe.items() if isinstance(value, torch.Tensor)}
+        self._constants = {name: value for name, value in probe.items() if name not in self._tensor_names}
+        known = {"input_ids", "offsets"} if staged.is_static else _PADDED_FEATURES
+        if not self._tensor_names <= known or self._constants.get("modality", "text") != "text":
+            names = ", ".join(sorted(self._tensor_names))
+            raise ModelLoadError(f"{staged.spec.name} is no plain text encoder (it asks for {names}): choose another")
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Token ids of documents, with the document prompt before each text."""
+        prompted = [self._staged.document_prompt + text for text in texts]
+        with self._tokenizing:
+            whole = self._ids(prompted, limit=None)
+            limit = self._staged.max_tokens
+            long = [row for row, ids in enumerate(whole) if limit is not None and len(ids) > limit]
+            cut = dict(zip(long, self._ids([prompted[row] for row in long], limit=limit), strict=True)) if long else {}
+        return TokenizedTexts(
+            ids=tuple(np.asarray(cut.get(row, ids), dtype=np.int32) for row, ids in enumerate(whole)),
+            dropped=tuple(len(ids) - len(cut[row]) if row in cut else 0 for row, ids in enumerate(whole)),
+        )
+
+    def plan(self, tokenized: TokenizedTexts, budget: int) -> tuple[Batch, ...]:
+        """The batches of a shard: a pure function of its token lengths and the budget."""
+        if self._staged.is_static:
+            return plan_unpadded(tokenized.lengths, budget)
+        return plan_batches(tokenized.lengths, budget, self._staged.max_tokens)
+
+    def collate(self, tokenized: TokenizedTexts, batch: Batch) -> Features:
+        """The CPU tensors of a batch: (rows, padded_length) each; flat ids and offsets for a static model."""
+        rows = [tokenized.ids[row] for row in batch.rows]
+        tensors = self._flat(rows) if self._staged.is_static else self._padded(rows, batch.padded_length)
+        return {**self._constants, **tensors}
+
+    def _ids(self, texts: Sequence[str], *, limit: int | None) -> list[list[int]]:
+        if self._staged.is_static:
+            encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            return [row.ids[:limit] for row in encoded]
+        encoded = self._tokenizer(
+            list(texts),
+            truncation="longest_first" if limit is not None else False,
+            max_length=limit,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return list(encoded["input_ids"])
+
+    def _padded(self, rows: Sequence[NDArray[np.int32]], padded_length: int) -> Features:
+        shape = (len(rows), padded_length)
+        ids = np.full(shape, self._tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        left = self._tokenizer.padding_side == "left"
+        for index, row in enumerate(rows):
+            span = slice(padded_length - len(row), padded_length) if left else slice(0, len(row))
+            ids[index, span] = row
+            mask[index, span] = 1
+        features: Features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        if "token_type_ids" in self._tensor_names:
+            features["token_type_ids"] = torch.zeros(shape, dtype=torch.int64)
+        return features
+
+    def _flat(self, rows: Sequence[NDArray[np.int32]]) -> Features:
+        offsets = np.cumsum([0] + [len(row) for row in rows[:-1]])
+        return {
+            "input_ids": torch.from_numpy(np.concatenate(rows).astype(np.int64)),
+            "offsets": torch.from_numpy(offsets.astype(np.int64)),
+        }
+
+
+def forward(module: SentenceTransformer, features: Features, device: str) -> NDArray[np.float32]:
+    """One forward pass on `device`; (rows, dim) float32 in host memory, not yet normalised."""
+    with torch.inference_mode():
+        moved = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()
+        }
+        vectors: torch.Tensor = module(moved)["sentence_embedding"]
+        return vectors.float().cpu().numpy()
+
+
+def unit_rows(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[int]]:
+    """The rows scaled to norm 1, and the indices of those that cannot be: NaN, infinite or zero."""
+    with np.errstate(all="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+        bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0)).tolist()
+        units = (vectors / norms[:, None]).astype(np.float32)
+    return units, bad

@@ -1,0 +1,238 @@
+"""One replica of a model per leased device, and the threads that feed them. Knows encoders and accelerators.
+
+Replicas are made for one pass and gone after it. The staged model on the CPU is never touched:
+a replica is its own module tree around copied tensors, so giving it back is forgetting it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import copy
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from soloist.devices.accelerator import Accelerator, run_on
+from soloist.devices.lease import release_frames
+from soloist.encoding.batching import halves
+from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
+from soloist.errors import BadVectorError, EncodingError, ModelTooLargeError, RowTooLargeError, SoloistError
+from soloist.events import BatchSplit, EventSink
+from soloist.models.loading import StagedModel
+from soloist.types import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedShard:
+    """Unit vectors (rows, dim) float32 in input order, and who made them."""
+
+    vectors: NDArray[np.float32]
+    rows_per_device: dict[str, int]
+    recomputed_rows: tuple[int, ...]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Job:
+    """One shard on its way through the replicas: what is left to do, and where results go."""
+
+    ids: Sequence[str]
+    tokenized: TokenizedTexts
+    batches: queue.SimpleQueue[Batch]
+    vectors: NDArray[np.float32]
+    rows_per_device: dict[str, int]
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Replicas:
+    """A model on every device of an accelerator, as a context manager inside a lease.
+
+    Raises:
+        ModelTooLargeError: on entering, the weights do not fit on a device.
+    """
+
+    def __init__(self, staged: StagedModel, encoder: Encoder, accelerator: Accelerator, sink: EventSink) -> None:
+        self._staged = staged
+        self._encoder = encoder
+        self._accelerator = accelerator
+        self._sink = sink
+        self._modules: dict[str, SentenceTransformer] = {}
+        self._host_float32: SentenceTransformer | None = None
+        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Replicas:
+        """Put one replica on each device."""
+        try:
+            for device in self._accelerator.devices:
+                self._modules[device] = self._replica(device)
+        except BaseException:
+            self._modules.clear()
+            raise
+        self._threads = concurrent.futures.ThreadPoolExecutor(len(self._modules), thread_name_prefix="soloist-replica")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Forget the replicas, once every thread has let go of them."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+        self._modules.clear()
+        self._host_float32 = None
+
+    def encode(self, ids: Sequence[str], tokenized: TokenizedTexts, batches: Sequence[Batch]) -> EncodedShard:
+        """Embed the rows of one shard; every device takes batches as it gets free.
+
+        Raises:
+            RowTooLargeError: one row alone does not fit on its device.
+            BadVectorError: a vector is not finite or zero, in fp32 too.
+            EncodingError: the model failed for another reason.
+        """
+        job = _Job(
+            ids=ids,
+            tokenized=tokenized,
+            batches=queue.SimpleQueue(),
+            vectors=np.zeros((len(ids), self._staged.dim), dtype=np.float32),
+            rows_per_device=dict.fromkeys(self._modules, 0),
+        )
+        # Each device begins with a batch of its own: none stays idle because another thread woke up first.
+        first = list(batches[: len(self._modules)])
+        for batch in batches[len(first) :]:
+            job.batches.put(batch)
+        self._run(job, first)
+        vectors, bad = unit_rows(job.vectors)
+        if bad:
+            vectors[bad] = self._recompute(job, bad)
+        return EncodedShard(vectors=vectors, rows_per_device=job.rows_per_device, recomputed_rows=tuple(bad))
+
+    def _run(self, job: _Job, first: Sequence[Batch]) -> None:
+        assert self._threads is not None
+        futures = [
+            self._threads.submit(self._serve, job, device, batch)
+            for device, batch in zip(self._modules, first, strict=False)
+        ]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        finally:
+            job.stop.set()
+            concurrent.futures.wait(futures)
+
+    def _serve(self, job: _Job, device: str, first: Batch) -> None:
+        """Work off batches on one device until none is left; the body of a thread."""
+        try:
+            with run_on(device):
+                self._work_off(job, device, first)
+                while not job.stop.is_set():
+                    self._work_off(job, device, job.batches.get_nowait())
+        except queue.Empty:
+            return
+        except SoloistError as exc:
+            job.stop.set()
+            release_frames(exc)
+            raise
+        except Exception as exc:
+            job.stop.set()
+            release_frames(exc)
+            raise EncodingError(f"{self._staged.spec.name} failed on {device}: {type(exc).__name__}: {exc}") from exc
+
+    def _work_off(self, job: _Job, device: str, batch: Batch) -> None:
+        """Encode a batch, in halves for as long as the device has no room for more."""
+        pending = [batch]
+        while pending and not job.stop.is_set():
+            current = pending.pop()
+            complaint = self._attempt(job, device, current)
+            if complaint is None:
+                job.rows_per_device[device] += len(current.rows)
+                continue
+            self._accelerator.empty_cache(device)
+            if len(current.rows) == 1:
+                raise RowTooLargeError(self._row_complaint(job, device, current, complaint))
+            self._sink.emit(
+                BatchSplit(
+                    model=self._staged.spec.name,
+                    device=device,
+                    rows=len(current.rows),
+                    padded_length=current.padded_length,
+                )
+            )
+            pending += reversed(halves(current))
+
+    def _attempt(self, job: _Job, device: str, batch: Batch) -> str | None:
+        """None after a success; else what the device said when it ran out of memory.
+
+        The error is dropped before this returns: while it lives, so do the tensors of its frames.
+        """
+        try:
+            features = self._encoder.collate(job.tokenized, batch)
+            job.vectors[list(batch.rows)] = forward(self._modules[device], features, device)
+            return None
+        except torch.OutOfMemoryError as exc:
+            return str(exc)
+
+    def _row_complaint(self, job: _Job, device: str, batch: Batch, complaint: str) -> str:
+        return (
+            f"chunk {job.ids[batch.rows[0]]!r} alone, {batch.padded_length} tokens, does not fit on {device} beside "
+            f"{self._staged.spec.name}: {complaint} Choose a device with more memory, a smaller dtype, or a lower "
+            "max_tokens for the model"
+        )
+
+    def _replica(self, device: str) -> SentenceTransformer:
+        complaint = None
+        try:
+            return replicate(self._staged.module, device) if self._accelerator.copies_weights else self._staged.module
+        except torch.OutOfMemoryError as exc:
+            complaint = str(exc)
+        free = self._accelerator.memory(device).free_bytes
+        raise ModelTooLargeError(
+            f"{self._staged.spec.name} needs {self._staged.weights_bytes / 1e9:.2f} GB for its weights, which do not fit "
+            f"on {device} ({free / 1e9:.2f} GB free now): {complaint} Choose a device with more memory, a smaller "
+            "dtype, or exclusive mode"
+        )
+
+    def _recompute(self, job: _Job, rows: Sequence[int]) -> NDArray[np.float32]:
+        """The vectors of some rows once more, in fp32 on the CPU; (rows, dim) unit float32."""
+        if self._host_float32 is None:
+            self._host_float32 = replicate(self._staged.module, "cpu", torch.float32)
+        found = np.zeros((len(rows), self._staged.dim), dtype=np.float32)
+        for index, row in enumerate(rows):
+            length = len(job.tokenized.ids[row])
+            if length:
+                features = self._encoder.collate(job.tokenized, Batch(rows=(row,), padded_length=length))
+                found[index] = forward(self._host_float32, features, "cpu")[0]
+        vectors, still_bad = unit_rows(found)
+        if still_bad:
+            raise BadVectorError(
+                f"{self._staged.spec.name} gives chunk {job.ids[rows[still_bad[0]]]!r} no usable vector (NaN, infinite "
+                "or zero) in float32 too: remove the chunk, or leave this model out"
+            )
+        return vectors
+
+
+def replicate(module: SentenceTransformer, device: str, dtype: torch.dtype | None = None) -> SentenceTransformer:
+    """A copy of a module tree whose parameters and buffers are on `device`; tokenizers are shared.
+
+    Nothing is copied on the host on the way, and tied parameters stay tied.
+    """
+    memo: dict[int, object] = {}
+    for parameter in module.parameters():
+        moved = parameter.detach().to(device, _floating(parameter, dtype), copy=True)
+        memo[id(parameter)] = torch.nn.Parameter(moved, requires_grad=False)
+    for buffer in module.buffers():
+        memo[id(buffer)] = buffer.detach().to(device, _floating(buffer, dtype), copy=True)
+    for part in module.modules():
+        for name in ("tokenizer", "processor", "config"):
+            shared = vars(part).get(name)
+            if shared is not None:
+                memo[id(shared)] = shared
+    return copy.deepcopy(module, memo).eval()
+
+
+def _floating(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype

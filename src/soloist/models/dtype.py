@@ -1,0 +1,44 @@
+"""Which number format a model computes in. Pure: knows specs and device capabilities, and nothing of torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from soloist.errors import ConfigError
+from soloist.models.spec import ModelSpec
+from soloist.types import DType, DTypeRequest
+
+DeviceKind = Literal["cpu", "cuda", "simulated"]
+
+# Below compute capability 8.0 (a T4 is 7.5) bfloat16 is emulated: it runs, and slower than float32.
+_FIRST_WITH_BFLOAT16 = (8, 0)
+
+
+def resolve_dtype(
+    spec: ModelSpec, requested: DTypeRequest, *, device_kind: DeviceKind, capability: tuple[int, int] | None
+) -> DType:
+    """The format for one model on one kind of device.
+
+    An explicit request wins, then the spec's own, then the device's best: float32 on a CPU or where the
+    capability is unknown, bfloat16 from capability 8.0, else float16 (float32 for models that overflow it).
+    A simulated device counts as a CUDA device of the capability that it imitates.
+
+    Raises:
+        ConfigError: float16 is asked for, and the model's activations do not fit into it.
+    """
+    explicit = requested if requested != "auto" else spec.dtype
+    if explicit == "auto":
+        return _best(spec, None if device_kind == "cpu" else capability)
+    if explicit == "float16" and spec.overflows_float16:
+        raise ConfigError(
+            f"{spec.name} cannot run in float16, its activations exceed 65,504: choose bfloat16, float32 or auto"
+        )
+    return explicit
+
+
+def _best(spec: ModelSpec, capability: tuple[int, int] | None) -> DType:
+    if capability is None:
+        return "float32"
+    if capability >= _FIRST_WITH_BFLOAT16:
+        return "bfloat16"
+    return "float32" if spec.overflows_float16 else "float16"

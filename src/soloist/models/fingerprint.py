@@ -1,0 +1,77 @@
+"""Digests of what decides a model's vectors. Pure: files and values in, hexadecimal digits out; no torch.
+
+The path of a folder and the time of its files do not count, so a copied model keeps its fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, module_folders, weight_files
+from soloist.models.spec import ModelSpec
+
+# Raised when soloist itself turns the same texts and weights into other vectors.
+ENCODER_VERSION = 1
+
+_SETTINGS = (
+    "modules.json", "config.json", "tokenizer_config.json", "sentence_*_config.json",
+    "adapter_config.json", "adapter_model.safetensors",
+)  # fmt: skip
+# Read only where there is no tokenizer.json, which says all that they say.
+_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK_BYTES = 1 << 22
+
+_known_digests: dict[tuple[str, int, int], str] = {}
+
+
+def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
+    """The sha256 of every file that decides the vectors, by its path inside the model's folder."""
+    folder = location.folder
+    if spec.loader == "wordllama":
+        files = [folder / WORDLLAMA_WEIGHTS, folder / WORDLLAMA_TOKENIZER]
+    else:
+        files = [*weight_files(folder), *_settings_files(folder, with_code=spec.trust_remote_code)]
+    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
+
+
+def fingerprint(contents: Mapping[str, str], **decisive: Any) -> str:
+    """16 hex digits over the files' digests, the decisive values (prompts, limits, dtype) and `ENCODER_VERSION`."""
+    everything = {"encoder_version": ENCODER_VERSION, "contents": dict(contents), **decisive}
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, computed once per path, size and time of change."""
+    real = path.resolve()
+    # The hub's cache names the blob of a large file by its sha256.
+    if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
+        return real.name
+    status = real.stat()
+    key = (str(real), status.st_size, status.st_mtime_ns)
+    if key not in _known_digests:
+        _known_digests[key] = _sha256(real)
+    return _known_digests[key]
+
+
+def _settings_files(folder: Path, *, with_code: bool) -> list[Path]:
+    files = [file for place in module_folders(folder) for file in _settings_in(place)]
+    return files + (sorted(folder.rglob("*.py")) if with_code else [])
+
+
+def _settings_in(place: Path) -> list[Path]:
+    vocabulary = ("tokenizer.json",) if (place / "tokenizer.json").is_file() else _VOCABULARIES
+    return [file for pattern in (*_SETTINGS, *vocabulary) for file in sorted(place.glob(pattern))]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,302 @@
+"""Staging: a spec in, a model in host memory out. The one module of this package that imports torch.
+
+Knows how sentence-transformers loads, and hides it. Knows nothing of devices: what is staged here is on the CPU, in
+evaluation mode, and mapped from its files where their dtype is the asked one (measured: 489 MB of float32 weights
+add 3 MB to the process; another dtype is a copy). Never runs a pickle, and runs a model's own code only where its
+spec says `trust_remote_code`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import pickle
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from transformers.utils import logging as transformers_logging
+
+from soloist.errors import ConfigError, ModelLoadError
+from soloist.models.fingerprint import content_digests, fingerprint
+from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, locate, weight_files
+from soloist.models.spec import ModelSpec
+from soloist.types import DType
+
+TORCH_DTYPES: Mapping[DType, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+# What transformers, tokenizers, safetensors and a model's own code raise when files are missing, damaged or foreign.
+_LOAD_FAILURES = (
+    OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, SafetensorError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+_NOISY_LOGGERS = ("sentence_transformers", "huggingface_hub", "transformers")
+
+_shared_modules: weakref.WeakValueDictionary[str, SentenceTransformer] = weakref.WeakValueDictionary()
+# transformers keeps the dtype and the progress bars of a load in globals, so loads take turns.
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StagedModel:
+    """A model in host memory, ready to be copied to a device.
+
+    `module` is shared by all that stage the same weights: leave it as it is, and on the CPU. `max_tokens` includes
+    special tokens and the prompt, and is None for static models, which read everything. `weights_bytes` counts
+    parameters and buffers once, in `dtype`. `revision` is the hub commit, where known.
+    """
+
+    spec: ModelSpec
+    module: SentenceTransformer
+    dtype: DType
+    dim: int
+    max_tokens: int | None
+    document_prompt: str
+    query_prompt: str
+    matryoshka_dims: tuple[int, ...]
+    revision: str | None
+    fingerprint: str
+    weights_bytes: int
+    is_static: bool
+
+
+def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
+    """Load a model straight into host memory, or share the one that is already there.
+
+    Raises:
+        ModelLoadError: the weights are missing, damaged, incomplete, or not those that the spec describes.
+        ConfigError: the spec asks for more tokens or dimensions than the model has.
+    """
+    with _lock, _quiet():
+        try:
+            location = locate(spec)
+            _require_pipeline(spec, location.folder)
+            contents = content_digests(spec, location)
+            module = _share(spec, dtype, location, contents)
+        except _LOAD_FAILURES as exc:
+            raise ModelLoadError(_explain(spec, exc)) from exc
+    return _describe(spec, dtype, location, contents, module)
+
+
+def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str]) -> SentenceTransformer:
+    """One module per content, dtype and limit, for as long as anyone holds it."""
+    key = fingerprint(contents, dtype=dtype, code=spec.trust_remote_code, max_tokens=spec.max_tokens)
+    module = _shared_modules.get(key)
+    if module is None:
+        load = _load_wordllama if spec.loader == "wordllama" else _load_pipeline
+        module = load(spec, dtype, location.folder).eval().requires_grad_(False)
+        # The card refers back to the module; without that cycle the last holder's end frees the weights at once.
+        module.model_card_data.model = None
+        limit = _token_limit(spec, module)
+        if limit is not None:
+            module.max_seq_length = limit
+        _shared_modules[key] = module
+    return module
+
+
+def _load_pipeline(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTransformer:
+    module = SentenceTransformer(
+        str(folder),
+        device="cpu",
+        # Code that a model is trusted to run may be in another repository than its weights.
+        local_files_only=not spec.trust_remote_code,
+        trust_remote_code=spec.trust_remote_code,
+        model_kwargs={"dtype": TORCH_DTYPES[dtype], "weights_only": True},
+    )
+    _require_all_weights(spec, module)
+    # Not where transformers loaded it: it keeps some buffers, such as rotary frequencies, in float32 on purpose.
+    return module if module.transformers_model is not None else module.to(TORCH_DTYPES[dtype])
+
+
+def _load_wordllama(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTransformer:
+    """wordllama's table as a static embedding: the mean of its token vectors is what the package computes."""
+    tokenizer = Tokenizer.from_file(str(folder / WORDLLAMA_TOKENIZER))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    table = load_file(folder / WORDLLAMA_WEIGHTS)["embedding.weight"].to(TORCH_DTYPES[dtype])
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=table)], device="cpu")
+
+
+def _describe(
+    spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str], module: SentenceTransformer
+) -> StagedModel:
+    dim = _dim(spec, module)
+    max_tokens = _token_limit(spec, module)
+    document_prompt = _prompt(spec.document_prompt, module, ("document", "passage", "corpus"))
+    query_prompt = _prompt(spec.query_prompt, module, ("query",))
+    return StagedModel(
+        spec=spec,
+        module=module,
+        dtype=dtype,
+        dim=dim,
+        max_tokens=max_tokens,
+        document_prompt=document_prompt,
+        query_prompt=query_prompt,
+        matryoshka_dims=spec.matryoshka_dims,
+        revision=location.revision,
+        fingerprint=fingerprint(
+            contents, prompts=[document_prompt, query_prompt], max_tokens=max_tokens, dim=dim, dtype=dtype
+        ),
+        weights_bytes=_weights_bytes(module),
+        is_static=_is_static(module),
+    )
+
+
+def _dim(spec: ModelSpec, module: SentenceTransformer) -> int:
+    dim: int | None = module.get_embedding_dimension()
+    if dim is None:
+        raise ModelLoadError(f"{spec.name} does not say how long its vectors are: add Pooling to its modules.json")
+    if spec.dim not in (None, dim):
+        raise ModelLoadError(
+            f"{spec.name} should give {spec.dim} dimensions but {spec.source} gives {dim}: these are other weights, "
+            "correct its source or its dim"
+        )
+    if spec.matryoshka_dims and max(spec.matryoshka_dims) > dim:
+        raise ConfigError(
+            f"{spec.name} gives {dim} dimensions, fewer than the {max(spec.matryoshka_dims)} of its matryoshka_dims: "
+            "correct the catalogue"
+        )
+    return dim
+
+
+def _token_limit(spec: ModelSpec, module: SentenceTransformer) -> int | None:
+    """The smallest of the spec's limit, the pipeline's own, and the positions that the model has."""
+    if _is_static(module):
+        if spec.max_tokens is not None:
+            raise ConfigError(f"{spec.name} reads texts of any length: leave out its max_tokens")
+        return None
+    positions = _positions(module)
+    if spec.max_tokens is not None and positions is not None and spec.max_tokens > positions:
+        raise ConfigError(
+            f"{spec.name} has {positions} positions, fewer than its max_tokens of {spec.max_tokens}: lower max_tokens"
+        )
+    limits = [limit for limit in (spec.max_tokens, module.max_seq_length, positions) if limit is not None]
+    return int(min(limits)) if limits and math.isfinite(min(limits)) else None
+
+
+def _positions(module: SentenceTransformer) -> int | None:
+    """How many tokens the model can tell the place of; None where it does not say.
+
+    The RoBERTa family begins to count after its padding index, so two of its positions are never used.
+    """
+    network = module.transformers_model
+    if network is None:
+        return None
+    for part in network.modules():
+        table = getattr(part, "position_embeddings", None)
+        if isinstance(table, torch.nn.Embedding):
+            first = getattr(part, "padding_idx", None)
+            return table.num_embeddings - (first + 1 if isinstance(first, int) else 0)
+    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
+def _prompt(given: str | None, module: SentenceTransformer, names: tuple[str, ...]) -> str:
+    """The spec's prompt, else the one that encode_document or encode_query of sentence-transformers takes."""
+    if given is not None:
+        return given
+    own: dict[str, str] = module.prompts
+    name = next((name for name in names if name in own), module.default_prompt_name)
+    return own.get(name, "") if name is not None else ""
+
+
+def _weights_bytes(module: SentenceTransformer) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _is_static(module: SentenceTransformer) -> bool:
+    return isinstance(module[0], StaticEmbedding)
+
+
+def _require_pipeline(spec: ModelSpec, folder: Path) -> None:
+    """Without modules.json the pooling would be guessed, and a guess gives vectors that look right."""
+    if spec.loader == "wordllama":
+        return
+    if not (folder / "modules.json").is_file():
+        raise ModelLoadError(
+            f"{spec.name} cannot be loaded from {folder}: it has no modules.json that says how to pool, "
+            "save it there with SentenceTransformer.save"
+        )
+    kind = _model_type(folder / "config_sentence_transformers.json")
+    if kind != "SentenceTransformer":
+        raise ModelLoadError(f"{spec.name} is a {kind}, which gives no dense vectors: choose a SentenceTransformer")
+    missing = [file.name for file in weight_files(folder) if not file.is_file()]
+    if missing or not weight_files(folder):
+        raise ModelLoadError(
+            f"{spec.name} cannot be loaded from {folder}: {', '.join(missing) or 'model.safetensors'} is missing, "
+            "copy or download the model in full"
+        )
+
+
+def _model_type(config: Path) -> str:
+    if not config.is_file():
+        return "SentenceTransformer"
+    return str(json.loads(config.read_text(encoding="utf-8")).get("model_type", "SentenceTransformer"))
+
+
+def _require_all_weights(spec: ModelSpec, module: SentenceTransformer) -> None:
+    """transformers fills weights that a file lacks with random numbers, and marks those that it did read.
+
+    The pooler is exempt: many files lack it, and no pipeline reads it.
+    """
+    network = module.transformers_model
+    if network is None:
+        return
+    read = {name: getattr(weight, "_is_hf_initialized", False) for name, weight in network.named_parameters()}
+    absent = sorted(name for name, was_read in read.items() if not was_read and "pooler." not in name)
+    if absent and any(read.values()):
+        raise ModelLoadError(
+            f"{spec.name} cannot be loaded from {spec.source}: {len(absent)} weights are not in its files, "
+            f"the first is {absent[0]}, get the complete model"
+        )
+
+
+def _explain(spec: ModelSpec, exc: BaseException) -> str:
+    what = f"{spec.name} cannot be loaded from {spec.source}"
+    table = f'[models."{spec.name}"]'
+    if "trust_remote_code" in str(exc):
+        return (
+            f"{what}: it runs code of its own, read that code and set trust_remote_code = true under {table} in the "
+            "catalogue"
+        )
+    return (
+        f"{what} ({_first_sentence(exc)}): attach complete weights and name their folder as source under {table} in a "
+        "catalogue"
+    )
+
+
+def _first_sentence(exc: BaseException) -> str:
+    line = next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
+    return line.split(". ")[0].rstrip(".")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no warnings on stderr while a model loads: soloist reports with events."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    transformers_logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

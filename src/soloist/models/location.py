@@ -1,0 +1,132 @@
+"""Where a model's files are: a folder, the hub's cache, an installed package, or the hub itself.
+
+Knows files and the hub, imports neither torch nor the packages that carry weights, and opens no weights. What it
+finds is always a folder on this machine, so that the loading itself never needs a network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+
+from soloist.errors import ModelLoadError
+from soloist.models.catalogue import is_hub_id
+from soloist.models.spec import ModelSpec
+
+WORDLLAMA_WEIGHTS = "weights/l2_supercat_256.safetensors"
+WORDLLAMA_TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# Of a hub repository, what loading can need: other formats of the same weights are often several times its size.
+_WANTED = ("*.json", "*.txt", "*.model", "*.py", "*.safetensors")
+_UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
+_PICKLED = ("pytorch_model*.bin", "*/pytorch_model*.bin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """A folder with all files of a model, and the hub commit that they are, where that is known."""
+
+    folder: Path
+    revision: str | None
+
+
+def locate(spec: ModelSpec) -> Location:
+    """Find the files: a folder, else the hub's cache, else the spec's package, else a download from the hub.
+
+    Raises:
+        ModelLoadError: the source is a folder that does not exist, or a package that is not installed.
+        OSError: the hub cannot be reached, does not have the model, or does not give it without a licence.
+    """
+    if Path(spec.source).is_dir():
+        return _at(Path(spec.source))
+    if spec.loader == "wordllama":
+        return Location(folder=_require_package(spec), revision=None)
+    if not is_hub_id(spec.source):
+        raise ModelLoadError(
+            f"{spec.name} cannot be loaded: the folder {spec.source} does not exist, attach it or correct the source"
+        )
+    return _cached(spec) or _packaged(spec) or _downloaded(spec)
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that hold the weights of every module, sorted; safetensors alone where there are any.
+
+    Empty where the model has not been copied or downloaded in full.
+    """
+    found: list[Path] = []
+    for place in module_folders(folder):
+        found.extend(_checkpoint(place, "model.safetensors") or _checkpoint(place, "pytorch_model.bin"))
+    return tuple(sorted(found))
+
+
+def module_folders(folder: Path) -> tuple[Path, ...]:
+    """The model's folder, then those of the modules that modules.json names, each once."""
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    return tuple(dict.fromkeys((folder, *(folder / module["path"] for module in modules))))
+
+
+def _checkpoint(place: Path, file_name: str) -> list[Path]:
+    index = place / f"{file_name}.index.json"
+    if index.is_file() and not (place / file_name).is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [place / shard for shard in shards]
+    return [place / file_name] if (place / file_name).is_file() else []
+
+
+def _at(folder: Path) -> Location:
+    """A snapshot folder of the hub's cache is named by its commit, and keeps that name when it is copied."""
+    return Location(folder=folder, revision=folder.name if _COMMIT.fullmatch(folder.name) else None)
+
+
+def _cached(spec: ModelSpec) -> Location | None:
+    path = huggingface_hub.try_to_load_from_cache(spec.source, "modules.json", revision=spec.revision)
+    if not isinstance(path, str):
+        return None
+    folder = Path(path).parent
+    files = weight_files(folder)
+    return _at(folder) if files and all(file.is_file() for file in files) else None
+
+
+def _packaged(spec: ModelSpec) -> Location | None:
+    """The package's folder that holds modules.json. A package has no hub commit, so it answers for none."""
+    root = _package_folder(spec.package) if spec.revision is None else None
+    if root is None:
+        return None
+    candidates = [root, *sorted(child for child in root.iterdir() if child.is_dir())]
+    return next((_at(folder) for folder in candidates if (folder / "modules.json").is_file()), None)
+
+
+def _downloaded(spec: ModelSpec) -> Location:
+    folder = _snapshot(spec, _WANTED)
+    if (folder / "modules.json").is_file() and not weight_files(folder):
+        folder = _snapshot(spec, _PICKLED)
+    return _at(folder)
+
+
+def _snapshot(spec: ModelSpec, patterns: tuple[str, ...]) -> Path:
+    return Path(
+        huggingface_hub.snapshot_download(
+            spec.source, revision=spec.revision, allow_patterns=list(patterns), ignore_patterns=list(_UNWANTED)
+        )
+    )
+
+
+def _require_package(spec: ModelSpec) -> Path:
+    folder = _package_folder(spec.package)
+    if folder is None:
+        raise ModelLoadError(
+            f"{spec.name} cannot be loaded: its weights come with the package {spec.package}, install {spec.package}"
+        )
+    return folder
+
+
+def _package_folder(package: str | None) -> Path | None:
+    """Found without importing the package: wordllama's import sets up the process's logging."""
+    found = importlib.util.find_spec(package) if package else None
+    return Path(found.origin).parent if found is not None and found.origin else None

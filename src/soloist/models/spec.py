@@ -1,0 +1,38 @@
+"""What soloist knows of a model before it is loaded. Pure values; no torch, no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from soloist.types import DTypeRequest
+
+Loader = Literal["sentence-transformers", "wordllama"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One embedding model.
+
+    `source` is a hub id or a local folder; `package` names a Python package that carries the same
+    weights, used where it is installed. `dim` and `max_tokens` are None where only the
+    loaded model knows them; a prompt of None leaves the model's own configuration to decide, and an
+    empty one means no prompt. `overflows_float16` marks models whose activations exceed 65,504.
+    """
+
+    name: str
+    source: str
+    package: str | None = None
+    revision: str | None = None
+    dim: int | None = None
+    matryoshka_dims: tuple[int, ...] = ()
+    max_tokens: int | None = None
+    document_prompt: str | None = None
+    query_prompt: str | None = None
+    dtype: DTypeRequest = "auto"
+    overflows_float16: bool = False
+    trust_remote_code: bool = False
+    licence: str | None = None
+    non_commercial: bool = False
+    loader: Loader = "sentence-transformers"
+    note: str = ""

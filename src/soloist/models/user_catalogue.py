@@ -1,0 +1,138 @@
+"""A user's own catalogue: a TOML file that adds to the built-in table, or overrides rows of it.
+
+    [models."bge-m3"]
+    source = "weights/bge-m3"        # a folder, relative to this file, or a hub id
+
+Pure: reads the one file, and asks of sources only whether the folder exists. Knows nothing of torch.
+
+Fields that are not given keep the built-in value, with one exception. Another `source` may mean other weights, so
+then `package`, `revision` and `loader`, which describe the old source, are dropped, and `dim`, `max_tokens` and
+`matryoshka_dims` are read from the model instead of expected of it. Prompts, licence and dtype rules stay: a local
+copy of a model is the usual reason for another source.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from soloist.errors import ConfigError
+from soloist.models.catalogue import BUILT_IN, Catalogue, is_hub_id
+from soloist.models.spec import ModelSpec
+from soloist.types import DTypeRequest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FIELDS: dict[str, tuple[type, str]] = {
+    "source": (str, "a folder or a hub id, as a string"),
+    "revision": (str, "a string"),
+    "document_prompt": (str, "a string"),
+    "query_prompt": (str, "a string"),
+    "max_tokens": (int, "a whole number of 1 or more"),
+    "dim": (int, "a whole number of 1 or more"),
+    "matryoshka_dims": (list, "a list of whole numbers of 1 or more"),
+    "dtype": (str, f"one of {', '.join(get_args(DTypeRequest))}"),
+    "trust_remote_code": (bool, "true or false"),
+    "licence": (str, "a string"),
+}
+_OF_THE_OLD_SOURCE: dict[str, Any] = {
+    "package": None,
+    "revision": None,
+    "loader": "sentence-transformers",
+    "dim": None,
+    "max_tokens": None,
+    "matryoshka_dims": (),
+}
+
+
+def load_catalogue(path: Path | None) -> Catalogue:
+    """The built-in catalogue, with the models of a TOML file added or overriding; None adds nothing.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or a model in it has an unknown field or a wrong value.
+    """
+    if path is None:
+        return BUILT_IN
+    models = _models_table(path)
+    return Catalogue.of((*BUILT_IN.specs, *(_spec(name, models[name], path) for name in models)))
+
+
+def _models_table(path: Path) -> Mapping[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"the catalogue {path} cannot be read: {exc}") from exc
+    unknown = sorted(set(content) - {"models"})
+    if unknown:
+        raise ConfigError(f'the catalogue {path} has the unknown table {unknown[0]!r}: use [models."name"]')
+    models = content.get("models", {})
+    if not isinstance(models, dict):
+        raise ConfigError(f'the catalogue {path} sets models to {models!r}: use tables such as [models."name"]')
+    return models
+
+
+def _spec(name: str, fields: Any, path: Path) -> ModelSpec:
+    where = f"the catalogue {path}, model {name!r}"
+    if not isinstance(fields, dict):
+        raise ConfigError(f'{where}: {fields!r} is no table: write [models."{name}"] and the fields below it')
+    _require_valid(fields, where)
+    changes = dict(fields)
+    if "source" in fields:
+        changes["source"] = _source(fields["source"], path.parent, where)
+    if "matryoshka_dims" in fields:
+        changes["matryoshka_dims"] = tuple(sorted(set(fields["matryoshka_dims"])))
+    if "licence" in fields:
+        changes["non_commercial"] = "-nc" in fields["licence"].lower()
+    return _require_fitting_dims(_merge(name, changes, where), where)
+
+
+def _merge(name: str, changes: dict[str, Any], where: str) -> ModelSpec:
+    if name not in BUILT_IN:
+        if "source" not in changes:
+            raise ConfigError(f"{where}: the name is not built in: add source = a folder or a hub id")
+        return ModelSpec(name=name, **changes)
+    known = BUILT_IN.get(name)
+    if changes.get("source", known.source) != known.source:
+        changes = {**_OF_THE_OLD_SOURCE, **changes}
+    return replace(known, **changes)
+
+
+def _require_valid(fields: Mapping[str, Any], where: str) -> None:
+    for key, value in fields.items():
+        if key not in _FIELDS:
+            raise ConfigError(f"{where}: the field {key!r} is unknown: known are {', '.join(_FIELDS)}")
+        expected, description = _FIELDS[key]
+        if type(value) is not expected or not _has_valid_content(key, value):
+            raise ConfigError(f"{where}: {key} is {value!r}: give {description}")
+
+
+def _has_valid_content(key: str, value: Any) -> bool:
+    if key == "dtype":
+        return value in get_args(DTypeRequest)
+    if key == "matryoshka_dims":
+        return all(type(item) is int and item >= 1 for item in value)
+    if key in ("max_tokens", "dim"):
+        return bool(value >= 1)
+    return bool(value) or key not in ("source", "revision")
+
+
+def _require_fitting_dims(spec: ModelSpec, where: str) -> ModelSpec:
+    if spec.dim is not None and spec.matryoshka_dims and max(spec.matryoshka_dims) > spec.dim:
+        raise ConfigError(f"{where}: matryoshka_dims goes up to {max(spec.matryoshka_dims)}, beyond dim {spec.dim}")
+    return spec
+
+
+def _source(text: str, base: Path, where: str) -> str:
+    """An existing folder, as an absolute path, else the hub id as it is; a folder wins over a hub id."""
+    folder = base / Path(text).expanduser()
+    if folder.is_dir():
+        return str(folder.absolute())
+    if is_hub_id(text):
+        return text
+    raise ConfigError(f"{where}: the source {folder} does not exist: correct it, or give a hub id such as org/name")

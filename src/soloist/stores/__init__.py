@@ -1,0 +1,6 @@
+"""The files that a run leaves: chunk, vector and fused shards in Parquet, and small JSON files, each written once."""
+
+from soloist.stores.names import folder_name
+from soloist.stores.run_folder import RunFolder, SkippedWriter
+
+__all__ = ["RunFolder", "SkippedWriter", "folder_name"]

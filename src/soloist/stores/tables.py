@@ -1,0 +1,136 @@
+"""Chunks and vectors as Arrow tables and Parquet files. Knows one file at a time, not where the files of a run lie.
+
+The files load as they are in pyarrow, pandas, datasets and DuckDB.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from soloist.errors import InputError, OutputError
+from soloist.stores.atomic import atomic_path, disk_errors
+from soloist.stores.jsontext import json_text
+from soloist.types import Chunk
+
+CHUNK_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()})
+
+
+def chunk_table(chunks: Sequence[Chunk]) -> pa.Table:
+    """The table of a chunk shard: `id`, `text`, and `metadata` as the text of a JSON object.
+
+    Raises:
+        InputError: an id or a text with a lone surrogate, or metadata that JSON does not have.
+    """
+    for chunk in chunks:
+        _require_unicode(chunk)
+    columns = (
+        [chunk.id for chunk in chunks],
+        [chunk.text for chunk in chunks],
+        [_metadata_text(chunk) for chunk in chunks],
+    )
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, CHUNK_SCHEMA, strict=True)], schema=CHUNK_SCHEMA)
+
+
+def table_chunks(table: pa.Table) -> list[Chunk]:
+    """The chunks of a table, their metadata parsed."""
+    rows = zip(*(table[name].to_pylist() for name in CHUNK_SCHEMA.names), strict=True)
+    return [Chunk(id=id_, text=text, metadata=json.loads(metadata)) for id_, text, metadata in rows]
+
+
+def vector_table(model: str, ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> pa.Table:
+    """The table of a vector shard: `id`, and `vector` as a list of fixed size, without a copy of the numbers.
+
+    The schema's metadata hold `soloist.model` and `soloist.dim`.
+
+    Args:
+        model: the name for the metadata.
+        ids: one a row.
+        vectors: (n, dim) float32, finite; copied only where it is not C-contiguous.
+
+    Raises:
+        ValueError: another shape or dtype, another number of ids, or a number that is not finite.
+    """
+    _require_vectors(ids, vectors)
+    dim = vectors.shape[1]
+    numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
+    schema = pa.schema({"id": pa.string(), "vector": pa.list_(pa.float32(), dim)}).with_metadata(
+        {"soloist.model": model.encode("utf-8", "backslashreplace"), "soloist.dim": str(dim)}
+    )
+    return pa.table([pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(numbers, dim)], schema=schema)
+
+
+def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
+    """The ids, and the vectors as a read-only (n, dim) float32 view of the table's own memory."""
+    dim = table.schema.field("vector").type.list_size
+    column = table["vector"]
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    numbers = array.flatten().to_numpy(zero_copy_only=True)
+    return table["id"].to_pylist(), numbers.reshape(len(array), dim)
+
+
+def write_chunk_file(path: Path, table: pa.Table) -> None:
+    """Write a chunk table, compressed."""
+    _write(path, table, compression="zstd")
+
+
+def write_vector_file(path: Path, table: pa.Table) -> None:
+    """Write a vector table as it is in memory: vectors neither compress nor sort."""
+    _write(path, table, compression="none", use_dictionary=False, write_statistics=["id"])
+
+
+def read_table(path: Path, *, columns: Iterable[str] | None = None) -> pa.Table:
+    """Read a Parquet file that this module wrote.
+
+    Raises:
+        OutputError: the file is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            return file.read(columns=None if columns is None else list(columns))
+    except FileNotFoundError as exc:
+        raise OutputError(f"{path} is missing: name a collection, a model and a shard that the run has") from exc
+    except (OSError, pa.ArrowException) as exc:
+        raise OutputError(f"{path} cannot be read: {exc}: run again into a new folder") from exc
+
+
+def _write(path: Path, table: pa.Table, **options: Any) -> None:
+    with atomic_path(path) as temp, disk_errors(path):
+        pq.write_table(table, temp, **options)
+
+
+def _require_unicode(chunk: Chunk) -> None:
+    for name, value in (("id", chunk.id), ("text", chunk.text)):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as exc:
+            raise InputError(
+                f"the {name} of chunk {chunk.id!a} has a lone surrogate at character {exc.start}, which is no text: "
+                "repair it in its chunk file"
+            ) from exc
+
+
+def _metadata_text(chunk: Chunk) -> str:
+    try:
+        return json_text(dict(chunk.metadata))
+    except (TypeError, ValueError) as exc:
+        raise InputError(f"the metadata of chunk {chunk.id!a} is no JSON ({exc}): repair it in its chunk file") from exc
+
+
+def _require_vectors(ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> None:
+    if vectors.ndim != 2 or vectors.shape[1] == 0:
+        raise ValueError(f"vectors have the shape {vectors.shape}: give (rows, dim)")
+    if vectors.dtype != np.float32:
+        raise ValueError(f"vectors are {vectors.dtype}: give float32")
+    if len(ids) != len(vectors):
+        raise ValueError(f"{len(ids)} ids for {len(vectors)} vectors: give one id a row")
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise ValueError(f"the vector of row {row} ({ids[row]!a}) has NaN or infinity: write only finite numbers")

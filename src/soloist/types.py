@@ -1,0 +1,122 @@
+"""The values that travel between the layers. Frozen, slotted, and free of torch.
+
+Every byte count is in bytes, every duration in seconds, every length in tokens unless the name
+says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Mode = Literal["exclusive", "standard"]
+DType = Literal["float32", "float16", "bfloat16"]
+DTypeRequest = Literal["auto", "float32", "float16", "bfloat16"]
+OnBadInput = Literal["error", "skip"]
+FusionMethod = Literal["concat", "mean", "none"]
+SkipReason = Literal["empty text", "unreadable file", "not a chunk", "no chunks"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One piece of text to embed. `text` is embedded exactly as it is."""
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a chunk was read: a file, and the chunk's index in that file, from 0."""
+
+    file: Path
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.file} (chunk {self.index})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedInput:
+    """A chunk or a file that was left out, and why. `index` is None where a whole file was left out."""
+
+    collection: str
+    file: Path
+    index: int | None
+    reason: SkipReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """A named set of chunk files, in the order in which they are read."""
+
+    name: str
+    root: Path
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Some thousand chunks of one collection, in input order: the unit of work and of memory."""
+
+    collection: str
+    index: int
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The file stem that every store uses for this shard, e.g. `part-00003`."""
+        return f"part-{self.index:05d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows of one shard that go through a model together, all padded to the same length."""
+
+    rows: tuple[int, ...]
+    padded_length: int
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens that the device computes, padding included."""
+        return len(self.rows) * self.padded_length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStats:
+    """The memory of one device, in bytes, at one moment.
+
+    `allocated` is held by live tensors of this process, `reserved` by its allocator; `free` and
+    `total` are the device's own, so `free` falls with other processes too. `peak` is the highest
+    `allocated` since the last reset.
+    """
+
+    allocated_bytes: int
+    reserved_bytes: int
+    free_bytes: int
+    total_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldTensor:
+    """A tensor that is still on a device after its lease should have been over.
+
+    `shape` is None for memory that no Python object explains.
+    """
+
+    device: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    size_bytes: int
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.device}: {self.size_bytes} bytes that no Python tensor explains"
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        return f"{self.device}: {shape} {self.dtype}, {self.size_bytes} bytes"

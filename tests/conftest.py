@@ -1,0 +1,21 @@
+"""What every test shares: no network, and small models with random weights, made once per session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Read by huggingface_hub when it is imported, which no test module does before this file.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of complete models by name; read them, and copy one before changing it."""
+    from support.tiny_models import make_bert, make_qwen2, make_xlm_roberta
+
+    root = tmp_path_factory.mktemp("tiny_models")
+    makers = {"qwen2": make_qwen2, "xlm-roberta": make_xlm_roberta, "bert": make_bert}
+    return {name: make(root / name) for name, make in makers.items()}

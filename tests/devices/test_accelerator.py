@@ -1,0 +1,56 @@
+"""Descriptions of accelerators mean one thing each, or are refused in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from soloist.devices import open_accelerator
+from soloist.errors import AcceleratorError
+
+
+def test_gigabytes_are_powers_of_ten():
+    """15.83 GB read as GiB would simulate a larger card than a T4."""
+    accelerator = open_accelerator("simulated:2x15.83GB")
+    assert accelerator.devices == ("sim:0", "sim:1")
+    assert accelerator.memory("sim:1").total_bytes == 15_830_000_000
+    assert open_accelerator("simulated:1x1GiB").memory("sim:0").total_bytes == 2**30
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "simulated", "simulated:0x1GB", "simulated:2x15.83", "cuda:", "cpu:0"])
+def test_other_descriptions_are_refused(text):
+    """A description that is half understood would run on something else than was asked for."""
+    with pytest.raises(AcceleratorError, match=r"is not understood: give auto, cpu, cuda, cuda:0,1 or simulated:2x"):
+        open_accelerator(text)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_that_is_not_there_is_an_error():
+    """A quiet change to the CPU would take hours where minutes were expected."""
+    with pytest.raises(AcceleratorError, match="no CUDA device that torch can use: choose --accelerator cpu"):
+        open_accelerator("cuda")
+    assert open_accelerator("auto").kind == "cpu"
+
+
+def test_the_cpu_has_the_hosts_memory_and_holds_nothing_itself():
+    """A CPU that reports its host's use as its own would never be empty at a lease."""
+    stats = open_accelerator("cpu").memory("cpu")
+    assert stats.allocated_bytes == stats.reserved_bytes == 0
+    assert 0 < stats.free_bytes < stats.total_bytes
+    assert stats.peak_bytes > 0
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_lease_returns_the_memory(tmp_path):
+    """What the simulation shows has to be true of the driver's devices."""
+    from soloist.devices import GpuLease
+    from soloist.events import ListSink
+
+    accelerator, sink = open_accelerator("cuda"), ListSink()
+    with GpuLease(accelerator, ["test"], sink, lock_dir=tmp_path):
+        for device in accelerator.devices:
+            torch.ones(1024, 1024, device=device) @ torch.ones(1024, 1024, device=device)
+    for stats in sink.events[-1].memory.values():
+        assert stats.allocated_bytes <= accelerator.residue_bytes
+        assert stats.peak_bytes > 2 * 4 * 1024**2

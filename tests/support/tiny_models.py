@@ -1,0 +1,155 @@
+"""Complete sentence-transformers folders with small random weights, made without a network.
+
+Seeded, so that the same call writes the same vectors. The architectures, pooling and padding sides are those of the
+models that soloist is used with; the weights mean nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import models as token_models
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2Model,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+SENTENCES = (
+    "The quick brown fox jumps over the lazy dog while the cat watches from the window.",
+    "A lease gives one model every accelerator of the machine for a whole pass over the data.",
+    "Chunks of documents are tokenized, packed into batches, and encoded into vectors.",
+    "def encode(texts: list[str]) -> np.ndarray: return model(tokenizer(texts))",
+    "Rain fell on the harbour all night, and in the morning the boats lay low in grey water.",
+    "SELECT name, weight FROM models WHERE licence = 'apache-2.0' ORDER BY weight DESC;",
+    "How do I parse a table in a scanned document without losing the order of its rows?",
+    "Every bridge in the old town was built twice: once of wood, and after the fire of stone.",
+    "Memory that is given back can be measured; memory that is forgotten can only be guessed.",
+    "for (int i = 0; i < n; ++i) { total += values[i] * weights[i]; }",
+    "The committee will meet on Thursday to discuss the budget for next year's festival.",
+    "Vectors of equal texts are equal, whatever batch or device they went through.",
+)
+_INIT_STD = 0.3
+
+
+def make_qwen2(folder: Path, **size: Any) -> Path:
+    """A causal decoder with last-token pooling and left padding, like the code and Qwen3 embedding models.
+
+    `size` overrides fields of `Qwen2Config`, e.g. `hidden_size=128`.
+    """
+    tokenizer = _wrap(_bpe(), padding_side="left", pad_token="<|endoftext|>", eos_token="<|endoftext|>")
+    defaults: dict[str, Any] = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 1024,
+    }  # fmt: skip
+    config = Qwen2Config(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
+    return _save(folder, Qwen2Model, config, tokenizer, pooling="lasttoken")
+
+
+def make_xlm_roberta(folder: Path, **size: Any) -> Path:
+    """An encoder with CLS pooling whose positions start at 2, like bge-m3: 514 positions, 512 usable."""
+    tokenizer = _wrap(
+        _unigram(), pad_token="<pad>", bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+        unk_token="<unk>", mask_token="<mask>",
+    )  # fmt: skip
+    defaults: dict[str, Any] = {
+        "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 514, "type_vocab_size": 1,
+    }  # fmt: skip
+    config = XLMRobertaConfig(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
+    return _save(folder, XLMRobertaModel, config, tokenizer, pooling="cls")
+
+
+def make_bert(folder: Path, **size: Any) -> Path:
+    """An encoder with mean pooling and right padding, like all-MiniLM-L6-v2."""
+    tokenizer = _wrap(
+        _wordpiece(), pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    )
+    defaults: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+    }  # fmt: skip
+    config = BertConfig(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
+    return _save(folder, BertModel, config, tokenizer, pooling="mean")
+
+
+def _bpe() -> Tokenizer:
+    tokenizer = Tokenizer(token_models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return tokenizer
+
+
+def _unigram() -> Tokenizer:
+    tokenizer = Tokenizer(token_models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    _frame(tokenizer, "<s>", "</s>")
+    return tokenizer
+
+
+def _wordpiece() -> Tokenizer:
+    tokenizer = Tokenizer(token_models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    _frame(tokenizer, "[CLS]", "[SEP]")
+    return tokenizer
+
+
+def _frame(tokenizer: Tokenizer, first: str, last: str) -> None:
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, last)],
+    )
+
+
+def _wrap(tokenizer: Tokenizer, **settings: Any) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **settings)
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def _save(
+    folder: Path, architecture: type[PreTrainedModel], config: Any, tokenizer: PreTrainedTokenizerFast, *, pooling: str
+) -> Path:
+    """Write the bare transformer, read it as a module, and save the whole pipeline in its place."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20)
+        network = architecture(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    transformer = Transformer(str(folder))
+    modules = [transformer, Pooling(config.hidden_size, pooling_mode=pooling), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+    return folder
