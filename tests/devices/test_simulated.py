@@ -174,4 +174,14 @@ def test_each_thread_works_on_its_own_device():
 def test_a_resize_is_refused_rather_than_miscounted():
     """A wrapper that keeps its old size over a new storage would give wrong values and wrong bytes."""
     with pytest.raises(NotImplementedError, match="cannot be resized in place"):
-        torch.eye(3, device="sim:0")
+        torch.zeros(0, device="sim:0").resize_(5)
+
+
+def test_factories_make_tensors_on_the_device():
+    """Decoders count their positions with `arange`, which torch builds by resizing an empty tensor."""
+    before = allocated()
+    positions = torch.arange(3, 200, device="sim:0")
+    assert positions.shape == (197,) and positions.device == torch.device("sim:0")
+    assert allocated() - before == 2048
+    assert torch.equal(positions.cpu(), torch.arange(3, 200))
+    assert torch.equal(torch.eye(3, device="sim:1").cpu(), torch.eye(3))

@@ -25,7 +25,7 @@ NATIVE_DIMS = {
 
 
 def test_the_table_has_each_model_with_its_native_dimension() -> None:
-    """Catches a row that is lost, or whose dimension is a Matryoshka cut (jina-code once stood as 896)."""
+    """Catches a row that is lost, or whose dimension is a Matryoshka cut."""
     assert {spec.name: spec.dim for spec in BUILT_IN.specs} == NATIVE_DIMS
 
 

@@ -64,11 +64,14 @@ def test_wordllama_gives_the_package_s_own_vectors(tmp_path: Path) -> None:
     staged = stage(BUILT_IN.get("wordllama"), "float32")
     assert (staged.dim, staged.max_tokens, staged.is_static) == (256, None, True)
     ours = staged.module.encode(TEXTS, normalize_embeddings=True)
+    # The package looks for its own tokenizer under another folder name, unless its folder is given as its cache.
     script = (
         "import sys, json, numpy; from wordllama import WordLlama; "
-        "numpy.save(sys.argv[1], WordLlama.load(disable_download=True).embed(json.loads(sys.argv[2]), norm=True))"
+        "model = WordLlama.load(cache_dir=sys.argv[1], disable_download=True); "
+        "numpy.save(sys.argv[2], model.embed(json.loads(sys.argv[3]), norm=True))"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "v.npy"), json.dumps(TEXTS)], check=True)
+    arguments = [str(locate(staged.spec).folder), str(tmp_path / "v.npy"), json.dumps(TEXTS)]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True)
     cosines = (ours * np.load(tmp_path / "v.npy")).sum(axis=1)  # (n_texts,)
     assert cosines.min() >= 0.99999
 
@@ -301,9 +304,7 @@ def test_a_model_s_own_code_runs_only_where_it_is_trusted(bert: Path) -> None:
     """Catches code from a model's folder that runs unasked, or an error that does not say how to allow it."""
     _edit(bert / "modules.json", lambda modules: modules[0].update(type="own_code.Own"))  # type: ignore[attr-defined]
     (bert / "own_code.py").write_text("raise SystemExit('this code ran')\n", encoding="utf-8")
-    with pytest.raises(
-        ModelLoadError, match=r"runs code of its own.*trust_remote_code = true under \[models\.\"bert\"\]"
-    ):
+    with pytest.raises(ModelLoadError, match=r"runs code of its own.*trust_remote_code = true under"):
         _stage(bert)
 
 

@@ -136,6 +136,11 @@ def ledger(index: int) -> DeviceLedger:
         return _ledgers.setdefault(index, DeviceLedger(index))
 
 
+# torch composes these of an empty tensor and an out= variant that resizes it, which a wrapper cannot follow.
+_RESIZING_FACTORIES = (
+    "arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "logspace", "randperm",
+    "tril_indices", "triu_indices",
+)  # fmt: skip
 _ledgers: dict[int, DeviceLedger] = {}
 _ledgers_lock = threading.Lock()
 _registered: list[torch.library.Library] = []
@@ -160,9 +165,19 @@ def _register_backend() -> None:
         if _registered:
             return
         backend_registration._setup_privateuseone_for_python_backend(BACKEND, backend_module=_Backend())
-        library = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
-        library.fallback(_run_fallback, "PrivateUse1")  # type: ignore[no-untyped-call]
-        _registered.append(library)
+        # torch forgets what a library registered when the library dies, so they are kept.
+        anything = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
+        anything.fallback(_run_fallback, "PrivateUse1")  # type: ignore[no-untyped-call]
+        aten = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+        for name in _RESIZING_FACTORIES:
+            base, _, overload = name.partition(".")
+            op = getattr(getattr(torch.ops.aten, base), overload or "default")
+            aten.impl(name, _run_as(op), "PrivateUse1")  # type: ignore[no-untyped-call]
+        _registered.extend((anything, aten))
+
+
+def _run_as(op: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: _run(op, args, kwargs)
 
 
 def _run_fallback(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

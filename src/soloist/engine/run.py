@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from soloist.config import RunConfig
@@ -40,7 +40,7 @@ from soloist.models.loading import StagedModel, stage
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.sources import discover
-from soloist.stores import RunFolder
+from soloist.stores import RunFolder, folder_name
 from soloist.types import Batch
 
 
@@ -68,6 +68,7 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
     specs = select_models(config)
     accelerator = open_accelerator(config.accelerator)
     collections = discover(config.chunks_root, config.source, config.collections)
+    require_distinct("collections", [collection.name for collection in collections])
     builder = ResultBuilder(config, clock)
     folder = RunFolder.create(config.out)
     with contextlib.closing(JsonLinesSink(folder.path / "events.jsonl", clock)) as log:
@@ -110,7 +111,21 @@ def select_models(config: RunConfig) -> dict[str, ModelSpec]:
                 f"two models go by the name {spec.name} ({specs[spec.name].source} and {spec.source}): give one of them "
                 "another name in a catalogue"
             )
+    require_distinct("models", specs)
     return specs
+
+
+def require_distinct(kind: str, names: Iterable[str]) -> None:
+    """Refuse names that would share a folder where the file system ignores case.
+
+    Raises:
+        ConfigError: two of them would.
+    """
+    taken: dict[str, str] = {}
+    for name in names:
+        other = taken.setdefault(folder_name(name).casefold(), name)
+        if other != name:
+            raise ConfigError(f"the {kind} {other} and {name} would share a folder: rename one of them")
 
 
 def _announce(config: RunConfig, specs: dict[str, ModelSpec], accelerator: Accelerator, sink: EventSink) -> None:

@@ -92,7 +92,8 @@ BUILT_IN = Catalogue.of(
             note="Any dim from 32 to 1024 is trained for; matryoshka_dims lists the usual ones.",
         ),
         # huggingface.co/nomic-ai/CodeRankEmbed: licence and file list; its config_sentence_transformers.json: the query
-        # prompt. Its length is left to its own configuration.
+        # prompt. transformers 5 runs the architecture without the model's own code, up to 2,048 tokens: tried with
+        # random weights under a configuration of the same form, not with the real files.
         ModelSpec(
             name="CodeRankEmbed",
             source="nomic-ai/CodeRankEmbed",
@@ -100,6 +101,7 @@ BUILT_IN = Catalogue.of(
             document_prompt="",
             query_prompt="Represent this query for searching relevant code: ",
             licence="mit",
+            note="If loading names safe_serialization, delete it from sentence_bert_config.json in a local copy.",
         ),
         # mteb 2.26 (sentence_transformers_models.py).
         ModelSpec(

@@ -149,7 +149,7 @@ def _describe(
         matryoshka_dims=spec.matryoshka_dims,
         revision=location.revision,
         fingerprint=fingerprint(
-            contents, prompts=[document_prompt, query_prompt], max_tokens=max_tokens, dim=dim, dtype=dtype
+            contents, document_prompt=document_prompt, max_tokens=max_tokens, dim=dim, dtype=dtype
         ),
         weights_bytes=_weights_bytes(module),
         is_static=_is_static(module),

@@ -1,0 +1,361 @@
+"""Embed collections of chunks: the command line of the validation plan, translated to the adapter's embedder.
+
+Writes, below --output-root:
+
+    embedding_summary.json                          a list, an item a collection
+    <collection>/<collection>_embeddings.npy        (chunks, dim) float32, rows in input order
+    <collection>/<collection>_ids.json              the rows' ids
+    <collection>/<collection>_metadata.jsonl        a line a row: id, text, metadata
+    <collection>/<collection>_processing_stats.json settings, figures and lease events; written last
+    run/                                            soloist's own run folder, with every model's vectors
+
+Exit codes: 0 done, 1 failed, 2 usage or flags that contradict each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+if importlib.util.find_spec("soloist") is None:
+    sys.path.insert(1, str(ROOT / "src"))
+
+# Below the lines that make them importable from a checkout.
+from processor.ultimate_embedder.config import FUSION_METHODS, EnsembleConfig  # noqa: E402
+from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4  # noqa: E402
+from processor.ultimate_embedder.log import logger, make_visible  # noqa: E402
+from processor.ultimate_embedder.results import FinishedRun  # noqa: E402
+from soloist.config import DEFAULT_MODELS, SourceConfig  # noqa: E402
+from soloist.errors import ConfigError, OutputError, SoloistError  # noqa: E402
+from soloist.sources import discover  # noqa: E402
+from soloist.stores import RunFolder, folder_name  # noqa: E402
+from soloist.stores.atomic import atomic_path, disk_errors, make_folder  # noqa: E402
+from soloist.stores.jsontext import json_text  # noqa: E402
+
+RUN = "run"
+_FOR_ENSEMBLES = {
+    "--exclusive-ensemble": "exclusive_ensemble",
+    "--ensemble-models": "ensemble_models",
+    "--aggregation-method": "aggregation_method",
+    "--model-weights": "model_weights",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    complaint = contradiction(options)
+    if complaint is not None:
+        parser.error(complaint)
+    make_visible()
+    try:
+        embed_collections(options)
+    except SoloistError as exc:
+        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(description="Embed collections of chunks with one model or an ensemble.")
+    add = parser.add_argument
+    yes_or_no = argparse.BooleanOptionalAction
+    add("--chunks-root", type=Path, required=True, metavar="DIR", help="the folder of the collections")
+    add("--output-root", type=Path, required=True, metavar="DIR", help="where results go")
+    add("--collections", nargs="+", default=[], metavar="NAME", help="which collections; default: all with chunks")
+    add("--model", default=DEFAULT_MODELS[0], metavar="NAME", help="the primary model (%(default)s)")
+    add("--enable-ensemble", action="store_true", help="embed with several models, and aggregate")
+    add("--ensemble-mode", choices=("auto", "sequential", "disabled"), default="auto", help="auto: as other flags say")
+    add("--exclusive-ensemble", action="store_true", help="lease all devices to one model at a time")
+    add("--ensemble-models", type=_names, metavar="A,B", help=f"the models ({','.join(DEFAULT_MODELS)})")
+    add("--aggregation-method", choices=tuple(FUSION_METHODS), help="how vectors become one (weighted_average)")
+    add("--model-weights", type=_weights, metavar="A=.7,B=.3", help="weights of the models (all alike)")
+    add("--matryoshka-dim", type=_positive, metavar="N", help="cut every model's vectors to N components")
+    add("--summary", type=Path, metavar="FILE", help="where the summary goes (OUTPUT_ROOT/embedding_summary.json)")
+    add("--skip-existing", action=yes_or_no, default=False, help="leave out collections whose results are there")
+    add("--force-cpu", action="store_true", help="compute on the CPU")
+    add("--zip-output", action=yes_or_no, default=False, help="pack the output root into OUTPUT_ROOT.zip too")
+    return parser
+
+
+def contradiction(options: argparse.Namespace) -> str | None:
+    """The first pair of settings that cannot both hold, as a sentence; None where all can."""
+    if options.enable_ensemble and options.ensemble_mode == "disabled":
+        return "--enable-ensemble contradicts --ensemble-mode disabled: leave one of them out"
+    if not options.enable_ensemble:
+        given = [flag for flag, name in _FOR_ENSEMBLES.items() if getattr(options, name)]
+        given += ["--ensemble-mode sequential"] if options.ensemble_mode == "sequential" else []
+        if given and options.ensemble_mode == "disabled":
+            return f"{given[0]} contradicts --ensemble-mode disabled: leave one of them out"
+        if given:
+            return f"{given[0]} is for ensembles: add --enable-ensemble, or leave it out"
+    named = os.environ.get("SOLOIST_ACCELERATOR") or "auto"
+    if options.force_cpu and named not in ("auto", "cpu"):
+        return f"--force-cpu contradicts SOLOIST_ACCELERATOR={named}: leave one of them out"
+    if options.output_root.resolve().is_relative_to(options.chunks_root.resolve()):
+        return "--output-root is inside --chunks-root, where results would be read as chunks: choose another folder"
+    return None
+
+
+def embed_collections(options: argparse.Namespace) -> None:
+    """Embed what the options name, and write everything.
+
+    Raises:
+        SoloistError: see `soloist.errors`; results of collections that were there before are still whole.
+    """
+    output: Path = options.output_root.resolve()
+    names = [found.name for found in discover(options.chunks_root, SourceConfig(), tuple(options.collections))]
+    _require_usable(output, names)
+    skipped = {name: _stored_item(output, name, options) for name in names if _is_done(output, name, options)}
+    for name in skipped:
+        logger.info("%s: left out, its results are already there (--skip-existing)", name)
+    items = _embed(options, output, tuple(skipped)) if len(skipped) < len(names) else {}
+    # A collection in neither has no chunks and was not asked for.
+    empty = {name: {"collection": name, "chunks": 0, "ensemble_mode": _mode(options)} for name in names}
+    _write_json(
+        options.summary or output / "embedding_summary.json",
+        [{**empty, **skipped, **items}[name] for name in names],
+    )
+    if options.zip_output:
+        _zip(output)
+
+
+def _embed(options: argparse.Namespace, output: Path, skipped: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """One run over all collections but the skipped ones; a summary item each."""
+    embedder = _embedder(options)
+    embedder.load_chunks_from_processing(options.chunks_root, collections=options.collections, exclude=skipped)
+    with _temporary_folder(output) as temporary:
+        results = embedder.generate_embeddings_kaggle_optimized(output_dir=temporary / RUN)
+        assert embedder.last_run is not None
+        for name in embedder.last_run.counts:
+            _stats_file(output, name).unlink(missing_ok=True)  # what follows is not whole until it is back
+        run = _install(embedder.last_run, output / RUN, temporary)
+    return {name: _write_collection(run, results, name, output, options) for name in run.counts}
+
+
+def _embedder(options: argparse.Namespace) -> UltimateKaggleEmbedderV4:
+    if not options.enable_ensemble:
+        return UltimateKaggleEmbedderV4(
+            options.model, matryoshka_dim=options.matryoshka_dim, force_cpu=options.force_cpu
+        )
+    config = EnsembleConfig(
+        ensemble_models=_roster(options),
+        exclusive_mode=options.exclusive_ensemble,
+        aggregation_method=_aggregation(options),
+        model_weights=options.model_weights,
+        matryoshka_dim=options.matryoshka_dim,
+    )
+    return UltimateKaggleEmbedderV4(
+        options.model, enable_ensemble=True, ensemble_config=config, force_cpu=options.force_cpu
+    )
+
+
+def _roster(options: argparse.Namespace) -> list[str]:
+    """All models, the primary one first, each once."""
+    return list(dict.fromkeys([options.model, *(options.ensemble_models or DEFAULT_MODELS)]))
+
+
+def _aggregation(options: argparse.Namespace) -> Any:
+    return options.aggregation_method or "weighted_average"
+
+
+def _mode(options: argparse.Namespace) -> str:
+    if not options.enable_ensemble:
+        return "disabled"
+    return "exclusive" if options.exclusive_ensemble else "sequential"
+
+
+def _request(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything asked for that changes a vector: what results must agree on to be kept."""
+    if not options.enable_ensemble:
+        return {"models": [options.model], "matryoshka_dim": options.matryoshka_dim}
+    return {
+        "models": _roster(options),
+        "matryoshka_dim": options.matryoshka_dim,
+        "aggregation_method": _aggregation(options),
+        "model_weights": options.model_weights,
+    }
+
+
+def _write_collection(
+    run: FinishedRun, results: dict[str, Any], name: str, output: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The files of one collection; its item of the summary."""
+    _write_vectors(run, name, _file(output, name, "embeddings.npy"))
+    _write_json(_file(output, name, "ids.json"), [row for ids, _ in run.shards(name) for row in ids])
+    _write_metadata(run, name, _file(output, name, "metadata.jsonl"))
+    item = _item(run, results, name, output, options)
+    leases = results["gpu_lease_events"]
+    details = {key: results[key] for key in ("model_reports", "notices")}
+    _write_json(_stats_file(output, name), {**item, **details, "gpu_lease_events": leases, "lease_events": leases})
+    return item
+
+
+_SHARED_FIGURES = (
+    "ensemble_mode", "model", "models", "aggregation_method", "model_weights", "matryoshka_dim", "embedding_dimension",
+    "optimal_batch_size", "optimal_batch_sizes", "dtypes", "accelerator", "devices",
+)  # fmt: skip
+
+
+def _item(
+    run: FinishedRun, results: dict[str, Any], name: str, output: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """`run_*` figures are of the one run that embedded all collections of this command."""
+    report = next(report for report in run.result.collections if report.name == name)
+    return {
+        "collection": name,
+        "chunks": report.chunks,
+        "skipped_chunks": report.skipped,
+        "files": report.files,
+        "skipped_existing": False,
+        **{key: results[key] for key in _SHARED_FIGURES},
+        "run_chunks": results["total_chunks"],
+        "run_seconds": results["seconds"],
+        "run_chunks_per_second": results["chunks_per_second"],
+        "output_folder": str(output / folder_name(name)),
+        "request": _request(options),
+    }
+
+
+def _is_done(output: Path, name: str, options: argparse.Namespace) -> bool:
+    needed = (_stats_file(output, name), _file(output, name, "embeddings.npy"))
+    return bool(options.skip_existing) and all(file.is_file() for file in needed)
+
+
+def _stored_item(output: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The summary item of a collection that was embedded before, in the same way."""
+    file = _stats_file(output, name)
+    try:
+        stats = json.loads(file.read_text(encoding="utf-8"))
+        made_with = stats["request"]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise OutputError(f"{file} cannot be read as processing stats: use --no-skip-existing to replace it") from exc
+    if made_with != _request(options):
+        raise ConfigError(
+            f"the results of {name} were made with {json.dumps(made_with)}, which is not what is asked for now: use "
+            "--no-skip-existing, or another --output-root"
+        )
+    details = {"model_reports", "notices", "gpu_lease_events", "lease_events"}
+    return {**{key: value for key, value in stats.items() if key not in details}, "skipped_existing": True}
+
+
+def _require_usable(output: Path, names: Iterable[str]) -> None:
+    """Found out now, not after the last pass."""
+    if RUN in {folder_name(name) for name in names}:
+        raise ConfigError(f"a collection is called {RUN!r}, which is the run folder's name: rename the collection")
+    with disk_errors(output):
+        if output.exists() and not output.is_dir():
+            raise OutputError(f"{output} is a file: choose another output root")
+        make_folder(output)
+        run = output / RUN
+        if run.exists() and any(run.iterdir()) and not (run / "run.json").is_file():
+            raise OutputError(f"{run} is no run folder of soloist: choose another output root")
+
+
+@contextmanager
+def _temporary_folder(output: Path) -> Iterator[Path]:
+    with disk_errors(output):
+        folder = Path(tempfile.mkdtemp(prefix=".embedding-", dir=output))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _install(run: FinishedRun, target: Path, temporary: Path) -> FinishedRun:
+    """Move a run to its place, collection by collection; other collections that are there stay, run.json comes last."""
+    with disk_errors(target):
+        make_folder(target)
+        replaced = temporary / "replaced"
+        replaced.mkdir()
+        for entry in sorted(run.folder.path.iterdir(), key=lambda entry: entry.name == "run.json"):
+            place = target / entry.name
+            if place.is_dir():
+                place.rename(replaced / entry.name)
+            entry.replace(place)
+    return FinishedRun(result=run.result, folder=RunFolder.open(target))
+
+
+def _file(output: Path, collection: str, ending: str) -> Path:
+    folder = folder_name(collection)
+    return output / folder / f"{folder}_{ending}"
+
+
+def _stats_file(output: Path, collection: str) -> Path:
+    return _file(output, collection, "processing_stats.json")
+
+
+def _write_vectors(run: FinishedRun, collection: str, file: Path) -> None:
+    """Shard by shard, so that memory stays bounded."""
+    with atomic_path(file) as temporary, disk_errors(file):
+        shape = (run.counts[collection], run.dim)
+        rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
+        run.fill(collection, rows)
+        rows.flush()
+
+
+def _write_metadata(run: FinishedRun, collection: str, file: Path) -> None:
+    with (
+        atomic_path(file) as temporary,
+        disk_errors(file),
+        temporary.open("w", encoding="utf-8", newline="\n") as lines,
+    ):
+        for index in run.folder.shards(collection):
+            for chunk in run.folder.read_chunks(collection, index):
+                row = {"id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata)}
+                lines.write(json_text(row) + "\n")
+
+
+def _write_json(file: Path, value: Any) -> None:
+    with atomic_path(file) as temporary, disk_errors(file):
+        temporary.write_text(json_text(value, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _zip(output: Path) -> None:
+    final = output.with_name(f"{output.name}.zip")
+    with disk_errors(final), tempfile.TemporaryDirectory(prefix=".embedding-", dir=output.parent) as folder:
+        Path(shutil.make_archive(str(Path(folder) / "output"), "zip", output)).replace(final)
+    logger.info("packed into %s", final)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name: give names such as a,b")
+    return names
+
+
+def _weights(text: str) -> dict[str, float]:
+    pairs = [item.rpartition("=") for item in text.split(",")]
+    try:
+        weights = {name.strip(): float(number) for name, _, number in pairs}
+    except ValueError:
+        weights = {}
+    if len(weights) != len(pairs) or not all(weights):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of weights: give each model once, such as a=.7,b=.3")
+    return weights
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no dimension: give a whole number of 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""JSON read piece by piece: one value after another, in memory that is bounded by the largest value.
+
+Knows UTF-8 and JSON as `json.load` reads it (NaN and Infinity are floats, the last of equal keys wins); knows
+nothing of chunks.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from soloist.sources.faults import UnreadableFileError
+
+BUFFER_BYTES = 1 << 20
+_WHITESPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+# A token that the buffer's end cuts can make an error that starts this far before the end: two \uXXXX escapes.
+_CUT_CHARS = 12
+
+
+class JsonStream:
+    """The values of one JSON text, in order. Every fault is an `UnreadableFileError` with its line and column.
+
+    Args:
+        raw: the file, at its beginning; a byte order mark is passed over.
+        buffer_bytes: how much is read at a time; more only while a value is larger.
+    """
+
+    def __init__(self, raw: BinaryIO, buffer_bytes: int = BUFFER_BYTES) -> None:
+        self._source = _Utf8Source(raw)
+        self._buffer_bytes = buffer_bytes
+        self._text = ""
+        self._at = 0
+        self._ended = False
+        # Of the first character in the buffer, from 1.
+        self._line = 1
+        self._column = 1
+
+    def peek(self) -> str:
+        """The next character that is not whitespace, which is not consumed; empty at the end."""
+        while True:
+            match = _WHITESPACE.match(self._text, self._at)
+            self._at = match.end() if match else self._at
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if self._ended:
+                return ""
+            self._fill(self._buffer_bytes)
+
+    def value(self) -> Any:
+        """The next value, whole."""
+        self.peek()
+        while True:
+            complete, value = self._attempt()
+            if complete:
+                return value
+            self._fill(max(self._buffer_bytes, len(self._text) - self._at))
+
+    def skip(self) -> None:
+        """Read over the next value, which need not fit into memory, and check that it is well-formed."""
+        opening = self.peek()
+        complete, _ = self._attempt()
+        if complete:
+            return
+        if opening == "[":
+            for _ in self.elements():
+                self.skip()
+        elif opening == "{":
+            for _ in self.members():
+                self.skip()
+        else:
+            self.value()
+
+    def elements(self) -> Iterator[None]:
+        """Stop before each element of the list that comes next; the caller reads or skips it."""
+        self._take("[")
+        if self.peek() == "]":
+            self._take("]")
+            return
+        while True:
+            yield
+            if self._take(",]") == "]":
+                return
+
+    def members(self) -> Iterator[str]:
+        """Give the key of each member of the object that comes next; the caller reads or skips its value."""
+        self._take("{")
+        if self.peek() == "}":
+            self._take("}")
+            return
+        while True:
+            if self.peek() != '"':
+                raise self._fault("Expecting property name enclosed in double quotes", self._at)
+            key = self.value()
+            self._take(":")
+            yield key
+            if self._take(",}") == "}":
+                return
+
+    def finish(self) -> None:
+        """Make sure that nothing but whitespace follows."""
+        if self.peek():
+            raise self._fault("Extra data", self._at)
+
+    def _take(self, choices: str) -> str:
+        char = self.peek()
+        if not char or char not in choices:
+            raise self._fault(f"Expecting {' or '.join(map(repr, choices))}", self._at)
+        self._at += 1
+        return char
+
+    def _attempt(self) -> tuple[bool, Any]:
+        """Whether the next value is complete in the buffer, and if so the value, consumed."""
+        try:
+            value, end = _DECODER.raw_decode(self._text, self._at)
+        except RecursionError as exc:
+            raise UnreadableFileError(f"nests too deeply at {self._position(self._at)}") from exc
+        except json.JSONDecodeError as exc:
+            if self._ended or not self._may_be_cut(exc):
+                raise self._fault(exc.msg, exc.pos) from exc
+            return False, None
+        except ValueError as exc:  # an integer with more digits than Python converts, or the start of such a float
+            if self._text[-1].isdigit() and not self._ended:
+                return False, None
+            raise self._fault(str(exc), self._at) from exc
+        # A number may go on beyond the buffer.
+        if end == len(self._text) and not self._ended:
+            return False, None
+        self._at = end
+        return True, value
+
+    def _may_be_cut(self, exc: json.JSONDecodeError) -> bool:
+        return exc.msg.startswith("Unterminated string") or exc.pos >= len(self._text) - _CUT_CHARS
+
+    def _fill(self, size_bytes: int) -> None:
+        """Read on, and let go of what is consumed."""
+        more = self._source.read(size_bytes)
+        self._ended = not more
+        self._line, self._column = self._line_and_column(self._at)
+        self._text, self._at = self._text[self._at :] + more, 0
+
+    def _line_and_column(self, at: int) -> tuple[int, int]:
+        newlines = self._text.count("\n", 0, at)
+        if not newlines:
+            return self._line, self._column + at
+        return self._line + newlines, at - self._text.rindex("\n", 0, at)
+
+    def _position(self, at: int) -> str:
+        line, column = self._line_and_column(at)
+        return f"line {line}, column {column}"
+
+    def _fault(self, what: str, at: int) -> UnreadableFileError:
+        return UnreadableFileError(f"is not JSON at {self._position(at)} ({what})")
+
+
+class _Utf8Source:
+    """The text of a UTF-8 file. A fault is raised only after all the text before it has been given out."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._read_bytes = 0
+        self._fault: UnreadableFileError | None = None
+
+    def read(self, size_bytes: int) -> str:
+        """The next text, from at most so many bytes; empty at the end only."""
+        while self._fault is None:
+            data = self._raw.read(size_bytes)
+            self._read_bytes += len(data)
+            text = self._decode(data)
+            if text or (not data and self._fault is None):
+                return text
+        raise self._fault
+
+    def _decode(self, data: bytes) -> str:
+        try:
+            return self._decoder.decode(data, final=not data)
+        except UnicodeDecodeError as exc:
+            at_byte = self._read_bytes - len(exc.object) + exc.start
+            self._fault = UnreadableFileError(f"is not UTF-8 at byte {at_byte} ({exc.reason})")
+            return exc.object[: exc.start].decode("utf-8")

@@ -1,0 +1,145 @@
+"""The rows of Parquet files as JSON-ready objects. Knows Arrow's types; not what a chunk is.
+
+What JSON does not have is written so: timestamps, dates and times in ISO 8601 to the microsecond, those
+with a time zone in UTC; durations as seconds; decimals and UUIDs as strings, so that no digit is lost;
+bytes in base64; maps as objects, their keys as strings. NaN and infinity stay floats, as in JSON files.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from soloist.sources.faults import BadItem, UnreadableFileError
+
+METADATA_COLUMN = "metadata"
+_BATCH_ROWS = 512
+_READ_BYTES = 1 << 20
+# What a value that Arrow holds and Python cannot raises, e.g. the year 20000 or text that is not UTF-8.
+_NO_PYTHON_VALUE = (ValueError, OverflowError, KeyError)
+
+
+def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
+    """Each row as a dict by column names; a `BadItem` for one with a value that Python cannot hold.
+
+    A `metadata` column of strings that are JSON objects comes parsed.
+
+    Raises:
+        UnreadableFileError: the file is not Parquet, is damaged, or has no text in the column `text_field`.
+        OSError: the file cannot be opened or read.
+    """
+    n_rows = 0
+    with file.open("rb") as raw:
+        try:
+            with pq.ParquetFile(raw, buffer_size=_READ_BYTES, pre_buffer=False) as parquet:
+                _require_text(parquet.schema_arrow, text_field)
+                schema = pa.schema([field.with_type(_readable(field.type)) for field in parquet.schema_arrow])
+                for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                    yield from map(
+                        _item, _rows(batch if batch.schema.equals(schema) else batch.cast(schema, safe=False))
+                    )
+                    n_rows += batch.num_rows
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as exc:
+            cause = " ".join(str(exc).split())
+            raise UnreadableFileError(f"is not readable as Parquet from row {n_rows} on ({cause})") from exc
+
+
+def _require_text(schema: pa.Schema, text_field: str) -> None:
+    n_found = schema.names.count(text_field)
+    if n_found != 1:
+        found = "no column" if not n_found else f"{n_found} columns"
+        names = ", ".join(schema.names)
+        raise UnreadableFileError(f"has {found} {text_field!r} (its columns are {names}: --text-field names another)")
+    type_ = schema.field(text_field).type
+    value_type = type_.value_type if pa.types.is_dictionary(type_) else type_
+    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if not any(check(value_type) for check in is_text):
+        raise UnreadableFileError(f"has no text but {type_} in its column {text_field!r} (--text-field names another)")
+
+
+def _readable(type_: pa.DataType) -> pa.DataType:
+    """The type with its times in the steps that Python has, and its time zones as UTC."""
+    if pa.types.is_timestamp(type_) and (type_.unit == "ns" or type_.tz is not None):
+        return pa.timestamp("us" if type_.unit == "ns" else type_.unit, type_.tz and "UTC")
+    if pa.types.is_time64(type_):
+        return pa.time64("us")
+    if pa.types.is_duration(type_) and type_.unit == "ns":
+        return pa.duration("us")
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_readable(field.type)) for field in type_.fields])
+    if pa.types.is_map(type_):
+        return pa.map_(_readable(type_.key_type), _readable(type_.item_type))
+    for is_list, make in _LISTS:
+        if is_list(type_):
+            return make(type_.value_field.with_type(_readable(type_.value_type)))
+    return type_
+
+
+_LISTS = ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list))
+
+
+def _rows(batch: pa.RecordBatch) -> list[Any]:
+    try:
+        rows: list[Any] = batch.to_pylist(maps_as_pydicts="strict")
+    except _NO_PYTHON_VALUE:
+        # One by one, so that only the rows at fault are lost.
+        rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+    return rows
+
+
+def _row(batch: pa.RecordBatch) -> Any:
+    try:
+        return batch.to_pylist(maps_as_pydicts="strict")[0]
+    except _NO_PYTHON_VALUE as exc:
+        return BadItem(fault=f"has a value that Python cannot hold ({' '.join(str(exc).split())})")
+
+
+def _item(row: Any) -> Any:
+    if isinstance(row, BadItem):
+        return row
+    item = _json_ready(row)
+    if isinstance(item.get(METADATA_COLUMN), str):
+        item[METADATA_COLUMN] = _parsed_object(item[METADATA_COLUMN])
+    return item
+
+
+def _parsed_object(text: str) -> Any:
+    """The object that the text is in JSON; the text itself where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def _json_ready(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else str(_json_ready(key)): _json_ready(item) for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_json_ready(item) for item in value]
+    for types, convert in _CONVERSIONS:
+        if isinstance(value, types):
+            return convert(value)
+    return str(value)
+
+
+_CONVERSIONS: tuple[tuple[Any, Any], ...] = (
+    ((datetime.date, datetime.time), lambda value: value.isoformat()),
+    (datetime.timedelta, lambda value: value.total_seconds()),
+    (decimal.Decimal, str),
+    (bytes, lambda value: base64.b64encode(value).decode("ascii")),
+    (np.generic, lambda value: value.item()),
+)

