@@ -9,6 +9,8 @@ import pytest
 
 # Read by huggingface_hub when it is imported, which no test module does before this file.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Models this small spend their time at the barriers between threads, above all on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

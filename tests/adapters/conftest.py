@@ -18,11 +18,11 @@ REAL_CHUNKS = ROOT.parent / "shared" / "data" / "chunks" / "Docling"
 
 @pytest.fixture(scope="session")
 def chunks_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`test_collection` with 40 chunks, `notes` with 16; from a real collection where it is there."""
+    """`test_collection` with 20 chunks, `notes` with 10; from a real collection where it is there."""
     root = tmp_path_factory.mktemp("chunks")
     records = _real_records() if REAL_CHUNKS.is_dir() else _made_records()
-    write_collection(root / "test_collection", records[:40])
-    write_collection(root / "notes", records[40:56])
+    write_collection(root / "test_collection", records[:20])
+    write_collection(root / "notes", records[20:30])
     return root
 
 
@@ -76,13 +76,18 @@ def write_collection(folder: Path, records: list[dict[str, object]]) -> Path:
 
 
 def _real_records() -> list[dict[str, object]]:
+    """Short chunks, which two cores embed in a second, and one that is longer than the models read."""
     records: list[dict[str, object]] = []
     for file in sorted(REAL_CHUNKS.glob("*_chunks.json")):
-        records += json.loads(file.read_text(encoding="utf-8"))[:2]
-    return records[:56]
+        records += json.loads(file.read_text(encoding="utf-8"))
+    return [max(records, key=_length), *(record for record in records if 50 < _length(record) < 500)][:30]
+
+
+def _length(record: dict[str, object]) -> int:
+    return len(str(record["text"]))
 
 
 def _made_records() -> list[dict[str, object]]:
     sentences = tiny_models.SENTENCES
-    texts = [" ".join(sentences[(i + k) % len(sentences)] for k in range(1 + i % 7)) + f" ({i})" for i in range(56)]
+    texts = [" ".join(sentences[(i + k) % len(sentences)] for k in range(1 + i % 7)) + f" ({i})" for i in range(30)]
     return [{"text": text, "metadata": {"chunk_id": f"made-{i}"}} for i, text in enumerate(texts)]

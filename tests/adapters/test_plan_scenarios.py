@@ -68,7 +68,9 @@ def environment(accelerator: str, catalogue: Path, folder: Path) -> dict[str, st
 
 
 @pytest.fixture(scope="module", params=["simulated:2x15.83GB", "cpu"])
-def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str], Path]:
+def setting(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, str], Path]:
     """An accelerator, the environment with its models, and a folder."""
     accelerator = str(request.param)
     catalogue = request.getfixturevalue("packaged_catalogue" if accelerator == "cpu" else "tiny_catalogue")
@@ -100,7 +102,9 @@ def test_the_plan_is_the_one_that_these_tests_were_written_for() -> None:
 def test_scenario_1_stages_every_model_on_the_cpu_and_says_so(played: Played) -> None:
     """Catches a model that is loaded through a device, and a log line that needs logging to be set up first."""
     assert played.facts[0]["printed"].splitlines() == [f"{JINA}: cpu", f"{BGE}: cpu"]
-    lines = [line for line in played.stderr.splitlines() if "Exclusive ensemble mode: staging primary model to CPU" in line]
+    lines = [
+        line for line in played.stderr.splitlines() if "Exclusive ensemble mode: staging primary model to CPU" in line
+    ]
     assert len(lines) == 2  # one for each of the two exclusive embedders, none twice
 
 
@@ -157,7 +161,7 @@ def test_scenario_5_gives_the_same_vectors_in_both_modes(played: Played) -> None
     assert facts["similarity"] >= 0.9999
     assert facts["difference"] == 0
     results = facts["results"]["results_exclusive"]
-    expected = {"shape": [56, results["embedding_dimension"]], "dtype": "float32", "contiguous": True}
+    expected = {"shape": [30, results["embedding_dimension"]], "dtype": "float32", "contiguous": True}
     assert facts["embeddings"] == {"embeddings_standard": expected, "embeddings_exclusive": expected}
     for key in ("model_weights", "matryoshka_dim", "aggregation_method", "dtypes"):
         assert results[key] == facts["results"]["results_standard"][key]
@@ -169,7 +173,7 @@ def test_every_device_computes_in_every_pass(played: Played) -> None:
         rows = list(report["rows_per_device"].values())
         assert len(rows) == len(played.device_ids)
         assert all(rows)
-        assert sum(rows) == 56
+        assert sum(rows) == 30
 
 
 def test_scenario_6_runs_from_the_command_line(setting: tuple[str, dict[str, str], Path], chunks_root: Path) -> None:
@@ -185,7 +189,7 @@ def test_scenario_6_runs_from_the_command_line(setting: tuple[str, dict[str, str
     assert "Exclusive ensemble mode detected" in done.stderr
     assert "run_exclusive_ensemble" in done.stderr
     (item,) = json.loads((output / "embedding_summary.json").read_text(encoding="utf-8"))
-    assert (item["collection"], item["ensemble_mode"], item["chunks"]) == ("test_collection", "exclusive", 40)
+    assert (item["collection"], item["ensemble_mode"], item["chunks"]) == ("test_collection", "exclusive", 20)
     assert item["model_weights"] == {JINA: 0.5, BGE: 0.5}
     assert item["matryoshka_dim"] == item["embedding_dimension"]
     stats = json.loads((output / "test_collection/test_collection_processing_stats.json").read_text(encoding="utf-8"))

@@ -1,0 +1,59 @@
+"""The command line: options to a config, and one call. Nothing here computes, and nothing imports torch."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from soloist.cli import models
+from soloist.cli.embed import embed
+from soloist.cli.outcome import INTERRUPTED, say_stopped
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="soloist",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(embed)
+app.add_typer(models.app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import soloist
+
+        typer.echo(f"soloist {soloist.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def soloist(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Embed chunks with an ensemble of models, one at a time, each with every device to itself.
+
+    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 a setting that
+    cannot be honoured, 130 stopped by Ctrl-C.
+    """
+
+
+def main() -> None:
+    """The console entry point; exits with 0, 1, 2 or 130."""
+    # A name that the terminal's encoding lacks must not lose the table.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except KeyboardInterrupt:
+        say_stopped()
+        sys.exit(INTERRUPTED)
