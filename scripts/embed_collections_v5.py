@@ -138,7 +138,9 @@ def embed_collections(options: argparse.Namespace) -> None:
 def _embed(options: argparse.Namespace, output: Path, skipped: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """One run over all collections but the skipped ones; a summary item each."""
     embedder = _embedder(options)
-    embedder.load_chunks_from_processing(options.chunks_root, collections=options.collections, exclude=skipped)
+    root, asked = options.chunks_root, options.collections
+    if not embedder.load_chunks_from_processing(root, collections=asked, exclude=skipped)["total_chunks"]:
+        return {}
     with _temporary_folder(output) as temporary:
         results = embedder.generate_embeddings_kaggle_optimized(output_dir=temporary / RUN)
         assert embedder.last_run is not None
@@ -304,7 +306,7 @@ def _write_vectors(run: FinishedRun, collection: str, file: Path) -> None:
     """Shard by shard, so that memory stays bounded."""
     with atomic_path(file) as temporary, disk_errors(file):
         shape = (run.counts[collection], run.dim)
-        rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
+        rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         run.fill(collection, rows)
         rows.flush()
 

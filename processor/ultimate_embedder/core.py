@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -80,7 +80,7 @@ class UltimateKaggleEmbedderV4:
         self.last_run: FinishedRun | None = None
         self._embeddings: NDArray[np.float32] | None = None
         self._loaded: tuple[Path, tuple[str, ...]] | None = None
-        self._remove_temporary = weakref.finalize(self, _nothing)
+        self._remove_temporary: Callable[[], object] = _nothing
 
     def load_chunks_from_processing(
         self, chunks_dir: str | Path, *, collections: Sequence[str] = (), exclude: Sequence[str] = ()
@@ -88,7 +88,8 @@ class UltimateKaggleEmbedderV4:
         """Check and count the chunks below a folder; the next run embeds them, and nothing loaded before.
 
         `collections` must all be there, each with chunks; without it, every collection that has chunks is
-        taken. Those in `exclude` are left out. Chunks are read again by the run, so that memory stays bounded.
+        taken. Those in `exclude` are left out, and nothing need remain then. Chunks are read again by the run, so that
+        memory stays bounded.
 
         Returns:
             `{"chunks_dir", "collections": {name: chunks}, "total_chunks", "skipped_chunks"}`.
@@ -104,9 +105,11 @@ class UltimateKaggleEmbedderV4:
             for collection in found
             if collection.name not in exclude
         }
-        _require_chunks(counts, collections, root)
+        _require_chunks(counts, collections)
         taken = {name: count for name, count in counts.items() if count}
-        self._loaded = (root, tuple(taken))
+        if not taken and not exclude:
+            raise InputError(f"there are no chunks to embed below {root}: give the folder that holds the collections")
+        self._loaded = (root, tuple(taken)) if taken else None
         return {
             "chunks_dir": str(root),
             "collections": taken,
@@ -256,9 +259,7 @@ def _count(collection: Collection, source: SourceConfig, skipped: list[SkippedIn
     return sum(1 for _ in read_chunks(collection, source, skipped.append))
 
 
-def _require_chunks(counts: Mapping[str, int], asked: Sequence[str], root: Path) -> None:
+def _require_chunks(counts: Mapping[str, int], asked: Sequence[str]) -> None:
     for name in asked:
         if counts.get(name) == 0:
             raise InputError(f"the collection {name} has no chunks to embed: leave it out or fill it")
-    if not any(counts.values()):
-        raise InputError(f"there are no chunks to embed below {root}: give the folder that holds the collections")

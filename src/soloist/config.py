@@ -129,7 +129,9 @@ class RunConfig:
         settings = {**values, **{key: value for key, value in overrides.items() if value is not None}}
         unknown = sorted(set(settings) - _SETTINGS)
         if unknown:
-            raise ConfigError(f"{origin} has the unknown setting {unknown[0]!r}: known are {', '.join(sorted(_SETTINGS))}")
+            raise ConfigError(
+                f"{origin} has the unknown setting {unknown[0]!r}: known are {', '.join(sorted(_SETTINGS))}"
+            )
         for needed in ("chunks_root", "out"):
             if needed not in settings:
                 raise ConfigError(f"{origin} does not say {needed}: add it")

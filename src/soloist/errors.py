@@ -1,23 +1,23 @@
 """The errors that a caller can meet, as one tree. Each message is a sentence with a remedy.
 
-    SoloistError
-    +-- ConfigError                 a setting that cannot be honoured
-    |   +-- UnknownModelError       a model name that resolves to nothing
-    |   +-- FusionError             weights or dimensions that do not fit the models
-    |   +-- AcceleratorError        an accelerator that is not there or cannot be described
-    +-- InputError                  chunk files that cannot be read as asked
-    |   +-- BadChunkFileError       one file, with the position of the fault
-    |   +-- DuplicateIdError        two chunks with one id, both places named
-    +-- OutputError                 the run folder cannot be used
-    +-- ModelLoadError              a model that is named correctly but cannot be loaded
-    +-- LeaseError                  the devices could not be leased, or were not given back
-    |   +-- LeaseTimeoutError       somebody else held the devices for too long
-    |   +-- DeviceNotEmptyError     a device held our tensors before the lease began
-    |   +-- MemoryNotReturnedError  tensors were still there after the release
-    +-- EncodingError               a text could not be turned into a vector
-        +-- ModelTooLargeError      a model's weights alone do not fit on a device
-        +-- RowTooLargeError        one row alone does not fit on its device
-        +-- BadVectorError          NaN, infinity or zero norm, in fp32 too
+SoloistError
++-- ConfigError                 a setting that cannot be honoured
+|   +-- UnknownModelError       a model name that resolves to nothing
+|   +-- FusionError             weights or dimensions that do not fit the models
+|   +-- AcceleratorError        an accelerator that is not there or cannot be described
++-- InputError                  chunk files that cannot be read as asked
+|   +-- BadChunkFileError       one file, with the position of the fault
+|   +-- DuplicateIdError        two chunks with one id, both places named
++-- OutputError                 the run folder cannot be used
++-- ModelLoadError              a model that is named correctly but cannot be loaded
++-- LeaseError                  the devices could not be leased, or were not given back
+|   +-- LeaseTimeoutError       somebody else held the devices for too long
+|   +-- DeviceNotEmptyError     a device held our tensors before the lease began
+|   +-- MemoryNotReturnedError  tensors were still there after the release
++-- EncodingError               a text could not be turned into a vector
+    +-- ModelTooLargeError      a model's weights alone do not fit on a device
+    +-- RowTooLargeError        one row alone does not fit on its device
+    +-- BadVectorError          NaN, infinity or zero norm, in fp32 too
 """
 
 from __future__ import annotations

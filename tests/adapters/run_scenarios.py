@@ -1,7 +1,7 @@
-"""Runs the plan's Python blocks one after the other in one namespace, as a notebook does, and writes down what each left.
+"""Runs the plan's Python blocks in one namespace, as a notebook does, and writes down what each of them left.
 
-Usage: run_scenarios.py BLOCKS.json FACTS.json. Not a test module: `test_plan_scenarios.py` runs it as a process of its own,
-without any logging set up, and checks the facts.
+Usage: run_scenarios.py BLOCKS.json FACTS.json. Not a test module: `test_plan_scenarios.py` runs it as a process of its
+own, without any logging set up, and checks the facts.
 """
 
 from __future__ import annotations

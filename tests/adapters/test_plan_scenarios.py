@@ -1,4 +1,4 @@
-"""The validation plan's six scenarios, verbatim, on simulated devices with tiny models and on the CPU with packaged ones.
+"""The validation plan's six scenarios, verbatim: on simulated devices with tiny models, on the CPU with packaged ones.
 
 A block's code is run as it stands in the plan. Only the two folders that it names, which exist on Kaggle alone, are
 replaced by the test's own (`with_folders`), and the `!` of scenario 6, which a notebook strips, is stripped.

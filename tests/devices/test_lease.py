@@ -74,6 +74,24 @@ def test_an_error_inside_gives_the_memory_back_and_is_raised(accelerator, tmp_pa
         pass
 
 
+def test_a_closure_in_a_traceback_gives_its_tensors_back(accelerator, tmp_path):
+    """A cleared frame still refers to its function, and that to the cells of its closure."""
+    sink = ListSink()
+
+    def outer() -> None:
+        captured = torch.zeros(100, device="sim:0")
+
+        def inner() -> None:
+            raise ValueError(f"planted beside {captured.shape}")
+
+        inner()
+
+    with pytest.raises(ValueError, match="planted") as caught, lease(accelerator, tmp_path, sink):
+        outer()
+    assert sink.events[-1].held == ()
+    assert "in inner" in caught.value.__notes__[0]
+
+
 def test_an_out_of_memory_error_inside_gives_the_memory_back(accelerator, tmp_path):
     """An OOM keeps every tensor of its frames alive for as long as it is on its way."""
     sink = ListSink()

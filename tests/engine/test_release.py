@@ -83,11 +83,12 @@ def test_an_exception_in_a_forward_pass(config, staged):
     sink = ListSink()
     hook = staged.transformers_model.encoder.layer[1].register_forward_hook(fail)
     try:
-        with pytest.raises(EncodingError, match=r"xlm-roberta failed on sim:[01]: ValueError: planted"):
+        with pytest.raises(EncodingError, match=r"xlm-roberta failed on sim:[01]: ValueError: planted") as caught:
             run(config, sink)
     finally:
         hook.remove()
     assert_all_empty(sink)
+    assert "modeling_xlm_roberta.py" in "".join(caught.value.__cause__.__notes__)  # for whoever has to find the fault
 
 
 def test_an_out_of_memory_error_that_splits(config):

@@ -87,8 +87,12 @@ class GpuLease:
         """Verify that the memory is back, say so, and give the locks back."""
         with self._locks:
             if error is not None:
-                release_frames(error)
+                for each in _chain(error):
+                    traceback.clear_frames(each.__traceback__)
             held = self._await_return()
+            if held and error is not None:
+                forget_frames(error)
+                held = self._await_return()
             self._sink.emit(
                 LeaseReleased(
                     models=self._models,
@@ -180,21 +184,33 @@ class GpuLease:
             time.sleep(POLL_SECONDS)
 
 
-def release_frames(error: BaseException) -> None:
-    """Drop the local variables that an error's traceback keeps alive, and those of its causes.
+def forget_frames(error: BaseException) -> None:
+    """Let go of all that an error's traceback keeps alive; its text stays, as a note of the error.
 
-    An out-of-memory error keeps every tensor of the frames it passed through
-    (https://github.com/pytorch/pytorch/issues/18853). Frames that still run are left alone.
+    An error keeps every tensor of the frames it passed through
+    (https://github.com/pytorch/pytorch/issues/18853). Clearing the frames is not enough: a frame also keeps
+    its function, and that its closure, where torch's module calls put their inputs. So the traceback is cut after
+    its first entry. Frames that still run are left alone.
     """
-    seen: set[int] = set()
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    for each in _chain(error):
+        traceback.clear_frames(each.__traceback__)
+        if each.__traceback__ is not None:
+            each.__traceback__.tb_next = None
+    # What `add_note` of Python 3.11 does.
+    error.__dict__.setdefault("__notes__", []).append(text.rstrip())
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error, its causes and its contexts."""
+    found: dict[int, BaseException] = {}
     pending: list[BaseException | None] = [error]
     while pending:
         current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        traceback.clear_frames(current.__traceback__)
-        pending += [current.__cause__, current.__context__]
+        if current is not None and id(current) not in found:
+            found[id(current)] = current
+            pending += [current.__cause__, current.__context__]
+    return list(found.values())
 
 
 def _held_tensors(devices: Sequence[str], over: dict[str, int]) -> tuple[HeldTensor, ...]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from soloist.devices.accelerator import Accelerator, run_on
-from soloist.devices.lease import release_frames
+from soloist.devices.lease import forget_frames
 from soloist.encoding.batching import halves
 from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
 from soloist.errors import BadVectorError, EncodingError, ModelTooLargeError, RowTooLargeError, SoloistError
@@ -133,13 +133,12 @@ class Replicas:
                     self._work_off(job, device, job.batches.get_nowait())
         except queue.Empty:
             return
-        except SoloistError as exc:
+        except SoloistError:
             job.stop.set()
-            release_frames(exc)
             raise
         except Exception as exc:
             job.stop.set()
-            release_frames(exc)
+            forget_frames(exc)
             raise EncodingError(f"{self._staged.spec.name} failed on {device}: {type(exc).__name__}: {exc}") from exc
 
     def _work_off(self, job: _Job, device: str, batch: Batch) -> None:

@@ -148,9 +148,7 @@ def _describe(
         query_prompt=query_prompt,
         matryoshka_dims=spec.matryoshka_dims,
         revision=location.revision,
-        fingerprint=fingerprint(
-            contents, document_prompt=document_prompt, max_tokens=max_tokens, dim=dim, dtype=dtype
-        ),
+        fingerprint=fingerprint(contents, document_prompt=document_prompt, max_tokens=max_tokens, dim=dim, dtype=dtype),
         weights_bytes=_weights_bytes(module),
         is_static=_is_static(module),
     )

@@ -19,6 +19,8 @@ _WHITESPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 # A token that the buffer's end cuts can make an error that starts this far before the end: two \uXXXX escapes.
 _CUT_CHARS = 12
+# A number that the buffer's end cuts can be taken for a shorter one that ends just before the end: 1 in "1e+".
+_CUT_NUMBER_CHARS = 3
 
 
 class JsonStream:
@@ -126,8 +128,7 @@ class JsonStream:
             if self._text[-1].isdigit() and not self._ended:
                 return False, None
             raise self._fault(str(exc), self._at) from exc
-        # A number may go on beyond the buffer.
-        if end == len(self._text) and not self._ended:
+        if len(self._text) - end < _CUT_NUMBER_CHARS and not self._ended:
             return False, None
         self._at = end
         return True, value

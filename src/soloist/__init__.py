@@ -1,0 +1,37 @@
+"""Embed collections of chunks with an ensemble of models, one at a time, each with every device to itself.
+
+    result = soloist.embed(soloist.RunConfig(chunks_root=Path("chunks"), out=Path("run"), models=("wordllama",)))
+
+Light to import: torch comes with the first use of `embed`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from soloist.config import FusionConfig, RunConfig, SourceConfig
+from soloist.errors import SoloistError
+from soloist.types import Chunk
+
+if TYPE_CHECKING:
+    from soloist.engine import run as embed
+
+    __version__: str
+
+__all__ = ["Chunk", "FusionConfig", "RunConfig", "SoloistError", "SourceConfig", "__version__", "embed"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "embed":
+        from soloist.engine import run
+
+        return run
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("soloist")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,64 @@
+"""`soloist models`: what the catalogue knows, without loading a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soloist.cli.outcome import exit_codes
+from soloist.models.catalogue import resolve
+from soloist.models.spec import ModelSpec
+from soloist.models.user_catalogue import load_catalogue
+from soloist.reports.text import one_line
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show the models that soloist knows by name.")
+
+_CataloguePath = Annotated[
+    Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", help="A TOML file with models of your own.")
+]
+_Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+_COLUMNS = ("model", "dim", "max tokens", "licence", "source")
+
+
+@app.command("list")
+def list_models(catalogue: _CataloguePath = None, debug: _Debug = False) -> None:
+    """List the catalogue. What only the loaded model knows is shown as a dash."""
+    from soloist.reports.table import open_console, print_table
+
+    with exit_codes(debug=debug):
+        specs = load_catalogue(catalogue).specs
+        print_table(open_console(sys.stdout), _COLUMNS, [_row(spec) for spec in specs])
+
+
+@app.command("show")
+def show_model(
+    name: Annotated[str, typer.Argument(help="A catalogue name, a folder or a hub id.")],
+    catalogue: _CataloguePath = None,
+    debug: _Debug = False,
+) -> None:
+    """Show everything that is known of a model before it is loaded, as a run would use it."""
+    with exit_codes(debug=debug):
+        for field, value in dataclasses.asdict(resolve(name, load_catalogue(catalogue))).items():
+            # Prompts end with spaces and line breaks that matter: as JSON they can be seen.
+            shown = json.dumps(value, ensure_ascii=False) if field.endswith("_prompt") else _text(value)
+            typer.echo(f"{field:<18} {one_line(shown)}")
+
+
+def _row(spec: ModelSpec) -> list[str]:
+    return [spec.name, _text(spec.dim), _text(spec.max_tokens), _text(spec.licence), spec.source]
+
+
+def _text(value: object) -> str:
+    if value is None or value in ((), ""):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,51 @@
+"""How a command ends: the exit code, and at most one line on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator
+
+import typer
+
+from soloist.errors import ConfigError, SoloistError
+from soloist.reports.text import one_line
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+@contextlib.contextmanager
+def exit_codes(*, debug: bool) -> Iterator[None]:
+    """Turn what a command raises into an exit code and one line on stderr; the traceback only with `debug`.
+
+    A reader that closed its end of stdout is left to typer, which says nothing.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt as exc:
+        say_stopped()
+        raise typer.Exit(INTERRUPTED) from exc
+    except BrokenPipeError:
+        raise
+    except SoloistError as exc:
+        _say_error(str(exc), debug)
+        raise typer.Exit(USAGE if isinstance(exc, ConfigError) else FAILED) from exc
+    except Exception as exc:
+        remedy = "" if debug else " (run again with --debug for the traceback)"
+        _say_error(f"unexpected {type(exc).__name__}: {exc}{remedy}", debug)
+        raise typer.Exit(FAILED) from exc
+
+
+def say_stopped() -> None:
+    """Say on stderr what Ctrl-C has left behind: nothing."""
+    typer.echo("soloist: stopped; nothing is held on any device", err=True)
+
+
+def _say_error(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    typer.echo(f"soloist: error: {one_line(message)}", err=True)

@@ -1,0 +1,207 @@
+"""Progress of a run, read from its events: bars on a terminal, plain lines everywhere else.
+
+Knows events and rich. Knows nothing of the engine, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from soloist.events import (
+    Event,
+    EventSink,
+    InputScanned,
+    LeaseAcquired,
+    LeaseReleased,
+    LeaseWaiting,
+    ModelStaged,
+    Notice,
+    PassFinished,
+    PassStarted,
+    ShardEncoded,
+)
+from soloist.reports.text import bytes_text, clock_text, count_text, one_line
+
+WIDE = 70  # columns
+
+
+@contextlib.contextmanager
+def progress(stream: TextIO | None = None) -> Iterator[EventSink]:
+    """A sink that shows a run on `stream` (by default stderr): bars on a terminal, plain lines elsewhere."""
+    stream = stream or sys.stderr
+    console = Console(file=stream, force_terminal=stream.isatty(), force_jupyter=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield LineProgress(stream)
+        return
+    bars = BarProgress(console)
+    with contextlib.closing(bars):
+        yield bars
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pass:
+    """How far a model is. `seconds` is what its shards took, without waiting for other models."""
+
+    chunks: int
+    done: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> str:
+        return f"{self.done / self.seconds:,.1f} chunks/s" if self.seconds else ""
+
+    @property
+    def tenths(self) -> int:
+        return 10 * self.done // max(1, self.chunks)
+
+    def add(self, event: ShardEncoded) -> None:
+        self.done += event.rows
+        self.seconds += event.seconds
+
+
+class LineProgress:
+    """One line without control characters for each event that a log should have."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._passes: dict[str, _Pass] = {}
+
+    def emit(self, event: Event) -> None:
+        """Write the event's line, if it has one."""
+        line = self._line(event)
+        if line is not None:
+            print(one_line(line), file=self._stream, flush=True)
+
+    def _line(self, event: Event) -> str | None:
+        match event:
+            case PassStarted():
+                self._passes[event.model] = _Pass(chunks=event.chunks)
+                return None
+            case ShardEncoded():
+                return self._advance(event)
+            case PassFinished():
+                return _pass_line(event, self._passes[event.model])
+            case LeaseAcquired():
+                return _acquired_line(event)
+            case LeaseReleased():
+                return _released_line(event)
+        return notable_line(event)
+
+    def _advance(self, event: ShardEncoded) -> str | None:
+        """A line for each tenth of a pass but the last, which the pass's end reports."""
+        state = self._passes[event.model]
+        before = state.tenths
+        state.add(event)
+        if state.tenths == before or state.done == state.chunks:
+            return None
+        return f"{event.model}: {state.done:,} of {count_text(state.chunks, 'chunk')}, {state.rate}"
+
+
+class BarProgress:
+    """A bar for each pass; what a bar cannot show is printed above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            *_columns(wide=console.width >= WIDE),
+            console=console,
+            expand=True,
+            redirect_stdout=False,  # results go to stdout, also while a bar is on the screen
+        )
+        self._console = console
+        self._tasks: dict[str, TaskID] = {}
+        self._passes: dict[str, _Pass] = {}
+
+    def emit(self, event: Event) -> None:
+        """Move the model's bar, or print the event's line."""
+        match event:
+            case PassStarted():
+                self._start(event)
+            case ShardEncoded():
+                self._advance(event)
+            case PassFinished():
+                self._bars.update(self._tasks[event.model], left="")
+            case _:
+                line = notable_line(event)
+                if line is not None:
+                    self._console.print(Text(one_line(line)), soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the bars as they are, and give the cursor back."""
+        self._bars.stop()
+
+    def _start(self, event: PassStarted) -> None:
+        description = Text(one_line(f"{event.model} on {', '.join(event.devices)}"))
+        description.truncate(max(12, self._console.width * 2 // 5), overflow="ellipsis")
+        self._passes[event.model] = _Pass(chunks=event.chunks)
+        self._tasks[event.model] = self._bars.add_task(description.plain, total=event.chunks, rate="", left="")
+        self._bars.start()
+
+    def _advance(self, event: ShardEncoded) -> None:
+        task, state = self._tasks[event.model], self._passes[event.model]
+        state.add(event)
+        # From the clock of the bar: in standard mode the models take turns, and each waits for the others.
+        elapsed = next(item.elapsed for item in self._bars.tasks if item.id == task) or 0.0
+        left = clock_text(elapsed / state.done * (state.chunks - state.done)) if state.done else ""
+        self._bars.update(task, completed=state.done, rate=state.rate, left=f"{left} left" if left else "")
+
+
+def _columns(*, wide: bool) -> tuple[ProgressColumn, ...]:
+    """In a narrow terminal the counts and the time left are worth more than the bar and the rate."""
+    description, rate, left = (
+        TextColumn(field, markup=False, table_column=Column(no_wrap=True))
+        for field in ("{task.description}", "{task.fields[rate]}", "{task.fields[left]}")
+    )
+    counts = MofNCompleteColumn(table_column=Column(no_wrap=True))
+    return (description, BarColumn(bar_width=None), counts, rate, left) if wide else (description, counts, left)
+
+
+def notable_line(event: Event) -> str | None:
+    """The line of an event that is shown on a terminal and in a log alike; None for the others."""
+    match event:
+        case InputScanned():
+            skipped = f", {event.skipped:,} skipped (see skipped.jsonl)" if event.skipped else ""
+            return (
+                f"{event.collection}: {count_text(event.chunks, 'chunk')} in {count_text(event.files, 'file')}{skipped}"
+            )
+        case ModelStaged():
+            limit = "texts of any length" if event.max_tokens is None else f"up to {event.max_tokens:,} tokens"
+            return (
+                f"{event.model}: {bytes_text(event.weights_bytes)} of weights in {event.dtype}, {event.dim} dimensions, "
+                f"{limit}, staged in {event.seconds:.1f} s"
+            )
+        case Notice():
+            return f"note: {event.about}: {event.message}"
+        case LeaseWaiting():
+            return f"waiting: {event.device} is held by {event.holder}"
+    return None
+
+
+def _acquired_line(event: LeaseAcquired) -> str:
+    devices = ", ".join(
+        f"{device} ({bytes_text(stats.free_bytes)} of {bytes_text(stats.total_bytes)} free)"
+        for device, stats in event.memory.items()
+    )
+    waited = f" after waiting {event.waited_seconds:.1f} s" if event.waited_seconds >= 1 else ""
+    return f"{', '.join(event.models)}: leased {devices}{waited}"
+
+
+def _released_line(event: LeaseReleased) -> str:
+    devices = ", ".join(
+        f"{device} ({bytes_text(stats.allocated_bytes)} still allocated)" for device, stats in event.memory.items()
+    )
+    held = f"; held: {'; '.join(map(str, event.held))}" if event.held else ""
+    return f"{', '.join(event.models)}: released {devices} after {event.held_seconds:.1f} s{held}"
+
+
+def _pass_line(event: PassFinished, state: _Pass) -> str:
+    peaks = ", ".join(f"{device} {bytes_text(peak)}" for device, peak in event.peak_bytes.items())
+    return f"{event.model}: {count_text(state.done, 'chunk')} in {state.seconds:.1f} s, {state.rate}, peak {peaks}"

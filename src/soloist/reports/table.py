@@ -1,0 +1,128 @@
+"""The closing table of a run, and any other table that must stay readable in a narrow terminal.
+
+Knows rich and a run's result. Prints to the console that it is given, and reads no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from soloist.reports.text import bytes_text, count_text, one_line
+
+if TYPE_CHECKING:
+    from soloist.engine import ModelReport, RunResult
+
+PLAIN_WIDTH = 100
+
+_MODEL_COLUMNS = ("model", "chunks", "tokens", "padding", "truncated", "seconds", "chunks/s")
+_DEVICE_COLUMNS = ("model", "device", "share", "chunks", "peak")
+_RIGHT = {"chunks", "tokens", "padding", "truncated", "seconds", "chunks/s", "share", "peak", "dim", "max tokens"}
+
+
+def open_console(stream: TextIO) -> Console:
+    """A console that follows a terminal's width and colours; elsewhere plain text, `PLAIN_WIDTH` columns wide."""
+    terminal = stream.isatty()
+    return Console(
+        file=stream,
+        force_terminal=terminal,
+        force_jupyter=False,
+        color_system="auto" if terminal else None,
+        width=None if terminal else PLAIN_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def print_result(result: RunResult, console: Console) -> None:
+    """The table of the models, the table of the devices, what is worth a remark, and where the files are."""
+    print_table(console, _MODEL_COLUMNS, [_model_row(model) for model in result.models])
+    console.print()
+    print_table(console, _DEVICE_COLUMNS, [row for model in result.models for row in _device_rows(model)])
+    console.print()
+    for line in (*_remarks(result), *_places(result)):
+        console.print(Text(one_line(line)), soft_wrap=True)
+
+
+def print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table with a row a line or, where the console is too narrow for that, a block of lines a row.
+
+    The first column heads its block, so that no word is ever broken to fit.
+    """
+    clean = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(cell_len(row[index]) for row in (columns, *clean)) for index in range(len(columns))]
+    if sum(widths) + 2 * (len(widths) - 1) > console.width:
+        for row in clean:
+            _print_block(console, columns, row)
+        return
+    console.print(Text(_line(columns, columns, widths), style="bold"), soft_wrap=True)
+    for row in clean:
+        console.print(Text(_line(columns, row, widths)), soft_wrap=True)
+
+
+def _line(columns: Sequence[str], cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = []
+    for name, cell, width in zip(columns, cells, widths, strict=True):
+        space = " " * (width - cell_len(cell))
+        padded.append(space + cell if name in _RIGHT else cell + space)
+    return "  ".join(padded).rstrip()
+
+
+def _print_block(console: Console, columns: Sequence[str], row: Sequence[str]) -> None:
+    label_width = max(len(name) for name in columns[1:])
+    console.print(Text(row[0], style="bold"), soft_wrap=True)
+    for name, cell in zip(columns[1:], row[1:], strict=True):
+        console.print(Text(f"  {name:<{label_width}}  {cell}"), soft_wrap=True)
+
+
+def _model_row(model: ModelReport) -> list[str]:
+    return [
+        model.name,
+        f"{model.chunks:,}",
+        f"{model.tokens:,}",
+        f"{model.padding_share:.1%}",
+        f"{model.truncated_rows:,}",
+        f"{model.seconds:.1f}",
+        f"{model.chunks_per_second:,.1f}",
+    ]
+
+
+def _device_rows(model: ModelReport) -> list[list[str]]:
+    return [
+        [model.name, device, f"{share:.0%}", f"{model.rows_per_device[device]:,}", bytes_text(model.peak_bytes[device])]
+        for device, share in model.device_shares.items()
+    ]
+
+
+def _remarks(result: RunResult) -> list[str]:
+    remarks = []
+    for model in result.models:
+        if model.truncated_rows:
+            remarks.append(
+                f"{model.name}: {count_text(model.truncated_rows, 'chunk')} longer than {model.max_tokens} tokens, "
+                f"{count_text(model.truncated_tokens, 'token')} cut off"
+            )
+        if model.batch_sizes.splits:
+            remarks.append(f"{model.name}: {count_text(model.batch_sizes.splits, 'batch split')} for want of memory")
+        if model.recomputed_rows:
+            remarks.append(f"{model.name}: {count_text(model.recomputed_rows, 'row')} computed again in float32")
+    skipped = sum(collection.skipped for collection in result.collections)
+    if skipped:
+        remarks.append(f"{skipped:,} skipped in the input: see skipped.jsonl")
+    return [*remarks, ""] if remarks else []
+
+
+def _places(result: RunResult) -> list[str]:
+    kinds = "chunks, vectors" if result.fusion is None else "chunks, vectors, fused"
+    collections = ", ".join(collection.name for collection in result.collections)
+    fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else "nothing is fused"
+    return [
+        f"{result.config.out}: written in {result.seconds:.1f} s, {fused}",
+        "  run.json, events.jsonl, skipped.jsonl",
+        f"  COLLECTION/{{{kinds}}} for {collections}",
+    ]

@@ -1,0 +1,29 @@
+"""Text for a terminal or a log. Pure: values in, one line out."""
+
+from __future__ import annotations
+
+
+def one_line(text: str) -> str:
+    """The text on one line, with every control character written as an escape: a name must not move the cursor."""
+    joined = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in joined)
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes in units of a thousand, e.g. `15.83 GB`, `90.9 MB`, `0 B`."""
+    for size, unit, digits in ((10**9, "GB", 2), (10**6, "MB", 1), (10**3, "kB", 1)):
+        if count >= size:
+            return f"{count / size:.{digits}f} {unit}"
+    return f"{count} B"
+
+
+def clock_text(seconds: float) -> str:
+    """A duration as a clock shows it, e.g. `0:09`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """A number with its noun, e.g. `1 chunk`, `1,200 chunks`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,228 @@
+"""The command line of the plan: its files, its refusals and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scripts.embed_collections_v5 import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.usefixtures("tiny_environment")
+
+
+def embed(chunks_root: Path, output: Path, *flags: str, model: str = "tiny-bert") -> int:
+    """Run the command in this process."""
+    return main(["--chunks-root", str(chunks_root), "--output-root", str(output), "--model", model, *flags])
+
+
+def read(path: Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """Every file below a folder, and when it was changed."""
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+
+
+def test_it_writes_these_files_and_leaves_the_input_alone(chunks_root: Path, tmp_path: Path) -> None:
+    """Catches files left over from the making, a file that users of the plan's tool miss, a changed input."""
+    before = files_of(chunks_root)
+    assert embed(chunks_root, tmp_path / "out") == 0
+    names = ("test_collection", "notes")
+    own = {"embeddings.npy", "ids.json", "metadata.jsonl", "processing_stats.json"}
+    expected = {f"{name}/{name}_{ending}" for name in names for ending in own}
+    expected |= {f"run/{name}/chunks/part-00000.parquet" for name in names}
+    expected |= {f"run/{name}/vectors/tiny-bert/part-00000.parquet" for name in names}
+    expected |= {"embedding_summary.json", "run/run.json", "run/events.jsonl", "run/skipped.jsonl"}
+    assert set(files_of(tmp_path / "out")) == expected
+    assert files_of(chunks_root) == before
+
+
+def test_rows_ids_and_metadata_go_together(chunks_root: Path, tmp_path: Path) -> None:
+    """Catches vectors that belong to another row's text."""
+    assert embed(chunks_root, tmp_path, "--collections", "notes") == 0
+    vectors = np.load(tmp_path / "notes/notes_embeddings.npy")
+    ids = read(tmp_path / "notes/notes_ids.json")
+    rows = [json.loads(line) for line in (tmp_path / "notes/notes_metadata.jsonl").read_text("utf-8").splitlines()]
+    texts = [record["text"] for name in "ab" for record in read(chunks_root / f"notes/{name}_chunks.json")]
+    assert vectors.shape == (10, 32)
+    assert vectors.dtype == np.float32
+    assert [row["id"] for row in rows] == ids
+    assert [row["text"] for row in rows] == texts
+    assert all(set(row) == {"id", "text", "metadata"} for row in rows)
+
+
+def test_the_summary_says_how_the_vectors_were_made(chunks_root: Path, tmp_path: Path) -> None:
+    """Catches weights or a dim that a reader of the summary cannot know, and a flag that has no effect."""
+    flags = ("--enable-ensemble", "--exclusive-ensemble", "--ensemble-models", "bge-m3", "--matryoshka-dim", "16")
+    summary = tmp_path / "elsewhere.json"
+    code = embed(
+        chunks_root, tmp_path / "out", *flags, "--model-weights", "tiny-bert=3,bge-m3=1", "--summary", str(summary)
+    )
+    assert code == 0
+    items = read(summary)
+    assert [item["collection"] for item in items] == ["notes", "test_collection"]
+    for item in items:
+        assert item["ensemble_mode"] == "exclusive"
+        assert item["models"] == ["tiny-bert", "bge-m3"]
+        assert item["model_weights"] == {"tiny-bert": 0.75, "bge-m3": 0.25}
+        assert item["matryoshka_dim"] == 16 == item["embedding_dimension"]
+    assert not (tmp_path / "out" / "embedding_summary.json").exists()
+    stats = read(tmp_path / "out/notes/notes_processing_stats.json")
+    assert len(stats["lease_events"]) == 4
+    assert stats["lease_events"] == stats["gpu_lease_events"]
+
+
+def test_existing_results_are_left_alone_or_replaced(
+    chunks_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches a skip that embeds again, a skip that nobody is told of, and old results that stay when not skipped."""
+    assert embed(chunks_root, tmp_path, "--collections", "notes") == 0
+    before = files_of(tmp_path / "notes")
+    vectors = (tmp_path / "notes/notes_embeddings.npy").read_bytes()
+    assert embed(chunks_root, tmp_path, "--skip-existing") == 0
+    assert files_of(tmp_path / "notes") == before
+    assert [item["skipped_existing"] for item in read(tmp_path / "embedding_summary.json")] == [True, False]
+    assert "notes: left out" in caplog.text
+    # The run folder still has the vectors of the collection that was left out.
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"notes", "test_collection"}
+    assert embed(chunks_root, tmp_path, "--skip-existing") == 0
+    assert embed(chunks_root, tmp_path) == 0
+    after = files_of(tmp_path / "notes")
+    assert all(after[name] > before[name] for name in before)
+    assert (tmp_path / "notes/notes_embeddings.npy").read_bytes() == vectors
+
+
+def test_results_of_another_model_are_not_taken_for_these(
+    chunks_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches vectors of two models that end up in one collection's results."""
+    assert embed(chunks_root, tmp_path, "--collections", "notes") == 0
+    assert embed(chunks_root, tmp_path, "--skip-existing", model="bge-m3") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "--no-skip-existing" in line
+
+
+def test_the_output_can_be_packed(chunks_root: Path, tmp_path: Path) -> None:
+    """Catches a zip without the results, or one that packs itself."""
+    assert embed(chunks_root, tmp_path / "out", "--collections", "notes", "--zip-output") == 0
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        packed = {name for name in archive.namelist() if not name.endswith("/")}
+    assert packed == set(files_of(tmp_path / "out"))
+    assert {path.name for path in tmp_path.iterdir()} == {"locks", "out", "out.zip"}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--exclusive-ensemble",),
+        ("--exclusive-ensemble", "--enable-ensemble", "--ensemble-mode", "disabled"),
+        ("--exclusive-ensemble", "--ensemble-mode", "disabled"),
+        ("--enable-ensemble", "--ensemble-mode", "disabled"),
+        ("--ensemble-mode", "sequential"),
+        ("--ensemble-models", "tiny-bert,bge-m3"),
+        ("--aggregation-method", "concat"),
+        ("--model-weights", "tiny-bert=1"),
+        ("--enable-ensemble", "--model-weights", "tiny-bert"),
+        ("--enable-ensemble", "--model-weights", "tiny-bert=1,tiny-bert=2"),
+        ("--enable-ensemble", "--ensemble-models", "a,,b"),
+        ("--matryoshka-dim", "0"),
+        ("--no-such-flag",),
+    ],
+)
+def test_flags_that_contradict_each_other_are_usage_errors(
+    flags: tuple[str, ...], chunks_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a conflict that is resolved silently."""
+    with pytest.raises(SystemExit) as stopped:
+        embed(chunks_root, tmp_path / "out", *flags)
+    assert stopped.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_accelerators_are_a_usage_error(
+    chunks_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a flag that silently wins over the environment, or loses to it."""
+    monkeypatch.setenv("SOLOIST_ACCELERATOR", "cuda")
+    with pytest.raises(SystemExit) as stopped:
+        embed(chunks_root, tmp_path / "out", "--force-cpu")
+    assert stopped.value.code == 2
+    assert "SOLOIST_ACCELERATOR=cuda" in capsys.readouterr().err
+
+
+def test_results_are_not_written_where_chunks_are_read(chunks_root: Path) -> None:
+    """Catches metadata files that the next run would embed as chunks."""
+    with pytest.raises(SystemExit) as stopped:
+        embed(chunks_root, chunks_root / "out")
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "flags", [("--collections", "absent"), ("--collections", "hollow"), ("--model", "no-such-model")]
+)
+def test_what_cannot_be_embedded_fails_in_one_line(
+    flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a collection that is missing or empty and passes for a success, and tracebacks for users."""
+    for name, records in (("hollow", []), ("full", [{"text": "something to embed"}])):
+        (tmp_path / "chunks" / name).mkdir(parents=True)
+        (tmp_path / "chunks" / name / "a_chunks.json").write_text(json.dumps(records))
+    assert embed(tmp_path / "chunks", tmp_path / "out", *flags) == 1
+    assert [line[:7] for line in capsys.readouterr().err.splitlines() if "error" in line.lower()] == ["error: "]
+    assert not list((tmp_path / "out").rglob("*.npy"))
+
+
+def test_an_empty_collection_that_nobody_asked_for_is_in_the_summary(tmp_path: Path) -> None:
+    """Catches a stray empty file that stops everything else, in the first run or in one that skips."""
+    for name, records in (("hollow", []), ("full", [{"text": "something to embed"}])):
+        (tmp_path / "chunks" / name).mkdir(parents=True)
+        (tmp_path / "chunks" / name / "a_chunks.json").write_text(json.dumps(records))
+    assert embed(tmp_path / "chunks", tmp_path / "out") == 0
+    items = read(tmp_path / "out/embedding_summary.json")
+    assert [(item["collection"], item["chunks"]) for item in items] == [("full", 1), ("hollow", 0)]
+    assert embed(tmp_path / "chunks", tmp_path / "out", "--skip-existing") == 0
+
+
+@pytest.mark.parametrize("name", ["run", "full"])
+def test_a_folder_of_somebody_else_is_not_replaced(name: str, tmp_path: Path) -> None:
+    """Catches an output root where the run folder or a collection's folder would cost somebody's files."""
+    (tmp_path / "chunks/full").mkdir(parents=True)
+    (tmp_path / "chunks/full/a_chunks.json").write_text('[{"text": "something to embed"}]')
+    (tmp_path / "out" / name).mkdir(parents=True)
+    mine = tmp_path / "out" / name / "mine.txt"
+    mine.write_text("keep")
+    assert embed(tmp_path / "chunks", tmp_path / "out") == (1 if name == "run" else 0)
+    assert mine.read_text() == "keep"
+
+
+def test_a_collection_with_the_run_folders_name_is_refused(tmp_path: Path) -> None:
+    """Catches a collection's files among the run's own."""
+    (tmp_path / "chunks/run").mkdir(parents=True)
+    (tmp_path / "chunks/run/a_chunks.json").write_text('[{"text": "something to embed"}]')
+    assert embed(tmp_path / "chunks", tmp_path / "out") == 1
+
+
+def test_it_runs_from_a_checkout_without_installation(tmp_path: Path) -> None:
+    """Catches a script that finds its own package only where it is installed; an installed link is hidden."""
+    script = ROOT / "scripts" / "embed_collections_v5.py"
+    hidden = "import sys, runpy; sys.path = [p for p in sys.path if not p.endswith('src')]; sys.argv = ['x', '--help']"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{hidden}; runpy.run_path({str(script)!r}, run_name='__main__')"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--exclusive-ensemble" in done.stdout

@@ -1,0 +1,124 @@
+"""What only a real process shows: imports, signals, closed pipes, terminals."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = (sys.executable, "-c", "from soloist.cli import main; main()")
+STOPPED = "soloist: stopped; nothing is held on any device"
+
+
+def start(*arguments: str, **streams) -> subprocess.Popen:
+    return subprocess.Popen([*COMMAND, *arguments], text=True, **streams)
+
+
+def test_help_and_models_import_no_torch():
+    """Torch takes seconds to import, and --help is asked for by people who wait."""
+    code = (
+        "import sys; from typer.testing import CliRunner; import soloist; from soloist.cli import app; "
+        "assert not CliRunner().invoke(app, ['--help']).exit_code; "
+        "assert not CliRunner().invoke(app, ['models', 'list']).exit_code; "
+        "assert soloist.__version__ and 'embed' in dir(soloist); "
+        "print([name for name in ('torch', 'sentence_transformers', 'pyarrow', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_ctrl_c_stops_a_run_and_frees_the_devices(options, chunks_root, tmp_path):
+    """A run that cannot be stopped, or that keeps its lease, blocks everybody else on the machine."""
+    text = " ".join(["vector lease shard"] * 60)
+    many = [{"text": f"{index} {text}", "metadata": {"chunk_id": str(index)}} for index in range(3000)]
+    (chunks_root / "notes" / "b_chunks.json").write_text(json.dumps(many))
+    process = start(*options, "--models", "all-MiniLM-L6-v2", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        await_event(tmp_path / "run" / "events.jsonl", '"PassStarted", "model": "wordllama"')
+        await_event(tmp_path / "run" / "events.jsonl", '"PassStarted", "model": "all-MiniLM-L6-v2"')
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert time.monotonic() - began < 15
+    assert stderr.splitlines()[-1] == STOPPED
+    assert "Traceback" not in stderr and stdout == ""
+    assert "all-MiniLM-L6-v2: released cpu" in stderr
+    assert not list((tmp_path / "locks").glob("*.holder"))
+
+
+def test_a_closed_pipe_is_quiet():
+    """`soloist models list | head -1` ends with a traceback in many programs."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = start("models", "list", stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    _, stderr = process.communicate(timeout=60)
+    assert stderr == ""
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_terminal_gets_bars_and_whole_words(options, columns):
+    """Words broken in the middle make the closing table unreadable in a split window."""
+    screen = on_terminal(options, columns)
+    assert "wordllama" in screen and "\x1b[" in screen
+    assert "\x1b[?25h" in screen, "the cursor was not given back"
+    closing = screen[screen.rindex("\x1b[?25h") :]
+    for word in ("wordllama", "chunks/s", "truncated", "padding", "seconds", "run.json"):
+        assert word in closing
+    assert "…" not in closing
+
+
+def test_a_name_with_no_letter_in_the_encoding_is_printed(options, chunks_root, tmp_path):
+    """An ASCII terminal and a collection named 文書 must not end a finished run with an error."""
+    (chunks_root / "notes").rename(chunks_root / "文書")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    process = start(*options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert "\\u6587\\u66f8" in stdout
+
+
+def await_event(path: Path, text: str) -> None:
+    deadline = time.monotonic() + 120
+    while not (path.is_file() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{text} did not come"
+        time.sleep(0.05)
+
+
+def on_terminal(arguments: list[str], columns: int) -> str:
+    """All that a command writes to a terminal of that width."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = start(
+        *arguments, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm-256color"}
+    )
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not part:
+            break
+        written += part
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, written.decode()
+    return written.decode()

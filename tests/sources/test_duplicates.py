@@ -1,0 +1,70 @@
+"""Ids are unique within a collection, and a second one is told with both places."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soloist.errors import DuplicateIdError
+from soloist.sources import DuplicateIds
+from soloist.types import Place
+
+
+def test_the_error_names_the_id_and_both_places() -> None:
+    """The user could not find the two chunks."""
+    duplicates = DuplicateIds()
+    duplicates.check("x", Place(file=Path("a.json"), index=0))
+    duplicates.check("y", Place(file=Path("a.json"), index=7))
+    duplicates.check("z", Place(file=Path("b.json"), index=0))
+    with pytest.raises(DuplicateIdError) as caught:
+        duplicates.check("y", Place(file=Path("b.json"), index=3))
+    assert str(caught.value) == (
+        "two chunks have the id 'y': a.json (chunk 7) and b.json (chunk 3): "
+        "give each chunk an id of its own, or name the field that holds one with --id-field"
+    )
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=()), max_size=3), max_size=60))
+def test_only_an_id_that_was_there_is_refused(ids: list[str]) -> None:
+    """A duplicate would pass, or a new id be refused."""
+    duplicates = DuplicateIds()
+    first: dict[str, int] = {}
+    for index, id_ in enumerate(ids):
+        place = Place(file=Path("a.json"), index=index)
+        if id_ in first:
+            with pytest.raises(DuplicateIdError, match=rf"\(chunk {first[id_]}\) and a\.json \(chunk {index}\)"):
+                duplicates.check(id_, place)
+        else:
+            duplicates.check(id_, place)
+            first[id_] = index
+
+
+def test_ids_are_found_again_after_the_table_has_grown() -> None:
+    """An id that is moved to a grown table, and its place, would be lost."""
+    duplicates = DuplicateIds()
+    count = 70_000
+    for n in range(count):
+        duplicates.check(str(n), Place(file=Path(f"{n // 10_000}.json"), index=n % 10_000))
+    for n in range(0, count, 17):
+        place = Place(file=Path("again.json"), index=n)
+        with pytest.raises(DuplicateIdError, match=rf": {n // 10_000}\.json \(chunk {n % 10_000}\) and again"):
+            duplicates.check(str(n), place)
+
+
+def test_an_id_costs_less_than_fifty_bytes() -> None:
+    """Ten million chunks would need gigabytes for their ids alone."""
+    count = (1 << 17) + 1  # just grown: the worst moment
+    place = Place(file=Path("a.json"), index=0)
+    tracemalloc.start()
+    try:
+        duplicates = DuplicateIds()
+        for n in range(count):
+            duplicates.check(f"chunk-{n}", place)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / count < 50

@@ -1,0 +1,124 @@
+"""Rows of Parquet become JSON-ready objects, and what is damaged is told."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from soloist.sources.faults import BadItem, UnreadableFileError
+from soloist.sources.parquet_files import read_parquet
+
+NANOSECONDS = 1_704_164_645_123_456_789
+WHEN = "2024-01-02T03:04:05.123456"
+
+
+def rows(folder: Path, columns: dict[str, Any], text_field: str = "text") -> list[Any]:
+    file = folder / "a.parquet"
+    pq.write_table(pa.table(columns), file)
+    return list(read_parquet(file, text_field))
+
+
+@pytest.mark.parametrize(
+    ("array", "value"),
+    [
+        (pa.array([NANOSECONDS], pa.timestamp("ns")), WHEN),
+        (pa.array([NANOSECONDS // 1000], pa.timestamp("us", "Europe/Berlin")), WHEN + "+00:00"),
+        (pa.array([datetime.date(2024, 1, 2)]), "2024-01-02"),
+        (pa.array([1_000_001], pa.time64("ns")), "00:00:00.001000"),
+        (pa.array([1500], pa.duration("ms")), 1.5),
+        (pa.array([decimal.Decimal("12.50")]), "12.50"),
+        (pa.array([b"\xff\x00"]), "/wA="),
+        (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), {"k": 1}),
+        (pa.array([[(7, NANOSECONDS)]], pa.map_(pa.int64(), pa.timestamp("ns"))), {"7": WHEN}),
+        (pa.array([{"when": NANOSECONDS}], pa.struct([("when", pa.timestamp("ns"))])), {"when": WHEN}),
+        (pa.array([[NANOSECONDS]], pa.list_(pa.timestamp("ns"))), [WHEN]),
+        (pa.array([[0.5, 2]], pa.list_(pa.float16(), 2)), [0.5, 2.0]),
+        (pa.array(["x"]).dictionary_encode(), "x"),
+        (pa.array([None], pa.timestamp("ns")), None),
+        (pa.array([2**63], pa.uint64()), 2**63),
+    ],
+)
+def test_every_type_has_a_value_in_json(tmp_path: Path, array: pa.Array, value: Any) -> None:
+    """Metadata of this type could not be written down, or would change from version to version."""
+    (row,) = rows(tmp_path, {"text": ["t"], "field": array})
+    assert row == {"text": "t", "field": value}
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_nan_stays_a_float(tmp_path: Path) -> None:
+    """It would turn into another value quietly."""
+    (row,) = rows(tmp_path, {"text": ["t"], "field": [math.nan]})
+    assert math.isnan(row["field"])
+
+
+@pytest.mark.parametrize(
+    ("array", "value"),
+    [
+        (pa.array(['{"a": [1]}']), {"a": [1]}),
+        (pa.array([{"a": 1, "b": None}]), {"a": 1, "b": None}),
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), {"a": 1}),
+        (pa.array(["note"]), "note"),
+        (pa.array(["[1]"]), "[1]"),
+        (pa.array(["[" * 100_000]), "[" * 100_000),
+        (pa.array([None], pa.string()), None),
+    ],
+)
+def test_a_metadata_column_is_an_object_where_it_can_be(tmp_path: Path, array: pa.Array, value: Any) -> None:
+    """Metadata that another tool wrote as JSON text would stay a string."""
+    assert rows(tmp_path, {"text": ["t"], "metadata": array})[0]["metadata"] == value
+
+
+def test_texts_of_any_string_type_are_read_in_order(tmp_path: Path) -> None:
+    """Long tables would lose rows between batches, or a string type be refused."""
+    texts = [f"text {n}" for n in range(2000)]
+    for type_ in (pa.string(), pa.large_string(), pa.string_view()):
+        assert [row["text"] for row in rows(tmp_path, {"text": pa.array(texts, type_)})] == texts
+    assert [row["text"] for row in rows(tmp_path, {"text": pa.array(texts).dictionary_encode()})] == texts
+
+
+def test_a_row_that_python_cannot_hold_stands_alone(tmp_path: Path) -> None:
+    """One bad row would take its whole file along."""
+    broken = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    first, second, third = rows(tmp_path, {"text": broken})
+    assert (first, third) == ({"text": "a"}, {"text": "c"})
+    assert second.fault.startswith("has a value that Python cannot hold ('utf-8' codec can't decode byte 0xff")
+    late = rows(tmp_path, {"text": ["a", "b"], "when": pa.array([0, 2**60], pa.timestamp("ms"))})
+    assert [isinstance(row, BadItem) for row in late] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("columns", "fault"),
+    [
+        ({"body": ["b"], "n": [1]}, "has no column 'text' (its columns are body, n: --text-field names another)"),
+        ({"text": [1]}, "has no text but int64 in its column 'text' (--text-field names another)"),
+        ({"text": [b"b"]}, "has no text but binary in its column 'text' (--text-field names another)"),
+    ],
+)
+def test_a_file_without_texts_is_unreadable(tmp_path: Path, columns: dict[str, Any], fault: str) -> None:
+    """Each row would be reported, a million times."""
+    with pytest.raises(UnreadableFileError) as caught:
+        rows(tmp_path, columns)
+    assert str(caught.value) == fault
+
+
+def test_a_file_that_is_cut_or_damaged_is_unreadable(tmp_path: Path) -> None:
+    """A half-copied file would end the run with an error of Arrow's."""
+    rows(tmp_path, {"text": [f"text {n}" for n in range(300)], "n": list(range(300))})
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for size in range(0, len(whole), 53):
+        (tmp_path / "cut.parquet").write_bytes(whole[:size])
+        with pytest.raises(UnreadableFileError, match="is not readable as Parquet from row 0 on"):
+            list(read_parquet(tmp_path / "cut.parquet", "text"))
+
+
+def test_an_empty_table_has_no_rows(tmp_path: Path) -> None:
+    """It would be an error, though it is well-formed."""
+    assert rows(tmp_path, {"text": pa.array([], pa.string())}) == []
