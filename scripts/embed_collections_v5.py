@@ -15,6 +15,7 @@ Exit codes: 0 done, 1 failed, 2 usage or flags that contradict each other.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
@@ -24,7 +25,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,15 +36,17 @@ if importlib.util.find_spec("soloist") is None:
 
 # Below the lines that make them importable from a checkout.
 from processor.ultimate_embedder.config import FUSION_METHODS, EnsembleConfig  # noqa: E402
-from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4  # noqa: E402
 from processor.ultimate_embedder.log import logger, make_visible  # noqa: E402
-from processor.ultimate_embedder.results import FinishedRun  # noqa: E402
 from soloist.config import DEFAULT_MODELS, SourceConfig  # noqa: E402
 from soloist.errors import ConfigError, OutputError, SoloistError  # noqa: E402
 from soloist.sources import discover  # noqa: E402
 from soloist.stores import RunFolder, folder_name  # noqa: E402
 from soloist.stores.atomic import atomic_path, disk_errors, make_folder  # noqa: E402
 from soloist.stores.jsontext import json_text  # noqa: E402
+
+if TYPE_CHECKING:
+    from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4
+    from processor.ultimate_embedder.results import FinishedRun
 
 RUN = "run"
 _FOR_ENSEMBLES = {
@@ -151,6 +154,9 @@ def _embed(options: argparse.Namespace, output: Path, skipped: tuple[str, ...]) 
 
 
 def _embedder(options: argparse.Namespace) -> UltimateKaggleEmbedderV4:
+    # Imports torch, which takes seconds that a wrong flag, a missing folder and --help do not need.
+    from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4
+
     if not options.enable_ensemble:
         return UltimateKaggleEmbedderV4(
             options.model, matryoshka_dim=options.matryoshka_dim, force_cpu=options.force_cpu
@@ -290,7 +296,7 @@ def _install(run: FinishedRun, target: Path, temporary: Path) -> FinishedRun:
             if place.is_dir():
                 place.rename(replaced / entry.name)
             entry.replace(place)
-    return FinishedRun(result=run.result, folder=RunFolder.open(target))
+    return dataclasses.replace(run, folder=RunFolder.open(target))
 
 
 def _file(output: Path, collection: str, ending: str) -> Path:

@@ -1,6 +1,4 @@
-"""The embedder of the validation plan, as a translation to soloist and back."""
+"""The embedder of the validation plan, as a translation to soloist and back.
 
-from processor.ultimate_embedder.config import EnsembleConfig, KaggleGPUConfig
-from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4
-
-__all__ = ["EnsembleConfig", "KaggleGPUConfig", "UltimateKaggleEmbedderV4"]
+The plan imports `config` and `core` by name. Nothing is imported here, so that settings can be read without torch.
+"""

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processor.ultimate_embedder import EnsembleConfig, KaggleGPUConfig, UltimateKaggleEmbedderV4
+from processor.ultimate_embedder.config import EnsembleConfig, KaggleGPUConfig
+from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4
 from processor.ultimate_embedder.log import FallbackHandler, logger, make_visible
 from soloist.errors import ConfigError, FusionError, InputError
 

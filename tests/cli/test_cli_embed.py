@@ -12,10 +12,12 @@ from soloist.cli import app
 
 
 def invoke(*arguments: object) -> Result:
+    """Run the command line in this process."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def saved_config(tmp_path: Path) -> dict:
+    """The config that the run says it had."""
     return json.loads((tmp_path / "run" / "run.json").read_text())["config"]
 
 
@@ -176,11 +178,28 @@ def test_wrong_usage_exits_with_2(options, extra):
 def test_help_names_every_option_and_the_measured_fact():
     """Help that leaves an option out makes it unknown; a fusion without its measurement invites the worse one."""
     text = " ".join(invoke("embed", "--help").stdout.split())
-    for option in (
-        "--out --collections --models --weights --mode --fusion --dim --dtype --accelerator --token-budget "
-        "--on-bad-input --config --catalogue --text-field --id-field --file-patterns --shard-chunks "
-        "--lease-timeout-seconds --lock-dir --debug"
-    ).split():
+    for option in [
+        "--out",
+        "--collections",
+        "--models",
+        "--weights",
+        "--mode",
+        "--fusion",
+        "--dim",
+        "--dtype",
+        "--accelerator",
+        "--token-budget",
+        "--on-bad-input",
+        "--config",
+        "--catalogue",
+        "--text-field",
+        "--id-field",
+        "--file-patterns",
+        "--shard-chunks",
+        "--lease-timeout-seconds",
+        "--lock-dir",
+        "--debug",
+    ]:
         assert option in text
     assert "six of them at weights .7/.3 and on all seven at .85/.15" in text
     assert "plain mean at 256 dimensions lost on all seven" in text

@@ -21,6 +21,7 @@ STOPPED = "soloist: stopped; nothing is held on any device"
 
 
 def start(*arguments: str, **streams) -> subprocess.Popen:
+    """The command in a process of its own."""
     return subprocess.Popen([*COMMAND, *arguments], text=True, **streams)
 
 
@@ -79,7 +80,7 @@ def test_a_terminal_gets_bars_and_whole_words(options, columns):
     assert "wordllama" in screen and "\x1b[" in screen
     assert "\x1b[?25h" in screen, "the cursor was not given back"
     closing = screen[screen.rindex("\x1b[?25h") :]
-    for word in ("wordllama", "chunks/s", "truncated", "padding", "seconds", "run.json"):
+    for word in ("wordllama", "chunks/s", "truncated", "padded", "seconds", "run.json"):
         assert word in closing
     assert "…" not in closing
 
@@ -95,6 +96,7 @@ def test_a_name_with_no_letter_in_the_encoding_is_printed(options, chunks_root, 
 
 
 def await_event(path: Path, text: str) -> None:
+    """Wait until the run has written such an event."""
     deadline = time.monotonic() + 120
     while not (path.is_file() and text in path.read_text()):
         assert time.monotonic() < deadline, f"{text} did not come"

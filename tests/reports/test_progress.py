@@ -31,6 +31,7 @@ EMPTY = MemoryStats(
 
 
 def shard(index: int, rows: int, model: str = "m") -> ShardEncoded:
+    """A shard of two seconds."""
     return ShardEncoded(
         model=model, collection="notes", shard=index, rows=rows, tokens=10, padded_tokens=12, truncated_rows=0,
         truncated_tokens=0, batch_rows=(rows,), rows_per_device={"cuda:0": rows}, seconds=2.0,
@@ -38,6 +39,7 @@ def shard(index: int, rows: int, model: str = "m") -> ShardEncoded:
 
 
 def run_events() -> list:
+    """The events of a small run with one model."""
     leased = {"models": ("m",), "devices": ("cuda:0",), "memory": {"cuda:0": EMPTY}}
     return [
         RunStarted(mode="exclusive", accelerator="cuda", devices=("cuda:0",), models=("m",)),
@@ -70,7 +72,7 @@ def test_a_log_gets_one_plain_line_for_each_event_worth_it():
     assert stream.getvalue().splitlines() == [
         "note: m: its licence allows no commercial use",
         "notes: 200 chunks in 2 files, 1 skipped (see skipped.jsonl)",
-        "m: 90.9 MB of weights in float16, 8 dimensions, up to 512 tokens, staged in 1.2 s",
+        "m: 90.9 MB of weights in float16, 8 dims, up to 512 tokens, staged in 1.2 s",
         "waiting: cuda:0 is held by process 17 (other) since 2026-01-01 10:00:00",
         "m: leased cuda:0 (15.00 GB of 16.00 GB free) after waiting 3.0 s",
         "m: 100 of 200 chunks, 50.0 chunks/s",

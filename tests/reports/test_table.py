@@ -47,6 +47,7 @@ def result() -> RunResult:
 
 
 def printed(result: RunResult, width: int) -> list[str]:
+    """The lines of a console of that width."""
     stream = io.StringIO()
     print_result(result, Console(file=stream, width=width, color_system=None))
     return stream.getvalue().splitlines()
@@ -56,8 +57,8 @@ def test_eighty_columns_hold_one_line_for_each_model(result):
     """A table that wraps in the usual window is read by nobody."""
     lines = printed(result, 80)
     assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["model", "chunks", "tokens", "padding", "truncated", "seconds", "chunks/s"]
-    assert lines[1].split() == [MODEL.name, "123,456", "98,765,432", "3.4%", "12", "1234.5", "100.0"]
+    assert lines[0].split() == ["model", "chunks", "tokens", "padded", "truncated", "seconds", "chunks/s"]
+    assert lines[1].split() == [MODEL.name, "123,456", "98.8M", "3.4%", "12", "1234.5", "100.0"]
     assert lines[5].split() == [MODEL.name, "cuda:0", "50%", "61,728", "12.34", "GB"]
 
 
@@ -67,7 +68,7 @@ def test_a_narrow_terminal_gets_whole_words(result, width):
     lines = printed(result, width)
     tables = lines[: lines.index("a folder/run: written in 2500.0 s, fused: concat, 2560 dimensions")]
     assert max(len(line) for line in tables if ": " not in line) <= width
-    assert "  tokens     98,765,432" in tables
+    assert "  tokens     98.8M" in tables
     assert MODEL.name in tables
     assert not any("…" in line for line in lines)
 

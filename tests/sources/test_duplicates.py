@@ -46,7 +46,7 @@ def test_only_an_id_that_was_there_is_refused(ids: list[str]) -> None:
 def test_ids_are_found_again_after_the_table_has_grown() -> None:
     """An id that is moved to a grown table, and its place, would be lost."""
     duplicates = DuplicateIds()
-    count = 70_000
+    count = 40_000
     for n in range(count):
         duplicates.check(str(n), Place(file=Path(f"{n // 10_000}.json"), index=n % 10_000))
     for n in range(0, count, 17):
@@ -57,7 +57,7 @@ def test_ids_are_found_again_after_the_table_has_grown() -> None:
 
 def test_an_id_costs_less_than_fifty_bytes() -> None:
     """Ten million chunks would need gigabytes for their ids alone."""
-    count = (1 << 17) + 1  # just grown: the worst moment
+    count = (1 << 16) + 1  # just grown: the worst moment
     place = Place(file=Path("a.json"), index=0)
     tracemalloc.start()
     try:

@@ -220,6 +220,18 @@ def test_a_read_only_folder_is_enough(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
+@pytest.mark.parametrize("depth", [300, 700, 900, 950, 1000, 3000])
+def test_deep_nesting_beside_the_chunks_is_read_or_told(tmp_path: Path, depth: int) -> None:
+    """What is larger than the buffer is passed over level by level, and Python's own stack would overflow."""
+    deep = "[" * depth + '"' + "a" * (1 << 20) + '"' + "]" * depth
+    collection = collection_of(tmp_path, x_json=f'{{"deep": {deep}, "chunks": ["t"]}}')
+    try:
+        assert [chunk.text for chunk in read(collection)[0]] == ["t"]
+    except BadChunkFileError as exc:
+        assert depth > 300
+        assert "nests too deeply" in str(exc)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cut")

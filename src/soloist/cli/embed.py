@@ -13,6 +13,8 @@ from soloist.config import DEFAULT_FILE_PATTERNS, DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
 from soloist.types import DTypeRequest, FusionMethod, Mode, OnBadInput
 
+_MODELS_HELP = f"""Catalogue names, folders or hub ids, in the order of their passes.
+[default: {",".join(DEFAULT_MODELS)}]"""
 _MODE_HELP = """exclusive: one model at a time on all devices; standard: all models together, in turn for each shard.
 The vectors are the same. [default: exclusive]"""
 _FUSION_HELP = """How the models' vectors become one. Measured with MiniLM and WordLlama on seven retrieval sets: concat
@@ -51,7 +53,7 @@ def embed(
         list[str] | None,
         typer.Option(
             metavar="A,B",
-            help=f"Catalogue names, folders or hub ids, in the order of their passes. [default: {','.join(DEFAULT_MODELS)}]",
+            help=_MODELS_HELP,
         ),
     ] = None,
     weights: Annotated[str | None, typer.Option(metavar="A=.7,B=.3", help=_WEIGHTS_HELP)] = None,

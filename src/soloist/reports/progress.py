@@ -175,7 +175,7 @@ def notable_line(event: Event) -> str | None:
         case ModelStaged():
             limit = "texts of any length" if event.max_tokens is None else f"up to {event.max_tokens:,} tokens"
             return (
-                f"{event.model}: {bytes_text(event.weights_bytes)} of weights in {event.dtype}, {event.dim} dimensions, "
+                f"{event.model}: {bytes_text(event.weights_bytes)} of weights in {event.dtype}, {event.dim} dims, "
                 f"{limit}, staged in {event.seconds:.1f} s"
             )
         case Notice():

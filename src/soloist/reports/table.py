@@ -12,16 +12,16 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from soloist.reports.text import bytes_text, count_text, one_line
+from soloist.reports.text import bytes_text, compact_text, count_text, one_line
 
 if TYPE_CHECKING:
     from soloist.engine import ModelReport, RunResult
 
 PLAIN_WIDTH = 100
 
-_MODEL_COLUMNS = ("model", "chunks", "tokens", "padding", "truncated", "seconds", "chunks/s")
+_MODEL_COLUMNS = ("model", "chunks", "tokens", "padded", "truncated", "seconds", "chunks/s")
 _DEVICE_COLUMNS = ("model", "device", "share", "chunks", "peak")
-_RIGHT = {"chunks", "tokens", "padding", "truncated", "seconds", "chunks/s", "share", "peak", "dim", "max tokens"}
+_RIGHT = {"chunks", "tokens", "padded", "truncated", "seconds", "chunks/s", "share", "peak", "dim", "max tokens"}
 
 
 def open_console(stream: TextIO) -> Console:
@@ -84,7 +84,7 @@ def _model_row(model: ModelReport) -> list[str]:
     return [
         model.name,
         f"{model.chunks:,}",
-        f"{model.tokens:,}",
+        compact_text(model.tokens),
         f"{model.padding_share:.1%}",
         f"{model.truncated_rows:,}",
         f"{model.seconds:.1f}",
@@ -123,6 +123,6 @@ def _places(result: RunResult) -> list[str]:
     fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else "nothing is fused"
     return [
         f"{result.config.out}: written in {result.seconds:.1f} s, {fused}",
-        "  run.json, events.jsonl, skipped.jsonl",
-        f"  COLLECTION/{{{kinds}}} for {collections}",
+        "run.json, events.jsonl, skipped.jsonl",
+        f"COLLECTION/{{{kinds}}} for {collections}",
     ]

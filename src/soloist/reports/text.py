@@ -17,6 +17,11 @@ def bytes_text(count: int) -> str:
     return f"{count} B"
 
 
+def compact_text(count: int) -> str:
+    """A number in full below a million, in millions above, e.g. `107,129`, `98.8M`."""
+    return f"{count:,}" if count < 10**6 else f"{count / 10**6:,.1f}M"
+
+
 def clock_text(seconds: float) -> str:
     """A duration as a clock shows it, e.g. `0:09`, `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)

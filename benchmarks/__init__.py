@@ -1,0 +1,1 @@
+"""Measurements against sentence-transformers, in the same run on the same texts."""
