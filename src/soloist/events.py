@@ -115,6 +115,15 @@ class PassStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEncoded(Event):
+    """A batch has been through a model. For progress only: `events.jsonl` does not keep it."""
+
+    model: str
+    device: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSplit(Event):
     """A batch ran out of device memory and is tried again in two halves."""
 
@@ -223,7 +232,9 @@ class JsonLinesSink:
         self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def emit(self, event: Event) -> None:
-        """Write the event as one line."""
+        """Write the event as one line; batches are too many to keep."""
+        if isinstance(event, BatchEncoded):
+            return
         self._file.write(json.dumps(event_to_dict(event, self._clock()), ensure_ascii=False) + "\n")
         self._file.flush()
 

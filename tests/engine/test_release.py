@@ -12,7 +12,6 @@ import textwrap
 import time
 
 import pytest
-import torch
 
 from soloist.devices import open_accelerator
 from soloist.engine import run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -13,16 +12,7 @@ from soloist.engine import run
 from soloist.errors import BadChunkFileError, ConfigError, DuplicateIdError, FusionError, InputError, UnknownModelError
 from soloist.events import ListSink, ModelStaged, Notice, RowsRecomputed, RunFinished
 
-EXPECTED_FILES = """
-alpha/chunks/part-00000.parquet alpha/chunks/part-00001.parquet alpha/chunks/part-00002.parquet
-alpha/fused/part-00000.parquet alpha/fused/part-00001.parquet alpha/fused/part-00002.parquet
-alpha/vectors/qwen2/part-00000.parquet alpha/vectors/qwen2/part-00001.parquet alpha/vectors/qwen2/part-00002.parquet
-alpha/vectors/xlm-roberta/part-00000.parquet alpha/vectors/xlm-roberta/part-00001.parquet
-alpha/vectors/xlm-roberta/part-00002.parquet
-beta/chunks/part-00000.parquet beta/fused/part-00000.parquet beta/vectors/qwen2/part-00000.parquet
-beta/vectors/xlm-roberta/part-00000.parquet
-events.jsonl run.json skipped.jsonl
-""".split()
+EXPECTED_FILES = ["alpha/chunks/part-00000.parquet", "alpha/chunks/part-00001.parquet", "alpha/chunks/part-00002.parquet", "alpha/fused/part-00000.parquet", "alpha/fused/part-00001.parquet", "alpha/fused/part-00002.parquet", "alpha/vectors/qwen2/part-00000.parquet", "alpha/vectors/qwen2/part-00001.parquet", "alpha/vectors/qwen2/part-00002.parquet", "alpha/vectors/xlm-roberta/part-00000.parquet", "alpha/vectors/xlm-roberta/part-00001.parquet", "alpha/vectors/xlm-roberta/part-00002.parquet", "beta/chunks/part-00000.parquet", "beta/fused/part-00000.parquet", "beta/vectors/qwen2/part-00000.parquet", "beta/vectors/xlm-roberta/part-00000.parquet", "events.jsonl", "run.json", "skipped.jsonl"]
 
 
 def test_a_run_leaves_exactly_these_files(embed):
@@ -70,6 +60,7 @@ def test_run_json_says_what_was_done(embed):
         assert model["chunks"] == 95 and model["tokens"] > 95 and model["seconds"] > 0
         assert len(model["fingerprint"]) == 16
         assert 0 <= model["padding_share"] < 0.2
+        assert model["truncated_rows"] == 0
         assert model["batch_sizes"]["largest"] >= model["batch_sizes"]["smallest"] >= 1
         assert model["chunks_per_second"] == pytest.approx(model["chunks"] / model["seconds"])
 
@@ -99,6 +90,12 @@ def test_a_model_that_is_named_twice_makes_one_pass(embed):
     result, _ = embed(models=("qwen2", "xlm-roberta", "qwen2"))
     assert [model.name for model in result.models] == ["qwen2", "xlm-roberta"]
     assert len(result.lease_events) == 4
+
+
+def test_a_static_model_pads_nothing(embed):
+    """A padding share for a model that pads nothing would be an invention."""
+    result, _ = embed(models=("wordllama",))
+    assert result.models[0].padding_share == 0
 
 
 def test_a_small_budget_changes_the_batches_and_nothing_else(embed):

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from soloist.events import (
+    BatchEncoded,
     InputScanned,
     InputSkipped,
     LeaseAcquired,
@@ -38,6 +39,11 @@ def shard(index: int, rows: int, model: str = "m") -> ShardEncoded:
     )  # fmt: skip
 
 
+def batch(rows: int) -> BatchEncoded:
+    """The batch that a bar moves by."""
+    return BatchEncoded(model="m", device="cuda:0", rows=rows)
+
+
 def run_events() -> list:
     """The events of a small run with one model."""
     leased = {"models": ("m",), "devices": ("cuda:0",), "memory": {"cuda:0": EMPTY}}
@@ -53,8 +59,11 @@ def run_events() -> list:
         LeaseWaiting(device="cuda:0", holder="process 17 (other) since 2026-01-01 10:00:00"),
         LeaseAcquired(**leased, waited_seconds=3.0),
         PassStarted(model="m", devices=("cuda:0",), chunks=200),
+        batch(100),
         shard(0, 100),
+        batch(5),
         shard(1, 5),
+        batch(95),
         shard(2, 95),
         PassFinished(model="m", peak_bytes={"cuda:0": 2 * 10**9}),
         LeaseReleased(**leased, held=(), held_seconds=6.5),

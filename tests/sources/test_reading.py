@@ -128,6 +128,11 @@ def test_empty_texts_and_empty_files_are_counted(tmp_path: Path, mode: str) -> N
         ("x_json", "{}", "{file} is an object without a list of chunks under chunks, data, records, items: "),
         ("x_json", '["a", 5]', "chunk 1 of {file} is not a chunk: it is a number, not an object or a string: "),
         ("x_json", '["\\ud800"]', "chunk 0 of {file} is not a chunk: its 'text' has a lone surrogate at character 0,"),
+        (
+            "x_json",
+            '[{"text": "a", "m": [NaN]}]',
+            "chunk 0 of {file} cannot be kept: its metadata have a NaN or an inf",
+        ),
         ("x_jsonl", '"a"\n\n{"b"}', "chunk 1 of {file} is not JSON at line 3, column 5 (Expecting ':' delimiter): "),
         ("x_jsonl", b'"a"\n"\xff"', "chunk 1 of {file} is not UTF-8 at line 2, byte 5 (invalid start byte): "),
         ("x_parquet", "PAR1", "{file} is not readable as Parquet from row 0 on ("),

@@ -80,6 +80,12 @@ class Encoder:
             return plan_unpadded(tokenized.lengths, budget)
         return plan_batches(tokenized.lengths, budget, self._staged.max_tokens)
 
+    def computed_tokens(self, tokenized: TokenizedTexts, batches: Sequence[Batch]) -> int:
+        """The tokens that devices compute for these batches: padding included, where a model pads."""
+        if self._staged.is_static:
+            return sum(tokenized.lengths)
+        return sum(batch.padded_tokens for batch in batches)
+
     def collate(self, tokenized: TokenizedTexts, batch: Batch) -> Features:
         """The CPU tensors of a batch: (rows, padded_length) each; flat ids and offsets for a static model."""
         rows = [tokenized.ids[row] for row in batch.rows]

@@ -24,7 +24,7 @@ from soloist.devices.lease import forget_frames
 from soloist.encoding.batching import halves
 from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
 from soloist.errors import BadVectorError, EncodingError, ModelTooLargeError, RowTooLargeError, SoloistError
-from soloist.events import BatchSplit, EventSink
+from soloist.events import BatchEncoded, BatchSplit, EventSink
 from soloist.models.loading import StagedModel
 from soloist.types import Batch
 
@@ -149,6 +149,7 @@ class Replicas:
             complaint = self._attempt(job, device, current)
             if complaint is None:
                 job.rows_per_device[device] += len(current.rows)
+                self._sink.emit(BatchEncoded(model=self._staged.spec.name, device=device, rows=len(current.rows)))
                 continue
             self._accelerator.empty_cache(device)
             if len(current.rows) == 1:

@@ -53,6 +53,7 @@ class _Prepared:
     ids: tuple[str, ...]
     tokenized: TokenizedTexts
     batches: tuple[Batch, ...]
+    padded_tokens: int
     seconds: float
 
 
@@ -223,6 +224,7 @@ def _prepare(folder: RunFolder, ref: ShardRef, model: str, encoder: Encoder, bud
         ids=shard.ids,
         tokenized=tokenized,
         batches=batches,
+        padded_tokens=encoder.computed_tokens(tokenized, batches),
         seconds=time.perf_counter() - began,
     )
 
@@ -262,7 +264,7 @@ def _encode_shard(work: _Prepared, replicas: Replicas, folder: RunFolder, sink: 
             shard=work.shard.index,
             rows=len(work.ids),
             tokens=sum(work.tokenized.lengths),
-            padded_tokens=sum(batch.padded_tokens for batch in work.batches),
+            padded_tokens=work.padded_tokens,
             truncated_rows=sum(1 for dropped in work.tokenized.dropped if dropped),
             truncated_tokens=sum(work.tokenized.dropped),
             batch_rows=tuple(len(batch.rows) for batch in work.batches),

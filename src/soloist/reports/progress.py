@@ -17,6 +17,7 @@ from rich.table import Column
 from rich.text import Text
 
 from soloist.events import (
+    BatchEncoded,
     Event,
     EventSink,
     InputScanned,
@@ -125,8 +126,10 @@ class BarProgress:
         match event:
             case PassStarted():
                 self._start(event)
-            case ShardEncoded():
+            case BatchEncoded():
                 self._advance(event)
+            case ShardEncoded():
+                self._rate(event)
             case PassFinished():
                 self._bars.update(self._tasks[event.model], left="")
             case _:
@@ -145,13 +148,18 @@ class BarProgress:
         self._tasks[event.model] = self._bars.add_task(description.plain, total=event.chunks, rate="", left="")
         self._bars.start()
 
-    def _advance(self, event: ShardEncoded) -> None:
+    def _advance(self, event: BatchEncoded) -> None:
         task, state = self._tasks[event.model], self._passes[event.model]
-        state.add(event)
+        state.done += event.rows
         # From the clock of the bar: in standard mode the models take turns, and each waits for the others.
         elapsed = next(item.elapsed for item in self._bars.tasks if item.id == task) or 0.0
         left = clock_text(elapsed / state.done * (state.chunks - state.done)) if state.done else ""
-        self._bars.update(task, completed=state.done, rate=state.rate, left=f"{left} left" if left else "")
+        self._bars.update(task, completed=state.done, left=f"{left} left" if left else "")
+
+    def _rate(self, event: ShardEncoded) -> None:
+        state = self._passes[event.model]
+        state.seconds += event.seconds
+        self._bars.update(self._tasks[event.model], rate=state.rate)
 
 
 def _columns(*, wide: bool) -> tuple[ProgressColumn, ...]:

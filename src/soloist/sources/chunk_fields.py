@@ -12,6 +12,7 @@ the top level but the text and the id: nothing is lost. A `metadata` that is no 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,8 @@ def chunk_of(fields: Mapping[str, Any], config: SourceConfig, origin: str, index
     """The chunk that the fields make; `origin` and `index` are used for a derived id only.
 
     Raises:
-        NotAChunkError: the configured id is missing, or no string or integer, or the id is no Unicode.
+        NotAChunkError: the configured id is missing, or no string or integer, or the id is no Unicode; the
+            metadata have a NaN, an infinity or too deep a nesting, which a JSON file cannot keep.
     """
     text = fields[config.text_field]
     own = fields.get(_METADATA)
@@ -64,6 +66,7 @@ def chunk_of(fields: Mapping[str, Any], config: SourceConfig, origin: str, index
     for name, value in fields.items():
         if name not in not_metadata:
             metadata.setdefault(name, value)
+    _require_json(metadata)
     return Chunk(id=derived_id(origin, index, text) if id_ is None else id_, text=text, metadata=metadata)
 
 
@@ -111,6 +114,16 @@ def _id_at(where: Mapping[str, Any], name: str) -> str | None:
     id_ = str(value)
     _require_unicode(id_, name)
     return id_
+
+
+def _require_json(metadata: Mapping[str, Any]) -> None:
+    # Python reads and writes NaN, no other reader of JSON does; a null in its place would be a quiet change.
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except ValueError as exc:
+        raise NotAChunkError("cannot be kept: its metadata have a NaN or an infinity, which JSON lacks") from exc
+    except RecursionError as exc:
+        raise NotAChunkError("cannot be kept: its metadata are nested too deeply") from exc
 
 
 def _require_unicode(text: str, name: str) -> None:
