@@ -85,6 +85,7 @@ class SimulatedTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor, device_index: int) -> SimulatedTensor:
+        """Wrap a CPU tensor, and enter its storage in the device's ledger."""
         ledger(device_index).enter(inner.untyped_storage())
         outer: SimulatedTensor = torch.Tensor._make_wrapper_subclass(
             cls,

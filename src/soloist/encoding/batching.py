@@ -8,6 +8,7 @@ another padding moved a vector by up to 2e-3 in bf16.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from soloist.types import Batch
@@ -79,4 +80,4 @@ def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
     # Even pieces rather than full ones and a rest: the last batch of a bucket is not a sliver.
     pieces = -(-len(rows) // size)
     edges = [len(rows) * piece // pieces for piece in range(pieces + 1)]
-    return [rows[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [rows[start:end] for start, end in itertools.pairwise(edges)]

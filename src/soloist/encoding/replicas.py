@@ -189,10 +189,10 @@ class Replicas:
             return replicate(self._staged.module, device) if self._accelerator.copies_weights else self._staged.module
         except torch.OutOfMemoryError as exc:
             complaint = str(exc)
-        free = self._accelerator.memory(device).free_bytes
+        need, free = self._staged.weights_bytes / 1e9, self._accelerator.memory(device).free_bytes / 1e9
         raise ModelTooLargeError(
-            f"{self._staged.spec.name} needs {self._staged.weights_bytes / 1e9:.2f} GB for its weights, which do not fit "
-            f"on {device} ({free / 1e9:.2f} GB free now): {complaint} Choose a device with more memory, a smaller "
+            f"{self._staged.spec.name} needs {need:.2f} GB for its weights, which do not fit on {device} "
+            f"({free:.2f} GB free now): {complaint} Choose a device with more memory, a smaller "
             "dtype, or exclusive mode"
         )
 

@@ -63,8 +63,8 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
     Events go to `events.jsonl` in that folder and to `sinks`. `clock` gives seconds since 1970.
 
     Raises:
-        SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be used, the run folder
-            is removed again, so that the same command can be given once more.
+        SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
+            used, the run folder is emptied again, so that the same command can be given once more.
     """
     specs = select_models(config)
     accelerator = open_accelerator(config.accelerator)
@@ -107,10 +107,11 @@ def select_models(config: RunConfig) -> dict[str, ModelSpec]:
     specs: dict[str, ModelSpec] = {}
     for asked in config.models:
         spec = resolve(asked, catalogue)
-        if specs.setdefault(spec.name, spec) != spec:
+        known = specs.setdefault(spec.name, spec)
+        if known != spec:
             raise ConfigError(
-                f"two models go by the name {spec.name} ({specs[spec.name].source} and {spec.source}): give one of them "
-                "another name in a catalogue"
+                f"two models go by the name {spec.name} ({known.source} and {spec.source}): give one of them another "
+                "name in a catalogue"
             )
     require_distinct("models", specs)
     return specs
