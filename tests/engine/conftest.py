@@ -14,7 +14,10 @@ from soloist.config import FusionConfig, RunConfig
 from soloist.engine import RunResult, run
 from soloist.stores import RunFolder
 
-WORDS = ("lease chunk vector shard device memory batch token replica model pass fusion weight norm query index").split()
+WORDS = [
+    "lease", "chunk", "vector", "shard", "device", "memory", "batch", "token", "replica", "model", "pass", "fusion",
+    "weight", "norm", "query", "index",
+]  # fmt: skip
 
 
 def write_collection(root: Path, name: str, chunks: int, *, longest: int = 120, seed: int = 0) -> Path:
