@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from soloist.devices import GpuLease, open_accelerator
+from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.errors import DeviceNotEmptyError, LeaseTimeoutError, MemoryNotReturnedError
 from soloist.events import LeaseAcquired, LeaseReleased, LeaseWaiting, ListSink
 
@@ -124,32 +126,122 @@ def test_a_second_lease_in_the_process_times_out_and_names_the_holder(accelerato
     assert [type(event) for event in sink.events] == [LeaseWaiting]
 
 
+def test_a_lease_that_cannot_be_announced_gives_its_locks_back(accelerator, tmp_path):
+    """A full disk under events.jsonl would block every other process for as long as this one lives."""
+
+    class Full:
+        def emit(self, event):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        lease(accelerator, tmp_path, Full()).__enter__()
+    with lease(accelerator, tmp_path, timeout_seconds=0):
+        pass
+
+
+class BreaksInside(SimulatedAccelerator):
+    """A device that answers nothing any more once `broken` is set, as CUDA after an illegal access."""
+
+    broken = False
+
+    def empty_cache(self, device):
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        super().empty_cache(device)
+
+
+def test_a_broken_device_does_not_hide_the_error_that_broke_it(tmp_path):
+    """The cause would be lost, the locks kept, and the release missing from the record."""
+    accelerator, sink = BreaksInside([10**6]), ListSink()
+    with pytest.raises(ValueError, match="the real failure"), lease(accelerator, tmp_path, sink):
+        accelerator.broken = True
+        raise ValueError("the real failure")
+    assert isinstance(sink.events[-1], LeaseReleased) and sink.events[-1].memory == {}
+    with lease(open_accelerator("simulated:1x1MB"), tmp_path, timeout_seconds=0):
+        pass
+
+
+def test_the_callers_own_error_is_left_alone(accelerator, tmp_path):
+    """A lease in an `except` block must not empty the frames of the error that is handled there."""
+
+    def fail() -> None:
+        evidence = [1, 2, 3]
+        raise KeyError(len(evidence))
+
+    try:
+        fail()
+    except KeyError as handled:
+        with pytest.raises(ValueError, match="inner"), lease(accelerator, tmp_path):
+            raise ValueError("inner") from None
+        assert handled.__traceback__.tb_next.tb_frame.f_locals == {"evidence": [1, 2, 3]}
+
+
+def test_a_record_of_a_dead_holder_names_nobody(accelerator, tmp_path):
+    """The id of a process that is gone sends its reader after a stranger."""
+    with lease(accelerator, tmp_path):
+        record = tmp_path / "locks" / "simulated-0.holder"
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        record.write_text(json.dumps({"pid": dead.pid, "models": ["m"], "since": "2020"}))
+        with pytest.raises(LeaseTimeoutError, match="sim:0 is held by another process"):
+            lease(accelerator, tmp_path, timeout_seconds=0).__enter__()
+
+
+def test_the_lock_folder_is_the_same_for_every_job(tmp_path):
+    """Slurm and others give each job a TMPDIR of its own; two jobs would hold one GPU."""
+    code = "from soloist.devices.lease import LOCK_DIR; print(LOCK_DIR)"
+    folders = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        environment = {**os.environ, "TMPDIR": str(tmp_path / name)}
+        folders.add(
+            subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
+        )
+    assert len(folders) == 1
+
+
 HOLD = textwrap.dedent("""
     import sys, time
     from pathlib import Path
     from soloist.devices import GpuLease, open_accelerator
     from soloist.events import ListSink
     accelerator = open_accelerator("simulated:2x1MB")
+    (Path(sys.argv[1]) / f"ready-{sys.argv[2]}").touch()
+    while not (Path(sys.argv[1]) / "start").exists():
+        time.sleep(0.005)
+    waits = ListSink()
     for turn in range(int(sys.argv[3])):
-        with GpuLease(accelerator, [sys.argv[2]], ListSink(), lock_dir=Path(sys.argv[1]) / "locks"):
+        with GpuLease(accelerator, [sys.argv[2]], waits, lock_dir=Path(sys.argv[1]) / "locks"):
             log = Path(sys.argv[1]) / "log"
             with log.open("a") as file:
                 file.write(f"+{sys.argv[2]}\\n")
             time.sleep(float(sys.argv[4]))
             with log.open("a") as file:
                 file.write(f"-{sys.argv[2]}\\n")
+    print(sum(type(event).__name__ == "LeaseWaiting" for event in waits.events))
 """)
 
 
 def start(tmp_path, name: str, turns: int, seconds: float) -> subprocess.Popen:
     """A process that leases the devices some times."""
-    return subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), name, str(turns), str(seconds)])
+    arguments = [sys.executable, "-c", HOLD, str(tmp_path), name, str(turns), str(seconds)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+
+def let_go(tmp_path, *names: str) -> None:
+    """Start the processes together, once all of them are ready."""
+    deadline = time.monotonic() + 120
+    while not all((tmp_path / f"ready-{name}").exists() for name in names) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (tmp_path / "start").touch()
 
 
 def test_two_processes_never_hold_the_lease_at_once(tmp_path):
     """A lock that is only in the process would let two runs fill one GPU."""
     processes = [start(tmp_path, name, 10, 0.02) for name in ("a", "b")]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    let_go(tmp_path, "a", "b")
+    waits = [int(process.communicate(timeout=120)[0]) for process in processes]
+    assert sum(waits) > 0  # they did meet
     lines = (tmp_path / "log").read_text().split()
     assert len(lines) == 40
     for taken, given in zip(lines[::2], lines[1::2], strict=True):
@@ -159,12 +251,13 @@ def test_two_processes_never_hold_the_lease_at_once(tmp_path):
 def test_a_holder_that_is_killed_does_not_block_the_next(accelerator, tmp_path):
     """A lock file that outlives its process would need a person to remove it."""
     holder = start(tmp_path, "killed", 1, 600)
+    let_go(tmp_path, "killed")
     deadline = time.monotonic() + 60
     while not (tmp_path / "log").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     with pytest.raises(LeaseTimeoutError, match=rf"process {holder.pid} \(killed\)"):
         lease(accelerator, tmp_path, timeout_seconds=0).__enter__()
     holder.send_signal(signal.SIGKILL)
-    holder.wait(10)
+    holder.communicate(timeout=10)
     with lease(accelerator, tmp_path, timeout_seconds=5):
         pass

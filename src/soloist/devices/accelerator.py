@@ -22,9 +22,9 @@ from soloist.types import MemoryStats
 
 AcceleratorKind = Literal["cpu", "cuda", "simulated"]
 
-# The workspace that cuBLAS keeps per device once a matrix product has run: 8,519,680 bytes
-# (https://github.com/pytorch/pytorch/issues/95668), twice, for a second handle.
-CUBLAS_WORKSPACES_BYTES = 2 * 8_519_680
+# What cuBLAS may keep on a device where its workspaces cannot be cleared: 8,519,680 bytes a handle
+# (https://github.com/pytorch/pytorch/issues/95668), 32 MiB on Hopper. Tensors are named whatever their size.
+CUBLAS_WORKSPACES_BYTES = 2 * 32 * 2**20
 
 
 class Accelerator(Protocol):
@@ -51,7 +51,11 @@ class Accelerator(Protocol):
         ...
 
     def empty_cache(self, device: str) -> None:
-        """Give back all memory that no tensor holds."""
+        """Give back the blocks that no tensor holds; may be called while other devices compute."""
+        ...
+
+    def clear_workspaces(self) -> None:
+        """Give back what libraries keep for later calls; only while no thread computes."""
         ...
 
 
@@ -85,6 +89,9 @@ class CpuAccelerator:
 
     def empty_cache(self, device: str) -> None:
         """Nothing: the host has no cache of ours."""
+
+    def clear_workspaces(self) -> None:
+        """Nothing: no library keeps any."""
 
 
 class CudaAccelerator:
@@ -123,12 +130,15 @@ class CudaAccelerator:
         torch.cuda.reset_peak_memory_stats(device)
 
     def empty_cache(self, device: str) -> None:
-        """Drop cuBLAS's workspaces, then all cached blocks."""
-        clear_workspaces: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
-        if clear_workspaces is not None:
-            clear_workspaces()
-        with torch.cuda.device(device):  # without it, the call touches device 0
+        """Give cached blocks back to the driver."""
+        with torch.cuda.device(device):  # without it, the call makes a context on device 0
             torch.cuda.empty_cache()
+
+    def clear_workspaces(self) -> None:
+        """Drop cuBLAS's workspaces, of all devices and threads."""
+        clear: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+        if clear is not None:
+            clear()
 
 
 class SimulatedAccelerator:
@@ -162,6 +172,9 @@ class SimulatedAccelerator:
     def empty_cache(self, device: str) -> None:
         """Give back what is reserved and not allocated."""
         simulated.ledger(torch.device(device).index).empty_cache()
+
+    def clear_workspaces(self) -> None:
+        """Nothing: the simulation has no such library."""
 
 
 _FORMS = "auto, cpu, cuda, cuda:0,1 or simulated:2x15.83GB"

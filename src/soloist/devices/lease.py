@@ -10,6 +10,7 @@ import contextlib
 import gc
 import json
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -26,6 +27,8 @@ from soloist.events import EventSink, LeaseAcquired, LeaseReleased, LeaseWaiting
 from soloist.types import HeldTensor, MemoryStats
 
 POLL_SECONDS = 0.05
+# The same for every process: the folder that TMPDIR names differs from job to job.
+LOCK_DIR = (Path("/tmp") if os.name == "posix" else Path(tempfile.gettempdir())) / "soloist-leases"
 RETURN_TIMEOUT_SECONDS = 5.0  # Ollama's measure for drivers that report late; others saw 0.5 to 1.5 s
 NAMED_TENSORS = 5
 
@@ -55,30 +58,32 @@ class GpuLease:
         self._accelerator = accelerator
         self._models = tuple(models)
         self._sink = sink
-        self._lock_dir = lock_dir or Path(tempfile.gettempdir()) / "soloist-leases"
+        self._lock_dir = lock_dir or LOCK_DIR
         self._timeout_seconds = timeout_seconds
         self._locks = contextlib.ExitStack()
         self._acquired_at = 0.0
+        self._handled_before: set[int] = set()
 
     def __enter__(self) -> GpuLease:
         """Take the locks, in the order of their keys, and verify that the devices are empty."""
         began = time.monotonic()
+        self._handled_before = set(map(id, error_chain(sys.exc_info()[1])))
         with contextlib.ExitStack() as stack:
             for key, device in sorted(zip(self._accelerator.lock_keys, self._accelerator.devices, strict=True)):
                 stack.enter_context(self._locked(key, device, began))
             self._require_empty()
-            self._locks = stack.pop_all()
-        self._acquired_at = time.monotonic()
-        for device in self._accelerator.devices:
-            self._accelerator.reset_peak(device)
-        self._sink.emit(
-            LeaseAcquired(
-                models=self._models,
-                devices=self._accelerator.devices,
-                memory=self._measure(),
-                waited_seconds=self._acquired_at - began,
+            for device in self._accelerator.devices:
+                self._accelerator.reset_peak(device)
+            self._acquired_at = time.monotonic()
+            self._sink.emit(
+                LeaseAcquired(
+                    models=self._models,
+                    devices=self._accelerator.devices,
+                    memory=self._measure(),
+                    waited_seconds=self._acquired_at - began,
+                )
             )
-        )
+            self._locks = stack.pop_all()  # last: whatever fails before gives the locks back
         return self
 
     def __exit__(
@@ -86,18 +91,19 @@ class GpuLease:
     ) -> None:
         """Verify that the memory is back, say so, and give the locks back."""
         with self._locks:
-            if error is not None:
-                for each in _chain(error):
-                    traceback.clear_frames(each.__traceback__)
-            held = self._await_return()
-            if held and error is not None:
-                forget_frames(error)
-                held = self._await_return()
+            try:
+                held = self._settle(error)
+                memory = self._measure()
+            except Exception:
+                # A device that is broken cannot be measured either; what broke it is the error to report.
+                if error is None:
+                    raise
+                held, memory = (), {}
             self._sink.emit(
                 LeaseReleased(
                     models=self._models,
                     devices=self._accelerator.devices,
-                    memory=self._measure(),
+                    memory=memory,
                     held=held,
                     held_seconds=time.monotonic() - self._acquired_at,
                 )
@@ -108,9 +114,20 @@ class GpuLease:
                 "notebook variable) and run again"
             )
 
+    def _settle(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
+        """Let go of what an error keeps alive, and wait for the memory; what is still held."""
+        ours = [each for each in error_chain(error) if id(each) not in self._handled_before]
+        for each in ours:
+            traceback.clear_frames(each.__traceback__)
+        held = self._await_return()
+        if held and ours:
+            forget_frames(ours)
+            held = self._await_return()
+        return held
+
     def _require_empty(self) -> None:
-        if self._await_return():
-            held = _held_tensors(self._accelerator.devices, self._over_residue())
+        held = self._await_return()
+        if held:
             raise DeviceNotEmptyError(
                 f"{', '.join(self._models)} cannot have the devices alone, they already hold {_name(held)}: delete "
                 "these tensors first"
@@ -121,21 +138,20 @@ class GpuLease:
         deadline = time.monotonic() + RETURN_TIMEOUT_SECONDS
         while True:
             gc.collect()
+            self._accelerator.clear_workspaces()
             for device in self._accelerator.devices:
                 self._accelerator.empty_cache(device)
-            over = self._over_residue()
+            allocated = {device: stats.allocated_bytes for device, stats in self._measure().items()}
+            held = _held_tensors({device: size for device, size in allocated.items() if size})
+            # What a live Python object holds does not come back by waiting; a library's own workspace may stay.
+            if held:
+                return held
+            over = {device: size for device, size in allocated.items() if size > self._accelerator.residue_bytes}
             if not over:
                 return ()
-            held = _held_tensors(self._accelerator.devices, over)
-            # What a live Python object holds does not come back by waiting.
-            if any(tensor.shape is not None for tensor in held) or time.monotonic() > deadline:
-                return held
+            if time.monotonic() > deadline:
+                return tuple(HeldTensor(device=d, shape=None, dtype="", size_bytes=size) for d, size in over.items())
             time.sleep(POLL_SECONDS)
-
-    def _over_residue(self) -> dict[str, int]:
-        memory = self._measure()
-        allowed = self._accelerator.residue_bytes
-        return {name: stats.allocated_bytes for name, stats in memory.items() if stats.allocated_bytes > allowed}
 
     def _measure(self) -> dict[str, MemoryStats]:
         return {device: self._accelerator.memory(device) for device in self._accelerator.devices}
@@ -184,25 +200,25 @@ class GpuLease:
             time.sleep(POLL_SECONDS)
 
 
-def forget_frames(error: BaseException) -> None:
-    """Let go of all that an error's traceback keeps alive; its text stays, as a note of the error.
+def forget_frames(errors: Sequence[BaseException]) -> None:
+    """Let go of all that the tracebacks of errors keep alive; the text of the first stays, as a note.
 
     An error keeps every tensor of the frames it passed through
     (https://github.com/pytorch/pytorch/issues/18853). Clearing the frames is not enough: a frame also keeps
     its function, and that its closure, where torch's module calls put their inputs. So the traceback is cut after
     its first entry. Frames that still run are left alone.
     """
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    for each in _chain(error):
+    text = "".join(traceback.format_exception(type(errors[0]), errors[0], errors[0].__traceback__))
+    for each in errors:
         traceback.clear_frames(each.__traceback__)
         if each.__traceback__ is not None:
             each.__traceback__.tb_next = None
     # What `add_note` of Python 3.11 does.
-    error.__dict__.setdefault("__notes__", []).append(text.rstrip())
+    errors[0].__dict__.setdefault("__notes__", []).append(text.rstrip())
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error, its causes and its contexts."""
+def error_chain(error: BaseException | None) -> list[BaseException]:
+    """The error, its causes and its contexts; nothing for None."""
     found: dict[int, BaseException] = {}
     pending: list[BaseException | None] = [error]
     while pending:
@@ -213,9 +229,13 @@ def _chain(error: BaseException) -> list[BaseException]:
     return list(found.values())
 
 
-def _held_tensors(devices: Sequence[str], over: dict[str, int]) -> tuple[HeldTensor, ...]:
-    """The live tensors on the devices, largest first; memory that no Python tensor explains has no shape."""
-    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor) and str(item.device) in over]
+def _held_tensors(allocated: dict[str, int]) -> tuple[HeldTensor, ...]:
+    """The live Python tensors on these devices, largest first."""
+    if not allocated:
+        return ()
+    tensors = [
+        item for item in gc.get_objects() if issubclass(type(item), torch.Tensor) and str(item.device) in allocated
+    ]
     named = [
         HeldTensor(
             device=str(tensor.device),
@@ -225,13 +245,7 @@ def _held_tensors(devices: Sequence[str], over: dict[str, int]) -> tuple[HeldTen
         )
         for tensor in tensors
     ]
-    explained = {tensor.device for tensor in named}
-    unknown = [
-        HeldTensor(device=device, shape=None, dtype="", size_bytes=over[device])
-        for device in devices
-        if device in over and device not in explained
-    ]
-    return tuple(sorted(named, key=lambda tensor: -tensor.size_bytes)) + tuple(unknown)
+    return tuple(sorted(named, key=lambda tensor: -tensor.size_bytes))
 
 
 def _name(held: Sequence[HeldTensor]) -> str:
@@ -243,7 +257,7 @@ def _name(held: Sequence[HeldTensor]) -> str:
 def _write_holder(path: Path, models: Sequence[str]) -> None:
     record = {"pid": os.getpid(), "models": list(models), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     # All users share the folder: never follow a link that somebody put there. A file that a killed process of
-    # another user left cannot be replaced; the lock holds all the same, only unnamed.
+    # another user left cannot be replaced; the lock holds all the same.
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -253,6 +267,8 @@ def _write_holder(path: Path, models: Sequence[str]) -> None:
 def _read_holder(path: Path) -> str:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(PermissionError):  # alive, and somebody else's
+            os.kill(record["pid"], 0)  # a record that a killed process left names nobody
         return f"process {record['pid']} ({', '.join(record['models'])}) since {record['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

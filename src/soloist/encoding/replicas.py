@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import gc
 import queue
 import threading
 from collections.abc import Sequence
@@ -20,11 +21,11 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from soloist.devices.accelerator import Accelerator, run_on
-from soloist.devices.lease import forget_frames
+from soloist.devices.lease import error_chain, forget_frames
 from soloist.encoding.batching import halves
 from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
-from soloist.errors import BadVectorError, EncodingError, ModelTooLargeError, RowTooLargeError, SoloistError
-from soloist.events import BatchEncoded, BatchSplit, EventSink
+from soloist.errors import BadVectorError, EncodingError, ModelTooLargeError, RowTooLargeError
+from soloist.events import BatchEncoded, BatchSplit, EventSink, Notice
 from soloist.models.loading import StagedModel
 from soloist.types import Batch
 
@@ -120,6 +121,9 @@ class Replicas:
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
+        except KeyboardInterrupt:
+            self._sink.emit(Notice(about="interrupted", message="the batches in work end, then the devices are free"))
+            raise
         finally:
             job.stop.set()
             concurrent.futures.wait(futures)
@@ -128,18 +132,13 @@ class Replicas:
         """Work off batches on one device until none is left; the body of a thread."""
         try:
             with run_on(device):
-                self._work_off(job, device, first)
-                while not job.stop.is_set():
-                    self._work_off(job, device, job.batches.get_nowait())
-        except queue.Empty:
-            return
-        except SoloistError:
+                batch: Batch | None = first
+                while batch is not None and not job.stop.is_set():
+                    self._work_off(job, device, batch)
+                    batch = _next(job.batches)
+        except BaseException:
             job.stop.set()
             raise
-        except Exception as exc:
-            job.stop.set()
-            forget_frames(exc)
-            raise EncodingError(f"{self._staged.spec.name} failed on {device}: {type(exc).__name__}: {exc}") from exc
 
     def _work_off(self, job: _Job, device: str, batch: Batch) -> None:
         """Encode a batch, in halves for as long as the device has no room for more."""
@@ -151,6 +150,7 @@ class Replicas:
                 job.rows_per_device[device] += len(current.rows)
                 self._sink.emit(BatchEncoded(model=self._staged.spec.name, device=device, rows=len(current.rows)))
                 continue
+            gc.collect()
             self._accelerator.empty_cache(device)
             if len(current.rows) == 1:
                 raise RowTooLargeError(self._row_complaint(job, device, current, complaint))
@@ -173,8 +173,11 @@ class Replicas:
             features = self._encoder.collate(job.tokenized, batch)
             job.vectors[list(batch.rows)] = forward(self._modules[device], features, device)
             return None
-        except torch.OutOfMemoryError as exc:
-            return str(exc)
+        except Exception as exc:
+            if is_out_of_memory(exc):
+                return str(exc)
+            forget_frames(error_chain(exc))
+            raise EncodingError(f"{self._staged.spec.name} failed on {device}: {type(exc).__name__}: {exc}") from exc
 
     def _row_complaint(self, job: _Job, device: str, batch: Batch, complaint: str) -> str:
         return (
@@ -187,7 +190,9 @@ class Replicas:
         complaint = None
         try:
             return replicate(self._staged.module, device) if self._accelerator.copies_weights else self._staged.module
-        except torch.OutOfMemoryError as exc:
+        except RuntimeError as exc:
+            if not is_out_of_memory(exc):
+                raise
             complaint = str(exc)
         need, free = self._staged.weights_bytes / 1e9, self._accelerator.memory(device).free_bytes / 1e9
         raise ModelTooLargeError(
@@ -213,6 +218,25 @@ class Replicas:
                 "or zero) in float32 too: remove the chunk, or leave this model out"
             )
         return vectors
+
+
+# What torch says of memory that is short without raising its OutOfMemoryError: cuBLAS on a nearly full device, the
+# driver itself, and the allocator of the CPU.
+_OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "can't allocate memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that a smaller batch could succeed."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def _next(batches: queue.SimpleQueue[Batch]) -> Batch | None:
+    try:
+        return batches.get_nowait()
+    except queue.Empty:
+        return None
 
 
 def replicate(module: SentenceTransformer, device: str, dtype: torch.dtype | None = None) -> SentenceTransformer:
