@@ -7,7 +7,9 @@ Writes, below --output-root:
     <collection>/<collection>_ids.json              the rows' ids
     <collection>/<collection>_metadata.jsonl        a line a row: id, text, metadata
     <collection>/<collection>_processing_stats.json settings, figures and lease events; written last
-    run/                                            soloist's own run folder, with every model's vectors
+    run/                                            the last run's own folder, with every model's vectors
+
+`run/` is replaced as a whole by each command that embeds: it has the collections of that command, and no others.
 
 Exit codes: 0 done, 1 failed, 2 usage or flags that contradict each other.
 """
@@ -16,13 +18,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +42,11 @@ from processor.ultimate_embedder.config import FUSION_METHODS, EnsembleConfig  #
 from processor.ultimate_embedder.log import logger, make_visible  # noqa: E402
 from soloist.config import DEFAULT_MODELS, SourceConfig  # noqa: E402
 from soloist.errors import ConfigError, OutputError, SoloistError  # noqa: E402
-from soloist.sources import discover  # noqa: E402
+from soloist.sources import discover, read_chunks  # noqa: E402
 from soloist.stores import RunFolder, folder_name  # noqa: E402
 from soloist.stores.atomic import atomic_path, disk_errors, make_folder  # noqa: E402
 from soloist.stores.jsontext import json_text  # noqa: E402
+from soloist.types import Collection  # noqa: E402
 
 if TYPE_CHECKING:
     from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4
@@ -122,12 +126,15 @@ def embed_collections(options: argparse.Namespace) -> None:
         SoloistError: see `soloist.errors`; results of collections that were there before are still whole.
     """
     output: Path = options.output_root.resolve()
-    names = [found.name for found in discover(options.chunks_root, SourceConfig(), tuple(options.collections))]
+    collections = discover(options.chunks_root, SourceConfig(), tuple(options.collections))
+    names = [collection.name for collection in collections]
     _require_usable(output, names)
-    skipped = {name: _stored_item(output, name, options) for name in names if _is_done(output, name, options)}
+    embedder = _embedder(options)
+    done = [collection for collection in collections if _is_done(output, collection.name, options)]
+    skipped = {one.name: _stored_item(output, one, _request(options, embedder.fingerprints)) for one in done}
     for name in skipped:
         logger.info("%s: left out, its results are already there (--skip-existing)", name)
-    items = _embed(options, output, tuple(skipped)) if len(skipped) < len(names) else {}
+    items = _embed(embedder, options, output, tuple(skipped)) if len(skipped) < len(names) else {}
     # A collection in neither has no chunks and was not asked for.
     empty = {name: {"collection": name, "chunks": 0, "ensemble_mode": _mode(options)} for name in names}
     _write_json(
@@ -138,18 +145,18 @@ def embed_collections(options: argparse.Namespace) -> None:
         _zip(output)
 
 
-def _embed(options: argparse.Namespace, output: Path, skipped: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def _embed(
+    embedder: UltimateKaggleEmbedderV4, options: argparse.Namespace, output: Path, skipped: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
     """One run over all collections but the skipped ones; a summary item each."""
-    embedder = _embedder(options)
     root, asked = options.chunks_root, options.collections
     if not embedder.load_chunks_from_processing(root, collections=asked, exclude=skipped)["total_chunks"]:
         return {}
     with _temporary_folder(output) as temporary:
         results = embedder.generate_embeddings_kaggle_optimized(output_dir=temporary / RUN)
         assert embedder.last_run is not None
-        for name in embedder.last_run.counts:
-            _stats_file(output, name).unlink(missing_ok=True)  # what follows is not whole until it is back
-        run = _install(embedder.last_run, output / RUN, temporary)
+        install(temporary / RUN, output / RUN, temporary / "replaced")
+    run = dataclasses.replace(embedder.last_run, folder=RunFolder.open(output / RUN))
     return {name: _write_collection(run, results, name, output, options) for name in run.counts}
 
 
@@ -188,13 +195,14 @@ def _mode(options: argparse.Namespace) -> str:
     return "exclusive" if options.exclusive_ensemble else "sequential"
 
 
-def _request(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything asked for that changes a vector: what results must agree on to be kept."""
+def _request(options: argparse.Namespace, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """All but the chunks that changes a vector: what results must agree on to be kept."""
+    common = {"matryoshka_dim": options.matryoshka_dim, "fingerprints": dict(fingerprints)}
     if not options.enable_ensemble:
-        return {"models": [options.model], "matryoshka_dim": options.matryoshka_dim}
+        return {"models": [options.model], **common}
     return {
         "models": _roster(options),
-        "matryoshka_dim": options.matryoshka_dim,
+        **common,
         "aggregation_method": _aggregation(options),
         "model_weights": options.model_weights,
     }
@@ -204,6 +212,8 @@ def _write_collection(
     run: FinishedRun, results: dict[str, Any], name: str, output: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """The files of one collection; its item of the summary."""
+    with disk_errors(_stats_file(output, name)):
+        _stats_file(output, name).unlink(missing_ok=True)  # the rest is not whole until it is back
     _write_vectors(run, name, _file(output, name, "embeddings.npy"))
     _write_json(_file(output, name, "ids.json"), [row for ids, _ in run.shards(name) for row in ids])
     _write_metadata(run, name, _file(output, name, "metadata.jsonl"))
@@ -225,6 +235,7 @@ def _item(
 ) -> dict[str, Any]:
     """`run_*` figures are of the one run that embedded all collections of this command."""
     report = next(report for report in run.result.collections if report.name == name)
+    fingerprints = {model: report["fingerprint"] for model, report in results["model_reports"].items()}
     return {
         "collection": name,
         "chunks": report.chunks,
@@ -236,7 +247,7 @@ def _item(
         "run_seconds": results["seconds"],
         "run_chunks_per_second": results["chunks_per_second"],
         "output_folder": str(output / folder_name(name)),
-        "request": _request(options),
+        "request": {**_request(options, fingerprints), "chunks": _digest_of_run(run, name)},
     }
 
 
@@ -245,21 +256,44 @@ def _is_done(output: Path, name: str, options: argparse.Namespace) -> bool:
     return bool(options.skip_existing) and all(file.is_file() for file in needed)
 
 
-def _stored_item(output: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The summary item of a collection that was embedded before, in the same way."""
-    file = _stats_file(output, name)
+def _stored_item(output: Path, collection: Collection, request: dict[str, Any]) -> dict[str, Any]:
+    """The summary item of a collection that was embedded before: the same chunks, in the same way."""
+    file = _stats_file(output, collection.name)
     try:
         stats = json.loads(file.read_text(encoding="utf-8"))
-        made_with = stats["request"]
+        made_with = dict(stats["request"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(f"{file} cannot be read as processing stats: use --no-skip-existing to replace it") from exc
-    if made_with != _request(options):
+    asked = {**request, "chunks": _digest_of_source(collection)}
+    other = [name.replace("_", " ") for name in {**asked, **made_with} if asked.get(name) != made_with.get(name)]
+    if other:
         raise ConfigError(
-            f"the results of {name} were made with {json.dumps(made_with)}, which is not what is asked for now: use "
+            f"the results of {collection.name} were made with other {', '.join(other)} than are asked for now: use "
             "--no-skip-existing, or another --output-root"
         )
     details = {"model_reports", "notices", "gpu_lease_events", "lease_events"}
     return {**{key: value for key, value in stats.items() if key not in details}, "skipped_existing": True}
+
+
+def _digest_of_source(collection: Collection) -> str:
+    chunks = read_chunks(collection, SourceConfig(), lambda _skipped: None)
+    return _digest((chunk.id, chunk.text) for chunk, _ in chunks)
+
+
+def _digest_of_run(run: FinishedRun, collection: str) -> str:
+    shards = (run.folder.read_shard(collection, index) for index in run.folder.shards(collection))
+    return _digest(pair for shard in shards for pair in zip(shard.ids, shard.texts, strict=True))
+
+
+def _digest(ids_and_texts: Iterable[tuple[str, str]]) -> str:
+    """32 hex digits over what is embedded, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in ids_and_texts:
+        for part in pair:
+            data = part.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big"))
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def _require_usable(output: Path, names: Iterable[str]) -> None:
@@ -285,18 +319,20 @@ def _temporary_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _install(run: FinishedRun, target: Path, temporary: Path) -> FinishedRun:
-    """Move a run to its place, collection by collection; other collections that are there stay, run.json comes last."""
+def install(made: Path, target: Path, replaced: Path) -> None:
+    """Move the folder `made` to `target`, and what is there to `replaced`.
+
+    Raises:
+        OutputError: it cannot be moved; what was at `target` is there as before.
+    """
     with disk_errors(target):
-        make_folder(target)
-        replaced = temporary / "replaced"
-        replaced.mkdir()
-        for entry in sorted(run.folder.path.iterdir(), key=lambda entry: entry.name == "run.json"):
-            place = target / entry.name
-            if place.is_dir():
-                place.rename(replaced / entry.name)
-            entry.replace(place)
-    return dataclasses.replace(run, folder=RunFolder.open(target))
+        try:
+            if target.exists():
+                target.rename(replaced)
+            made.rename(target)
+        finally:
+            if replaced.exists() and not target.exists():
+                replaced.rename(target)
 
 
 def _file(output: Path, collection: str, ending: str) -> Path:

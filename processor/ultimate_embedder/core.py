@@ -139,6 +139,11 @@ class UltimateKaggleEmbedderV4:
         return results_of(self.last_run, self.model_name, self.ensemble_mode, self.telemetry.gpu_lease_events)
 
     @property
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of what decides each model's vectors, by its name: the model reports of a run have the same."""
+        return {name: staged.fingerprint for name, staged in self._staged.items()}
+
+    @property
     def embeddings(self) -> NDArray[np.float32] | None:
         """The last run's vectors, (chunks, dim) float32, sorted by collection, each in input order; None before a run.
 

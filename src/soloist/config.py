@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,17 +101,26 @@ class RunConfig:
             raise ConfigError(f"token_budget is {self.token_budget}: give a number of tokens of 1 or more")
         if self.shard_chunks < 1:
             raise ConfigError(f"shard_chunks is {self.shard_chunks}: give a number of chunks of 1 or more")
+        timeout = self.lease_timeout_seconds
+        if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
+            raise ConfigError(
+                f"lease_timeout_seconds is {timeout}: give seconds of 0 or more, or leave it out to wait without end"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON-ready values, in the field names' own order."""
         return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
 
     def fingerprint(self) -> str:
-        """A digest of everything here that can change a vector or what is embedded: 16 hex digits."""
+        """A digest of these settings, without those that only say where and when: 16 hex digits.
+
+        Models and chunks have digests of their own: a model's fingerprint covers weights, prompts, limit and dtype.
+        """
         decisive = {
             key: value
             for key, value in self.to_dict().items()
-            if key not in {"out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode"}
+            if key
+            not in {"chunks_root", "out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode", "catalogue"}
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -86,7 +86,9 @@ class LeaseWaiting(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseAcquired(Event):
-    """The devices are ours alone, and empty. `memory` is measured before anything is put on them."""
+    """The locks are ours, and nothing of this process is on the devices. `memory` is measured before anything is
+    put on them; what other processes hold is `total` less `free`.
+    """
 
     models: tuple[str, ...]
     devices: tuple[str, ...]

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapters.conftest import write_catalogue, write_collection
+from support import tiny_models
 
-from scripts.embed_collections_v5 import main
+from scripts.embed_collections_v5 import install, main
+from soloist.errors import OutputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,8 +98,9 @@ def test_existing_results_are_left_alone_or_replaced(
     assert files_of(tmp_path / "notes") == before
     assert [item["skipped_existing"] for item in read(tmp_path / "embedding_summary.json")] == [True, False]
     assert "notes: left out" in caplog.text
-    # The run folder still has the vectors of the collection that was left out.
-    assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"notes", "test_collection"}
+    # The run folder has what its run.json says, and nothing of an earlier run.
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"test_collection"}
+    assert [item["name"] for item in read(tmp_path / "run/run.json")["collections"]] == ["test_collection"]
     assert embed(chunks_root, tmp_path, "--skip-existing") == 0
     assert embed(chunks_root, tmp_path) == 0
     after = files_of(tmp_path / "notes")
@@ -112,6 +116,38 @@ def test_results_of_another_model_are_not_taken_for_these(
     assert embed(chunks_root, tmp_path, "--skip-existing", model="bge-m3") == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert "--no-skip-existing" in line
+
+
+@pytest.mark.parametrize(("changed", "part"), [("model", "other fingerprints"), ("text", "other chunks")])
+def test_results_of_other_weights_or_texts_are_not_kept(
+    changed: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches vectors of weights or texts that were replaced under the same name, and a refusal that costs them."""
+    file = write_collection(tmp_path / "chunks/notes", [{"text": f"text {i}"} for i in range(4)]) / "a_chunks.json"
+    catalogue = write_catalogue(tmp_path / "own.toml", {"own": tiny_models.make_bert(tmp_path / "first")})
+    monkeypatch.setenv("SOLOIST_CATALOGUE", str(catalogue))
+    output = tmp_path / "out"
+    assert embed(tmp_path / "chunks", output, model="own") == 0
+    assert embed(tmp_path / "chunks", output, "--skip-existing", model="own") == 0
+    if changed == "model":
+        write_catalogue(catalogue, {"own": tiny_models.make_bert(tmp_path / "second", num_hidden_layers=1)})
+    else:
+        file.write_text(file.read_text().replace("text 0", "another text"))
+    before = files_of(output)
+    assert embed(tmp_path / "chunks", output, "--skip-existing", model="own") == 1
+    assert part in capsys.readouterr().err
+    assert files_of(output) == before
+    assert embed(tmp_path / "chunks", output, "--no-skip-existing", model="own") == 0
+
+
+def test_a_run_that_cannot_be_moved_leaves_the_old_one(tmp_path: Path) -> None:
+    """Catches an old run that is deleted with the temporary folder when the new one does not arrive."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("old")
+    with pytest.raises(OutputError, match="cannot write"):
+        install(tmp_path / "absent", tmp_path / "run", tmp_path / "replaced")
+    assert (tmp_path / "run/run.json").read_text() == "old"
+    assert not (tmp_path / "replaced").exists()
 
 
 def test_the_output_can_be_packed(chunks_root: Path, tmp_path: Path) -> None:

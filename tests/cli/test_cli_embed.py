@@ -115,6 +115,11 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
         (["--models", "wordlama"], 2, "did you mean wordllama"),
         (["--weights", "wordllama"], 2, "--weights has 'wordllama'"),
         (["--weights", "other=1"], 2, "no model of this run"),
+        (["--weights", "wordllama=.9, wordllama=.1"], 2, "--weights names wordllama twice"),
+        (["--collections", ""], 2, "--collections names nothing"),
+        (["--file-patterns", " , "], 2, "--file-patterns names nothing"),
+        (["--lease-timeout-seconds", "nan"], 2, "lease_timeout_seconds is nan"),
+        (["--lease-timeout-seconds", "-1"], 2, "lease_timeout_seconds is -1"),
         (["--dim", "0"], 2, "dim is 0"),
         (["--accelerator", "tpu"], 2, "'tpu' is not understood"),
         (["--config", "missing.toml"], 2, "missing.toml cannot be read"),
@@ -132,6 +137,14 @@ def test_each_error_is_one_line(options, extra, code, part):
     assert result.stderr.splitlines()[-1] == errors[0]
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_an_empty_list_of_models_is_refused(tmp_path, chunks_root):
+    """A script's empty variable must not start a run with the default models."""
+    result = invoke("embed", chunks_root, "--out", tmp_path / "run", "--models", "")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("soloist: error: --models names nothing")
+    assert not (tmp_path / "run").exists()
 
 
 def test_debug_shows_the_traceback_and_the_line(options):

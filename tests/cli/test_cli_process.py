@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 COMMAND = (sys.executable, "-c", "from soloist.cli import main; main()")
-STOPPED = "soloist: stopped; nothing is held on any device"
+STOPPED = "soloist: stopped"
 
 
 def start(*arguments: str, **streams) -> subprocess.Popen:

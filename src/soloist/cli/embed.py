@@ -31,16 +31,23 @@ _CONFIG_HELP = "A TOML file with these options by the same names, in snake_case;
 def _numbers_by_name(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for item in text.split(","):
-        name, _, number = item.rpartition("=")
+        name, _, number = (part.strip() for part in item.rpartition("="))
+        if name in weights:
+            raise ConfigError(f"--weights names {name} twice: give each model one weight, e.g. a=.7,b=.3")
         try:
-            weights[name.strip()] = float(number)
+            weights[name] = float(number)
         except ValueError as exc:
             raise ConfigError(f"--weights has {item!r}: give model=number, e.g. a=.7,b=.3") from exc
     return weights
 
 
-def _split(items: Sequence[str] | None) -> list[str] | None:
-    return [part.strip() for item in items for part in item.split(",") if part.strip()] if items else None
+def _split(option: str, items: Sequence[str] | None) -> list[str] | None:
+    if not items:  # typer gives an empty list for an option that was not given
+        return None
+    names = [part.strip() for item in items for part in item.split(",") if part.strip()]
+    if not names:
+        raise ConfigError(f"{option} names nothing: give names such as a,b, or leave it out")
+    return names
 
 
 def embed(
@@ -92,7 +99,7 @@ def embed(
     del given["config"], given["debug"]
     with exit_codes(debug=debug):
         for name in ("collections", "models", "file_patterns"):
-            given[name] = _split(given[name])
+            given[name] = _split(f"--{name.replace('_', '-')}", given[name])
         given["weights"] = _numbers_by_name(weights) if weights is not None else None
         _run(_config(config, given))
 

@@ -41,8 +41,8 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
 
 
 def say_stopped() -> None:
-    """Say on stderr what Ctrl-C has left behind: nothing."""
-    typer.echo("soloist: stopped; nothing is held on any device", err=True)
+    """Say on stderr that Ctrl-C was heard; what became of the devices is for the progress lines to say."""
+    typer.echo("soloist: stopped", err=True)
 
 
 def _say_error(message: str, debug: bool) -> None:
