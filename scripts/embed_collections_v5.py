@@ -42,10 +42,10 @@ from processor.ultimate_embedder.config import FUSION_METHODS, EnsembleConfig  #
 from processor.ultimate_embedder.log import logger, make_visible  # noqa: E402
 from soloist.config import DEFAULT_MODELS, SourceConfig  # noqa: E402
 from soloist.errors import ConfigError, OutputError, SoloistError  # noqa: E402
+from soloist.jsontext import json_text  # noqa: E402
 from soloist.sources import discover, read_chunks  # noqa: E402
 from soloist.stores import RunFolder, folder_name  # noqa: E402
 from soloist.stores.atomic import atomic_path, disk_errors, make_folder  # noqa: E402
-from soloist.stores.jsontext import json_text  # noqa: E402
 from soloist.types import Collection  # noqa: E402
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ adapters and `run.json` are readers of this one stream.
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from soloist.jsontext import json_text
 from soloist.types import HeldTensor, MemoryStats
 
 
@@ -237,7 +237,7 @@ class JsonLinesSink:
         """Write the event as one line; batches are too many to keep."""
         if isinstance(event, BatchEncoded):
             return
-        self._file.write(json.dumps(event_to_dict(event, self._clock()), ensure_ascii=False) + "\n")
+        self._file.write(json_text(event_to_dict(event, self._clock())) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -170,7 +170,7 @@ def test_ctrl_c_in_a_pass(config, tmp_path, interrupts):
     time.sleep(1)
     for _ in range(interrupts):
         os.kill(process.pid, signal.SIGINT)
-        time.sleep(0.3)
+        time.sleep(0.05)  # all within the batch that is in work
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out.strip()) == (0, "[0, 0]"), err
     last = [json.loads(line) for line in events.read_text().splitlines()][-2:]

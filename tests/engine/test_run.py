@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -162,6 +163,12 @@ def test_unknown_models_and_weights_are_refused_early(embed):
         embed(fusion=FusionConfig(weights={"qwen2": 1, "qwen3": 1}))
     with pytest.raises(FusionError, match="dim is 50 but xlm-roberta has only 48 dims"):
         embed(fusion=FusionConfig(method="mean", dim=50))
+
+
+def test_a_run_folder_among_the_chunks_is_refused(config, chunks_root):
+    """The next run would take its vectors and its log for a collection."""
+    with pytest.raises(ConfigError, match="is inside the folder of chunks"):
+        run(dataclasses.replace(config, out=chunks_root / "run"))
 
 
 def test_two_names_that_differ_in_case_only_are_refused(embed, tiny_models, tmp_path):

@@ -23,7 +23,7 @@ from sentence_transformers import SentenceTransformer
 from soloist.errors import ConfigError, ModelLoadError
 from soloist.models.catalogue import BUILT_IN, resolve
 from soloist.models.fingerprint import file_sha256
-from soloist.models.loading import StagedModel, stage
+from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.location import locate, weight_files
 from soloist.models.spec import ModelSpec
 
@@ -349,3 +349,28 @@ def test_a_cached_hub_snapshot_is_used_before_a_package(
     (snapshot / "model.safetensors").unlink()
     assert stage(spec, "float32").dim == 384
     assert stage(replace(spec, package=None, source=str(tiny_models["bert"])), "float32").revision is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("gemma3_text", True), ("gemma3", True), ("gemma2", False), ("bert", False), (None, False)]
+)
+def test_the_gemma_3_family_is_known_by_its_configuration(bert: Path, kind: str | None, expected: bool) -> None:
+    """Catches a copy of embeddinggemma under another name that runs in float16 and gives NaN."""
+    _edit(bert / "config.json", lambda config: config.update(model_type=kind))
+    assert overflows_float16(resolve(str(bert))) is expected
+
+
+def test_overflow_is_found_where_the_network_has_a_folder_of_its_own(bert: Path) -> None:
+    """Catches a look at the model's folder alone, where older pipelines have no config.json."""
+    (bert / "0_Transformer").mkdir()
+    (bert / "config.json").unlink()
+    (bert / "0_Transformer" / "config.json").write_text('{"model_type": "gemma3_text"}')
+    _edit(bert / "modules.json", lambda modules: modules[0].update(path="0_Transformer"))  # type: ignore[index]
+    assert overflows_float16(resolve(str(bert)))
+
+
+def test_a_configuration_that_cannot_be_read_is_one_sentence(bert: Path) -> None:
+    """Catches a traceback from the look that comes before the load."""
+    (bert / "config.json").write_text("{")
+    with pytest.raises(ModelLoadError, match="bert cannot be loaded from"):
+        overflows_float16(resolve(str(bert)))

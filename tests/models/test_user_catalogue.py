@@ -37,6 +37,7 @@ def test_a_new_model_has_what_the_file_says(tmp_path: Path) -> None:
         dim = 64
         matryoshka_dims = [64, 32]
         dtype = "bfloat16"
+        overflows_float16 = true
         trust_remote_code = true
         licence = "cc-by-nc-4.0"
         """,
@@ -44,7 +45,8 @@ def test_a_new_model_has_what_the_file_says(tmp_path: Path) -> None:
     catalogue = load_catalogue(path)
     assert catalogue.get("mine") == ModelSpec(
         name="mine", source="org/mine", revision="v2", document_prompt="doc: ", query_prompt="", max_tokens=128, dim=64,
-        matryoshka_dims=(32, 64), dtype="bfloat16", trust_remote_code=True, licence="cc-by-nc-4.0", non_commercial=True,
+        matryoshka_dims=(32, 64), dtype="bfloat16", overflows_float16=True, trust_remote_code=True,
+        licence="cc-by-nc-4.0", non_commercial=True,
     )  # fmt: skip
     assert set(catalogue.names()) == {*BUILT_IN.names(), "mine"}
 
@@ -113,6 +115,7 @@ def test_folders_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         ("[models.bge-m3]\nmatryoshka_dims = [64, 'x']", "matryoshka_dims is"),
         ("[models.bge-m3]\nmatryoshka_dims = [2048]", "up to 2048, beyond dim 1024"),
         ("[models.bge-m3]\ndtype = 'fp16'", "dtype is 'fp16': give one of auto, float32"),
+        ("[models.bge-m3]\noverflows_float16 = 'yes'", "overflows_float16 is 'yes': give true or false"),
         ("[models.bge-m3]\ntrust_remote_code = 1", "trust_remote_code is 1: give true or false"),
     ],
 )

@@ -23,6 +23,9 @@ from soloist.types import Batch
 
 Features = dict[str, Any]
 _PADDED_FEATURES = {"input_ids", "attention_mask", "token_type_ids"}
+# A Rust tokenizer's truncation is a setting of the object, and models that share weights share that object. One
+# lock for all of them: a tokenizer has threads of its own, so two at a time would gain nothing.
+_tokenizing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,15 +48,18 @@ class Encoder:
     """The model-specific side of encoding: tokenizing, padding, and one forward pass.
 
     Raises:
-        ModelLoadError: the model is no plain text encoder.
+        ModelLoadError: the model is no plain text encoder, or its tokenizer cannot pad.
     """
 
     def __init__(self, staged: StagedModel) -> None:
         self._staged = staged
         self._tokenizer: Any = staged.module.tokenizer
-        # A Rust tokenizer's truncation is a setting of the object, not of the call.
-        self._tokenizing = threading.Lock()
-        probe = staged.module.preprocess(["a"], prompt=staged.document_prompt or None)
+        if not staged.is_static and getattr(self._tokenizer, "pad_token_id", 0) is None:
+            raise ModelLoadError(
+                f"{staged.spec.name} has a tokenizer without a pad token: set pad_token in its tokenizer_config.json"
+            )
+        with _tokenizing:
+            probe = staged.module.preprocess(["a"], prompt=staged.document_prompt or None)
         self._tensor_names = {name for name, value in probe.items() if isinstance(value, torch.Tensor)}
         self._constants = {name: value for name, value in probe.items() if name not in self._tensor_names}
         known = {"input_ids", "offsets"} if staged.is_static else _PADDED_FEATURES
@@ -61,10 +67,15 @@ class Encoder:
             names = ", ".join(sorted(self._tensor_names))
             raise ModelLoadError(f"{staged.spec.name} is no plain text encoder (it asks for {names}): choose another")
 
+    @property
+    def staged(self) -> StagedModel:
+        """The model that this encodes for."""
+        return self._staged
+
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Token ids of documents, with the document prompt before each text."""
         prompted = [self._staged.document_prompt + text for text in texts]
-        with self._tokenizing:
+        with _tokenizing:
             whole = self._ids(prompted, limit=None)
             limit = self._staged.max_tokens
             long = [row for row, ids in enumerate(whole) if limit is not None and len(ids) > limit]

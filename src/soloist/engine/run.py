@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, GpuLease, open_accelerator
 from soloist.encoding.encoder import Encoder, TokenizedTexts
 from soloist.encoding.replicas import Replicas
 from soloist.engine.ingest import ShardRef, ingest
+from soloist.engine.interrupts import first_interrupt_only
 from soloist.engine.lookahead import Lookahead
 from soloist.engine.plan import Pass, RunPlan, plan_run
 from soloist.engine.result import ResultBuilder, RunResult
@@ -36,7 +37,7 @@ from soloist.events import (
 from soloist.fusion import FusionPlan, Member, fuse, plan_fusion
 from soloist.models.catalogue import resolve
 from soloist.models.dtype import resolve_dtype
-from soloist.models.loading import StagedModel, stage
+from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.sources import discover
@@ -66,6 +67,7 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
         SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
             used, the run folder is emptied again, so that the same command can be given once more.
     """
+    _require_apart(config)
     specs = select_models(config)
     accelerator = open_accelerator(config.accelerator)
     collections = discover(config.chunks_root, config.source, config.collections)
@@ -80,11 +82,13 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
                 _announce(config, specs, accelerator, sink)
                 shards = ingest(collections, config.source, folder, config.shard_chunks, sink, config.collections)
                 staged = _stage_all(specs, config, accelerator, sink)
+                encoders = {name: Encoder(model) for name, model in staged.items()}
                 fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             _warn_of_fusion(fusion, sink)
             plan = _plan(config, staged, accelerator)
             for each in plan.passes:
-                _run_pass(each, plan, staged, shards, accelerator, folder, config, sink)
+                with first_interrupt_only():
+                    _run_pass(each, plan, encoders, shards, accelerator, folder, config, sink)
             if fusion is not None:
                 _fuse_all(fusion, shards, folder, sink)
         except BaseException as exc:
@@ -94,6 +98,14 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
     result = builder.result(staged, fusion)
     folder.write_json("run.json", result.to_dict())
     return result
+
+
+def _require_apart(config: RunConfig) -> None:
+    if config.out.resolve().is_relative_to(config.chunks_root.resolve()):
+        raise ConfigError(
+            f"the run folder {config.out} is inside the folder of chunks, where its files would be read as chunks: "
+            "choose another --out"
+        )
 
 
 def select_models(config: RunConfig) -> dict[str, ModelSpec]:
@@ -145,9 +157,10 @@ def _stage_all(
     """Every model in host memory before the first lease: one that cannot be loaded fails the run at its start."""
     staged: dict[str, StagedModel] = {}
     for name, spec in specs.items():
-        dtype = resolve_dtype(spec, config.dtype, device_kind=accelerator.kind, capability=accelerator.capability)
         began = time.perf_counter()
-        model = stage(spec, dtype)
+        known = replace(spec, overflows_float16=overflows_float16(spec))
+        dtype = resolve_dtype(known, config.dtype, device_kind=accelerator.kind, capability=accelerator.capability)
+        model = stage(known, dtype)
         staged[name] = model
         sink.emit(
             ModelStaged(
@@ -173,7 +186,7 @@ def _plan(config: RunConfig, staged: dict[str, StagedModel], accelerator: Accele
 def _run_pass(
     each: Pass,
     plan: RunPlan,
-    staged: dict[str, StagedModel],
+    encoders: dict[str, Encoder],
     shards: Sequence[ShardRef],
     accelerator: Accelerator,
     folder: RunFolder,
@@ -181,7 +194,6 @@ def _run_pass(
     sink: EventSink,
 ) -> None:
     """One lease: its models on all devices, every shard through every one of them."""
-    encoders = {model: Encoder(staged[model]) for model in each.models}
     lease = GpuLease(
         accelerator, each.models, sink, lock_dir=config.lock_dir, timeout_seconds=config.lease_timeout_seconds
     )
@@ -192,7 +204,7 @@ def _run_pass(
     work = ((shard, model) for shard in shards for model in each.models)
     with Lookahead(prepare, work) as prepared:
         prepared.wait_for_first()  # the devices are not held while the first shard is tokenized
-        with lease, _on_devices(each, staged, encoders, accelerator, sink) as replicas:
+        with lease, _on_devices(each, encoders, accelerator, sink) as replicas:
             for model in each.models:
                 sink.emit(
                     PassStarted(model=model, devices=accelerator.devices, chunks=sum(shard.rows for shard in shards))
@@ -205,11 +217,11 @@ def _run_pass(
 
 @contextlib.contextmanager
 def _on_devices(
-    each: Pass, staged: dict[str, StagedModel], encoders: dict[str, Encoder], accelerator: Accelerator, sink: EventSink
+    each: Pass, encoders: dict[str, Encoder], accelerator: Accelerator, sink: EventSink
 ) -> Iterator[dict[str, Replicas]]:
     with contextlib.ExitStack() as stack:
         yield {
-            model: stack.enter_context(Replicas(staged[model], encoders[model], accelerator, sink))
+            model: stack.enter_context(Replicas(encoders[model].staged, encoders[model], accelerator, sink))
             for model in each.models
         }
 

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from soloist.errors import ConfigError, ModelLoadError
 from soloist.models.fingerprint import content_digests, fingerprint
-from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, locate, weight_files
+from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, locate, network_type, weight_files
 from soloist.models.spec import ModelSpec
 from soloist.types import DType
 
@@ -46,7 +46,13 @@ _LOAD_FAILURES = (
 )  # fmt: skip
 _NOISY_LOGGERS = ("sentence_transformers", "huggingface_hub", "transformers")
 
+# Families whose activations exceed 65,504 (github.com/huggingface/transformers/issues/36822): the start of their
+# model_type.
+_OVERFLOWING = ("gemma3",)
+
 _shared_modules: weakref.WeakValueDictionary[str, SentenceTransformer] = weakref.WeakValueDictionary()
+# The limits that static models' tokenizers had, which staging lifts; so they are kept with the modules.
+_static_limits: weakref.WeakKeyDictionary[SentenceTransformer, int] = weakref.WeakKeyDictionary()
 # transformers keeps the dtype and the progress bars of a load in globals, so loads take turns.
 _lock = threading.Lock()
 
@@ -56,8 +62,8 @@ class StagedModel:
     """A model in host memory, ready to be copied to a device.
 
     `module` is shared by all that stage the same weights: leave it as it is, and on the CPU. `max_tokens` includes
-    special tokens and the prompt, and is None for static models, which read everything. `weights_bytes` counts
-    parameters and buffers once, in `dtype`. `revision` is the hub commit, where known.
+    special tokens and the prompt, and is None for models that read everything, as most static ones do.
+    `weights_bytes` counts parameters and buffers once, in `dtype`. `revision` is the hub commit, where known.
     """
 
     spec: ModelSpec
@@ -92,6 +98,23 @@ def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
     return _describe(spec, dtype, location, contents, module)
 
 
+def overflows_float16(spec: ModelSpec) -> bool:
+    """Whether the activations exceed float16: the spec says so, or the model is of a family that is known to.
+
+    Reads the model's configuration, so it may download the model.
+
+    Raises:
+        ModelLoadError: the model's files cannot be found or read.
+    """
+    if spec.overflows_float16:
+        return True
+    with _lock, _quiet():
+        try:
+            return (network_type(locate(spec).folder) or "").startswith(_OVERFLOWING)
+        except _LOAD_FAILURES as exc:
+            raise ModelLoadError(_explain(spec, exc)) from exc
+
+
 def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str]) -> SentenceTransformer:
     """One module per content, dtype and limit, for as long as anyone holds it."""
     key = fingerprint(contents, dtype=dtype, code=spec.trust_remote_code, max_tokens=spec.max_tokens)
@@ -101,11 +124,19 @@ def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[
         module = load(spec, dtype, location.folder).eval().requires_grad_(False)
         # The card refers back to the module; without that cycle the last holder's end frees the weights at once.
         module.model_card_data.model = None
-        limit = _token_limit(spec, module)
-        if limit is not None:
+        if _is_static(module):
+            _lift_truncation(module)
+        elif (limit := _token_limit(spec, module)) is not None:
             module.max_seq_length = limit
         _shared_modules[key] = module
     return module
+
+
+def _lift_truncation(module: SentenceTransformer) -> None:
+    """A static model's tokenizer may cut texts in silence: keep its limit, for the encoder to cut and count by."""
+    if module.tokenizer.truncation is not None:
+        _static_limits[module] = int(module.tokenizer.truncation["max_length"])
+        module.tokenizer.no_truncation()
 
 
 def _load_pipeline(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTransformer:
@@ -174,9 +205,7 @@ def _dim(spec: ModelSpec, module: SentenceTransformer) -> int:
 def _token_limit(spec: ModelSpec, module: SentenceTransformer) -> int | None:
     """The smallest of the spec's limit, the pipeline's own, and the positions that the model has."""
     if _is_static(module):
-        if spec.max_tokens is not None:
-            raise ConfigError(f"{spec.name} reads texts of any length: leave out its max_tokens")
-        return None
+        return _static_limit(spec, module)
     positions = _positions(module)
     if spec.max_tokens is not None and positions is not None and spec.max_tokens > positions:
         raise ConfigError(
@@ -184,6 +213,13 @@ def _token_limit(spec: ModelSpec, module: SentenceTransformer) -> int | None:
         )
     limits = [limit for limit in (spec.max_tokens, module.max_seq_length, positions) if limit is not None]
     return int(min(limits)) if limits and math.isfinite(min(limits)) else None
+
+
+def _static_limit(spec: ModelSpec, module: SentenceTransformer) -> int | None:
+    own = _static_limits.get(module)
+    if own is None and spec.max_tokens is not None:
+        raise ConfigError(f"{spec.name} reads texts of any length: leave out its max_tokens")
+    return min(own, spec.max_tokens or own) if own is not None else None
 
 
 def _positions(module: SentenceTransformer) -> int | None:

@@ -38,6 +38,7 @@ _FIELDS: dict[str, tuple[type, str]] = {
     "dim": (int, "a whole number of 1 or more"),
     "matryoshka_dims": (list, "a list of whole numbers of 1 or more"),
     "dtype": (str, f"one of {', '.join(get_args(DTypeRequest))}"),
+    "overflows_float16": (bool, "true or false"),
     "trust_remote_code": (bool, "true or false"),
     "licence": (str, "a string"),
 }

@@ -23,8 +23,8 @@ from typing import IO, Any
 import numpy as np
 
 from soloist.errors import OutputError
+from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, make_folder
-from soloist.stores.jsontext import json_text
 from soloist.stores.names import folder_name
 from soloist.stores.tables import (
     chunk_table,

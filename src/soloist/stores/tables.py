@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soloist.errors import InputError, OutputError
+from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors
-from soloist.stores.jsontext import json_text
 from soloist.types import Chunk
 
 CHUNK_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()})
