@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as token_models
 
+from soloist.config import RunConfig
 from soloist.encoding.encoder import Encoder, forward
-from soloist.errors import ModelLoadError
+from soloist.engine import run
+from soloist.errors import BadVectorError, ConfigError, ModelLoadError
+from soloist.events import LeaseAcquired, ListSink, ModelStaged
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.models.spec import ModelSpec
@@ -23,9 +27,9 @@ from soloist.models.spec import ModelSpec
 WORDS = [f"word{index}" for index in range(100)]
 
 
-def _edited(source: Path, target: Path, **settings: object) -> ModelSpec:
-    """A copy of a model whose tokenizer_config.json has other settings; None takes one away."""
-    path = Path(shutil.copytree(source, target)) / "tokenizer_config.json"
+def _edited(source: Path, target: Path, file: str, **settings: object) -> ModelSpec:
+    """A copy of a model with other settings in one of its files; None takes one away."""
+    path = Path(shutil.copytree(source, target)) / file
     content = {**json.loads(path.read_text()), **settings}
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
     return resolve(str(target))
@@ -33,15 +37,18 @@ def _edited(source: Path, target: Path, **settings: object) -> ModelSpec:
 
 def test_a_model_that_needs_more_than_tokens_is_refused(tiny_models, tmp_path):
     """A feature that batches leave out would be missing in every forward pass, after the devices were taken."""
-    names = ["input_ids", "attention_mask", "special_tokens_mask"]
-    staged = stage(_edited(tiny_models["bert"], tmp_path / "odd", model_input_names=names), "float32")
+    more = {"text": {"return_special_tokens_mask": True}}
+    spec = _edited(tiny_models["bert"], tmp_path / "odd", "sentence_bert_config.json", processing_kwargs=more)
+    staged = stage(spec, "float32")
     with pytest.raises(ModelLoadError, match=r"odd is no plain text encoder \(it asks for .*special_tokens_mask\)"):
         Encoder(staged)
 
 
 def test_a_tokenizer_without_a_pad_token_is_refused(tiny_models, tmp_path):
     """Padding with None ends in a TypeError about int() that names neither the model nor the remedy."""
-    staged = stage(_edited(tiny_models["qwen2"], tmp_path / "padless", pad_token=None), "float32")
+    staged = stage(
+        _edited(tiny_models["bert"], tmp_path / "padless", "tokenizer_config.json", pad_token=None), "float32"
+    )
     with pytest.raises(ModelLoadError, match=r"padless has a tokenizer without a pad token: set pad_token in its"):
         Encoder(staged)
 
@@ -78,13 +85,56 @@ def test_two_encoders_of_one_tokenizer_take_turns(tiny_models):
     texts = ["harbour " * 600, "grey water", "boats " * 700] * 4
     expected = Encoder(staged).tokenize(texts)
     found = []
-    threads = [
-        threading.Thread(target=lambda encoder=Encoder(staged): found.extend(encoder.tokenize(texts) for _ in range(5)))
-        for _ in range(2)
-    ]
+
+    def tokenize_often() -> None:
+        encoder = Encoder(staged)
+        found.extend(encoder.tokenize(texts) for _ in range(5))
+
+    threads = [threading.Thread(target=tokenize_often) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(found) == 10
     assert all(one.dropped == expected.dropped and one.lengths == expected.lengths for one in found)
+
+
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    """A run over one collection of two chunks on a simulated device; its models are still to be given."""
+    (tmp_path / "chunks" / "alpha").mkdir(parents=True)
+    items = [{"id": f"alpha-{index}", "text": text} for index, text in enumerate(("grey water", "old boats"))]
+    (tmp_path / "chunks" / "alpha" / "doc_chunks.json").write_text(json.dumps(items))
+    return RunConfig(
+        chunks_root=tmp_path / "chunks", out=tmp_path / "run", accelerator="simulated:1x1GB",
+        lock_dir=tmp_path / "locks",
+    )  # fmt: skip
+
+
+def test_a_model_that_cannot_be_encoded_is_found_before_the_first_lease(config, tiny_models, tmp_path):
+    """Found in its own pass, it costs the passes before it."""
+    padless = _edited(tiny_models["bert"], tmp_path / "padless", "tokenizer_config.json", pad_token=None)
+    sink = ListSink()
+    with pytest.raises(ModelLoadError, match="padless has a tokenizer without a pad token"):
+        run(replace(config, models=(str(tiny_models["qwen2"]), padless.source)), sink)
+    assert not any(isinstance(event, LeaseAcquired) for event in sink.events)
+    assert not any(config.out.iterdir())
+
+
+def test_a_chunk_without_a_usable_vector_is_named(config, tiny_models, tmp_path):
+    """NaN that is written down poisons every search, and a sentence without the chunk cannot be acted upon."""
+    broken = SentenceTransformer(str(tiny_models["bert"]), device="cpu")
+    for weight in broken.parameters():
+        weight.data.fill_(float("nan"))
+    broken.save(str(tmp_path / "nan"))
+    with pytest.raises(BadVectorError, match="nan gives chunk 'alpha-0' no usable vector"):
+        run(replace(config, models=(str(tmp_path / "nan"),)))
+
+
+def test_a_gemma_3_by_any_name_stays_out_of_float16(config, tiny_models, tmp_path):
+    """A local copy without a catalogue entry would give NaN in every vector on a T4."""
+    gemma = _edited(tiny_models["bert"], tmp_path / "gemma", "config.json", model_type="gemma3_text")
+    sink = ListSink()
+    with pytest.raises(ConfigError, match="gemma cannot run in float16"):
+        run(replace(config, models=(gemma.source,), dtype="float16"), sink)
+    assert not any(isinstance(event, ModelStaged) for event in sink.events)
