@@ -29,7 +29,7 @@ from soloist.engine import run
 from soloist.engine.run import select_models
 from soloist.errors import ConfigError, InputError
 from soloist.models.dtype import resolve_dtype
-from soloist.models.loading import StagedModel, stage
+from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover, read_chunks
 from soloist.stores import RunFolder
@@ -67,7 +67,7 @@ class UltimateKaggleEmbedderV4:
         ensemble = (ensemble_config or EnsembleConfig()) if enable_ensemble else None
         self.ensemble_mode = _mode_name(ensemble)
         config = _run_config(model_name, ensemble, matryoshka_dim, _accelerator_name(gpu, force_cpu))
-        specs = select_models(config)
+        specs = {name: _as_it_is(spec) for name, spec in select_models(config).items()}
         self.model_name = next(iter(select_models(dataclasses.replace(config, models=(model_name,)))))
         accelerator = open_accelerator(config.accelerator)
         self._config = dataclasses.replace(config, dtype=_dtype(gpu, accelerator, specs.values()))
@@ -242,6 +242,11 @@ def _dtype(gpu: KaggleGPUConfig, accelerator: Accelerator, specs: Iterable[Model
         logger.warning("%s overflows float16: each model computes in its own best dtype", ", ".join(overflowing))
         return "auto"
     return "float16"
+
+
+def _as_it_is(spec: ModelSpec) -> ModelSpec:
+    """The spec with what the model's own files say of float16."""
+    return dataclasses.replace(spec, overflows_float16=overflows_float16(spec))
 
 
 def _log_devices(gpu: KaggleGPUConfig, accelerator: Accelerator) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch.library import Library
 from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
@@ -144,7 +145,7 @@ _RESIZING_FACTORIES = (
 )  # fmt: skip
 _ledgers: dict[int, DeviceLedger] = {}
 _ledgers_lock = threading.Lock()
-_registered: list[torch.library.Library] = []
+_registered: list[Library] = []
 
 
 class _Backend(backend_registration._DummyBackendModule):
@@ -167,9 +168,9 @@ def _register_backend() -> None:
             return
         backend_registration._setup_privateuseone_for_python_backend(BACKEND, backend_module=_Backend())
         # torch forgets what a library registered when the library dies, so they are kept.
-        anything = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
+        anything = Library("_", "IMPL")  # type: ignore[no-untyped-call]
         anything.fallback(_run_fallback, "PrivateUse1")  # type: ignore[no-untyped-call]
-        aten = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+        aten = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         for name in _RESIZING_FACTORIES:
             base, _, overload = name.partition(".")
             op = getattr(getattr(torch.ops.aten, base), overload or "default")
