@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # Read by huggingface_hub when it is imported, which no test module does before this file.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What runs measure is kept in the user's cache folder, and refines the next plan: here, it must not.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="soloist-tests-cache-")
 # Models this small spend their time at the barriers between threads, above all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -26,7 +26,7 @@ from processor.ultimate_embedder.results import FinishedRun, Telemetry, results_
 from soloist.config import DEFAULT_MODELS, FusionConfig, RunConfig, SourceConfig
 from soloist.devices import Accelerator, open_accelerator
 from soloist.engine import run
-from soloist.engine.run import select_models
+from soloist.engine.staging import select_models
 from soloist.errors import ConfigError, InputError
 from soloist.models.dtype import resolve_dtype
 from soloist.models.loading import StagedModel, overflows_float16, stage
@@ -258,7 +258,7 @@ def _log_devices(gpu: KaggleGPUConfig, accelerator: Accelerator) -> None:
 
 
 def _stage(specs: Mapping[str, ModelSpec], dtype: DTypeRequest, accelerator: Accelerator) -> dict[str, StagedModel]:
-    kind, capability = accelerator.kind, accelerator.capability
+    kind, capability = accelerator.kind, accelerator.card.capability
     return {
         name: stage(spec, resolve_dtype(spec, dtype, device_kind=kind, capability=capability))
         for name, spec in specs.items()

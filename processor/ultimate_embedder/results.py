@@ -91,10 +91,10 @@ class FinishedRun:
 def results_of(run: FinishedRun, primary: str, ensemble_mode: str, leases: list[dict[str, Any]]) -> dict[str, Any]:
     """The dict that the plan reads; it shares nothing with later runs.
 
-    `optimal_batch_size` is the largest batch, in rows, that was planned for the primary model.
+    `optimal_batch_size` is what the planner allows the primary model in a batch of rows of the median length.
     """
     result, fusion = run.result, run.result.fusion
-    batch_sizes = {model.name: model.batch_sizes.largest for model in result.models}
+    batch_sizes = {model.name: model.batch_sizes.planned for model in result.models}
     chunks = sum(run.counts.values())
     return {
         "ensemble_mode": ensemble_mode,

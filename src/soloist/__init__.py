@@ -14,7 +14,7 @@ from soloist.errors import SoloistError
 from soloist.types import Chunk
 
 if TYPE_CHECKING:
-    from soloist.engine import run as embed
+    from soloist.engine.run import run as embed
 
     __version__: str
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from soloist.errors import ConfigError
-from soloist.types import DTypeRequest, FusionMethod, Mode, OnBadInput
+from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -74,7 +74,10 @@ class RunConfig:
 
     `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a
     batch (None: the device kind's own); `lease_timeout_seconds` is how long to wait for devices
-    that another process holds (None: as long as it takes).
+    that another process holds (None: as long as it takes). `lock_dir` stands for the machine: processes that
+    name the same one respect each other's leases. `cache_dir` keeps what runs measure for later plans (None: the
+    user's cache folder). With `isolation="process"` each pass runs in a process of its own, at whose end
+    the driver has the whole of its memory back, contexts included.
     """
 
     chunks_root: Path
@@ -91,10 +94,13 @@ class RunConfig:
     catalogue: Path | None = None
     lock_dir: Path | None = None
     lease_timeout_seconds: float | None = None
+    cache_dir: Path | None = None
+    isolation: Isolation = "allocator"
 
     def __post_init__(self) -> None:
         _require_choice("mode", self.mode, get_args(Mode))
         _require_choice("dtype", self.dtype, get_args(DTypeRequest))
+        _require_choice("isolation", self.isolation, get_args(Isolation))
         if not self.models:
             raise ConfigError("no models are named: give at least one, e.g. --models all-MiniLM-L6-v2")
         if self.token_budget is not None and self.token_budget < 1:
@@ -111,17 +117,24 @@ class RunConfig:
         """The config as JSON-ready values, in the field names' own order."""
         return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The config that `to_dict` wrote.
+
+        Raises:
+            ConfigError: the values are of another version.
+        """
+        flat = {key: value for key, value in values.items() if key not in ("fusion", "source") and value is not None}
+        fusion, source = values["fusion"], values["source"]
+        nested = {key: fusion[field] for key, field in _FUSION.items()} | {key: source[key] for key in _SOURCE}
+        return cls.from_mapping(flat, origin="the run", **nested)
+
     def fingerprint(self) -> str:
         """A digest of these settings, without those that only say where and when: 16 hex digits.
 
         Models and chunks have digests of their own: a model's fingerprint covers weights, prompts, limit and dtype.
         """
-        decisive = {
-            key: value
-            for key, value in self.to_dict().items()
-            if key
-            not in {"chunks_root", "out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode", "catalogue"}
-        }
+        decisive = {key: value for key, value in self.to_dict().items() if key not in _WHERE_AND_WHEN}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
@@ -148,7 +161,11 @@ class RunConfig:
         return cls(**_nest(settings, origin))
 
 
-_PATHS = {"chunks_root", "out", "catalogue", "lock_dir"}
+_WHERE_AND_WHEN = {
+    "chunks_root", "out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode", "catalogue", "cache_dir",
+    "isolation",
+}  # fmt: skip
+_PATHS = {"chunks_root", "out", "catalogue", "lock_dir", "cache_dir"}
 _LISTS = {"collections", "models", "file_patterns"}
 _NUMBERS: dict[str, type | tuple[type, ...]] = {
     "dim": int, "token_budget": int, "shard_chunks": int, "lease_timeout_seconds": (int, float),

@@ -10,6 +10,7 @@ SoloistError
 |   +-- DuplicateIdError        two chunks with one id, both places named
 +-- OutputError                 the run folder cannot be used
 +-- ModelLoadError              a model that is named correctly but cannot be loaded
++-- PredictionError             memory or time that cannot be computed
 +-- LeaseError                  the devices could not be leased, or were not given back
 |   +-- LeaseTimeoutError       somebody else held the devices for too long
 |   +-- DeviceNotEmptyError     a device held our tensors before the lease began
@@ -61,6 +62,10 @@ class OutputError(SoloistError):
 
 class ModelLoadError(SoloistError):
     """A model that is named correctly but cannot be loaded."""
+
+
+class PredictionError(SoloistError):
+    """Memory or time that cannot be computed from what is known of a model, a card or a run."""
 
 
 class LeaseError(SoloistError):

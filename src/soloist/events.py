@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from types import NoneType, UnionType
+from typing import IO, Any, Protocol, get_args, get_origin, get_type_hints
 
 from soloist.jsontext import json_text
-from soloist.types import HeldTensor, MemoryStats
+from soloist.types import HeldTensor, Isolation, MemoryStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,32 @@ class Notice(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlanned(Event):
+    """What a model's batches may take of each device. `resident_bytes` are all weights that share the device with them,
+    `limit_bytes` what the plan allows in total.
+    """
+
+    model: str
+    card: str
+    token_budget: int
+    weights_bytes: int
+    resident_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakCompared(Event):
+    """The predicted peak of a pass beside the measured one. `missed` where they are more than a tenth apart."""
+
+    models: tuple[str, ...]
+    device: str
+    predicted_bytes: int
+    measured_bytes: int
+    resident_bytes: int
+    missed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseWaiting(Event):
     """Another process holds a device that this run needs."""
 
@@ -87,24 +114,32 @@ class LeaseWaiting(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseAcquired(Event):
     """The locks are ours, and nothing of this process is on the devices. `memory` is measured before anything is
-    put on them; what other processes hold is `total` less `free`.
+    put on them; what other processes hold is `total` less `free`. `isolation` says what a release will mean: that
+    this process's allocator holds nothing, or that the driver has everything back from a process of the pass's own.
     """
 
     models: tuple[str, ...]
     devices: tuple[str, ...]
     memory: Mapping[str, MemoryStats]
     waited_seconds: float
+    isolation: Isolation = "allocator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseReleased(Event):
-    """The models have left. `memory` is measured after that; `held` is what did not leave."""
+    """The models have left. `memory` is measured after that; `held` is what did not leave.
+
+    With process isolation `memory` is what the driver says after the worker has ended, and `worker_memory` what the
+    worker's own allocator said before.
+    """
 
     models: tuple[str, ...]
     devices: tuple[str, ...]
     memory: Mapping[str, MemoryStats]
     held: tuple[HeldTensor, ...]
     held_seconds: float
+    isolation: Isolation = "allocator"
+    worker_memory: Mapping[str, MemoryStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +184,9 @@ class RowsRecomputed(Event):
 class ShardEncoded(Event):
     """One shard has been through one model, and its vectors are on disk.
 
-    `tokens` are the rows' own, prompt included, after truncation; `padded_tokens` are what the
-    devices computed. `truncated_tokens` are those cut off at the model's limit. `seconds` is the time
-    that this shard kept the pass busy.
+    `tokens` are the rows' own, prompt included, after truncation; `padded_tokens` are what the devices computed, in
+    batches of `batch_rows` rows of `padded_lengths` tokens. `truncated_tokens` are those cut off at the model's
+    limit. `seconds` is the time that this shard kept the pass busy.
     """
 
     model: str
@@ -163,6 +198,7 @@ class ShardEncoded(Event):
     truncated_rows: int
     truncated_tokens: int
     batch_rows: tuple[int, ...]
+    padded_lengths: tuple[int, ...]
     rows_per_device: Mapping[str, int]
     seconds: float
 
@@ -243,6 +279,35 @@ class JsonLinesSink:
     def close(self) -> None:
         """Close the file; events after this are an error."""
         self._file.close()
+
+
+def event_from_dict(record: Mapping[str, Any]) -> Event:
+    """The event that `event_to_dict` wrote, its time left aside.
+
+    Raises:
+        ValueError: the record is of no known event.
+    """
+    kinds = {kind.__name__: kind for kind in Event.__subclasses__()}
+    kind = kinds.get(record.get("event", ""))
+    if kind is None:
+        raise ValueError(f"{record.get('event')!r} is no event of this version")
+    return _read(kind, record)  # type: ignore[no-any-return]
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """A JSON value as the annotated type: a dataclass, a tuple, a mapping, or itself."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        fields = [each.name for each in dataclasses.fields(kind) if each.name in value]
+        return kind(**{name: _read(hints[name], value[name]) for name in fields})  # type: ignore[operator]
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return tuple(_read(inner[0], item) for item in value)
+    if origin is Mapping:
+        return {key: _read(inner[1], item) for key, item in value.items()}
+    if origin is UnionType and value is not None:
+        return _read(next(each for each in inner if each is not NoneType), value)
+    return value
 
 
 def event_to_dict(event: Event, time: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Mode = Literal["exclusive", "standard"]
+Isolation = Literal["allocator", "process"]
 DType = Literal["float32", "float16", "bfloat16"]
 DTypeRequest = Literal["auto", "float32", "float16", "bfloat16"]
 OnBadInput = Literal["error", "skip"]
@@ -92,8 +93,8 @@ class MemoryStats:
     """The memory of one device, in bytes, at one moment.
 
     `allocated` is held by live tensors of this process, `reserved` by its allocator; `free` and
-    `total` are the device's own, so `free` falls with other processes too. `peak` is the highest
-    `allocated` since the last reset.
+    `total` are the device's own, so `free` falls with other processes too. The peaks are the highest `allocated`
+    and `reserved` since the last reset.
     """
 
     allocated_bytes: int
@@ -101,22 +102,25 @@ class MemoryStats:
     free_bytes: int
     total_bytes: int
     peak_bytes: int
+    peak_reserved_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldTensor:
     """A tensor that is still on a device after its lease should have been over.
 
-    `shape` is None for memory that no Python object explains.
+    `shape` is None for memory that no Python object explains; `holder` says what refers to it, where that was found.
     """
 
     device: str
     shape: tuple[int, ...] | None
     dtype: str
     size_bytes: int
+    holder: str = ""
 
     def __str__(self) -> str:
         if self.shape is None:
             return f"{self.device}: {self.size_bytes} bytes that no Python tensor explains"
         shape = "x".join(map(str, self.shape)) or "scalar"
-        return f"{self.device}: {shape} {self.dtype}, {self.size_bytes} bytes"
+        held = f", held by {self.holder}" if self.holder else ""
+        return f"{self.device}: {shape} {self.dtype}, {self.size_bytes} bytes{held}"

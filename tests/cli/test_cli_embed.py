@@ -50,7 +50,8 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         *options, "--collections", "notes", "--weights", "wordllama=.5", "--mode", "standard", "--fusion", "mean",
         "--dim", 64, "--dtype", "float32", "--token-budget", 500, "--on-bad-input", "skip", "--catalogue", catalogue,
         "--text-field", "text", "--id-field", "chunk_id", "--file-patterns", "*_chunks.json,other.jsonl",
-        "--shard-chunks", 2, "--lease-timeout-seconds", 7.5,
+        "--shard-chunks", 2, "--lease-timeout-seconds", 7.5, "--cache-dir", tmp_path / "cache",
+        "--isolation", "process",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert saved_config(tmp_path) == {
@@ -73,6 +74,8 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "catalogue": str(catalogue),
         "lock_dir": str(tmp_path / "locks"),
         "lease_timeout_seconds": 7.5,
+        "cache_dir": str(tmp_path / "cache"),
+        "isolation": "process",
     }
 
 

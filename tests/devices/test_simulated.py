@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from soloist.devices import simulated
+from soloist.memory.cards import bare_card
 
 GIB = 2**30
 
@@ -16,12 +17,12 @@ GIB = 2**30
 @pytest.fixture(autouse=True)
 def two_devices():
     """Two roomy devices that end as empty as they began."""
-    simulated.configure([GIB, GIB])
+    simulated.configure([bare_card(GIB)] * 2)
     gc.collect()
     before = [simulated.ledger(index).allocated_bytes for index in range(2)]
     yield
     gc.collect()
-    simulated.configure([GIB, GIB])
+    simulated.configure([bare_card(GIB)] * 2)
     assert [simulated.ledger(index).allocated_bytes for index in range(2)] == before
 
 
@@ -76,7 +77,7 @@ def test_tensors_on_two_devices_cannot_meet():
 def test_a_request_beyond_the_capacity_raises_and_keeps_nothing():
     """An OOM that leaves bytes behind would shrink the device for the rest of the run."""
     before = allocated()
-    simulated.configure([before + 1024])
+    simulated.configure([bare_card(before + 1024)])
     fits = torch.zeros(256, device="sim:0")
     with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate 512 bytes"):
         torch.zeros(1, device="sim:0")

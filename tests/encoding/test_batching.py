@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soloist.encoding.batching import bucket, halves, plan_batches, plan_unpadded
+from soloist.encoding.batching import bucket, halves, plan_batches, plan_unpadded, within
 from soloist.types import Batch
 
 LENGTHS = st.lists(st.integers(min_value=0, max_value=9000), max_size=200)
@@ -29,7 +29,7 @@ def test_a_bucket_never_exceeds_the_models_limit(length):
 @given(LENGTHS, BUDGETS)
 def test_every_row_is_in_exactly_one_batch_within_the_budget(lengths, budget):
     """A row lost or doubled would shift every vector after it."""
-    batches = plan_batches(lengths, budget)
+    batches = plan_batches(lengths, within(budget))
     assert sorted(row for batch in batches for row in batch.rows) == list(range(len(lengths)))
     for batch in batches:
         assert batch.padded_tokens <= budget or len(batch.rows) == 1
@@ -43,8 +43,8 @@ def test_a_rows_padded_length_does_not_depend_on_its_neighbours(lengths, budget,
     """The heart of resumed == uninterrupted: with other neighbours, the same padding."""
     if kept >= len(lengths):
         return
-    alone = plan_batches([lengths[kept]], budget)[0].padded_length
-    together = next(batch for batch in plan_batches(lengths, budget) if kept in batch.rows)
+    alone = plan_batches([lengths[kept]], within(budget))[0].padded_length
+    together = next(batch for batch in plan_batches(lengths, within(budget)) if kept in batch.rows)
     assert together.padded_length == alone
 
 

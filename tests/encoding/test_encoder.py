@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as token_models
 
 from soloist.config import RunConfig
+from soloist.encoding.batching import within
 from soloist.encoding.encoder import Encoder, forward
 from soloist.engine import run
 from soloist.errors import BadVectorError, ConfigError, ModelLoadError
@@ -74,7 +75,7 @@ def test_what_a_static_model_s_tokenizer_cuts_is_counted(cutting):
         encoder = Encoder(staged)
         tokenized = encoder.tokenize(texts)
         assert (staged.max_tokens, tokenized.lengths, tokenized.dropped) == (8, [8, 2], (92, 0))
-        (batch,) = encoder.plan(tokenized, 1000)
+        (batch,) = encoder.plan(tokenized, within(1000))
         vectors = forward(staged.module, encoder.collate(tokenized, batch), "cpu")
         np.testing.assert_allclose(vectors, expected[list(batch.rows)], atol=1e-6)
 

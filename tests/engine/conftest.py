@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +92,26 @@ def all_vectors() -> Callable[[RunFolder, str, str], tuple[list[str], np.ndarray
         return [id for ids, _ in parts for id in ids], np.concatenate([vectors for _, vectors in parts])
 
     return read
+
+
+OTHER_PROCESS = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    from soloist.devices.simulated_driver import DriverMemory
+    for index in range(2):
+        assert DriverMemory(f"simulated-{index}", int(sys.argv[2]), Path(sys.argv[1])).take(int(sys.argv[3]))
+    print("taken", flush=True)
+    sys.stdin.read()
+""")
+
+
+@pytest.fixture
+def crowded(tmp_path):
+    """Another process that holds 0.4 MB of each device of 2 MB, which no plan can know of."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "locks"), "2000000", "400000"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "taken\n"
+    yield
+    process.communicate()

@@ -90,10 +90,10 @@ def test_an_exception_in_a_forward_pass(config, staged):
     assert "modeling_xlm_roberta.py" in "".join(caught.value.__cause__.__notes__)  # for whoever has to find the fault
 
 
-def test_an_out_of_memory_error_that_splits(config):
+def test_an_out_of_memory_error_that_splits(config, crowded):
     """A split that happens inside the `except` block would find no memory to work with."""
     sink = ListSink()
-    run(dataclasses.replace(config, models=("xlm-roberta",), accelerator="simulated:2x1.6MB"), sink)
+    run(dataclasses.replace(config, models=("xlm-roberta",), accelerator="simulated:2x2MB"), sink)
     assert any(isinstance(event, BatchSplit) for event in sink.events)
     assert_all_empty(sink)
 

@@ -35,7 +35,7 @@ def shard(index: int, rows: int, model: str = "m") -> ShardEncoded:
     """A shard of two seconds."""
     return ShardEncoded(
         model=model, collection="notes", shard=index, rows=rows, tokens=10, padded_tokens=12, truncated_rows=0,
-        truncated_tokens=0, batch_rows=(rows,), rows_per_device={"cuda:0": rows}, seconds=2.0,
+        truncated_tokens=0, batch_rows=(rows,), padded_lengths=(4,), rows_per_device={"cuda:0": rows}, seconds=2.0,
     )  # fmt: skip
 
 

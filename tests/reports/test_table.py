@@ -19,13 +19,14 @@ MODEL = ModelReport(
     name="jina-code-embeddings-1.5b", source="org/m", revision=None, fingerprint="f" * 16, dim=1536, dtype="float16",
     max_tokens=512, document_prompt="", query_prompt="", licence=None, weight=0.5, chunks=123_456, tokens=98_765_432,
     padding_share=0.034, truncated_rows=12, truncated_tokens=345,
-    batch_sizes=BatchSizes(smallest=1, median=16, largest=64, batches=900, splits=2), recomputed_rows=1, seconds=1234.5,
+    batch_sizes=BatchSizes(smallest=1, median=16, largest=64, batches=900, splits=2, planned=64, limited_by="memory"),
+    recomputed_rows=1, seconds=1234.5, padded_tokens=102_241_648, predicted_peak_bytes=12_350_000_000,
     chunks_per_second=100.0, peak_bytes={"cuda:0": 12_340_000_000, "cuda:1": 12_300_000_000},
     rows_per_device={"cuda:0": 61_728, "cuda:1": 61_728}, device_shares={"cuda:0": 0.5, "cuda:1": 0.5},
 )  # fmt: skip
 OTHER = dataclasses.replace(
     MODEL, name="bge-m3", dim=1024, truncated_rows=0, recomputed_rows=0,
-    batch_sizes=BatchSizes(smallest=1, median=16, largest=64, batches=900, splits=0),
+    batch_sizes=BatchSizes(smallest=1, median=16, largest=64, batches=900, splits=0, planned=64, limited_by="memory"),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import typer
 from soloist.cli import models
 from soloist.cli.embed import embed
 from soloist.cli.outcome import INTERRUPTED, say_stopped
+from soloist.cli.plan import plan
 
 __all__ = ["app", "main"]
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(embed)
+app.command()(plan)
 app.add_typer(models.app, name="models")
 
 

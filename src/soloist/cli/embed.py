@@ -11,10 +11,11 @@ import typer
 from soloist.cli.outcome import exit_codes
 from soloist.config import DEFAULT_FILE_PATTERNS, DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
-from soloist.types import DTypeRequest, FusionMethod, Mode, OnBadInput
+from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids, in the order of their passes.
 [default: {",".join(DEFAULT_MODELS)}]"""
+DTYPE_HELP = "[default: auto]"
 _MODE_HELP = """exclusive: one model at a time on all devices; standard: all models together, in turn for each shard.
 The vectors are the same. [default: exclusive]"""
 _FUSION_HELP = """How the models' vectors become one. Measured with MiniLM and WordLlama on seven retrieval sets: concat
@@ -22,9 +23,12 @@ beat the better single model on six of them at weights .7/.3 and on all seven at
 dimensions lost on all seven. none writes no fused vectors. [default: concat]"""
 _WEIGHTS_HELP = "A weight for every model, 0 leaves it out of the fused vector. [default: all alike]"
 _BUDGET_HELP = "Padded tokens in a batch. [default: by kind of device]"
-_ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1 or simulated:2x15.83GB. [default: auto]"
+_ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
 _BAD_INPUT_HELP = "error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. [default: error]"
 _TIMEOUT_HELP = "How long to wait for devices that another process holds. [default: as long as it takes]"
+_CACHE_HELP = "Where runs keep what they measure, for later plans. [default: the user's cache folder]"
+_ISOLATION_HELP = """allocator: after a pass this process holds nothing on the devices but its contexts; process: each
+pass has a process of its own, and the driver has those back too. [default: allocator]"""
 _CONFIG_HELP = "A TOML file with these options by the same names, in snake_case; what is given here wins over it."
 
 
@@ -41,7 +45,8 @@ def _numbers_by_name(text: str) -> dict[str, float]:
     return weights
 
 
-def _split(option: str, items: Sequence[str] | None) -> list[str] | None:
+def split(option: str, items: Sequence[str] | None) -> list[str] | None:
+    """The names of a list option, which is separated by commas or repeated; None where it was not given."""
     if not items:  # typer gives an empty list for an option that was not given
         return None
     names = [part.strip() for item in items for part in item.split(",") if part.strip()]
@@ -67,7 +72,7 @@ def embed(
     mode: Annotated[Mode | None, typer.Option(help=_MODE_HELP)] = None,
     fusion: Annotated[FusionMethod | None, typer.Option(help=_FUSION_HELP)] = None,
     dim: Annotated[int | None, typer.Option(help="Components that fusion keeps of each model's vector.")] = None,
-    dtype: Annotated[DTypeRequest | None, typer.Option(help="[default: auto]")] = None,
+    dtype: Annotated[DTypeRequest | None, typer.Option(help=DTYPE_HELP)] = None,
     accelerator: Annotated[
         str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_ACCELERATOR_HELP)
     ] = None,
@@ -88,6 +93,8 @@ def embed(
     lock_dir: Annotated[
         Path | None, typer.Option(envvar="SOLOIST_LOCK_DIR", help="Where all processes keep the devices' locks.")
     ] = None,
+    cache_dir: Annotated[Path | None, typer.Option(envvar="SOLOIST_CACHE_DIR", help=_CACHE_HELP)] = None,
+    isolation: Annotated[Isolation | None, typer.Option(help=_ISOLATION_HELP)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Embed the chunks below CHUNKS_ROOT into the folder --out.
@@ -99,7 +106,7 @@ def embed(
     del given["config"], given["debug"]
     with exit_codes(debug=debug):
         for name in ("collections", "models", "file_patterns"):
-            given[name] = _split(f"--{name.replace('_', '-')}", given[name])
+            given[name] = split(f"--{name.replace('_', '-')}", given[name])
         given["weights"] = _numbers_by_name(weights) if weights is not None else None
         _run(_config(config, given))
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import re
 import resource
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 import psutil
@@ -18,6 +20,7 @@ import torch
 
 from soloist.devices import simulated
 from soloist.errors import AcceleratorError
+from soloist.memory.cards import CARDS, Card, bare_card, cuda_card, host_card
 from soloist.types import MemoryStats
 
 AcceleratorKind = Literal["cpu", "cuda", "simulated"]
@@ -30,20 +33,25 @@ CUBLAS_WORKSPACES_BYTES = 2 * 32 * 2**20
 class Accelerator(Protocol):
     """A set of devices of one kind.
 
-    `devices` are torch's names for them; `lock_keys` name the same devices machine-wide, one each;
-    `capability` is CUDA's, None where there is none; `residue_bytes` is what a library may keep on
-    an otherwise empty device; `copies_weights` is False where a replica works on the staged tensors.
+    `devices` are torch's names for them; `lock_keys` name the same devices machine-wide, one each; `card` is what
+    runs are planned for: their kind or, where they differ, the one with the least memory. `residue_bytes` is what a
+    library may keep on an otherwise empty device; `copies_weights` is False where a replica works on the staged
+    tensors.
     """
 
     kind: AcceleratorKind
     devices: tuple[str, ...]
     lock_keys: tuple[str, ...]
-    capability: tuple[int, int] | None
+    card: Card
     residue_bytes: int
     copies_weights: bool
 
     def memory(self, device: str) -> MemoryStats:
-        """Statistics of one device, in bytes."""
+        """Statistics of one device, in bytes. On CUDA the first call makes the process's context."""
+        ...
+
+    def driver_free_bytes(self, device: str) -> int | None:
+        """What no process holds, asked without making a context; None where that cannot be known."""
         ...
 
     def reset_peak(self, device: str) -> None:
@@ -69,9 +77,11 @@ class CpuAccelerator:
     kind: AcceleratorKind = "cpu"
     devices: tuple[str, ...] = ("cpu",)
     lock_keys: tuple[str, ...] = ("cpu",)
-    capability: tuple[int, int] | None = None
     residue_bytes = 0
     copies_weights = False
+
+    def __init__(self) -> None:
+        self.card = host_card(psutil.virtual_memory().total)
 
     def memory(self, device: str) -> MemoryStats:
         """Statistics of the host."""
@@ -83,6 +93,10 @@ class CpuAccelerator:
             total_bytes=host.total,
             peak_bytes=_peak_resident_bytes(),
         )
+
+    def driver_free_bytes(self, device: str) -> int | None:
+        """What the host has left."""
+        return int(psutil.virtual_memory().available)
 
     def reset_peak(self, device: str) -> None:
         """Nothing: the peak of a process cannot be reset."""
@@ -111,7 +125,7 @@ class CudaAccelerator:
             raise AcceleratorError(f"cuda:{missing[0]} does not exist: this machine has cuda:0 to cuda:{count - 1}")
         self.devices = tuple(f"cuda:{index}" for index in chosen)
         self.lock_keys = tuple(f"cuda-{torch.cuda.get_device_properties(i).uuid}" for i in chosen)
-        self.capability: tuple[int, int] | None = min(torch.cuda.get_device_capability(i) for i in chosen)
+        self.card = min((_cuda_card(index) for index in chosen), key=lambda card: card.total_bytes)
 
     def memory(self, device: str) -> MemoryStats:
         """Statistics of one device; the first call makes the driver's context on it."""
@@ -123,7 +137,18 @@ class CudaAccelerator:
             free_bytes=free,
             total_bytes=total,
             peak_bytes=torch.cuda.max_memory_allocated(device),
+            peak_reserved_bytes=torch.cuda.max_memory_reserved(device),
         )
+
+    def driver_free_bytes(self, device: str) -> int | None:
+        """What the driver's own tool reports, which makes no context; None where it cannot be run."""
+        uuid = self.lock_keys[self.devices.index(device)].removeprefix("cuda-")
+        command = ["nvidia-smi", f"--id=GPU-{uuid}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+            return int(done.stdout) * 2**20
+        except (OSError, subprocess.SubprocessError, ValueError):
+            return None
 
     def reset_peak(self, device: str) -> None:
         """Begin a new peak at what is allocated now."""
@@ -142,51 +167,79 @@ class CudaAccelerator:
 
 
 class SimulatedAccelerator:
-    """Simulated devices `sim:0` to `sim:n-1`, each with its own capacity."""
+    """Simulated devices `sim:0` to `sim:n-1`, one for each card.
+
+    Processes that name the same folder share the devices' memory; without one, this process is alone with them.
+    """
 
     kind: AcceleratorKind = "simulated"
-    capability: tuple[int, int] | None = None
     residue_bytes = 0
     copies_weights = True
 
-    def __init__(self, capacities_bytes: Sequence[int]) -> None:
-        simulated.configure(capacities_bytes)
-        self.devices = tuple(f"{simulated.BACKEND}:{index}" for index in range(len(capacities_bytes)))
-        self.lock_keys = tuple(f"simulated-{index}" for index in range(len(capacities_bytes)))
+    def __init__(self, cards: Sequence[Card], folder: Path | None = None) -> None:
+        simulated.configure(cards, folder)
+        self.card = min(cards, key=lambda card: card.total_bytes)
+        self.devices = tuple(f"{simulated.BACKEND}:{index}" for index in range(len(cards)))
+        self.lock_keys = tuple(f"simulated-{index}" for index in range(len(cards)))
 
     def memory(self, device: str) -> MemoryStats:
         """Statistics of one device, from its ledger."""
-        book = simulated.ledger(torch.device(device).index)
+        book = _ledger(device)
         return MemoryStats(
+            free_bytes=book.free_bytes(),
             allocated_bytes=book.allocated_bytes,
             reserved_bytes=book.reserved_bytes,
-            free_bytes=book.capacity_bytes - book.reserved_bytes,
-            total_bytes=book.capacity_bytes,
+            total_bytes=book.card.total_bytes,
             peak_bytes=book.peak_bytes,
+            peak_reserved_bytes=book.peak_reserved_bytes,
         )
+
+    def driver_free_bytes(self, device: str) -> int | None:
+        """What no simulated process holds."""
+        return _ledger(device).driver_free_bytes()
 
     def reset_peak(self, device: str) -> None:
         """Begin a new peak at what is allocated now."""
-        simulated.ledger(torch.device(device).index).reset_peak()
+        _ledger(device).reset_peak()
 
     def empty_cache(self, device: str) -> None:
-        """Give back what is reserved and not allocated."""
-        simulated.ledger(torch.device(device).index).empty_cache()
+        """Give cached segments back to the simulated driver."""
+        _ledger(device).empty_cache()
 
     def clear_workspaces(self) -> None:
-        """Nothing: the simulation has no such library."""
+        """Drop the matrix library's workspaces."""
+        for device in self.devices:
+            _ledger(device).clear_workspace()
 
 
-_FORMS = "auto, cpu, cuda, cuda:0,1 or simulated:2x15.83GB"
+def _ledger(device: str) -> simulated.DeviceLedger:
+    return simulated.ledger(torch.device(device).index)
+
+
+def _cuda_card(index: int) -> Card:
+    properties = torch.cuda.get_device_properties(index)  # makes no context
+    return cuda_card(
+        properties.name,
+        properties.total_memory,
+        (properties.major, properties.minor),
+        properties.multi_processor_count,
+    )
+
+
+_FORMS = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB"
 _UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}
 _CUDA = re.compile(r"cuda(?::(?P<indices>\d+(?:,\d+)*))?")
-_SIMULATED = re.compile(r"simulated:(?P<count>[1-9]\d*)x(?P<size>\d+(?:\.\d+)?)(?P<unit>GB|GiB|MB|MiB)")
+_SIMULATED = re.compile(
+    r"simulated:(?P<count>[1-9]\d*)x(?:(?P<size>\d+(?:\.\d+)?)(?P<unit>GB|GiB|MB|MiB)|(?P<card>[A-Za-z][\w-]*))"
+)
 
 
-def open_accelerator(description: str) -> Accelerator:
-    """The accelerator that a description names: `auto`, `cpu`, `cuda`, `cuda:0,1`, `simulated:2x15.83GB`.
+def open_accelerator(description: str, machine: Path | None = None) -> Accelerator:
+    """The accelerator that a description names, e.g. `auto`, `cuda:0,1`, `simulated:2xT4`, `simulated:2x15.83GB`.
 
-    `auto` is CUDA where torch finds it, else the CPU. GB is 10^9 bytes, GiB is 2^30.
+    `auto` is CUDA where torch finds it, else the CPU. A simulated device is a card of the table, or has a size alone:
+    GB is 10^9 bytes, GiB is 2^30. `machine` is a folder that stands for the machine: simulated devices that processes
+    open with the same one share their memory.
 
     Raises:
         AcceleratorError: the description has no meaning, or the machine lacks what it names.
@@ -199,9 +252,20 @@ def open_accelerator(description: str) -> Accelerator:
         indices = found["indices"]
         return CudaAccelerator(sorted({int(index) for index in indices.split(",")}) if indices else None)
     if found := _SIMULATED.fullmatch(description):
-        capacity = int(float(found["size"]) * _UNITS[found["unit"]])
-        return SimulatedAccelerator([capacity] * int(found["count"]))
+        return SimulatedAccelerator([_simulated_card(found)] * int(found["count"]), machine)
     raise AcceleratorError(f"the accelerator {description!r} is not understood: give {_FORMS}")
+
+
+def _simulated_card(found: re.Match[str]) -> Card:
+    if found["size"]:
+        return bare_card(int(float(found["size"]) * _UNITS[found["unit"]]))
+    card = {name.lower(): card for name, card in CARDS.items()}.get(found["card"].lower())
+    if card is None:
+        raise AcceleratorError(
+            f"the card {found['card']} cannot be simulated: choose one of {', '.join(CARDS)}, or give a size such as "
+            "24GB"
+        )
+    return card
 
 
 def run_on(device: str) -> contextlib.AbstractContextManager[object]:

@@ -7,6 +7,7 @@ the memory is measured to be back. It knows devices and events, and nothing of m
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import json
 import os
@@ -14,17 +15,19 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from soloist.devices.accelerator import Accelerator
+from soloist.devices.referrers import holder_of
 from soloist.errors import DeviceNotEmptyError, LeaseError, LeaseTimeoutError, MemoryNotReturnedError
 from soloist.events import EventSink, LeaseAcquired, LeaseReleased, LeaseWaiting
-from soloist.types import HeldTensor, MemoryStats
+from soloist.types import HeldTensor, Isolation, MemoryStats
 
 POLL_SECONDS = 0.05
 # The same for every process: the folder that TMPDIR names differs from job to job.
@@ -38,13 +41,15 @@ class GpuLease:
 
     Entering waits for the locks (`timeout_seconds`; None: for ever), then checks that the devices
     are empty. Leaving collects garbage, empties the caches, measures, and gives the locks back, whatever was
-    raised inside.
+    raised inside. With `locked=False` another process holds the locks for this one.
 
     Raises:
         LeaseTimeoutError: on entering, somebody else kept a device for too long.
         DeviceNotEmptyError: on entering, a device holds tensors of this process.
         MemoryNotReturnedError: on leaving without another error, tensors are still on a device.
     """
+
+    isolation: Isolation = "allocator"
 
     def __init__(
         self,
@@ -54,12 +59,14 @@ class GpuLease:
         *,
         lock_dir: Path | None = None,
         timeout_seconds: float | None = None,
+        locked: bool = True,
     ) -> None:
         self._accelerator = accelerator
         self._models = tuple(models)
         self._sink = sink
         self._lock_dir = lock_dir or LOCK_DIR
         self._timeout_seconds = timeout_seconds
+        self._locked_here = locked
         self._locks = contextlib.ExitStack()
         self._acquired_at = 0.0
         self._handled_before: set[int] = set()
@@ -69,11 +76,9 @@ class GpuLease:
         began = time.monotonic()
         self._handled_before = set(map(id, error_chain(sys.exc_info()[1])))
         with contextlib.ExitStack() as stack:
-            for key, device in sorted(zip(self._accelerator.lock_keys, self._accelerator.devices, strict=True)):
+            for key, device in self._lock_order():
                 stack.enter_context(self._locked(key, device, began))
-            self._require_empty()
-            for device in self._accelerator.devices:
-                self._accelerator.reset_peak(device)
+            self._begin()
             self._acquired_at = time.monotonic()
             self._sink.emit(
                 LeaseAcquired(
@@ -81,6 +86,7 @@ class GpuLease:
                     devices=self._accelerator.devices,
                     memory=self._measure(),
                     waited_seconds=self._acquired_at - began,
+                    isolation=self.isolation,
                 )
             )
             self._locks = stack.pop_all()  # last: whatever fails before gives the locks back
@@ -99,20 +105,32 @@ class GpuLease:
                 if error is None:
                     raise
                 held, memory = (), {}
-            self._sink.emit(
-                LeaseReleased(
-                    models=self._models,
-                    devices=self._accelerator.devices,
-                    memory=memory,
-                    held=held,
-                    held_seconds=time.monotonic() - self._acquired_at,
-                )
-            )
+            self._sink.emit(self._released(memory, held))
         if held and error is None:
             raise MemoryNotReturnedError(
                 f"{', '.join(self._models)} left {_name(held)}: drop whatever still refers to them (a hook, a list, a "
                 "notebook variable) and run again"
             )
+
+    def _lock_order(self) -> list[tuple[str, str]]:
+        pairs = zip(self._accelerator.lock_keys, self._accelerator.devices, strict=True)
+        return sorted(pairs) if self._locked_here else []
+
+    def _begin(self) -> None:
+        """Verify that the devices are empty, and let their peaks begin."""
+        self._require_empty()
+        for device in self._accelerator.devices:
+            self._accelerator.reset_peak(device)
+
+    def _released(self, memory: dict[str, MemoryStats], held: tuple[HeldTensor, ...]) -> LeaseReleased:
+        return LeaseReleased(
+            models=self._models,
+            devices=self._accelerator.devices,
+            memory=memory,
+            held=held,
+            held_seconds=time.monotonic() - self._acquired_at,
+            isolation=self.isolation,
+        )
 
     def _settle(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
         """Let go of what an error keeps alive, and wait for the memory; what is still held."""
@@ -200,6 +218,63 @@ class GpuLease:
             time.sleep(POLL_SECONDS)
 
 
+class ProcessLease(GpuLease):
+    """The lease of a process that lets a worker do the pass, and never touches the devices itself.
+
+    It measures by the driver, which needs no context, and ends when the driver has back what it had at the start. The
+    worker verifies its own allocator before it ends; what it measured is `worker_memory`.
+    """
+
+    isolation: Isolation = "process"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.worker_memory: Mapping[str, MemoryStats] = {}
+        self._free_before: dict[str, int | None] = {}
+
+    def _begin(self) -> None:
+        self._free_before = self._driver_free()
+
+    def _settle(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
+        """Wait until the driver has the memory back; what is still missing."""
+        deadline = time.monotonic() + RETURN_TIMEOUT_SECONDS
+        while True:
+            missing = self._missing()
+            if not missing or time.monotonic() > deadline:
+                return missing
+            time.sleep(POLL_SECONDS)
+
+    def _missing(self) -> tuple[HeldTensor, ...]:
+        if not self._accelerator.copies_weights:  # the host's memory is not ours alone to judge
+            return ()
+        now = self._driver_free()
+        short = {
+            device: before - free
+            for device, before in self._free_before.items()
+            if before is not None and (free := now[device]) is not None
+        }
+        return tuple(
+            HeldTensor(device=device, shape=None, dtype="", size_bytes=size, holder="a process on the device")
+            for device, size in short.items()
+            if size > self._accelerator.residue_bytes
+        )
+
+    def _measure(self) -> dict[str, MemoryStats]:
+        total = self._accelerator.card.total_bytes
+        return {
+            device: MemoryStats(
+                allocated_bytes=0, reserved_bytes=0, free_bytes=free or 0, total_bytes=total, peak_bytes=0
+            )
+            for device, free in self._driver_free().items()
+        }
+
+    def _released(self, memory: dict[str, MemoryStats], held: tuple[HeldTensor, ...]) -> LeaseReleased:
+        return dataclasses.replace(super()._released(memory, held), worker_memory=self.worker_memory)
+
+    def _driver_free(self) -> dict[str, int | None]:
+        return {device: self._accelerator.driver_free_bytes(device) for device in self._accelerator.devices}
+
+
 def forget_frames(errors: Sequence[BaseException]) -> None:
     """Let go of all that the tracebacks of errors keep alive; the text of the first stays, as a note.
 
@@ -236,16 +311,20 @@ def _held_tensors(allocated: dict[str, int]) -> tuple[HeldTensor, ...]:
     tensors = [
         item for item in gc.get_objects() if issubclass(type(item), torch.Tensor) and str(item.device) in allocated
     ]
-    named = [
-        HeldTensor(
-            device=str(tensor.device),
-            shape=tuple(tensor.shape),
-            dtype=str(tensor.dtype).removeprefix("torch."),
-            size_bytes=tensor.nelement() * tensor.element_size(),
+    tensors.sort(key=lambda tensor: -tensor.nelement() * tensor.element_size())
+    named: list[HeldTensor] = []
+    for tensor in tensors:
+        named.append(
+            HeldTensor(
+                device=str(tensor.device),
+                shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                size_bytes=tensor.nelement() * tensor.element_size(),
+                # Each search walks all objects of the process: for those that an error will name, and no more.
+                holder=holder_of(tensor, tensors) if len(named) < NAMED_TENSORS else "",
+            )
         )
-        for tensor in tensors
-    ]
-    return tuple(sorted(named, key=lambda tensor: -tensor.size_bytes))
+    return tuple(named)
 
 
 def _name(held: Sequence[HeldTensor]) -> str:

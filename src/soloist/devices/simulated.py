@@ -2,20 +2,23 @@
 
 Registers torch's PrivateUse1 backend under the name `sim`, so that `module.to("sim:1")`,
 `torch.zeros(2, device="sim:0")` and the error for tensors on two devices behave as on CUDA. A tensor on
-`sim:i` wraps a CPU tensor, whose storage is entered in the ledger of device i and leaves it when
-the storage dies: a reference that somebody forgot is memory that did not come back.
+`sim:i` wraps a CPU tensor, whose storage has a block of device i's allocator until the storage dies: a reference that
+somebody forgot is memory that did not come back.
 
-Counted: every storage that an operator returns, rounded up to the 512 bytes of torch's CUDA
-allocator. Not counted: scratch memory inside a kernel, fragmentation, the context of a driver. An
-operator's result is computed before its size is known, so `torch.OutOfMemoryError` is raised after the work
-was done, and nothing of it is kept.
+Counted: every storage that an operator returns, the temporaries of the attention kernel that the card would run, the
+matrix library's workspace, the process's context, and what other processes hold. Not counted: scratch memory inside
+other kernels. An operator's result is computed before its size is known, so `torch.OutOfMemoryError` is raised
+after the work was done, and nothing of it is kept.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,58 +26,156 @@ from torch.library import Library
 from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
+from soloist.devices.simulated_driver import DriverMemory
+from soloist.memory.allocator import Allocator, Block, CachingAllocator, IdealAllocator
+from soloist.memory.cards import Card, bare_card
+from soloist.memory.kernels import AttentionCall, choose_kernel
+from soloist.memory.tracing import Trace, trace_attention
+
 BACKEND = "sim"
-ROUNDING_BYTES = 512
 
 
 class DeviceLedger:
-    """The live storages of one simulated device, in bytes. Safe to use from any thread."""
+    """The memory of one simulated device, in bytes. Safe to use from any thread."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, card: Card, folder: Path | None = None) -> None:
         self.index = index
-        self.capacity_bytes = 0
-        self.allocated_bytes = 0
-        self.reserved_bytes = 0
-        self.peak_bytes = 0
-        self._sizes: dict[int, int] = {}
-        self._lock = threading.RLock()  # a finalizer may run in the midst of `enter`
+        self.card = card
+        self.folder = folder
+        self._driver = DriverMemory(f"simulated-{index}", card.total_bytes, folder)
+        kind = CachingAllocator if card.caches else IdealAllocator
+        self._allocator: Allocator = kind(self._driver.take, self._driver.give_back)
+        self._blocks: dict[int, Block] = {}
+        self._workspace: Block | None = None
+        self._has_context = False
+        # A storage may die whenever Python collects garbage, also in the midst of an allocation, of this device or of
+        # another. So its death is only noted, and settled when the lock is next taken.
+        self._dead: collections.deque[int] = collections.deque()
+        self._lock = threading.Lock()
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What blocks hold now."""
+        with self._settled():
+            return self._allocator.allocated
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What the allocator has taken from the driver."""
+        with self._settled():
+            return self._allocator.reserved
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest `allocated_bytes` since the last reset."""
+        return self._allocator.peak_allocated
+
+    @property
+    def peak_reserved_bytes(self) -> int:
+        """The highest `reserved_bytes` since the last reset."""
+        return self._allocator.peak_reserved
+
+    def free_bytes(self) -> int:
+        """What the driver has left; asking makes the context, as with CUDA."""
+        with self._settled():
+            self._require_context()
+            return self._driver.free_bytes()
+
+    def driver_free_bytes(self) -> int:
+        """What the driver has left; asking costs nothing."""
+        return self._driver.free_bytes()
 
     def enter(self, storage: torch.UntypedStorage) -> None:
         """Count a storage until it dies.
 
         Raises:
-            torch.OutOfMemoryError: it does not fit beside the storages that are alive.
+            torch.OutOfMemoryError: the device has no room for it.
         """
-        key, size = storage._cdata, _rounded(storage.nbytes())
-        with self._lock:
-            if key in self._sizes:
+        key = storage._cdata
+        with self._settled():
+            if key in self._blocks:
                 return
-            if self.allocated_bytes + size > self.capacity_bytes:
-                raise torch.OutOfMemoryError(self._complaint(size))
-            self._sizes[key] = size
-            self.allocated_bytes += size
-            self.reserved_bytes = max(self.reserved_bytes, self.allocated_bytes)
-            self.peak_bytes = max(self.peak_bytes, self.allocated_bytes)
-        weakref.finalize(storage, self._leave, key).atexit = False
+            self._blocks[key] = self._allocate(storage.nbytes())
+        weakref.finalize(storage, self._dead.append, key).atexit = False
+
+    def allocate(self, size: int) -> Block:
+        """A block of at least `size` bytes, which somebody has to free.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room for it.
+        """
+        with self._settled():
+            return self._allocate(size)
+
+    def free(self, block: Block) -> None:
+        """Give a block back to the allocator."""
+        with self._settled():
+            self._allocator.free(block)
+
+    def require_workspace(self) -> None:
+        """Make the matrix library's workspace, unless it is there."""
+        if self._workspace is None and self.card.workspace_bytes:
+            with self._settled():
+                self._workspace = self._allocate(self.card.workspace_bytes)
+
+    def clear_workspace(self) -> None:
+        """Let go of the matrix library's workspace."""
+        with self._settled():
+            if self._workspace is not None:
+                self._allocator.free(self._workspace)
+                self._workspace = None
 
     def empty_cache(self) -> None:
-        """Give back what is reserved and not allocated."""
-        with self._lock:
-            self.reserved_bytes = self.allocated_bytes
+        """Give back to the driver every segment in which no block is held."""
+        with self._settled():
+            self._allocator.empty_cache()
 
     def reset_peak(self) -> None:
-        """Let the peak start again from what is allocated now."""
-        with self._lock:
-            self.peak_bytes = self.allocated_bytes
+        """Let the peaks start again from what is held now."""
+        with self._settled():
+            self._allocator.reset_peak()
 
-    def _leave(self, key: int) -> None:
+    def resize(self, card: Card) -> None:
+        """Give a device that is in use another amount of memory; its kind stays."""
+        with self._settled():
+            self.card = self.card.with_memory(card.total_bytes)
+            self._driver.total_bytes = card.total_bytes
+
+    def close(self) -> None:
+        """Give everything back to the driver, the context too."""
+        self.clear_workspace()
+        self.empty_cache()
+        with self._settled():
+            if self._has_context:
+                self._driver.give_back(self.card.context_bytes)
+                self._has_context = False
+
+    @contextlib.contextmanager
+    def _settled(self) -> Iterator[None]:
         with self._lock:
-            self.allocated_bytes -= self._sizes.pop(key, 0)
+            while self._dead:
+                self._allocator.free(self._blocks.pop(self._dead.popleft()))
+            yield
+
+    def _allocate(self, size: int) -> Block:
+        self._require_context()
+        block = self._allocator.allocate(size)
+        if block is None:
+            raise torch.OutOfMemoryError(self._complaint(self._allocator.rules.rounded(size)))
+        return block
+
+    def _require_context(self) -> None:
+        if self._has_context or not self.card.context_bytes:
+            return
+        if not self._driver.take(self.card.context_bytes):
+            raise torch.OutOfMemoryError(self._complaint(self.card.context_bytes))
+        self._has_context = True
 
     def _complaint(self, size: int) -> str:
         return (
-            f"sim:{self.index} out of memory. Tried to allocate {size} bytes; "
-            f"{self.allocated_bytes} of {self.capacity_bytes} bytes are allocated."
+            f"sim:{self.index} out of memory. Tried to allocate {size} bytes; {self._driver.free_bytes()} of "
+            f"{self.card.total_bytes} bytes are free, {self._allocator.allocated} are allocated and "
+            f"{self._allocator.reserved} reserved by this process."
         )
 
 
@@ -110,8 +211,8 @@ class SimulatedTensor(torch.Tensor):
     ) -> Any:
         if func is torch.nn.functional.scaled_dot_product_attention:
             # Left alone, torch decomposes it into the math kernel on PrivateUse1: other bits than the CPU's,
-            # and up to 3.5 times the memory. A device runs it as one kernel.
-            return _run(func, tuple(args), kwargs or {})
+            # and other memory than that of the kernel that the card would choose.
+            return _attend(tuple(args), kwargs or {})
         if func is torch.Tensor.tolist:
             return args[0].host_tensor.tolist()
         with torch._C.DisableTorchFunctionSubclass():
@@ -124,18 +225,34 @@ class SimulatedTensor(torch.Tensor):
         return _run(func, tuple(args), kwargs or {})
 
 
-def configure(capacities_bytes: Sequence[int]) -> None:
-    """Make `sim:0` to `sim:n-1` exist with these capacities. What is alive on them stays counted."""
+def configure(cards: Sequence[Card], folder: Path | None = None) -> None:
+    """Make `sim:0` to `sim:n-1` be these cards, seen by all processes that name the same folder.
+
+    A device that is the same card in the same folder stays as it is, its context included. What is alive on one that is
+    another keeps it: then only its memory changes.
+
+    Raises:
+        AcceleratorError: the folder cannot be used.
+    """
     _register_backend()
-    for index, capacity in enumerate(capacities_bytes):
-        ledger(index).capacity_bytes = capacity
-    _Backend.count = max(_Backend.count, len(capacities_bytes))
+    with _ledgers_lock:
+        for index, card in enumerate(cards):
+            known = _ledgers.get(index)
+            if known is not None and (known.card, known.folder) == (card, folder):
+                continue
+            if known is not None and known.allocated_bytes:
+                known.resize(card)
+                continue
+            if known is not None:
+                known.close()
+            _ledgers[index] = DeviceLedger(index, card, folder)
+    _Backend.count = max(_Backend.count, len(cards))
 
 
 def ledger(index: int) -> DeviceLedger:
-    """The ledger of `sim:index`, made at its first use."""
+    """The ledger of `sim:index`; a device that nobody configured has no memory."""
     with _ledgers_lock:
-        return _ledgers.setdefault(index, DeviceLedger(index))
+        return _ledgers.setdefault(index, DeviceLedger(index, bare_card(0)))
 
 
 # torch composes these of an empty tensor and an out= variant that resizes it, which a wrapper cannot follow.
@@ -143,6 +260,12 @@ _RESIZING_FACTORIES = (
     "arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "logspace", "randperm",
     "tril_indices", "triu_indices",
 )  # fmt: skip
+# What runs on the matrix library, whose first call on a device makes its workspace.
+_MATRIX_PRODUCTS = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "addbmm", "mv", "addmv")
+)
+_attention_traces: dict[tuple[Any, ...], Trace] = {}
 _ledgers: dict[int, DeviceLedger] = {}
 _ledgers_lock = threading.Lock()
 _registered: list[Library] = []
@@ -195,6 +318,8 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     outers: dict[int, SimulatedTensor] = {}
     inner_leaves = [_unwrap(leaf, outers) for leaf in leaves]
     inner_args, inner_kwargs = pytree.tree_unflatten(inner_leaves, spec)
+    if target is not None and func in _MATRIX_PRODUCTS:
+        ledger(target).require_workspace()
     # The caller may be in inference mode, where torch refuses views of ordinary tensors that are inference
     # tensors; so all that is wrapped, and every wrapper, is an ordinary tensor.
     with torch.inference_mode(False), torch.no_grad():
@@ -202,6 +327,56 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         if target is None:
             return result
         return pytree.tree_map_only(torch.Tensor, lambda tensor: _wrap(tensor, target, outers), result)
+
+
+def _attend(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """Attention with the CPU's bits and the memory of the kernel that the card would run."""
+    call = AttentionCall.of(args, kwargs)
+    tensors = [tensor for tensor in (call.query, call.key, call.value, call.mask) if tensor is not None]
+    target = _target_device(torch.nn.functional.scaled_dot_product_attention, tensors)
+    assert target is not None
+    book = ledger(target)
+    inner = [tensor.host_tensor if isinstance(tensor, SimulatedTensor) else tensor for tensor in tensors]
+    with torch.inference_mode(False), torch.no_grad():
+        result = torch.nn.functional.scaled_dot_product_attention(
+            inner[0], inner[1], inner[2], attn_mask=inner[3] if call.mask is not None else None,
+            is_causal=call.is_causal, scale=call.scale, enable_gqa=call.grouped,
+        )  # fmt: skip
+        if choose_kernel(book.card, call) == "math":
+            book.require_workspace()
+        return _account(book, _attention_trace(book.card, call), result)
+
+
+def _account(book: DeviceLedger, trace: Trace, result: torch.Tensor) -> torch.Tensor:
+    """Wrap the result of a kernel, with the kernel's temporaries held and freed around it as the trace says."""
+    outlives = trace.events[-1].key
+    blocks: dict[int, Block] = {}
+    wrapped: torch.Tensor | None = None
+    try:
+        for event in trace.events:
+            if event.key == outlives:
+                wrapped = SimulatedTensor(result, book.index) if wrapped is None else wrapped
+            elif event.size_bytes is None:
+                book.free(blocks.pop(event.key))
+            else:
+                blocks[event.key] = book.allocate(event.size_bytes)
+    finally:
+        for block in blocks.values():
+            book.free(block)
+    assert wrapped is not None
+    return wrapped
+
+
+def _attention_trace(card: Card, call: AttentionCall) -> Trace:
+    key = (
+        card.capability, card.multiprocessors, call.is_causal, call.grouped, call.scale,
+        *((t.shape, t.stride(), t.dtype) if t is not None else None
+          for t in (call.query, call.key, call.value, call.mask)),
+    )  # fmt: skip
+    known = _attention_traces.get(key)
+    if known is None:
+        known = _attention_traces[key] = trace_attention(card, call)
+    return known
 
 
 def _target_device(func: Callable[..., Any], leaves: Sequence[Any]) -> int | None:
@@ -250,7 +425,3 @@ def _wrap(tensor: torch.Tensor, index: int, outers: dict[int, SimulatedTensor]) 
     if known.shape != tensor.shape:
         raise NotImplementedError(f"a tensor on {BACKEND}:{index} cannot be resized in place (out= or resize_)")
     return known
-
-
-def _rounded(size_bytes: int) -> int:
-    return -(-size_bytes // ROUNDING_BYTES) * ROUNDING_BYTES

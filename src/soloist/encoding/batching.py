@@ -1,4 +1,4 @@
-"""Batching. Pure: token lengths and a budget in, batches of rows out. Knows nothing of models or devices.
+"""Batching. Pure: token lengths and limits in, batches of rows out. Knows nothing of models or devices.
 
 A row is padded to a bucket that depends on its own length alone, and a batch holds rows of one
 bucket. So the vector of a row does not depend on its neighbours, the order of the input, the number of devices or
@@ -9,9 +9,11 @@ another padding moved a vector by up to 2e-3 in bf16.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from soloist.types import Batch
+
+RowsFor = Callable[[int], int]  # the most rows of a padded length that may share a batch
 
 SMALLEST_STEP = 4
 STEPS_PER_OCTAVE = 16
@@ -30,12 +32,16 @@ def bucket(length: int, longest: int | None = None) -> int:
     return padded if longest is None else max(length, min(padded, longest))
 
 
-def plan_batches(lengths: Sequence[int], budget: int, longest: int | None = None) -> tuple[Batch, ...]:
-    """Put rows of these token lengths into batches of at most `budget` padded tokens.
+def within(budget: int) -> RowsFor:
+    """As many rows as have at most `budget` padded tokens together, and at least one."""
+    return lambda padded_length: max(1, budget // max(1, padded_length))
 
-    Every row is in exactly one batch; a row that is longer than the budget has a batch of its own. The largest
-    batches come first, so that a device's allocator meets its largest request at the start; rows
-    of one bucket stay in input order.
+
+def plan_batches(lengths: Sequence[int], rows_for: RowsFor, longest: int | None = None) -> tuple[Batch, ...]:
+    """Put rows of these token lengths into batches of at most `rows_for(padded length)` rows.
+
+    Every row is in exactly one batch. The largest batches come first, so that a device's allocator meets its largest
+    request at the start; rows of one bucket stay in input order.
     """
     rows_of: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
@@ -43,7 +49,7 @@ def plan_batches(lengths: Sequence[int], budget: int, longest: int | None = None
     batches = [
         Batch(rows=tuple(chosen), padded_length=padded)
         for padded, rows in rows_of.items()
-        for chosen in _cut(rows, max(1, budget // padded))
+        for chosen in _cut(rows, rows_for(padded))
     ]
     return tuple(sorted(batches, key=lambda batch: (-batch.padded_tokens, -batch.padded_length, batch.rows)))
 

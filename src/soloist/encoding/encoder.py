@@ -6,6 +6,7 @@ the padding is ours, because a row's padded length must follow from the row alon
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from torch.overrides import TorchFunctionMode
 
-from soloist.encoding.batching import plan_batches, plan_unpadded
+from soloist.encoding.batching import RowsFor, plan_batches, plan_unpadded
 from soloist.errors import ModelLoadError
 from soloist.models.loading import StagedModel
 from soloist.types import Batch
@@ -68,6 +70,16 @@ class Encoder:
             raise ModelLoadError(f"{staged.spec.name} is no plain text encoder (it asks for {names}): choose another")
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        """The tensors that are moved to a device for each batch."""
+        return tuple(sorted(self._tensor_names))
+
+    @property
+    def has_grouped_heads(self) -> bool:
+        """Whether the model's attention shares key and value heads among query heads."""
+        return any(getattr(part, "num_key_value_groups", 1) > 1 for part in self._staged.module.modules())
+
+    @property
     def staged(self) -> StagedModel:
         """The model that this encodes for."""
         return self._staged
@@ -85,11 +97,12 @@ class Encoder:
             dropped=tuple(len(ids) - len(cut[row]) if row in cut else 0 for row, ids in enumerate(whole)),
         )
 
-    def plan(self, tokenized: TokenizedTexts, budget: int) -> tuple[Batch, ...]:
-        """The batches of a shard: a pure function of its token lengths and the budget."""
+    def plan(self, tokenized: TokenizedTexts, rows_for: RowsFor) -> tuple[Batch, ...]:
+        """The batches of a shard: a pure function of its token lengths and the limits."""
         if self._staged.is_static:
-            return plan_unpadded(tokenized.lengths, budget)
-        return plan_batches(tokenized.lengths, budget, self._staged.max_tokens)
+            # A row of one token costs most for each token, so that rows of one are the limit for all.
+            return plan_unpadded(tokenized.lengths, rows_for(1))
+        return plan_batches(tokenized.lengths, rows_for, self._staged.max_tokens)
 
     def computed_tokens(self, tokenized: TokenizedTexts, batches: Sequence[Batch]) -> int:
         """The tokens that devices compute for these batches: padding included, where a model pads."""
@@ -140,9 +153,14 @@ class Encoder:
         }
 
 
-def forward(module: SentenceTransformer, features: Features, device: str) -> NDArray[np.float32]:
-    """One forward pass on `device`; (rows, dim) float32 in host memory, not yet normalised."""
-    with torch.inference_mode():
+def forward(
+    module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
+) -> NDArray[np.float32]:
+    """One forward pass on `device`; (rows, dim) float32 in host memory, not yet normalised.
+
+    `attention` is what attention calls go through on the way to the device (see `ExpandGroupedHeads`).
+    """
+    with torch.inference_mode(), attention or contextlib.nullcontext():
         moved = {
             name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()
         }

@@ -26,6 +26,7 @@ from soloist.encoding.batching import halves
 from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
 from soloist.errors import BadVectorError, EncodingError, ModelTooLargeError, RowTooLargeError
 from soloist.events import BatchEncoded, BatchSplit, EventSink, Notice
+from soloist.memory.kernels import ExpandGroupedHeads
 from soloist.models.loading import StagedModel
 from soloist.types import Batch
 
@@ -171,13 +172,19 @@ class Replicas:
         """
         try:
             features = self._encoder.collate(job.tokenized, batch)
-            job.vectors[list(batch.rows)] = forward(self._modules[device], features, device)
+            job.vectors[list(batch.rows)] = forward(
+                self._modules[device], features, device, attention=self._attention()
+            )
             return None
         except Exception as exc:
             if is_out_of_memory(exc):
                 return str(exc)
             forget_frames(error_chain(exc))
             raise EncodingError(f"{self._staged.spec.name} failed on {device}: {type(exc).__name__}: {exc}") from exc
+
+    def _attention(self) -> ExpandGroupedHeads | None:
+        """A mode of its own for each pass, since it keeps state while it is entered."""
+        return ExpandGroupedHeads(self._accelerator.card) if self._encoder.has_grouped_heads else None
 
     def _row_complaint(self, job: _Job, device: str, batch: Batch, complaint: str) -> str:
         return (

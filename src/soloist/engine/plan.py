@@ -1,6 +1,7 @@
-"""Which models are on the devices together, in which order, and how large their batches are. Pure.
+"""Which models are on the devices together, in which order, and how large their batches are.
 
-Exclusive and standard mode differ here and nowhere else: in the passes.
+Exclusive and standard mode differ here and nowhere else: in the passes, and, where the memory of a device does not hold
+all models beside their largest batches, in the limits.
 """
 
 from __future__ import annotations
@@ -8,13 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from soloist.memory.cards import Card
+from soloist.memory.planner import BatchLimits, MemoryBound, memory_limit
+from soloist.memory.prediction import Predictor, Tracer
 from soloist.types import Mode
 
-# Padded tokens in a batch, where the user sets none. On two cores with AVX-512, MiniLM reached its rate at 1,000 to
-# 4,000 tokens a batch; 16,384 is what text-embeddings-inference takes on a GPU. A static model only
-# looks up and averages: what a batch costs there is the overhead of a call.
-TOKEN_BUDGETS: Mapping[str, int] = {"cpu": 4_096, "cuda": 16_384, "simulated": 16_384}
-STATIC_TOKEN_BUDGET = 131_072
+# Padded tokens in a batch that saturate a device, where the user sets none. On two cores with AVX-512, MiniLM reached
+# its rate at 1,000 to 4,000 tokens a batch; 16,384 is what text-embeddings-inference takes on a GPU. A static model
+# only looks up and averages: what a batch costs there is the overhead of a call.
+SATURATION_TOKENS: Mapping[str, int] = {"cpu": 4_096, "cuda": 16_384, "simulated": 16_384}
+STATIC_SATURATION_TOKENS = 131_072
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlannedModel:
+    """What the plan needs to know of a model. Without a tracer, memory does not bound its batches.
+
+    `growth` is the ratio of measured to predicted activations on this machine, 1 where none was measured.
+    """
+
+    name: str
+    is_static: bool
+    max_tokens: int | None
+    tracer: Tracer | None = None
+    growth: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,24 +42,49 @@ class Pass:
     models: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunPlan:
-    """Passes in their order, and each model's token budget, which no mode changes."""
+    """Passes in their order, and each model's batch limits.
+
+    `predictors` are of the device as it is in the pass: with all models of the pass on it.
+    """
 
     passes: tuple[Pass, ...]
-    token_budgets: Mapping[str, int]
+    limits: Mapping[str, BatchLimits]
+    predictors: Mapping[str, Predictor]
 
 
-def plan_run(
-    models: Sequence[str], static_models: Sequence[str], mode: Mode, kind: str, token_budget: int | None
-) -> RunPlan:
-    """The plan of a run on an accelerator of this kind.
+def plan_run(models: Sequence[PlannedModel], mode: Mode, kind: str, card: Card, token_budget: int | None) -> RunPlan:
+    """The plan of a run on devices of this kind.
 
     Exclusive: one pass for each model, alone. Standard: one pass with all models resident.
     """
-    passes = tuple(Pass(models=(model,)) for model in models) if mode == "exclusive" else (Pass(models=tuple(models)),)
-    budgets = {
-        model: token_budget or (STATIC_TOKEN_BUDGET if model in static_models else TOKEN_BUDGETS[kind])
-        for model in models
+    names = tuple(model.name for model in models)
+    passes = tuple(Pass(models=(name,)) for name in names) if mode == "exclusive" else (Pass(models=names),)
+    alone = {model.name: Predictor(model.tracer, card) for model in models if model.tracer is not None}
+    together = alone if mode == "exclusive" else _together(models, card)
+    limits: dict[str, BatchLimits] = {}
+    for model in models:
+        saturation = STATIC_SATURATION_TOKENS if model.is_static else SATURATION_TOKENS[kind]
+        # The limit of the model alone comes first: what standard mode adds can only make batches smaller.
+        predictors = [each[model.name] for each in (alone, together) if model.name in each]
+        bounds = tuple(_bound(model, predictor, card) for predictor in dict.fromkeys(predictors))
+        limits[model.name] = BatchLimits(token_budget=token_budget or saturation, bounds=bounds)
+    return RunPlan(passes=passes, limits=limits, predictors=together)
+
+
+def _together(models: Sequence[PlannedModel], card: Card) -> dict[str, Predictor]:
+    """Predictors with all other models' weights on the device; none, where one of them is unknown."""
+    tracers = {model.name: model.tracer for model in models if model.tracer is not None}
+    if len(tracers) < len(models):
+        return {}
+    return {
+        name: Predictor(tracer, card, residents=[other.weights for others, other in tracers.items() if others != name])
+        for name, tracer in tracers.items()
     }
-    return RunPlan(passes=passes, token_budgets=budgets)
+
+
+def _bound(model: PlannedModel, predictor: Predictor, card: Card) -> MemoryBound:
+    return MemoryBound(
+        predictor=predictor, limit_bytes=memory_limit(card), longest=model.max_tokens, growth=max(1.0, model.growth)
+    )

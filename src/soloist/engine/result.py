@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soloist.config import RunConfig
+from soloist.engine.plan import RunPlan
 from soloist.events import (
     BatchSplit,
     Event,
@@ -19,12 +20,14 @@ from soloist.events import (
     LeaseReleased,
     Notice,
     PassFinished,
+    PeakCompared,
     RowsRecomputed,
     RunFinished,
     RunStarted,
     ShardEncoded,
 )
 from soloist.fusion import FusionPlan
+from soloist.memory.planner import BatchLimits
 from soloist.models.loading import StagedModel
 from soloist.types import MemoryStats
 
@@ -44,13 +47,19 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSizes:
-    """Rows in the batches as planned; `splits` counts those that did not fit and were halved."""
+    """Rows in the batches as planned; `splits` counts those that did not fit and were halved.
+
+    `planned` is what the planner allows in a batch of rows of the median length, were there enough of them, and
+    `limited_by` what keeps it from being more: `saturation` of the device, or its `memory`.
+    """
 
     smallest: int
     median: float
     largest: int
     batches: int
     splits: int
+    planned: int
+    limited_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +68,8 @@ class ModelReport:
 
     `tokens` counts prompts and special tokens, after truncation; `padding_share` is the share of
     computed tokens that were padding. `seconds` is encoding with tokenizing, without loading.
-    `peak_bytes` is over the model's lease, which in standard mode all models share.
+    `peak_bytes` is over the model's lease, which in standard mode all models share; `predicted_peak_bytes` is what was
+    predicted for it, None where nothing was.
     """
 
     name: str
@@ -75,6 +85,7 @@ class ModelReport:
     weight: float | None
     chunks: int
     tokens: int
+    padded_tokens: int
     padding_share: float
     truncated_rows: int
     truncated_tokens: int
@@ -83,6 +94,7 @@ class ModelReport:
     seconds: float
     chunks_per_second: float
     peak_bytes: Mapping[str, int]
+    predicted_peak_bytes: int | None
     rows_per_device: Mapping[str, int]
     device_shares: Mapping[str, float]
 
@@ -144,8 +156,10 @@ class _Tally:
     splits: int = 0
     seconds: float = 0.0
     batch_rows: Counter[int] = field(default_factory=Counter)
+    padded_lengths: Counter[int] = field(default_factory=Counter)
     rows_per_device: Counter[str] = field(default_factory=Counter)
     peak_bytes: Mapping[str, int] = field(default_factory=dict)
+    compared: PeakCompared | None = None
 
     def add(self, event: ShardEncoded) -> None:
         self.chunks += event.rows
@@ -155,6 +169,8 @@ class _Tally:
         self.truncated_tokens += event.truncated_tokens
         self.seconds += event.seconds
         self.batch_rows.update(event.batch_rows)
+        for rows, length in zip(event.batch_rows, event.padded_lengths, strict=True):
+            self.padded_lengths[length] += rows
         self.rows_per_device.update(event.rows_per_device)
 
 
@@ -196,10 +212,18 @@ class ResultBuilder:
                 self._tallies[event.model].splits += 1
             case PassFinished():
                 self._tallies[event.model].peak_bytes = event.peak_bytes
+            case PeakCompared():
+                for model in event.models:
+                    self._tallies[model].compared = event
             case RunFinished():
                 self._seconds = event.seconds
 
-    def result(self, staged: Mapping[str, StagedModel], fusion: FusionPlan | None) -> RunResult:
+    def compared(self, model: str) -> PeakCompared | None:
+        """What a model's prediction was worth, where it was alone on the devices."""
+        found = self._tallies[model].compared
+        return found if found is not None and found.models == (model,) else None
+
+    def result(self, staged: Mapping[str, StagedModel], fusion: FusionPlan | None, plan: RunPlan) -> RunResult:
         """The result of the run so far."""
         weights = dict(zip(fusion.models, fusion.weights, strict=True)) if fusion is not None else {}
         return RunResult(
@@ -207,7 +231,8 @@ class ResultBuilder:
             devices=self._devices,
             collections=tuple(self._collections),
             models=tuple(
-                _report(model, self._tallies[name], weights.get(name), self._devices) for name, model in staged.items()
+                _report(model, self._tallies[name], weights.get(name), self._devices, plan.limits[name])
+                for name, model in staged.items()
             ),
             fusion=fusion,
             lease_events=tuple(self._leases),
@@ -226,7 +251,9 @@ class ResultBuilder:
         )
 
 
-def _report(model: StagedModel, tally: _Tally, weight: float | None, devices: tuple[str, ...]) -> ModelReport:
+def _report(
+    model: StagedModel, tally: _Tally, weight: float | None, devices: tuple[str, ...], limits: BatchLimits
+) -> ModelReport:
     return ModelReport(
         name=model.spec.name,
         source=model.spec.source,
@@ -241,25 +268,30 @@ def _report(model: StagedModel, tally: _Tally, weight: float | None, devices: tu
         weight=weight,
         chunks=tally.chunks,
         tokens=tally.tokens,
+        padded_tokens=tally.padded_tokens,
         padding_share=1 - tally.tokens / tally.padded_tokens if tally.padded_tokens else 0.0,
         truncated_rows=tally.truncated_rows,
         truncated_tokens=tally.truncated_tokens,
-        batch_sizes=_batch_sizes(tally),
+        batch_sizes=_batch_sizes(tally, limits),
         recomputed_rows=tally.recomputed_rows,
         seconds=tally.seconds,
         chunks_per_second=tally.chunks / tally.seconds if tally.seconds else 0.0,
         peak_bytes=dict(tally.peak_bytes),
+        predicted_peak_bytes=tally.compared.predicted_bytes if tally.compared is not None else None,
         rows_per_device={device: tally.rows_per_device[device] for device in devices},
         device_shares={device: tally.rows_per_device[device] / max(1, tally.chunks) for device in devices},
     )
 
 
-def _batch_sizes(tally: _Tally) -> BatchSizes:
+def _batch_sizes(tally: _Tally, limits: BatchLimits) -> BatchSizes:
     sizes = sorted(tally.batch_rows.elements())
+    typical = statistics.median_high(tally.padded_lengths.elements()) if tally.padded_lengths else 1
     return BatchSizes(
         smallest=sizes[0] if sizes else 0,
         median=statistics.median(sizes) if sizes else 0,
         largest=sizes[-1] if sizes else 0,
         batches=len(sizes),
         splits=tally.splits,
+        planned=limits.rows(typical),
+        limited_by=limits.reason(typical),
     )

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, module_folders, weight_files
+from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
+from soloist.types import DType
 
 # Raised when soloist itself turns the same texts and weights into other vectors.
 ENCODER_VERSION = 1
@@ -38,6 +40,20 @@ def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
     else:
         files = [*weight_files(folder), *_settings_files(folder, with_code=spec.trust_remote_code)]
     return {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
+
+
+def known_fingerprint(spec: ModelSpec, settings: ModelSettings, dtype: DType) -> str | None:
+    """The fingerprint that a model will have when it is loaded; None where its weights are not on this machine."""
+    if settings.folder is None or not (spec.loader == "wordllama" or weight_files(settings.folder)):
+        return None
+    contents = content_digests(spec, Location(folder=settings.folder, revision=None))
+    return fingerprint(
+        contents,
+        document_prompt=settings.document_prompt,
+        max_tokens=settings.max_tokens,
+        dim=settings.dim,
+        dtype=dtype,
+    )
 
 
 def fingerprint(contents: Mapping[str, str], **decisive: Any) -> str:

@@ -24,6 +24,7 @@ WORDLLAMA_TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Of a hub repository, what loading can need: other formats of the same weights are often several times its size.
 _WANTED = ("*.json", "*.txt", "*.model", "*.py", "*.safetensors")
+_SETTINGS = ("*.json", "*.txt", "*.model")
 _UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
 _PICKLED = ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
@@ -52,6 +53,32 @@ def locate(spec: ModelSpec) -> Location:
             f"{spec.name} cannot be loaded: the folder {spec.source} does not exist, attach it or correct the source"
         )
     return _cached(spec) or _packaged(spec) or _downloaded(spec)
+
+
+def find_settings(spec: ModelSpec) -> Path | None:
+    """The folder with a model's configuration and tokenizer, where it is on this machine; the weights may be missing.
+
+    Asks no network: a folder, else the hub's cache, else the spec's package.
+    """
+    if Path(spec.source).is_dir():
+        return Path(spec.source)
+    if spec.loader == "wordllama":
+        return _package_folder(spec.package)
+    if is_hub_id(spec.source):
+        path = huggingface_hub.try_to_load_from_cache(spec.source, "modules.json", revision=spec.revision)
+        if isinstance(path, str):
+            return Path(path).parent
+    packaged = _packaged(spec)
+    return packaged.folder if packaged is not None else None
+
+
+def fetch_settings(spec: ModelSpec) -> Path:
+    """The same folder, downloaded from the hub without the weights where it is not here.
+
+    Raises:
+        OSError: the hub cannot be reached, does not have the model, or does not give it without a licence.
+    """
+    return find_settings(spec) or _snapshot(spec, _SETTINGS)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

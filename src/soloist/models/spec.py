@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from soloist.models.blueprint import Blueprint
 from soloist.types import DTypeRequest
 
 Loader = Literal["sentence-transformers", "wordllama"]
@@ -14,10 +15,11 @@ Loader = Literal["sentence-transformers", "wordllama"]
 class ModelSpec:
     """One embedding model.
 
-    `source` is a hub id or a local folder; `package` names a Python package that carries the same
-    weights, used where it is installed. `dim` and `max_tokens` are None where only the
-    loaded model knows them; a prompt of None leaves the model's own configuration to decide, and an
-    empty one means no prompt. `overflows_float16` marks models whose activations exceed 65,504.
+    `source` is a hub id or a local folder; `package` names a Python package that carries the same weights, used where
+    it is installed. `dim` and `max_tokens` are None where only the loaded model knows them; a prompt of None leaves
+    the model's own configuration to decide, and an empty one means no prompt. `overflows_float16` marks models whose
+    activations exceed 65,504. `blueprint` is the shape of the network, for planning where the model's files are not
+    on this machine.
     """
 
     name: str
@@ -36,3 +38,4 @@ class ModelSpec:
     non_commercial: bool = False
     loader: Loader = "sentence-transformers"
     note: str = ""
+    blueprint: Blueprint | None = None

@@ -1,0 +1,91 @@
+"""`soloist plan`: what a run would need, before any weights are loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soloist.cli.embed import DTYPE_HELP, split
+from soloist.cli.outcome import FAILED, exit_codes
+from soloist.config import RunConfig
+from soloist.errors import ConfigError
+from soloist.types import DTypeRequest, FusionMethod, Mode
+
+_DURATION = re.compile(
+    r"(?:(?P<hours>\d+(?:\.\d+)?)h)?(?:(?P<minutes>\d+(?:\.\d+)?)m)?(?:(?P<seconds>\d+(?:\.\d+)?)s)?"
+)
+
+
+def plan(
+    chunks_root: Annotated[Path, typer.Argument(help="The folder with the collections of chunks.")],
+    models: Annotated[list[str] | None, typer.Option(metavar="A,B", help="As for embed.")] = None,
+    collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
+    accelerator: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SOLOIST_ACCELERATOR", metavar="KIND", help="As for embed; simulated:2xT4 plans for two T4 anywhere."
+        ),
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="9h", help="The length of the session, e.g. 9h, 8h30m or 45m.")
+    ] = None,
+    mode: Annotated[Mode | None, typer.Option(help="The mode that has to fit. [default: exclusive]")] = None,
+    fusion: Annotated[FusionMethod | None, typer.Option(help="As for embed.")] = None,
+    dtype: Annotated[DTypeRequest | None, typer.Option(help=DTYPE_HELP)] = None,
+    token_budget: Annotated[int | None, typer.Option(help="As for embed.")] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", help="A TOML file with models of your own.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the run would be written; only its free space is looked at.")] = Path(
+        "run"
+    ),
+    cache_dir: Annotated[
+        Path | None, typer.Option(envvar="SOLOIST_CACHE_DIR", help="Where runs keep what they measure.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Say what a run would need and whether it fits: tokens, memory, batches, time, disk, download.
+
+    Loads no weights. Exit code 1 where it does not fit.
+    """
+    with exit_codes(debug=debug):
+        config = RunConfig.from_mapping(
+            {}, origin="the command line", chunks_root=chunks_root, out=out, models=split("--models", models),
+            collections=split("--collections", collections), accelerator=accelerator, mode=mode, fusion=fusion,
+            dtype=dtype, token_budget=token_budget, catalogue=catalogue, cache_dir=cache_dir,
+        )  # fmt: skip
+        _run(config, seconds_of(session) if session is not None else None, as_json)
+
+
+def seconds_of(text: str) -> float:
+    """A duration such as `9h`, `8h30m`, `45m` or `90s`, in seconds.
+
+    Raises:
+        ConfigError: the text is no duration, or one of 0.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    parts = {name: float(value) for name, value in found.groupdict().items() if value} if found is not None else {}
+    seconds = parts.get("hours", 0) * 3600 + parts.get("minutes", 0) * 60 + parts.get("seconds", 0)
+    if not seconds:
+        raise ConfigError(f"--session is {text!r}: give a duration such as 9h, 8h30m or 45m")
+    return seconds
+
+
+def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> None:
+    from soloist.engine.session import plan_session
+    from soloist.reports.session import print_session
+    from soloist.reports.table import open_console
+
+    found = plan_session(config, session_seconds)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        print_session(found, open_console(sys.stdout))
+    if not found.fits:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,247 @@
+"""A pass in a process of its own, at whose end the driver has all memory back, contexts included.
+
+The parent holds the locks and never touches the devices. It starts a worker, sends it one line of JSON, and waits
+until the worker has its models staged and its first shard prepared; then it takes the lease and says `go`. The worker
+sends events, one JSON line each, and at the end what became of the pass. It ends when its standard input does, so
+that a killed parent leaves no worker behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import IO, Any
+
+from soloist import errors
+from soloist.config import RunConfig
+from soloist.devices import GpuLease, open_accelerator
+from soloist.devices.accelerator import Accelerator
+from soloist.devices.lease import LOCK_DIR, ProcessLease, error_chain
+from soloist.encoding.encoder import Encoder
+from soloist.engine.feedback import Feedback
+from soloist.engine.ingest import ShardRef
+from soloist.engine.memory import plan_memory
+from soloist.engine.passes import Stage, run_pass
+from soloist.engine.plan import Pass
+from soloist.engine.staging import select_models, stage_all
+from soloist.errors import EncodingError, SoloistError
+from soloist.events import Event, EventSink, LeaseReleased, ListSink, event_from_dict, event_to_dict
+from soloist.jsontext import json_text
+from soloist.stores import RunFolder
+
+_COMMAND = (sys.executable, "-c", "from soloist.engine.isolation import main; main()")
+_LAST_WORDS_SECONDS = 60
+_PARENT_IS_GONE = 70  # the exit code of a worker that nobody listens to any more
+
+
+def run_isolated(
+    each: Pass, config: RunConfig, shards: Sequence[ShardRef], lease: ProcessLease, sink: EventSink
+) -> None:
+    """Run a pass in a worker process; the lease is held from the moment that the worker is ready.
+
+    Raises:
+        SoloistError: what the worker raised, or that it ended without a word.
+    """
+    request = {
+        "config": config.to_dict(), "models": list(each.models), "shards": [asdict(shard) for shard in shards]
+    }  # fmt: skip
+    with _Worker(request, each, sink) as worker:
+        worker.follow("ready")
+        with lease:
+            worker.send("go")
+            try:
+                done = worker.follow("done")
+                lease.worker_memory = event_from_dict(done["released"]).memory  # type: ignore[attr-defined]
+            finally:
+                worker.close()
+
+
+class _Worker:
+    """The parent's end of a worker process."""
+
+    def __init__(self, request: Mapping[str, Any], each: Pass, sink: EventSink) -> None:
+        self._request = request
+        self._each = each
+        self._sink = sink
+
+    def __enter__(self) -> _Worker:
+        # In a session of its own Ctrl-C reaches it through us alone, once, and in order.
+        self._process = subprocess.Popen(
+            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+        self.send(self._request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def send(self, message: object) -> None:
+        """One line to the worker; one that has ended says why when its own lines are read."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json_text(message) + "\n")
+            self._process.stdin.flush()
+
+    def follow(self, until: str) -> Mapping[str, Any]:
+        """Hand events on until the worker says a word; what it says with it.
+
+        Raises:
+            SoloistError: what the worker raised instead, or that it ended.
+        """
+        assert self._process.stdout is not None
+        try:
+            for line in self._process.stdout:
+                message = json.loads(line)
+                if "event" in message:
+                    self._sink.emit(event_from_dict(message))
+                elif message["word"] == until:
+                    return message  # type: ignore[no-any-return]
+                elif message["word"] == "failed":
+                    raise _error(message)
+        except KeyboardInterrupt:
+            self._process.send_signal(signal.SIGINT)
+            raise
+        raise EncodingError(self._ended())
+
+    def close(self) -> None:
+        """Let the worker end, and see that it has."""
+        streams = (self._process.stdin, self._process.stdout)
+        try:
+            if self._process.poll() is None and self._process.stdout is not None:
+                self._drain(self._process.stdout)
+            self._process.wait(_LAST_WORDS_SECONDS)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self._process.kill()
+            self._process.wait()
+        finally:
+            for stream in streams:
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+
+    def _drain(self, stream: IO[str]) -> None:
+        """Take what an interrupted worker still says, so that it does not wait for somebody to listen."""
+        for line in stream:
+            message = json.loads(line)
+            if "event" in message:
+                self._sink.emit(event_from_dict(message))
+
+    def _ended(self) -> str:
+        code = self._process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return (
+            f"the worker process of {', '.join(self._each.models)} {how} in the midst of its pass: look for its own "
+            "words above, or in the system's log if memory ran out, and run again"
+        )
+
+
+def _error(message: Mapping[str, Any]) -> SoloistError:
+    """What the worker raised, as it would have been raised here."""
+    kind = getattr(errors, message["kind"], None)
+    if isinstance(kind, type) and issubclass(kind, SoloistError):
+        found: SoloistError = kind(message["message"])
+    else:
+        found = EncodingError(f"{message['kind']}: {message['message']}")
+    found.__dict__.setdefault("__notes__", []).extend(message["notes"])
+    return found
+
+
+class _Parent:
+    """The worker's end: lines come in, lines go out, and the end of the input is the end of the process."""
+
+    def __init__(self) -> None:
+        # Whatever a model prints goes to stderr: stdout is the parent's.
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, name="soloist-parent", daemon=True).start()
+
+    def receive(self) -> Any:
+        """The next line's value."""
+        return json.loads(self._lines.get())
+
+    def say(self, word: str, **more: Any) -> None:
+        """One word to the parent, with what belongs to it."""
+        self._write({"word": word, **more})
+
+    def emit(self, event: Event) -> None:
+        """Hand an event on; a sink like any other."""
+        self._write(event_to_dict(event, 0.0))
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._out.write(json_text(message) + "\n")
+            self._out.flush()
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self._lines.put(line)
+        if threading.main_thread().is_alive() and not self._out.closed:
+            os._exit(_PARENT_IS_GONE)
+
+
+class _Go:
+    """The worker's lease: begins when the parent says so, and verifies the worker's own allocator."""
+
+    def __init__(self, parent: _Parent, lease: GpuLease) -> None:
+        self._parent = parent
+        self._lease = lease
+
+    def __enter__(self) -> None:
+        self._parent.say("ready")
+        assert self._parent.receive() == "go"
+        self._lease.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lease.__exit__(kind, error, trace)
+
+
+def main() -> None:
+    """The worker: one pass, as the first line of standard input describes it."""
+    parent = _Parent()
+    ends = ListSink()
+    try:
+        _work(parent, parent.receive(), ends)
+    except KeyboardInterrupt:
+        os._exit(130)
+    except Exception as exc:
+        notes = [note for each in error_chain(exc) for note in getattr(each, "__notes__", [])]
+        parent.say("failed", kind=type(exc).__name__, message=str(exc), notes=notes)
+        os._exit(1)
+    released = next(event for event in reversed(ends.events) if isinstance(event, LeaseReleased))
+    parent.say("done", released=event_to_dict(released, 0.0))
+    # At once: the parent waits for the driver to have the memory back, and there is nothing left to tidy.
+    os._exit(0)
+
+
+def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
+    config = RunConfig.from_dict(request["config"])
+    each = Pass(models=tuple(request["models"]))
+    accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
+    stage = _stage(config, each, [ShardRef(**shard) for shard in request["shards"]], accelerator)
+    run_pass(each, stage, _Go(parent, GpuLease(accelerator, each.models, ends, locked=False)), parent)
+
+
+def _stage(config: RunConfig, each: Pass, shards: Sequence[ShardRef], accelerator: Accelerator) -> Stage:
+    """What the parent's own stage would be, with this pass's models alone."""
+    silent = ListSink()
+    specs = {name: spec for name, spec in select_models(config).items() if name in each.models}
+    encoders = {name: Encoder(model) for name, model in stage_all(specs, config, accelerator, silent).items()}
+    plan = plan_memory(config, encoders, accelerator, Feedback(config.cache_dir), silent)
+    folder = RunFolder(config.out)
+    return Stage(plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder)

@@ -1,0 +1,172 @@
+"""Token lengths of a collection, without a model: tokenized on all cores, in memory that does not grow.
+
+Knows sources and tokenizers. A model whose tokenizer is not on this machine gets an estimate, and says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from soloist.config import SourceConfig
+from soloist.errors import PredictionError
+from soloist.models.location import WORDLLAMA_TOKENIZER
+from soloist.models.settings import ModelSettings
+from soloist.models.spec import ModelSpec
+from soloist.sources import DuplicateIds, read_chunks
+from soloist.types import Collection, SkippedInput
+
+BLOCK_CHUNKS = 4096
+# Characters of documentation and code in a token: 2.9 for MiniLM's tokenizer and 3.1 for Llama's on the 738 chunks of
+# the Docling documentation. Fewer characters, so more tokens, than either would be a plan on the safe side.
+CHARACTERS_PER_TOKEN = 2.9
+
+CountTokens = Callable[[Sequence[str]], list[int]]
+
+
+@dataclass(slots=True, kw_only=True)
+class TokenCounts:
+    """How many rows have how many tokens, prompt and special tokens included, before truncation.
+
+    `estimated` where the tokenizer was not at hand; `seconds` is what tokenizing took on this machine.
+    """
+
+    max_tokens: int | None
+    estimated: bool
+    rows_of: Counter[int] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def add(self, lengths: Iterable[int]) -> None:
+        """Count more rows."""
+        self.rows_of.update(lengths)
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return sum(self.rows_of.values())
+
+    @property
+    def kept(self) -> Counter[int]:
+        """Rows by their length after truncation."""
+        limit = self.max_tokens
+        found: Counter[int] = Counter()
+        for length, rows in self.rows_of.items():
+            found[length if limit is None else min(length, limit)] += rows
+        return found
+
+    @property
+    def truncated_rows(self) -> int:
+        """Rows that the model will not read to their end."""
+        limit = self.max_tokens
+        return 0 if limit is None else sum(rows for length, rows in self.rows_of.items() if length > limit)
+
+    def quantile(self, share: float) -> int:
+        """The length after truncation that this share of the rows does not exceed."""
+        seen, wanted = 0, share * self.rows
+        for length in sorted(self.kept):
+            seen += self.kept[length]
+            if seen >= wanted:
+                return length
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What is in the collections: chunks, bytes of text, and each model's token counts."""
+
+    chunks: int
+    skipped: int
+    text_bytes: int
+    counts: dict[str, TokenCounts]
+
+
+def scan(
+    collections: Sequence[Collection], source: SourceConfig, models: Sequence[tuple[ModelSpec, ModelSettings]]
+) -> Scan:
+    """Read every chunk once, and count its tokens for every model.
+
+    Raises:
+        InputError: a file is not readable as chunks, or two chunks of a collection have one id.
+    """
+    counters = {spec.name: _counter(spec, settings) for spec, settings in models}
+    counts = {
+        spec.name: TokenCounts(max_tokens=settings.max_tokens, estimated=counters[spec.name] is None)
+        for spec, settings in models
+    }
+    chunks = text_bytes = 0
+    skipped: list[None] = []
+    for texts in _blocks(collections, source, lambda item: skipped.append(None)):
+        chunks += len(texts)
+        text_bytes += sum(len(text.encode()) for text in texts)
+        for spec, settings in models:
+            _count(counts[spec.name], counters[spec.name], [settings.document_prompt + text for text in texts])
+    return Scan(chunks=chunks, skipped=len(skipped), text_bytes=text_bytes, counts=counts)
+
+
+def _blocks(
+    collections: Sequence[Collection], source: SourceConfig, on_skip: Callable[[SkippedInput], None]
+) -> Iterable[list[str]]:
+    for collection in collections:
+        duplicates = DuplicateIds()
+        texts = []
+        for chunk, place in read_chunks(collection, source, on_skip):
+            duplicates.check(chunk.id, place)
+            texts.append(chunk.text)
+            if len(texts) == BLOCK_CHUNKS:
+                yield texts
+                texts = []
+        if texts:
+            yield texts
+
+
+def _count(counts: TokenCounts, counter: CountTokens | None, texts: list[str]) -> None:
+    began = time.perf_counter()
+    if counter is None:
+        counts.add(math.ceil(len(text) / CHARACTERS_PER_TOKEN) + 2 for text in texts)
+    else:
+        counts.add(counter(texts))
+    counts.seconds += time.perf_counter() - began
+
+
+def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:
+    if settings.folder is None:
+        return None
+    static = spec.loader == "wordllama" or not _has_transformer(settings.folder)
+    tokenizer = _load(spec, settings.folder)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda texts: [len(row) for row in tokenizer.encode_batch_fast(list(texts), add_special_tokens=not static)]
+
+
+def _load(spec: ModelSpec, folder: Path) -> Tokenizer:
+    place = folder / WORDLLAMA_TOKENIZER if spec.loader == "wordllama" else folder / "tokenizer.json"
+    found = next(
+        (path for path in itertools.chain([place], sorted(folder.glob("*/tokenizer.json"))) if path.is_file()), None
+    )
+    if found is not None:
+        return Tokenizer.from_file(str(found))
+    return _converted(spec, folder)
+
+
+def _converted(spec: ModelSpec, folder: Path) -> Tokenizer:
+    """A model without a tokenizer.json: transformers makes one of the older files."""
+    from transformers import AutoTokenizer
+
+    try:
+        converted: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+        return converted
+    except (OSError, ValueError, AttributeError, ImportError) as exc:
+        raise PredictionError(
+            f"{spec.name} has no tokenizer in {folder} that can count: add its tokenizer.json"
+        ) from exc
+
+
+def _has_transformer(folder: Path) -> bool:
+    return (folder / "config.json").is_file()

@@ -1,0 +1,150 @@
+"""The memory of a run: what is predicted of it before, and what the devices say of it after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from soloist.config import RunConfig
+from soloist.devices import Accelerator
+from soloist.encoding.encoder import Encoder
+from soloist.engine.feedback import Feedback
+from soloist.engine.plan import PlannedModel, RunPlan, plan_run
+from soloist.errors import PredictionError, SoloistError
+from soloist.events import EventSink, MemoryPlanned, Notice, PeakCompared
+from soloist.memory.planner import memory_limit
+from soloist.memory.prediction import PassMemory, Tracer, blueprint_of, tracer_of
+from soloist.types import Batch
+
+# A prediction that is further from the device than this is worth an event of its own.
+MISS_SHARE = 0.10
+
+
+def plan_memory(
+    config: RunConfig, encoders: Mapping[str, Encoder], accelerator: Accelerator, feedback: Feedback, sink: EventSink
+) -> RunPlan:
+    """The plan of a run, with batches that are predicted to fit; each model's prediction is an event.
+
+    On the host, whose memory is not a device's own, only saturation limits a batch. So it is for a model whose network
+    nothing is known of, and that is a notice.
+    """
+    models = [_planned(encoder, accelerator, feedback, sink) for encoder in encoders.values()]
+    plan = plan_run(models, config.mode, accelerator.kind, accelerator.card, config.token_budget)
+    for name, predictor in plan.predictors.items():
+        sink.emit(
+            MemoryPlanned(
+                model=name,
+                card=accelerator.card.name,
+                token_budget=plan.limits[name].token_budget,
+                weights_bytes=predictor.weights.total_bytes,
+                resident_bytes=predictor.resident_bytes(),
+                limit_bytes=memory_limit(accelerator.card),
+            )
+        )
+    return plan
+
+
+def _planned(encoder: Encoder, accelerator: Accelerator, feedback: Feedback, sink: EventSink) -> PlannedModel:
+    staged = encoder.staged
+    known = feedback.of(staged.fingerprint, staged.dtype, measured_key(accelerator))
+    plain = PlannedModel(name=staged.spec.name, is_static=staged.is_static, max_tokens=staged.max_tokens)
+    if not accelerator.copies_weights:
+        return plain
+    try:
+        tracer = _tracer(encoder, accelerator)
+    except PredictionError as exc:
+        sink.emit(Notice(about=staged.spec.name, message=f"its memory is not predicted: {exc}"))
+        return plain
+    return replace(plain, tracer=tracer, growth=known.growth)
+
+
+def _tracer(encoder: Encoder, accelerator: Accelerator) -> Tracer:
+    staged = encoder.staged
+    blueprint = replace(blueprint_of(staged.spec), input_names=encoder.input_names)
+    tracer = tracer_of(blueprint, staged.dtype, accelerator.card)
+    if tracer.weights.total_bytes != staged.weights_bytes:
+        raise PredictionError(
+            f"its configuration describes {tracer.weights.total_bytes} bytes of weights, and it has "
+            f"{staged.weights_bytes}"
+        )
+    return tracer
+
+
+def measured_key(accelerator: Accelerator) -> str:
+    """Under what name measurements are kept: a simulated T4 is no measure of a real one."""
+    return f"{accelerator.kind} {accelerator.card.device_name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    rows: int
+    length: int
+
+
+class PeakWatch:
+    """Remembers the batch of each model that should need most, to hold its prediction against the device."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        self._plan = plan
+        self._largest: dict[str, _Shape] = {}
+        self._needs: dict[str, float] = {}
+
+    def see(self, model: str, batches: Sequence[Batch]) -> None:
+        """Take note of a shard's batches."""
+        bounds = self._plan.limits[model].bounds
+        for rows, length in {(len(batch.rows), batch.padded_length) for batch in batches} if bounds else ():
+            need = bounds[-1].curve(length).activations_bytes(rows, length)
+            if need > self._needs.get(model, -1.0):
+                self._needs[model], self._largest[model] = need, _Shape(rows=rows, length=length)
+
+    def predict(self, model: str) -> PassMemory | None:
+        """The memory of the largest batch that was seen; None where nothing is predicted."""
+        shape, predictor = self._largest.get(model), self._plan.predictors.get(model)
+        if shape is None or predictor is None:
+            return None
+        return predictor.predict(shape.rows, max(1, shape.length))
+
+
+def compare_peaks(
+    watch: PeakWatch, models: Sequence[str], peaks: Mapping[str, int], splits: Mapping[str, int], sink: EventSink
+) -> None:
+    """Hold the predicted peak of a pass against the devices'. Models that share a pass share its peak.
+
+    The device that had the largest batch is the one to compare with. A pass in which batches were split never ran
+    the batch that the prediction is for.
+    """
+    predicted = [memory for model in models if (memory := watch.predict(model)) is not None]
+    if len(predicted) < len(models) or any(splits.get(model) for model in models):
+        return
+    worst = max(predicted, key=lambda memory: memory.peak_bytes)
+    device = max(peaks, key=lambda name: peaks[name])
+    sink.emit(
+        PeakCompared(
+            models=tuple(models),
+            device=device,
+            predicted_bytes=worst.peak_bytes,
+            measured_bytes=peaks[device],
+            resident_bytes=worst.resident_bytes,
+            missed=abs(peaks[device] / worst.peak_bytes - 1) > MISS_SHARE,
+        )
+    )
+
+
+def remember(
+    feedback: Feedback, encoder: Encoder, device_name: str, compared: PeakCompared | None, rate: float, sink: EventSink
+) -> None:
+    """Keep what a run measured for the next plan on this machine; a cache that cannot be written is a notice."""
+    staged = encoder.staged
+    before = feedback.of(staged.fingerprint, staged.dtype, device_name)
+    now = replace(before, tokens_per_second=rate, runs=before.runs + 1)
+    if compared is not None:
+        now = replace(
+            now,
+            predicted_bytes=compared.predicted_bytes,
+            measured_bytes=compared.measured_bytes,
+            resident_bytes=compared.resident_bytes,
+        )
+    try:
+        feedback.record(staged.fingerprint, staged.dtype, device_name, now)
+    except SoloistError as exc:
+        sink.emit(Notice(about="measurements", message=f"not kept for later plans: {exc}"))

@@ -1,0 +1,404 @@
+"""A run foretold: what it will need and how long it will take, before any weights are loaded.
+
+Reads the chunks and the tokenizers; knows a machine only as a card and a count of devices, so that a session on another
+machine can be planned on this one. Every figure that is no measurement says so.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from soloist.config import RunConfig
+from soloist.devices import Accelerator, open_accelerator
+from soloist.devices.lease import LOCK_DIR
+from soloist.encoding.batching import bucket
+from soloist.engine.feedback import Feedback, Measured
+from soloist.engine.lengths import CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
+from soloist.engine.memory import measured_key
+from soloist.engine.plan import PlannedModel, RunPlan, plan_run
+from soloist.engine.staging import select_models
+from soloist.fusion import Member, plan_fusion
+from soloist.memory.cards import Card
+from soloist.memory.planner import BatchLimits, memory_limit
+from soloist.memory.prediction import PeakCurve, Predictor, blueprint_of, tracer_of
+from soloist.models.blueprint import Blueprint
+from soloist.models.dtype import resolve_dtype
+from soloist.models.fingerprint import known_fingerprint
+from soloist.models.location import weight_files
+from soloist.models.settings import ModelSettings, read_settings
+from soloist.models.spec import ModelSpec
+from soloist.sources import discover
+from soloist.types import DType
+
+Basis = Literal["measured on this machine", "estimated from the card's data sheet", "unknown"]
+
+# The share of a card's data sheet rate that models reach: on two T4 in 2025, sentence-transformers reached 21% with
+# bge-m3 and qwen3-embedding-0.6b and 40% with jina-code-embeddings-1.5b, padding counted as work.
+RATE_SHARE = 0.2
+# Bytes a second from a disk or a network volume into host memory, while a model is staged. An assumption.
+STAGING_BYTES_PER_SECOND = 400e6
+VECTOR_BYTES = 4
+_CURVE_LENGTHS = tuple(1 << power for power in range(6, 15))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """Rows in a full batch of rows of the median and of the longest length, and what limits them."""
+
+    median_rows: int
+    longest_rows: int
+    limited_by: str
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """What one model will need. Bytes are per device unless the name says otherwise; lengths in tokens.
+
+    `histogram` has the rows up to each power of two. `lengths_estimated` where the tokenizer was not on this machine,
+    `seconds` None where nothing is known of the rate. `curve` are the traced points, in bytes a padded token.
+    """
+
+    name: str
+    dtype: DType
+    dim: int | None
+    max_tokens: int | None
+    rows: int
+    tokens: int
+    lengths_estimated: bool
+    median_length: int
+    longest_length: int
+    histogram: Mapping[int, int]
+    truncated_rows: int
+    padding_share: float
+    weights_bytes: int
+    peak_bytes: int
+    reserved_bytes: int
+    token_budget: int
+    exclusive: BatchPlan
+    standard: BatchPlan
+    curve: PeakCurve
+    seconds: float | None
+    basis: Basis
+    staging_seconds: float
+    download_bytes: int | None
+    host_bytes: int
+    vectors_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """A run foretold. `problems` is empty where it fits; each is a sentence that says what to change."""
+
+    accelerator: str
+    card: Card
+    devices: int
+    chunks: int
+    skipped: int
+    text_bytes: int
+    limit_bytes: int
+    models: tuple[ModelPlan, ...]
+    fused_bytes: int
+    disk_bytes: int
+    host_bytes: int
+    seconds: float | None
+    session_seconds: float | None
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing stands against the run."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready values."""
+        return {"fits": self.fits, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Known:
+    """A model as far as it is known without its weights."""
+
+    spec: ModelSpec
+    blueprint: Blueprint
+    settings: ModelSettings
+    dtype: DType
+    predictor: Predictor
+    measured: Measured
+
+
+def plan_session(config: RunConfig, session_seconds: float | None = None) -> SessionPlan:
+    """Foretell the run that a config describes; nothing is written, and no weights are loaded.
+
+    Raises:
+        SoloistError: the input, a model or the accelerator cannot be used, or nothing is known of a model's network.
+    """
+    accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
+    specs = select_models(config)
+    feedback = Feedback(config.cache_dir)
+    known = [_know(spec, config, accelerator, feedback) for spec in specs.values()]
+    collections = discover(config.chunks_root, config.source, config.collections)
+    found = scan(collections, config.source, [(each.spec, each.settings) for each in known])
+    plans = {
+        mode: plan_run(
+            [_planned(each) for each in known], mode, accelerator.kind, accelerator.card, config.token_budget
+        )
+        for mode in ("exclusive", "standard")
+    }
+    models = tuple(_model_plan(each, found, plans, accelerator) for each in known)
+    return _session(config, accelerator, found, models, plans, session_seconds)
+
+
+def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator, feedback: Feedback) -> _Known:
+    blueprint = blueprint_of(spec)
+    dtype = resolve_dtype(spec, config.dtype, device_kind=accelerator.kind, capability=accelerator.card.capability)
+    settings = read_settings(spec, blueprint)
+    fingerprint = known_fingerprint(spec, settings, dtype)
+    return _Known(
+        spec=spec,
+        blueprint=blueprint,
+        settings=settings,
+        dtype=dtype,
+        predictor=Predictor(tracer_of(blueprint, dtype, accelerator.card), accelerator.card),
+        measured=feedback.of(fingerprint, dtype, measured_key(accelerator)) if fingerprint else Measured(),
+    )
+
+
+def _planned(known: _Known) -> PlannedModel:
+    return PlannedModel(
+        name=known.spec.name,
+        is_static=known.blueprint.is_static,
+        max_tokens=known.settings.max_tokens,
+        tracer=known.predictor.tracer,
+        growth=known.measured.growth,
+    )
+
+
+def _model_plan(known: _Known, found: Scan, plans: Mapping[str, RunPlan], accelerator: Accelerator) -> ModelPlan:
+    counts = found.counts[known.spec.name]
+    name, limit = known.spec.name, known.settings.max_tokens
+    median, longest = (max(1, counts.quantile(share)) for share in (0.5, 1.0))
+    pad = (lambda length: length) if known.blueprint.is_static else (lambda length: bucket(length, limit))
+    padded = sum(pad(length) * rows for length, rows in counts.kept.items())
+    tokens = sum(length * rows for length, rows in counts.kept.items())
+    limits = plans["exclusive"].limits[name]
+    peaks = [
+        known.predictor.predict(min(counts.rows, limits.rows(pad(length))), pad(length)) for length in (median, longest)
+    ]
+    worst = max(peaks, key=lambda memory: memory.peak_bytes)
+    seconds, basis = _seconds(known, counts, padded, accelerator)
+    return ModelPlan(
+        name=name,
+        dtype=known.dtype,
+        dim=known.settings.dim,
+        max_tokens=limit,
+        rows=counts.rows,
+        tokens=tokens,
+        lengths_estimated=counts.estimated,
+        median_length=median,
+        longest_length=longest,
+        histogram=_histogram(counts),
+        truncated_rows=counts.truncated_rows,
+        padding_share=1 - tokens / padded if padded else 0.0,
+        weights_bytes=worst.weights_bytes,
+        peak_bytes=worst.peak_bytes,
+        reserved_bytes=worst.reserved_bytes,
+        token_budget=limits.token_budget,
+        exclusive=_batch_plan(limits, pad(median), pad(longest)),
+        standard=_batch_plan(plans["standard"].limits[name], pad(median), pad(longest)),
+        curve=known.predictor.curve([length for length in _CURVE_LENGTHS if length < longest] + [longest]),
+        seconds=seconds,
+        basis=basis,
+        staging_seconds=(known.blueprint.checkpoint_bytes or worst.weights_bytes) / STAGING_BYTES_PER_SECOND,
+        download_bytes=_download_bytes(known),
+        host_bytes=_host_bytes(known),
+        vectors_bytes=counts.rows * (known.settings.dim or 0) * VECTOR_BYTES,
+    )
+
+
+def _batch_plan(limits: BatchLimits, median: int, longest: int) -> BatchPlan:
+    return BatchPlan(
+        median_rows=limits.rows(median),
+        longest_rows=limits.rows(longest),
+        limited_by=limits.reason(longest),
+        fits=limits.one_row_fits(longest),
+    )
+
+
+def _histogram(counts: TokenCounts) -> dict[int, int]:
+    """Rows by the power of two that their whole length does not exceed."""
+    found: dict[int, int] = {}
+    for length, rows in counts.rows_of.items():
+        edge = 1 << max(0, (length - 1).bit_length())
+        found[edge] = found.get(edge, 0) + rows
+    return dict(sorted(found.items()))
+
+
+def _seconds(known: _Known, counts: TokenCounts, padded: int, accelerator: Accelerator) -> tuple[float | None, Basis]:
+    """Encoding time of a pass: by what this machine measured, else by the card's rates."""
+    devices = len(accelerator.devices)
+    if known.measured.tokens_per_second:
+        return padded / known.measured.tokens_per_second / devices, "measured on this machine"
+    if known.blueprint.is_static:
+        # A table look-up waits for its tokenizer, which is the host's and was measured just now.
+        return (counts.seconds, "measured on this machine") if not counts.estimated else (None, "unknown")
+    rate = accelerator.card.matrix_rates.get(known.dtype)
+    if rate is None:
+        return None, "unknown"
+    operations = _operations(known, counts)
+    return operations / (rate * RATE_SHARE) / devices, "estimated from the card's data sheet"
+
+
+def _operations(known: _Known, counts: TokenCounts) -> float:
+    """Floating-point operations of a pass: two for each weight and token, and attention's products."""
+    weights = known.predictor.weights
+    matrix = 2 * (weights.parameters - weights.embedding_parameters)
+    config = known.blueprint.config
+    heads, layers = config.get("num_attention_heads", 0), config.get("num_hidden_layers", 0)
+    head_dim = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
+    attention = 4 * layers * heads * head_dim
+    padded = ((bucket(length, known.settings.max_tokens), rows) for length, rows in counts.kept.items())
+    return float(sum(rows * length * (matrix + attention * length) for length, rows in padded))
+
+
+def _download_bytes(known: _Known) -> int | None:
+    """What must still be fetched: 0 where the weights are here, None where their size is not known."""
+    folder = known.settings.folder
+    if folder is not None and (known.spec.loader == "wordllama" or weight_files(folder)):
+        return 0
+    return known.blueprint.checkpoint_bytes
+
+
+def _host_bytes(known: _Known) -> int:
+    """Host memory that staging takes: weights of the checkpoint's own dtype are mapped, others are a copy."""
+    same = known.blueprint.checkpoint_dtype == known.dtype
+    return 0 if same else known.predictor.weights.total_bytes
+
+
+def _session(
+    config: RunConfig,
+    accelerator: Accelerator,
+    found: Scan,
+    models: tuple[ModelPlan, ...],
+    plans: Mapping[str, RunPlan],
+    session_seconds: float | None,
+) -> SessionPlan:
+    fused = _fused_bytes(config, models)
+    times = [model.seconds for model in models]
+    staging = sum(model.staging_seconds for model in models)
+    seconds = sum(time for time in times if time is not None) + staging if None not in times else None
+    disk = found.text_bytes + fused + sum(model.vectors_bytes for model in models)
+    problems = [
+        *_memory_problems(config, accelerator, models, plans),
+        *_session_problems(models, seconds, session_seconds),
+        *_disk_problems(config.out, disk),
+    ]
+    return SessionPlan(
+        accelerator=config.accelerator,
+        card=accelerator.card,
+        devices=len(accelerator.devices),
+        chunks=found.chunks,
+        skipped=found.skipped,
+        text_bytes=found.text_bytes,
+        limit_bytes=memory_limit(accelerator.card),
+        models=models,
+        fused_bytes=fused,
+        disk_bytes=disk,
+        host_bytes=sum(model.host_bytes for model in models),
+        seconds=seconds,
+        session_seconds=session_seconds,
+        problems=tuple(problems),
+        notes=tuple(_notes(config, models)),
+    )
+
+
+def _fused_bytes(config: RunConfig, models: Sequence[ModelPlan]) -> int:
+    members = [Member(name=model.name, dim=model.dim, matryoshka_dims=()) for model in models if model.dim is not None]
+    if len(members) < len(models):
+        return 0
+    fusion = plan_fusion(config.fusion, members)
+    return models[0].rows * fusion.dim * VECTOR_BYTES if fusion is not None else 0
+
+
+def _memory_problems(
+    config: RunConfig, accelerator: Accelerator, models: Sequence[ModelPlan], plans: Mapping[str, RunPlan]
+) -> list[str]:
+    """What does not fit on a device, in the mode that is asked for."""
+    problems, limit = [], memory_limit(accelerator.card)
+    if not accelerator.copies_weights:
+        return []
+    for model in models:
+        resident = plans[config.mode].predictors[model.name].resident_bytes()
+        batches = model.exclusive if config.mode == "exclusive" else model.standard
+        if resident > limit:
+            what = "all models'" if config.mode == "standard" else "its"
+            problems.append(
+                f"{model.name} needs {resident / 1e9:.2f} GB for {what} weights in {model.dtype}, and "
+                f"{limit / 1e9:.2f} GB of {accelerator.card.name} can be planned with: choose a device with more "
+                f"memory, a smaller dtype"
+                f"{', or exclusive mode' if config.mode == 'standard' else ''}"
+            )
+        elif not batches.fits:
+            problems.append(
+                f"{model.name} cannot take even one row of {model.longest_length} tokens beside its weights on "
+                f"{accelerator.card.name}: lower its max_tokens in a catalogue, or choose a smaller dtype"
+            )
+    return problems
+
+
+def _session_problems(models: Sequence[ModelPlan], seconds: float | None, session_seconds: float | None) -> list[str]:
+    if session_seconds is None:
+        return []
+    if seconds is None:
+        unknown = ", ".join(model.name for model in models if model.seconds is None)
+        return [
+            f"whether the session is long enough is not known, because the rate of {unknown} is not: run it once on "
+            "this machine with a few chunks, which measures it"
+        ]
+    if seconds <= session_seconds:
+        return []
+    slowest = max(models, key=lambda model: model.seconds or 0.0)
+    sessions = math.ceil(seconds / session_seconds)
+    return [
+        f"the run would take {seconds / 3600:.1f} h and the session has {session_seconds / 3600:.1f} h: spread the "
+        f"collections over {sessions} sessions, lower max_tokens, or leave out {slowest.name}, which takes most of it"
+    ]
+
+
+def _disk_problems(out: Path, needed: int) -> list[str]:
+    place = next((each for each in (out.absolute(), *out.absolute().parents) if each.exists()), None)
+    free = shutil.disk_usage(place).free if place is not None else needed
+    if needed <= free:
+        return []
+    return [
+        f"the run folder needs {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free: free some space, or "
+        "choose another --out"
+    ]
+
+
+def _notes(config: RunConfig, models: Sequence[ModelPlan]) -> list[str]:
+    """What the reader should know of the figures."""
+    estimated = [model.name for model in models if model.lengths_estimated]
+    notes = []
+    if estimated:
+        notes.append(
+            f"the tokenizer of {', '.join(estimated)} is not on this machine: lengths are estimated at "
+            f"{CHARACTERS_PER_TOKEN} characters a token"
+        )
+    smaller = [model.name for model in models if model.standard.longest_rows < model.exclusive.longest_rows]
+    if smaller:
+        notes.append(
+            f"exclusive mode allows larger batches of {', '.join(smaller)}, because standard mode keeps all models' "
+            "weights on the device"
+        )
+    else:
+        notes.append("both modes allow the same batches: beside all models' weights there is still room for them")
+    if any(model.basis.startswith("estimated") for model in models):
+        notes.append(f"times from a data sheet assume {RATE_SHARE:.0%} of its rate, and are estimates")
+    return notes

@@ -1,0 +1,79 @@
+"""The models of a run: found by name, and loaded into host memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from soloist.config import RunConfig
+from soloist.devices import Accelerator
+from soloist.errors import ConfigError
+from soloist.events import EventSink, ModelStaged
+from soloist.models.catalogue import resolve
+from soloist.models.dtype import resolve_dtype
+from soloist.models.loading import StagedModel, overflows_float16, stage
+from soloist.models.spec import ModelSpec
+from soloist.models.user_catalogue import load_catalogue
+from soloist.stores import folder_name
+
+
+def select_models(config: RunConfig) -> dict[str, ModelSpec]:
+    """The models of a run by name, in the order of their passes; one that is named twice is one.
+
+    Raises:
+        UnknownModelError: a name resolves to nothing.
+        ConfigError: two sources go by one name.
+    """
+    catalogue = load_catalogue(config.catalogue)
+    specs: dict[str, ModelSpec] = {}
+    for asked in config.models:
+        spec = resolve(asked, catalogue)
+        known = specs.setdefault(spec.name, spec)
+        if known != spec:
+            raise ConfigError(
+                f"two models go by the name {spec.name} ({known.source} and {spec.source}): give one of them another "
+                "name in a catalogue"
+            )
+    require_distinct("models", specs)
+    return specs
+
+
+def require_distinct(kind: str, names: Iterable[str]) -> None:
+    """Refuse names that would share a folder where the file system ignores case.
+
+    Raises:
+        ConfigError: two of them would.
+    """
+    taken: dict[str, str] = {}
+    for name in names:
+        other = taken.setdefault(folder_name(name).casefold(), name)
+        if other != name:
+            raise ConfigError(f"the {kind} {other} and {name} would share a folder: rename one of them")
+
+
+def stage_all(
+    specs: Mapping[str, ModelSpec], config: RunConfig, accelerator: Accelerator, sink: EventSink
+) -> dict[str, StagedModel]:
+    """Every model in host memory before the first lease: one that cannot be loaded fails the run at its start."""
+    staged: dict[str, StagedModel] = {}
+    for name, spec in specs.items():
+        began = time.perf_counter()
+        known = replace(spec, overflows_float16=overflows_float16(spec))
+        dtype = resolve_dtype(known, config.dtype, device_kind=accelerator.kind, capability=accelerator.card.capability)
+        model = stage(known, dtype)
+        staged[name] = model
+        sink.emit(
+            ModelStaged(
+                model=name,
+                source=spec.source,
+                revision=model.revision,
+                fingerprint=model.fingerprint,
+                dim=model.dim,
+                max_tokens=model.max_tokens,
+                dtype=model.dtype,
+                weights_bytes=model.weights_bytes,
+                seconds=time.perf_counter() - began,
+            )
+        )
+    return staged

@@ -1,0 +1,169 @@
+"""A pipeline without weights, built from its blueprint. Knows torch, transformers and sentence-transformers' modules.
+
+Weights are counted on the whole network. A pass is traced on one of two layers: the activations of a layer die with
+it, so that the peak of two layers was that of 24 or 28 in all cells that were compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModel
+from transformers.utils import logging as transformers_logging
+
+from soloist.errors import PredictionError
+from soloist.memory.cards import Card
+from soloist.memory.tracing import Features, Trace, fake_module, trace_forward
+from soloist.models.blueprint import Blueprint
+from soloist.types import DType
+
+TORCH_DTYPES: dict[DType, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+TRACED_LAYERS = 2
+_LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers")
+
+# transformers keeps the default dtype of a construction in a global.
+_building = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSizes:
+    """The tensors that a replica copies to its device, in bytes, in the order in which it copies them."""
+
+    sizes_bytes: tuple[int, ...]
+    parameters: int
+    embedding_parameters: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Their sum, before any rounding."""
+        return sum(self.sizes_bytes)
+
+
+class Network:
+    """A pipeline on the meta device that takes features and gives vectors, as sentence-transformers' own does."""
+
+    def __init__(self, blueprint: Blueprint, dtype: DType, *, layers: int | None = None) -> None:
+        self._blueprint = blueprint
+        with _building, _quiet(), torch.device("meta"):
+            self._transformer = None if blueprint.is_static else _transformer(blueprint, TORCH_DTYPES[dtype], layers)
+            self._modules = _modules(blueprint, TORCH_DTYPES[dtype])
+        for module in self._parts():
+            module.eval().requires_grad_(False)
+        forward = self._transformer.forward if self._transformer is not None else None
+        self._taken = set(inspect.signature(forward).parameters) if forward is not None else set()
+
+    def weights(self) -> WeightSizes:
+        """The sizes of parameters, then of buffers."""
+        tensors = [t for part in self._parts() for t in part.parameters()]
+        buffers = [t for part in self._parts() for t in part.buffers()]
+        unique = {id(t): t for t in (*tensors, *buffers)}.values()
+        return WeightSizes(
+            sizes_bytes=tuple(t.nbytes for t in unique),
+            parameters=sum(t.numel() for t in tensors),
+            embedding_parameters=self._embedding_parameters(),
+        )
+
+    def trace(self, rows: int, length: int, card: Card, *, masked: bool) -> Trace:
+        """The storages of a batch of `rows` times `length` tokens; `masked` where some row is padded."""
+        mode = FakeTensorMode()
+        weights = [tensor for part in self._parts() for tensor in fake_module(part, mode)]
+        shape = torch.Size((rows * length,)) if self._blueprint.is_static else torch.Size((rows, length))
+        shapes = {name: torch.Size((rows,)) if name == "offsets" else shape for name in self._blueprint.input_names}
+        return trace_forward(self._forward, weights, shapes, card, mode, masked=masked)
+
+    def _forward(self, features: Features) -> torch.Tensor:
+        if self._transformer is not None:
+            taken = {name: tensor for name, tensor in features.items() if name in self._taken}
+            output = self._transformer(**taken, return_dict=True)
+            features["token_embeddings"] = output["last_hidden_state"]
+        for module in self._modules:
+            features = module(features)
+        return features["sentence_embedding"]
+
+    def _parts(self) -> list[torch.nn.Module]:
+        return [part for part in (self._transformer, *self._modules) if part is not None]
+
+    def _embedding_parameters(self) -> int:
+        kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+        tables = [table for part in self._parts() for table in part.modules() if isinstance(table, kinds)]
+        return sum(int(table.weight.numel()) for table in tables)
+
+
+class _StaticTable(torch.nn.Module):
+    """The forward pass of sentence-transformers' StaticEmbedding, without its tokenizer."""
+
+    def __init__(self, rows: int, dim: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.embedding = torch.nn.EmbeddingBag(rows, dim, dtype=dtype)
+
+    def forward(self, features: Features) -> Features:
+        features["sentence_embedding"] = self.embedding(features["input_ids"], features["offsets"])
+        return features
+
+
+def _transformer(blueprint: Blueprint, dtype: torch.dtype, layers: int | None) -> torch.nn.Module:
+    fields = dict(blueprint.config)
+    try:
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        if layers is not None:
+            _shorten(config, layers)
+        network: torch.nn.Module = AutoModel.from_config(config, dtype=dtype)
+    except (KeyError, ValueError, TypeError, AttributeError, ImportError) as exc:
+        raise PredictionError(
+            f"{blueprint.source} has a configuration from which no network can be built ({type(exc).__name__}: "
+            f"{str(exc).splitlines()[0]}): complete its config.json"
+        ) from exc
+    return network
+
+
+def _shorten(config: Any, layers: int) -> None:
+    for name in _LAYER_FIELDS:
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, min(layers, getattr(config, name)))
+    kinds = getattr(config, "layer_types", None)
+    if isinstance(kinds, list) and kinds:
+        # One layer of each kind: a sliding window and full attention need different masks.
+        distinct = list(dict.fromkeys(kinds))
+        config.layer_types = (distinct * layers)[: max(layers, len(distinct))]
+        for name in _LAYER_FIELDS:
+            if isinstance(getattr(config, name, None), int):
+                setattr(config, name, len(config.layer_types))
+
+
+def _modules(blueprint: Blueprint, dtype: torch.dtype) -> list[torch.nn.Module]:
+    if blueprint.static_shape is not None:
+        modules: list[torch.nn.Module] = [_StaticTable(*blueprint.static_shape, dtype)]
+    else:
+        modules = [Pooling(_hidden_size(blueprint), pooling_mode=blueprint.pooling)]
+    modules += [Dense(d.in_features, d.out_features, bias=d.bias).to(dtype) for d in blueprint.dense]
+    return [*modules, Normalize()] if blueprint.normalize else modules
+
+
+def _hidden_size(blueprint: Blueprint) -> int:
+    for name in ("hidden_size", "n_embd", "dim"):
+        if isinstance(blueprint.config.get(name), int):
+            return int(blueprint.config[name])
+    raise PredictionError(f"{blueprint.source} does not say hidden_size: complete its config.json")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No advice from transformers on stderr while a network without weights is made."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)

@@ -1,0 +1,244 @@
+"""What a forward pass allocates, traced without a device, without weights and without computing. Knows torch.
+
+Runs a pipeline on fake tensors and writes down every storage that is born and dies. The fake device is the CPU: a fake
+CUDA device fails in the CPU build, and bytes do not depend on the device, except for attention, which runs the
+kernel of the card that is asked about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils, modeling_attn_mask_utils
+
+from soloist.memory.allocator import Allocator, Block
+from soloist.memory.cards import Card
+from soloist.memory.kernels import (
+    AttentionCall,
+    ExpandGroupedHeads,
+    choose_kernel,
+    run_kernel,
+)
+
+_patching = threading.Lock()
+
+Features = dict[str, torch.Tensor]
+Forward = Callable[[Features], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageEvent:
+    """A storage of `size_bytes` is born, or, where that is None, dies."""
+
+    key: int
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """The storages of one forward pass, in order."""
+
+    events: tuple[StorageEvent, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest sum of live storages, each rounded up to 512 bytes."""
+        live = peak = 0
+        sizes: dict[int, int] = {}
+        for event in self.events:
+            if event.size_bytes is None:
+                live -= sizes.pop(event.key)
+            else:
+                sizes[event.key] = -(-event.size_bytes // 512) * 512
+                live += sizes[event.key]
+                peak = max(peak, live)
+        return peak
+
+    def scaled(self, rows: int, wanted: int) -> Trace:
+        """The trace of a batch of `wanted` rows, from this one of `rows`: storages grow with the rows.
+
+        The few that do not, such as a row of positions, are counted too large by it.
+        """
+        return Trace(
+            events=tuple(
+                event if event.size_bytes is None else replace(event, size_bytes=-(-event.size_bytes * wanted // rows))
+                for event in self.events
+            )
+        )
+
+    def replay(self, allocator: Allocator) -> bool:
+        """Make the same requests of an allocator; False where it had no room for one. Nothing stays allocated."""
+        blocks: dict[int, Block] = {}
+        try:
+            for event in self.events:
+                if event.size_bytes is None:
+                    allocator.free(blocks.pop(event.key))
+                    continue
+                block = allocator.allocate(event.size_bytes)
+                if block is None:
+                    return False
+                blocks[event.key] = block
+            return True
+        finally:
+            for block in blocks.values():
+                allocator.free(block)
+
+
+class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down the storages that operators return, from their birth to their death. Known ones are passed over."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.events: list[StorageEvent] = []
+        self._known: dict[int, int] = {}
+        self._count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.see(leaf)
+        return result
+
+    def ignore(self, tensor: torch.Tensor) -> None:
+        """Take a storage for one that was there before."""
+        self._known[tensor.untyped_storage()._cdata] = -1
+
+    def see(self, tensor: torch.Tensor) -> None:
+        """Write down the storage of a tensor, unless it is known."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._known or not storage.nbytes():
+            return
+        self._count += 1
+        self._known[storage._cdata] = self._count
+        self.events.append(StorageEvent(key=self._count, size_bytes=storage.nbytes()))
+        weakref.finalize(storage, self._leave, storage._cdata).atexit = False
+
+    def trace(self) -> Trace:
+        """What was written down so far."""
+        return Trace(events=tuple(self.events))
+
+    def _leave(self, address: int) -> None:
+        self.events.append(StorageEvent(key=self._known.pop(address), size_bytes=None))
+
+
+class _CardAttention(TorchFunctionMode):
+    """Runs attention on fake tensors as a card does, and answers what a network asks of the values of its mask."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        self._card = card
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            call = AttentionCall.of(args, kwargs or {})
+            return run_kernel(choose_kernel(self._card, call), call, self._card)
+        if func is torch.Tensor.__bool__:
+            return True  # asked only where `_unmasked` is in force: every token is real
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _unmasked() -> Iterator[None]:
+    """Let transformers ask a fake mask whether it is all ones.
+
+    transformers keeps the mask of a fake tensor without looking, because its values do not exist. On a device it looks,
+    and drops a mask of ones, which changes the attention kernel. Real tensors are never taken for fake ones, so that a
+    model that computes in another thread meanwhile is not disturbed.
+    """
+    modules = [module for module in (masking_utils, modeling_attn_mask_utils) if hasattr(module, "is_tracing")]
+    with _patching:
+        before = [module.is_tracing for module in modules]
+        for module in modules:
+            module.is_tracing = lambda tensor=None: False
+        try:
+            yield
+        finally:
+            for module, function in zip(modules, before, strict=True):
+                module.is_tracing = function
+
+
+def fake_module(module: torch.nn.Module, mode: FakeTensorMode) -> list[torch.Tensor]:
+    """Put fake CPU tensors in the place of a meta module's parameters and buffers; the tensors, each once.
+
+    In the order of `parameters()`, then of `buffers()`: that in which a replica is copied to its device.
+    """
+    made: dict[int, torch.Tensor] = {}
+    for part in module.modules():
+        for slots in (part._parameters, part._buffers):
+            for name, tensor in slots.items():
+                if tensor is not None:
+                    if id(tensor) not in made:
+                        fake = FakeTensor(mode, tensor.detach().to("meta"), torch.device("cpu"))
+                        made[id(tensor)] = torch.nn.Parameter(fake, False) if slots is part._parameters else fake
+                    slots[name] = made[id(tensor)]  # type: ignore[assignment]
+    return [*module.parameters(), *module.buffers()]
+
+
+def trace_forward(
+    forward: Forward,
+    weights: Sequence[torch.Tensor],
+    inputs: Mapping[str, torch.Size],
+    card: Card,
+    mode: FakeTensorMode,
+    *,
+    masked: bool,
+) -> Trace:
+    """The storages of one pass from host features to host vectors, as `encoding.encoder.forward` makes it.
+
+    `inputs` are the shapes of the integer tensors that are moved to the device; `masked` says that some row is padded.
+    """
+    recorder = StorageRecorder()
+    for weight in weights:
+        recorder.ignore(weight)
+    reading = contextlib.nullcontext() if masked else _unmasked()
+    with mode, recorder, torch.inference_mode(), reading, _attention(card):
+        features = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in inputs.items()}
+        vectors = forward(features).float()
+        recorder.see(vectors)
+        del features, vectors
+    return recorder.trace()
+
+
+def trace_attention(card: Card, call: AttentionCall) -> Trace:
+    """The storages of one attention call on fake tensors: the first to outlive it is the result."""
+    mode = FakeTensorMode(allow_non_fake_inputs=False)
+    with mode, torch.inference_mode():
+        fakes = AttentionCall(
+            query=_fake_like(call.query),
+            key=_fake_like(call.key),
+            value=_fake_like(call.value),
+            mask=_fake_like(call.mask) if call.mask is not None else None,
+            is_causal=call.is_causal,
+            scale=call.scale,
+            grouped=call.grouped,
+        )
+    recorder = StorageRecorder()
+    for tensor in (fakes.query, fakes.key, fakes.value, fakes.mask):
+        if tensor is not None:
+            recorder.ignore(tensor)
+    with mode, recorder, torch.inference_mode():
+        run_kernel(choose_kernel(card, call), fakes, card)
+    return recorder.trace()
+
+
+def _fake_like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+
+
+@contextlib.contextmanager
+def _attention(card: Card) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_CardAttention(card))
+        stack.enter_context(ExpandGroupedHeads(card))
+        yield

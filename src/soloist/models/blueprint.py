@@ -1,0 +1,171 @@
+"""The shape of a model's network: what its memory can be computed from, without a weight. Pure; no torch, no network.
+
+A blueprint comes from a model's folder, or, for a model that is not on this machine, from the catalogue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from soloist.errors import PredictionError
+from soloist.types import DType
+
+INPUT_NAMES = ("input_ids", "attention_mask")
+_WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast")
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseShape:
+    """A linear module after the pooling."""
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """A sentence-transformers pipeline: a transformer, pooling, and what follows, or a static table of vectors.
+
+    `config` has the fields of the transformers configuration, `model_type` among them; it is empty for a static model,
+    whose table is `static_shape`. `checkpoint_bytes` is the size of the published weights.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    pooling: tuple[str, ...] = ("mean",)
+    dense: tuple[DenseShape, ...] = ()
+    normalize: bool = False
+    input_names: tuple[str, ...] = INPUT_NAMES
+    static_shape: tuple[int, int] | None = None
+    checkpoint_dtype: DType = "float32"
+    checkpoint_bytes: int | None = None
+    source: str = ""
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the model only looks token vectors up and averages them."""
+        return self.static_shape is not None
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over all that decides the memory."""
+        decisive = {key: value for key, value in asdict(self).items() if not key.startswith(("checkpoint", "source"))}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def read_blueprint(folder: Path) -> Blueprint:
+    """The blueprint of a sentence-transformers folder, from its configuration files; weights may be missing.
+
+    Raises:
+        PredictionError: a file or a field is missing, or a module is of a kind whose memory is not known.
+    """
+    modules = _json(folder / "modules.json")
+    blueprint = Blueprint(source=str(folder))
+    for module in modules:
+        kind, place = str(module["type"]).rpartition(".")[2], folder / module["path"]
+        changes = _read_module(kind, place)
+        blueprint = Blueprint(**{**_fields(blueprint), **_joined(blueprint, changes)})
+    if not blueprint.config and blueprint.static_shape is None:
+        raise PredictionError(f"{folder} has no transformer in its modules.json: its memory cannot be predicted")
+    return blueprint
+
+
+def _input_names(place: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the tokenizer gives, and so what is moved to a device: by its own list, its class, or the family."""
+    path = place / "tokenizer_config.json"
+    tokenizer = _json(path) if path.is_file() else {}
+    named = tokenizer.get("model_input_names")
+    if isinstance(named, list):
+        return tuple(named)
+    kind = tokenizer.get("tokenizer_class")
+    two_kinds = config.get("type_vocab_size", 0) > 1 if kind is None else kind in _WITH_TOKEN_TYPES
+    return (*INPUT_NAMES, "token_type_ids") if two_kinds else INPUT_NAMES
+
+
+def _fields(blueprint: Blueprint) -> dict[str, Any]:
+    return {name: getattr(blueprint, name) for name in Blueprint.__slots__}
+
+
+def _joined(blueprint: Blueprint, changes: dict[str, Any]) -> dict[str, Any]:
+    if "dense" in changes:
+        return {"dense": (*blueprint.dense, *changes["dense"])}
+    return changes
+
+
+def _read_module(kind: str, place: Path) -> dict[str, Any]:
+    match kind:
+        case "Transformer":
+            config = _json(place / "config.json")
+            return {"config": config, "input_names": _input_names(place, config)}
+        case "Pooling":
+            return {"pooling": _pooling(_json(place / "config.json"))}
+        case "Dense":
+            config = _json(place / "config.json")
+            names = ("in_features", "out_features")
+            sizes = {name: _needed(config, name, place / "config.json") for name in names}
+            return {"dense": (DenseShape(**sizes, bias=bool(config.get("bias", True))),)}
+        case "Normalize":
+            return {"normalize": True}
+        case "Dropout":
+            return {}
+        case "StaticEmbedding":
+            return {"static_shape": table_shape(place / "model.safetensors"), "input_names": ("input_ids", "offsets")}
+    raise PredictionError(f"{place} is a module of the kind {kind}: its memory cannot be predicted")
+
+
+def _pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
+    modes = config.get("pooling_mode")
+    if isinstance(modes, str):
+        return (modes,)
+    if isinstance(modes, (list, tuple)):
+        return tuple(modes)
+    return tuple(mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)) or ("mean",)
+
+
+def table_shape(weights: Path) -> tuple[int, int]:
+    """The shape of a static table, from the header of its file."""
+    shapes = [tuple(tensor["shape"]) for tensor in safetensors_header(weights).values() if len(tensor["shape"]) == 2]
+    if len(shapes) != 1:
+        raise PredictionError(f"{weights} has {len(shapes)} tables, not one: its memory cannot be predicted")
+    return shapes[0]
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file by name, each with `dtype`, `shape` and `data_offsets`; no weight is read.
+
+    Raises:
+        PredictionError: the file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError, MemoryError, OverflowError) as exc:
+        raise PredictionError(f"{path} cannot be read: {exc}") from exc
+    return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+
+
+def _needed(config: Mapping[str, Any], name: str, path: Path) -> int:
+    value = config.get(name)
+    if not isinstance(value, int):
+        raise PredictionError(f"{path} does not say {name}: its memory cannot be predicted")
+    return value
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise PredictionError(f"{path} cannot be read, so the memory cannot be predicted: {exc}") from exc

@@ -1,0 +1,117 @@
+"""A foretold run on a terminal. Knows session plans and rich; prints to the console that it is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from soloist.reports.table import print_table
+from soloist.reports.text import bytes_text, clock_text, compact_text, count_text, one_line
+
+if TYPE_CHECKING:
+    from soloist.engine.session import BatchPlan, ModelPlan, SessionPlan
+
+_TOKEN_COLUMNS = ("model", "max tokens", "tokens", "median", "longest", "truncated", "padded")
+_MEMORY_COLUMNS = ("model", "dtype", "weights", "peak", "reserved", "budget", "exclusive", "standard", "limit")
+_COST_COLUMNS = ("model", "time", "basis", "download", "host", "vectors")
+_BAR_WIDTH = 40
+
+
+def print_session(plan: SessionPlan, console: Console) -> None:
+    """The machine, three tables, the histograms, what to know of the figures, and the verdict."""
+    for line in _head(plan):
+        console.print(Text(one_line(line)), soft_wrap=True)
+    tables = ((_TOKEN_COLUMNS, _token_row), (_MEMORY_COLUMNS, _memory_row), (_COST_COLUMNS, _cost_row))
+    for columns, row in tables:
+        console.print()
+        print_table(console, columns, [row(model) for model in plan.models])
+    for model in plan.models:
+        console.print()
+        for line in _histogram(model):
+            console.print(Text(line), soft_wrap=True)
+    console.print()
+    for line in (*plan.notes, *_totals(plan), *_verdict(plan)):
+        console.print(Text(one_line(line)), soft_wrap=True)
+
+
+def _head(plan: SessionPlan) -> list[str]:
+    skipped = f", {plan.skipped:,} skipped" if plan.skipped else ""
+    return [
+        f"{count_text(plan.chunks, 'chunk')}{skipped}, {bytes_text(plan.text_bytes)} of text",
+        f"{count_text(plan.devices, 'device')}: {plan.card.device_name}, {bytes_text(plan.card.total_bytes)} each, "
+        f"{bytes_text(plan.limit_bytes)} of it planned with",
+    ]
+
+
+def _token_row(model: ModelPlan) -> list[str]:
+    share = model.truncated_rows / model.rows if model.rows else 0.0
+    return [
+        model.name,
+        f"{model.max_tokens:,}" if model.max_tokens is not None else "any",
+        ("~" if model.lengths_estimated else "") + compact_text(model.tokens),
+        f"{model.median_length:,}",
+        f"{model.longest_length:,}",
+        f"{share:.1%}",
+        f"{model.padding_share:.1%}",
+    ]
+
+
+def _memory_row(model: ModelPlan) -> list[str]:
+    return [
+        model.name,
+        model.dtype,
+        bytes_text(model.weights_bytes),
+        bytes_text(model.peak_bytes),
+        bytes_text(model.reserved_bytes),
+        f"{model.token_budget:,}",
+        _rows(model.exclusive),
+        _rows(model.standard),
+        model.exclusive.limited_by,
+    ]
+
+
+def _rows(batches: BatchPlan) -> str:
+    """Rows of the median and of the longest length in a full batch."""
+    return f"{batches.median_rows:,} to {batches.longest_rows:,}" if batches.fits else "none fits"
+
+
+def _cost_row(model: ModelPlan) -> list[str]:
+    return [
+        model.name,
+        clock_text(model.seconds) if model.seconds is not None else "unknown",
+        model.basis,
+        "unknown"
+        if model.download_bytes is None
+        else bytes_text(model.download_bytes)
+        if model.download_bytes
+        else "here",
+        bytes_text(model.host_bytes) if model.host_bytes else "mapped",
+        bytes_text(model.vectors_bytes),
+    ]
+
+
+def _histogram(model: ModelPlan) -> list[str]:
+    most = max(model.histogram.values(), default=1)
+    lines = [f"{model.name}: chunks by tokens, before truncation"]
+    for edge, rows in model.histogram.items():
+        bar = "#" * max(1, round(_BAR_WIDTH * rows / most))
+        lines.append(f"  up to {edge:>7,}  {rows:>9,}  {bar}")
+    return lines
+
+
+def _totals(plan: SessionPlan) -> list[str]:
+    time = "unknown" if plan.seconds is None else clock_text(plan.seconds)
+    fused = f", {bytes_text(plan.fused_bytes)} of it fused" if plan.fused_bytes else ""
+    return [
+        f"disk: {bytes_text(plan.disk_bytes)}{fused}; host memory for staging: {bytes_text(plan.host_bytes)}",
+        f"time: {time}, staging included",
+    ]
+
+
+def _verdict(plan: SessionPlan) -> list[str]:
+    if not plan.problems:
+        session = f" into a session of {clock_text(plan.session_seconds)}" if plan.session_seconds else ""
+        return [f"fits{session}"]
+    return [f"does not fit: {problem}" for problem in plan.problems]

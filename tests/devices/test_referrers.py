@@ -1,0 +1,73 @@
+"""Whoever keeps memory that should be free must be named so that a person finds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from soloist.devices.referrers import holder_of
+
+KEPT: list[object] = []
+SINGLE: object = None
+
+
+class Thing:
+    """Something that can be referred to."""
+
+
+class Plain:
+    """Keeps its attributes in a dictionary."""
+
+    def __init__(self, kept: object) -> None:
+        self.kept = kept
+
+
+@dataclass(slots=True)
+class Slotted:
+    kept: object
+
+
+def test_a_variable_of_a_module_is_named(monkeypatch):
+    """The forgotten notebook variable is the most common leak of all."""
+    monkeypatch.setitem(globals(), "SINGLE", Thing())
+    assert holder_of(SINGLE) == f"the variable SINGLE of module {__name__}"
+
+
+def test_a_list_is_followed_to_its_own_name():
+    """`a list` helps nobody."""
+    KEPT.append(Thing())
+    try:
+        assert holder_of(KEPT[0]) == f"a list of 1 item, the variable KEPT of module {__name__}"
+    finally:
+        KEPT.clear()
+
+
+@pytest.mark.parametrize("kind", [Plain, Slotted])
+def test_an_attribute_is_named_with_its_class(kind):
+    """Attributes live in dictionaries, in slots or in the object itself, by class and by Python version."""
+    holder = kind(Thing())
+    assert holder_of(holder.kept) == f"the attribute kept of a {__name__}.{kind.__qualname__}"
+
+
+def test_a_closure_is_named():
+    """A hook that is a closure keeps what it closes over."""
+
+    def make():
+        thing = Thing()
+        return lambda: thing
+
+    hook = make()
+    assert holder_of(hook()) == "the closure of test_a_closure_is_named.<locals>.make.<locals>.<lambda>"
+
+
+def test_a_local_variable_is_named_last():
+    """A frame that waits in another thread keeps its variables."""
+    thing = Thing()
+    assert holder_of(thing) == "the local variable thing of test_a_local_variable_is_named_last"
+
+
+def test_an_object_that_nothing_holds_has_no_holder():
+    """A search that names itself would send people looking in the wrong place."""
+    holder = holder_of(Thing())
+    assert holder == ""
