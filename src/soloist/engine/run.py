@@ -34,7 +34,7 @@ from soloist.events import (
     ShardFused,
     TeeSink,
 )
-from soloist.fusion import FusionPlan, Member, fuse, plan_fusion
+from soloist.fusion import FusionPlan, Member, fuse, plan_fusion, require_weights
 from soloist.models.catalogue import resolve
 from soloist.models.dtype import resolve_dtype
 from soloist.models.loading import StagedModel, overflows_float16, stage
@@ -69,6 +69,7 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
     """
     _require_apart(config)
     specs = select_models(config)
+    require_weights(config.fusion, tuple(specs))
     accelerator = open_accelerator(config.accelerator)
     collections = discover(config.chunks_root, config.source, config.collections)
     require_distinct("collections", [collection.name for collection in collections])
