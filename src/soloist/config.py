@@ -9,8 +9,9 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -43,6 +44,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _require_choice("on_bad_input", self.on_bad_input, get_args(OnBadInput))
+        object.__setattr__(self, "file_patterns", _strings("file_patterns", self.file_patterns))
         if not self.text_field:
             raise ConfigError("text_field is empty: name the field that holds the text")
 
@@ -74,7 +76,10 @@ class RunConfig:
 
     `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a
     batch (None: the device kind's own); `lease_timeout_seconds` is how long to wait for devices
-    that another process holds (None: as long as it takes).
+    that another process holds (None: as long as it takes). A path may be given as a string, models and collections
+    as any sequence of strings; they become what the fields say.
+
+        RunConfig(chunks_root="chunks", out="run", models=["wordllama"], fusion=FusionConfig(method="none"))
     """
 
     chunks_root: Path
@@ -93,6 +98,10 @@ class RunConfig:
     lease_timeout_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        for name in _PATHS:
+            object.__setattr__(self, name, _path(name, getattr(self, name)))
+        for name in ("collections", "models"):
+            object.__setattr__(self, name, _strings(name, getattr(self, name)))
         _require_choice("mode", self.mode, get_args(Mode))
         _require_choice("dtype", self.dtype, get_args(DTypeRequest))
         if not self.models:
@@ -131,7 +140,7 @@ class RunConfig:
         Raises:
             ConfigError: the file is missing, is not TOML, or names a setting that does not exist.
         """
-        return cls.from_mapping(_load_toml(path), origin=str(path), **overrides)
+        return cls.from_mapping(read_toml(path, "config file"), origin=str(path), **overrides)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, origin: str, **overrides: Any) -> RunConfig:
@@ -148,7 +157,7 @@ class RunConfig:
         return cls(**_nest(settings, origin))
 
 
-_PATHS = {"chunks_root", "out", "catalogue", "lock_dir"}
+_PATHS = ("chunks_root", "out", "catalogue", "lock_dir")
 _LISTS = {"collections", "models", "file_patterns"}
 _NUMBERS: dict[str, type | tuple[type, ...]] = {
     "dim": int, "token_budget": int, "shard_chunks": int, "lease_timeout_seconds": (int, float),
@@ -170,14 +179,14 @@ def _convert(key: str, value: Any, origin: str) -> Any:
     if expected is not None and (isinstance(value, bool) or not isinstance(value, expected)):
         raise ConfigError(f"{origin} sets {key} to {value!r}: give a number")
     if key in _LISTS:
-        if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+        if not _are_strings(value):
             raise ConfigError(f"{origin} sets {key} to {value!r}: give a list of strings")
         return tuple(value)
     if key == "weights":
         return _weights(value, origin)
     if expected is None and not isinstance(value, (str, Path)):
         raise ConfigError(f"{origin} sets {key} to {value!r}: give a string")
-    return Path(value) if key in _PATHS else value
+    return value
 
 
 def _weights(value: Any, origin: str) -> dict[str, float]:
@@ -189,11 +198,36 @@ def _weights(value: Any, origin: str) -> dict[str, float]:
     return {name: float(weight) for name, weight in value.items()}
 
 
-def _load_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, kind: str) -> dict[str, Any]:
+    """The content of a TOML file; `kind` is what an error calls it, e.g. "config file".
+
+    Raises:
+        ConfigError: the file is missing, or is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise ConfigError(f"the config file {path} cannot be read: {exc}") from exc
+        reason = exc.strerror if isinstance(exc, OSError) else exc  # an OSError's own text has the path once more
+        raise ConfigError(f"the {kind} {path} cannot be read ({reason}): correct it, or name another") from exc
+
+
+def _path(name: str, value: Any) -> Path | None:
+    if value is None and name not in ("chunks_root", "out"):
+        return None
+    if not isinstance(value, (str, os.PathLike)) or value == "":
+        raise ConfigError(f"{name} is {value!r}: give a path")
+    return Path(value)
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if not _are_strings(value):
+        raise ConfigError(f"{name} is {value!r}: give a list of strings")
+    return tuple(value)
+
+
+def _are_strings(value: Any) -> bool:
+    """A string is a sequence of strings too, its letters: never what was meant."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
