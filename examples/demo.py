@@ -59,6 +59,7 @@ def main() -> None:
         result = soloist.embed(config, sink)
     print_result(result, open_console(sys.stdout))
     ask(RunFolder.open(folder / "run"))
+    print(f"\nThe chunks and the run stay in {folder}: remove it when you have seen enough.")
 
 
 def write_chunks(root: Path) -> None:

@@ -11,7 +11,7 @@ Writes, below --output-root:
 
 `run/` is replaced as a whole by each command that embeds: it has the collections of that command, and no others.
 
-Exit codes: 0 done, 1 failed, 2 usage or flags that contradict each other.
+Exit codes: 0 done, 1 failed, 2 usage or flags that contradict each other, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -40,19 +40,23 @@ if importlib.util.find_spec("soloist") is None:
 # Below the lines that make them importable from a checkout.
 from processor.ultimate_embedder.config import FUSION_METHODS, EnsembleConfig  # noqa: E402
 from processor.ultimate_embedder.log import logger, make_visible  # noqa: E402
-from soloist.config import DEFAULT_MODELS, SourceConfig  # noqa: E402
+from soloist.config import DEFAULT_FILE_PATTERNS, DEFAULT_MODELS, SourceConfig  # noqa: E402
 from soloist.errors import ConfigError, OutputError, SoloistError  # noqa: E402
 from soloist.jsontext import json_text  # noqa: E402
 from soloist.sources import discover, read_chunks  # noqa: E402
 from soloist.stores import RunFolder, folder_name  # noqa: E402
 from soloist.stores.atomic import atomic_path, disk_errors, make_folder  # noqa: E402
-from soloist.types import Collection  # noqa: E402
+from soloist.types import Collection, OnBadInput  # noqa: E402
 
 if TYPE_CHECKING:
     from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4
     from processor.ultimate_embedder.results import FinishedRun
 
 RUN = "run"
+_BAD_INPUT_HELP = """stop at the first fault, or leave it out; empty texts and empty files are left out in either case
+(%(default)s)"""
+_PATTERNS_HELP = f"names of chunk files ({','.join(DEFAULT_FILE_PATTERNS)})"
+_SKIP_HELP = "leave out collections whose results are there (no: they are made again and replaced)"
 _FOR_ENSEMBLES = {
     "--exclusive-ensemble": "exclusive_ensemble",
     "--ensemble-models": "ensemble_models",
@@ -74,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SoloistError as exc:
         print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -85,6 +92,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--chunks-root", type=Path, required=True, metavar="DIR", help="the folder of the collections")
     add("--output-root", type=Path, required=True, metavar="DIR", help="where results go")
     add("--collections", nargs="+", default=[], metavar="NAME", help="which collections; default: all with chunks")
+    add("--on-bad-input", choices=get_args(OnBadInput), default="error", help=_BAD_INPUT_HELP)
+    add("--file-patterns", type=_names, default=DEFAULT_FILE_PATTERNS, metavar="A,B", help=_PATTERNS_HELP)
+    add("--text-field", default="text", metavar="NAME", help="the field that holds the text (%(default)s)")
+    add("--id-field", metavar="NAME", help="the field of the id (the usual ones)")
     add("--model", default=DEFAULT_MODELS[0], metavar="NAME", help="the primary model (%(default)s)")
     add("--enable-ensemble", action="store_true", help="embed with several models, and aggregate")
     add("--ensemble-mode", choices=("auto", "sequential", "disabled"), default="auto", help="auto: as other flags say")
@@ -94,9 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model-weights", type=_weights, metavar="A=.7,B=.3", help="weights of the models (all alike)")
     add("--matryoshka-dim", type=_positive, metavar="N", help="cut every model's vectors to N components")
     add("--summary", type=Path, metavar="FILE", help="where the summary goes (OUTPUT_ROOT/embedding_summary.json)")
-    add("--skip-existing", action=yes_or_no, default=False, help="leave out collections whose results are there")
+    add("--skip-existing", action=yes_or_no, default=False, help=_SKIP_HELP)
     add("--force-cpu", action="store_true", help="compute on the CPU")
-    add("--zip-output", action=yes_or_no, default=False, help="pack the output root into OUTPUT_ROOT.zip too")
+    add("--zip-output", action=yes_or_no, default=False, help="pack the output root into OUTPUT_ROOT.zip too (no)")
     return parser
 
 
@@ -126,12 +137,21 @@ def embed_collections(options: argparse.Namespace) -> None:
         SoloistError: see `soloist.errors`; results of collections that were there before are still whole.
     """
     output: Path = options.output_root.resolve()
-    collections = discover(options.chunks_root, SourceConfig(), tuple(options.collections))
+    source = _source(options)
+    collections = discover(options.chunks_root, source, tuple(options.collections))
+    _require_usable(output, [collection.name for collection in collections])
+    with _made(output):
+        _write_results(options, output, collections, source)
+
+
+def _write_results(
+    options: argparse.Namespace, output: Path, collections: Sequence[Collection], source: SourceConfig
+) -> None:
     names = [collection.name for collection in collections]
-    _require_usable(output, names)
-    embedder = _embedder(options)
+    embedder = _embedder(options, source)
     done = [collection for collection in collections if _is_done(output, collection.name, options)]
-    skipped = {one.name: _stored_item(output, one, _request(options, embedder.fingerprints)) for one in done}
+    request = _request(options, embedder.fingerprints)
+    skipped = {one.name: _stored_item(output, one, source, request) for one in done}
     for name in skipped:
         logger.info("%s: left out, its results are already there (--skip-existing)", name)
     items = _embed(embedder, options, output, tuple(skipped)) if len(skipped) < len(names) else {}
@@ -149,10 +169,14 @@ def _embed(
     embedder: UltimateKaggleEmbedderV4, options: argparse.Namespace, output: Path, skipped: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
     """One run over all collections but the skipped ones; a summary item each."""
+    from soloist.engine.interrupts import first_interrupt_only  # imports torch, as in _embedder
+
     root, asked = options.chunks_root, options.collections
-    if not embedder.load_chunks_from_processing(root, collections=asked, exclude=skipped)["total_chunks"]:
+    loaded = embedder.load_chunks_from_processing(root, collections=asked, exclude=skipped)
+    if not loaded["total_chunks"]:
         return {}
-    with _temporary_folder(output) as temporary:
+    _warn_of_replacing(output, loaded["collections"])
+    with first_interrupt_only(), _temporary_folder(output) as temporary:
         results = embedder.generate_embeddings_kaggle_optimized(output_dir=temporary / RUN)
         assert embedder.last_run is not None
         install(temporary / RUN, output / RUN, temporary / "replaced")
@@ -160,13 +184,29 @@ def _embed(
     return {name: _write_collection(run, results, name, output, options) for name in run.counts}
 
 
-def _embedder(options: argparse.Namespace) -> UltimateKaggleEmbedderV4:
+def _warn_of_replacing(output: Path, names: Iterable[str]) -> None:
+    existing = [name for name in names if _file(output, name, "embeddings.npy").exists()]
+    existing += [RUN] if (output / RUN).exists() else []
+    if existing:
+        logger.warning("in %s, these are replaced by new ones: %s", output, ", ".join(existing))
+
+
+def _source(options: argparse.Namespace) -> SourceConfig:
+    return SourceConfig(
+        text_field=options.text_field,
+        id_field=options.id_field,
+        file_patterns=tuple(options.file_patterns),
+        on_bad_input=options.on_bad_input,
+    )
+
+
+def _embedder(options: argparse.Namespace, source: SourceConfig) -> UltimateKaggleEmbedderV4:
     # Imports torch, which takes seconds that a wrong flag, a missing folder and --help do not need.
     from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4
 
     if not options.enable_ensemble:
         return UltimateKaggleEmbedderV4(
-            options.model, matryoshka_dim=options.matryoshka_dim, force_cpu=options.force_cpu
+            options.model, matryoshka_dim=options.matryoshka_dim, force_cpu=options.force_cpu, source=source
         )
     config = EnsembleConfig(
         ensemble_models=_roster(options),
@@ -176,7 +216,7 @@ def _embedder(options: argparse.Namespace) -> UltimateKaggleEmbedderV4:
         matryoshka_dim=options.matryoshka_dim,
     )
     return UltimateKaggleEmbedderV4(
-        options.model, enable_ensemble=True, ensemble_config=config, force_cpu=options.force_cpu
+        options.model, enable_ensemble=True, ensemble_config=config, force_cpu=options.force_cpu, source=source
     )
 
 
@@ -256,7 +296,7 @@ def _is_done(output: Path, name: str, options: argparse.Namespace) -> bool:
     return bool(options.skip_existing) and all(file.is_file() for file in needed)
 
 
-def _stored_item(output: Path, collection: Collection, request: dict[str, Any]) -> dict[str, Any]:
+def _stored_item(output: Path, collection: Collection, source: SourceConfig, request: dict[str, Any]) -> dict[str, Any]:
     """The summary item of a collection that was embedded before: the same chunks, in the same way."""
     file = _stats_file(output, collection.name)
     try:
@@ -264,7 +304,7 @@ def _stored_item(output: Path, collection: Collection, request: dict[str, Any]) 
         made_with = dict(stats["request"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(f"{file} cannot be read as processing stats: use --no-skip-existing to replace it") from exc
-    asked = {**request, "chunks": _digest_of_source(collection)}
+    asked = {**request, "chunks": _digest_of_source(collection, source)}
     other = [name.replace("_", " ") for name in {**asked, **made_with} if asked.get(name) != made_with.get(name)]
     if other:
         raise ConfigError(
@@ -275,8 +315,8 @@ def _stored_item(output: Path, collection: Collection, request: dict[str, Any]) 
     return {**{key: value for key, value in stats.items() if key not in details}, "skipped_existing": True}
 
 
-def _digest_of_source(collection: Collection) -> str:
-    chunks = read_chunks(collection, SourceConfig(), lambda _skipped: None)
+def _digest_of_source(collection: Collection, source: SourceConfig) -> str:
+    chunks = read_chunks(collection, source, lambda _skipped: None)
     return _digest((chunk.id, chunk.text) for chunk, _ in chunks)
 
 
@@ -303,10 +343,24 @@ def _require_usable(output: Path, names: Iterable[str]) -> None:
     with disk_errors(output):
         if output.exists() and not output.is_dir():
             raise OutputError(f"{output} is a file: choose another output root")
-        make_folder(output)
         run = output / RUN
         if run.exists() and any(run.iterdir()) and not (run / "run.json").is_file():
             raise OutputError(f"{run} is no run folder of soloist: choose another output root")
+
+
+@contextmanager
+def _made(output: Path) -> Iterator[None]:
+    """The output root, which is gone again where it is new and nothing came of it."""
+    new = not output.exists()
+    with disk_errors(output):
+        make_folder(output)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # it is not empty
+                output.rmdir()
+        raise
 
 
 @contextmanager

@@ -28,10 +28,11 @@ from soloist.devices import Accelerator, open_accelerator
 from soloist.engine import run
 from soloist.engine.staging import select_models
 from soloist.errors import ConfigError, InputError
+from soloist.fusion import require_weights
 from soloist.models.dtype import resolve_dtype
 from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.spec import ModelSpec
-from soloist.sources import discover, read_chunks
+from soloist.sources import SkippedInputs, discover, read_chunks
 from soloist.stores import RunFolder
 from soloist.types import Collection, DTypeRequest, SkippedInput
 
@@ -41,7 +42,8 @@ class UltimateKaggleEmbedderV4:
 
     `models` maps each model's name to its module, which is on the CPU and stays there: the devices get
     copies. `telemetry` is of the last run. With `enable_ensemble`, a primary model that the ensemble does not
-    name is put first. `matryoshka_dim` is for a single model; an ensemble has it in its config.
+    name is put first. `matryoshka_dim` is for a single model; an ensemble has it in its config. `source` says how chunk
+    files are found and read.
 
         embedder = UltimateKaggleEmbedderV4(model_name="all-MiniLM-L6-v2")
         embedder.load_chunks_from_processing(chunks_dir="chunks")
@@ -60,6 +62,7 @@ class UltimateKaggleEmbedderV4:
         gpu_config: KaggleGPUConfig | None = None,
         matryoshka_dim: int | None = None,
         force_cpu: bool = False,
+        source: SourceConfig | None = None,
     ) -> None:
         make_visible()
         _require_consistent(enable_ensemble, ensemble_config, matryoshka_dim)
@@ -67,7 +70,10 @@ class UltimateKaggleEmbedderV4:
         ensemble = (ensemble_config or EnsembleConfig()) if enable_ensemble else None
         self.ensemble_mode = _mode_name(ensemble)
         config = _run_config(model_name, ensemble, matryoshka_dim, _accelerator_name(gpu, force_cpu))
-        specs = {name: _as_it_is(spec) for name, spec in select_models(config).items()}
+        config = dataclasses.replace(config, source=source or config.source)
+        selected = select_models(config)
+        require_weights(config.fusion, tuple(selected))
+        specs = {name: _as_it_is(spec) for name, spec in selected.items()}
         self.model_name = next(iter(select_models(dataclasses.replace(config, models=(model_name,)))))
         accelerator = open_accelerator(config.accelerator)
         self._config = dataclasses.replace(config, dtype=_dtype(gpu, accelerator, specs.values()))
@@ -98,23 +104,22 @@ class UltimateKaggleEmbedderV4:
             InputError: the folder, a collection or a file cannot be used, or there are no chunks.
         """
         root = Path(chunks_dir)
-        skipped: list[SkippedInput] = []
+        skipped = SkippedInputs()
         found = discover(root, self._config.source, tuple(collections))
         counts = {
-            collection.name: _count(collection, self._config.source, skipped)
+            collection.name: _count(collection, self._config.source, skipped, required=collection.name in collections)
             for collection in found
             if collection.name not in exclude
         }
-        _require_chunks(counts, collections)
         taken = {name: count for name, count in counts.items() if count}
         if not taken and not exclude:
-            raise InputError(f"there are no chunks to embed below {root}: give the folder that holds the collections")
+            raise InputError(f"there are no chunks to embed below {root} ({skipped}): give files that hold some")
         self._loaded = (root, tuple(taken)) if taken else None
         return {
             "chunks_dir": str(root),
             "collections": taken,
             "total_chunks": sum(taken.values()),
-            "skipped_chunks": len(skipped),
+            "skipped_chunks": skipped.count,
         }
 
     def generate_embeddings_kaggle_optimized(self, output_dir: str | Path | None = None) -> dict[str, Any]:
@@ -265,11 +270,17 @@ def _stage(specs: Mapping[str, ModelSpec], dtype: DTypeRequest, accelerator: Acc
     }
 
 
-def _count(collection: Collection, source: SourceConfig, skipped: list[SkippedInput]) -> int:
-    return sum(1 for _ in read_chunks(collection, source, skipped.append))
+def _count(collection: Collection, source: SourceConfig, in_all: SkippedInputs, *, required: bool) -> int:
+    """The chunks of a collection; what is left out is added to `in_all`."""
+    skipped = SkippedInputs()
 
+    def on_skip(item: SkippedInput) -> None:
+        skipped.add(item)
+        in_all.add(item)
 
-def _require_chunks(counts: Mapping[str, int], asked: Sequence[str]) -> None:
-    for name in asked:
-        if counts.get(name) == 0:
-            raise InputError(f"the collection {name} has no chunks to embed: leave it out or fill it")
+    chunks = sum(1 for _ in read_chunks(collection, source, on_skip))
+    if required and not chunks:
+        raise InputError(
+            f"the collection {collection.name} has no chunks to embed ({skipped}): leave it out or fill it"
+        )
+    return chunks

@@ -9,8 +9,9 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -43,6 +44,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _require_choice("on_bad_input", self.on_bad_input, get_args(OnBadInput))
+        object.__setattr__(self, "file_patterns", _strings("file_patterns", self.file_patterns))
         if not self.text_field:
             raise ConfigError("text_field is empty: name the field that holds the text")
 
@@ -77,7 +79,10 @@ class RunConfig:
     that another process holds (None: as long as it takes). `lock_dir` stands for the machine: processes that
     name the same one respect each other's leases. `cache_dir` keeps what runs measure for later plans (None: the
     user's cache folder). With `isolation="process"` each pass runs in a process of its own, at whose end
-    the driver has the whole of its memory back, contexts included.
+    the driver has the whole of its memory back, contexts included. A path may be given as a string, models and
+    collections as any sequence of strings; they become what the fields say.
+
+        RunConfig(chunks_root="chunks", out="run", models=["wordllama"], fusion=FusionConfig(method="none"))
     """
 
     chunks_root: Path
@@ -98,6 +103,10 @@ class RunConfig:
     isolation: Isolation = "allocator"
 
     def __post_init__(self) -> None:
+        for name in _PATHS:
+            object.__setattr__(self, name, _path(name, getattr(self, name)))
+        for name in ("collections", "models"):
+            object.__setattr__(self, name, _strings(name, getattr(self, name)))
         _require_choice("mode", self.mode, get_args(Mode))
         _require_choice("dtype", self.dtype, get_args(DTypeRequest))
         _require_choice("isolation", self.isolation, get_args(Isolation))
@@ -144,7 +153,7 @@ class RunConfig:
         Raises:
             ConfigError: the file is missing, is not TOML, or names a setting that does not exist.
         """
-        return cls.from_mapping(_load_toml(path), origin=str(path), **overrides)
+        return cls.from_mapping(read_toml(path, "config file"), origin=str(path), **overrides)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, origin: str, **overrides: Any) -> RunConfig:
@@ -165,7 +174,7 @@ _WHERE_AND_WHEN = {
     "chunks_root", "out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode", "catalogue", "cache_dir",
     "isolation",
 }  # fmt: skip
-_PATHS = {"chunks_root", "out", "catalogue", "lock_dir", "cache_dir"}
+_PATHS = ("chunks_root", "out", "catalogue", "lock_dir", "cache_dir")
 _LISTS = {"collections", "models", "file_patterns"}
 _NUMBERS: dict[str, type | tuple[type, ...]] = {
     "dim": int, "token_budget": int, "shard_chunks": int, "lease_timeout_seconds": (int, float),
@@ -187,14 +196,14 @@ def _convert(key: str, value: Any, origin: str) -> Any:
     if expected is not None and (isinstance(value, bool) or not isinstance(value, expected)):
         raise ConfigError(f"{origin} sets {key} to {value!r}: give a number")
     if key in _LISTS:
-        if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+        if not _are_strings(value):
             raise ConfigError(f"{origin} sets {key} to {value!r}: give a list of strings")
         return tuple(value)
     if key == "weights":
         return _weights(value, origin)
     if expected is None and not isinstance(value, (str, Path)):
         raise ConfigError(f"{origin} sets {key} to {value!r}: give a string")
-    return Path(value) if key in _PATHS else value
+    return value
 
 
 def _weights(value: Any, origin: str) -> dict[str, float]:
@@ -206,11 +215,36 @@ def _weights(value: Any, origin: str) -> dict[str, float]:
     return {name: float(weight) for name, weight in value.items()}
 
 
-def _load_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, kind: str) -> dict[str, Any]:
+    """The content of a TOML file; `kind` is what an error calls it, e.g. "config file".
+
+    Raises:
+        ConfigError: the file is missing, or is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise ConfigError(f"the config file {path} cannot be read: {exc}") from exc
+        reason = exc.strerror if isinstance(exc, OSError) else exc  # an OSError's own text has the path once more
+        raise ConfigError(f"the {kind} {path} cannot be read ({reason}): correct it, or name another") from exc
+
+
+def _path(name: str, value: Any) -> Path | None:
+    if value is None and name not in ("chunks_root", "out"):
+        return None
+    if not isinstance(value, (str, os.PathLike)) or value == "":
+        raise ConfigError(f"{name} is {value!r}: give a path")
+    return Path(value)
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if not _are_strings(value):
+        raise ConfigError(f"{name} is {value!r}: give a list of strings")
+    return tuple(value)
+
+
+def _are_strings(value: Any) -> bool:
+    """A string is a sequence of strings too, its letters: never what was meant."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

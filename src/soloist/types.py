@@ -50,6 +50,10 @@ class SkippedInput:
     reason: SkipReason
     detail: str = ""
 
+    def __str__(self) -> str:
+        place = self.file if self.index is None else Place(file=self.file, index=self.index)
+        return f"{place}: {self.reason}" + (f", {self.detail}" if self.detail else "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -218,7 +220,75 @@ def test_what_cannot_be_embedded_fails_in_one_line(
         (tmp_path / "chunks" / name / "a_chunks.json").write_text(json.dumps(records))
     assert embed(tmp_path / "chunks", tmp_path / "out", *flags) == 1
     assert [line[:7] for line in capsys.readouterr().err.splitlines() if "error" in line.lower()] == ["error: "]
-    assert not list((tmp_path / "out").rglob("*.npy"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_chunks_that_are_all_empty_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches an error without its reason, for which there is no file yet to look it up in."""
+    write_collection(tmp_path / "chunks/notes", [{"text": " "}, {"text": ""}])
+    for flags in ((), ("--collections", "notes")):
+        assert embed(tmp_path / "chunks", tmp_path / "out", *flags) == 1
+        assert "a_chunks.json (chunk 0): empty text; " in capsys.readouterr().err
+
+
+def test_what_is_replaced_is_said(chunks_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Catches results of hours that are overwritten without a word; and a warning where nothing is."""
+    assert embed(chunks_root, tmp_path, "--collections", "notes") == 0
+    assert "replaced" not in caplog.text
+    assert embed(chunks_root, tmp_path) == 0
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line == f"in {tmp_path}, these are replaced by new ones: notes, run"
+
+
+def test_the_input_options_that_errors_name_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches an error whose remedy is an option that the command does not have, or that has no effect."""
+    (tmp_path / "chunks/notes").mkdir(parents=True)
+    file = tmp_path / "chunks/notes/mine.json"
+    file.write_text(json.dumps([{"body": f"text {i}", "key": f"k{i}"} for i in range(3)] + [{"text": "no body"}]))
+    assert embed(tmp_path / "chunks", tmp_path / "out") == 1
+    assert "--file-patterns" in capsys.readouterr().err
+    flags = ["--file-patterns", "mine.json", "--text-field", "body", "--id-field", "key"]
+    assert embed(tmp_path / "chunks", tmp_path / "out", *flags) == 1
+    assert "--on-bad-input skip" in capsys.readouterr().err
+    flags += ["--on-bad-input", "skip"]
+    assert embed(tmp_path / "chunks", tmp_path / "out", *flags) == 0
+    assert read(tmp_path / "out/notes/notes_ids.json") == ["k0", "k1", "k2"]
+    assert read(tmp_path / "out/embedding_summary.json")[0]["skipped_chunks"] == 1
+    assert embed(tmp_path / "chunks", tmp_path / "out", *flags, "--skip-existing") == 0
+
+
+def test_help_says_what_becomes_of_existing_results(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a default that is learnt from the loss of results."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "results are there (no: they are made again and replaced)" in text
+    assert "empty texts and empty files are left out in either case (error)" in text
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """Catches a traceback of a hundred lines, and half a run in a hidden folder; also where Ctrl-C is pressed twice."""
+    records: list[dict[str, object]] = [{"text": f"{i} " + "vector lease shard " * 40} for i in range(20_000)]
+    write_collection(tmp_path / "chunks/notes", records)
+    command = [sys.executable, str(ROOT / "scripts/embed_collections_v5.py"), "--model", "tiny-bert"]
+    command += ["--chunks-root", str(tmp_path / "chunks"), "--output-root", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not any("PassStarted" in log.read_text() for log in tmp_path.glob("out/.embedding-*/run/events.jsonl")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "stopped"
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_collection_that_nobody_asked_for_is_in_the_summary(tmp_path: Path) -> None:

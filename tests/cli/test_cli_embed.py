@@ -85,6 +85,13 @@ def test_lists_by_commas_and_by_repeating(options, tmp_path):
     assert saved_config(tmp_path)["models"] == ["wordllama", "all-MiniLM-L6-v2", "wordllama"]
 
 
+def test_weights_by_repeating(options, tmp_path):
+    """Of two --weights the last one would be taken, and the other model be missing or weighed alike."""
+    pair = ["--models", "all-MiniLM-L6-v2", "--weights", "wordllama=.25"]
+    assert invoke(*options, *pair, "--weights", "all-MiniLM-L6-v2=.75").exit_code == 0
+    assert saved_config(tmp_path)["fusion"]["weights"] == {"wordllama": 0.25, "all-MiniLM-L6-v2": 0.75}
+
+
 def test_a_config_file_can_say_everything_and_options_win(chunks_root, tmp_path):
     """An option that was not given must not put its default over the file's value."""
     file = tmp_path / "run.toml"
@@ -119,6 +126,15 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
         (["--weights", "wordllama"], 2, "--weights has 'wordllama'"),
         (["--weights", "other=1"], 2, "no model of this run"),
         (["--weights", "wordllama=.9, wordllama=.1"], 2, "--weights names wordllama twice"),
+        (["--weights", "wordllama=.9", "--weights", "wordllama=.1"], 2, "--weights names wordllama twice"),
+        (["--weights", ""], 2, "--weights has ''"),
+        (["--models", "./nofolder"], 2, "the folder ./nofolder does not exist"),
+        (["--out", ""], 2, "out is '': give a path"),
+        (["--lock-dir", ""], 2, "lock_dir is '': give a path"),
+        (["--mode", "foo"], 2, "mode is 'foo': choose one of exclusive, standard"),
+        (["--fusion", "sum"], 2, "fusion is 'sum': choose one of concat, mean, none"),
+        (["--dtype", "fp16"], 2, "dtype is 'fp16': choose one of auto"),
+        (["--on-bad-input", "stop"], 2, "on_bad_input is 'stop': choose one of error, skip"),
         (["--collections", ""], 2, "--collections names nothing"),
         (["--file-patterns", " , "], 2, "--file-patterns names nothing"),
         (["--lease-timeout-seconds", "nan"], 2, "lease_timeout_seconds is nan"),
@@ -174,16 +190,16 @@ def test_an_unexpected_error_is_one_line_too(options, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("missing", ["chunks_root", "out"])
-def test_what_is_missing_is_named(chunks_root, tmp_path, missing):
+@pytest.mark.parametrize(("missing", "named"), [("chunks_root", "add CHUNKS_ROOT"), ("out", "add --out")])
+def test_what_is_missing_is_named(chunks_root, tmp_path, missing, named):
     """Neither argument is required by the parser, since a config file may have them."""
     given = {"chunks_root": [str(chunks_root)], "out": ["--out", str(tmp_path / "run")]}
     result = invoke("embed", *next(value for name, value in given.items() if name != missing))
     assert result.exit_code == 2
-    assert missing in result.stderr
+    assert named in result.stderr
 
 
-@pytest.mark.parametrize("extra", [["--mode", "fast"], ["--fusion", "sum"], ["--dim", "many"], ["--colections", "a"]])
+@pytest.mark.parametrize("extra", [["--dim", "many"], ["--colections", "a"]])
 def test_wrong_usage_exits_with_2(options, extra):
     """A script tells a typing error from a failed run by the exit code."""
     result = invoke(*options, *extra)
@@ -219,4 +235,6 @@ def test_help_names_every_option_and_the_measured_fact():
         assert option in text
     assert "six of them at weights .7/.3 and on all seven at .85/.15" in text
     assert "plain mean at 256 dimensions lost on all seven" in text
+    assert "Empty texts and empty files are no faults" in text
+    assert all(choice in text for choice in ("exclusive|standard", "concat|mean|none", "error|skip"))
     assert all(name in text for name in ("SOLOIST_ACCELERATOR", "SOLOIST_CATALOGUE", "SOLOIST_LOCK_DIR"))

@@ -31,6 +31,27 @@ def test_show_makes_the_space_in_a_prompt_visible():
     assert "mit" in result.stdout
 
 
+def test_show_tells_nothing_from_an_empty_prompt(tmp_path):
+    """Three signs for nothing would be looked up in three places."""
+    path = tmp_path / "catalogue.toml"
+    path.write_text('[models.mine]\nsource = "org/mine"\nquery_prompt = ""\n')
+    lines = CliRunner().invoke(app, ["models", "show", "mine", "--catalogue", str(path)]).stdout.splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines)
+    assert (shown["document_prompt"], shown["query_prompt"], shown["revision"]) == ("-", "none", "-")
+    assert "null" not in shown.values() and '""' not in shown.values()
+
+
+def test_a_model_whose_folder_is_missing_is_listed_and_not_shown(tmp_path):
+    """A folder that is not attached would hide the whole catalogue, or look like a model that can be used."""
+    path = tmp_path / "catalogue.toml"
+    path.write_text('[models.gone]\nsource = "./gone"\n')
+    listed = CliRunner().invoke(app, ["models", "list", "--catalogue", str(path)])
+    assert listed.exit_code == 0 and str(tmp_path / "gone") in listed.stdout
+    shown = CliRunner().invoke(app, ["models", "show", "gone", "--catalogue", str(path)])
+    assert shown.exit_code == 2 and "which does not exist" in shown.stderr
+    assert CliRunner().invoke(app, ["models", "show", "bge-m3", "--catalogue", str(path)]).exit_code == 0
+
+
 def test_an_unknown_model_is_a_usage_error():
     """The nearest names help more than an empty answer."""
     result = CliRunner().invoke(app, ["models", "show", "bge-m4"])

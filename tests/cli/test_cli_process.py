@@ -73,6 +73,40 @@ def test_a_closed_pipe_is_quiet():
     assert process.returncode == 1
 
 
+def test_a_closed_stdout_costs_the_table_only(options, tmp_path):
+    """`>&-` in a job's script would end a finished run in an AttributeError, or lead C's output into our files."""
+    process = start(*options, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert "error" not in stderr
+    assert all(json.loads(line)["event"] for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, where nothing can be written")
+def test_a_full_stdout_is_one_sentence(options, tmp_path):
+    """An hour's run would seem to have failed because its table found no room."""
+    for arguments, beginning in (
+        (options, f"the results are in {tmp_path / 'run'}, but the table"),
+        (["models", "list"], "the list"),
+        (["models", "show", "bge-m3"], "the model"),
+    ):
+        with Path("/dev/full").open("w") as full:
+            process = start(*arguments, stdout=full, stderr=subprocess.PIPE)
+            _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 1
+        sentence = f"soloist: error: {beginning} could not be written to stdout: No space left on device"
+        assert stderr.splitlines()[-1] == sentence
+        assert "unexpected" not in stderr and "Exception ignored" not in stderr
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+def test_the_package_is_a_command_too():
+    """`python -m soloist` is what remains where the script is not on the path."""
+    done = subprocess.run([sys.executable, "-m", "soloist", "--version"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("soloist 0.")
+
+
 @pytest.mark.parametrize("columns", [80, 40])
 def test_a_terminal_gets_bars_and_whole_words(options, columns):
     """Words broken in the middle make the closing table unreadable in a split window."""

@@ -165,6 +165,39 @@ def test_unknown_models_and_weights_are_refused_early(embed):
         embed(fusion=FusionConfig(method="mean", dim=50))
 
 
+@pytest.mark.parametrize("weights", [{"qwen2": 1}, {"qwen2": 1, "xlm-roberta": -1}, {"qwen2": 0, "xlm-roberta": 0}])
+def test_weights_are_refused_before_anything_is_read(config, weights, tmp_path):
+    """An hour of reading and loading before the sentence about a weight is an hour lost."""
+    absent = dataclasses.replace(config, chunks_root=tmp_path / "absent", fusion=FusionConfig(weights=weights))
+    with pytest.raises(FusionError, match="weight"):
+        run(absent)
+    assert not config.out.exists()
+
+
+def test_an_input_without_a_chunk_says_why(config, chunks_root):
+    """The file that had the reasons is gone with the run folder."""
+    for file in chunks_root.rglob("*.json"):
+        file.write_text('["", "  "]')
+    with pytest.raises(
+        InputError, match=r"no chunks to embed in alpha, beta \(.*doc_chunks.json \(chunk 0\): empty text"
+    ):
+        run(config)
+    with pytest.raises(
+        InputError, match=r"collection beta has no .*beta/doc_chunks.json \(chunk 1\): empty text\): leave"
+    ):
+        run(dataclasses.replace(config, collections=("beta",)))
+    assert not any(config.out.iterdir())
+
+
+def test_a_model_whose_folder_is_missing_disturbs_no_other(embed, tiny_models, tmp_path):
+    """A catalogue that names ten attached folders would need all ten for every run."""
+    catalogue = tmp_path / "half.toml"
+    catalogue.write_text(f'[models.bert]\nsource = "{tiny_models["bert"]}"\n[models.gone]\nsource = "./gone"\n')
+    embed(models=("bert",), catalogue=catalogue)
+    with pytest.raises(ConfigError, match=r"the model gone has the source .*/gone, which does not exist"):
+        embed(models=("bert", "gone"), catalogue=catalogue)
+
+
 def test_a_run_folder_among_the_chunks_is_refused(config, chunks_root):
     """The next run would take its vectors and its log for a collection."""
     with pytest.raises(ConfigError, match="is inside the folder of chunks"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from soloist.config import FusionConfig
 from soloist.errors import FusionError
-from soloist.fusion import FusionPlan, Member, plan_fusion
+from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
 from soloist.types import FusionMethod
 
 A = Member(name="a", dim=384)
@@ -67,10 +67,19 @@ def test_normalised_weights_sum_to_one(values: list[float]) -> None:
 )
 @pytest.mark.parametrize("method", ["concat", "mean"])
 def test_weights_that_cannot_be_honoured(weights: dict[str, float], sentence: str, method: FusionMethod) -> None:
-    """A weight would be repaired or ignored quietly."""
+    """A weight would be repaired or ignored quietly; or refused only once the models' dims are known."""
     with pytest.raises(FusionError) as caught:
         plan(A, B, method=method, weights=weights)
     assert str(caught.value) == sentence
+    with pytest.raises(FusionError) as caught:
+        require_weights(FusionConfig(method=method, weights=weights), ["a", "b"])
+    assert str(caught.value) == sentence
+
+
+def test_weights_that_can_be_honoured_pass_the_early_check() -> None:
+    """The early check would refuse what the plan takes: no weights, a weight of 0, no fusion."""
+    for config in (FusionConfig(), FusionConfig(weights={"b": 0, "a": 3}), FusionConfig(method="none")):
+        require_weights(config, ["a", "b"])
 
 
 @pytest.mark.parametrize("method", ["concat", "mean"])
@@ -78,7 +87,7 @@ def test_a_dim_wider_than_a_model_names_the_narrowest(method: FusionMethod) -> N
     """The remedy would lead to the next error, of a model that is narrower still."""
     with pytest.raises(FusionError) as caught:
         plan(B, A, method=method, dim=2000)
-    assert str(caught.value) == "dim is 2000 but a has only 384 dims: choose --dim 384 or less, or leave it out"
+    assert str(caught.value) == "dim is 2000 but a has only 384 dims: choose a dim of 384 or less, or leave it out"
 
 
 @pytest.mark.parametrize("method", ["concat", "mean"])

@@ -97,6 +97,39 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
         resolve("all-minilm-l6-v2")
 
 
+def test_an_unknown_name_without_a_near_one_is_answered_with_all() -> None:
+    """Catches a list that ends in a question mark."""
+    with pytest.raises(
+        UnknownModelError, match=r"known are jina-.*, wordllama, and a folder or a hub id such as org/name"
+    ):
+        resolve("zzz")
+
+
+@pytest.mark.parametrize("name", ["./missing", "/missing", "~/missing", "../missing", "a/b/c"])
+def test_a_path_that_is_no_folder_is_said_to_be_none(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a mistyped path that is answered with the names of a catalogue."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UnknownModelError, match=f"^the folder {name} does not exist: give a model's folder"):
+        resolve(name)
+
+
+def test_a_path_to_a_file_is_no_folder(tmp_path: Path) -> None:
+    """Catches a file that is said not to exist."""
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(UnknownModelError, match=r"model.safetensors is no folder"):
+        resolve(str(tmp_path / "model.safetensors"))
+
+
+def test_a_tilde_is_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a path of a config file, which no shell expands, that is said not to exist although it does."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    assert resolve("~/mine") == ModelSpec(name="mine", source=str(tmp_path / "mine"))
+
+
 @pytest.mark.parametrize("name", ["", "./missing/folder", "/missing", "a/b/c", "org/", "/name"])
 def test_what_is_neither_name_nor_folder_nor_hub_id_is_unknown(name: str) -> None:
     """Catches a missing folder that is sent to the hub as if it were an id."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from soloist.errors import ConfigError
-from soloist.models.catalogue import BUILT_IN
+from soloist.models.catalogue import BUILT_IN, resolve
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 
@@ -108,7 +108,6 @@ def test_folders_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         ("[models.x]\ndim = 3", "model 'x': the name is not built in: add source"),
         ("[models.x]\nsource = 3", "model 'x': source is 3: give a folder or a hub id"),
         ("[models.x]\nsource = ''", "source is ''"),
-        ("[models.x]\nsource = './nowhere'", "nowhere does not exist"),
         ("[models.bge-m3]\ndim = '1024'", "model 'bge-m3': dim is '1024': give a whole number"),
         ("[models.bge-m3]\ndim = true", "dim is True"),
         ("[models.bge-m3]\nmax_tokens = 0", "max_tokens is 0"),
@@ -130,5 +129,16 @@ def test_a_mistake_is_one_sentence_with_the_file_and_the_model(tmp_path: Path, t
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """Catches a misspelt file that leaves the built-in table in force."""
-    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read \(No such file or directory\)"):
         load_catalogue(tmp_path / "nowhere.toml")
+
+
+def test_a_missing_source_is_an_error_of_its_own_model_only(tmp_path: Path) -> None:
+    """Catches a folder that is not attached today and stops every command, also those of other models."""
+    catalogue = load_catalogue(_written(tmp_path, "[models.gone]\nsource = './nowhere'\n"))
+    assert catalogue.get("gone").source == str(tmp_path / "nowhere")
+    assert resolve("bge-m3", catalogue) is BUILT_IN.get("bge-m3")
+    with pytest.raises(ConfigError, match=r"the model gone has the source .*nowhere, which does not exist: attach"):
+        resolve("gone", catalogue)
+    (tmp_path / "nowhere").mkdir()
+    assert resolve("gone", catalogue).name == "gone"

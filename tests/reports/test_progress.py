@@ -80,7 +80,7 @@ def test_a_log_gets_one_plain_line_for_each_event_worth_it():
         sink.emit(event)
     assert stream.getvalue().splitlines() == [
         "note: m: its licence allows no commercial use",
-        "notes: 200 chunks in 2 files, 1 skipped (see skipped.jsonl)",
+        "notes: 200 chunks in 2 files, 1 skipped",
         "m: 90.9 MB of weights in float16, 8 dims, up to 512 tokens, staged in 1.2 s",
         "waiting: cuda:0 is held by process 17 (other) since 2026-01-01 10:00:00",
         "m: leased cuda:0 (15.00 GB of 16.00 GB free) after waiting 3.0 s",

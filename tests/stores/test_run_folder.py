@@ -76,6 +76,16 @@ def test_create_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
         RunFolder.create(tmp_path)
 
 
+def test_create_says_that_a_run_was_not_finished(run: RunFolder) -> None:
+    """The user would look for somebody's files where a stopped run left its own, or empty a finished run's folder."""
+    (run.path / "events.jsonl").write_text("")
+    with pytest.raises(OutputError, match=r"is not empty, it looks like an unfinished run .*: choose a new folder"):
+        RunFolder.create(run.path)
+    run.write_json("run.json", {})
+    with pytest.raises(OutputError, match="is not empty: choose a new folder"):
+        RunFolder.create(run.path)
+
+
 def test_create_refuses_a_file(tmp_path: Path) -> None:
     """The user would read `[Errno 17] File exists`."""
     (tmp_path / "out").write_text("")

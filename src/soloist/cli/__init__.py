@@ -10,7 +10,7 @@ import typer
 
 from soloist.cli import models
 from soloist.cli.embed import embed
-from soloist.cli.outcome import INTERRUPTED, say_stopped
+from soloist.cli.outcome import INTERRUPTED, open_missing_streams, say_stopped
 from soloist.cli.plan import plan
 
 __all__ = ["app", "main"]
@@ -51,6 +51,7 @@ def soloist(
 
 def main() -> None:
     """The console entry point; exits with 0, 1, 2 or 130."""
+    open_missing_streams()
     # A name that the terminal's encoding lacks must not lose the table.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

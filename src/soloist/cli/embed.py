@@ -4,37 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from soloist.cli.outcome import exit_codes
+from soloist.cli.outcome import exit_codes, written_to_stdout
 from soloist.config import DEFAULT_FILE_PATTERNS, DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
 from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids, in the order of their passes.
 [default: {",".join(DEFAULT_MODELS)}]"""
-DTYPE_HELP = "[default: auto]"
 _MODE_HELP = """exclusive: one model at a time on all devices; standard: all models together, in turn for each shard.
 The vectors are the same. [default: exclusive]"""
 _FUSION_HELP = """How the models' vectors become one. Measured with MiniLM and WordLlama on seven retrieval sets: concat
 beat the better single model on six of them at weights .7/.3 and on all seven at .85/.15; the plain mean at 256
 dimensions lost on all seven. none writes no fused vectors. [default: concat]"""
 _WEIGHTS_HELP = "A weight for every model, 0 leaves it out of the fused vector. [default: all alike]"
+DTYPE_HELP = "What the models compute in. [default: auto]"
 _BUDGET_HELP = "Padded tokens in a batch. [default: by kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
-_BAD_INPUT_HELP = "error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. [default: error]"
+_BAD_INPUT_HELP = """error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. Empty texts and
+empty files are no faults: they are left out and written there in either case. [default: error]"""
 _TIMEOUT_HELP = "How long to wait for devices that another process holds. [default: as long as it takes]"
 _CACHE_HELP = "Where runs keep what they measure, for later plans. [default: the user's cache folder]"
 _ISOLATION_HELP = """allocator: after a pass this process holds nothing on the devices but its contexts; process: each
 pass has a process of its own, and the driver has those back too. [default: allocator]"""
 _CONFIG_HELP = "A TOML file with these options by the same names, in snake_case; what is given here wins over it."
+_NEEDED = {"chunks_root": "the folder of chunks: add CHUNKS_ROOT", "out": "the folder to write: add --out"}
 
 
-def _numbers_by_name(text: str) -> dict[str, float]:
+def choices(literal: Any) -> str:
+    """The values of a Literal, as the help shows them."""
+    return "|".join(get_args(literal))
+
+
+def _numbers_by_name(items: Sequence[str] | None) -> dict[str, float] | None:
+    if not items:  # as in split
+        return None
     weights: dict[str, float] = {}
-    for item in text.split(","):
+    for item in ",".join(items).split(","):
         name, _, number = (part.strip() for part in item.rpartition("="))
         if name in weights:
             raise ConfigError(f"--weights names {name} twice: give each model one weight, e.g. a=.7,b=.3")
@@ -56,8 +65,10 @@ def split(option: str, items: Sequence[str] | None) -> list[str] | None:
 
 
 def embed(
-    chunks_root: Annotated[Path | None, typer.Argument(help="The folder with the collections of chunks.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to write, new or empty.")] = None,
+    chunks_root: Annotated[
+        str | None, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections of chunks.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="PATH", help="The folder to write, new or empty.")] = None,
     collections: Annotated[
         list[str] | None, typer.Option(metavar="A,B", help="Only these collections. [default: all]")
     ] = None,
@@ -68,19 +79,20 @@ def embed(
             help=_MODELS_HELP,
         ),
     ] = None,
-    weights: Annotated[str | None, typer.Option(metavar="A=.7,B=.3", help=_WEIGHTS_HELP)] = None,
-    mode: Annotated[Mode | None, typer.Option(help=_MODE_HELP)] = None,
-    fusion: Annotated[FusionMethod | None, typer.Option(help=_FUSION_HELP)] = None,
+    weights: Annotated[list[str] | None, typer.Option(metavar="A=.7,B=.3", help=_WEIGHTS_HELP)] = None,
+    mode: Annotated[str | None, typer.Option(metavar=choices(Mode), help=_MODE_HELP)] = None,
+    fusion: Annotated[str | None, typer.Option(metavar=choices(FusionMethod), help=_FUSION_HELP)] = None,
     dim: Annotated[int | None, typer.Option(help="Components that fusion keeps of each model's vector.")] = None,
-    dtype: Annotated[DTypeRequest | None, typer.Option(help=DTYPE_HELP)] = None,
+    dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
     accelerator: Annotated[
         str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_ACCELERATOR_HELP)
     ] = None,
     token_budget: Annotated[int | None, typer.Option(help=_BUDGET_HELP)] = None,
-    on_bad_input: Annotated[OnBadInput | None, typer.Option(help=_BAD_INPUT_HELP)] = None,
-    config: Annotated[Path | None, typer.Option(help=_CONFIG_HELP)] = None,
+    on_bad_input: Annotated[str | None, typer.Option(metavar=choices(OnBadInput), help=_BAD_INPUT_HELP)] = None,
+    config: Annotated[Path | None, typer.Option(metavar="PATH", help=_CONFIG_HELP)] = None,
     catalogue: Annotated[
-        Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", help="A TOML file with models of your own.")
+        str | None,
+        typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="A TOML file with models of your own."),
     ] = None,
     text_field: Annotated[str | None, typer.Option(help="The field that holds the text. [default: text]")] = None,
     id_field: Annotated[str | None, typer.Option(help="The field of the id. [default: the usual ones]")] = None,
@@ -91,10 +103,11 @@ def embed(
     shard_chunks: Annotated[int | None, typer.Option(help="Chunks held in memory at once. [default: 4096]")] = None,
     lease_timeout_seconds: Annotated[float | None, typer.Option(help=_TIMEOUT_HELP)] = None,
     lock_dir: Annotated[
-        Path | None, typer.Option(envvar="SOLOIST_LOCK_DIR", help="Where all processes keep the devices' locks.")
+        str | None,
+        typer.Option(envvar="SOLOIST_LOCK_DIR", metavar="PATH", help="Where all processes keep the devices' locks."),
     ] = None,
-    cache_dir: Annotated[Path | None, typer.Option(envvar="SOLOIST_CACHE_DIR", help=_CACHE_HELP)] = None,
-    isolation: Annotated[Isolation | None, typer.Option(help=_ISOLATION_HELP)] = None,
+    cache_dir: Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)] = None,
+    isolation: Annotated[str | None, typer.Option(metavar=choices(Isolation), help=_ISOLATION_HELP)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Embed the chunks below CHUNKS_ROOT into the folder --out.
@@ -102,19 +115,23 @@ def embed(
     A list is separated by commas, or the option is repeated. The environment variables win over --config, the
     options over both.
     """
-    given = dict(locals())  # the options are named like the settings
+    # Named like the settings, and checked by the config alone: as text, since a Path of "" is the working directory.
+    given = dict(locals())
     del given["config"], given["debug"]
     with exit_codes(debug=debug):
         for name in ("collections", "models", "file_patterns"):
             given[name] = split(f"--{name.replace('_', '-')}", given[name])
-        given["weights"] = _numbers_by_name(weights) if weights is not None else None
+        given["weights"] = _numbers_by_name(weights)
         _run(_config(config, given))
 
 
 def _config(path: Path | None, given: dict[str, Any]) -> RunConfig:
-    if path is None:
-        return RunConfig.from_mapping({}, origin="the command line", **given)
-    return RunConfig.from_toml(path, **given)
+    if path is not None:
+        return RunConfig.from_toml(path, **given)
+    for name, what in _NEEDED.items():
+        if given[name] is None:
+            raise ConfigError(f"the command line does not name {what}, or a --config that sets {name}")
+    return RunConfig.from_mapping({}, origin="the command line", **given)
 
 
 def _run(config: RunConfig) -> None:
@@ -126,4 +143,5 @@ def _run(config: RunConfig) -> None:
 
     with progress(sys.stderr) as sink:
         result = engine.run(config, sink)
-    print_result(result, open_console(sys.stdout))
+    with written_to_stdout("the table", before=f"the results are in {config.out}, but "):
+        print_result(result, open_console(sys.stdout))

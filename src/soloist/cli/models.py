@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from soloist.cli.outcome import exit_codes
+from soloist.cli.outcome import exit_codes, written_to_stdout
 from soloist.models.catalogue import resolve
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
@@ -33,7 +33,8 @@ def list_models(catalogue: _CataloguePath = None, debug: _Debug = False) -> None
 
     with exit_codes(debug=debug):
         specs = load_catalogue(catalogue).specs
-        print_table(open_console(sys.stdout), _COLUMNS, [_row(spec) for spec in specs])
+        with written_to_stdout("the list"):
+            print_table(open_console(sys.stdout), _COLUMNS, [_row(spec) for spec in specs])
 
 
 @app.command("show")
@@ -42,16 +43,25 @@ def show_model(
     catalogue: _CataloguePath = None,
     debug: _Debug = False,
 ) -> None:
-    """Show everything that is known of a model before it is loaded, as a run would use it."""
+    """Show everything that is known of a model before it is loaded, as a run would use it.
+
+    A dash stands for nothing: what there may be is for the model's own files to say. A prompt of none is an empty one.
+    """
     with exit_codes(debug=debug):
-        for field, value in dataclasses.asdict(resolve(name, load_catalogue(catalogue))).items():
-            # Prompts end with spaces and line breaks that matter: as JSON they can be seen.
-            shown = json.dumps(value, ensure_ascii=False) if field.endswith("_prompt") else _text(value)
-            typer.echo(f"{field:<18} {one_line(shown)}")
+        fields = dataclasses.asdict(resolve(name, load_catalogue(catalogue)))
+        with written_to_stdout("the model"):
+            for field, value in fields.items():
+                shown = _prompt(value) if field.endswith("_prompt") else _text(value)
+                typer.echo(f"{field:<18} {one_line(shown)}")
 
 
 def _row(spec: ModelSpec) -> list[str]:
     return [spec.name, _text(spec.dim), _text(spec.max_tokens), _text(spec.licence), spec.source]
+
+
+def _prompt(value: str | None) -> str:
+    """Prompts end with spaces and line breaks that matter: in quotes they can be seen."""
+    return json.dumps(value, ensure_ascii=False) if value else "-" if value is None else "none"
 
 
 def _text(value: object) -> str:

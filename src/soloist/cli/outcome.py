@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import TextIO
 
 import typer
 
-from soloist.errors import ConfigError, SoloistError
+from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.reports.text import one_line
 
 FAILED = 1
@@ -38,6 +40,34 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
         remedy = "" if debug else " (run again with --debug for the traceback)"
         _say_error(f"unexpected {type(exc).__name__}: {exc}{remedy}", debug)
         raise typer.Exit(FAILED) from exc
+
+
+@contextlib.contextmanager
+def written_to_stdout(what: str, *, before: str = "") -> Iterator[None]:
+    """Say that `what` could not be written, and `before` what was done nevertheless, where stdout takes no more.
+
+    Raises:
+        OutputError: it does not, e.g. because its disk is full.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        sys.stdout = _nowhere()  # else Python tries once more at its end, and exits with a code of its own
+        raise OutputError(f"{before}{what} could not be written to stdout: {exc.strerror or exc}") from exc
+
+
+def open_missing_streams() -> None:
+    """Open what the caller closed (`>&-`): else it is None, and the next file we write takes its number."""
+    sys.stdin = sys.stdin or _nowhere()
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "r+", encoding="utf-8")
 
 
 def say_stopped() -> None:

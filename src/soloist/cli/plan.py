@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from soloist.cli.embed import DTYPE_HELP, split
+from soloist.cli.embed import DTYPE_HELP, choices, split
 from soloist.cli.outcome import FAILED, exit_codes
 from soloist.config import RunConfig
 from soloist.errors import ConfigError
@@ -34,9 +34,11 @@ def plan(
     session: Annotated[
         str | None, typer.Option(metavar="9h", help="The length of the session, e.g. 9h, 8h30m or 45m.")
     ] = None,
-    mode: Annotated[Mode | None, typer.Option(help="The mode that has to fit. [default: exclusive]")] = None,
-    fusion: Annotated[FusionMethod | None, typer.Option(help="As for embed.")] = None,
-    dtype: Annotated[DTypeRequest | None, typer.Option(help=DTYPE_HELP)] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar=choices(Mode), help="The mode that has to fit. [default: exclusive]")
+    ] = None,
+    fusion: Annotated[str | None, typer.Option(metavar=choices(FusionMethod), help="As for embed.")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
     token_budget: Annotated[int | None, typer.Option(help="As for embed.")] = None,
     catalogue: Annotated[
         Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", help="A TOML file with models of your own.")

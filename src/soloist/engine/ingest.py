@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from soloist.config import SourceConfig
 from soloist.errors import InputError
 from soloist.events import EventSink, InputScanned, InputSkipped
-from soloist.sources import DuplicateIds, read_chunks
+from soloist.sources import DuplicateIds, SkippedInputs, read_chunks
 from soloist.stores import RunFolder
 from soloist.types import Chunk, Collection, SkippedInput
 
@@ -43,30 +43,34 @@ def ingest(
             required collection is empty, or there is nothing to embed at all.
     """
     shards: list[ShardRef] = []
+    in_all = SkippedInputs()
     with folder.skipped() as log:
         for collection in collections:
-            skipped: list[None] = []
+            skipped = SkippedInputs()
 
-            def on_skip(item: SkippedInput, skipped: list[None] = skipped) -> None:
-                skipped.append(None)
+            def on_skip(item: SkippedInput, skipped: SkippedInputs = skipped) -> None:
+                skipped.add(item)
+                in_all.add(item)
                 log.append(item)
                 sink.emit(_skip_event(item))
 
             written = list(_write_shards(collection, source, folder, shard_chunks, on_skip))
             if not written and collection.name in required:
-                raise InputError(f"the collection {collection.name} has no chunks to embed: leave it out or fill it")
+                raise InputError(
+                    f"the collection {collection.name} has no chunks to embed ({skipped}): leave it out or fill it"
+                )
             shards += written
             sink.emit(
                 InputScanned(
                     collection=collection.name,
                     files=len(collection.files),
                     chunks=sum(shard.rows for shard in written),
-                    skipped=len(skipped),
+                    skipped=skipped.count,
                 )
             )
     if not shards:
         names = ", ".join(collection.name for collection in collections)
-        raise InputError(f"there are no chunks to embed in {names}: every chunk was skipped or every file is empty")
+        raise InputError(f"there are no chunks to embed in {names} ({in_all}): give files that hold some")
     return tuple(shards)
 
 

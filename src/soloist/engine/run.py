@@ -32,7 +32,7 @@ from soloist.events import (
     ShardFused,
     TeeSink,
 )
-from soloist.fusion import FusionPlan, Member, fuse, plan_fusion
+from soloist.fusion import FusionPlan, Member, fuse, plan_fusion, require_weights
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover
@@ -50,6 +50,7 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
     """
     _require_apart(config)
     specs = select_models(config)
+    require_weights(config.fusion, tuple(specs))
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     collections = discover(config.chunks_root, config.source, config.collections)
     require_distinct("collections", [collection.name for collection in collections])

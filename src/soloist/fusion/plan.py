@@ -74,6 +74,15 @@ class FusionPlan:
             raise FusionError(f"the saved fusion plan does not fit ({exc}): run again into a new folder") from exc
 
 
+def require_weights(config: FusionConfig, names: Sequence[str]) -> None:
+    """Check the weights against the models' names alone, before anything is read or loaded.
+
+    Raises:
+        FusionError: weights that are negative, not finite, all 0, of unknown models, or that leave a model out.
+    """
+    _weights(config.weights, names)
+
+
 def plan_fusion(config: FusionConfig, members: Sequence[Member]) -> FusionPlan | None:
     """Settle weights and dims for the models, in their order; None for the method `none`.
 
@@ -142,7 +151,7 @@ def _common_cut(config: FusionConfig, used: Sequence[Member]) -> int | None:
     if config.dim > narrowest.dim:
         raise FusionError(
             f"dim is {config.dim} but {narrowest.name} has only {narrowest.dim} dims: "
-            f"choose --dim {narrowest.dim} or less, or leave it out"
+            f"choose a dim of {narrowest.dim} or less, or leave it out"
         )
     return config.dim
 

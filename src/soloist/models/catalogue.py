@@ -7,6 +7,7 @@ A field is filled in only where a published source says so; the others are left 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -359,23 +360,46 @@ def resolve(name: str, catalogue: Catalogue = BUILT_IN) -> ModelSpec:
     A hub id whose model is in the catalogue keeps what the catalogue knows of it, under the requested name.
 
     Raises:
-        ConfigError: the model is left out on purpose; the message says why.
+        ConfigError: the model is left out on purpose, and the message says why; or the catalogue gives it a
+            source that does not exist.
         UnknownModelError: the name is none of the three.
     """
     if name in catalogue:
-        return catalogue.get(name)
-    if name and Path(name).is_dir():
-        folder = Path(name).absolute()
+        return _require_source(catalogue.get(name))
+    folder = at_home(name).absolute()
+    if name and folder.is_dir():
         return ModelSpec(name=folder.name or folder.resolve().name, source=str(folder))
     _refuse_unsupported(name)
     if is_hub_id(name):
         return _from_hub_id(name, catalogue)
+    if _is_path(name):
+        state = "is no folder" if folder.exists() else "does not exist"
+        raise UnknownModelError(f"the folder {name} {state}: give a model's folder, a catalogue name or a hub id")
     raise UnknownModelError(_unknown(name, catalogue.names()))
 
 
 def is_hub_id(text: str) -> bool:
     """Whether the text has the form `org/name` of a model on the Hugging Face hub."""
     return _HUB_ID.fullmatch(text) is not None
+
+
+def at_home(text: str) -> Path:
+    """The path of a folder; `~/x` is below the user's home."""
+    return Path(text).expanduser() if text.startswith("~/") else Path(text)
+
+
+def _is_path(text: str) -> bool:
+    return os.sep in text or text.startswith((".", "~"))
+
+
+def _require_source(spec: ModelSpec) -> ModelSpec:
+    """Only of a model that is asked for: a folder that is not attached today is no fault of the other models."""
+    if is_hub_id(spec.source) or Path(spec.source).is_dir():
+        return spec
+    raise ConfigError(
+        f"the model {spec.name} has the source {spec.source}, which does not exist: attach that folder, or correct the "
+        "catalogue, where a hub id such as org/name works too"
+    )
 
 
 def _from_hub_id(hub_id: str, catalogue: Catalogue) -> ModelSpec:
@@ -394,5 +418,8 @@ def _refuse_unsupported(name: str) -> None:
 def _unknown(name: str, names: tuple[str, ...]) -> str:
     by_lower = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.4)
-    meant = f"did you mean {' or '.join(by_lower[item] for item in near)}" if near else f"known are {', '.join(names)}"
-    return f"the model {name!r} is in no catalogue: {meant}? A folder or a hub id such as org/name works too"
+    if near:
+        meant = f"did you mean {' or '.join(by_lower[item] for item in near)}? A"
+    else:
+        meant = f"known are {', '.join(names)}, and a"
+    return f"the model {name!r} is in no catalogue: {meant} folder or a hub id such as org/name works too"

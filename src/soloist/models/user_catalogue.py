@@ -13,21 +13,16 @@ copy of a model is the usual reason for another source.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from soloist.config import read_toml
 from soloist.errors import ConfigError
-from soloist.models.catalogue import BUILT_IN, Catalogue, is_hub_id
+from soloist.models.catalogue import BUILT_IN, Catalogue, at_home, is_hub_id
 from soloist.models.spec import ModelSpec
 from soloist.types import DTypeRequest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _FIELDS: dict[str, tuple[type, str]] = {
     "source": (str, "a folder or a hub id, as a string"),
@@ -65,10 +60,7 @@ def load_catalogue(path: Path | None) -> Catalogue:
 
 
 def _models_table(path: Path) -> Mapping[str, Any]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise ConfigError(f"the catalogue {path} cannot be read: {exc}") from exc
+    content = read_toml(path, "catalogue")
     unknown = sorted(set(content) - {"models"})
     if unknown:
         raise ConfigError(f'the catalogue {path} has the unknown table {unknown[0]!r}: use [models."name"]')
@@ -85,7 +77,7 @@ def _spec(name: str, fields: Any, path: Path) -> ModelSpec:
     _require_valid(fields, where)
     changes = dict(fields)
     if "source" in fields:
-        changes["source"] = _source(fields["source"], path.parent, where)
+        changes["source"] = _source(fields["source"], path.parent)
     if "matryoshka_dims" in fields:
         changes["matryoshka_dims"] = tuple(sorted(set(fields["matryoshka_dims"])))
     if "licence" in fields:
@@ -129,11 +121,10 @@ def _require_fitting_dims(spec: ModelSpec, where: str) -> ModelSpec:
     return spec
 
 
-def _source(text: str, base: Path, where: str) -> str:
-    """An existing folder, as an absolute path, else the hub id as it is; a folder wins over a hub id."""
-    folder = base / Path(text).expanduser()
-    if folder.is_dir():
-        return str(folder.absolute())
-    if is_hub_id(text):
-        return text
-    raise ConfigError(f"{where}: the source {folder} does not exist: correct it, or give a hub id such as org/name")
+def _source(text: str, base: Path) -> str:
+    """A folder, as an absolute path, or the hub id as it is; an existing folder wins over a hub id.
+
+    Whether the folder exists is asked of the models that are used, see `catalogue.resolve`.
+    """
+    folder = base / at_home(text)
+    return text if is_hub_id(text) and not folder.is_dir() else str(folder.absolute())

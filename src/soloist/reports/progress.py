@@ -176,7 +176,7 @@ def notable_line(event: Event) -> str | None:
     """The line of an event that is shown on a terminal and in a log alike; None for the others."""
     match event:
         case InputScanned():
-            skipped = f", {event.skipped:,} skipped (see skipped.jsonl)" if event.skipped else ""
+            skipped = f", {event.skipped:,} skipped" if event.skipped else ""
             return (
                 f"{event.collection}: {count_text(event.chunks, 'chunk')} in {count_text(event.files, 'file')}{skipped}"
             )

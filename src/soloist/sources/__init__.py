@@ -3,5 +3,6 @@
 from soloist.sources.discovery import discover
 from soloist.sources.duplicates import DuplicateIds
 from soloist.sources.reading import read_chunks
+from soloist.sources.skipped import SkippedInputs
 
-__all__ = ["DuplicateIds", "discover", "read_chunks"]
+__all__ = ["DuplicateIds", "SkippedInputs", "discover", "read_chunks"]

@@ -94,7 +94,7 @@ class RunFolder:
                 raise OutputError(f"{path} is a file: choose a new folder for the run")
             make_folder(path)
             if any(path.iterdir()):
-                raise OutputError(f"{path} is not empty: choose a new folder for the run, or empty it")
+                raise OutputError(f"{path} is not empty{_leftover(path)}: choose a new folder for the run, or empty it")
             with tempfile.TemporaryFile(dir=path):  # found out now, not after the first pass
                 pass
         return cls(path)
@@ -218,6 +218,11 @@ class RunFolder:
         if not _JSON_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no plain name of a JSON file: give one like 'run.json'")
         return self.path / name
+
+
+def _leftover(path: Path) -> str:
+    unfinished = (path / "events.jsonl").is_file() and not (path / "run.json").exists()
+    return ", it looks like an unfinished run of soloist (events.jsonl without run.json)" if unfinished else ""
 
 
 def _part(index: int) -> str:

@@ -1,0 +1,62 @@
+"""The config of a run: what it takes, what it becomes, and how it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soloist.config import RunConfig, SourceConfig
+from soloist.errors import ConfigError
+
+
+def made(**changes: Any) -> RunConfig:
+    """A config with changes."""
+    return RunConfig(**{"chunks_root": Path("chunks"), "out": Path("run"), **changes})
+
+
+def test_strings_are_taken_for_paths() -> None:
+    """Catches an AttributeError of a str, long after the config that holds it was made."""
+    config = made(chunks_root="chunks", out="run", catalogue="models.toml", lock_dir="locks")
+    assert config == made(catalogue=Path("models.toml"), lock_dir=Path("locks"))
+    assert isinstance(config.out, Path)
+
+
+def test_lists_become_tuples() -> None:
+    """Catches a frozen config that changes with the caller's own list."""
+    models = ["wordllama"]
+    config = made(models=models, collections=["notes"])
+    models.append("bge-m3")
+    assert (config.models, config.collections) == (("wordllama",), ("notes",))
+
+
+@pytest.mark.parametrize("name", ["models", "collections"])
+@pytest.mark.parametrize("value", ["wordllama", [Path("wordllama")], 3])
+def test_what_is_no_list_of_strings_is_refused(name: str, value: Any) -> None:
+    """Catches a string that is taken for the list of its letters."""
+    with pytest.raises(ConfigError, match=rf"^{name} is .*: give a list of strings$"):
+        made(**{name: value})
+    with pytest.raises(ConfigError, match=rf"^run.toml sets {name} to .*: give a list of strings$"):
+        RunConfig.from_mapping({"chunks_root": "chunks", "out": "run", name: value}, origin="run.toml")
+
+
+def test_file_patterns_are_no_string_either() -> None:
+    """Catches `*.json` taken for six patterns, of which the first one matches every file."""
+    with pytest.raises(ConfigError, match=r"file_patterns is '\*.json': give a list of strings"):
+        SourceConfig(file_patterns="*.json")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("out", ""), ("lock_dir", ""), ("out", 3), ("chunks_root", None)])
+def test_what_is_no_path_is_refused(name: str, value: Any) -> None:
+    """Catches a script's empty variable that is taken for the working directory."""
+    with pytest.raises(ConfigError, match=f"^{name} is {value!r}: give a path$"):
+        made(**{name: value})
+
+
+def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    """Catches `[Errno 2]`, and a path that stands twice in the sentence."""
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_toml(tmp_path / "run.toml")
+    reason = "(No such file or directory): correct it, or name another"
+    assert str(caught.value) == f"the config file {tmp_path / 'run.toml'} cannot be read {reason}"
