@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from soloist.cli.embed import DTYPE_HELP, choices, split
-from soloist.cli.outcome import FAILED, exit_codes
+from soloist.cli.outcome import FAILED, exit_codes, written_to_stdout
 from soloist.config import RunConfig
 from soloist.errors import ConfigError
 from soloist.types import DTypeRequest, FusionMethod, Mode
@@ -62,7 +62,9 @@ def plan(
             collections=split("--collections", collections), accelerator=accelerator, mode=mode, fusion=fusion,
             dtype=dtype, token_budget=token_budget, catalogue=catalogue, cache_dir=cache_dir,
         )  # fmt: skip
-        _run(config, seconds_of(session) if session is not None else None, as_json)
+        fits = _run(config, seconds_of(session) if session is not None else None, as_json)
+    if not fits:
+        raise typer.Exit(FAILED)
 
 
 def seconds_of(text: str) -> float:
@@ -79,15 +81,16 @@ def seconds_of(text: str) -> float:
     return seconds
 
 
-def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> None:
+def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> bool:
+    """Whether the run fits."""
     from soloist.engine.session import plan_session
     from soloist.reports.session import print_session
     from soloist.reports.table import open_console
 
     found = plan_session(config, session_seconds)
-    if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
-    else:
-        print_session(found, open_console(sys.stdout))
-    if not found.fits:
-        raise typer.Exit(FAILED)
+    with written_to_stdout("the plan"):
+        if as_json:
+            typer.echo(json.dumps(found.to_dict(), indent=2))
+        else:
+            print_session(found, open_console(sys.stdout))
+    return found.fits

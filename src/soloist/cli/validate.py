@@ -1,0 +1,89 @@
+"""`soloist validate`: the validation plan's scenarios and checklist, run on the user's own chunks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soloist.cli.embed import DTYPE_HELP, choices, split
+from soloist.cli.outcome import FAILED, exit_codes, written_to_stdout
+from soloist.config import RunConfig
+from soloist.types import DTypeRequest
+
+_PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers")
+_DEVICES_HELP = "As for embed. [default: cuda where there is a GPU, else simulated:2xT4]"
+
+
+def validate(
+    chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections.")],
+    out: Annotated[str, typer.Option(metavar="PATH", help="The folder for the runs and the report.")],
+    models: Annotated[list[str] | None, typer.Option(metavar="A,B", help="As for embed, two or more.")] = None,
+    collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_DEVICES_HELP)
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
+    catalogue: Annotated[
+        str | None,
+        typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="A TOML file with models of your own."),
+    ] = None,
+    lock_dir: Annotated[
+        str | None, typer.Option(envvar="SOLOIST_LOCK_DIR", metavar="PATH", help="As for embed.")
+    ] = None,
+    sample_chunks: Annotated[int, typer.Option(min=1, help="How many chunks to take, from all collections.")] = 200,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what needs processes of its own.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Run the validation plan's scenarios and its checklist, and say of each point whether it holds here.
+
+    It makes seven runs over a sample of the chunks. validation.json and validation.md are written to --out.
+    Exit code 1 where a point fails.
+    """
+    with exit_codes(debug=debug):
+        config = RunConfig.from_mapping(
+            {}, origin="the command line", chunks_root=chunks_root, out=out, models=split("--models", models),
+            collections=split("--collections", collections), accelerator=accelerator, dtype=dtype,
+            catalogue=catalogue, lock_dir=lock_dir,
+        )  # fmt: skip
+        holds = _run(config, sample_chunks, quick)
+    if not holds:
+        raise typer.Exit(FAILED)
+
+
+def _run(config: RunConfig, sample_chunks: int, quick: bool) -> bool:
+    """Whether no point fails."""
+    import dataclasses
+
+    import torch
+
+    from soloist.jsontext import json_text
+    from soloist.reports.progress import progress
+    from soloist.reports.table import open_console
+    from soloist.reports.validation import checks_to_dict, markdown, print_checks
+    from soloist.stores.atomic import atomic_path, disk_errors
+    from soloist.validation import judge, rehearse
+    from soloist.validation.rehearsal import empty_folder
+
+    if config.accelerator == "auto":
+        config = dataclasses.replace(config, accelerator="cuda" if torch.cuda.is_available() else "simulated:2xT4")
+    folder = Path(config.out)
+    empty_folder(folder)
+    with progress(sys.stderr) as sink:
+        evidence = rehearse(config, folder, sink, sample_chunks=sample_chunks, quick=quick)
+    results = judge(evidence)
+    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    texts = {
+        "validation.json": json_text(checks_to_dict(results, evidence, versions)) + "\n",
+        "validation.md": markdown(results, evidence, versions),
+    }
+    for name, text in texts.items():
+        with atomic_path(folder / name) as temp, disk_errors(folder / name):
+            temp.write_text(text, encoding="utf-8")
+    with written_to_stdout("the checklist", before=f"the report is in {folder}, but "):
+        print_checks(results, evidence, open_console(sys.stdout))
+    return all(result.verdict != "fail" for result in results)

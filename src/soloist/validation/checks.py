@@ -1,0 +1,442 @@
+"""The checklist: each point a function from evidence to a verdict with its reasons. Runs nothing.
+
+Points 1 to 10 are the validation plan's; those after them are soloist's own. A point that this machine cannot show
+says so and why, and never passes for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from soloist.engine import ModelReport
+from soloist.events import LeaseAcquired, LeaseReleased, ModelStaged, ShardEncoded
+from soloist.validation.evidence import Evidence, RunRecord
+
+Verdict = Literal["pass", "fail", "cannot be shown here"]
+Finding = tuple[Verdict, str]
+
+_QUICK: Finding = ("cannot be shown here", "a quick rehearsal starts no processes of its own")
+LEAST_COSINE = 0.9999
+LARGEST_DIFFERENCE = 1e-5
+# What a second run may add to the memory of the process: Python and torch keep pools of their own.
+HOST_GROWTH_SHARE = 0.10
+HOST_GROWTH_BYTES = 100 * 10**6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One point. `point` is its number in the plan, None for soloist's own."""
+
+    name: str
+    point: int | None
+    title: str
+    find: Callable[[Evidence], Finding]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What became of a point, and the evidence in words and numbers."""
+
+    name: str
+    point: int | None
+    title: str
+    verdict: Verdict
+    evidence: str
+
+
+def judge(evidence: Evidence) -> tuple[CheckResult, ...]:
+    """Every check's verdict on what a rehearsal saw."""
+    results = []
+    for check in CHECKS:
+        verdict, reason = check.find(evidence)
+        results.append(
+            CheckResult(name=check.name, point=check.point, title=check.title, verdict=verdict, evidence=reason)
+        )
+    return tuple(results)
+
+
+def _staging(evidence: Evidence) -> Finding:
+    staging = evidence.staging
+    if staging.error is not None:
+        return "fail", f"staging failed: {staging.error}"
+    elsewhere = {model: devices for model, devices in staging.parameter_devices.items() if devices != ("cpu",)}
+    if elsewhere:
+        return "fail", f"parameters are not on the CPU: {elsewhere}"
+    touched = {device: peak for device, peak in staging.peak_bytes.items() if peak}
+    if touched:
+        return "fail", f"staging went through the devices: {_bytes(touched)} at its peak"
+    return "pass", f"{', '.join(staging.parameter_devices)}: all parameters on the CPU, 0 bytes on any device meanwhile"
+
+
+def _lease_devices(evidence: Evidence) -> Finding:
+    run = evidence.exclusive
+    if (failed := _failed(run)) is not None:
+        return failed
+    expected = [(kind, model) for model in evidence.models for kind in ("acquire", "release")]
+    found = [
+        ("acquire" if isinstance(event, LeaseAcquired) else "release", "+".join(event.models)) for event in run.leases
+    ]
+    if found != expected:
+        return "fail", f"leases were {found}, not {expected}"
+    wrong = [event for event in run.leases if event.devices != evidence.devices]
+    if wrong:
+        return "fail", f"{wrong[0].models} leased {wrong[0].devices}, not {evidence.devices}"
+    return (
+        "pass",
+        f"{len(expected)} events, one acquire and one release a model in turn, each of {_list(evidence.devices)}",
+    )
+
+
+def _lease_memory(evidence: Evidence) -> Finding:
+    for event in evidence.exclusive.leases:
+        if set(event.memory) != set(evidence.devices):
+            return "fail", f"a lease event of {event.models[0]} has memory of {_list(event.memory)} only"
+        if any(stats.total_bytes <= 0 or stats.free_bytes <= 0 for stats in event.memory.values()):
+            return "fail", f"a lease event of {event.models[0]} has devices without memory"
+    if not evidence.exclusive.leases:
+        return "fail", "there are no lease events"
+    free = min(stats.free_bytes for event in evidence.exclusive.leases for stats in event.memory.values())
+    return "pass", f"allocated, reserved, free and total of every device in every event; least free {free / 1e9:.2f} GB"
+
+
+def _release(evidence: Evidence) -> Finding:
+    """By the lease's own statistics, by the rehearsal's, and once more when the run is over."""
+    for run in (evidence.exclusive, evidence.standard):
+        for release in run.releases:
+            reported = {device: stats.allocated_bytes for device, stats in release.memory.items()}
+            if (over := _over(reported, evidence)) or release.held:
+                return (
+                    "fail",
+                    f"after {_list(release.models)} ({run.mode}) the lease reports {_bytes(over or reported)}",
+                )
+        for seen in run.observations:
+            if over := _over(seen.allocated_bytes, evidence):
+                what = f"the {_end(seen.event)} of {_list(seen.event.models)} ({run.mode})"
+                return "fail", f"at {what} there were {_bytes(over)}"
+        if over := _over(run.allocated_after, evidence):
+            return "fail", f"after the {run.mode} run there were still {_bytes(over)}"
+    if (failed := _failed(evidence.exclusive)) is not None:
+        return failed
+    peaks = [peak for model in _models(evidence.exclusive) for peak in model.peak_bytes.values()]
+    return "pass", (
+        f"from peaks of up to {max(peaks) / 1e6:,.1f} MB to 0 bytes after every release, the last one included, by the "
+        "lease's statistics and by the rehearsal's own"
+    )
+
+
+def _batch_sizes(evidence: Evidence) -> Finding:
+    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+        return failed
+    exclusive = {model.name: model.batch_sizes.planned for model in _models(evidence.exclusive)}
+    standard = {model.name: model.batch_sizes.planned for model in _models(evidence.standard)}
+    smaller = [name for name, rows in exclusive.items() if rows < standard[name]]
+    if smaller:
+        return (
+            "fail",
+            f"{smaller[0]}: {exclusive[smaller[0]]} rows in exclusive mode, {standard[smaller[0]]} in standard",
+        )
+    return "pass", "; ".join(
+        f"{name}: {rows} rows, {standard[name]} in standard mode" for name, rows in exclusive.items()
+    )
+
+
+def _no_oom(evidence: Evidence) -> Finding:
+    run = evidence.exclusive
+    if run.splits:
+        first = run.splits[0]
+        where = f"{first.rows} rows of {first.model} on {first.device}"
+        return "fail", f"{len(run.splits)} batches ran out of memory, the first with {where}"
+    return _failed(run) or ("pass", "no batch ran out of memory")
+
+
+def _parity(evidence: Evidence) -> Finding:
+    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+        return failed
+    cosine, difference = _compare(evidence.exclusive, evidence.standard)
+    text = f"lowest cosine of a row {cosine:.7f}, largest absolute difference {difference:.3g}"
+    good = cosine >= LEAST_COSINE and difference < LARGEST_DIFFERENCE
+    return ("pass" if good else "fail"), text
+
+
+def _flag(evidence: Evidence) -> Finding:
+    if evidence.embed is None:
+        return _QUICK
+    if evidence.script is None:
+        return "cannot be shown here", (
+            "scripts/embed_collections_v5.py, which has the flag, is part of a checkout, not of the installed package"
+        )
+    script = evidence.script
+    if script.exit_code:
+        return "fail", f"the script ended with {script.exit_code}: {_last_line(script.stderr)}"
+    summary = script.files.get("embedding_summary.json")
+    modes = (
+        {item.get("ensemble_mode") for item in summary if isinstance(item, dict)}
+        if isinstance(summary, list)
+        else set()
+    )
+    if modes != {"exclusive"}:
+        return "fail", f"the summary has the modes {sorted(map(str, modes))}"
+    if "Exclusive ensemble mode detected" not in script.stderr:
+        return "fail", "the log does not say that exclusive mode was detected"
+    return "pass", "exit code 0, exclusive mode in the log and in the summary of every collection"
+
+
+def _telemetry(evidence: Evidence) -> Finding:
+    if evidence.embed is None:
+        return _QUICK
+    run = evidence.embed.files.get("run.json")
+    if evidence.embed.exit_code or not isinstance(run, dict):
+        return "fail", f"soloist embed ended with {evidence.embed.exit_code}: {_last_line(evidence.embed.stderr)}"
+    expected = 2 * len(evidence.models)
+    counts = {"run.json": len(run.get("lease_events", []))}
+    if evidence.script is not None:
+        stats = {
+            name: value for name, value in evidence.script.files.items() if name.endswith("_processing_stats.json")
+        }
+        counts |= {name: len(value.get("lease_events", [])) for name, value in stats.items() if isinstance(value, dict)}
+    wrong = {name: count for name, count in counts.items() if count != expected}
+    if wrong or run.get("mode") != "exclusive":
+        return "fail", f"lease events, of {expected}: {wrong or counts}; the mode is {run.get('mode')}"
+    return "pass", f"{expected} lease events in {_list(counts)}"
+
+
+def _replicas(evidence: Evidence) -> Finding:
+    """Nothing of ours on a device when a pass begins, and the model's whole weights on each when it is at work."""
+    run = evidence.exclusive
+    for seen in run.observations:
+        if isinstance(seen.event, LeaseAcquired) and (over := _over(seen.allocated_bytes, evidence)):
+            return "fail", f"{_list(seen.event.models)} began on devices that held {_bytes(over)} of an earlier pass"
+    if (failed := _failed(run)) is not None:
+        return failed
+    if evidence.kind == "cpu":
+        return "cannot be shown here", "a CPU computes on the staged weights: there are no replicas"
+    for model in _models(run):
+        weights = _weights_bytes(run, model.name)
+        bare = [device for device, peak in model.peak_bytes.items() if peak < weights]
+        if bare:
+            return "fail", f"{model.name} was never whole on {bare[0]}: its peak was {model.peak_bytes[bare[0]]} bytes"
+    return "pass", "every pass began on empty devices and had the model's whole weights on each of them"
+
+
+def _peaks(evidence: Evidence) -> Finding:
+    compared = [each for run in (evidence.exclusive, evidence.standard) for each in run.comparisons]
+    if not compared:
+        return _failed(evidence.exclusive) or ("cannot be shown here", "nothing was predicted for these models")
+    missed = [each for each in compared if each.missed]
+    text = "; ".join(
+        f"{'+'.join(each.models)}: {each.measured_bytes / 1e6:,.1f} MB, predicted {each.predicted_bytes / 1e6:,.1f}"
+        for each in compared
+    )
+    return ("fail" if missed else "pass"), text
+
+
+def _twice(evidence: Evidence) -> Finding:
+    if (failed := _failed(evidence.exclusive) or _failed(evidence.again)) is not None:
+        return failed
+    cosine, difference = _compare(evidence.exclusive, evidence.again)
+    good = (
+        cosine >= LEAST_COSINE
+        and difference < LARGEST_DIFFERENCE
+        and len(evidence.again.leases) == 2 * len(evidence.models)
+    )
+    return (
+        "pass" if good else "fail"
+    ), f"a second run: lowest cosine {cosine:.7f}, largest difference {difference:.3g}"
+
+
+def _devices_compute(evidence: Evidence) -> Finding:
+    """A shard with a batch for every device must have kept every device at work."""
+    if len(evidence.devices) < 2:
+        return "cannot be shown here", "there is one device: this point needs two"
+    if (failed := _failed(evidence.exclusive)) is not None:
+        return failed
+    shown = []
+    for model in _models(evidence.exclusive):
+        if not _has_a_batch_for_each(evidence.exclusive, model.name, len(evidence.devices)):
+            continue
+        idle = [device for device, rows in model.rows_per_device.items() if not rows]
+        if idle:
+            batches = model.batch_sizes.batches
+            return "fail", f"{_list(idle)} computed nothing of {model.name}, which had {batches} batches"
+        parts = " and ".join(f"{share:.0%}" for share in model.device_shares.values())
+        shown.append(f"{model.name}: {parts} of the rows")
+    if not shown:
+        return "cannot be shown here", "one batch holds all chunks of a shard: take more chunks"
+    return "pass", "; ".join(shown)
+
+
+def _has_a_batch_for_each(run: RunRecord, model: str, devices: int) -> bool:
+    shards = [event for event in run.events if isinstance(event, ShardEncoded) and event.model == model]
+    return any(len(event.batch_rows) >= devices for event in shards)
+
+
+def _errors(evidence: Evidence) -> Finding:
+    failure = evidence.failure
+    if failure.raised is None:
+        return "fail", f"the run did not report the error that was planted: {failure.planted}"
+    if over := _over(failure.allocated_after, evidence):
+        return "fail", f"after the error the devices still held {_bytes(over)}"
+    if not failure.released or failure.next_lease_error is not None:
+        return "fail", f"after the error the lease was not given back: {failure.next_lease_error or 'no release event'}"
+    return "pass", "after an error in mid-pass: a release event, 0 bytes on the devices, and the next lease at once"
+
+
+def _batch_plan(evidence: Evidence) -> Finding:
+    """The same batches in both modes or, where all models together leave less room, smaller ones of equal lengths."""
+    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+        return failed
+    for model in evidence.models:
+        alone, together = _batches(evidence.exclusive, model), _batches(evidence.standard, model)
+        if _rows_by_length(alone) != _rows_by_length(together):
+            return "fail", f"{model} pads its rows to other lengths in standard mode"
+        limited = any(
+            each.name == model and each.batch_sizes.limited_by == "memory" for each in _models(evidence.standard)
+        )
+        if alone != together and not limited:
+            return "fail", f"{model} has other batches in standard mode, and memory is not the reason"
+    return "pass", "the same batches in both modes"
+
+
+def _aggregation(evidence: Evidence) -> Finding:
+    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+        return failed
+    assert evidence.exclusive.result is not None and evidence.standard.result is not None
+    first, second = evidence.exclusive.result.fusion, evidence.standard.result.fusion
+    if first != second:
+        return "fail", f"exclusive fuses with {first}, standard with {second}"
+    if first is None:
+        return "cannot be shown here", "nothing is fused"
+    for key, vectors in evidence.exclusive.model_vectors.items():
+        if not np.array_equal(vectors, evidence.standard.model_vectors[key]) and evidence.kind != "cuda":
+            return "fail", f"the vectors of {key[1]} differ between the modes"
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in zip(first.models, first.weights, strict=True))
+    return "pass", f"{first.method}, {first.dim} dimensions, weights {weights}, in both modes"
+
+
+def _host_memory(evidence: Evidence) -> Finding:
+    """What the process holds must not grow from run to run."""
+    first, second = evidence.exclusive.resident_bytes, evidence.again.resident_bytes
+    allowed = first * (1 + HOST_GROWTH_SHARE) + HOST_GROWTH_BYTES
+    verdict: Verdict = "pass" if second <= allowed else "fail"
+    return verdict, f"resident after the first run {first / 1e6:,.0f} MB, after the second {second / 1e6:,.0f} MB"
+
+
+def _isolation(evidence: Evidence) -> Finding:
+    run = evidence.isolated
+    if run is None:
+        return _QUICK
+    if evidence.kind == "cpu":
+        return "cannot be shown here", "the host's memory belongs to all processes: whose it is cannot be told"
+    if (failed := _failed(run)) is not None:
+        return failed
+    for acquired, released in zip(run.leases[::2], run.leases[1::2], strict=True):
+        for device in evidence.devices:
+            before, after = acquired.memory[device].free_bytes, released.memory[device].free_bytes
+            if not before:
+                return "cannot be shown here", "the driver's own tool, nvidia-smi, cannot be run"
+            if after + evidence.residue_bytes < before:
+                return (
+                    "fail",
+                    f"the driver had {before} bytes free of {device} before {acquired.models[0]}, and {after} after",
+                )
+    cosine, difference = _compare(evidence.exclusive, run)
+    if cosine < LEAST_COSINE or difference >= LARGEST_DIFFERENCE:
+        return "fail", f"passes in their own processes give other vectors: lowest cosine {cosine:.7f}"
+    return "pass", "after each pass in a process of its own the driver had back what it had before, contexts included"
+
+
+def _resume(evidence: Evidence) -> Finding:
+    return "cannot be shown here", "this version does not resume runs"
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(name="staging", point=1, title="Models are staged to CPU at initialization", find=_staging),
+    Check(name="lease-devices", point=2, title="GPU leases are acquired with correct device IDs", find=_lease_devices),
+    Check(name="lease-memory", point=3, title="VRAM is captured in acquire and release events", find=_lease_memory),
+    Check(name="release", point=4, title="VRAM drops significantly between model passes", find=_release),
+    Check(name="batch-sizes", point=5, title="Batch sizes are equal or larger in exclusive mode", find=_batch_sizes),
+    Check(name="no-oom", point=6, title="No OOM errors occur during exclusive mode runs", find=_no_oom),
+    Check(name="parity", point=7, title="Embeddings match standard sequential mode", find=_parity),
+    Check(name="cli-flag", point=8, title="CLI flag --exclusive-ensemble activates the feature", find=_flag),
+    Check(name="telemetry", point=9, title="Lease events are in the processing stats", find=_telemetry),
+    Check(name="replicas", point=10, title="Replicas are reconstructed correctly per pass", find=_replicas),
+    Check(name="peaks", point=None, title="Each pass's peak is what was predicted", find=_peaks),
+    Check(name="twice", point=None, title="Two runs in a row are equal", find=_twice),
+    Check(name="devices-compute", point=None, title="Every device computes", find=_devices_compute),
+    Check(name="errors", point=None, title="A lease is given back after an error", find=_errors),
+    Check(name="batch-plan", point=None, title="Both modes have one batch plan", find=_batch_plan),
+    Check(name="aggregation", point=None, title="Both modes aggregate alike", find=_aggregation),
+    Check(name="host-memory", point=None, title="Host memory does not grow from run to run", find=_host_memory),
+    Check(name="isolation", point=None, title="Process isolation gives the driver its memory back", find=_isolation),
+    Check(name="resume", point=None, title="A resumed run equals an uninterrupted one", find=_resume),
+)
+
+
+def _end(event: LeaseAcquired | LeaseReleased) -> str:
+    return "acquire" if isinstance(event, LeaseAcquired) else "release"
+
+
+def _failed(run: RunRecord) -> Finding | None:
+    return ("fail", f"the {run.mode} run failed: {run.error}") if run.error is not None else None
+
+
+def _models(run: RunRecord) -> tuple[ModelReport, ...]:
+    assert run.result is not None
+    return run.result.models
+
+
+def _over(allocated: Mapping[str, int], evidence: Evidence) -> dict[str, int]:
+    """The devices that hold more than a library may keep."""
+    return {device: size for device, size in allocated.items() if size > evidence.residue_bytes}
+
+
+def _weights_bytes(run: RunRecord, model: str) -> int:
+    return next(event.weights_bytes for event in run.events if isinstance(event, ModelStaged) and event.model == model)
+
+
+def _batches(run: RunRecord, model: str) -> Counter[tuple[int, int]]:
+    """How many batches of each number of rows and padded length a model had."""
+    found: Counter[tuple[int, int]] = Counter()
+    for event in run.events:
+        if isinstance(event, ShardEncoded) and event.model == model:
+            found.update(zip(event.batch_rows, event.padded_lengths, strict=True))
+    return found
+
+
+def _rows_by_length(batches: Counter[tuple[int, int]]) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for (rows, length), count in batches.items():
+        found[length] += rows * count
+    return found
+
+
+def _compare(first: RunRecord, second: RunRecord) -> tuple[float, float]:
+    """The lowest cosine of a row and the largest absolute difference of a component, over all final vectors."""
+    if first.vectors.keys() != second.vectors.keys():
+        return 0.0, float("inf")
+    cosine, difference = 1.0, 0.0
+    for name, vectors in first.vectors.items():
+        others = second.vectors[name]
+        if vectors.shape != others.shape:
+            return 0.0, float("inf")
+        cosine = min(cosine, float(np.einsum("ij,ij->i", vectors, others, dtype=np.float64).min()))
+        difference = max(difference, float(np.abs(vectors - others).max()))
+    return min(cosine, 1.0), difference
+
+
+def _bytes(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{size:,} bytes on {device}" for device, size in sizes.items())
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

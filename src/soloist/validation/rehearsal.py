@@ -1,0 +1,321 @@
+"""The plan's scenarios, run: what each of them leaves becomes evidence, also where it fails.
+
+Works on a sample of the user's own chunks. Knows the engine and the command lines; judges nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+import soloist
+from soloist.config import FusionConfig, RunConfig, SourceConfig
+from soloist.devices import Accelerator, GpuLease, open_accelerator
+from soloist.devices.lease import LOCK_DIR
+from soloist.engine import RunResult, run
+from soloist.engine.staging import select_models, stage_all
+from soloist.errors import InputError
+from soloist.events import (
+    BatchEncoded,
+    Event,
+    EventSink,
+    LeaseAcquired,
+    LeaseReleased,
+    ListSink,
+    Notice,
+)
+from soloist.jsontext import json_text
+from soloist.models.loading import StagedModel
+from soloist.sources import discover, read_chunks
+from soloist.stores import RunFolder
+from soloist.stores.atomic import disk_errors
+from soloist.types import Collection
+from soloist.validation.evidence import (
+    CommandRecord,
+    Evidence,
+    FailureRecord,
+    Observation,
+    RunRecord,
+    StagingRecord,
+    Vectors,
+)
+
+SAMPLE_CHUNKS = 200
+PLANTED = "an error planted by the rehearsal after the first batch"
+_COMMAND_SECONDS = 3600
+
+
+class PlantedError(Exception):
+    """What a rehearsal raises in the midst of a pass."""
+
+
+def rehearse(
+    config: RunConfig, folder: Path, sink: EventSink, *, sample_chunks: int = SAMPLE_CHUNKS, quick: bool = False
+) -> Evidence:
+    """Run everything that the checklist is about, in `folder`, on the first chunks of each collection.
+
+    `config` says which chunks, models and accelerator; its `out` is not used. The whole takes seven runs, a quick one
+    the four that need no process of their own.
+
+    Raises:
+        SoloistError: there are no chunks, or the models or the accelerator cannot be used at all.
+    """
+    accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
+    sample = folder / "chunks"
+    chunks = _write_sample(config, sample, sample_chunks)
+    base = replace(
+        config, chunks_root=sample, collections=(), source=SourceConfig(), lock_dir=config.lock_dir or LOCK_DIR,
+        cache_dir=folder / "cache", isolation="allocator", shard_chunks=max(16, chunks // 3),
+    )  # fmt: skip
+    specs = select_models(base)
+
+    def played(name: str, **changes: object) -> RunRecord:
+        sink.emit(Notice(about="rehearsal", message=name))
+        return _played(replace(base, out=folder / name, **changes), accelerator, sink)  # type: ignore[arg-type]
+
+    with _staged(base, accelerator) as (models, staging):
+        assert models is None or models  # held, so that the runs share the weights and do not load them anew
+        return Evidence(
+            accelerator=config.accelerator,
+            kind=accelerator.kind,
+            card=accelerator.card,
+            devices=accelerator.devices,
+            residue_bytes=accelerator.residue_bytes,
+            models=tuple(specs),
+            chunks=chunks,
+            sample=sample,
+            staging=staging,
+            exclusive=played("exclusive", mode="exclusive"),
+            again=played("again", mode="exclusive"),
+            standard=played("standard", mode="standard"),
+            failure=_failure(replace(base, out=folder / "failed", mode="exclusive"), accelerator),
+            isolated=None if quick else played("isolated", mode="exclusive", isolation="process"),
+            embed=None if quick else _embed(base, folder / "command"),
+            script=None if quick else _script(base, folder / "script"),
+        )
+
+
+def _write_sample(config: RunConfig, target: Path, limit: int) -> int:
+    """The first chunks of every collection, as JSON Lines that every command can read; how many they are."""
+    collections = discover(config.chunks_root, config.source, config.collections)
+    each = max(1, -(-limit // len(collections)))
+    total = 0
+    for collection in collections:
+        total += _write_collection(collection, config.source, target, min(each, limit - total))
+    if not total:
+        raise InputError(
+            f"there are no chunks to rehearse with below {config.chunks_root}: name a folder that has some"
+        )
+    return total
+
+
+def _write_collection(collection: Collection, source: SourceConfig, target: Path, limit: int) -> int:
+    lines: list[str] = []
+    with contextlib.closing(read_chunks(collection, source, lambda item: None)) as chunks:  # type: ignore[type-var]
+        for chunk, _ in chunks:
+            if len(lines) == limit:
+                break
+            lines.append(json_text({"id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata)}))
+    if lines:
+        file = target / collection.name / "sample.jsonl"
+        with disk_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines)
+
+
+@contextlib.contextmanager
+def _staged(
+    config: RunConfig, accelerator: Accelerator
+) -> Iterator[tuple[Mapping[str, StagedModel] | None, StagingRecord]]:
+    """All models in host memory, and whether they went through a device on the way there."""
+    for device in accelerator.devices:
+        accelerator.reset_peak(device)
+    before = {device: accelerator.memory(device).allocated_bytes for device in accelerator.devices}
+    staged = stage_all(select_models(config), config, accelerator, ListSink())
+    peaks = (
+        {}
+        if not accelerator.copies_weights
+        else {device: accelerator.memory(device).peak_bytes - before[device] for device in accelerator.devices}
+    )
+    where = {
+        name: tuple(sorted({str(parameter.device) for parameter in model.module.parameters()}))
+        for name, model in staged.items()
+    }
+    yield staged, StagingRecord(parameter_devices=where, peak_bytes=peaks)
+
+
+class _Watcher:
+    """Keeps events, and measures the devices itself at both ends of every lease."""
+
+    def __init__(self, accelerator: Accelerator, *, measures: bool) -> None:
+        self.events: list[Event] = []
+        self.observations: list[Observation] = []
+        self._accelerator = accelerator
+        self._measures = measures
+
+    def emit(self, event: Event) -> None:
+        """Keep the event, but for those of single batches."""
+        if isinstance(event, BatchEncoded):
+            return
+        self.events.append(event)
+        if self._measures and isinstance(event, (LeaseAcquired, LeaseReleased)):
+            self.observations.append(Observation(event=event, allocated_bytes=_allocated(self._accelerator)))
+
+
+def _played(config: RunConfig, accelerator: Accelerator, sink: EventSink) -> RunRecord:
+    """A run, whatever becomes of it."""
+    # With process isolation this process keeps away from the devices: measuring would make contexts on them.
+    isolated = config.isolation == "process"
+    watcher = _Watcher(accelerator, measures=not isolated)
+    result, error = None, None
+    try:
+        result = run(config, watcher, sink)
+    except Exception as exc:  # a run that fails is evidence, and the checks say what it is evidence of
+        error = f"{type(exc).__name__}: {exc}"
+    vectors, model_vectors = _vectors(config.out, result) if result is not None else ({}, {})
+    return RunRecord(
+        mode="isolated" if isolated else config.mode,
+        events=tuple(watcher.events),
+        observations=tuple(watcher.observations),
+        result=result,
+        error=error,
+        allocated_after=_allocated(accelerator) if not isolated else {},
+        resident_bytes=psutil.Process().memory_info().rss,
+        vectors=vectors,
+        model_vectors=model_vectors,
+    )
+
+
+def _allocated(accelerator: Accelerator) -> dict[str, int]:
+    return {device: accelerator.memory(device).allocated_bytes for device in accelerator.devices}
+
+
+def _vectors(path: Path, result: RunResult) -> tuple[dict[str, Vectors], dict[tuple[str, str], Vectors]]:
+    """The final vectors by collection, and each model's own by collection and model."""
+    folder = RunFolder.open(path)
+    own: dict[tuple[str, str], Vectors] = {}
+    final: dict[str, Vectors] = {}
+    for report in result.collections:
+        shards = folder.shards(report.name)
+        for model in result.models:
+            parts = [folder.read_vectors(report.name, model.name, shard)[1] for shard in shards]
+            own[report.name, model.name] = np.concatenate(parts)
+        if result.fusion is not None:
+            final[report.name] = np.concatenate([folder.read_fused(report.name, shard)[1] for shard in shards])
+        else:
+            final[report.name] = np.concatenate([own[report.name, model.name] for model in result.models], axis=1)
+    return final, own
+
+
+class _Planter:
+    """Raises in the midst of a pass, once."""
+
+    def __init__(self) -> None:
+        self.planted = False
+        self.released = False
+
+    def emit(self, event: Event) -> None:
+        """Let the first batch be the last."""
+        if isinstance(event, LeaseReleased):
+            self.released = True
+        if isinstance(event, BatchEncoded) and not self.planted:
+            self.planted = True
+            raise PlantedError(PLANTED)
+
+
+def _failure(config: RunConfig, accelerator: Accelerator) -> FailureRecord:
+    planter = _Planter()
+    raised = None
+    try:
+        run(config, planter)
+    except Exception as exc:  # whatever the planted error became on its way here is what the check looks at
+        raised = f"{type(exc).__name__}: {exc}"
+    after = _allocated(accelerator)
+    return FailureRecord(
+        planted=PLANTED,
+        raised=raised,
+        released=planter.released,
+        allocated_after=after,
+        next_lease_error=_next_lease_error(config, accelerator),
+    )
+
+
+def _next_lease_error(config: RunConfig, accelerator: Accelerator) -> str | None:
+    """Why the devices cannot be leased now; None where they can."""
+    lease = GpuLease(accelerator, ("rehearsal",), ListSink(), lock_dir=config.lock_dir, timeout_seconds=0)
+    try:
+        with lease:
+            return None
+    except Exception as exc:  # as above
+        return f"{type(exc).__name__}: {exc}"
+
+
+def _embed(config: RunConfig, out: Path) -> CommandRecord:
+    """`soloist embed` in a process of its own, in exclusive mode."""
+    arguments = [
+        str(config.chunks_root), "--out", str(out), "--models", ",".join(config.models), "--mode", "exclusive",
+        "--accelerator", config.accelerator, "--dtype", config.dtype, *_fusion_arguments(config.fusion),
+    ]  # fmt: skip
+    code = "from soloist.cli import main; main()"
+    return _command([sys.executable, "-c", code, "embed", *arguments], config, {"run.json": out / "run.json"})
+
+
+def _fusion_arguments(fusion: FusionConfig) -> list[str]:
+    weights = ",".join(f"{name}={weight!r}" for name, weight in fusion.weights.items())
+    return [
+        "--fusion", fusion.method, *(["--weights", weights] if weights else []),
+        *(["--dim", str(fusion.dim)] if fusion.dim is not None else []),
+    ]  # fmt: skip
+
+
+def _script(config: RunConfig, out: Path) -> CommandRecord | None:
+    """The validation plan's own command, where this is a checkout; None where it is not."""
+    path = Path(soloist.__file__).resolve().parents[2] / "scripts" / "embed_collections_v5.py"
+    if not path.is_file():
+        return None
+    arguments = [
+        "--chunks-root", str(config.chunks_root), "--output-root", str(out), "--model", config.models[0],
+        "--enable-ensemble", "--ensemble-models", ",".join(config.models), "--ensemble-mode", "sequential",
+        "--exclusive-ensemble", "--aggregation-method", "concat",
+    ]  # fmt: skip
+    collections = sorted(child.name for child in config.chunks_root.iterdir())
+    files = {name: out / name for name in ("embedding_summary.json",)}
+    files |= {f"{name}_processing_stats.json": out / name / f"{name}_processing_stats.json" for name in collections}
+    return _command([sys.executable, str(path), *arguments], config, files)
+
+
+def _command(command: Sequence[str], config: RunConfig, files: Mapping[str, Path]) -> CommandRecord:
+    environment = {
+        **os.environ,
+        "SOLOIST_ACCELERATOR": config.accelerator,
+        "SOLOIST_LOCK_DIR": str(config.lock_dir),
+        "SOLOIST_CACHE_DIR": str(config.cache_dir),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    if config.catalogue is not None:
+        environment["SOLOIST_CATALOGUE"] = str(config.catalogue)
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        timeout=_COMMAND_SECONDS, check=False,
+    )  # fmt: skip
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
+    return CommandRecord(command=" ".join(command), exit_code=done.returncode, stderr=done.stderr, files=found)
+
+
+def empty_folder(folder: Path) -> None:
+    """Make the folder of a rehearsal, without what an earlier one left there."""
+    with disk_errors(folder):
+        for name in ("chunks", "exclusive", "again", "standard", "isolated", "failed", "command", "script", "cache"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,197 @@
+"""Each fault that the checklist is there for, planted in soloist itself: the right point must fail, and only for it.
+
+A checklist that passes whatever happens proves nothing. Planting is the one use of monkeypatch here: what is
+replaced is a piece of soloist by a faulty piece, never by a stand-in that makes a check pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+
+import pytest
+from engine.conftest import write_collection
+
+from soloist.config import RunConfig
+from soloist.devices.lease import GpuLease
+from soloist.encoding.replicas import Replicas
+from soloist.engine import passes, staging
+from soloist.engine.passes import run_pass
+from soloist.events import ListSink
+from soloist.validation import judge, rehearse
+
+KEPT: list[object] = []
+ENGINE = sys.modules["soloist.engine.run"]  # the package has a function of that name
+
+
+@pytest.fixture
+def config(tmp_path, tiny_models) -> RunConfig:
+    """A decoder and an encoder on two simulated T4, with batches small enough for both devices."""
+    write_collection(tmp_path / "chunks", "alpha", 60, seed=1)
+    catalogue = tmp_path / "catalogue.toml"
+    catalogue.write_text("".join(f'[models."{name}"]\nsource = "{path}"\n' for name, path in tiny_models.items()))
+    return RunConfig(
+        chunks_root=tmp_path / "chunks", out=tmp_path / "unused", models=("qwen2", "xlm-roberta"),
+        accelerator="simulated:2xT4", catalogue=catalogue, lock_dir=tmp_path / "locks", dtype="float32",
+        token_budget=1024,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def failures(config, tmp_path):
+    """The points that fail in a quick rehearsal, with their evidence."""
+
+    def rehearsed() -> dict[str, str]:
+        evidence = rehearse(config, tmp_path / "rehearsal", ListSink(), quick=True)
+        return {result.name: result.evidence for result in judge(evidence) if result.verdict == "fail"}
+
+    yield rehearsed
+    for each in KEPT:
+        if isinstance(each, contextlib.ExitStack):
+            each.close()
+    KEPT.clear()
+
+
+def test_without_a_fault_nothing_fails(failures):
+    """A point that fails on sound code would hide the one that fails on a fault."""
+    assert failures() == {}
+
+
+def test_a_release_that_is_measured_too_early(failures, monkeypatch):
+    """The lease ends while the replicas are still there, and believes what it measures then."""
+
+    def early(each, stage, lease, sink):
+        replicas = passes._on_devices(each, stage, sink)
+
+        class Swapped(contextlib.AbstractContextManager):
+            """Enters the lease first, and leaves it before the replicas are gone."""
+
+            def __enter__(self):
+                lease.__enter__()
+
+            def __exit__(self, *error):
+                return None
+
+        @contextlib.contextmanager
+        def leaves_first(*_):
+            with replicas as inside:
+                yield inside
+                lease.__exit__(None, None, None)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(passes, "_on_devices", leaves_first)
+            run_pass(each, stage, Swapped(), sink)
+
+    monkeypatch.setattr(GpuLease, "_settle", lambda self, error: ())
+    monkeypatch.setattr(ENGINE, "run_pass", early)
+    found = failures()
+    assert "the lease reports" in found["release"]
+
+
+def test_the_last_model_is_left_on_the_device(failures, monkeypatch):
+    """Every pass but the last gives its memory back."""
+    leave = Replicas.__exit__
+
+    def last_stays(self, *error):
+        if self._staged.spec.name == "xlm-roberta":
+            KEPT.append(dict(self._modules))
+        leave(self, *error)
+
+    monkeypatch.setattr(Replicas, "__exit__", last_stays)
+    monkeypatch.setattr(GpuLease, "_settle", lambda self, error: ())
+    monkeypatch.setattr(GpuLease, "_require_empty", lambda self: None)
+    assert {"release"} <= set(failures())
+
+
+def test_the_second_device_is_idle(failures, monkeypatch):
+    """One device does all the work, as in the session that the plan came from."""
+    encode = Replicas._run
+
+    def first_device_only(self, job, first):
+        for batch in first[1:]:
+            job.batches.put(batch)
+        encode(self, job, first[:1])
+
+    monkeypatch.setattr(Replicas, "_run", first_device_only)
+    found = failures()
+    assert set(found) == {"devices-compute"}
+    assert "sim:1 computed nothing of qwen2" in found["devices-compute"]
+
+
+def test_replicas_are_kept_between_passes(failures, monkeypatch):
+    """A cache of replicas makes the second pass begin beside the first one's weights."""
+    make = Replicas._replica
+
+    def cached(self, device):
+        replica = make(self, device)
+        KEPT.append(replica)
+        return replica
+
+    monkeypatch.setattr(Replicas, "_replica", cached)
+    monkeypatch.setattr(GpuLease, "_settle", lambda self, error: ())
+    monkeypatch.setattr(GpuLease, "_require_empty", lambda self: None)
+    found = failures()
+    assert "began on devices that held" in found["replicas"]
+
+
+@pytest.mark.parametrize(("mode", "point"), [("exclusive", "batch-sizes"), ("standard", "batch-plan")])
+def test_batches_that_depend_on_the_mode(mode, point, failures, monkeypatch):
+    """A budget for each mode makes other batches, and on a GPU other vectors."""
+    import soloist.engine.memory as memory
+
+    plan = memory.plan_run
+
+    def by_mode(models, asked, kind, card, budget):
+        return plan(models, asked, kind, card, budget // 2 if asked == mode else budget)
+
+    monkeypatch.setattr(memory, "plan_run", by_mode)
+    assert point in failures()
+
+
+def test_a_lease_that_is_not_released_on_an_error(failures, monkeypatch):
+    """The release is in the happy path alone."""
+    leave = GpuLease.__exit__
+
+    def only_when_well(self, kind, error, trace):
+        if error is not None:
+            KEPT.append(self._locks.pop_all())
+        return leave(self, kind, error, trace)
+
+    monkeypatch.setattr(GpuLease, "__exit__", only_when_well)
+    found = failures()
+    assert "the lease was not given back" in found["errors"]
+
+
+def test_weights_that_are_loaded_through_the_device(failures, monkeypatch):
+    """A loader that puts the model on the device and takes it back looks the same afterwards."""
+    stage = staging.stage
+
+    def through_the_device(spec, dtype):
+        model = stage(spec, dtype)
+        next(model.module.parameters()).detach().to("sim:0").cpu()
+        return model
+
+    monkeypatch.setattr(staging, "stage", through_the_device)
+    found = failures()
+    assert set(found) == {"staging"}
+    assert "bytes on sim:0" in found["staging"]
+
+
+def test_wrong_aggregation_weights_in_one_mode(failures, monkeypatch):
+    """Each model's vectors are right, and what is made of them is not."""
+    plan, run = ENGINE.plan_fusion, ENGINE.run
+    asked = []
+
+    def remembering(config, *sinks, **options):
+        asked.append(config.mode)
+        return run(config, *sinks, **options)
+
+    def by_mode(config, members):
+        wrong = {"qwen2": 0.9, "xlm-roberta": 0.1} if asked[-1] == "standard" else {}
+        return plan(dataclasses.replace(config, weights=wrong), members)
+
+    monkeypatch.setattr("soloist.validation.rehearsal.run", remembering)
+    monkeypatch.setattr(ENGINE, "plan_fusion", by_mode)
+    found = failures()
+    assert set(found) == {"aggregation", "parity"}
