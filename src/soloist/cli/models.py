@@ -48,9 +48,10 @@ def show_model(
     A dash stands for nothing: what there may be is for the model's own files to say. A prompt of none is an empty one.
     """
     with exit_codes(debug=debug):
-        fields = dataclasses.asdict(resolve(name, load_catalogue(catalogue)))
+        spec = resolve(name, load_catalogue(catalogue))
         with written_to_stdout("the model"):
-            for field, value in fields.items():
+            for field in (each.name for each in dataclasses.fields(spec)):
+                value = getattr(spec, field)
                 shown = _prompt(value) if field.endswith("_prompt") else _text(value)
                 typer.echo(f"{field:<18} {one_line(shown)}")
 

@@ -59,6 +59,12 @@ class Blueprint:
         """Whether the model only looks token vectors up and averages them."""
         return self.static_shape is not None
 
+    def __str__(self) -> str:
+        """The kind of network and where it is known from."""
+        if self.static_shape is not None:
+            return f"a static table of {self.static_shape[0]} x {self.static_shape[1]}, from {self.source}"
+        return f"{self.config.get('model_type', 'a network')}, from {self.source}"
+
     @property
     def digest(self) -> str:
         """16 hex digits over all that decides the memory."""
