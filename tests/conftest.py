@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What runs measure is kept in the user's cache folder, and refines the next plan: here, it must not.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="soloist-tests-cache-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # Models this small spend their time at the barriers between threads, above all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

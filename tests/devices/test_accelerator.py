@@ -7,6 +7,7 @@ import torch
 
 from soloist.devices import open_accelerator
 from soloist.errors import AcceleratorError
+from soloist.memory.cards import CARDS
 
 
 def test_gigabytes_are_powers_of_ten():
@@ -42,17 +43,16 @@ def test_the_cpu_has_the_hosts_memory_and_holds_nothing_itself():
     assert stats.peak_bytes > 0
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_cuda_lease_returns_the_memory(tmp_path):
-    """What the simulation shows has to be true of the driver's devices."""
-    from soloist.devices import GpuLease
-    from soloist.events import ListSink
+@pytest.mark.parametrize("text", ["simulated:2xT5", "simulated:1xteapot"])
+def test_a_card_that_nobody_knows_is_refused_with_those_that_are_known(text):
+    """A card that is taken for another would plan for memory that is not there."""
+    with pytest.raises(
+        AcceleratorError, match=r"cannot be simulated: choose one of T4, L4, .*, or give a size such as"
+    ):
+        open_accelerator(text)
 
-    accelerator, sink = open_accelerator("cuda"), ListSink()
-    with GpuLease(accelerator, ["test"], sink, lock_dir=tmp_path):
-        for device in accelerator.devices:
-            torch.ones(1024, 1024, device=device) @ torch.ones(1024, 1024, device=device)
-    for stats in sink.events[-1].memory.values():
-        assert stats.allocated_bytes <= accelerator.residue_bytes
-        assert stats.peak_bytes > 2 * 4 * 1024**2
+
+def test_a_cards_name_may_be_written_in_any_case():
+    """`t4` is what people type."""
+    assert open_accelerator("simulated:2xt4").card is CARDS["T4"]
+    assert open_accelerator("simulated:8xA100-80GB").devices[-1] == "sim:7"
