@@ -74,7 +74,7 @@ def test_too_much_is_an_out_of_memory_error_that_keeps_nothing(accelerator):
     with pytest.raises(torch.OutOfMemoryError):
         while True:  # never touched, so that a simulated device costs the host addresses and no memory
             held.append(torch.empty(2 * 2**30, dtype=torch.uint8, device=device))
-    assert len(held) == accelerator.card.usable_bytes // (2 * 2**30)
+    assert abs(len(held) - accelerator.card.usable_bytes // (2 * 2**30)) <= 1
     held.clear()
     gc.collect()
     accelerator.empty_cache(device)

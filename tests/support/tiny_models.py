@@ -9,18 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import models as token_models
 from transformers import (
     BertConfig,
     BertModel,
+    MPNetConfig,
+    MPNetModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -81,6 +86,40 @@ def make_bert(folder: Path, **size: Any) -> Path:
     }  # fmt: skip
     config = BertConfig(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
     return _save(folder, BertModel, config, tokenizer, pooling="mean")
+
+
+def make_mpnet(folder: Path, **size: Any) -> Path:
+    """An encoder with relative positions and mean pooling, like all-mpnet-base-v2."""
+    tokenizer = _wrap(
+        _unigram(), pad_token="<pad>", bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+        unk_token="<unk>", mask_token="<mask>",
+    )  # fmt: skip
+    defaults: dict[str, Any] = {
+        "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 514,
+    }  # fmt: skip
+    config = MPNetConfig(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
+    return _save(folder, MPNetModel, config, tokenizer, pooling="mean")
+
+
+def make_qwen3(folder: Path, **size: Any) -> Path:
+    """A causal decoder whose heads are wider than its hidden size says, like the Qwen3 embedding models."""
+    tokenizer = _wrap(_bpe(), padding_side="left", pad_token="<|endoftext|>", eos_token="<|endoftext|>")
+    defaults: dict[str, Any] = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 1024,
+    }  # fmt: skip
+    config = Qwen3Config(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
+    return _save(folder, Qwen3Model, config, tokenizer, pooling="lasttoken")
+
+
+def make_static(folder: Path, dim: int = 64, rows: int = 20_000) -> Path:
+    """A table of token vectors that are averaged, like WordLlama; `rows` beyond the vocabulary are never used."""
+    tokenizer = _wordpiece()
+    weights = torch.from_numpy(np.random.default_rng(20).normal(size=(rows, dim)))
+    module = StaticEmbedding(tokenizer, embedding_weights=weights.float())
+    SentenceTransformer(modules=[module], device="cpu").save(str(folder), create_model_card=False)
+    return folder
 
 
 def _bpe() -> Tokenizer:

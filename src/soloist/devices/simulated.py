@@ -29,7 +29,7 @@ from torch.utils import backend_registration
 from soloist.devices.simulated_driver import DriverMemory
 from soloist.memory.allocator import Allocator, Block, CachingAllocator, IdealAllocator
 from soloist.memory.cards import Card, bare_card
-from soloist.memory.kernels import AttentionCall, choose_kernel
+from soloist.memory.kernels import MATRIX_PRODUCTS, AttentionCall, choose_kernel
 from soloist.memory.tracing import Trace, trace_attention
 
 BACKEND = "sim"
@@ -260,11 +260,6 @@ _RESIZING_FACTORIES = (
     "arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "logspace", "randperm",
     "tril_indices", "triu_indices",
 )  # fmt: skip
-# What runs on the matrix library, whose first call on a device makes its workspace.
-_MATRIX_PRODUCTS = frozenset(
-    getattr(torch.ops.aten, name).default
-    for name in ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "addbmm", "mv", "addmv")
-)
 _attention_traces: dict[tuple[Any, ...], Trace] = {}
 _ledgers: dict[int, DeviceLedger] = {}
 _ledgers_lock = threading.Lock()
@@ -318,7 +313,7 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     outers: dict[int, SimulatedTensor] = {}
     inner_leaves = [_unwrap(leaf, outers) for leaf in leaves]
     inner_args, inner_kwargs = pytree.tree_unflatten(inner_leaves, spec)
-    if target is not None and func in _MATRIX_PRODUCTS:
+    if target is not None and func in MATRIX_PRODUCTS:
         ledger(target).require_workspace()
     # The caller may be in inference mode, where torch refuses views of ordinary tensors that are inference
     # tensors; so all that is wrapped, and every wrapper, is an ordinary tensor.

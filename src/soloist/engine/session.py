@@ -243,7 +243,8 @@ def _histogram(counts: TokenCounts) -> dict[int, int]:
 def _seconds(known: _Known, counts: TokenCounts, padded: int, accelerator: Accelerator) -> tuple[float | None, Basis]:
     """Encoding time of a pass: by what this machine measured, else by the card's rates."""
     devices = len(accelerator.devices)
-    if known.measured.tokens_per_second:
+    # The rate of a simulated card is this machine's processor's, and says nothing of the card.
+    if known.measured.tokens_per_second and accelerator.kind != "simulated":
         return padded / known.measured.tokens_per_second / devices, "measured on this machine"
     if known.blueprint.is_static:
         # A table look-up waits for its tokenizer, which is the host's and was measured just now.

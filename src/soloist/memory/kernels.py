@@ -26,6 +26,13 @@ _BIAS_ALIGNMENT = 8  # elements; an additive mask with other rows is copied into
 _LONGEST_HEAD_IN_REGISTERS = 128  # beyond it the efficient kernel adds up in a float32 buffer of its own
 
 
+# What runs on the matrix library, whose first call on a device makes its workspace.
+MATRIX_PRODUCTS = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "addbmm", "mv", "addmv")
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionCall:
     """The arguments of one `scaled_dot_product_attention`; (batch, heads, tokens, head_dim) each."""

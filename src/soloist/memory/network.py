@@ -117,6 +117,8 @@ def _transformer(blueprint: Blueprint, dtype: torch.dtype, layers: int | None) -
     fields = dict(blueprint.config)
     try:
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        if hasattr(config, "use_cache"):
+            config.use_cache = False  # as sentence-transformers has it: keys and values die with their layer
         if layers is not None:
             _shorten(config, layers)
         network: torch.nn.Module = AutoModel.from_config(config, dtype=dtype)

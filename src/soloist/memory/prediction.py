@@ -140,7 +140,7 @@ class Predictor:
 
     def predict(self, rows: int, length: int) -> PassMemory:
         """The memory of a batch of `rows` rows of `length` tokens: the worse of padded and unpadded rows."""
-        found = [self._replayed(trace) for trace in self.tracer.both(rows, length)]
+        found = [self.replayed(trace) for trace in self.tracer.both(rows, length)]
         return max(found, key=lambda memory: (memory.peak_bytes, memory.reserved_bytes))
 
     def fits(self, rows: int, length: int, limit_bytes: int) -> bool:
@@ -149,27 +149,32 @@ class Predictor:
         if allocator is None:
             return False
         traced_rows, traces = self.tracer.reference(length)
+        workspace = self.card.workspace_bytes
         for trace in traces:
-            if not trace.scaled(traced_rows, rows).replay(allocator):
+            if not trace.scaled(traced_rows, rows).replay(allocator, workspace):
                 return False
             allocator.empty_cache()
+            workspace = 0  # the first pass made it
         return True
 
     def resident_bytes(self) -> int:
         """All weights on the device and the workspace, as the allocator reserves them."""
         allocator = self._loaded(None)
         assert allocator is not None
+        if self.tracer.uses_matrix_library and self.card.workspace_bytes:
+            allocator.allocate(self.card.workspace_bytes)
         return allocator.reserved
 
     def curve(self, lengths: Sequence[int]) -> PeakCurve:
         """The curve through these lengths."""
         return PeakCurve(points=tuple(self.tracer.point(length) for length in sorted(set(lengths))))
 
-    def _replayed(self, trace: Trace) -> PassMemory:
+    def replayed(self, trace: Trace) -> PassMemory:
+        """The memory of a pass that makes these requests beside the weights."""
         allocator = self._loaded(None)
         assert allocator is not None
-        resident = allocator.allocated
-        trace.replay(allocator)
+        trace.replay(allocator, self.card.workspace_bytes)
+        resident = allocator.allocated  # the weights, and the workspace where there is one
         return PassMemory(
             weights_bytes=self.weights.total_bytes,
             resident_bytes=resident,
@@ -178,11 +183,9 @@ class Predictor:
         )
 
     def _loaded(self, limit_bytes: int | None) -> Allocator | None:
-        """The card's allocator with all weights and the workspace in it; None where they do not fit."""
+        """The card's allocator with all weights in it; None where they do not fit."""
         allocator = new_allocator(self.card, limit_bytes)
         sizes = [size for weights in (*self._residents, self.weights) for size in weights.sizes_bytes]
-        if self.tracer.uses_matrix_library and self.card.workspace_bytes:
-            sizes.append(self.card.workspace_bytes)
         if any(allocator.allocate(size) is None for size in sizes):
             return None
         return allocator

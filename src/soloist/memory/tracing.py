@@ -24,6 +24,7 @@ from transformers import masking_utils, modeling_attn_mask_utils
 from soloist.memory.allocator import Allocator, Block
 from soloist.memory.cards import Card
 from soloist.memory.kernels import (
+    MATRIX_PRODUCTS,
     AttentionCall,
     ExpandGroupedHeads,
     choose_kernel,
@@ -46,9 +47,13 @@ class StorageEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """The storages of one forward pass, in order."""
+    """The storages of one forward pass, in order.
+
+    `workspace_at` is the event before which the matrix library is first called, and so takes its workspace.
+    """
 
     events: tuple[StorageEvent, ...]
+    workspace_at: int | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -69,18 +74,24 @@ class Trace:
 
         The few that do not, such as a row of positions, are counted too large by it.
         """
-        return Trace(
+        return replace(
+            self,
             events=tuple(
                 event if event.size_bytes is None else replace(event, size_bytes=-(-event.size_bytes * wanted // rows))
                 for event in self.events
-            )
+            ),
         )
 
-    def replay(self, allocator: Allocator) -> bool:
-        """Make the same requests of an allocator; False where it had no room for one. Nothing stays allocated."""
+    def replay(self, allocator: Allocator, workspace_bytes: int = 0) -> bool:
+        """Make the same requests of an allocator; False where it had no room for one.
+
+        Nothing stays allocated but the workspace, where this pass is the first to make one.
+        """
         blocks: dict[int, Block] = {}
         try:
-            for event in self.events:
+            for place, event in enumerate(self.events):
+                if place == self.workspace_at and workspace_bytes and allocator.allocate(workspace_bytes) is None:
+                    return False
                 if event.size_bytes is None:
                     allocator.free(blocks.pop(event.key))
                     continue
@@ -102,8 +113,13 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events: list[StorageEvent] = []
         self._known: dict[int, int] = {}
         self._count = 0
+        self._workspace_at: int | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.dropout.default and not args[2]:
+            return args[0]  # as on a device; a fake tensor would be copied
+        if func in MATRIX_PRODUCTS and self._workspace_at is None:
+            self._workspace_at = len(self.events)
         result = func(*args, **(kwargs or {}))
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -126,7 +142,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def trace(self) -> Trace:
         """What was written down so far."""
-        return Trace(events=tuple(self.events))
+        return Trace(events=tuple(self.events), workspace_at=self._workspace_at)
 
     def _leave(self, address: int) -> None:
         self.events.append(StorageEvent(key=self._known.pop(address), size_bytes=None))
