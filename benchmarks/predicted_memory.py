@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import os
 import re
 import sys
@@ -113,7 +114,7 @@ class Comparison:
 def makers() -> dict[str, Any]:
     """A function for each kind of model that writes one of a given size into a folder."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    from support import tiny_models
+    tiny_models: Any = importlib.import_module("support.tiny_models")
 
     def sized(make: Any) -> Any:
         return lambda folder, hidden: make(
