@@ -94,7 +94,7 @@ class Comparison:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             forward(self._staged.module, features, "cpu")
         now = peak = 0
-        for event in record.profiler.kineto_results.events():  # type: ignore[union-attr]
+        for event in record.profiler.kineto_results.events():
             if event.name() == "[memory]":
                 now += event.nbytes()
                 peak = max(peak, now)

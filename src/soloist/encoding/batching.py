@@ -37,8 +37,16 @@ def within(budget: int) -> RowsFor:
     return lambda padded_length: max(1, budget // max(1, padded_length))
 
 
-def plan_batches(lengths: Sequence[int], rows_for: RowsFor, longest: int | None = None) -> tuple[Batch, ...]:
+def plan_batches(
+    lengths: Sequence[int],
+    rows_for: RowsFor,
+    longest: int | None = None,
+    fills: Callable[[int], bool] = lambda padded_length: False,
+) -> tuple[Batch, ...]:
     """Put rows of these token lengths into batches of at most `rows_for(padded length)` rows.
+
+    Rows of one bucket are cut into even pieces, so that no device ends with a sliver, or, where `fills(padded length)`,
+    into full batches and a rest: where memory is what limits them, it should be used.
 
     Every row is in exactly one batch. The largest batches come first, so that a device's allocator meets its largest
     request at the start; rows of one bucket stay in input order.
@@ -49,13 +57,13 @@ def plan_batches(lengths: Sequence[int], rows_for: RowsFor, longest: int | None 
     batches = [
         Batch(rows=tuple(chosen), padded_length=padded)
         for padded, rows in rows_of.items()
-        for chosen in _cut(rows, rows_for(padded))
+        for chosen in _cut(rows, rows_for(padded), full=fills(padded))
     ]
     return tuple(sorted(batches, key=lambda batch: (-batch.padded_tokens, -batch.padded_length, batch.rows)))
 
 
-def plan_unpadded(lengths: Sequence[int], budget: int) -> tuple[Batch, ...]:
-    """Batches for a model that pads nothing: input order, at most `budget` tokens each.
+def plan_unpadded(lengths: Sequence[int], rows_for: RowsFor) -> tuple[Batch, ...]:
+    """Batches for a model that pads nothing: input order, at most as many rows as their mean length allows.
 
     `padded_length` is the mean of a batch's rows, rounded up.
     """
@@ -63,14 +71,16 @@ def plan_unpadded(lengths: Sequence[int], budget: int) -> tuple[Batch, ...]:
     rows: list[int] = []
     tokens = 0
     for row, length in enumerate(lengths):
-        if rows and tokens + length > budget:
-            batches.append(Batch(rows=tuple(rows), padded_length=-(-tokens // len(rows))))
+        if rows and len(rows) + 1 > rows_for(-(-(tokens + length) // (len(rows) + 1))):
+            batches.append(_unpadded(rows, tokens))
             rows, tokens = [], 0
         rows.append(row)
         tokens += length
-    if rows:
-        batches.append(Batch(rows=tuple(rows), padded_length=-(-tokens // len(rows))))
-    return tuple(batches)
+    return (*batches, _unpadded(rows, tokens)) if rows else tuple(batches)
+
+
+def _unpadded(rows: Sequence[int], tokens: int) -> Batch:
+    return Batch(rows=tuple(rows), padded_length=-(-tokens // len(rows)))
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
@@ -82,8 +92,9 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
     )
 
 
-def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
-    # Even pieces rather than full ones and a rest: the last batch of a bucket is not a sliver.
+def _cut(rows: Sequence[int], size: int, *, full: bool) -> list[Sequence[int]]:
+    if full:
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
     pieces = -(-len(rows) // size)
     edges = [len(rows) * piece // pieces for piece in range(pieces + 1)]
     return [rows[start:end] for start, end in itertools.pairwise(edges)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,12 +97,13 @@ class Encoder:
             dropped=tuple(len(ids) - len(cut[row]) if row in cut else 0 for row, ids in enumerate(whole)),
         )
 
-    def plan(self, tokenized: TokenizedTexts, rows_for: RowsFor) -> tuple[Batch, ...]:
-        """The batches of a shard: a pure function of its token lengths and the limits."""
+    def plan(
+        self, tokenized: TokenizedTexts, rows_for: RowsFor, fills: Callable[[int], bool] = lambda padded_length: False
+    ) -> tuple[Batch, ...]:
+        """The batches of a shard: a pure function of its token lengths and the limits (see `plan_batches`)."""
         if self._staged.is_static:
-            # A row of one token costs most for each token, so that rows of one are the limit for all.
-            return plan_unpadded(tokenized.lengths, rows_for(1))
-        return plan_batches(tokenized.lengths, rows_for, self._staged.max_tokens)
+            return plan_unpadded(tokenized.lengths, rows_for)
+        return plan_batches(tokenized.lengths, rows_for, self._staged.max_tokens, fills)
 
     def computed_tokens(self, tokenized: TokenizedTexts, batches: Sequence[Batch]) -> int:
         """The tokens that devices compute for these batches: padding included, where a model pads."""

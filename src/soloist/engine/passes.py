@@ -105,7 +105,7 @@ def _prepare(folder: RunFolder, ref: ShardRef, model: str, encoder: Encoder, lim
     began = time.perf_counter()
     shard = folder.read_shard(ref.collection, ref.index)
     tokenized = encoder.tokenize(shard.texts)
-    batches = encoder.plan(tokenized, limits.rows)
+    batches = encoder.plan(tokenized, limits.rows, limits.is_bound_by_memory)
     return _Prepared(
         model=model,
         shard=ref,

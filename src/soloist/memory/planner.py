@@ -19,6 +19,8 @@ from soloist.memory.prediction import PeakCurve, Predictor
 RESERVE_SHARE = 0.05
 # An estimate below this share of the room needs no replay.
 _CLEARLY_FITS = 0.75
+# What is left of an estimate, at the least and as a rule, once its segments are replayed.
+_KEPT_BY_CACHING = 0.8
 # Two segments of torch's allocator that may be begun and not filled.
 _BEGUN_SEGMENTS_BYTES = 40 * 2**20
 
@@ -64,10 +66,19 @@ class MemoryBound:
         return self.predictor.curve((min(low, up), up))
 
     def _search(self, length: int, limit_bytes: int) -> int:
-        """Bisection over replays: the largest batch that fits, 0 where not even one row does."""
-        fits, too_many = 0, 1
+        """Bisection over replays: the largest batch that fits, 0 where not even one row does.
+
+        It begins around the estimate that knows nothing of the allocator, which is a little too large for one that
+        caches.
+        """
+        room = limit_bytes - self.predictor.resident_bytes()
+        estimate = max(0, int(room / self.predictor.curve((length,)).activations_bytes(1, length)))
+        fits, too_many = 0, max(1, estimate + 1)
         while self.predictor.fits(too_many, length, limit_bytes):
             fits, too_many = too_many, 2 * too_many
+        likely = int(estimate * (_KEPT_BY_CACHING if self.predictor.card.caches else 1))
+        if fits < likely < too_many and self.predictor.fits(likely, length, limit_bytes):
+            fits = likely
         while too_many - fits > max(1, fits // 64):
             middle = (fits + too_many) // 2
             fits, too_many = (middle, too_many) if self.predictor.fits(middle, length, limit_bytes) else (fits, middle)
@@ -92,10 +103,13 @@ class BatchLimits:
             most = bound.rows(padded_length, most)
         return most
 
+    def is_bound_by_memory(self, padded_length: int) -> bool:
+        """Whether memory keeps a batch of this length from saturating the device."""
+        return self.rows(padded_length) < max(1, self.token_budget // max(1, padded_length))
+
     def reason(self, padded_length: int) -> Reason:
         """What keeps a batch of this length from being larger."""
-        most = max(1, self.token_budget // max(1, padded_length))
-        return "memory" if self.rows(padded_length) < most else "saturation"
+        return "memory" if self.is_bound_by_memory(padded_length) else "saturation"
 
     def one_row_fits(self, padded_length: int) -> bool:
         """Whether even a single row of this length is predicted to fit."""

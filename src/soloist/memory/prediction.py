@@ -137,6 +137,7 @@ class Predictor:
         self.tracer = tracer
         self.weights = tracer.weights
         self._residents = tuple(residents)
+        self._resident_bytes: int | None = None
 
     def predict(self, rows: int, length: int) -> PassMemory:
         """The memory of a batch of `rows` rows of `length` tokens: the worse of padded and unpadded rows."""
@@ -151,7 +152,7 @@ class Predictor:
         traced_rows, traces = self.tracer.reference(length)
         workspace = self.card.workspace_bytes
         for trace in traces:
-            if not trace.scaled(traced_rows, rows).replay(allocator, workspace):
+            if not trace.replay(allocator, workspace, scale=(rows, traced_rows)):
                 return False
             allocator.empty_cache()
             workspace = 0  # the first pass made it
@@ -159,11 +160,13 @@ class Predictor:
 
     def resident_bytes(self) -> int:
         """All weights on the device and the workspace, as the allocator reserves them."""
-        allocator = self._loaded(None)
-        assert allocator is not None
-        if self.tracer.uses_matrix_library and self.card.workspace_bytes:
-            allocator.allocate(self.card.workspace_bytes)
-        return allocator.reserved
+        if self._resident_bytes is None:
+            allocator = self._loaded(None)
+            assert allocator is not None
+            if self.tracer.uses_matrix_library and self.card.workspace_bytes:
+                allocator.allocate(self.card.workspace_bytes)
+            self._resident_bytes = allocator.reserved
+        return self._resident_bytes
 
     def curve(self, lengths: Sequence[int]) -> PeakCurve:
         """The curve through these lengths."""

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,24 +69,14 @@ class Trace:
                 peak = max(peak, live)
         return peak
 
-    def scaled(self, rows: int, wanted: int) -> Trace:
-        """The trace of a batch of `wanted` rows, from this one of `rows`: storages grow with the rows.
-
-        The few that do not, such as a row of positions, are counted too large by it.
-        """
-        return replace(
-            self,
-            events=tuple(
-                event if event.size_bytes is None else replace(event, size_bytes=-(-event.size_bytes * wanted // rows))
-                for event in self.events
-            ),
-        )
-
-    def replay(self, allocator: Allocator, workspace_bytes: int = 0) -> bool:
+    def replay(self, allocator: Allocator, workspace_bytes: int = 0, *, scale: tuple[int, int] = (1, 1)) -> bool:
         """Make the same requests of an allocator; False where it had no room for one.
 
-        Nothing stays allocated but the workspace, where this pass is the first to make one.
+        Nothing stays allocated but the workspace, where this pass is the first to make one. With a `scale` of (wanted,
+        rows) this trace of `rows` rows stands for a batch of `wanted`: storages grow with the rows. The few
+        that do not, such as a row of positions, are then counted too large.
         """
+        wanted, rows = scale
         blocks: dict[int, Block] = {}
         try:
             for place, event in enumerate(self.events):
@@ -95,7 +85,7 @@ class Trace:
                 if event.size_bytes is None:
                     allocator.free(blocks.pop(event.key))
                     continue
-                block = allocator.allocate(event.size_bytes)
+                block = allocator.allocate(-(-event.size_bytes * wanted // rows))
                 if block is None:
                     return False
                 blocks[event.key] = block

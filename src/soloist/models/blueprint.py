@@ -17,6 +17,13 @@ from soloist.types import DType
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast")
+# What decides the memory of every network, by the names that families have for it.
+_SIZES = (
+    ("hidden_size", "n_embd", "dim", "d_model"),
+    ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    ("num_attention_heads", "n_head", "n_heads"),
+    ("vocab_size",),
+)
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -115,6 +122,7 @@ def _read_module(kind: str, place: Path) -> dict[str, Any]:
     match kind:
         case "Transformer":
             config = _json(place / "config.json")
+            _require_sizes(config, place / "config.json")
             return {"config": config, "input_names": _input_names(place, config)}
         case "Pooling":
             return {"pooling": _pooling(_json(place / "config.json"))}
@@ -130,6 +138,13 @@ def _read_module(kind: str, place: Path) -> dict[str, Any]:
         case "StaticEmbedding":
             return {"static_shape": table_shape(place / "model.safetensors"), "input_names": ("input_ids", "offsets")}
     raise PredictionError(f"{place} is a module of the kind {kind}: its memory cannot be predicted")
+
+
+def _require_sizes(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a configuration without a size: transformers would take one of its own for it."""
+    for names in _SIZES:
+        if not any(isinstance(config.get(name), int) for name in names):
+            raise PredictionError(f"{path} does not say {names[0]}: complete it, its memory cannot be predicted")
 
 
 def _pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
