@@ -47,7 +47,16 @@ def test_a_quick_rehearsal_on_one_cpu_says_what_it_cannot_show(options, tmp_path
     assert result.exit_code == 0, result.stdout + result.stderr
     report = json.loads((tmp_path / "report" / "validation.json").read_text())
     unshown = {check["name"] for check in report["checks"] if check["verdict"] == "cannot be shown here"}
-    assert {"devices-compute", "replicas", "peaks", "cli-flag", "telemetry", "isolation", "resume"} == unshown
+    assert {
+        "release",
+        "devices-compute",
+        "replicas",
+        "peaks",
+        "cli-flag",
+        "telemetry",
+        "isolation",
+        "resume",
+    } == unshown
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,12 @@ def _run(config: RunConfig, sample_chunks: int, quick: bool) -> bool:
     from soloist.reports.validation import checks_to_dict, markdown, print_checks
     from soloist.stores.atomic import atomic_path, disk_errors
     from soloist.validation import judge, rehearse
-    from soloist.validation.rehearsal import empty_folder
+    from soloist.validation.rehearsal import prepare_folder
 
     if config.accelerator == "auto":
         config = dataclasses.replace(config, accelerator="cuda" if torch.cuda.is_available() else "simulated:2xT4")
     folder = Path(config.out)
-    empty_folder(folder)
+    prepare_folder(folder, config.chunks_root)
     with progress(sys.stderr) as sink:
         evidence = rehearse(config, folder, sink, sample_chunks=sample_chunks, quick=quick)
     results = judge(evidence)

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -125,7 +126,7 @@ class CudaAccelerator:
             raise AcceleratorError(f"cuda:{missing[0]} does not exist: this machine has cuda:0 to cuda:{count - 1}")
         self.devices = tuple(f"cuda:{index}" for index in chosen)
         self.lock_keys = tuple(f"cuda-{torch.cuda.get_device_properties(i).uuid}" for i in chosen)
-        self.card = min((_cuda_card(index) for index in chosen), key=lambda card: card.total_bytes)
+        self.card = _weakest([_cuda_card(index) for index in chosen])
 
     def memory(self, device: str) -> MemoryStats:
         """Statistics of one device; the first call makes the driver's context on it."""
@@ -178,7 +179,7 @@ class SimulatedAccelerator:
 
     def __init__(self, cards: Sequence[Card], folder: Path | None = None) -> None:
         simulated.configure(cards, folder)
-        self.card = min(cards, key=lambda card: card.total_bytes)
+        self.card = _weakest(cards)
         self.devices = tuple(f"{simulated.BACKEND}:{index}" for index in range(len(cards)))
         self.lock_keys = tuple(f"simulated-{index}" for index in range(len(cards)))
 
@@ -210,6 +211,13 @@ class SimulatedAccelerator:
         """Drop the matrix library's workspaces."""
         for device in self.devices:
             _ledger(device).clear_workspace()
+
+
+def _weakest(cards: Sequence[Card]) -> Card:
+    """What can be planned for on all of them: the least memory, and the least capability."""
+    smallest = min(cards, key=lambda card: card.total_bytes)
+    capabilities = [card.capability for card in cards if card.capability is not None]
+    return replace(smallest, capability=min(capabilities)) if capabilities else smallest
 
 
 def _ledger(device: str) -> simulated.DeviceLedger:

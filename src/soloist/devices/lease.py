@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from soloist.devices.accelerator import Accelerator
 from soloist.devices.referrers import holder_of
 from soloist.errors import DeviceNotEmptyError, LeaseError, LeaseTimeoutError, MemoryNotReturnedError
-from soloist.events import EventSink, LeaseAcquired, LeaseReleased, LeaseWaiting
+from soloist.events import EventSink, LeaseAcquired, LeaseReleased, LeaseWaiting, Notice
 from soloist.types import HeldTensor, Isolation, MemoryStats
 
 POLL_SECONDS = 0.05
@@ -107,10 +107,7 @@ class GpuLease:
                 held, memory = (), {}
             self._sink.emit(self._released(memory, held))
         if held and error is None:
-            raise MemoryNotReturnedError(
-                f"{', '.join(self._models)} left {_name(held)}: drop whatever still refers to them (a hook, a list, a "
-                "notebook variable) and run again"
-            )
+            self._complain(held)
 
     def _lock_order(self) -> list[tuple[str, str]]:
         pairs = zip(self._accelerator.lock_keys, self._accelerator.devices, strict=True)
@@ -130,6 +127,12 @@ class GpuLease:
             held=held,
             held_seconds=time.monotonic() - self._acquired_at,
             isolation=self.isolation,
+        )
+
+    def _complain(self, held: tuple[HeldTensor, ...]) -> None:
+        raise MemoryNotReturnedError(
+            f"{', '.join(self._models)} left {_name(held)}: drop whatever still refers to them (a hook, a list, a "
+            "notebook variable) and run again"
         )
 
     def _settle(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
@@ -221,7 +224,7 @@ class GpuLease:
 class ProcessLease(GpuLease):
     """The lease of a process that lets a worker do the pass, and never touches the devices itself.
 
-    It measures by the driver, which needs no context, and ends when the driver has back what it had at the start. The
+    It measures by the driver, which needs no context, and waits until the driver has back what it had at the start. The
     worker verifies its own allocator before it ends; what it measured is `worker_memory`.
     """
 
@@ -243,6 +246,12 @@ class ProcessLease(GpuLease):
             if not missing or time.monotonic() > deadline:
                 return missing
             time.sleep(POLL_SECONDS)
+
+    def _complain(self, held: tuple[HeldTensor, ...]) -> None:
+        """The worker has ended, so what is missing is somebody else's: worth a notice, and no reason to lose a run."""
+        sizes = ", ".join(f"{tensor.size_bytes:,} bytes of {tensor.device}" for tensor in held)
+        message = f"the driver has {sizes} less free than before the pass: another process has taken them"
+        self._sink.emit(Notice(about=", ".join(self._models), message=message))
 
     def _missing(self) -> tuple[HeldTensor, ...]:
         if not self._accelerator.copies_weights:  # the host's memory is not ours alone to judge

@@ -95,8 +95,9 @@ class DeviceLedger:
         with self._settled():
             if key in self._blocks:
                 return
+            # First, so that whatever interrupts this leaves no block that nobody frees.
+            weakref.finalize(storage, self._dead.append, key).atexit = False
             self._blocks[key] = self._allocate(storage.nbytes())
-        weakref.finalize(storage, self._dead.append, key).atexit = False
 
     def allocate(self, size: int) -> Block:
         """A block of at least `size` bytes, which somebody has to free.
@@ -154,7 +155,9 @@ class DeviceLedger:
     def _settled(self) -> Iterator[None]:
         with self._lock:
             while self._dead:
-                self._allocator.free(self._blocks.pop(self._dead.popleft()))
+                block = self._blocks.pop(self._dead.popleft(), None)
+                if block is not None:
+                    self._allocator.free(block)
             yield
 
     def _allocate(self, size: int) -> Block:

@@ -61,7 +61,9 @@ class DriverMemory:
                 if self.own_bytes != before:
                     _write(self._path, {**held, own: self.own_bytes} if self.own_bytes else held)
         except OSError as exc:
-            raise AcceleratorError(f"the simulated device cannot use {self._path}: {exc.strerror}") from exc
+            raise AcceleratorError(
+                f"the simulated device cannot use {self._path}: {exc.strerror}: name another lock_dir"
+            ) from exc
 
 
 def _make(folder: Path) -> None:
@@ -70,7 +72,9 @@ def _make(folder: Path) -> None:
         with contextlib.suppress(PermissionError):  # another user made it, and made it open
             folder.chmod(0o1777)
     except OSError as exc:
-        raise AcceleratorError(f"the folder {folder} of the simulated devices cannot be made: {exc.strerror}") from exc
+        raise AcceleratorError(
+            f"the folder {folder} of the simulated devices cannot be made: {exc.strerror}: name another lock_dir"
+        ) from exc
 
 
 def _read(path: Path) -> dict[str, int]:
@@ -84,4 +88,6 @@ def _read(path: Path) -> dict[str, int]:
 def _write(path: Path, held: dict[str, int]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with contextlib.suppress(PermissionError):  # another user's, who made it open
+            os.fchmod(descriptor, 0o666)
         json.dump(held, file)

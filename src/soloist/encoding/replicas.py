@@ -66,7 +66,8 @@ class Replicas:
         self._sink = sink
         self._modules: dict[str, SentenceTransformer] = {}
         self._host_float32: SentenceTransformer | None = None
-        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+        # One thread for each device, always the same: a matrix library has a workspace for each thread on a device.
+        self._threads: dict[str, concurrent.futures.ThreadPoolExecutor] = {}
 
     def __enter__(self) -> Replicas:
         """Put one replica on each device."""
@@ -76,15 +77,19 @@ class Replicas:
         except BaseException:
             self._modules.clear()
             raise
-        self._threads = concurrent.futures.ThreadPoolExecutor(len(self._modules), thread_name_prefix="soloist-replica")
+        self._threads = {
+            device: concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=f"soloist-{device}")
+            for device in self._modules
+        }
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Forget the replicas, once every thread has let go of them."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=True)
+        for thread in self._threads.values():
+            thread.shutdown(wait=True)
+        self._threads.clear()
         self._modules.clear()
         self._host_float32 = None
 
@@ -114,9 +119,8 @@ class Replicas:
         return EncodedShard(vectors=vectors, rows_per_device=job.rows_per_device, recomputed_rows=tuple(bad))
 
     def _run(self, job: _Job, first: Sequence[Batch]) -> None:
-        assert self._threads is not None
         futures = [
-            self._threads.submit(self._serve, job, device, batch)
+            self._threads[device].submit(self._serve, job, device, batch)
             for device, batch in zip(self._modules, first, strict=False)
         ]
         try:

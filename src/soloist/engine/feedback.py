@@ -19,6 +19,8 @@ from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors
 
 FILE_NAME = "measured.json"
+LEAST_ACTIVATIONS_SHARE = 0.25
+MOST_GROWTH = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +35,19 @@ class Measured:
     measured_bytes: int = 0
     resident_bytes: int = 0
     tokens_per_second: float = 0.0
+    tokens: int = 0
     runs: int = 0
 
     @property
     def growth(self) -> float:
-        """Measured over predicted activations; 1 where unknown."""
+        """Measured over predicted activations, at most 2; 1 where unknown.
+
+        Where activations are a small part of the peak, a constant such as a second workspace would pass for growth.
+        """
         predicted = self.predicted_bytes - self.resident_bytes
-        if predicted <= 0 or not self.measured_bytes:
+        if not self.measured_bytes or predicted < LEAST_ACTIVATIONS_SHARE * self.predicted_bytes:
             return 1.0
-        return (self.measured_bytes - self.resident_bytes) / predicted
+        return min(MOST_GROWTH, (self.measured_bytes - self.resident_bytes) / predicted)
 
 
 class Feedback:

@@ -12,14 +12,13 @@ import contextlib
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from soloist import errors
 from soloist.config import RunConfig
@@ -39,7 +38,7 @@ from soloist.jsontext import json_text
 from soloist.stores import RunFolder
 
 _COMMAND = (sys.executable, "-c", "from soloist.engine.isolation import main; main()")
-_LAST_WORDS_SECONDS = 60
+_LAST_WORDS_SECONDS = 10
 _PARENT_IS_GONE = 70  # the exit code of a worker that nobody listens to any more
 
 
@@ -101,42 +100,33 @@ class _Worker:
             SoloistError: what the worker raised instead, or that it ended.
         """
         assert self._process.stdout is not None
-        try:
-            for line in self._process.stdout:
-                message = json.loads(line)
-                if "event" in message:
-                    self._sink.emit(event_from_dict(message))
-                elif message["word"] == until:
-                    return message  # type: ignore[no-any-return]
-                elif message["word"] == "failed":
-                    raise _error(message)
-        except KeyboardInterrupt:
-            self._process.send_signal(signal.SIGINT)
-            raise
-        raise EncodingError(self._ended())
-
-    def close(self) -> None:
-        """Let the worker end, and see that it has."""
-        streams = (self._process.stdin, self._process.stdout)
-        try:
-            if self._process.poll() is None and self._process.stdout is not None:
-                self._drain(self._process.stdout)
-            self._process.wait(_LAST_WORDS_SECONDS)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self._process.kill()
-            self._process.wait()
-        finally:
-            for stream in streams:
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
-
-    def _drain(self, stream: IO[str]) -> None:
-        """Take what an interrupted worker still says, so that it does not wait for somebody to listen."""
-        for line in stream:
+        for line in self._process.stdout:
             message = json.loads(line)
             if "event" in message:
                 self._sink.emit(event_from_dict(message))
+            elif message["word"] == until:
+                return message  # type: ignore[no-any-return]
+            elif message["word"] == "failed":
+                raise _error(message)
+        raise EncodingError(self._ended())
+
+    def close(self) -> None:
+        """End the worker, whatever it is at, and wait until it has ended: with it goes all that it has on a device.
+
+        The end of its input is its end. One that does not hear of that is killed.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            self._process.wait(_LAST_WORDS_SECONDS)
+        except BaseException as exc:
+            self._process.kill()
+            self._process.wait()
+            if not isinstance(exc, subprocess.TimeoutExpired):
+                raise
+        finally:
+            self._process.stdout.close()
 
     def _ended(self) -> str:
         code = self._process.wait()

@@ -18,6 +18,7 @@ from soloist.types import Batch
 
 # A prediction that is further from the device than this is worth an event of its own.
 MISS_SHARE = 0.10
+_PROBE_TOKENS = 128
 
 
 def plan_memory(
@@ -67,6 +68,8 @@ def _tracer(encoder: Encoder, accelerator: Accelerator) -> Tracer:
             f"its configuration describes {tracer.weights.total_bytes} bytes of weights, and it has "
             f"{staged.weights_bytes}"
         )
+    # Now, so that a network that cannot be traced costs a notice here and not a pass.
+    tracer.reference(min(_PROBE_TOKENS, staged.max_tokens or _PROBE_TOKENS))
     return tracer
 
 
@@ -113,7 +116,11 @@ def compare_peaks(
     The device that had the largest batch is the one to compare with. A pass in which batches were split never ran
     the batch that the prediction is for.
     """
-    predicted = [memory for model in models if (memory := watch.predict(model)) is not None]
+    try:
+        predicted = [memory for model in models if (memory := watch.predict(model)) is not None]
+    except PredictionError as exc:
+        sink.emit(Notice(about=", ".join(models), message=f"the peak is not compared: {exc}"))
+        return
     if len(predicted) < len(models) or any(splits.get(model) for model in models):
         return
     worst = max(predicted, key=lambda memory: memory.peak_bytes)
@@ -131,12 +138,21 @@ def compare_peaks(
 
 
 def remember(
-    feedback: Feedback, encoder: Encoder, device_name: str, compared: PeakCompared | None, rate: float, sink: EventSink
+    feedback: Feedback,
+    encoder: Encoder,
+    device_name: str,
+    compared: PeakCompared | None,
+    *,
+    tokens: int,
+    rate: float,
+    sink: EventSink,
 ) -> None:
     """Keep what a run measured for the next plan on this machine; a cache that cannot be written is a notice."""
     staged = encoder.staged
     before = feedback.of(staged.fingerprint, staged.dtype, device_name)
-    now = replace(before, tokens_per_second=rate, runs=before.runs + 1)
+    now = replace(before, runs=before.runs + 1)
+    if tokens >= before.tokens:  # a few chunks measure the warm-up
+        now = replace(now, tokens_per_second=rate, tokens=tokens)
     if compared is not None:
         now = replace(
             now,

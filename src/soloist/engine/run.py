@@ -75,14 +75,12 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
                     _run_pass(each, stage, config, sink)
             if fusion is not None:
                 _fuse_all(fusion, shards, folder, sink)
+            _remember(builder.result(staged, fusion, plan), builder, encoders, accelerator, feedback, sink)
         except BaseException as exc:
             sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
             raise
         sink.emit(RunFinished(seconds=time.perf_counter() - began))
     result = builder.result(staged, fusion, plan)
-    for model in result.models:
-        rate = model.padded_tokens / model.seconds / len(accelerator.devices) if model.seconds else 0.0
-        remember(feedback, encoders[model.name], measured_key(accelerator), builder.compared(model.name), rate, builder)
     folder.write_json("run.json", result.to_dict())
     return result
 
@@ -114,6 +112,23 @@ def _run_pass(each: Pass, stage: Stage, config: RunConfig, sink: EventSink) -> N
         run_isolated(each, config, stage.shards, lease, sink)
     else:
         run_pass(each, stage, lease, sink)
+
+
+def _remember(
+    result: RunResult,
+    builder: ResultBuilder,
+    encoders: dict[str, Encoder],
+    accelerator: Accelerator,
+    feedback: Feedback,
+    sink: EventSink,
+) -> None:
+    """Keep what the run measured for the next plan on this machine."""
+    for model in result.models:
+        rate = model.padded_tokens / model.seconds / len(accelerator.devices) if model.seconds else 0.0
+        remember(
+            feedback, encoders[model.name], measured_key(accelerator), builder.compared(model.name),
+            tokens=model.padded_tokens, rate=rate, sink=sink,
+        )  # fmt: skip
 
 
 def _fuse_all(fusion: FusionPlan, shards: Sequence[ShardRef], folder: RunFolder, sink: EventSink) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, open_accelerator
-from soloist.devices.lease import LOCK_DIR
 from soloist.encoding.batching import bucket
 from soloist.engine.feedback import Feedback, Measured
 from soloist.engine.lengths import CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
@@ -27,7 +26,7 @@ from soloist.memory.cards import Card
 from soloist.memory.planner import BatchLimits, memory_limit
 from soloist.memory.prediction import PeakCurve, Predictor, blueprint_of, tracer_of
 from soloist.models.blueprint import Blueprint
-from soloist.models.dtype import resolve_dtype
+from soloist.models.dtype import family_overflows_float16, resolve_dtype
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.location import weight_files
 from soloist.models.settings import ModelSettings, read_settings
@@ -42,6 +41,7 @@ Basis = Literal["measured on this machine", "estimated from the card's data shee
 RATE_SHARE = 0.2
 # Bytes a second from a disk or a network volume into host memory, while a model is staged. An assumption.
 STAGING_BYTES_PER_SECOND = 400e6
+LEAST_MEASURED_TOKENS = 20_000  # fewer measure how a run begins
 VECTOR_BYTES = 4
 _CURVE_LENGTHS = tuple(1 << power for power in range(6, 15))
 
@@ -139,7 +139,7 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
     Raises:
         SoloistError: the input, a model or the accelerator cannot be used, or nothing is known of a model's network.
     """
-    accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
+    accelerator = open_accelerator(config.accelerator)
     specs = select_models(config)
     feedback = Feedback(config.cache_dir)
     known = [_know(spec, config, accelerator, feedback) for spec in specs.values()]
@@ -157,6 +157,8 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
 
 def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator, feedback: Feedback) -> _Known:
     blueprint = blueprint_of(spec)
+    overflows = spec.overflows_float16 or family_overflows_float16(blueprint.config.get("model_type"))
+    spec = replace(spec, overflows_float16=overflows)
     dtype = resolve_dtype(spec, config.dtype, device_kind=accelerator.kind, capability=accelerator.card.capability)
     settings = read_settings(spec, blueprint)
     fingerprint = known_fingerprint(spec, settings, dtype)
@@ -244,7 +246,7 @@ def _seconds(known: _Known, counts: TokenCounts, padded: int, accelerator: Accel
     """Encoding time of a pass: by what this machine measured, else by the card's rates."""
     devices = len(accelerator.devices)
     # The rate of a simulated card is this machine's processor's, and says nothing of the card.
-    if known.measured.tokens_per_second and accelerator.kind != "simulated":
+    if known.measured.tokens >= LEAST_MEASURED_TOKENS and accelerator.kind != "simulated":
         return padded / known.measured.tokens_per_second / devices, "measured on this machine"
     if known.blueprint.is_static:
         # A table look-up waits for its tokenizer, which is the host's and was measured just now.

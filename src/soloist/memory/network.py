@@ -77,6 +77,18 @@ class Network:
 
     def trace(self, rows: int, length: int, card: Card, *, masked: bool) -> Trace:
         """The storages of a batch of `rows` times `length` tokens; `masked` where some row is padded."""
+        try:
+            return self._traced(rows, length, card, masked=masked)
+        except PredictionError:
+            raise
+        except Exception as exc:
+            # A network that reads its own values, or an operator without a fake kernel: torch has many errors for that.
+            raise PredictionError(
+                f"{self._blueprint.source} cannot be traced ({type(exc).__name__}: {_first_line(exc)}): its memory is "
+                "not predicted"
+            ) from exc
+
+    def _traced(self, rows: int, length: int, card: Card, *, masked: bool) -> Trace:
         mode = FakeTensorMode()
         weights = [tensor for part in self._parts() for tensor in fake_module(part, mode)]
         shape = torch.Size((rows * length,)) if self._blueprint.is_static else torch.Size((rows, length))
@@ -122,12 +134,17 @@ def _transformer(blueprint: Blueprint, dtype: torch.dtype, layers: int | None) -
         if layers is not None:
             _shorten(config, layers)
         network: torch.nn.Module = AutoModel.from_config(config, dtype=dtype)
-    except (KeyError, ValueError, TypeError, AttributeError, ImportError) as exc:
+    except Exception as exc:
+        # Whatever a configuration class or a network makes of wrong or foreign values.
         raise PredictionError(
             f"{blueprint.source} has a configuration from which no network can be built ({type(exc).__name__}: "
-            f"{str(exc).splitlines()[0]}): complete its config.json"
+            f"{_first_line(exc)}): complete its config.json"
         ) from exc
     return network
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no more is known")
 
 
 def _shorten(config: Any, layers: int) -> None:

@@ -97,10 +97,9 @@ class Tracer:
     def __init__(self, blueprint: Blueprint, dtype: DType, card: Card) -> None:
         self.weights = Network(blueprint, dtype).weights()
         self.uses_matrix_library = not blueprint.is_static
-        self._blueprint = blueprint
-        self._dtype = dtype
         self._card = card
-        self._network: Network | None = None
+        # Now, and not when it is first needed: transformers sets the process's default dtype while it builds.
+        self._network = Network(blueprint, dtype, layers=TRACED_LAYERS)
         self._traces: dict[tuple[int, int, bool], Trace] = {}
         self._lock = threading.Lock()
 
@@ -123,8 +122,6 @@ class Tracer:
         key = (rows, length, masked)
         with self._lock:
             if key not in self._traces:
-                if self._network is None:
-                    self._network = Network(self._blueprint, self._dtype, layers=TRACED_LAYERS)
                 self._traces[key] = self._network.trace(rows, length, self._card, masked=masked)
             return self._traces[key]
 

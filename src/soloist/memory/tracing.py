@@ -31,7 +31,8 @@ from soloist.memory.kernels import (
     run_kernel,
 )
 
-_patching = threading.Lock()
+# What `_unmasked` replaces is the process's: one trace at a time.
+_tracing = threading.Lock()
 
 Features = dict[str, torch.Tensor]
 Forward = Callable[[Features], torch.Tensor]
@@ -163,15 +164,14 @@ def _unmasked() -> Iterator[None]:
     model that computes in another thread meanwhile is not disturbed.
     """
     modules = [module for module in (masking_utils, modeling_attn_mask_utils) if hasattr(module, "is_tracing")]
-    with _patching:
-        before = [module.is_tracing for module in modules]
-        for module in modules:
-            module.is_tracing = lambda tensor=None: False
-        try:
-            yield
-        finally:
-            for module, function in zip(modules, before, strict=True):
-                module.is_tracing = function
+    before = [module.is_tracing for module in modules]
+    for module in modules:
+        module.is_tracing = lambda tensor=None: False
+    try:
+        yield
+    finally:
+        for module, function in zip(modules, before, strict=True):
+            module.is_tracing = function
 
 
 def fake_module(module: torch.nn.Module, mode: FakeTensorMode) -> list[torch.Tensor]:
@@ -208,7 +208,7 @@ def trace_forward(
     for weight in weights:
         recorder.ignore(weight)
     reading = contextlib.nullcontext() if masked else _unmasked()
-    with mode, recorder, torch.inference_mode(), reading, _attention(card):
+    with _tracing, mode, recorder, torch.inference_mode(), reading, _attention(card):
         features = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in inputs.items()}
         vectors = forward(features).float()
         recorder.see(vectors)

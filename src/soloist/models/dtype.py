@@ -14,6 +14,16 @@ DeviceKind = Literal["cpu", "cuda", "simulated"]
 _FIRST_WITH_BFLOAT16 = (8, 0)
 
 
+# Families whose activations exceed 65,504 (github.com/huggingface/transformers/issues/36822): the start of their
+# model_type.
+_OVERFLOWING = ("gemma3",)
+
+
+def family_overflows_float16(model_type: str | None) -> bool:
+    """Whether a family of networks is known to exceed float16."""
+    return (model_type or "").startswith(_OVERFLOWING)
+
+
 def resolve_dtype(
     spec: ModelSpec, requested: DTypeRequest, *, device_kind: DeviceKind, capability: tuple[int, int] | None
 ) -> DType:

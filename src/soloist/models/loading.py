@@ -28,6 +28,7 @@ from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from soloist.errors import ConfigError, ModelLoadError
+from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import content_digests, fingerprint
 from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, locate, network_type, weight_files
 from soloist.models.spec import ModelSpec
@@ -45,10 +46,6 @@ _LOAD_FAILURES = (
     pickle.UnpicklingError,
 )  # fmt: skip
 _NOISY_LOGGERS = ("sentence_transformers", "huggingface_hub", "transformers")
-
-# Families whose activations exceed 65,504 (github.com/huggingface/transformers/issues/36822): the start of their
-# model_type.
-_OVERFLOWING = ("gemma3",)
 
 _shared_modules: weakref.WeakValueDictionary[str, SentenceTransformer] = weakref.WeakValueDictionary()
 # The limits that static models' tokenizers had, which staging lifts; so they are kept with the modules.
@@ -110,7 +107,7 @@ def overflows_float16(spec: ModelSpec) -> bool:
         return True
     with _lock, _quiet():
         try:
-            return (network_type(locate(spec).folder) or "").startswith(_OVERFLOWING)
+            return family_overflows_float16(network_type(locate(spec).folder))
         except _LOAD_FAILURES as exc:
             raise ModelLoadError(_explain(spec, exc)) from exc
 

@@ -106,6 +106,8 @@ def _lease_memory(evidence: Evidence) -> Finding:
 
 def _release(evidence: Evidence) -> Finding:
     """By the lease's own statistics, by the rehearsal's, and once more when the run is over."""
+    if evidence.kind == "cpu":
+        return "cannot be shown here", "a CPU has no memory of its own to give back"
     for run in (evidence.exclusive, evidence.standard):
         for release in run.releases:
             reported = {device: stats.allocated_bytes for device, stats in release.memory.items()}
@@ -120,7 +122,7 @@ def _release(evidence: Evidence) -> Finding:
                 return "fail", f"at {what} there were {_bytes(over)}"
         if over := _over(run.allocated_after, evidence):
             return "fail", f"after the {run.mode} run there were still {_bytes(over)}"
-    if (failed := _failed(evidence.exclusive)) is not None:
+    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
         return failed
     peaks = [peak for model in _models(evidence.exclusive) for peak in model.peak_bytes.values()]
     return "pass", (

@@ -24,7 +24,7 @@ from soloist.devices import Accelerator, GpuLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR
 from soloist.engine import RunResult, run
 from soloist.engine.staging import select_models, stage_all
-from soloist.errors import InputError
+from soloist.errors import ConfigError, InputError, OutputError
 from soloist.events import (
     BatchEncoded,
     Event,
@@ -53,6 +53,9 @@ from soloist.validation.evidence import (
 SAMPLE_CHUNKS = 200
 PLANTED = "an error planted by the rehearsal after the first batch"
 _COMMAND_SECONDS = 3600
+_TIMED_OUT = 124
+_MARKER = ".soloist-rehearsal"
+_FOLDERS = ("chunks", "exclusive", "again", "standard", "isolated", "failed", "command", "script", "cache")
 
 
 class PlantedError(Exception):
@@ -305,17 +308,34 @@ def _command(command: Sequence[str], config: RunConfig, files: Mapping[str, Path
     }
     if config.catalogue is not None:
         environment["SOLOIST_CATALOGUE"] = str(config.catalogue)
-    done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-        timeout=_COMMAND_SECONDS, check=False,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=_COMMAND_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        said = f"it was stopped after {_COMMAND_SECONDS} seconds"
+        return CommandRecord(command=" ".join(command), exit_code=_TIMED_OUT, stderr=said, files={})
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
     return CommandRecord(command=" ".join(command), exit_code=done.returncode, stderr=done.stderr, files=found)
 
 
-def empty_folder(folder: Path) -> None:
-    """Make the folder of a rehearsal, without what an earlier one left there."""
+def prepare_folder(folder: Path, chunks_root: Path) -> None:
+    """Make the folder of a rehearsal, without what an earlier rehearsal left there.
+
+    Raises:
+        ConfigError: the folder and that of the chunks are one inside the other.
+        OutputError: the folder has files, and is not that of an earlier rehearsal.
+    """
+    ours, chunks = folder.resolve(), chunks_root.resolve()
+    if ours.is_relative_to(chunks) or chunks.is_relative_to(ours):
+        raise ConfigError(f"{folder} and the chunks in {chunks_root} are one inside the other: choose another --out")
+    marker = folder / _MARKER
     with disk_errors(folder):
-        for name in ("chunks", "exclusive", "again", "standard", "isolated", "failed", "command", "script", "cache"):
-            shutil.rmtree(folder / name, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        if not marker.is_file() and any(folder.iterdir()):
+            raise OutputError(f"{folder} is not empty and no earlier rehearsal's: choose a new folder for the report")
+        marker.write_text("soloist validate writes here, and removes what it wrote\n", encoding="utf-8")
+        for name in _FOLDERS:
+            if (folder / name).exists():
+                shutil.rmtree(folder / name)
