@@ -54,5 +54,5 @@ def test_a_card_that_nobody_knows_is_refused_with_those_that_are_known(text):
 
 def test_a_cards_name_may_be_written_in_any_case():
     """`t4` is what people type."""
-    assert open_accelerator("simulated:2xt4").card is CARDS["T4"]
+    assert open_accelerator("simulated:2xt4").card == CARDS["T4"]
     assert open_accelerator("simulated:8xA100-80GB").devices[-1] == "sim:7"

@@ -69,9 +69,9 @@ class TokenCounts:
 
     def quantile(self, share: float) -> int:
         """The length after truncation that this share of the rows does not exceed."""
-        seen, wanted = 0, share * self.rows
-        for length in sorted(self.kept):
-            seen += self.kept[length]
+        seen, wanted, kept = 0, share * self.rows, self.kept
+        for length in sorted(kept):
+            seen += kept[length]
             if seen >= wanted:
                 return length
         return 0
@@ -138,11 +138,12 @@ def _count(counts: TokenCounts, counter: CountTokens | None, texts: list[str]) -
 def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:
     if settings.folder is None:
         return None
-    static = spec.loader == "wordllama" or not _has_transformer(settings.folder)
     tokenizer = _load(spec, settings.folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return lambda texts: [len(row) for row in tokenizer.encode_batch_fast(list(texts), add_special_tokens=not static)]
+    return lambda texts: [
+        len(row) for row in tokenizer.encode_batch_fast(list(texts), add_special_tokens=not settings.is_static)
+    ]
 
 
 def _load(spec: ModelSpec, folder: Path) -> Tokenizer:
@@ -166,7 +167,3 @@ def _converted(spec: ModelSpec, folder: Path) -> Tokenizer:
         raise PredictionError(
             f"{spec.name} has no tokenizer in {folder} that can count: add its tokenizer.json"
         ) from exc
-
-
-def _has_transformer(folder: Path) -> bool:
-    return (folder / "config.json").is_file()

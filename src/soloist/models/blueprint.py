@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from soloist.errors import PredictionError
 from soloist.types import DType
@@ -23,6 +23,7 @@ _SIZES = (
     ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     ("num_attention_heads", "n_head", "n_heads"),
     ("vocab_size",),
+    ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "d_ff"),
 )
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -85,9 +86,8 @@ def read_blueprint(folder: Path) -> Blueprint:
     Raises:
         PredictionError: a file or a field is missing, or a module is of a kind whose memory is not known.
     """
-    modules = _json(folder / "modules.json")
     blueprint = Blueprint(source=str(folder))
-    for module in modules:
+    for module in _modules(folder / "modules.json"):
         kind, place = str(module["type"]).rpartition(".")[2], folder / module["path"]
         changes = _read_module(kind, place)
         blueprint = Blueprint(**{**_fields(blueprint), **_joined(blueprint, changes)})
@@ -99,13 +99,23 @@ def read_blueprint(folder: Path) -> Blueprint:
 def _input_names(place: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     """What the tokenizer gives, and so what is moved to a device: by its own list, its class, or the family."""
     path = place / "tokenizer_config.json"
-    tokenizer = _json(path) if path.is_file() else {}
+    tokenizer = _object(path) if path.is_file() else {}
     named = tokenizer.get("model_input_names")
     if isinstance(named, list):
         return tuple(named)
     kind = tokenizer.get("tokenizer_class")
     two_kinds = config.get("type_vocab_size", 0) > 1 if kind is None else kind in _WITH_TOKEN_TYPES
     return (*INPUT_NAMES, "token_type_ids") if two_kinds else INPUT_NAMES
+
+
+def _modules(path: Path) -> list[Mapping[str, Any]]:
+    """The list of modules, each with its `type` and `path`."""
+    found = _json(path)
+    if not isinstance(found, list) or not all(
+        isinstance(each, dict) and {"type", "path"} <= set(each) for each in found
+    ):
+        raise PredictionError(f"{path} is no list of modules with a type and a path: save the model's pipeline again")
+    return found
 
 
 def _fields(blueprint: Blueprint) -> dict[str, Any]:
@@ -121,13 +131,17 @@ def _joined(blueprint: Blueprint, changes: dict[str, Any]) -> dict[str, Any]:
 def _read_module(kind: str, place: Path) -> dict[str, Any]:
     match kind:
         case "Transformer":
-            config = _json(place / "config.json")
+            config = _object(place / "config.json")
             _require_sizes(config, place / "config.json")
-            return {"config": config, "input_names": _input_names(place, config)}
+            return {
+                "config": config,
+                "input_names": _input_names(place, config),
+                "checkpoint_dtype": _checkpoint_dtype(config),
+            }
         case "Pooling":
-            return {"pooling": _pooling(_json(place / "config.json"))}
+            return {"pooling": _pooling(_object(place / "config.json"))}
         case "Dense":
-            config = _json(place / "config.json")
+            config = _object(place / "config.json")
             names = ("in_features", "out_features")
             sizes = {name: _needed(config, name, place / "config.json") for name in names}
             return {"dense": (DenseShape(**sizes, bias=bool(config.get("bias", True))),)}
@@ -138,6 +152,12 @@ def _read_module(kind: str, place: Path) -> dict[str, Any]:
         case "StaticEmbedding":
             return {"static_shape": table_shape(place / "model.safetensors"), "input_names": ("input_ids", "offsets")}
     raise PredictionError(f"{place} is a module of the kind {kind}: its memory cannot be predicted")
+
+
+def _checkpoint_dtype(config: Mapping[str, Any]) -> DType:
+    """What the weights are stored in, by either of transformers' names for it; float32 where it does not say."""
+    named = config.get("dtype", config.get("torch_dtype"))
+    return next((dtype for dtype in get_args(DType) if dtype == named), "float32")
 
 
 def _require_sizes(config: Mapping[str, Any], path: Path) -> None:
@@ -183,6 +203,13 @@ def _needed(config: Mapping[str, Any], name: str, path: Path) -> int:
     if not isinstance(value, int):
         raise PredictionError(f"{path} does not say {name}: its memory cannot be predicted")
     return value
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    found = _json(path)
+    if not isinstance(found, dict):
+        raise PredictionError(f"{path} holds no JSON object, so the memory cannot be predicted: write it again")
+    return found
 
 
 def _json(path: Path) -> Any:

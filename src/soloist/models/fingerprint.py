@@ -44,8 +44,12 @@ def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
 
 def known_fingerprint(spec: ModelSpec, settings: ModelSettings, dtype: DType) -> str | None:
     """The fingerprint that a model will have when it is loaded; None where its weights are not on this machine."""
-    if settings.folder is None or not (spec.loader == "wordllama" or weight_files(settings.folder)):
+    if settings.folder is None:
         return None
+    if spec.loader != "wordllama":
+        files = weight_files(settings.folder)
+        if not files or not all(file.is_file() for file in files):
+            return None
     contents = content_digests(spec, Location(folder=settings.folder, revision=None))
     return fingerprint(
         contents,

@@ -32,6 +32,7 @@ class ModelSettings:
     document_prompt: str
     dim: int | None
     folder: Path | None
+    is_static: bool = False
 
 
 def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
@@ -42,12 +43,14 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
         document_prompt=_document_prompt(spec, folder),
         dim=spec.dim or _dim(blueprint),
         folder=folder,
+        is_static=blueprint.is_static,
     )
 
 
 def _max_tokens(spec: ModelSpec, blueprint: Blueprint, folder: Path | None) -> int | None:
     if blueprint.is_static:
-        return spec.max_tokens or (_static_limit(folder) if folder is not None else None)
+        own = _static_limit(folder) if folder is not None else None
+        return min(own, spec.max_tokens or own) if own is not None else spec.max_tokens
     limits = [spec.max_tokens, _positions(blueprint.config)]
     if folder is not None:
         limits.append(_pipeline_limit(folder))

@@ -94,7 +94,7 @@ def _cost_row(model: ModelPlan) -> list[str]:
 
 def _histogram(model: ModelPlan) -> list[str]:
     most = max(model.histogram.values(), default=1)
-    lines = [f"{model.name}: chunks by tokens, before truncation"]
+    lines = [f"{one_line(model.name)}: chunks by tokens, before truncation"]
     for edge, rows in model.histogram.items():
         bar = "#" * max(1, round(_BAR_WIDTH * rows / most))
         lines.append(f"  up to {edge:>7,}  {rows:>9,}  {bar}")
