@@ -1,8 +1,8 @@
 """How long `soloist plan` takes, and how much memory, on 10,000 and on 100,000 chunks.
 
-Each size is a process of its own, timed from its start to its end; the peak is that of the process. The chunks are those
-beside the checkout where they are there, else the docstrings of the standard library, repeated with a counter. Prints a
-table, and as its last line one JSON object.
+Each size is a process of its own, timed from its start to its end; the peak is that of the process. The chunks are
+those beside the checkout where they are there, else the docstrings of the standard library, repeated with a counter.
+Prints a table, and as its last line one JSON object.
 
     python -m benchmarks.plan_speed [--chunks FOLDER] [--models a,b] [--accelerator simulated:2xT4]
 """
