@@ -27,9 +27,8 @@ def main() -> None:
         known.append(PlannedModel(name=name, is_static=False, max_tokens=spec.max_tokens, tracer=tracer))
     exclusive = plan_run(known, "exclusive", "cuda", card, None)
     standard = plan_run(known, "standard", "cuda", card, None)
-    print(
-        f"Planned with: {memory_limit(card) / GB:.2f} GB of {card.total_bytes / GB:.2f} GB; float16; GB is 10^9 bytes.\n"
-    )
+    limit, total = memory_limit(card) / GB, card.total_bytes / GB
+    print(f"Planned with: {limit:.2f} GB of {total:.2f} GB; float16; GB is 10^9 bytes.\n")
     print("| model | tokens a row | rows exclusive | rows standard | limit | weights | peak | reserved |")
     print("|---|---|---|---|---|---|---|---|")
     for name in MODELS:

@@ -114,7 +114,9 @@ def test_durations(text, seconds):
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "9", "h", "9d", "9h30", "30m9h", "-9h", "9 h", "inf", "nanh", "0h", "1e3s", "9hh"])
+@pytest.mark.parametrize(
+    "text", ["", "9", "h", "9d", "9h30", "30m9h", "-9h", "9 h", "inf", "nanh", "0h", "1e3s", "9hh"]
+)
 def test_what_is_no_duration(text, chunks_root):
     """9 is nine of what? A guess would plan nine seconds or nine hours."""
     with pytest.raises(ConfigError):
@@ -159,16 +161,7 @@ def test_what_cannot_be_planned(root, arguments, message, chunks_root):
     assert message in the_error(result)
 
 
-@pytest.mark.parametrize(
-    "field",
-    [
-        "hidden_size",
-        pytest.param(
-            "num_hidden_layers",
-            marks=pytest.mark.xfail(strict=True, reason="network.py: takes transformers' default of 12 layers"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("field", ["hidden_size", "num_hidden_layers"])
 def test_a_configuration_that_lacks_a_field(field, chunks_root, tiny_models, tmp_path):
     """The user's own model, exported by hand: the sentence names the file that lacks something."""
     folder = Path(shutil.copytree(tiny_models["bert"], tmp_path / "mine"))
@@ -185,10 +178,9 @@ def test_a_configuration_that_lacks_a_field(field, chunks_root, tiny_models, tmp
     ("file", "content"),
     [
         ("modules.json", "{"),
-        *(
-            pytest.param(*row, marks=pytest.mark.xfail(strict=True, reason="a foreign error reaches the command line"))
-            for row in (("modules.json", '[{"idx": 0}]'), ("config.json", "[1]"), ("tokenizer.json", '{"x": 1}'))
-        ),
+        ("modules.json", '[{"idx": 0}]'),
+        ("config.json", "[1]"),
+        ("tokenizer.json", '{"x": 1}'),
     ],
 )
 def test_a_damaged_file_of_a_model(file, content, chunks_root, tiny_models, tmp_path):
@@ -200,7 +192,6 @@ def test_a_damaged_file_of_a_model(file, content, chunks_root, tiny_models, tmp_
     assert str(folder) in the_error(result)
 
 
-@pytest.mark.xfail(strict=True, reason="cli/plan.py: takes paths as Path, where \"\" is the working directory")
 @pytest.mark.parametrize("arguments", [("",), (".", "--out", ""), (".", "--cache-dir", "")])
 def test_an_empty_path_is_refused(arguments, chunks_root, monkeypatch):
     """`soloist plan "$CHUNKS"` with a variable that is not set must not plan the working directory."""
@@ -221,11 +212,10 @@ def test_a_narrow_terminal(columns, chunks_root, monkeypatch):
     print_session(plan_session(config), Console(file=stream, width=int(columns), highlight=False, markup=False))
     lines = stream.getvalue().splitlines()
     assert "  exclusive" in stream.getvalue() and "  weights" in stream.getvalue()
-    assert any(line.split()[:2] == ["reserved", "241.2"] or line.split()[:1] == ["reserved"] for line in lines)
+    assert any(line.split()[:1] == ["reserved"] and line.endswith(" MB") for line in lines)
     assert lines[-1] == "fits"
 
 
-@pytest.mark.xfail(strict=True, reason="reports/session.py: _histogram prints the name as it is")
 def test_a_name_cannot_move_the_cursor(chunks_root, tiny_models, tmp_path):
     """A folder's name is the user's, and a terminal obeys what is in it."""
     folder = Path(shutil.copytree(tiny_models["bert"], tmp_path / "a\x1b[2Jb"))
@@ -235,8 +225,8 @@ def test_a_name_cannot_move_the_cursor(chunks_root, tiny_models, tmp_path):
 
 def test_standard_mode_is_asked_for_by_its_name(chunks_root):
     """The mode decides what has to fit; both are shown in either case."""
-    common = ("--models", "jina-code-embeddings-1.5b,bge-m3", "--accelerator", "simulated:1x4.3GB", "--dtype", "float16")
-    assert plan(chunks_root, *common).exit_code == 0
-    result = plan(chunks_root, *common, "--mode", "standard")
+    models = ("--models", "jina-code-embeddings-1.5b,bge-m3", "--dtype", "float16")
+    assert plan(chunks_root, *models, "--accelerator", "simulated:1x4.3GB").exit_code == 0
+    result = plan(chunks_root, *models, "--accelerator", "simulated:1x4.3GB", "--mode", "standard")
     assert result.exit_code == 1
     assert "or exclusive mode" in result.stdout.splitlines()[-1]

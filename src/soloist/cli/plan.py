@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +21,7 @@ _DURATION = re.compile(
 
 
 def plan(
-    chunks_root: Annotated[Path, typer.Argument(help="The folder with the collections of chunks.")],
+    chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections.")],
     models: Annotated[list[str] | None, typer.Option(metavar="A,B", help="As for embed.")] = None,
     collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
     accelerator: Annotated[
@@ -41,13 +40,14 @@ def plan(
     dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
     token_budget: Annotated[int | None, typer.Option(help="As for embed.")] = None,
     catalogue: Annotated[
-        Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", help="A TOML file with models of your own.")
+        str | None,
+        typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="As for embed."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the run would be written; only its free space is looked at.")] = Path(
-        "run"
-    ),
+    out: Annotated[
+        str, typer.Option(metavar="PATH", help="Where it would be written: only free space is looked at.")
+    ] = "run",
     cache_dir: Annotated[
-        Path | None, typer.Option(envvar="SOLOIST_CACHE_DIR", help="Where runs keep what they measure.")
+        str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help="Where runs keep what they measure.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,

@@ -78,7 +78,7 @@ class Feedback:
     def _rows(self) -> Mapping[str, Any]:
         try:
             rows = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return {key: row for key, row in rows.items() if isinstance(row, dict)} if isinstance(rows, dict) else {}
 

@@ -152,7 +152,10 @@ def _load(spec: ModelSpec, folder: Path) -> Tokenizer:
         (path for path in itertools.chain([place], sorted(folder.glob("*/tokenizer.json"))) if path.is_file()), None
     )
     if found is not None:
-        return Tokenizer.from_file(str(found))
+        try:
+            return Tokenizer.from_file(str(found))
+        except Exception as exc:  # the class that the Rust side raises has no name of its own
+            raise PredictionError(f"{found} is no tokenizer ({exc}): copy the model's file again") from exc
     return _converted(spec, folder)
 
 
