@@ -24,7 +24,15 @@ def main() -> None:
         spec = BUILT_IN.get(name)
         assert spec.blueprint is not None
         tracer = tracer_of(spec.blueprint, "float16", card)
-        known.append(PlannedModel(name=name, is_static=False, max_tokens=spec.max_tokens, tracer=tracer))
+        known.append(
+            PlannedModel(
+                name=name,
+                is_static=False,
+                max_tokens=spec.max_tokens,
+                weight_sizes=tracer.weights.sizes_bytes,
+                tracer=tracer,
+            )
+        )
     exclusive = plan_run(known, "exclusive", "cuda", card, None)
     standard = plan_run(known, "standard", "cuda", card, None)
     limit, total = memory_limit(card) / GB, card.total_bytes / GB

@@ -166,7 +166,10 @@ def test_more_growth_is_never_a_larger_batch(limit_bytes, token_budget, tiny_mod
     tracer = tracer_of(blueprint_of(spec), "float32", card)
 
     def rows(growth: float) -> list[int]:
-        model = PlannedModel(name="qwen2", is_static=False, max_tokens=512, tracer=tracer, growth=growth)
+        sizes = tracer.weights.sizes_bytes
+        model = PlannedModel(
+            name="qwen2", is_static=False, max_tokens=512, weight_sizes=sizes, tracer=tracer, growth=growth
+        )
         limits = plan_run([model], "exclusive", "simulated", card, token_budget).limits["qwen2"]
         return [limits.rows(length) for length in (1, 12, 64, 100, 256, 512)]
 
@@ -281,15 +284,14 @@ def plan_of(tiny_models) -> Callable[..., RunPlan]:
 
     def make(*names: str, mode="exclusive", traced: bool = True) -> RunPlan:
         card = CARDS["T4"]
+        tracers = {name: tracer_of(blueprint_of(resolve(str(tiny_models[name]))), "float32", card) for name in names}
         models = [
             PlannedModel(
-                name=name,
-                is_static=False,
-                max_tokens=512,
-                tracer=tracer_of(blueprint_of(resolve(str(tiny_models[name]))), "float32", card) if traced else None,
+                name=name, is_static=False, max_tokens=512, weight_sizes=tracer.weights.sizes_bytes,
+                tracer=tracer if traced else None,
             )
-            for name in names
-        ]
+            for name, tracer in tracers.items()
+        ]  # fmt: skip
         return plan_run(models, mode, "simulated", card, 2_000)
 
     return make

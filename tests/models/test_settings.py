@@ -91,7 +91,6 @@ def test_the_prompt_for_documents(prompts, default, edited):
     assert_equal_to_loading(edited("config_sentence_transformers.json", prompts=prompts, default_prompt_name=default))
 
 
-@pytest.mark.xfail(strict=True, reason="settings.py: sentence-transformers adds an empty document prompt of its own")
 @pytest.mark.parametrize(
     ("prompts", "default"), [({"query": "q: "}, "query"), ({"passage": "passage: "}, None), ({"a": "a: "}, "a")]
 )
@@ -106,7 +105,6 @@ def test_the_users_catalogue_decides(changes, tiny_models):
     assert_equal_to_loading(replace(spec_of("bert", tiny_models), **changes))
 
 
-@pytest.mark.xfail(strict=True, reason="settings.py: takes what loading refuses")
 @pytest.mark.parametrize(
     ("name", "changes"), [("bert", {"max_tokens": 600}), ("bert", {"dim": 7}), ("wordllama", {"max_tokens": 100})]
 )

@@ -62,6 +62,10 @@ class Feedback:
         known = {name: row[name] for name in Measured.__slots__ if isinstance(row.get(name), (int, float))}
         return Measured(**known)
 
+    def knows(self, dtype: str, device_name: str) -> bool:
+        """Whether anything was measured in a dtype on a device."""
+        return any(key.endswith(_key("", dtype, device_name)) for key in self._rows())
+
     def record(self, fingerprint: str, dtype: str, device_name: str, measured: Measured) -> None:
         """Keep a measurement in the place of the one before.
 

@@ -56,9 +56,7 @@ def ingest(
 
             written = list(_write_shards(collection, source, folder, shard_chunks, on_skip))
             if not written and collection.name in required:
-                raise InputError(
-                    f"the collection {collection.name} has no chunks to embed ({skipped}): leave it out or fill it"
-                )
+                raise empty_collection(collection, skipped)
             shards += written
             sink.emit(
                 InputScanned(
@@ -69,9 +67,19 @@ def ingest(
                 )
             )
     if not shards:
-        names = ", ".join(collection.name for collection in collections)
-        raise InputError(f"there are no chunks to embed in {names} ({in_all}): give files that hold some")
+        raise nothing_to_embed(collections, in_all)
     return tuple(shards)
+
+
+def empty_collection(collection: Collection, skipped: SkippedInputs) -> InputError:
+    """That a collection which was asked for by name has no chunks."""
+    return InputError(f"the collection {collection.name} has no chunks to embed ({skipped}): leave it out or fill it")
+
+
+def nothing_to_embed(collections: Sequence[Collection], skipped: SkippedInputs) -> InputError:
+    """That no collection has any chunks."""
+    names = ", ".join(collection.name for collection in collections)
+    return InputError(f"there are no chunks to embed in {names} ({skipped}): give files that hold some")
 
 
 def _write_shards(

@@ -9,18 +9,19 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from soloist.config import SourceConfig
+from soloist.engine.ingest import empty_collection, nothing_to_embed
 from soloist.errors import PredictionError
 from soloist.models.location import WORDLLAMA_TOKENIZER
 from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
-from soloist.sources import DuplicateIds, read_chunks
+from soloist.sources import DuplicateIds, SkippedInputs, read_chunks
 from soloist.types import Collection, SkippedInput
 
 BLOCK_CHUNKS = 4096
@@ -88,12 +89,16 @@ class Scan:
 
 
 def scan(
-    collections: Sequence[Collection], source: SourceConfig, models: Sequence[tuple[ModelSpec, ModelSettings]]
+    collections: Sequence[Collection],
+    source: SourceConfig,
+    models: Sequence[tuple[ModelSpec, ModelSettings]],
+    required: Sequence[str] = (),
 ) -> Scan:
     """Read every chunk once, and count its tokens for every model.
 
     Raises:
-        InputError: a file is not readable as chunks, or two chunks of a collection have one id.
+        InputError: what would end a run at its input: a file is not readable as chunks, two chunks of a collection
+            have one id, a required collection is empty, or there is nothing to embed at all.
     """
     counters = {spec.name: _counter(spec, settings) for spec, settings in models}
     counts = {
@@ -101,29 +106,39 @@ def scan(
         for spec, settings in models
     }
     chunks = text_bytes = 0
-    skipped: list[None] = []
-    for texts in _blocks(collections, source, lambda item: skipped.append(None)):
-        chunks += len(texts)
-        text_bytes += sum(len(text.encode()) for text in texts)
-        for spec, settings in models:
-            _count(counts[spec.name], counters[spec.name], [settings.document_prompt + text for text in texts])
-    return Scan(chunks=chunks, skipped=len(skipped), text_bytes=text_bytes, counts=counts)
+    in_all = SkippedInputs()
+    for collection in collections:
+        skipped, before = SkippedInputs(), chunks
+
+        def on_skip(item: SkippedInput, skipped: SkippedInputs = skipped) -> None:
+            skipped.add(item)
+            in_all.add(item)
+
+        for texts in _blocks(collection, source, on_skip):
+            chunks += len(texts)
+            text_bytes += sum(len(text.encode()) for text in texts)
+            for spec, settings in models:
+                _count(counts[spec.name], counters[spec.name], [settings.document_prompt + text for text in texts])
+        if chunks == before and collection.name in required:
+            raise empty_collection(collection, skipped)
+    if not chunks:
+        raise nothing_to_embed(collections, in_all)
+    return Scan(chunks=chunks, skipped=in_all.count, text_bytes=text_bytes, counts=counts)
 
 
 def _blocks(
-    collections: Sequence[Collection], source: SourceConfig, on_skip: Callable[[SkippedInput], None]
-) -> Iterable[list[str]]:
-    for collection in collections:
-        duplicates = DuplicateIds()
-        texts = []
-        for chunk, place in read_chunks(collection, source, on_skip):
-            duplicates.check(chunk.id, place)
-            texts.append(chunk.text)
-            if len(texts) == BLOCK_CHUNKS:
-                yield texts
-                texts = []
-        if texts:
+    collection: Collection, source: SourceConfig, on_skip: Callable[[SkippedInput], None]
+) -> Iterator[list[str]]:
+    duplicates = DuplicateIds()
+    texts = []
+    for chunk, place in read_chunks(collection, source, on_skip):
+        duplicates.check(chunk.id, place)
+        texts.append(chunk.text)
+        if len(texts) == BLOCK_CHUNKS:
             yield texts
+            texts = []
+    if texts:
+        yield texts
 
 
 def _count(counts: TokenCounts, counter: CountTokens | None, texts: list[str]) -> None:

@@ -48,7 +48,12 @@ def plan_memory(
 def _planned(encoder: Encoder, accelerator: Accelerator, feedback: Feedback, sink: EventSink) -> PlannedModel:
     staged = encoder.staged
     known = feedback.of(staged.fingerprint, staged.dtype, measured_key(accelerator))
-    plain = PlannedModel(name=staged.spec.name, is_static=staged.is_static, max_tokens=staged.max_tokens)
+    plain = PlannedModel(
+        name=staged.spec.name,
+        is_static=staged.is_static,
+        max_tokens=staged.max_tokens,
+        weight_sizes=tuple(tensor.nbytes for tensor in (*staged.module.parameters(), *staged.module.buffers())),
+    )
     if not accelerator.copies_weights:
         return plain
     try:

@@ -25,12 +25,14 @@ STATIC_SATURATION_TOKENS = 131_072
 class PlannedModel:
     """What the plan needs to know of a model. Without a tracer, memory does not bound its batches.
 
-    `growth` is the ratio of measured to predicted activations on this machine, 1 where none was measured.
+    `weight_sizes` are the bytes of its tensors, known without a tracer too: in standard mode other models find them on
+    the device. `growth` is the ratio of measured to predicted activations on this machine, 1 where none was measured.
     """
 
     name: str
     is_static: bool
     max_tokens: int | None
+    weight_sizes: tuple[int, ...]
     tracer: Tracer | None = None
     growth: float = 1.0
 
@@ -74,13 +76,15 @@ def plan_run(models: Sequence[PlannedModel], mode: Mode, kind: str, card: Card, 
 
 
 def _together(models: Sequence[PlannedModel], card: Card) -> dict[str, Predictor]:
-    """Predictors with all other models' weights on the device; none, where one of them is unknown."""
-    tracers = {model.name: model.tracer for model in models if model.tracer is not None}
-    if len(tracers) < len(models):
-        return {}
+    """Predictors with all other models' weights on the device."""
     return {
-        name: Predictor(tracer, card, residents=[other.weights for others, other in tracers.items() if others != name])
-        for name, tracer in tracers.items()
+        model.name: Predictor(
+            model.tracer,
+            card,
+            residents=[size for other in models if other is not model for size in other.weight_sizes],
+        )
+        for model in models
+        if model.tracer is not None
     }
 
 

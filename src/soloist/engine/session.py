@@ -32,7 +32,7 @@ from soloist.models.location import weight_files
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover
-from soloist.types import DType
+from soloist.types import DType, Mode
 
 Basis = Literal["measured on this machine", "estimated from the card's data sheet", "unknown"]
 
@@ -144,14 +144,11 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
     feedback = Feedback(config.cache_dir)
     known = [_know(spec, config, accelerator, feedback) for spec in specs.values()]
     collections = discover(config.chunks_root, config.source, config.collections)
-    found = scan(collections, config.source, [(each.spec, each.settings) for each in known])
-    plans = {
-        mode: plan_run(
-            [_planned(each) for each in known], mode, accelerator.kind, accelerator.card, config.token_budget
-        )
-        for mode in ("exclusive", "standard")
-    }
-    models = tuple(_model_plan(each, found, plans, accelerator) for each in known)
+    found = scan(collections, config.source, [(each.spec, each.settings) for each in known], config.collections)
+    planned = [_planned(each, accelerator) for each in known]
+    modes: tuple[Mode, ...] = ("exclusive", "standard")
+    plans = {mode: plan_run(planned, mode, accelerator.kind, accelerator.card, config.token_budget) for mode in modes}
+    models = tuple(_model_plan(each, found, plans, config.mode, accelerator) for each in known)
     return _session(config, accelerator, found, models, plans, session_seconds)
 
 
@@ -161,38 +158,46 @@ def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator, feedback
     spec = replace(spec, overflows_float16=overflows)
     dtype = resolve_dtype(spec, config.dtype, device_kind=accelerator.kind, capability=accelerator.card.capability)
     settings = read_settings(spec, blueprint)
-    fingerprint = known_fingerprint(spec, settings, dtype)
     return _Known(
         spec=spec,
         blueprint=blueprint,
         settings=settings,
         dtype=dtype,
         predictor=Predictor(tracer_of(blueprint, dtype, accelerator.card), accelerator.card),
-        measured=feedback.of(fingerprint, dtype, measured_key(accelerator)) if fingerprint else Measured(),
+        measured=_measured(spec, settings, dtype, feedback, measured_key(accelerator)),
     )
 
 
-def _planned(known: _Known) -> PlannedModel:
+def _measured(spec: ModelSpec, settings: ModelSettings, dtype: DType, feedback: Feedback, device_name: str) -> Measured:
+    """What is known of a model here. Its files are digested only where something was measured on such a device."""
+    fingerprint = known_fingerprint(spec, settings, dtype) if feedback.knows(dtype, device_name) else None
+    return feedback.of(fingerprint, dtype, device_name) if fingerprint is not None else Measured()
+
+
+def _planned(known: _Known, accelerator: Accelerator) -> PlannedModel:
+    """As the run plans it: on the host, whose memory is not a device's own, nothing bounds batches but saturation."""
     return PlannedModel(
         name=known.spec.name,
         is_static=known.blueprint.is_static,
         max_tokens=known.settings.max_tokens,
-        tracer=known.predictor.tracer,
+        weight_sizes=known.predictor.weights.sizes_bytes,
+        tracer=known.predictor.tracer if accelerator.copies_weights else None,
         growth=known.measured.growth,
     )
 
 
-def _model_plan(known: _Known, found: Scan, plans: Mapping[str, RunPlan], accelerator: Accelerator) -> ModelPlan:
+def _model_plan(
+    known: _Known, found: Scan, plans: Mapping[Mode, RunPlan], mode: Mode, accelerator: Accelerator
+) -> ModelPlan:
     counts = found.counts[known.spec.name]
     name, limit = known.spec.name, known.settings.max_tokens
     median, longest = (max(1, counts.quantile(share)) for share in (0.5, 1.0))
     pad = (lambda length: length) if known.blueprint.is_static else (lambda length: bucket(length, limit))
     padded = sum(pad(length) * rows for length, rows in counts.kept.items())
     tokens = sum(length * rows for length, rows in counts.kept.items())
-    limits = plans["exclusive"].limits[name]
-    peaks = [
-        known.predictor.predict(min(counts.rows, limits.rows(pad(length))), pad(length)) for length in (median, longest)
-    ]
+    limits = plans[mode].limits[name]
+    predictor = plans[mode].predictors.get(name, known.predictor)
+    peaks = [predictor.predict(min(counts.rows, limits.rows(pad(length))), pad(length)) for length in (median, longest)]
     worst = max(peaks, key=lambda memory: memory.peak_bytes)
     seconds, basis = _seconds(known, counts, padded, accelerator)
     return ModelPlan(
@@ -212,7 +217,7 @@ def _model_plan(known: _Known, found: Scan, plans: Mapping[str, RunPlan], accele
         peak_bytes=worst.peak_bytes,
         reserved_bytes=worst.reserved_bytes,
         token_budget=limits.token_budget,
-        exclusive=_batch_plan(limits, pad(median), pad(longest)),
+        exclusive=_batch_plan(plans["exclusive"].limits[name], pad(median), pad(longest)),
         standard=_batch_plan(plans["standard"].limits[name], pad(median), pad(longest)),
         curve=known.predictor.curve([length for length in _CURVE_LENGTHS if length < longest] + [longest]),
         seconds=seconds,
@@ -273,9 +278,12 @@ def _operations(known: _Known, counts: TokenCounts) -> float:
 def _download_bytes(known: _Known) -> int | None:
     """What must still be fetched: 0 where the weights are here, None where their size is not known."""
     folder = known.settings.folder
-    if folder is not None and (known.spec.loader == "wordllama" or weight_files(folder)):
+    if folder is None:
+        return known.blueprint.checkpoint_bytes
+    if known.spec.loader == "wordllama":
         return 0
-    return known.blueprint.checkpoint_bytes
+    files = weight_files(folder)
+    return 0 if files and all(file.is_file() for file in files) else known.blueprint.checkpoint_bytes
 
 
 def _host_bytes(known: _Known) -> int:
@@ -284,12 +292,19 @@ def _host_bytes(known: _Known) -> int:
     return 0 if same else known.predictor.weights.total_bytes
 
 
+def _staging_bytes(config: RunConfig, models: Sequence[ModelPlan]) -> int:
+    """Host memory for all models; a pass in a process of its own has its models there once more."""
+    copies = [model.host_bytes for model in models]
+    in_worker = (sum(copies) if config.mode == "standard" else max(copies)) if config.isolation == "process" else 0
+    return sum(copies) + in_worker
+
+
 def _session(
     config: RunConfig,
     accelerator: Accelerator,
     found: Scan,
     models: tuple[ModelPlan, ...],
-    plans: Mapping[str, RunPlan],
+    plans: Mapping[Mode, RunPlan],
     session_seconds: float | None,
 ) -> SessionPlan:
     fused = _fused_bytes(config, models)
@@ -313,7 +328,7 @@ def _session(
         models=models,
         fused_bytes=fused,
         disk_bytes=disk,
-        host_bytes=sum(model.host_bytes for model in models),
+        host_bytes=_staging_bytes(config, models),
         seconds=seconds,
         session_seconds=session_seconds,
         problems=tuple(problems),
@@ -330,7 +345,7 @@ def _fused_bytes(config: RunConfig, models: Sequence[ModelPlan]) -> int:
 
 
 def _memory_problems(
-    config: RunConfig, accelerator: Accelerator, models: Sequence[ModelPlan], plans: Mapping[str, RunPlan]
+    config: RunConfig, accelerator: Accelerator, models: Sequence[ModelPlan], plans: Mapping[Mode, RunPlan]
 ) -> list[str]:
     """What does not fit on a device, in the mode that is asked for."""
     problems, limit = [], memory_limit(accelerator.card)
@@ -368,10 +383,18 @@ def _session_problems(models: Sequence[ModelPlan], seconds: float | None, sessio
         return []
     slowest = max(models, key=lambda model: model.seconds or 0.0)
     sessions = math.ceil(seconds / session_seconds)
+    without = f", or leave out {slowest.name}, which takes most of it" if len(models) > 1 else ""
     return [
-        f"the run would take {seconds / 3600:.1f} h and the session has {session_seconds / 3600:.1f} h: spread the "
-        f"collections over {sessions} sessions, lower max_tokens, or leave out {slowest.name}, which takes most of it"
+        f"the run would take {_duration(seconds)} and the session has {_duration(session_seconds)}: spread the "
+        f"collections over {sessions} sessions{', or' if not without else ','} lower max_tokens{without}"
     ]
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _disk_problems(out: Path, needed: int) -> list[str]:
@@ -394,8 +417,10 @@ def _notes(config: RunConfig, models: Sequence[ModelPlan]) -> list[str]:
             f"the tokenizer of {', '.join(estimated)} is not on this machine: lengths are estimated at "
             f"{CHARACTERS_PER_TOKEN} characters a token"
         )
-    smaller = [model.name for model in models if model.standard.longest_rows < model.exclusive.longest_rows]
-    if smaller:
+    smaller = [model.name for model in models if _is_smaller(model.standard, model.exclusive)]
+    if not all(model.exclusive.fits for model in models):
+        pass  # the problems say so, and there is nothing to compare
+    elif smaller:
         notes.append(
             f"exclusive mode allows larger batches of {', '.join(smaller)}, because standard mode keeps all models' "
             "weights on the device"
@@ -405,3 +430,10 @@ def _notes(config: RunConfig, models: Sequence[ModelPlan]) -> list[str]:
     if any(model.basis.startswith("estimated") for model in models):
         notes.append(f"times from a data sheet assume {RATE_SHARE:.0%} of its rate, and are estimates")
     return notes
+
+
+def _is_smaller(batches: BatchPlan, than: BatchPlan) -> bool:
+    """Whether batches of the median or the longest length have fewer rows, or not even one fits any more."""
+    return (
+        batches.fits < than.fits or batches.median_rows < than.median_rows or batches.longest_rows < than.longest_rows
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 from soloist.errors import PredictionError
 from soloist.memory.allocator import Allocator, CachingAllocator, IdealAllocator
 from soloist.memory.cards import Card
-from soloist.memory.network import TRACED_LAYERS, Network, WeightSizes
+from soloist.memory.network import TRACED_LAYERS, Network
 from soloist.memory.tracing import Trace
 from soloist.models.blueprint import Blueprint, read_blueprint, table_shape
 from soloist.models.location import WORDLLAMA_WEIGHTS, find_settings
@@ -127,9 +127,9 @@ class Tracer:
 
 
 class Predictor:
-    """Predictions for one model on one card. `residents` are other models whose weights are on the device as well."""
+    """Predictions for one model on one card. `residents` are the bytes of other models' tensors on the device."""
 
-    def __init__(self, tracer: Tracer, card: Card, *, residents: Sequence[WeightSizes] = ()) -> None:
+    def __init__(self, tracer: Tracer, card: Card, *, residents: Sequence[int] = ()) -> None:
         self.card = card
         self.tracer = tracer
         self.weights = tracer.weights
@@ -185,8 +185,7 @@ class Predictor:
     def _loaded(self, limit_bytes: int | None) -> Allocator | None:
         """The card's allocator with all weights in it; None where they do not fit."""
         allocator = new_allocator(self.card, limit_bytes)
-        sizes = [size for weights in (*self._residents, self.weights) for size in weights.sizes_bytes]
-        if any(allocator.allocate(size) is None for size in sizes):
+        if any(allocator.allocate(size) is None for size in (*self._residents, *self.weights.sizes_bytes)):
             return None
         return allocator
 

@@ -27,10 +27,11 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from soloist.errors import ConfigError, ModelLoadError
+from soloist.errors import ModelLoadError
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import content_digests, fingerprint
 from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, locate, network_type, weight_files
+from soloist.models.settings import require_dims, require_positions, static_token_limit
 from soloist.models.spec import ModelSpec
 from soloist.types import DType
 
@@ -186,37 +187,18 @@ def _dim(spec: ModelSpec, module: SentenceTransformer) -> int:
     dim: int | None = module.get_embedding_dimension()
     if dim is None:
         raise ModelLoadError(f"{spec.name} does not say how long its vectors are: add Pooling to its modules.json")
-    if spec.dim not in (None, dim):
-        raise ModelLoadError(
-            f"{spec.name} should give {spec.dim} dimensions but {spec.source} gives {dim}: these are other weights, "
-            "correct its source or its dim"
-        )
-    if spec.matryoshka_dims and max(spec.matryoshka_dims) > dim:
-        raise ConfigError(
-            f"{spec.name} gives {dim} dimensions, fewer than the {max(spec.matryoshka_dims)} of its matryoshka_dims: "
-            "correct the catalogue"
-        )
+    require_dims(spec, dim)
     return dim
 
 
 def _token_limit(spec: ModelSpec, module: SentenceTransformer) -> int | None:
     """The smallest of the spec's limit, the pipeline's own, and the positions that the model has."""
     if _is_static(module):
-        return _static_limit(spec, module)
+        return static_token_limit(spec, _static_limits.get(module))
     positions = _positions(module)
-    if spec.max_tokens is not None and positions is not None and spec.max_tokens > positions:
-        raise ConfigError(
-            f"{spec.name} has {positions} positions, fewer than its max_tokens of {spec.max_tokens}: lower max_tokens"
-        )
+    require_positions(spec, positions)
     limits = [limit for limit in (spec.max_tokens, module.max_seq_length, positions) if limit is not None]
     return int(min(limits)) if limits and math.isfinite(min(limits)) else None
-
-
-def _static_limit(spec: ModelSpec, module: SentenceTransformer) -> int | None:
-    own = _static_limits.get(module)
-    if own is None and spec.max_tokens is not None:
-        raise ConfigError(f"{spec.name} reads texts of any length: leave out its max_tokens")
-    return min(own, spec.max_tokens or own) if own is not None else None
 
 
 def _positions(module: SentenceTransformer) -> int | None:

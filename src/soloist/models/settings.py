@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soloist.errors import ConfigError, ModelLoadError
 from soloist.models.blueprint import Blueprint
 from soloist.models.location import find_settings
 from soloist.models.spec import ModelSpec
@@ -36,22 +37,73 @@ class ModelSettings:
 
 
 def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
-    """The settings of a model, from its files where they are on this machine, else from the catalogue."""
+    """The settings of a model, from its files where they are on this machine, else from the catalogue.
+
+    Raises:
+        ModelLoadError: the spec's dimension is not that of the model.
+        ConfigError: the spec asks for more tokens or dimensions than the model has.
+    """
     folder = find_settings(spec)
+    dim = _dim(blueprint)
+    if dim is not None:
+        require_dims(spec, dim)
     return ModelSettings(
         max_tokens=_max_tokens(spec, blueprint, folder),
         document_prompt=_document_prompt(spec, folder),
-        dim=spec.dim or _dim(blueprint),
+        dim=spec.dim or dim,
         folder=folder,
         is_static=blueprint.is_static,
     )
 
 
+def require_dims(spec: ModelSpec, dim: int) -> None:
+    """Refuse a spec that asks for other dimensions than the model has.
+
+    Raises:
+        ModelLoadError: it names another dimension.
+        ConfigError: one of its Matryoshka dimensions is larger.
+    """
+    if spec.dim not in (None, dim):
+        raise ModelLoadError(
+            f"{spec.name} should give {spec.dim} dimensions but {spec.source} gives {dim}: these are other weights, "
+            "correct its source or its dim"
+        )
+    if spec.matryoshka_dims and max(spec.matryoshka_dims) > dim:
+        raise ConfigError(
+            f"{spec.name} gives {dim} dimensions, fewer than the {max(spec.matryoshka_dims)} of its matryoshka_dims: "
+            "correct the catalogue"
+        )
+
+
+def require_positions(spec: ModelSpec, positions: int | None) -> None:
+    """Refuse a limit beyond the positions that a model has; None where it does not say.
+
+    Raises:
+        ConfigError: the spec's limit is larger.
+    """
+    if spec.max_tokens is not None and positions is not None and spec.max_tokens > positions:
+        raise ConfigError(
+            f"{spec.name} has {positions} positions, fewer than its max_tokens of {spec.max_tokens}: lower max_tokens"
+        )
+
+
+def static_token_limit(spec: ModelSpec, own: int | None) -> int | None:
+    """The limit of a static model, whose tokenizer has one of its own or none.
+
+    Raises:
+        ConfigError: the spec has a limit and the tokenizer has none.
+    """
+    if own is None and spec.max_tokens is not None:
+        raise ConfigError(f"{spec.name} reads texts of any length: leave out its max_tokens")
+    return min(own, spec.max_tokens or own) if own is not None else None
+
+
 def _max_tokens(spec: ModelSpec, blueprint: Blueprint, folder: Path | None) -> int | None:
     if blueprint.is_static:
-        own = _static_limit(folder) if folder is not None else None
-        return min(own, spec.max_tokens or own) if own is not None else spec.max_tokens
-    limits = [spec.max_tokens, _positions(blueprint.config)]
+        return static_token_limit(spec, _static_limit(folder)) if folder is not None else spec.max_tokens
+    positions = _positions(blueprint.config)
+    require_positions(spec, positions)
+    limits = [spec.max_tokens, positions]
     if folder is not None:
         limits.append(_pipeline_limit(folder))
     known = [limit for limit in limits if limit is not None]
@@ -91,7 +143,8 @@ def _document_prompt(spec: ModelSpec, folder: Path | None) -> str:
     if spec.document_prompt is not None:
         return spec.document_prompt
     config = _json(folder / "config_sentence_transformers.json") if folder is not None else {}
-    prompts = config.get("prompts") or {}
+    # sentence-transformers gives every model these two prompts, empty where its own files have none.
+    prompts = {"query": "", "document": "", **(config.get("prompts") or {})}
     default = config.get("default_prompt_name")
     name = next((name for name in _DOCUMENT_PROMPTS if name in prompts), default)
     return str(prompts.get(name, "")) if name is not None else ""
