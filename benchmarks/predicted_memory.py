@@ -8,6 +8,7 @@ Models have random weights: memory does not depend on what they are.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import os
@@ -89,9 +90,12 @@ class Comparison:
         return peak
 
     def recorded(self, shape: Shape) -> int:
-        """The weights, and the highest sum of what the CPU's allocator gave and took in the pass."""
+        """The weights, and the highest sum of what the CPU's allocator gave and took in the pass.
+
+        With one thread: the CPU's kernels take scratch memory for each of theirs, which a device does not have.
+        """
         features = self._features(shape)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        with _one_thread(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             forward(self._staged.module, features, "cpu")
         now = peak = 0
         for event in record.profiler.kineto_results.events():
@@ -109,6 +113,16 @@ class Comparison:
             mask[0, 0] = 0
         found = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
         return {name: found[name] for name in self._encoder.input_names}
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def makers() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,7 +80,9 @@ class RunConfig:
     that another process holds (None: as long as it takes). `lock_dir` stands for the machine: processes that
     name the same one respect each other's leases. `cache_dir` keeps what runs measure for later plans (None: the
     user's cache folder). With `isolation="process"` each pass runs in a process of its own, at whose end
-    the driver has the whole of its memory back, contexts included. A path may be given as a string, models and
+    the driver has the whole of its memory back, contexts included. After `stop_after` seconds (or a duration such as
+    "8h30m") the run ends with the shard in work; the same config goes on with it. `reuse` names other runs whose
+    vectors of the same texts by the same models are taken over. A path may be given as a string, models and
     collections as any sequence of strings; they become what the fields say.
 
         RunConfig(chunks_root="chunks", out="run", models=["wordllama"], fusion=FusionConfig(method="none"))
@@ -101,12 +104,18 @@ class RunConfig:
     lease_timeout_seconds: float | None = None
     cache_dir: Path | None = None
     isolation: Isolation = "allocator"
+    stop_after: float | None = None
+    reuse: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name in _PATHS:
             object.__setattr__(self, name, _path(name, getattr(self, name)))
         for name in ("collections", "models"):
             object.__setattr__(self, name, _strings(name, getattr(self, name)))
+        if not isinstance(self.reuse, Sequence) or isinstance(self.reuse, str):
+            raise ConfigError(f"reuse is {self.reuse!r}: give a list of run folders")
+        object.__setattr__(self, "reuse", tuple(_path("reuse", each) for each in self.reuse))
+        object.__setattr__(self, "stop_after", _seconds("stop_after", self.stop_after))
         _require_choice("mode", self.mode, get_args(Mode))
         _require_choice("dtype", self.dtype, get_args(DTypeRequest))
         _require_choice("isolation", self.isolation, get_args(Isolation))
@@ -172,10 +181,13 @@ class RunConfig:
 
 _WHERE_AND_WHEN = {
     "chunks_root", "out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode", "catalogue", "cache_dir",
-    "isolation",
+    "isolation", "stop_after", "reuse",
 }  # fmt: skip
+_DURATION = re.compile(
+    r"(?:(?P<hours>\d+(?:\.\d+)?)h)?(?:(?P<minutes>\d+(?:\.\d+)?)m)?(?:(?P<seconds>\d+(?:\.\d+)?)s)?"
+)
 _PATHS = ("chunks_root", "out", "catalogue", "lock_dir", "cache_dir")
-_LISTS = {"collections", "models", "file_patterns"}
+_LISTS = {"collections", "models", "file_patterns", "reuse"}
 _NUMBERS: dict[str, type | tuple[type, ...]] = {
     "dim": int, "token_budget": int, "shard_chunks": int, "lease_timeout_seconds": (int, float),
 }  # fmt: skip
@@ -199,6 +211,8 @@ def _convert(key: str, value: Any, origin: str) -> Any:
         if not _are_strings(value):
             raise ConfigError(f"{origin} sets {key} to {value!r}: give a list of strings")
         return tuple(value)
+    if key == "stop_after" and not isinstance(value, bool) and isinstance(value, (int, float)):
+        return value
     if key == "weights":
         return _weights(value, origin)
     if expected is None and not isinstance(value, (str, Path)):
@@ -226,6 +240,30 @@ def read_toml(path: Path, kind: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc  # an OSError's own text has the path once more
         raise ConfigError(f"the {kind} {path} cannot be read ({reason}): correct it, or name another") from exc
+
+
+def seconds_of(name: str, text: str) -> float:
+    """A duration such as `9h`, `8h30m`, `45m` or `90s`, in seconds; `name` is what an error calls it.
+
+    Raises:
+        ConfigError: the text is no duration, or one of 0.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    parts = {unit: float(value) for unit, value in found.groupdict().items() if value} if found is not None else {}
+    seconds = parts.get("hours", 0) * 3600 + parts.get("minutes", 0) * 60 + parts.get("seconds", 0)
+    if not seconds:
+        raise ConfigError(f"{name} is {text!r}: give a duration such as 9h, 8h30m or 45m")
+    return seconds
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if isinstance(value, str):
+        return seconds_of(name, value)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ConfigError(f"{name} is {value!r}: give seconds, or a duration such as 8h30m")
+    return float(value)
 
 
 def _path(name: str, value: Any) -> Path | None:

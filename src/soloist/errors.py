@@ -60,6 +60,10 @@ class OutputError(SoloistError):
     """The run folder cannot be used."""
 
 
+class RunStoppedError(SoloistError):
+    """A run ended before it was done, because it was told to; all that it finished is kept."""
+
+
 class ModelLoadError(SoloistError):
     """A model that is named correctly but cannot be loaded."""
 

@@ -6,14 +6,17 @@ adapters and `run.json` are readers of this one stream.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import IO, Any, Protocol, get_args, get_origin, get_type_hints
 
+from soloist.errors import OutputError
 from soloist.jsontext import json_text
 from soloist.types import HeldTensor, Isolation, MemoryStats
 
@@ -184,9 +187,11 @@ class RowsRecomputed(Event):
 class ShardEncoded(Event):
     """One shard has been through one model, and its vectors are on disk.
 
-    `tokens` are the rows' own, prompt included, after truncation; `padded_tokens` are what the devices computed, in
-    batches of `batch_rows` rows of `padded_lengths` tokens. `truncated_tokens` are those cut off at the model's
-    limit. `seconds` is the time that this shard kept the pass busy.
+    Of its `rows`, `reused_rows` came from an earlier state of the run or from another run, `repeated_rows` have the
+    text of another row, and the others were embedded: of these alone `tokens` are counted, prompt included, after
+    truncation. `padded_tokens` are what the devices computed, in batches of `batch_rows` rows of `padded_lengths`
+    tokens. `truncated_tokens` are those cut off at the model's limit. `seconds` is the time that this shard kept the
+    pass busy.
     """
 
     model: str
@@ -201,6 +206,30 @@ class ShardEncoded(Event):
     padded_lengths: tuple[int, ...]
     rows_per_device: Mapping[str, int]
     seconds: float
+    reused_rows: int = 0
+    repeated_rows: int = 0
+
+    @property
+    def embedded_rows(self) -> int:
+        """Rows that went through the model."""
+        return self.rows - self.reused_rows - self.repeated_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardsKept(Event):
+    """Shards that an earlier session finished, and whose files are as it left them."""
+
+    model: str
+    shards: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunksRemoved(Event):
+    """Chunks of a collection that the run had before and has no more."""
+
+    collection: str
+    chunks: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,18 +296,47 @@ class JsonLinesSink:
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._path = path
+        self._failed = False
+        with self._disk_errors():
+            self._file: IO[str] = path.open("a+", encoding="utf-8", newline="\n")
+            self._end_line()
 
     def emit(self, event: Event) -> None:
-        """Write the event as one line; batches are too many to keep."""
-        if isinstance(event, BatchEncoded):
+        """Write the event as one line; batches are too many to keep.
+
+        Raises:
+            OutputError: the disk does not take it. Later events are passed over.
+        """
+        if isinstance(event, BatchEncoded) or self._failed:
             return
-        self._file.write(json_text(event_to_dict(event, self._clock())) + "\n")
-        self._file.flush()
+        with self._disk_errors():
+            self._file.write(json_text(event_to_dict(event, self._clock())) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file; events after this are an error."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was an error then
+            self._file.close()
+
+    def _end_line(self) -> None:
+        """Begin a new line where a killed run left half of one."""
+        end = self._file.seek(0, os.SEEK_END)
+        if end:
+            with self._path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    self._file.write("\n")
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """One error, the first: those of the events that follow from it would hide it."""
+        try:
+            yield
+        except OSError as exc:
+            self._failed = True
+            reason = exc.strerror or exc
+            raise OutputError(f"cannot write {self._path}: {reason}: free some space and run again") from exc
 
 
 def event_from_dict(record: Mapping[str, Any]) -> Event:

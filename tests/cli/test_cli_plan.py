@@ -13,8 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from soloist.cli import app
-from soloist.cli.plan import seconds_of
-from soloist.config import RunConfig
+from soloist.config import RunConfig, seconds_of
 from soloist.engine.session import plan_session
 from soloist.errors import ConfigError
 from soloist.reports.session import print_session
@@ -111,7 +110,7 @@ def test_a_session_of_unknown_rate_does_not_fit(chunks_root):
 )  # fmt: skip
 def test_durations(text, seconds):
     """8h30m that is read as 8 hours, or as 30 minutes, is a wrong answer that looks right."""
-    assert seconds_of(text) == seconds
+    assert seconds_of("--session", text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -120,7 +119,7 @@ def test_durations(text, seconds):
 def test_what_is_no_duration(text, chunks_root):
     """9 is nine of what? A guess would plan nine seconds or nine hours."""
     with pytest.raises(ConfigError):
-        seconds_of(text)
+        seconds_of("--session", text)
     result = plan(chunks_root, *PACKAGED, *ON_T4, "--session", text)
     assert result.exit_code == 2
     assert the_error(result).endswith(f"--session is {text!r}: give a duration such as 9h, 8h30m or 45m")

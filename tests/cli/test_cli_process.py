@@ -48,7 +48,9 @@ def test_ctrl_c_stops_a_run_and_frees_the_devices(options, chunks_root, tmp_path
         await_event(tmp_path / "run" / "events.jsonl", '"PassStarted", "model": "wordllama"')
         await_event(tmp_path / "run" / "events.jsonl", '"PassStarted", "model": "all-MiniLM-L6-v2"')
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        for _ in range(2):  # the first would wait for the end of a shard of 3,000 chunks
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
         began = time.monotonic()
         stdout, stderr = process.communicate(timeout=30)
     finally:

@@ -122,7 +122,7 @@ def test_ctrl_c_reaches_the_worker(long_run, tmp_path):
     process, worker = started(long_run, tmp_path)
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert out.strip() == "interrupted", err
+    assert out.strip() == "RunStoppedError stopped by Ctrl-C", err
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 

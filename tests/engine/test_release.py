@@ -144,18 +144,21 @@ INTERRUPTED = textwrap.dedent("""
     from soloist.config import RunConfig
     from soloist.devices import open_accelerator
     from soloist.engine import run
+    from soloist.errors import RunStoppedError
     root = Path(sys.argv[1])
     try:
         run(RunConfig(chunks_root=root / "chunks", out=root / "run", models=("all-MiniLM-L6-v2",),
                       accelerator="simulated:2x1GB", lock_dir=root / "locks", shard_chunks=64))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunStoppedError):
         accelerator = open_accelerator("simulated:2x1GB")
         print([accelerator.memory(device).allocated_bytes for device in accelerator.devices])
 """)
 
 
-@pytest.mark.parametrize("interrupts", [1, 4])
-def test_ctrl_c_in_a_pass(config, tmp_path, interrupts):
+@pytest.mark.parametrize(
+    ("interrupts", "ended_by"), [(1, "stopped by Ctrl-C"), (4, "KeyboardInterrupt: KeyboardInterrupt")]
+)
+def test_ctrl_c_in_a_pass(config, tmp_path, interrupts, ended_by):
     """An interrupt reaches only the main thread; the workers hold the tensors. Impatient users press it again."""
     from engine.conftest import write_collection
 
@@ -176,4 +179,4 @@ def test_ctrl_c_in_a_pass(config, tmp_path, interrupts):
     last = [json.loads(line) for line in events.read_text().splitlines()][-2:]
     assert [event["event"] for event in last] == ["LeaseReleased", "RunFinished"]
     assert last[0]["held"] == []
-    assert last[1]["error"] == "KeyboardInterrupt: KeyboardInterrupt"
+    assert last[1]["error"] == ended_by

@@ -18,6 +18,7 @@ from soloist.reports.table import open_console, print_result, print_table
 MODEL = ModelReport(
     name="jina-code-embeddings-1.5b", source="org/m", revision=None, fingerprint="f" * 16, dim=1536, dtype="float16",
     max_tokens=512, document_prompt="", query_prompt="", licence=None, weight=0.5, chunks=123_456, tokens=98_765_432,
+    embedded=123_456, kept=0, reused=0, repeated=0,
     padding_share=0.034, truncated_rows=12, truncated_tokens=345,
     batch_sizes=BatchSizes(smallest=1, median=16, largest=64, batches=900, splits=2, planned=64, limited_by="memory"),
     recomputed_rows=1, seconds=1234.5, padded_tokens=102_241_648, predicted_peak_bytes=12_350_000_000,

@@ -54,6 +54,7 @@ def test_a_run_leaves_exactly_these_files(run: RunFolder) -> None:
     with run.skipped():
         pass
     assert files(run) == [
+        "manifest.jsonl",
         "notes/chunks/part-00000.parquet",
         "notes/fused/part-00000.parquet",
         "notes/vectors/BAAI--bge-m3-d790e737/part-00000.parquet",
@@ -70,19 +71,20 @@ def test_create_makes_missing_parents_and_takes_an_empty_folder(tmp_path: Path) 
 
 
 def test_create_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
-    """A second run would mix its shards with those of the first."""
+    """A run would mix its shards with somebody's files."""
     (tmp_path / ".hidden").write_text("")
-    with pytest.raises(OutputError, match="is not empty: choose a new folder for the run, or empty it"):
+    with pytest.raises(OutputError, match="is not empty and no run of soloist: choose a new folder, or empty it"):
         RunFolder.create(tmp_path)
 
 
-def test_create_says_that_a_run_was_not_finished(run: RunFolder) -> None:
-    """The user would look for somebody's files where a stopped run left its own, or empty a finished run's folder."""
+def test_create_takes_the_folder_of_a_run(run: RunFolder) -> None:
+    """A run that was stopped, even before its first shard, could not be gone on with."""
     (run.path / "events.jsonl").write_text("")
-    with pytest.raises(OutputError, match=r"is not empty, it looks like an unfinished run .*: choose a new folder"):
-        RunFolder.create(run.path)
-    run.write_json("run.json", {})
-    with pytest.raises(OutputError, match="is not empty: choose a new folder"):
+    assert RunFolder.create(run.path).is_new
+    run.write_chunks("notes", 0, [Chunk(id="a", text="x")])
+    assert not RunFolder.create(run.path).is_new
+    (run.path / "manifest.jsonl").unlink()
+    with pytest.raises(OutputError, match="is not empty and no run of soloist"):
         RunFolder.create(run.path)
 
 
@@ -113,6 +115,9 @@ def test_open_needs_run_json(run: RunFolder) -> None:
     with pytest.raises(OutputError, match=r"has no run\.json: give the folder that a finished run wrote"):
         RunFolder.open(run.path)
     run.write_json("run.json", {"models": ["a"]})
+    with pytest.raises(OutputError, match=r"has no manifest\.jsonl: an earlier version wrote it"):
+        RunFolder.open(run.path)
+    run.write_chunks("notes", 0, [Chunk(id="a", text="x")])
     assert RunFolder.open(run.path).read_json("run.json") == {"models": ["a"]}
 
 
@@ -134,7 +139,7 @@ def test_chunks_survive_the_disk(run: RunFolder) -> None:
     assert (shard.collection, shard.index) == ("c", 3)
     assert shard.ids == tuple(chunk.id for chunk in chunks)
     assert shard.texts == tuple(chunk.text for chunk in chunks)
-    assert shard.name == "part-00003" and files(run) == ["c/chunks/part-00003.parquet"]
+    assert shard.name == "part-00003" and files(run) == ["c/chunks/part-00003.parquet", "manifest.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +279,9 @@ def test_a_damaged_shard_is_named(run: RunFolder, content: bytes) -> None:
     """An ArrowInvalid without the file's name would reach the user."""
     run.write_chunks("c", 0, [Chunk(id="a", text="x")])
     (run.path / "c" / "chunks" / "part-00000.parquet").write_bytes(content)
-    with pytest.raises(OutputError, match=r"part-00000\.parquet cannot be read: .*: run again into a new folder"):
+    with pytest.raises(
+        OutputError, match=r"part-00000\.parquet cannot be read: .*: give the same command again, which"
+    ):
         run.read_shard("c", 0)
 
 
@@ -286,7 +293,7 @@ def test_hostile_names_stay_inside(run: RunFolder) -> None:
         assert run.read_chunks(name, 0)[0].text == name
         assert run.read_vectors("c", name, 0)[0] == ["a"]
     assert list(run.path.parent.iterdir()) == [run.path]
-    assert len(files(run)) == 14
+    assert len(files(run)) == 14 + 1  # with the manifest
 
 
 @pytest.mark.parametrize("name", ["../run.json", "/x.json", ".x.json", "a/b.json", "run.txt", "", "a\\b.json"])

@@ -47,12 +47,12 @@ def soloist(
     """Embed chunks with an ensemble of models, one at a time, each with every device to itself.
 
     Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 a setting that
-    cannot be honoured, 130 stopped by Ctrl-C.
+    cannot be honoured, 3 stopped with what is done kept, 130 stopped at once by Ctrl-C.
     """
 
 
 def main() -> None:
-    """The console entry point; exits with 0, 1, 2 or 130."""
+    """The console entry point; exits with 0, 1, 2, 3 or 130."""
     open_missing_streams()
     # A name that the terminal's encoding lacks must not lose the table.
     if isinstance(sys.stdout, io.TextIOWrapper):

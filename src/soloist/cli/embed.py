@@ -30,6 +30,9 @@ _TIMEOUT_HELP = "How long to wait for devices that another process holds. [defau
 _CACHE_HELP = "Where runs keep what they measure, for later plans. [default: the user's cache folder]"
 _ISOLATION_HELP = """allocator: after a pass this process holds nothing on the devices but its contexts; process: each
 pass has a process of its own, and the driver has those back too. [default: allocator]"""
+_STOP_HELP = """Stop after a time such as 8h30m, at the end of the shard in work, with exit code 3; the same command
+goes on. [default: never]"""
+_REUSE_HELP = "Runs whose vectors of the same texts by the same models are taken over."
 _CONFIG_HELP = "A TOML file with these options by the same names, in snake_case; what is given here wins over it."
 _NEEDED = {"chunks_root": "the folder of chunks: add CHUNKS_ROOT", "out": "the folder to write: add --out"}
 
@@ -68,7 +71,9 @@ def embed(
     chunks_root: Annotated[
         str | None, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections of chunks.")
     ] = None,
-    out: Annotated[str | None, typer.Option(metavar="PATH", help="The folder to write, new or empty.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The folder to write: a new one, or that of a run.")
+    ] = None,
     collections: Annotated[
         list[str] | None, typer.Option(metavar="A,B", help="Only these collections. [default: all]")
     ] = None,
@@ -108,9 +113,14 @@ def embed(
     ] = None,
     cache_dir: Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)] = None,
     isolation: Annotated[str | None, typer.Option(metavar=choices(Isolation), help=_ISOLATION_HELP)] = None,
+    stop_after: Annotated[str | None, typer.Option(metavar="TIME", help=_STOP_HELP)] = None,
+    reuse: Annotated[list[str] | None, typer.Option(metavar="RUN,RUN", help=_REUSE_HELP)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Embed the chunks below CHUNKS_ROOT into the folder --out.
+    """Embed the chunks below CHUNKS_ROOT into the folder --out, or go on with the run that is there.
+
+    What the folder has of the same chunks is kept: a run that was stopped, or whose chunks have changed since, costs
+    what is left to do.
 
     A list is separated by commas, or the option is repeated. The environment variables win over --config, the
     options over both.
@@ -119,7 +129,7 @@ def embed(
     given = dict(locals())
     del given["config"], given["debug"]
     with exit_codes(debug=debug):
-        for name in ("collections", "models", "file_patterns"):
+        for name in ("collections", "models", "file_patterns", "reuse"):
             given[name] = split(f"--{name.replace('_', '-')}", given[name])
         given["weights"] = _numbers_by_name(weights)
         _run(_config(config, given))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import typer
 
-from soloist.errors import ConfigError, OutputError, SoloistError
+from soloist.errors import ConfigError, OutputError, RunStoppedError, SoloistError
 from soloist.reports.text import one_line
 
 FAILED = 1
 USAGE = 2
+STOPPED = 3
 INTERRUPTED = 130
 
 
@@ -33,6 +36,10 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from exc
     except BrokenPipeError:
         raise
+    except RunStoppedError as exc:
+        typer.echo(f"soloist: {one_line(str(exc))}; what is done is kept, and this goes on with it:", err=True)
+        typer.echo(f"  {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}", err=True)
+        raise typer.Exit(STOPPED) from exc
     except SoloistError as exc:
         _say_error(str(exc), debug)
         raise typer.Exit(USAGE if isinstance(exc, ConfigError) else FAILED) from exc

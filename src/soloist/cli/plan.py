@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import Annotated
 
@@ -11,13 +10,8 @@ import typer
 
 from soloist.cli.embed import DTYPE_HELP, choices, split
 from soloist.cli.outcome import FAILED, exit_codes, written_to_stdout
-from soloist.config import RunConfig
-from soloist.errors import ConfigError
+from soloist.config import RunConfig, seconds_of
 from soloist.types import DTypeRequest, FusionMethod, Mode
-
-_DURATION = re.compile(
-    r"(?:(?P<hours>\d+(?:\.\d+)?)h)?(?:(?P<minutes>\d+(?:\.\d+)?)m)?(?:(?P<seconds>\d+(?:\.\d+)?)s)?"
-)
 
 
 def plan(
@@ -62,23 +56,9 @@ def plan(
             collections=split("--collections", collections), accelerator=accelerator, mode=mode, fusion=fusion,
             dtype=dtype, token_budget=token_budget, catalogue=catalogue, cache_dir=cache_dir,
         )  # fmt: skip
-        fits = _run(config, seconds_of(session) if session is not None else None, as_json)
+        fits = _run(config, seconds_of("--session", session) if session is not None else None, as_json)
     if not fits:
         raise typer.Exit(FAILED)
-
-
-def seconds_of(text: str) -> float:
-    """A duration such as `9h`, `8h30m`, `45m` or `90s`, in seconds.
-
-    Raises:
-        ConfigError: the text is no duration, or one of 0.
-    """
-    found = _DURATION.fullmatch(text.strip().lower())
-    parts = {name: float(value) for name, value in found.groupdict().items() if value} if found is not None else {}
-    seconds = parts.get("hours", 0) * 3600 + parts.get("minutes", 0) * 60 + parts.get("seconds", 0)
-    if not seconds:
-        raise ConfigError(f"--session is {text!r}: give a duration such as 9h, 8h30m or 45m")
-    return seconds
 
 
 def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> bool:

@@ -19,11 +19,12 @@ from soloist.types import Chunk, Collection, SkippedInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRef:
-    """A shard that is written down: where it is, and how many chunks it has."""
+    """A shard that is written down: where it is, how many chunks it has, and the digest of their ids and texts."""
 
     collection: str
     index: int
     rows: int
+    content: str
 
 
 def ingest(
@@ -103,8 +104,8 @@ def _write_shards(
 
 
 def _write_shard(collection: Collection, index: int, chunks: Sequence[Chunk], folder: RunFolder) -> ShardRef:
-    folder.write_chunks(collection.name, index, chunks)
-    return ShardRef(collection=collection.name, index=index, rows=len(chunks))
+    content = folder.write_chunks(collection.name, index, chunks)
+    return ShardRef(collection=collection.name, index=index, rows=len(chunks), content=content)
 
 
 def _skip_event(item: SkippedInput) -> InputSkipped:

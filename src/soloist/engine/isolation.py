@@ -29,9 +29,10 @@ from soloist.encoding.encoder import Encoder
 from soloist.engine.feedback import Feedback
 from soloist.engine.ingest import ShardRef
 from soloist.engine.memory import plan_memory
-from soloist.engine.passes import Stage, run_pass
+from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
 from soloist.engine.staging import select_models, stage_all
+from soloist.engine.stopping import Stop
 from soloist.errors import EncodingError, SoloistError
 from soloist.events import Event, EventSink, LeaseReleased, ListSink, event_from_dict, event_to_dict
 from soloist.jsontext import json_text
@@ -42,20 +43,27 @@ _LAST_WORDS_SECONDS = 10
 _PARENT_IS_GONE = 70  # the exit code of a worker that nobody listens to any more
 
 
-def run_isolated(
-    each: Pass, config: RunConfig, shards: Sequence[ShardRef], lease: ProcessLease, sink: EventSink
-) -> None:
+def run_isolated(each: Pass, config: RunConfig, stage: Stage, lease: ProcessLease, sink: EventSink) -> None:
     """Run a pass in a worker process; the lease is held from the moment that the worker is ready.
 
     Raises:
         SoloistError: what the worker raised, or that it ended without a word.
     """
+    if not pending(each, stage, ListSink()):
+        pending(each, stage, sink)
+        return
+    stop = stage.stop
     request = {
-        "config": config.to_dict(), "models": list(each.models), "shards": [asdict(shard) for shard in shards]
-    }  # fmt: skip
-    with _Worker(request, each, sink) as worker:
-        worker.follow("ready")
-        with lease:
+        "config": {**config.to_dict(), "stop_after": stop.remaining_seconds},
+        "models": list(each.models),
+        "shards": [asdict(shard) for shard in stage.shards],
+    }
+    with _Worker(request, each, sink) as worker, stop.on_request(worker.stop):
+        if worker.follow("ready", "done")["word"] == "done":  # it had nothing to embed
+            return
+        with stop.shielded(), contextlib.ExitStack() as held:
+            with stop.interruptible():
+                held.enter_context(lease)
             worker.send("go")
             try:
                 done = worker.follow("done")
@@ -93,8 +101,12 @@ class _Worker:
             self._process.stdin.write(json_text(message) + "\n")
             self._process.stdin.flush()
 
-    def follow(self, until: str) -> Mapping[str, Any]:
-        """Hand events on until the worker says a word; what it says with it.
+    def stop(self, why: str) -> None:
+        """Tell the worker to end with the shard in work."""
+        self.send(f"stop {why}")
+
+    def follow(self, *until: str) -> Mapping[str, Any]:
+        """Hand events on until the worker says one of these words; what it says with it.
 
         Raises:
             SoloistError: what the worker raised instead, or that it ended.
@@ -104,7 +116,7 @@ class _Worker:
             message = json.loads(line)
             if "event" in message:
                 self._sink.emit(event_from_dict(message))
-            elif message["word"] == until:
+            elif message["word"] in until:
                 return message  # type: ignore[no-any-return]
             elif message["word"] == "failed":
                 raise _error(message)
@@ -156,6 +168,7 @@ class _Parent:
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         self._lock = threading.Lock()
+        self.stop = Stop()
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="soloist-parent", daemon=True).start()
 
@@ -178,7 +191,11 @@ class _Parent:
 
     def _listen(self) -> None:
         for line in sys.stdin:
-            self._lines.put(line)
+            said = json.loads(line)
+            if isinstance(said, str) and said.startswith("stop "):
+                self.stop.request(said.removeprefix("stop "))
+            else:
+                self._lines.put(line)
         if threading.main_thread().is_alive() and not self._out.closed:
             os._exit(_PARENT_IS_GONE)
 
@@ -213,8 +230,8 @@ def main() -> None:
         notes = [note for each in error_chain(exc) for note in getattr(each, "__notes__", [])]
         parent.say("failed", kind=type(exc).__name__, message=str(exc), notes=notes)
         os._exit(1)
-    released = next(event for event in reversed(ends.events) if isinstance(event, LeaseReleased))
-    parent.say("done", released=event_to_dict(released, 0.0))
+    released = next((event for event in reversed(ends.events) if isinstance(event, LeaseReleased)), None)
+    parent.say("done", released=event_to_dict(released, 0.0) if released is not None else None)
     # At once: the parent waits for the driver to have the memory back, and there is nothing left to tidy.
     os._exit(0)
 
@@ -223,15 +240,19 @@ def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
     config = RunConfig.from_dict(request["config"])
     each = Pass(models=tuple(request["models"]))
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
-    stage = _stage(config, each, [ShardRef(**shard) for shard in request["shards"]], accelerator)
+    parent.stop.limit(config.stop_after)
+    stage = _stage(config, each, [ShardRef(**shard) for shard in request["shards"]], accelerator, parent.stop)
     run_pass(each, stage, _Go(parent, GpuLease(accelerator, each.models, ends, locked=False)), parent)
 
 
-def _stage(config: RunConfig, each: Pass, shards: Sequence[ShardRef], accelerator: Accelerator) -> Stage:
+def _stage(config: RunConfig, each: Pass, shards: Sequence[ShardRef], accelerator: Accelerator, stop: Stop) -> Stage:
     """What the parent's own stage would be, with this pass's models alone."""
     silent = ListSink()
     specs = {name: spec for name, spec in select_models(config).items() if name in each.models}
     encoders = {name: Encoder(model) for name, model in stage_all(specs, config, accelerator, silent).items()}
     plan = plan_memory(config, encoders, accelerator, Feedback(config.cache_dir), silent)
     folder = RunFolder(config.out)
-    return Stage(plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder)
+    return Stage(
+        plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=stop,
+        others=[RunFolder(path) for path in config.reuse],
+    )  # fmt: skip

@@ -11,13 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import numpy as np
+
 from soloist.devices import Accelerator
+from soloist.digests import text_digest
 from soloist.encoding.encoder import Encoder, TokenizedTexts
-from soloist.encoding.replicas import Replicas
+from soloist.encoding.replicas import EncodedShard, Replicas
 from soloist.engine.ingest import ShardRef
+from soloist.engine.known import KnownVectors, Placement, known_vectors
 from soloist.engine.lookahead import Lookahead
 from soloist.engine.memory import PeakWatch, compare_peaks
 from soloist.engine.plan import Pass, RunPlan
+from soloist.engine.stopping import Stop
 from soloist.events import (
     BatchSplit,
     Event,
@@ -26,35 +31,47 @@ from soloist.events import (
     PassStarted,
     RowsRecomputed,
     ShardEncoded,
+    ShardsKept,
     TeeSink,
 )
-from soloist.memory.planner import BatchLimits
 from soloist.stores import RunFolder
 from soloist.types import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stage:
-    """What every pass of a run works with."""
+    """What every pass of a run works with. `others` are the runs whose vectors may be taken."""
 
     plan: RunPlan
     encoders: Mapping[str, Encoder]
     shards: Sequence[ShardRef]
     accelerator: Accelerator
     folder: RunFolder
+    stop: Stop
+    others: Sequence[RunFolder] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Prepared:
-    """A shard that is tokenized and planned for one model, ready for the devices."""
+    """A shard that is tokenized and planned for one model, ready for the devices.
+
+    `tokenized` and `batches` are of the rows that `placement` leaves to embed.
+    """
 
     model: str
     shard: ShardRef
     ids: tuple[str, ...]
+    digests: tuple[bytes, ...]
+    placement: Placement
     tokenized: TokenizedTexts
     batches: tuple[Batch, ...]
     padded_tokens: int
     seconds: float
+
+    @property
+    def fresh_ids(self) -> tuple[str, ...]:
+        """The ids of the rows to embed."""
+        return tuple(self.ids[row] for row in self.placement.fresh)
 
 
 class _SplitCount:
@@ -69,25 +86,124 @@ class _SplitCount:
 
 
 def run_pass(each: Pass, stage: Stage, lease: AbstractContextManager[object], sink: EventSink) -> None:
-    """Embed every shard with the models of a pass, inside a lease that is taken when the first shard is ready."""
-    devices = stage.accelerator.devices
-    watch, counted = PeakWatch(stage.plan), _SplitCount()
-    sink = TeeSink(counted, sink)
+    """Embed every shard that is not finished with the models of a pass.
 
-    def prepare(work: tuple[ShardRef, str]) -> _Prepared:
-        return _prepare(stage.folder, work[0], work[1], stage.encoders[work[1]], stage.plan.limits[work[1]])
+    The lease is taken when the first shard with rows to embed is ready, and not at all where there is none.
 
-    work = ((shard, model) for shard in stage.shards for model in each.models)
-    with Lookahead(prepare, work) as prepared:
-        prepared.wait_for_first()  # the devices are not held while the first shard is tokenized
-        with lease, _on_devices(each, stage, sink) as replicas:
-            for model in each.models:
-                sink.emit(PassStarted(model=model, devices=devices, chunks=sum(shard.rows for shard in stage.shards)))
-            _encode_all(prepared, replicas, stage.folder, watch, sink)
-            peaks = {device: stage.accelerator.memory(device).peak_bytes for device in devices}
-            for model in each.models:
-                sink.emit(PassFinished(model=model, peak_bytes=peaks))
-    compare_peaks(watch, each.models, peaks, counted.splits, sink)
+    Raises:
+        RunStoppedError: the run was to end before all shards were done.
+    """
+    work = pending(each, stage, sink)
+    if not work:
+        return
+    known = {
+        model: known_vectors(stage.folder, stage.others, model, stage.encoders[model].staged.fingerprint)
+        for model in dict.fromkeys(model for _, model in work)
+    }
+
+    def prepare(item: tuple[ShardRef, str]) -> _Prepared:
+        return _prepare(stage, item[0], item[1], known[item[1]])
+
+    with stage.stop.shielded(), Lookahead(prepare, work) as prepared:
+        _Working(each, stage, known, work, lease, sink).through(prepared)
+
+
+def pending(each: Pass, stage: Stage, sink: EventSink) -> list[tuple[ShardRef, str]]:
+    """The shards and models of a pass that are not finished, in order; those that are become an event a model."""
+    finished = stage.folder.manifest.read()
+    work: list[tuple[ShardRef, str]] = []
+    kept: dict[str, list[ShardRef]] = {}
+    for shard, model in ((shard, model) for shard in stage.shards for model in each.models):
+        record = finished.get(stage.folder.vectors_file(shard.collection, model, shard.index))
+        fingerprint = stage.encoders[model].staged.fingerprint
+        if record is not None and (record.content, record.fingerprint) == (shard.content, fingerprint):
+            kept.setdefault(model, []).append(shard)
+        else:
+            work.append((shard, model))
+    for model, shards in kept.items():
+        sink.emit(ShardsKept(model=model, shards=len(shards), rows=sum(shard.rows for shard in shards)))
+    return work
+
+
+class _Working:
+    """A pass at work: its lease and replicas, once there is something to embed, and what it has seen."""
+
+    def __init__(
+        self,
+        each: Pass,
+        stage: Stage,
+        known: Mapping[str, KnownVectors],
+        work: Sequence[tuple[ShardRef, str]],
+        lease: AbstractContextManager[object],
+        sink: EventSink,
+    ) -> None:
+        self._each = each
+        self._stage = stage
+        self._known = known
+        self._work = work
+        self._lease = lease
+        self._counted = _SplitCount()
+        self._sink = TeeSink(self._counted, sink)
+        self._watch = PeakWatch(stage.plan)
+        self._replicas: dict[str, Replicas] | None = None
+
+    def through(self, prepared: Lookahead[tuple[ShardRef, str], _Prepared]) -> None:
+        """Work off the shards."""
+        devices = self._stage.accelerator.devices
+        peaks: dict[str, int] = {}
+        with contextlib.ExitStack() as held:
+            waited = 0.0
+            began = time.perf_counter()
+            for item in prepared:
+                self._stage.stop.check()
+                if item.batches and self._replicas is None:
+                    waited = time.perf_counter()
+                    self._replicas = self._take(held)
+                    began += time.perf_counter() - waited  # the wait for the devices is not the shard's
+                self._watch.see(item.model, item.batches)
+                self._encode(item, began)
+                began = time.perf_counter()
+            if self._replicas is not None:
+                peaks = {device: self._stage.accelerator.memory(device).peak_bytes for device in devices}
+                for model in self._each.models:
+                    self._sink.emit(PassFinished(model=model, peak_bytes=peaks))
+        if peaks:
+            compare_peaks(self._watch, self._each.models, peaks, self._counted.splits, self._sink)
+
+    def _take(self, held: contextlib.ExitStack) -> dict[str, Replicas]:
+        """The devices, with a replica of each model on each of them."""
+        with self._stage.stop.interruptible():
+            held.enter_context(self._lease)
+        replicas = held.enter_context(_on_devices(self._each, self._stage, self._sink))
+        for model in self._each.models:
+            chunks = sum(shard.rows for shard, name in self._work if name == model)
+            self._sink.emit(PassStarted(model=model, devices=self._stage.accelerator.devices, chunks=chunks))
+        return replicas
+
+    def _encode(self, item: _Prepared, began: float) -> None:
+        encoded = self._encoded(item)
+        folder, shard, staged = self._stage.folder, item.shard, self._stage.encoders[item.model].staged
+        path = folder.path / folder.vectors_file(shard.collection, item.model, shard.index)
+        vectors = encoded.vectors
+        if len(item.placement.copies):
+            vectors = np.empty((len(item.ids), staged.dim), dtype=np.float32)
+            vectors[list(item.placement.fresh)] = encoded.vectors
+            self._known[item.model].fill(path, item.placement, vectors)
+        folder.write_vectors(
+            shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint
+        )
+        if encoded.recomputed_rows:
+            ids = tuple(item.fresh_ids[row] for row in encoded.recomputed_rows)
+            self._sink.emit(RowsRecomputed(model=item.model, collection=shard.collection, shard=shard.index, ids=ids))
+        self._sink.emit(_shard_event(item, encoded, time.perf_counter() - began))
+
+    def _encoded(self, item: _Prepared) -> EncodedShard:
+        if item.batches:
+            assert self._replicas is not None
+            return self._replicas[item.model].encode(item.fresh_ids, item.tokenized, item.batches)
+        dim = self._stage.encoders[item.model].staged.dim
+        nothing = np.empty((0, dim), dtype=np.float32)
+        return EncodedShard(vectors=nothing, rows_per_device={}, recomputed_rows=())
 
 
 @contextlib.contextmanager
@@ -101,15 +217,21 @@ def _on_devices(each: Pass, stage: Stage, sink: EventSink) -> Iterator[dict[str,
         }
 
 
-def _prepare(folder: RunFolder, ref: ShardRef, model: str, encoder: Encoder, limits: BatchLimits) -> _Prepared:
+def _prepare(stage: Stage, ref: ShardRef, model: str, known: KnownVectors) -> _Prepared:
     began = time.perf_counter()
-    shard = folder.read_shard(ref.collection, ref.index)
-    tokenized = encoder.tokenize(shard.texts)
+    encoder, limits = stage.encoders[model], stage.plan.limits[model]
+    shard = stage.folder.read_shard(ref.collection, ref.index)
+    digests = tuple(text_digest(text) for text in shard.texts)
+    path = stage.folder.path / stage.folder.vectors_file(ref.collection, model, ref.index)
+    placement = known.place(path, digests)
+    tokenized = encoder.tokenize([shard.texts[row] for row in placement.fresh])
     batches = encoder.plan(tokenized, limits.rows, limits.is_bound_by_memory)
     return _Prepared(
         model=model,
         shard=ref,
         ids=shard.ids,
+        digests=digests,
+        placement=placement,
         tokenized=tokenized,
         batches=batches,
         padded_tokens=encoder.computed_tokens(tokenized, batches),
@@ -117,49 +239,20 @@ def _prepare(folder: RunFolder, ref: ShardRef, model: str, encoder: Encoder, lim
     )
 
 
-def _encode_all(
-    prepared: Lookahead[tuple[ShardRef, str], _Prepared],
-    replicas: dict[str, Replicas],
-    folder: RunFolder,
-    watch: PeakWatch,
-    sink: EventSink,
-) -> None:
-    began = time.perf_counter()
-    before_the_lease = None
-    for work in prepared:
-        if before_the_lease is None:
-            before_the_lease = work.seconds
-            began -= work.seconds
-        watch.see(work.model, work.batches)
-        _encode_shard(work, replicas[work.model], folder, sink, began)
-        began = time.perf_counter()
-
-
-def _encode_shard(work: _Prepared, replicas: Replicas, folder: RunFolder, sink: EventSink, began: float) -> None:
-    encoded = replicas.encode(work.ids, work.tokenized, work.batches)
-    folder.write_vectors(work.shard.collection, work.model, work.shard.index, work.ids, encoded.vectors)
-    if encoded.recomputed_rows:
-        sink.emit(
-            RowsRecomputed(
-                model=work.model,
-                collection=work.shard.collection,
-                shard=work.shard.index,
-                ids=tuple(work.ids[row] for row in encoded.recomputed_rows),
-            )
-        )
-    sink.emit(
-        ShardEncoded(
-            model=work.model,
-            collection=work.shard.collection,
-            shard=work.shard.index,
-            rows=len(work.ids),
-            tokens=sum(work.tokenized.lengths),
-            padded_tokens=work.padded_tokens,
-            truncated_rows=sum(1 for dropped in work.tokenized.dropped if dropped),
-            truncated_tokens=sum(work.tokenized.dropped),
-            batch_rows=tuple(len(batch.rows) for batch in work.batches),
-            padded_lengths=tuple(batch.padded_length for batch in work.batches),
-            rows_per_device=encoded.rows_per_device,
-            seconds=time.perf_counter() - began,
-        )
+def _shard_event(item: _Prepared, encoded: EncodedShard, seconds: float) -> ShardEncoded:
+    return ShardEncoded(
+        model=item.model,
+        collection=item.shard.collection,
+        shard=item.shard.index,
+        rows=len(item.ids),
+        tokens=sum(item.tokenized.lengths),
+        padded_tokens=item.padded_tokens,
+        truncated_rows=sum(1 for dropped in item.tokenized.dropped if dropped),
+        truncated_tokens=sum(item.tokenized.dropped),
+        batch_rows=tuple(len(batch.rows) for batch in item.batches),
+        padded_lengths=tuple(batch.padded_length for batch in item.batches),
+        rows_per_device=encoded.rows_per_device,
+        seconds=seconds,
+        reused_rows=item.placement.reused,
+        repeated_rows=item.placement.repeated,
     )

@@ -14,6 +14,7 @@ from soloist.config import RunConfig
 from soloist.engine.plan import RunPlan
 from soloist.events import (
     BatchSplit,
+    ChunksRemoved,
     Event,
     InputScanned,
     LeaseAcquired,
@@ -25,13 +26,14 @@ from soloist.events import (
     RunFinished,
     RunStarted,
     ShardEncoded,
+    ShardsKept,
 )
 from soloist.fusion import FusionPlan
 from soloist.memory.planner import BatchLimits
 from soloist.models.loading import StagedModel
 from soloist.types import MemoryStats
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +68,11 @@ class BatchSizes:
 class ModelReport:
     """One model's part in a run.
 
-    `tokens` counts prompts and special tokens, after truncation; `padding_share` is the share of
-    computed tokens that were padding. `seconds` is encoding with tokenizing, without loading.
+    Of its `chunks`, `embedded` went through the model now, `kept` were finished by an earlier session, `reused` have
+    vectors from an earlier state of the run or from another run, and `repeated` have the text of another chunk. All
+    that follows is of those embedded now. `tokens` counts prompts and special tokens, after truncation;
+    `padding_share` is the share of computed tokens that were padding. `seconds` is encoding with tokenizing, without
+    loading.
     `peak_bytes` is over the model's lease, which in standard mode all models share; `predicted_peak_bytes` is what was
     predicted for it, None where nothing was.
     """
@@ -84,6 +89,10 @@ class ModelReport:
     licence: str | None
     weight: float | None
     chunks: int
+    embedded: int
+    kept: int
+    reused: int
+    repeated: int
     tokens: int
     padded_tokens: int
     padding_share: float
@@ -101,12 +110,13 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionReport:
-    """One collection's part in a run."""
+    """One collection's part in a run. `removed` counts the chunks that the run had before and has no more."""
 
     name: str
     files: int
     chunks: int
     skipped: int
+    removed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +158,10 @@ class _Tally:
     """What one model has done so far."""
 
     chunks: int = 0
+    embedded: int = 0
+    kept: int = 0
+    reused: int = 0
+    repeated: int = 0
     tokens: int = 0
     padded_tokens: int = 0
     truncated_rows: int = 0
@@ -163,6 +177,9 @@ class _Tally:
 
     def add(self, event: ShardEncoded) -> None:
         self.chunks += event.rows
+        self.embedded += event.embedded_rows
+        self.reused += event.reused_rows
+        self.repeated += event.repeated_rows
         self.tokens += event.tokens
         self.padded_tokens += event.padded_tokens
         self.truncated_rows += event.truncated_rows
@@ -186,6 +203,7 @@ class ResultBuilder:
         self._tallies: dict[str, _Tally] = {}
         self._leases: list[LeaseRecord] = []
         self._notices: list[str] = []
+        self._removed: dict[str, int] = {}
         self._seconds = 0.0
 
     def emit(self, event: Event) -> None:
@@ -206,6 +224,11 @@ class ResultBuilder:
                 self._leases.append(self._record(event))
             case ShardEncoded():
                 self._tallies[event.model].add(event)
+            case ShardsKept():
+                self._tallies[event.model].chunks += event.rows
+                self._tallies[event.model].kept += event.rows
+            case ChunksRemoved():
+                self._removed[event.collection] = event.chunks
             case RowsRecomputed():
                 self._tallies[event.model].recomputed_rows += len(event.ids)
             case BatchSplit():
@@ -229,7 +252,7 @@ class ResultBuilder:
         return RunResult(
             config=self._config,
             devices=self._devices,
-            collections=tuple(self._collections),
+            collections=self._collection_reports(),
             models=tuple(
                 _report(model, self._tallies[name], weights.get(name), self._devices, plan.limits[name])
                 for name, model in staged.items()
@@ -240,6 +263,17 @@ class ResultBuilder:
             started=self._started,
             seconds=self._seconds,
         )
+
+    def _collection_reports(self) -> tuple[CollectionReport, ...]:
+        """Those of the run, then those that are gone altogether."""
+        present = {report.name for report in self._collections}
+        gone = [
+            CollectionReport(name=name, files=0, chunks=0, skipped=0, removed=removed)
+            for name, removed in self._removed.items()
+            if name not in present
+        ]
+        known = [dataclasses.replace(each, removed=self._removed.get(each.name, 0)) for each in self._collections]
+        return (*known, *gone)
 
     def _record(self, event: LeaseAcquired | LeaseReleased) -> LeaseRecord:
         return LeaseRecord(
@@ -267,6 +301,10 @@ def _report(
         licence=model.spec.licence,
         weight=weight,
         chunks=tally.chunks,
+        embedded=tally.embedded,
+        kept=tally.kept,
+        reused=tally.reused,
+        repeated=tally.repeated,
         tokens=tally.tokens,
         padded_tokens=tally.padded_tokens,
         padding_share=1 - tally.tokens / tally.padded_tokens if tally.padded_tokens else 0.0,
@@ -275,11 +313,11 @@ def _report(
         batch_sizes=_batch_sizes(tally, limits),
         recomputed_rows=tally.recomputed_rows,
         seconds=tally.seconds,
-        chunks_per_second=tally.chunks / tally.seconds if tally.seconds else 0.0,
+        chunks_per_second=tally.embedded / tally.seconds if tally.seconds else 0.0,
         peak_bytes=dict(tally.peak_bytes),
         predicted_peak_bytes=tally.compared.predicted_bytes if tally.compared is not None else None,
         rows_per_device={device: tally.rows_per_device[device] for device in devices},
-        device_shares={device: tally.rows_per_device[device] / max(1, tally.chunks) for device in devices},
+        device_shares={device: tally.rows_per_device[device] / max(1, tally.embedded) for device in devices},
     )
 
 

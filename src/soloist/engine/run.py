@@ -6,8 +6,11 @@ Emits events and prints nothing.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, GpuLease, open_accelerator
@@ -15,15 +18,16 @@ from soloist.devices.lease import LOCK_DIR, ProcessLease
 from soloist.encoding.encoder import Encoder
 from soloist.engine.feedback import Feedback
 from soloist.engine.ingest import ShardRef, ingest
-from soloist.engine.interrupts import first_interrupt_only
 from soloist.engine.isolation import run_isolated
 from soloist.engine.memory import measured_key, plan_memory, remember
 from soloist.engine.passes import Stage, run_pass
 from soloist.engine.plan import Pass
-from soloist.engine.result import ResultBuilder, RunResult
+from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import require_distinct, select_models, stage_all
+from soloist.engine.stopping import Stop
 from soloist.errors import ConfigError, SoloistError
 from soloist.events import (
+    ChunksRemoved,
     EventSink,
     JsonLinesSink,
     Notice,
@@ -33,56 +37,120 @@ from soloist.events import (
     TeeSink,
 )
 from soloist.fusion import FusionPlan, Member, fuse, plan_fusion, require_weights
+from soloist.jsontext import json_text
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover
 from soloist.stores import RunFolder
+from soloist.stores.adoption import adopt_incoming
+from soloist.stores.manifest import FileRecord
+from soloist.stores.run_folder import STATE
+from soloist.types import Collection
 
 
 def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.time) -> RunResult:
-    """Embed what the config names, and write a run folder.
+    """Embed what the config names, and write a run folder; go on with the one that is there.
 
-    Events go to `events.jsonl` in that folder and to `sinks`. `clock` gives seconds since 1970.
+    What the folder has of the same chunks by the same models is kept, so that a run that was stopped, or whose chunks
+    have changed since, costs what is left to do. Events go to `events.jsonl` in that folder and to `sinks`. `clock`
+    gives seconds since 1970. In the main thread Ctrl-C and SIGTERM end the run at the end of the shard in work.
 
     Raises:
+        RunStoppedError: the run was to end before it was done; the same config goes on with it.
         SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
-            used, the run folder is emptied again, so that the same command can be given once more.
+            used, the folder is as it was before.
     """
+    stop = Stop(config.stop_after)
     _require_apart(config)
     specs = select_models(config)
     require_weights(config.fusion, tuple(specs))
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     collections = discover(config.chunks_root, config.source, config.collections)
     require_distinct("collections", [collection.name for collection in collections])
-    builder = ResultBuilder(config, clock)
+    others = [_other_run(path) for path in config.reuse]
     folder = RunFolder.create(config.out)
-    with contextlib.closing(JsonLinesSink(folder.path / "events.jsonl", clock)) as log:
-        sink = TeeSink(log, builder, *sinks)
-        began = time.perf_counter()
-        try:
-            with _discarded_on_error(folder):
-                _announce(config, specs, accelerator, sink)
-                shards = ingest(collections, config.source, folder, config.shard_chunks, sink, config.collections)
-                staged = stage_all(specs, config, accelerator, sink)
-                encoders = {name: Encoder(model) for name, model in staged.items()}
-                fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
-            _warn_of_fusion(fusion, sink)
-            feedback = Feedback(config.cache_dir)
-            plan = plan_memory(config, encoders, accelerator, feedback, sink)
-            stage = Stage(plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder)
+    with folder.locked(), stop.on_signals():
+        _require_the_same(folder, config, tuple(specs), [collection.name for collection in collections])
+        return _Run(config, folder, specs, accelerator, collections, others, stop).through(sinks, clock)
+
+
+class _Run:
+    """One run at work in a folder that it holds."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        specs: Mapping[str, ModelSpec],
+        accelerator: Accelerator,
+        collections: Sequence[Collection],
+        others: Sequence[RunFolder],
+        stop: Stop,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._specs = specs
+        self._accelerator = accelerator
+        self._collections = collections
+        self._others = others
+        self._stop = stop
+
+    def through(self, sinks: Sequence[EventSink], clock: Callable[[], float]) -> RunResult:
+        """Read, embed, fuse, and say in run.json what was done."""
+        builder = ResultBuilder(self._config, clock)
+        with contextlib.closing(JsonLinesSink(self._folder.path / "events.jsonl", clock)) as log:
+            sink = TeeSink(log, builder, *sinks)
+            began = time.perf_counter()
+            try:
+                result = self._work(builder, sink)
+            except BaseException as exc:
+                sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
+                raise
+            sink.emit(RunFinished(seconds=time.perf_counter() - began))
+        found = result()
+        self._folder.finish(found.to_dict())
+        return found
+
+    def _work(self, builder: ResultBuilder, sink: EventSink) -> Callable[[], RunResult]:
+        config, folder, accelerator = self._config, self._folder, self._accelerator
+        with _undone_on_error(folder), self._told(sink):
+            _announce(config, self._specs, accelerator, sink)
+            _mend(folder, sink)
+            shards = ingest(
+                self._collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections
+            )
+            staged = stage_all(self._specs, config, accelerator, sink)
+            encoders = {name: Encoder(model) for name, model in staged.items()}
+            fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
+            self._stop.check()
+        fingerprints = {name: model.fingerprint for name, model in staged.items()}
+        _adopt(folder, fingerprints, fusion, sink)
+        folder.write_json(STATE, _state(config, fingerprints, shards))
+        _warn_of_fusion(fusion, sink)
+        feedback = Feedback(config.cache_dir)
+        plan = plan_memory(config, encoders, accelerator, feedback, sink)
+        stage = Stage(
+            plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=self._stop,
+            others=self._others,
+        )  # fmt: skip
+        with self._told(sink):
             for each in plan.passes:
-                with first_interrupt_only():
-                    _run_pass(each, stage, config, sink)
-            if fusion is not None:
-                _fuse_all(fusion, shards, folder, sink)
-            _remember(builder.result(staged, fusion, plan), builder, encoders, accelerator, feedback, sink)
-        except BaseException as exc:
-            sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
-            raise
-        sink.emit(RunFinished(seconds=time.perf_counter() - began))
-    result = builder.result(staged, fusion, plan)
-    folder.write_json("run.json", result.to_dict())
-    return result
+                _run_pass(each, stage, config, sink)
+        if fusion is not None:
+            _fuse_all(fusion, fingerprints, stage, sink)
+        _remember(builder.result(staged, fusion, plan), builder, encoders, accelerator, feedback, sink)
+        return lambda: builder.result(staged, fusion, plan)
+
+    @contextlib.contextmanager
+    def _told(self, sink: EventSink) -> Iterator[None]:
+        """Say that a signal was heard, as soon as it was."""
+
+        def say(why: str) -> None:
+            message = "the run ends with the shard in work; a second Ctrl-C ends it at once"
+            sink.emit(Notice(about=why, message=message))
+
+        with self._stop.on_request(say):
+            yield
 
 
 def _require_apart(config: RunConfig) -> None:
@@ -93,7 +161,7 @@ def _require_apart(config: RunConfig) -> None:
         )
 
 
-def _announce(config: RunConfig, specs: dict[str, ModelSpec], accelerator: Accelerator, sink: EventSink) -> None:
+def _announce(config: RunConfig, specs: Mapping[str, ModelSpec], accelerator: Accelerator, sink: EventSink) -> None:
     sink.emit(
         RunStarted(mode=config.mode, accelerator=config.accelerator, devices=accelerator.devices, models=tuple(specs))
     )
@@ -109,7 +177,7 @@ def _run_pass(each: Pass, stage: Stage, config: RunConfig, sink: EventSink) -> N
         stage.accelerator, each.models, sink, lock_dir=config.lock_dir, timeout_seconds=config.lease_timeout_seconds
     )
     if isinstance(lease, ProcessLease):
-        run_isolated(each, config, stage.shards, lease, sink)
+        run_isolated(each, config, stage, lease, sink)
     else:
         run_pass(each, stage, lease, sink)
 
@@ -131,14 +199,26 @@ def _remember(
         )  # fmt: skip
 
 
-def _fuse_all(fusion: FusionPlan, shards: Sequence[ShardRef], folder: RunFolder, sink: EventSink) -> None:
-    """Fused vectors of every shard, from the vectors on disk; needs no device."""
-    for shard in shards:
+def _fuse_all(fusion: FusionPlan, fingerprints: Mapping[str, str], stage: Stage, sink: EventSink) -> None:
+    """Fused vectors of every shard that has none yet, from the vectors on disk; needs no device."""
+    folder, fingerprint = stage.folder, _fused_fingerprint(fusion, fingerprints)
+    finished = folder.manifest.read()
+    for shard in stage.shards:
+        record = finished.get(folder.fused_file(shard.collection, shard.index))
+        if record is not None and (record.content, record.fingerprint) == (shard.content, fingerprint):
+            continue
+        stage.stop.check()
         members = [folder.read_vectors(shard.collection, model, shard.index) for model in fusion.models]
         ids = members[0][0]
         fused = fuse(fusion, [vectors for _, vectors in members], ids=ids)
-        folder.write_fused(shard.collection, shard.index, ids, fused)
+        folder.write_fused(shard.collection, shard.index, ids, fused, shard.content, fingerprint)
         sink.emit(ShardFused(collection=shard.collection, shard=shard.index, rows=len(ids), dim=fusion.dim))
+
+
+def _fused_fingerprint(fusion: FusionPlan, fingerprints: Mapping[str, str]) -> str:
+    """16 hex digits over all that decides the fused vectors beside the texts."""
+    decisive = {**fusion.to_dict(), "fingerprints": [fingerprints[model] for model in fusion.models]}
+    return hashlib.sha256(json_text(decisive).encode()).hexdigest()[:16]
 
 
 def _member(model: StagedModel) -> Member:
@@ -151,12 +231,78 @@ def _warn_of_fusion(fusion: FusionPlan | None, sink: EventSink) -> None:
 
 
 @contextlib.contextmanager
-def _discarded_on_error(folder: RunFolder) -> Iterator[None]:
+def _undone_on_error(folder: RunFolder) -> Iterator[None]:
+    """Until the new chunks are adopted nothing has changed: a new folder is empty again, another as it was."""
     try:
         yield
     except BaseException:
-        folder.discard()
+        if folder.is_new:
+            folder.discard()
+        else:
+            folder.clean()
         raise
+
+
+def _mend(folder: RunFolder, sink: EventSink) -> None:
+    """Take away what a killed run has left."""
+    folder.clean()
+    rows = folder.manifest.mend()
+    if rows:
+        sink.emit(
+            Notice(
+                about="manifest.jsonl",
+                message=f"{rows} of its rows could not be read: the files that they named are written again",
+            )
+        )
+
+
+def _adopt(folder: RunFolder, fingerprints: Mapping[str, str], fusion: FusionPlan | None, sink: EventSink) -> None:
+    """Make the chunks that were read those of the run, and say what that changes."""
+    fused = _fused_fingerprint(fusion, fingerprints) if fusion is not None else None
+
+    def is_current(record: FileRecord) -> bool:
+        return record.fingerprint == (fused if record.kind == "fused" else fingerprints.get(record.model))
+
+    adopted = adopt_incoming(folder, is_current)
+    for file in adopted.damaged:
+        sink.emit(Notice(about=file, message="its bytes are not those that were written: it is written again"))
+    for model in adopted.outdated:
+        sink.emit(Notice(about=model, message="its weights or settings have changed: its vectors are computed again"))
+    for collection, chunks in adopted.removed.items():
+        sink.emit(ChunksRemoved(collection=collection, chunks=chunks))
+
+
+def _state(config: RunConfig, fingerprints: Mapping[str, str], shards: Sequence[ShardRef]) -> dict[str, Any]:
+    """What `soloist status` needs to know of a run that is not finished."""
+    return {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "models": dict(fingerprints),
+        "shards": [[shard.collection, shard.index, shard.rows, shard.content] for shard in shards],
+    }
+
+
+def _other_run(path: Path) -> RunFolder:
+    """A run whose vectors may be taken, finished or not."""
+    if not RunFolder(path).manifest.exists():
+        raise ConfigError(f"{path} has no manifest.jsonl: give --reuse the folder of a run")
+    return RunFolder(path)
+
+
+def _require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str], collections: Sequence[str]) -> None:
+    """Refuse to drop what a run has because a command does not name it."""
+    records = folder.manifest.read().values()
+    named: dict[str, Sequence[str]] = {"model": models}
+    if config.collections:  # else those that are gone from the folder of chunks go from the run
+        named["collection"] = collections
+    for kind, names in named.items():
+        there = {getattr(record, kind) for record in records if record.kind == "vectors"}
+        left_out = sorted(there - set(names))
+        if left_out:
+            raise ConfigError(
+                f"{folder.path} has vectors of the {kind} {left_out[0]}, which this command leaves out: name it too, "
+                f"or choose another --out with --reuse {folder.path}"
+            )
 
 
 def _first_line(error: BaseException) -> str:

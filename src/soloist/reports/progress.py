@@ -18,6 +18,7 @@ from rich.text import Text
 
 from soloist.events import (
     BatchEncoded,
+    ChunksRemoved,
     Event,
     EventSink,
     InputScanned,
@@ -29,6 +30,7 @@ from soloist.events import (
     PassFinished,
     PassStarted,
     ShardEncoded,
+    ShardsKept,
 )
 from soloist.reports.text import bytes_text, clock_text, count_text, one_line
 
@@ -99,7 +101,9 @@ class LineProgress:
 
     def _advance(self, event: ShardEncoded) -> str | None:
         """A line for each tenth of a pass but the last, which the pass's end reports."""
-        state = self._passes[event.model]
+        state = self._passes.get(event.model)
+        if state is None:  # nothing of the pass has to be embedded, so far
+            return None
         before = state.tenths
         state.add(event)
         if state.tenths == before or state.done == state.chunks:
@@ -157,9 +161,12 @@ class BarProgress:
         self._bars.update(task, completed=state.done, left=f"{left} left" if left else "")
 
     def _rate(self, event: ShardEncoded) -> None:
-        state = self._passes[event.model]
+        state = self._passes.get(event.model)
+        if state is None:  # nothing of the pass has to be embedded, so far
+            return
         state.seconds += event.seconds
-        self._bars.update(self._tasks[event.model], rate=state.rate)
+        state.done += event.rows - event.embedded_rows
+        self._bars.update(self._tasks[event.model], rate=state.rate, completed=state.done)
 
 
 def _columns(*, wide: bool) -> tuple[ProgressColumn, ...]:
@@ -188,6 +195,10 @@ def notable_line(event: Event) -> str | None:
             )
         case Notice():
             return f"note: {event.about}: {event.message}"
+        case ShardsKept():
+            return f"{event.model}: {count_text(event.rows, 'chunk')} in {count_text(event.shards, 'shard')} kept"
+        case ChunksRemoved():
+            return f"{event.collection}: {count_text(event.chunks, 'chunk')} of before removed"
         case LeaseWaiting():
             return f"waiting: {event.device} is held by {event.holder}"
     return None

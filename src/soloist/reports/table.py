@@ -94,14 +94,32 @@ def _model_row(model: ModelReport) -> list[str]:
 
 def _device_rows(model: ModelReport) -> list[list[str]]:
     return [
-        [model.name, device, f"{share:.0%}", f"{model.rows_per_device[device]:,}", bytes_text(model.peak_bytes[device])]
+        [
+            model.name,
+            device,
+            f"{share:.0%}",
+            f"{model.rows_per_device[device]:,}",
+            bytes_text(model.peak_bytes[device]) if device in model.peak_bytes else "not used",
+        ]
         for device, share in model.device_shares.items()
     ]
+
+
+def _others(model: ModelReport) -> str:
+    """What became of the chunks that were not embedded now."""
+    parts = {
+        "kept from an earlier session": model.kept,
+        "taken from vectors that were there": model.reused,
+        "repeat the text of another": model.repeated,
+    }
+    return "".join(f", {count:,} {what}" for what, count in parts.items() if count)
 
 
 def _remarks(result: RunResult) -> list[str]:
     remarks = []
     for model in result.models:
+        if model.embedded < model.chunks:
+            remarks.append(f"{model.name}: {count_text(model.embedded, 'chunk')} embedded{_others(model)}")
         if model.truncated_rows:
             remarks.append(
                 f"{model.name}: {count_text(model.truncated_rows, 'chunk')} longer than {model.max_tokens} tokens, "
@@ -111,6 +129,9 @@ def _remarks(result: RunResult) -> list[str]:
             remarks.append(f"{model.name}: {count_text(model.batch_sizes.splits, 'batch split')} for want of memory")
         if model.recomputed_rows:
             remarks.append(f"{model.name}: {count_text(model.recomputed_rows, 'row')} computed again in float32")
+    for collection in result.collections:
+        if collection.removed:
+            remarks.append(f"{collection.name}: {count_text(collection.removed, 'chunk')} of before removed")
     skipped = sum(collection.skipped for collection in result.collections)
     if skipped:
         remarks.append(f"{skipped:,} skipped in the input: see skipped.jsonl")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from soloist.errors import OutputError
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -31,15 +33,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with disk_errors(path):
         make_folder(path.parent)
-    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # see is_temporary
     try:
         yield temp
         with disk_errors(path):
             _sync_file(temp)
             temp.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     finally:
         temp.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is one that `atomic_path` gave out, left by a killed process."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextmanager
@@ -59,7 +66,7 @@ def make_folder(path: Path) -> None:
         return
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _remedy(number: int | None) -> str:
@@ -75,7 +82,8 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Sync the entries of a folder to the disk: a file that was made or renamed there is found after a power cut."""
     if os.name != "posix":  # Windows can open no folder, and needs no sync of one
         return
     descriptor = os.open(path, os.O_RDONLY)

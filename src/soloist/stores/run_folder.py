@@ -1,9 +1,12 @@
 """The folder of one run: where each file lies, and the only way to write or read one.
 
-    RUN/run.json  RUN/skipped.jsonl  RUN/events.jsonl (the event sink's own)
+    RUN/run.json  RUN/skipped.jsonl  RUN/manifest.jsonl  RUN/events.jsonl (the event sink's own)
     RUN/<collection>/chunks/part-00000.parquet
     RUN/<collection>/vectors/<model>/part-00000.parquet
     RUN/<collection>/fused/part-00000.parquet
+
+run.json is there when the run is finished, and manifest.jsonl says which files are. While a run is at work there are
+also `state.json`, `.lock`, `.incoming` (chunks as they are read) and `.previous` (vectors of the chunks before).
 
 Knows layout and files. Knows nothing of models, of what a vector means, or of what run.json says.
 """
@@ -11,6 +14,7 @@ Knows layout and files. Knows nothing of models, of what a vector means, or of w
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -21,15 +25,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from soloist.digests import shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.jsontext import json_text
-from soloist.stores.atomic import atomic_path, disk_errors, make_folder
+from soloist.stores.atomic import atomic_path, disk_errors, is_temporary, make_folder, sync_folder
+from soloist.stores.manifest import NAME, FileRecord, Kind, Manifest, file_sha256
 from soloist.stores.names import folder_name
 from soloist.stores.tables import (
     chunk_table,
+    read_errors,
     read_table,
     table_chunks,
+    table_digests,
     table_vectors,
     vector_table,
     write_chunk_file,
@@ -39,7 +48,7 @@ from soloist.types import Chunk, Shard, SkippedInput
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
-_PART = re.compile(r"part-(\d{5,})\.parquet")
+STATE = "state.json"
 _JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
 
 
@@ -84,31 +93,122 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
-        """Make the folder of a new run, with its missing parents.
+        """The folder of a run: a new one, with its missing parents, or one that a run has begun before.
 
         Raises:
-            OutputError: there is a file or a folder that is not empty, or it cannot be written.
+            OutputError: there is a file, a folder with other files, or it cannot be written.
         """
         with disk_errors(path):
             if path.exists() and not path.is_dir():
                 raise OutputError(f"{path} is a file: choose a new folder for the run")
             make_folder(path)
-            if any(path.iterdir()):
-                raise OutputError(f"{path} is not empty{_leftover(path)}: choose a new folder for the run, or empty it")
+            if any(path.iterdir()) and not _is_run(path):
+                raise OutputError(f"{path} is not empty and no run of soloist: choose a new folder, or empty it")
             with tempfile.TemporaryFile(dir=path):  # found out now, not after the first pass
                 pass
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The folder of a run that has been made before.
+        """The folder of a run that is finished.
 
         Raises:
-            OutputError: there is no run.json.
+            OutputError: there is none.
         """
         if not (path / "run.json").is_file():
-            raise OutputError(f"{path} has no run.json: give the folder that a finished run wrote")
+            begun = path.is_dir() and _is_run(path)
+            remedy = (
+                "finish it with the command that began it" if begun else "give the folder that a finished run wrote"
+            )
+            raise OutputError(f"{path} has no run.json: {remedy}")
+        if not Manifest(path).exists():
+            raise OutputError(f"{path} has no manifest.jsonl: an earlier version wrote it, run again into a new folder")
         return cls(path)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is finished."""
+        return Manifest(self.path)
+
+    @property
+    def incoming(self) -> RunFolder:
+        """Where chunks are written until all of them are read."""
+        return RunFolder(self.path / ".incoming")
+
+    @property
+    def previous(self) -> Path:
+        """Where the vectors of chunks lie that have changed since, each file under its sha256."""
+        return self.path / ".previous"
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no file of it was ever finished."""
+        return not self.manifest.exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one run.
+
+        Raises:
+            OutputError: another run holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            with disk_errors(self.path):
+                lock.acquire(timeout=0)
+        except Timeout as exc:
+            raise OutputError(
+                f"another run is writing to {self.path}: wait until it has ended, or choose another folder"
+            ) from exc
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a run is at work in it now."""
+        try:
+            with self.locked():
+                return False
+        except OutputError:
+            return True
+
+    def reopen(self) -> None:
+        """Take back that the run is finished, because its files are about to change.
+
+        Raises:
+            OutputError: run.json cannot be removed.
+        """
+        with disk_errors(self.path):
+            (self.path / "run.json").unlink(missing_ok=True)
+            sync_folder(self.path)
+
+    def finish(self, summary: Any) -> None:
+        """Say that the run is finished: the manifest in the order of its files, what was set aside gone, run.json."""
+        self.manifest.replace(self.manifest.read().values())
+        with disk_errors(self.path):
+            if self.previous.is_dir():
+                shutil.rmtree(self.previous)
+            (self.path / STATE).unlink(missing_ok=True)
+        self.write_json("run.json", summary)
+
+    def vectors_file(self, collection: str, model: str, index: int) -> str:
+        """The path of a file of vectors inside the folder, as the manifest has it."""
+        return self._vectors(collection, model, index).relative_to(self.path).as_posix()
+
+    def fused_file(self, collection: str, index: int) -> str:
+        """The path of a file of fused vectors inside the folder, as the manifest has it."""
+        return self._fused(collection, index).relative_to(self.path).as_posix()
+
+    def clean(self) -> None:
+        """Remove what a killed run has left: half-written files, and chunks that it had not taken over."""
+        with disk_errors(self.path):
+            if self.incoming.path.is_dir():
+                shutil.rmtree(self.incoming.path)
+            for folder, _, names in os.walk(self.path):
+                for name in names:
+                    if is_temporary(name):
+                        Path(folder, name).unlink()
 
     def discard(self) -> None:
         """Remove all that the folder holds, so that the same path can be given to a new run.
@@ -127,18 +227,22 @@ class RunFolder:
 
     def shards(self, collection: str) -> tuple[int, ...]:
         """The indices of the collection's chunk shards, in order; empty where it has none."""
-        folder = self._collection(collection) / "chunks"
-        if not folder.is_dir():
-            return ()
-        return tuple(sorted(int(m[1]) for entry in folder.iterdir() if (m := _PART.fullmatch(entry.name))))
+        records = self.manifest.read().values()
+        return tuple(sorted(each.shard for each in records if (each.kind, each.collection) == ("chunks", collection)))
 
-    def write_chunks(self, collection: str, index: int, chunks: Sequence[Chunk]) -> None:
-        """Write one shard of chunks.
+    def write_chunks(self, collection: str, index: int, chunks: Sequence[Chunk]) -> str:
+        """Write one shard of chunks; the digest of their ids and texts.
 
         Raises:
             InputError: a chunk that no file can hold, e.g. a lone surrogate in its text.
         """
-        write_chunk_file(self._chunks(collection, index), chunk_table(chunks))
+        path, table = self._chunks(collection, index), chunk_table(chunks)
+        self.require_inside(path)
+        write_chunk_file(path, table)
+        digests = [text_digest(chunk.text) for chunk in chunks]
+        content = shard_digest([chunk.id for chunk in chunks], digests)
+        self._record(path, "chunks", len(chunks), collection=collection, shard=index, content=content)
+        return content
 
     def read_shard(self, collection: str, index: int) -> Shard:
         """The ids and texts of a shard; the metadata stay on the disk."""
@@ -146,25 +250,63 @@ class RunFolder:
         ids, texts = (tuple(table[name].to_pylist()) for name in ("id", "text"))
         return Shard(collection=collection, index=index, ids=ids, texts=texts)
 
+    def read_ids(self, collection: str, index: int) -> list[str]:
+        """The ids of a shard."""
+        ids: list[str] = read_table(self._chunks(collection, index), columns=("id",))["id"].to_pylist()
+        return ids
+
     def read_chunks(self, collection: str, index: int) -> list[Chunk]:
         """The chunks of a shard with their metadata."""
         return table_chunks(read_table(self._chunks(collection, index)))
 
-    def write_vectors(self, collection: str, model: str, index: int, ids: Sequence[str], vectors: Vectors) -> None:
-        """Write one model's vectors of one shard.
+    def write_vectors(
+        self,
+        collection: str,
+        model: str,
+        index: int,
+        ids: Sequence[str],
+        vectors: Vectors,
+        digests: Sequence[bytes] | None = None,
+        fingerprint: str = "",
+    ) -> None:
+        """Write one model's vectors of one shard; with the digests of the texts, so that later runs can take them over.
 
         Raises:
             ValueError: another dtype than float32, NaN or infinity, or another number of ids.
         """
-        write_vector_file(self._vectors(collection, model, index), vector_table(model, ids, vectors))
+        path, table = self._vectors(collection, model, index), vector_table(model, ids, vectors, digests, fingerprint)
+        self.require_inside(path)
+        write_vector_file(path, table)
+        self._record(
+            path, "vectors", len(ids), collection=collection, shard=index, model=model, fingerprint=fingerprint,
+            content=shard_digest(ids, digests) if digests is not None else "",
+        )  # fmt: skip
 
     def read_vectors(self, collection: str, model: str, index: int) -> tuple[list[str], Vectors]:
         """The ids and one model's vectors of a shard; the array is read-only."""
         return table_vectors(read_table(self._vectors(collection, model, index)))
 
-    def write_fused(self, collection: str, index: int, ids: Sequence[str], vectors: Vectors) -> None:
+    def read_digests(self, collection: str, model: str, index: int) -> list[bytes] | None:
+        """The digests of the texts that the vectors of a shard are of; None where the file has none."""
+        path = self._vectors(collection, model, index)
+        return table_digests(read_table(path, columns=("text_digest",)))
+
+    def write_fused(
+        self,
+        collection: str,
+        index: int,
+        ids: Sequence[str],
+        vectors: Vectors,
+        content: str = "",
+        fingerprint: str = "",
+    ) -> None:
         """Write the fused vectors of one shard; the same errors as `write_vectors`."""
-        write_vector_file(self._fused(collection, index), vector_table("fused", ids, vectors))
+        path, table = self._fused(collection, index), vector_table("fused", ids, vectors, None, fingerprint)
+        self.require_inside(path)
+        write_vector_file(path, table)
+        self._record(
+            path, "fused", len(ids), collection=collection, shard=index, content=content, fingerprint=fingerprint
+        )
 
     def read_fused(self, collection: str, index: int) -> tuple[list[str], Vectors]:
         """The ids and fused vectors of a shard; the array is read-only."""
@@ -196,11 +338,13 @@ class RunFolder:
         with atomic_path(path) as temp:
             with disk_errors(path):
                 file = temp.open("w", encoding="utf-8", newline="\n")
+            writer = SkippedWriter(file, path)
             try:
-                yield SkippedWriter(file, path)
+                yield writer
             finally:
                 with disk_errors(path):
                     file.close()
+        self._record(path, "skipped", 0)
 
     def _collection(self, collection: str) -> Path:
         return self.path / folder_name(collection)
@@ -214,15 +358,34 @@ class RunFolder:
     def _fused(self, collection: str, index: int) -> Path:
         return self._collection(collection) / "fused" / _part(index)
 
+    def _record(self, path: Path, kind: Kind, rows: int, **what: Any) -> None:
+        with read_errors(path):
+            size, sha256 = path.stat().st_size, file_sha256(path)
+        inside = path.relative_to(self.path).as_posix()
+        self.manifest.append(FileRecord(file=inside, kind=kind, rows=rows, bytes=size, sha256=sha256, **what))
+
+    def require_inside(self, path: Path) -> None:
+        """Refuse a path that a symbolic link leads out of the folder.
+
+        Raises:
+            OutputError: one does.
+        """
+        for place in (path, *path.parents):
+            if place == self.path:
+                return
+            if place.is_symlink():
+                raise OutputError(f"{place} is a symbolic link, and a run writes inside its own folder only: remove it")
+
     def _json(self, name: str) -> Path:
         if not _JSON_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no plain name of a JSON file: give one like 'run.json'")
         return self.path / name
 
 
-def _leftover(path: Path) -> str:
-    unfinished = (path / "events.jsonl").is_file() and not (path / "run.json").exists()
-    return ", it looks like an unfinished run of soloist (events.jsonl without run.json)" if unfinished else ""
+def _is_run(path: Path) -> bool:
+    """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
+    begun = {entry.name for entry in path.iterdir()}
+    return NAME in begun or (bool(begun) and begun <= {".lock", "events.jsonl", STATE, ".incoming"})
 
 
 def _part(index: int) -> str:

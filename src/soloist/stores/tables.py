@@ -6,7 +6,8 @@ The files load as they are in pyarrow, pandas, datasets and DuckDB.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from soloist.digests import DIGEST_BYTES
 from soloist.errors import InputError, OutputError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors
@@ -44,15 +46,24 @@ def table_chunks(table: pa.Table) -> list[Chunk]:
     return [Chunk(id=id_, text=text, metadata=json.loads(metadata)) for id_, text, metadata in rows]
 
 
-def vector_table(model: str, ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> pa.Table:
+def vector_table(
+    model: str,
+    ids: Sequence[str],
+    vectors: np.ndarray[Any, Any],
+    digests: Sequence[bytes] | None = None,
+    fingerprint: str = "",
+) -> pa.Table:
     """The table of a vector shard: `id`, and `vector` as a list of fixed size, without a copy of the numbers.
 
-    The schema's metadata hold `soloist.model` and `soloist.dim`.
+    With digests there is a column `text_digest`. The schema's metadata hold `soloist.model`, `soloist.dim` and
+    `soloist.fingerprint`.
 
     Args:
         model: the name for the metadata.
         ids: one a row.
         vectors: (n, dim) float32, finite; copied only where it is not C-contiguous.
+        digests: those of the texts that the vectors are of, 16 bytes each.
+        fingerprint: of the model that made the vectors.
 
     Raises:
         ValueError: another shape or dtype, another number of ids, or a number that is not finite.
@@ -60,10 +71,30 @@ def vector_table(model: str, ids: Sequence[str], vectors: np.ndarray[Any, Any]) 
     _require_vectors(ids, vectors)
     dim = vectors.shape[1]
     numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
-    schema = pa.schema({"id": pa.string(), "vector": pa.list_(pa.float32(), dim)}).with_metadata(
-        {"soloist.model": model.encode("utf-8", "backslashreplace"), "soloist.dim": str(dim)}
-    )
-    return pa.table([pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(numbers, dim)], schema=schema)
+    fields = {"id": pa.string(), "vector": pa.list_(pa.float32(), dim)}
+    columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(numbers, dim)]
+    if digests is not None:
+        fields["text_digest"] = pa.binary(DIGEST_BYTES)
+        columns.append(pa.array(digests, fields["text_digest"]))
+    named = model.encode("utf-8", "backslashreplace")
+    metadata = {"soloist.model": named, "soloist.dim": str(dim), "soloist.fingerprint": fingerprint}
+    return pa.table(columns, schema=pa.schema(fields).with_metadata(metadata))
+
+
+def table_digests(table: pa.Table) -> list[bytes] | None:
+    """The digests of the texts; None where the table has none."""
+    return table["text_digest"].to_pylist() if "text_digest" in table.schema.names else None
+
+
+def file_fingerprint(path: Path) -> str:
+    """The fingerprint of the model that made a file of vectors; empty where the file does not say.
+
+    Raises:
+        OutputError: the file is missing or damaged.
+    """
+    with read_errors(path):
+        metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
+    return metadata.get(b"soloist.fingerprint", b"").decode()
 
 
 def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
@@ -91,13 +122,20 @@ def read_table(path: Path, *, columns: Iterable[str] | None = None) -> pa.Table:
     Raises:
         OutputError: the file is missing or damaged.
     """
+    with read_errors(path), pq.ParquetFile(path, memory_map=True) as file:
+        return file.read(columns=None if columns is None else list(columns))
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turn what reading a file of a run raises into an OutputError with the path and the remedy."""
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            return file.read(columns=None if columns is None else list(columns))
+        yield
     except FileNotFoundError as exc:
         raise OutputError(f"{path} is missing: name a collection, a model and a shard that the run has") from exc
     except (OSError, pa.ArrowException) as exc:
-        raise OutputError(f"{path} cannot be read: {exc}: run again into a new folder") from exc
+        reason = " ".join(str(exc).split())
+        raise OutputError(f"{path} cannot be read: {reason}: give the same command again, which mends it") from exc
 
 
 def _write(path: Path, table: pa.Table, **options: Any) -> None:

@@ -1,0 +1,135 @@
+"""Vectors that are there already: of the same text by the same model, wherever they lie.
+
+A text of a run is embedded once for each model. Its vector is looked for in the finished shards of the run, in what
+was set aside when the chunks changed, and in the runs that `--reuse` names. Knows run folders; computes nothing.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.digests import DigestTable
+from soloist.errors import OutputError
+from soloist.stores.manifest import file_sha256, is_intact
+from soloist.stores.run_folder import RunFolder
+from soloist.stores.tables import file_fingerprint, read_table, table_digests, table_vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Placement:
+    """The rows of a shard: which to embed, and from where the others come.
+
+    `copies` are (row, file, row of that file), files by their numbers in `KnownVectors`. `reused` of them come from an
+    earlier state of the run or from another run, the others repeat a text of this one.
+    """
+
+    fresh: tuple[int, ...]
+    copies: NDArray[np.int64]
+    reused: int
+
+    @property
+    def repeated(self) -> int:
+        """Copies of a text that the run has elsewhere."""
+        return len(self.copies) - self.reused
+
+
+class KnownVectors:
+    """Where one model's vector of a text lies, in some 30 to 50 bytes a text."""
+
+    def __init__(self) -> None:
+        self._texts = DigestTable()
+        self._files: list[Path] = []
+        self._own: list[bool] = []
+        self._file_of = array("i")
+        self._row_of = array("i")
+
+    def add_file(self, path: Path, digests: Sequence[bytes], *, own: bool) -> None:
+        """Take note of the texts whose vectors a file has; `own` where it is one of the run's present files."""
+        number = self._number(path, own)
+        for row, digest in enumerate(digests):
+            self._add(digest, number, row)
+
+    def place(self, path: Path, digests: Sequence[bytes]) -> Placement:
+        """Look for the texts of a shard, and take note of the new ones as vectors of the file that it will become."""
+        number = self._number(path, own=True)
+        fresh: list[int] = []
+        copies: list[tuple[int, int, int]] = []
+        reused = 0
+        for row, digest in enumerate(digests):
+            entry = self._add(digest, number, row)
+            if entry is None:
+                fresh.append(row)
+                continue
+            copies.append((row, self._file_of[entry], self._row_of[entry]))
+            reused += not self._own[self._file_of[entry]]
+        return Placement(
+            fresh=tuple(fresh), copies=np.array(copies, dtype=np.int64).reshape(len(copies), 3), reused=reused
+        )
+
+    def fill(self, path: Path, placement: Placement, vectors: NDArray[np.float32]) -> None:
+        """Put the copies of a shard into its vectors (rows, dim), whose fresh rows are there.
+
+        Raises:
+            OutputError: a file that has some of them cannot be read.
+        """
+        for number in np.unique(placement.copies[:, 1]):
+            rows, _, sources = placement.copies[placement.copies[:, 1] == number].T
+            inside = self._files[number] == path
+            vectors[rows] = (vectors if inside else _read_vectors(self._files[number]))[sources]
+
+    def _number(self, path: Path, own: bool) -> int:
+        self._files.append(path)
+        self._own.append(own)
+        return len(self._files) - 1
+
+    def _add(self, digest: bytes, number: int, row: int) -> int | None:
+        entry = self._texts.add(digest)
+        if entry is None:
+            self._file_of.append(number)
+            self._row_of.append(row)
+        return entry
+
+
+def known_vectors(folder: RunFolder, others: Iterable[RunFolder], model: str, fingerprint: str) -> KnownVectors:
+    """The vectors of a model with this fingerprint: in finished shards of a run, set aside, and in other runs.
+
+    Files of other runs and those set aside are read, and held against their checksums.
+    """
+    found = KnownVectors()
+    for record in folder.manifest.read().values():
+        if record.kind == "vectors" and (record.model, record.fingerprint) == (model, fingerprint):
+            _add_file(found, folder.path / record.file, own=True)
+    for path in sorted(folder.previous.glob("*.parquet")) if folder.previous.is_dir() else ():
+        if _fingerprint(path) == fingerprint and file_sha256(path) == path.stem:
+            _add_file(found, path, own=False)
+    for other in others:
+        for record in other.manifest.read().values():
+            path = other.path / record.file
+            if record.kind == "vectors" and record.fingerprint == fingerprint and is_intact(path, record):
+                _add_file(found, path, own=False)
+    return found
+
+
+def _add_file(found: KnownVectors, path: Path, *, own: bool) -> None:
+    digests = table_digests(read_table(path, columns=("text_digest",)))
+    if digests is not None:
+        found.add_file(path, digests, own=own)
+
+
+def _fingerprint(path: Path) -> str:
+    """The fingerprint of a file; empty where it cannot be read."""
+    try:
+        return file_fingerprint(path)
+    except OutputError:
+        return ""
+
+
+def _read_vectors(path: Path) -> NDArray[Any]:
+    return table_vectors(read_table(path, columns=("id", "vector")))[1]

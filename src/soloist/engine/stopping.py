@@ -1,0 +1,152 @@
+"""A run that ends before it is done: at a time that was set, or by a signal, at the end of the shard in work.
+
+The first Ctrl-C or SIGTERM asks for that end; where nothing would be lost it comes at once. A second one ends the run
+immediately. Those after it do nothing: an interrupt in the midst of a release would leave threads at work on devices
+that are no longer leased.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from soloist.errors import RunStoppedError
+
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class Stop:
+    """Whether a run should end. Asked at the end of every shard; `request` may come from any thread."""
+
+    def __init__(self, after_seconds: float | None = None) -> None:
+        self.limit(after_seconds)
+        self._asked = threading.Event()
+        self._why = ""
+        self._shields = 0
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Until the set time; None where none was set."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal or a caller asked for the end."""
+        return self._asked.is_set()
+
+    def limit(self, after_seconds: float | None) -> None:
+        """Set the time after which to end, from now on."""
+        # Of the monotonic clock: a machine's date may jump.
+        self._deadline = time.monotonic() + after_seconds if after_seconds is not None else None
+
+    def request(self, why: str) -> None:
+        """Ask for the end at the next shard."""
+        self._why = self._why or why
+        self._asked.set()
+
+    def check(self) -> None:
+        """Go on, or not.
+
+        Raises:
+            RunStoppedError: the run was asked to end, or its time is over.
+        """
+        if self._asked.is_set():
+            raise RunStoppedError(f"stopped by {self._why}")
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise RunStoppedError("stopped because its time is over")
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Within this, the first signal only asks: a shard is in work, which would be lost."""
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within this, inside of a shield, a signal ends the run at once: it only waits."""
+        shields, self._shields = self._shields, 0
+        try:
+            self.check()
+            yield
+        finally:
+            self._shields = shields
+
+    @contextlib.contextmanager
+    def on_request(self, listener: Callable[[str], None]) -> Iterator[None]:
+        """Within this, call `listener` with the reason once the end is asked for, in a thread of its own."""
+        over = threading.Event()
+
+        def wait() -> None:
+            self._asked.wait()
+            if not over.is_set():
+                listener(self._why)
+
+        threading.Thread(target=wait, name="soloist-stop", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Within this, Ctrl-C and SIGTERM end the run as the module says.
+
+        Outside the main thread, or where the caller has a handler of its own, nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        ours = {number: default for number, default in defaults.items() if signal.getsignal(number) is default}
+        try:
+            for number in ours:
+                signal.signal(number, self._handle)
+            yield
+        finally:
+            for number, default in ours.items():
+                signal.signal(number, default)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        why = _SIGNALS[signal.Signals(number)]
+        if not self._asked.is_set():
+            self.request(why)
+            if not self._shields:
+                raise RunStoppedError(f"stopped by {why}")
+            return
+        for each in _SIGNALS:
+            if signal.getsignal(each) == self._handle:
+                signal.signal(each, _ignore)
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def first_interrupt_only() -> Iterator[None]:
+    """Within this, one SIGINT raises KeyboardInterrupt and more do nothing: for a caller who keeps nothing of the run.
+
+    Outside the main thread, or where the caller has a handler of its own, nothing is changed.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, _ignore)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, which child processes would inherit."""

@@ -1,0 +1,141 @@
+"""Chunks that were read anew become those of a run folder, and what is finished and still holds is kept.
+
+All chunks lie in `.incoming` when this begins. Vectors that are not of the new chunks, or of other settings, are set
+aside: their texts may have moved to another shard. A process that is killed anywhere in here leaves a folder that the
+next run reads right, because a file counts only with the bytes that its row in the manifest says.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from soloist.digests import DigestTable, text_digest
+from soloist.stores.atomic import disk_errors, make_folder, sync_folder
+from soloist.stores.manifest import FileRecord, is_intact
+from soloist.stores.run_folder import RunFolder
+
+_SHARD_FILE = re.compile(r"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{5,}\.parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """What came of it: ids that are gone by collection, files that were damaged, models whose settings changed."""
+
+    removed: dict[str, int] = field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
+
+
+def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) -> Adopted:
+    """Put the incoming chunks into their places, and keep the files of vectors that are of them.
+
+    `is_current` says whether the model or the fusion that a file is of still is what it was. Every finished file is
+    read and held against its checksum.
+
+    Raises:
+        OutputError: the disk does not take it.
+    """
+    before = folder.manifest.read()
+    incoming = folder.incoming.manifest.read()
+    contents = {(each.collection, each.shard): each.content for each in incoming.values() if each.kind == "chunks"}
+    intact = {file: record for file, record in before.items() if is_intact(folder.path / file, record)}
+    kept = {
+        file: record
+        for file, record in intact.items()
+        if _same_chunks(record, incoming, contents) and (record.kind in ("chunks", "skipped") or is_current(record))
+    }
+    changed = [record for file, record in incoming.items() if file not in kept]
+    after = kept | incoming
+    removed = _removed(folder, before.values(), incoming.values()) if changed or len(kept) < len(before) else {}
+    if changed or kept != before:
+        folder.reopen()
+        _set_aside(folder, [record for file, record in intact.items() if file not in kept])
+        _sweep(folder, after)
+        for record in changed:
+            _move(folder, record)
+        folder.manifest.replace(after.values())
+    with disk_errors(folder.incoming.path):
+        shutil.rmtree(folder.incoming.path)
+    return Adopted(
+        removed=removed,
+        damaged=tuple(file for file in before if file not in intact and (folder.path / file).exists()),
+        outdated=_outdated(before.values(), contents, is_current),
+    )
+
+
+def _same_chunks(record: FileRecord, incoming: dict[str, FileRecord], contents: dict[tuple[str, int], str]) -> bool:
+    """Whether a file is as the incoming chunks have it: byte by byte, or, for vectors, of the same ids and texts."""
+    if record.kind in ("chunks", "skipped"):
+        return record.file in incoming and incoming[record.file].sha256 == record.sha256
+    return bool(record.content) and contents.get((record.collection, record.shard)) == record.content
+
+
+def _outdated(
+    records: Iterable[FileRecord], contents: dict[tuple[str, int], str], is_current: Callable[[FileRecord], bool]
+) -> tuple[str, ...]:
+    """The models whose vectors would be of the present chunks, were they of the present settings."""
+    models = [
+        record.model
+        for record in records
+        if record.kind == "vectors"
+        and contents.get((record.collection, record.shard)) == record.content
+        and not is_current(record)
+    ]
+    return tuple(dict.fromkeys(models))
+
+
+def _removed(folder: RunFolder, before: Iterable[FileRecord], incoming: Iterable[FileRecord]) -> dict[str, int]:
+    """How many ids of each collection are in no incoming shard."""
+    found: dict[str, int] = {}
+    new = [record for record in incoming if record.kind == "chunks"]
+    old = [record for record in before if record.kind == "chunks"]
+    for collection in dict.fromkeys(record.collection for record in old):
+        ids = DigestTable()
+        for record in new:
+            if record.collection == collection:
+                for id_ in folder.incoming.read_ids(collection, record.shard):
+                    ids.add(text_digest(id_))
+        mine = [
+            record for record in old if record.collection == collection and is_intact(folder.path / record.file, record)
+        ]
+        gone = sum(
+            ids.find(text_digest(id_)) is None for record in mine for id_ in folder.read_ids(collection, record.shard)
+        )
+        if gone:
+            found[collection] = gone
+    return found
+
+
+def _set_aside(folder: RunFolder, records: Iterable[FileRecord]) -> None:
+    """Keep vectors of other chunks or settings until the run is finished, each under the sha256 of its file."""
+    with disk_errors(folder.previous):
+        for record in records:
+            if record.kind == "vectors" and record.fingerprint:
+                make_folder(folder.previous)
+                (folder.path / record.file).replace(folder.previous / f"{record.sha256}.parquet")
+        if folder.previous.is_dir():
+            sync_folder(folder.previous)
+
+
+def _sweep(folder: RunFolder, after: dict[str, FileRecord]) -> None:
+    """Remove files of shards that are in no row: of chunks that are gone, or left by a killed run."""
+    with disk_errors(folder.path):
+        for path in list(folder.path.glob("*/**/part-*.parquet")):
+            inside = path.relative_to(folder.path).as_posix()
+            if inside not in after and _SHARD_FILE.fullmatch(inside):
+                path.unlink()
+        for place in sorted((p for p in folder.path.glob("[!.]*/**") if p.is_dir()), reverse=True):
+            if not any(place.iterdir()):
+                place.rmdir()
+
+
+def _move(folder: RunFolder, record: FileRecord) -> None:
+    target = folder.path / record.file
+    folder.require_inside(target)
+    with disk_errors(target):
+        make_folder(target.parent)
+        (folder.incoming.path / record.file).replace(target)
+        sync_folder(target.parent)

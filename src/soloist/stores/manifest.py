@@ -1,0 +1,146 @@
+"""The manifest of a run folder: one row for each file that is finished, and what is in it.
+
+A row is appended once its file is whole, synced and under its name, so what the manifest says is there. A killed writer
+leaves at most a row that is cut short, which is dropped. Of two rows for a file the later one holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from soloist.errors import OutputError
+from soloist.jsontext import json_text
+from soloist.stores.atomic import atomic_path, disk_errors, sync_folder
+
+NAME = "manifest.jsonl"
+Kind = Literal["chunks", "vectors", "fused", "skipped"]
+_READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A finished file. `file` is its path inside the run folder, with `/`.
+
+    `content` is the digest of the shard's ids and texts (`soloist.digests.shard_digest`); `fingerprint` is that of the
+    model, or of the fusion with its models, that made the vectors.
+    """
+
+    file: str
+    kind: Kind
+    rows: int
+    bytes: int
+    sha256: str
+    collection: str = ""
+    shard: int = 0
+    model: str = ""
+    content: str = ""
+    fingerprint: str = ""
+
+
+class Manifest:
+    """The rows of one run folder. Every call reads or writes the file: several processes may work on a run in turn."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+
+    def exists(self) -> bool:
+        """Whether the folder has one."""
+        return self._path.is_file()
+
+    def read(self) -> dict[str, FileRecord]:
+        """The rows by their files. Rows that cannot be read are passed over: their files count as not written.
+
+        Raises:
+            OutputError: the file is there and cannot be read.
+        """
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return {}
+        except OSError as exc:
+            raise OutputError(f"{self._path} cannot be read: {exc.strerror}: allow reading it, and run again") from exc
+        records = (_record(line) for line in lines)
+        return {record.file: record for record in records if record is not None}
+
+    def append(self, record: FileRecord) -> None:
+        """Add a row, synced to the disk.
+
+        Raises:
+            OutputError: the disk does not take it.
+        """
+        with disk_errors(self._path):
+            new = not self._path.exists()
+            with self._path.open("ab") as file:
+                file.write((json_text(_values(record)) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        if new:
+            with disk_errors(self._path):
+                sync_folder(self._path.parent)
+
+    def mend(self) -> int:
+        """Take away what a killed writer left of its last row, and count the rows that cannot be read."""
+        if not self.exists():
+            return 0
+        content = self._path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        unreadable = sum(_record(line) is None for line in whole.splitlines())
+        if unreadable:
+            self.replace(self.read().values())
+        elif len(whole) < len(content):
+            with disk_errors(self._path), self._path.open("rb+") as file:
+                file.truncate(len(whole))
+                os.fsync(file.fileno())
+        return unreadable + (len(whole) < len(content))
+
+    def replace(self, records: Iterable[FileRecord]) -> None:
+        """Write the manifest anew, one row a file, in the order of their paths."""
+        with atomic_path(self._path) as temp, disk_errors(self._path), temp.open("wb") as file:
+            for record in sorted(records, key=lambda each: each.file):
+                file.write((json_text(_values(record)) + "\n").encode())
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_intact(path: Path, record: FileRecord) -> bool:
+    """Whether the file at `path` is there with the bytes that the record says."""
+    try:
+        return path.stat().st_size == record.bytes and file_sha256(path) == record.sha256
+    except OSError:
+        return False
+
+
+def _values(record: FileRecord) -> Mapping[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(record).items() if value != "" or key == "collection"}
+
+
+def _record(line: bytes) -> FileRecord | None:
+    try:
+        values = json.loads(line)
+        known = {field.name for field in dataclasses.fields(FileRecord)}
+        record = FileRecord(**{key: value for key, value in values.items() if key in known})
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    texts, numbers = (record.file, record.sha256, record.content), (record.rows, record.bytes, record.shard)
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+        return None
+    inside = PurePosixPath(record.file)
+    return None if inside.is_absolute() or ".." in inside.parts else record
