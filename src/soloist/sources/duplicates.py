@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from soloist.errors import DuplicateIdError
+from soloist.sources.faults import shortened
 from soloist.types import Place
 
 _DIGEST_BYTES = 16
@@ -51,7 +52,7 @@ class DuplicateIds:
         while (entry := self._slots[slot]) != _EMPTY:
             if self._digests.startswith(digest, entry * _DIGEST_BYTES):
                 raise DuplicateIdError(
-                    f"two chunks have the id {id!r}: {self._place(entry)} and {place}: "
+                    f"two chunks have the id {shortened(id)!r}: {self._place(entry)} and {place}: "
                     "give each chunk an id of its own, or name the field that holds one with --id-field"
                 )
             slot = (slot + 1) & self._mask

@@ -44,6 +44,7 @@ def read_chunks(
 ) -> Iterator[tuple[Chunk, Place]]:
     """Give each chunk of the collection with its place, file by file, in memory bounded by the largest chunk.
 
+    Parquet is read 512 rows at a time, so there it is the largest such block.
     Files that end in `.jsonl` or `.ndjson` hold a JSON value a line, those that end in `.parquet` are Parquet, and all
     others are JSON: a list, or an object with a list under `chunks`, `data`, `records` or `items`. An item
     is an object or a plain string; the module `chunk_fields` says how it becomes a chunk.
