@@ -16,10 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.fuzz_worker import check_case, check_message
+from support.fuzz_worker import check_case
 from support.hostile_files import hostile_file
+from support.readings import check_message
 
-CASES = int(os.environ.get("SOLOIST_FUZZ_CASES", "150"))
+CASES = int(os.environ.get("SOLOIST_FUZZ_CASES", "100"))
 SEED = int(os.environ.get("SOLOIST_FUZZ_SEED", "0"))
 COMMANDS = max(6, CASES // 50)
 # All shapes at this length in every run; a plain text of 100 MB in every run too, see long_lines.

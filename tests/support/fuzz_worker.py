@@ -13,65 +13,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.hostile_files import hostile_file
+from support.readings import Reading, check_message, peak_bytes, read
 
 from soloist.config import SourceConfig
 from soloist.engine.ingest import ingest
 from soloist.errors import InputError
 from soloist.events import ListSink
-from soloist.sources import DuplicateIds, read_chunks
 from soloist.sources.json_files import LIST_KEYS
 from soloist.stores import RunFolder
-from soloist.types import Chunk, Collection, OnBadInput, SkippedInput
+from soloist.types import Chunk, Collection
 
 SECONDS_PER_CASE = 30
-_MESSAGE_CHARS = 1500
 _FAULTS = ("unreadable file", "not a chunk")
 # How deep Python's parser goes depends on the stack that it is called on, so two readers need not agree on these.
 _DEEP = re.compile(rb'(?:\[|\{"\w": ?){500}')
-
-
-@dataclass(slots=True, kw_only=True)
-class Reading:
-    """What came of a file: the chunks before the error, if there was one, and what was left out."""
-
-    chunks: list[Chunk] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)
-    skipped: list[SkippedInput] = field(default_factory=list)
-    error: str = ""
-
-    @property
-    def seen(self) -> list[int]:
-        """The indices of all items that were given out or left out, in order."""
-        return sorted(self.indices + [item.index for item in self.skipped if item.index is not None])
-
-
-def read(file: Path, on_bad_input: OnBadInput) -> Reading:
-    """Read a file as a run does; only an `InputError` may come of it, and one that can be shown to a person."""
-    reading = Reading()
-    duplicates = DuplicateIds()
-    collection = Collection(name="C", root=file.parent, files=(file,))
-    try:
-        for chunk, place in read_chunks(collection, SourceConfig(on_bad_input=on_bad_input), reading.skipped.append):
-            duplicates.check(chunk.id, place)
-            reading.chunks.append(chunk)
-            reading.indices.append(place.index)
-    except InputError as exc:
-        reading.error = str(exc)
-        check_message(reading.error, file)
-    for item in reading.skipped:
-        check_message(str(item), file)
-    return reading
-
-
-def check_message(message: str, file: Path) -> None:
-    """One line, that no terminal takes for a command, that names the file, and that is not pages long."""
-    assert str(file) in message, f"does not name the file: {message!a}"
-    assert message.isprintable(), f"is more than one line of text: {message!a}"
-    assert len(message) - len(str(file)) < _MESSAGE_CHARS, f"is {len(message)} characters long: {message[:500]!a}"
 
 
 def check_case(file: Path, folder: Path) -> Reading:
@@ -135,13 +93,6 @@ def _ingested(file: Path, folder: Path) -> list[Chunk]:
         return []
     finally:
         run.discard()
-
-
-def peak_bytes() -> int:
-    """The highest resident size of this process; not `ru_maxrss`, which starts with the parent's."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from support.fuzz_worker import peak_bytes, read
+from support.readings import peak_bytes, read
 
 _ONE_LINE_BYTES = 100_000_000
 _BLOCK_BYTES = 100_000
