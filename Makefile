@@ -6,13 +6,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraint
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test fuzz check bench format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST)
+
+# The tests of hostile chunk files, with many more of them, from a seed that is new each time and is printed.
+FUZZ_CASES ?= 10000
+FUZZ_SEED ?= $(shell date +%s)
+fuzz: $(VENV)/.test
+	SOLOIST_FUZZ_CASES=$(FUZZ_CASES) SOLOIST_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -rP tests/fuzz
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .

@@ -97,7 +97,7 @@ def test_a_row_that_python_cannot_hold_stands_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "fault"),
     [
-        ({"body": ["b"], "n": [1]}, "has no column 'text' (its columns are body, n: --text-field names another)"),
+        ({"body": ["b"], "n": [1]}, "has no column 'text' (its columns are 'body', 'n': --text-field names another)"),
         ({"text": [1]}, "has no text but int64 in its column 'text' (--text-field names another)"),
         ({"text": [b"b"]}, "has no text but binary in its column 'text' (--text-field names another)"),
     ],

@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from soloist.config import SourceConfig
-from soloist.sources.faults import NotAChunkError
+from soloist.sources.faults import NotAChunkError, names_text
 from soloist.types import Chunk
 
 _METADATA = "metadata"
 _TOP_LEVEL_IDS = ("id", "chunk_id", "_id")
 _METADATA_IDS = ("chunk_id", "id")
-_NAMES_SHOWN = 8
+# Far beyond any metadata that mean something, and within what other readers of JSON take: serde_json's limit is 128.
+_MAX_DEPTH = 100
 _KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
 
 
@@ -39,8 +40,9 @@ def fields_of(item: Any, config: SourceConfig) -> Mapping[str, Any]:
     if not isinstance(item, dict):
         raise NotAChunkError(f"is not a chunk: it is {_kind(item)}, not an object or a string")
     if config.text_field not in item:
+        names = names_text(item) or "no fields"
         raise NotAChunkError(
-            f"is not a chunk: it has no {config.text_field!r} but {_names(item)} (--text-field names another)"
+            f"is not a chunk: it has no {config.text_field!r} but {names} (--text-field names another)"
         )
     text = item[config.text_field]
     if not isinstance(text, str):
@@ -117,13 +119,29 @@ def _id_at(where: Mapping[str, Any], name: str) -> str | None:
 
 
 def _require_json(metadata: Mapping[str, Any]) -> None:
+    # Counted, not tried: how deep Python's own encoder goes depends on the stack, which is another when we write.
+    if _is_deeper(metadata, _MAX_DEPTH):
+        raise NotAChunkError(f"cannot be kept: its metadata are nested too deeply, in more than {_MAX_DEPTH} levels")
     # Python reads and writes NaN, no other reader of JSON does; a null in its place would be a quiet change.
     try:
         json.dumps(metadata, allow_nan=False)
     except ValueError as exc:
         raise NotAChunkError("cannot be kept: its metadata have a NaN or an infinity, which JSON lacks") from exc
-    except RecursionError as exc:
-        raise NotAChunkError("cannot be kept: its metadata are nested too deeply") from exc
+
+
+def _is_deeper(value: Mapping[str, Any], levels: int) -> bool:
+    """Whether objects and lists are nested in more levels, the value's own included; level by level, not recursive."""
+    level: list[Any] = [value]
+    for _ in range(levels):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _require_unicode(text: str, name: str) -> None:
@@ -137,9 +155,3 @@ def _require_unicode(text: str, name: str) -> None:
 
 def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "an object")
-
-
-def _names(fields: Mapping[str, Any]) -> str:
-    names = [ascii(name) for name in fields]
-    shown = ", ".join(names[:_NAMES_SHOWN]) or "no fields"
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"

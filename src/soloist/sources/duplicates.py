@@ -10,6 +10,7 @@ from pathlib import Path
 
 from soloist.digests import DigestTable, text_digest
 from soloist.errors import DuplicateIdError
+from soloist.sources.faults import shortened
 from soloist.types import Place
 
 
@@ -36,7 +37,7 @@ class DuplicateIds:
         entry = self._ids.add(text_digest(id))
         if entry is not None:
             raise DuplicateIdError(
-                f"two chunks have the id {id!r}: {self._place(entry)} and {place}: "
+                f"two chunks have the id {shortened(id)!r}: {self._place(entry)} and {place}: "
                 "give each chunk an id of its own, or name the field that holds one with --id-field"
             )
         if not self._files or (self._files[-1] is not place.file and self._files[-1] != place.file):

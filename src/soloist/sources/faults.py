@@ -6,7 +6,12 @@ UTF-8 at byte 17 (invalid start byte)".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+_NAMES_SHOWN = 8
+_NAME_CHARS = 60
+_FOREIGN_CHARS = 300
 
 
 class UnreadableFileError(Exception):
@@ -22,3 +27,21 @@ class BadItem:
     """Stands in for an item that cannot be read where those after it can. `fault` is the rest of a sentence."""
 
     fault: str
+
+
+def shortened(text: str, limit_chars: int = _NAME_CHARS) -> str:
+    """The text, or its beginning and an ellipsis: an id or a name can be a hundred megabytes long, a message not."""
+    return text if len(text) <= limit_chars else text[: limit_chars - 3] + "..."
+
+
+def names_text(names: Iterable[str]) -> str:
+    """The first few names in quotes, in ASCII: they come from a file, and must not break the line or be pages long."""
+    every = list(names)
+    shown = ", ".join(ascii(shortened(name)) for name in every[:_NAMES_SHOWN])
+    return shown if len(every) <= _NAMES_SHOWN else f"{shown} and {len(every) - _NAMES_SHOWN} more"
+
+
+def foreign_text(exc: Exception) -> str:
+    """What another library says of a fault, on one line, without control characters, and not at any length."""
+    joined = shortened(" ".join(str(exc).split()), _FOREIGN_CHARS)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in joined)

@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from soloist.sources.faults import BadItem, UnreadableFileError
+from soloist.sources.faults import BadItem, UnreadableFileError, foreign_text, names_text
 
 METADATA_COLUMN = "metadata"
 _BATCH_ROWS = 512
 _READ_BYTES = 1 << 20
-# What a value that Arrow holds and Python cannot raises, e.g. the year 20000 or text that is not UTF-8.
-_NO_PYTHON_VALUE = (ValueError, OverflowError, KeyError)
+# What a value that Arrow holds and Python cannot raises, e.g. the year 20000, text that is not UTF-8, or a map whose
+# keys are lists.
+_NO_PYTHON_VALUE = (ValueError, OverflowError, KeyError, TypeError)
 
 
 def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
@@ -49,15 +50,14 @@ def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
                     )
                     n_rows += batch.num_rows
         except (OSError, pa.ArrowException, UnicodeDecodeError) as exc:
-            cause = " ".join(str(exc).split())
-            raise UnreadableFileError(f"is not readable as Parquet from row {n_rows} on ({cause})") from exc
+            raise UnreadableFileError(f"is not readable as Parquet from row {n_rows} on ({foreign_text(exc)})") from exc
 
 
 def _require_text(schema: pa.Schema, text_field: str) -> None:
     n_found = schema.names.count(text_field)
     if n_found != 1:
         found = "no column" if not n_found else f"{n_found} columns"
-        names = ", ".join(schema.names)
+        names = names_text(schema.names) or "none"
         raise UnreadableFileError(f"has {found} {text_field!r} (its columns are {names}: --text-field names another)")
     type_ = schema.field(text_field).type
     value_type = type_.value_type if pa.types.is_dictionary(type_) else type_
@@ -100,7 +100,7 @@ def _row(batch: pa.RecordBatch) -> Any:
     try:
         return batch.to_pylist(maps_as_pydicts="strict")[0]
     except _NO_PYTHON_VALUE as exc:
-        return BadItem(fault=f"has a value that Python cannot hold ({' '.join(str(exc).split())})")
+        return BadItem(fault=f"has a value that Python cannot hold ({foreign_text(exc)})")
 
 
 def _item(row: Any) -> Any:

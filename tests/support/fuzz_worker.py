@@ -1,0 +1,131 @@
+"""Reads hostile files in a process of its own, so that a crash, a hang or a leak is seen and has a seed.
+
+`python -m support.fuzz_worker FIRST LAST FOLDER` takes the seeds from FIRST to before LAST. It names each
+seed before it begins with it, and ends with one line of JSON; the first case that breaks a promise ends it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from support.hostile_files import hostile_file
+from support.readings import Reading, check_message, peak_bytes, read
+
+from soloist.config import SourceConfig
+from soloist.engine.ingest import ingest
+from soloist.errors import InputError
+from soloist.events import ListSink
+from soloist.sources.json_files import LIST_KEYS
+from soloist.stores import RunFolder
+from soloist.types import Chunk, Collection
+
+SECONDS_PER_CASE = 30
+_FAULTS = ("unreadable file", "not a chunk")
+# How deep Python's parser goes depends on the stack that it is called on, so two readers need not agree on these.
+_DEEP = re.compile(rb'(?:\[|\{"\w": ?){500}')
+
+
+def check_case(file: Path, folder: Path) -> Reading:
+    """All that a file must keep to, as assertions; gives what a run that skips makes of it."""
+    strict, lenient = read(file, "error"), read(file, "skip")
+    is_duplicate = lenient.error.startswith("two chunks have the id")
+    assert not lenient.error or is_duplicate, f"skip does not skip: {lenient.error}"
+    at_fault = [item for item in lenient.skipped if item.reason in _FAULTS]
+    if strict.error:
+        assert at_fault or is_duplicate, f"refused by one mode only: {strict.error}"
+        assert strict.chunks == lenient.chunks[: len(strict.chunks)], "chunks before the fault differ between modes"
+    else:
+        assert (strict.chunks, strict.skipped) == (lenient.chunks, lenient.skipped), "the modes differ without a fault"
+        assert not at_fault, f"a fault passed for none: {at_fault}"
+    if not is_duplicate:
+        assert lenient.seen == list(range(len(lenient.seen))), "an item is neither given out nor left out"
+        is_deep = _DEEP.search(file.read_bytes()) is not None
+        if not is_deep:
+            _check_against_json(file, lenient)
+        written = _ingested(file, folder)
+        assert is_deep or written == lenient.chunks, "what was written is not what was read"
+    return lenient
+
+
+def _check_against_json(file: Path, lenient: Reading) -> None:
+    """The same number of items as Python's own parser finds; a file that it refuses must not pass for a whole one."""
+    if file.suffix.lower() == ".parquet":  # no second reader at hand
+        return
+    expected = _items_of(file)
+    if expected is not None:
+        assert len(lenient.seen) == expected, f"{len(lenient.seen)} of {expected} items"
+    else:
+        assert any(item.reason == "unreadable file" for item in lenient.skipped), "a broken file passed for a whole one"
+
+
+def _items_of(file: Path) -> int | None:
+    """The number of items; None where the file is to be refused."""
+    content = file.read_bytes()
+    if file.suffix.lower() in (".jsonl", ".ndjson"):
+        lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        return sum(1 for line in lines if line.strip())
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+    except ValueError:
+        return None
+    if isinstance(value, dict):
+        value = next((value[key] for key in LIST_KEYS if isinstance(value.get(key), list)), None)
+    return len(value) if isinstance(value, list) else None
+
+
+def _ingested(file: Path, folder: Path) -> list[Chunk]:
+    """The chunks that the first stage of a run writes, read back from its folder."""
+    run = RunFolder.create(folder)
+    collection = Collection(name="C", root=file.parent, files=(file,))
+    try:
+        shards = ingest((collection,), SourceConfig(on_bad_input="skip"), run, 1000, ListSink())
+        return [chunk for shard in shards for chunk in run.read_chunks("C", shard.index)]
+    except InputError as exc:
+        check_message(str(exc), file)
+        assert str(exc).startswith("there are no chunks to embed"), f"cannot be written: {exc}"
+        return []
+    finally:
+        run.discard()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Take the seeds, and say what came of them."""
+    first, last, folder = int(arguments[0]), int(arguments[1]), Path(arguments[2])
+    counts: Counter[str] = Counter()
+    before, largest, slowest = peak_bytes(), 0, 0.0
+    for seed in range(first, last):
+        print(f"seed {seed}", flush=True)
+        made = hostile_file(seed)
+        file = folder / made.name
+        file.write_bytes(made.content)
+        faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
+        began = time.perf_counter()
+        reading = check_case(file, folder / "run")
+        slowest = max(slowest, time.perf_counter() - began)
+        faulthandler.cancel_dump_traceback_later()
+        largest = max(largest, len(made.content))
+        kind = file.suffix.lower().removeprefix(".")
+        counts[f"{kind} whole" if not any(s.reason in _FAULTS for s in reading.skipped) else f"{kind} at fault"] += 1
+        counts["chunks"] += len(reading.chunks)
+        file.unlink()
+    print(
+        json.dumps(
+            {
+                "counts": counts,
+                "grown_bytes": peak_bytes() - before,
+                "largest_file_bytes": largest,
+                "slowest_seconds": round(slowest, 3),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
