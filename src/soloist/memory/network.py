@@ -1,7 +1,8 @@
 """A pipeline without weights, built from its blueprint. Knows torch, transformers and sentence-transformers' modules.
 
-Weights are counted on the whole network. A pass is traced on one of two layers: the activations of a layer die with
-it, so that the peak of two layers was that of 24 or 28 in all cells that were compared.
+Weights are counted on the whole network. A pass is traced on one of two layers where the activations of a layer die
+with it, which a small trace of three layers shows, and on the whole network where they do not: DeBERTa keeps what every
+layer gave until its pass is over.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 TRACED_LAYERS = 2
+# What is kept for each layer shows in a batch of any size.
+_PROBE_ROWS, _PROBE_LENGTH = 2, 16
 _LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers")
 
 # transformers keeps the default dtype of a construction in a global.
 _building = threading.Lock()
+# By the digests of blueprints.
+_deepening: dict[str, bool] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,12 @@ class Network:
             module.eval().requires_grad_(False)
         forward = self._transformer.forward if self._transformer is not None else None
         self._taken = set(inspect.signature(forward).parameters) if forward is not None else set()
+
+    @property
+    def layers(self) -> int:
+        """How many the network has, 0 where its configuration does not say: then it was not shortened either."""
+        config = self._transformer.config if self._transformer is not None else None
+        return next((n for name in _LAYER_FIELDS if isinstance(n := getattr(config, name, None), int)), 0)
 
     def weights(self) -> WeightSizes:
         """The sizes of parameters, then of buffers."""
@@ -111,6 +122,32 @@ class Network:
         kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
         tables = [table for part in self._parts() for table in part.modules() if isinstance(table, kinds)]
         return sum(int(table.weight.numel()) for table in tables)
+
+
+def network_to_trace(blueprint: Blueprint, dtype: DType, card: Card) -> Network:
+    """The smallest network whose passes have the peaks of the whole: of two layers, or the whole network.
+
+    Raises:
+        PredictionError: the network cannot be built from the blueprint.
+    """
+    short = Network(blueprint, dtype, layers=TRACED_LAYERS)
+    if blueprint.is_static:
+        return short
+    if blueprint.digest not in _deepening:
+        _deepening[blueprint.digest] = _deepens(short, Network(blueprint, dtype, layers=short.layers + 1), card)
+    return Network(blueprint, dtype) if _deepening[blueprint.digest] else short
+
+
+def _deepens(short: Network, longer: Network, card: Card) -> bool:
+    """Whether one more layer needs more: at the peak, or, where another part has the peak, in the number of storages.
+
+    A network that cannot be traced is taken at its short form: whoever traces it gets the error.
+    """
+    try:
+        traces = [net.trace(_PROBE_ROWS, _PROBE_LENGTH, card, masked=True) for net in (short, longer)]
+    except PredictionError:
+        return False
+    return len({(trace.peak_bytes, trace.most_storages) for trace in traces}) > 1
 
 
 class _StaticTable(torch.nn.Module):
