@@ -97,11 +97,11 @@ def _lease_memory(evidence: Evidence) -> Finding:
     for event in evidence.exclusive.leases:
         if set(event.memory) != set(evidence.devices):
             return "fail", f"a lease event of {event.models[0]} has memory of {_list(event.memory)} only"
-        if any(stats.total_bytes <= 0 or stats.free_bytes <= 0 for stats in event.memory.values()):
+        if any(stats.total_bytes <= 0 or not stats.free_bytes for stats in event.memory.values()):
             return "fail", f"a lease event of {event.models[0]} has devices without memory"
     if not evidence.exclusive.leases:
         return "fail", "there are no lease events"
-    free = min(stats.free_bytes for event in evidence.exclusive.leases for stats in event.memory.values())
+    free = min(stats.free_bytes or 0 for event in evidence.exclusive.leases for stats in event.memory.values())
     return "pass", f"allocated, reserved, free and total of every device in every event; least free {free / 1e9:.2f} GB"
 
 
@@ -378,7 +378,7 @@ def _isolation(evidence: Evidence) -> Finding:
     for acquired, released in zip(run.leases[::2], run.leases[1::2], strict=True):
         for device in evidence.devices:
             before, after = acquired.memory[device].free_bytes, released.memory[device].free_bytes
-            if not before:
+            if before is None or after is None:
                 return "cannot be shown here", "the driver's own tool, nvidia-smi, cannot be run"
             if after + evidence.residue_bytes < before:
                 return (
