@@ -28,6 +28,8 @@ from transformers import (
     Qwen2Model,
     Qwen3Config,
     Qwen3Model,
+    T5Config,
+    T5EncoderModel,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -118,6 +120,15 @@ def make_deberta_v2(folder: Path, **size: Any) -> Path:
     }  # fmt: skip
     config = DebertaV2Config(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
     return _save(folder, DebertaV2Model, config, tokenizer, pooling="mean")
+
+
+def make_t5(folder: Path, **size: Any) -> Path:
+    """The encoder of an encoder-decoder, like the GTR and Sentence-T5 models, with its own names for sizes."""
+    tokenizer = _wrap(_unigram(), pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    defaults: dict[str, Any] = {"d_model": 64, "d_kv": 24, "d_ff": 128, "num_layers": 4, "num_heads": 4}
+    ids = {name: value for name, value in _vocabulary(tokenizer).items() if value is not None}
+    config = T5Config(**ids, **{**defaults, **size})
+    return _save(folder, T5EncoderModel, config, tokenizer, pooling="mean")
 
 
 def make_qwen3(folder: Path, **size: Any) -> Path:

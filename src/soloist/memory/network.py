@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
 from transformers.utils import logging as transformers_logging
 
 from soloist.errors import PredictionError
 from soloist.memory.cards import Card
 from soloist.memory.tracing import Features, Trace, fake_module, trace_forward
-from soloist.models.blueprint import Blueprint
+from soloist.models.blueprint import ENCODERS_OF_PAIRS, WITHOUT_PREDICTION, Blueprint, own_code_text
 from soloist.types import DType
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -164,20 +164,45 @@ class _StaticTable(torch.nn.Module):
 
 def _transformer(blueprint: Blueprint, dtype: torch.dtype, layers: int | None) -> torch.nn.Module:
     fields = dict(blueprint.config)
+    _require_known_kind(blueprint)
+    architecture = AutoModelForTextEncoding if fields.get("model_type") in ENCODERS_OF_PAIRS else AutoModel
     try:
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         if hasattr(config, "use_cache"):
             config.use_cache = False  # as sentence-transformers has it: keys and values die with their layer
         if layers is not None:
             _shorten(config, layers)
-        network: torch.nn.Module = AutoModel.from_config(config, dtype=dtype)
+        network: torch.nn.Module = architecture.from_config(config, dtype=dtype)
     except Exception as exc:
         # Whatever a configuration class or a network makes of wrong or foreign values.
         raise PredictionError(
             f"{blueprint.source} has a configuration from which no network can be built ({type(exc).__name__}: "
             f"{_first_line(exc)}): complete its config.json"
         ) from exc
+    _keep_in_float32(network, dtype)
     return network
+
+
+def _require_known_kind(blueprint: Blueprint) -> None:
+    kind = blueprint.config.get("model_type")
+    if kind is None or kind in CONFIG_MAPPING:
+        return
+    if "auto_map" in blueprint.config:
+        raise PredictionError(own_code_text(blueprint.source))
+    raise PredictionError(
+        f"{blueprint.source} has a network of the kind {kind}, which this version of transformers does not know: "
+        f"{WITHOUT_PREDICTION}"
+    )
+
+
+def _keep_in_float32(network: Any, dtype: torch.dtype) -> None:
+    """Do what a load does: some modules of a network, such as a projection of T5's, stay in float32."""
+    kept = set(getattr(network, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == torch.float16:
+        kept |= set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for name, module in network.named_modules():
+        if dtype != torch.float32 and kept & set(name.split(".")):
+            module.to(torch.float32)
 
 
 def _first_line(error: Exception) -> str:
