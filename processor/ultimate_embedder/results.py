@@ -157,10 +157,11 @@ def _device_id(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 
 
-def _vram(stats: MemoryStats) -> dict[str, float]:
+def _vram(stats: MemoryStats) -> dict[str, float | None]:
+    """In units of 10^9 bytes; `free_gb` is None where the driver could not be asked."""
     return {
         "allocated_gb": stats.allocated_bytes / _GB,
         "reserved_gb": stats.reserved_bytes / _GB,
-        "free_gb": stats.free_bytes / _GB,
+        "free_gb": stats.free_bytes / _GB if stats.free_bytes is not None else None,
         "total_gb": stats.total_bytes / _GB,
     }

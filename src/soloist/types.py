@@ -97,13 +97,13 @@ class MemoryStats:
     """The memory of one device, in bytes, at one moment.
 
     `allocated` is held by live tensors of this process, `reserved` by its allocator; `free` and
-    `total` are the device's own, so `free` falls with other processes too. The peaks are the highest `allocated`
-    and `reserved` since the last reset.
+    `total` are the device's own, so `free` falls with other processes too; it is None where it could not be asked. The
+    peaks are the highest `allocated` and `reserved` since the last reset.
     """
 
     allocated_bytes: int
     reserved_bytes: int
-    free_bytes: int
+    free_bytes: int | None
     total_bytes: int
     peak_bytes: int
     peak_reserved_bytes: int = 0

@@ -16,8 +16,9 @@ import torch
 
 from soloist.devices import GpuLease, open_accelerator
 from soloist.devices.accelerator import SimulatedAccelerator
+from soloist.devices.lease import ProcessLease
 from soloist.errors import DeviceNotEmptyError, LeaseTimeoutError, MemoryNotReturnedError
-from soloist.events import LeaseAcquired, LeaseReleased, LeaseWaiting, ListSink
+from soloist.events import LeaseAcquired, LeaseReleased, LeaseWaiting, ListSink, Notice
 from soloist.memory.cards import bare_card
 
 LEFT_BEHIND = (
@@ -270,3 +271,69 @@ def test_a_holder_that_is_killed_does_not_block_the_next(accelerator, tmp_path):
     holder.communicate(timeout=10)
     with lease(accelerator, tmp_path, timeout_seconds=5):
         pass
+
+
+class MuteAccelerator(SimulatedAccelerator):
+    """Devices whose driver cannot be asked, as where there is no nvidia-smi."""
+
+    def driver_free_bytes(self, device: str) -> int | None:
+        return None
+
+
+def process_lease(accelerator, tmp_path, sink):
+    return ProcessLease(accelerator, ["bge-m3"], sink, lock_dir=tmp_path / "locks")
+
+
+def test_a_driver_that_cannot_be_asked_is_told(tmp_path):
+    """Catches a release that nobody verified, and `0 bytes free` for what nobody knows."""
+    sink = ListSink()
+    with process_lease(MuteAccelerator([bare_card(10**6)] * 2), tmp_path, sink):
+        pass
+    notices = [event for event in sink.events if isinstance(event, Notice)]
+    assert [notice.about for notice in notices] == ["bge-m3"]
+    assert "free of sim:0, sim:1 is unknown, and that all memory comes back is not verified" in notices[0].message
+    for event in sink.events:
+        if isinstance(event, LeaseAcquired | LeaseReleased):
+            assert [stats.free_bytes for stats in event.memory.values()] == [None, None]
+
+
+def test_a_driver_that_answers_costs_no_notice(accelerator, tmp_path):
+    """A notice in every run is read in none."""
+    sink = ListSink()
+    with process_lease(accelerator, tmp_path, sink):
+        pass
+    assert [type(event) for event in sink.events] == [LeaseAcquired, LeaseReleased]
+
+
+def test_a_process_lease_is_refused_on_this_processes_tensors(accelerator, tmp_path):
+    """The worker would find less room than was planned for, and its parent would be to blame."""
+    mine = torch.zeros(3, device="sim:1")
+    with (
+        pytest.raises(DeviceNotEmptyError, match=r"hold 1 tensors \(sim:1: 3 float32"),
+        process_lease(accelerator, tmp_path, ListSink()),
+    ):
+        pass
+    del mine
+    with process_lease(accelerator, tmp_path, ListSink()):
+        pass
+
+
+def test_what_this_process_puts_there_meanwhile_is_not_called_another_ones(accelerator, tmp_path):
+    """`another process has taken them` sends a person to look for a process that is not there."""
+    sink, kept = ListSink(), []
+    with process_lease(accelerator, tmp_path, sink):
+        kept.append(torch.zeros(10, 20, device="sim:0"))
+    message = next(event.message for event in sink.events if isinstance(event, Notice))
+    assert "this process has put 1 tensors (sim:0: 10x20 float32, 800 bytes" in message
+    kept.clear()
+
+
+def test_each_device_has_its_own_total(tmp_path):
+    """The smallest card is what is planned for, and not what every device has."""
+    sink = ListSink()
+    with process_lease(SimulatedAccelerator([bare_card(10**6), bare_card(2 * 10**6)]), tmp_path, sink):
+        pass
+    for event in sink.events:
+        assert {device: stats.total_bytes for device, stats in event.memory.items()} == {
+            "sim:0": 10**6, "sim:1": 2 * 10**6
+        }  # fmt: skip

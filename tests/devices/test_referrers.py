@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -71,3 +73,51 @@ def test_an_object_that_nothing_holds_has_no_holder():
     """A search that names itself would send people looking in the wrong place."""
     holder = holder_of(Thing())
     assert holder == ""
+
+
+def test_a_users_own_locals_are_left_as_they_are():
+    """Before Python 3.13 reading a frame's variables fills the dictionary that its `locals()` gave; so did emptying."""
+    thing = Thing()
+    mine = locals()
+    mine["added"] = 1
+    before = dict(mine)
+    later = Thing()
+    holder_of(thing)
+    assert mine == before, later
+
+
+def test_numbers_in_a_users_own_locals_keep_nothing_alive():
+    """The collector does not see a dictionary of numbers: what the search puts there, it must take out."""
+    number = 1
+    mine = locals()
+    thing = Thing()
+    end = weakref.ref(thing)
+    holder_of(thing)
+    del thing
+    assert (mine["number"], end()) == (number, None)
+
+
+def test_what_a_debugger_holds_is_not_emptied():
+    """A debugger keeps a frame's variables, and shows none where somebody empties them."""
+    held, seen = [], []
+
+    def look(frame) -> None:
+        held.append(frame.f_locals)
+
+    def work() -> None:
+        thing = Thing()
+        look(sys._getframe())
+        holder_of(thing)
+        seen.append("thing" in held[0])
+
+    work()
+    assert seen == [True]
+
+
+def test_the_search_keeps_nothing_alive():
+    """A frame that still runs would keep the tensors that the search found in it."""
+    thing = Thing()
+    end = weakref.ref(thing)
+    assert holder_of(thing).startswith("the local variable thing")
+    del thing
+    assert end() is None

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
-from support.tiny_models import make_static
+from support.tiny_models import make_static, make_t5
 
+from benchmarks.predicted_memory import Comparison, Shape
 from soloist.encoding.encoder import Encoder
 from soloist.errors import PredictionError
+from soloist.memory.cards import CARDS
 from soloist.memory.network import TORCH_DTYPES, Network
 from soloist.memory.prediction import blueprint_of
 from soloist.models.blueprint import DenseShape, read_blueprint, safetensors_header
@@ -218,3 +220,43 @@ def test_the_dtype_of_the_checkpoint(bert):
     module = SentenceTransformer(str(bert), device="cpu", model_kwargs={"dtype": TORCH_DTYPES["bfloat16"]})
     module.save(str(bert.parent / "half"), create_model_card=False)
     assert read_blueprint(bert.parent / "half").checkpoint_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_encoder_of_t5_is_known_by_its_own_names(dtype, tmp_path):
+    """Its sizes have other names, its decoder is not loaded, and in float16 a projection stays in float32."""
+    folder = make_t5(tmp_path / "t5")
+    # As published: the checkpoint is of the whole, and the pipeline loads the encoder.
+    edit(folder / "config.json", lambda config: config.update(is_encoder_decoder=True, architectures=["T5Model"]))
+    assert_equal_to_loading(resolve(str(folder)), dtype)
+    blueprint = read_blueprint(folder)
+    assert (blueprint.config["num_attention_heads"], blueprint.config["num_hidden_layers"]) == (4, 4)
+    comparison, shape = Comparison(folder, dtype), Shape(rows=4, length=128, masked=True)
+    predicted, simulated = (getattr(comparison, name)(shape, CARDS["T4"]) for name in ("predicted", "simulated"))
+    assert predicted == pytest.approx(simulated, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "longt5", "d_model": 64, "num_layers": 2, "is_encoder_decoder": True},
+         r"is of an encoder with a decoder \(longt5\), whose memory cannot be predicted: "),
+        ({"model_type": "own_bert", "auto_map": {"AutoModel": "modeling.OwnModel"}, "dim": 64},
+         r"is of a network whose code comes with the model \(auto_map\), which no prediction runs"),
+        ({"model_type": "own_bert", "auto_map": {"AutoModel": "modeling.OwnModel"}, "hidden_size": 64,
+          "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 10, "intermediate_size": 64},
+         r"is of a network whose code comes with the model \(auto_map\), which no prediction runs"),
+        ({"model_type": "newest", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "vocab_size": 10, "intermediate_size": 64},
+         r"has a network of the kind newest, which this version of transformers does not know: "),
+    ],
+)  # fmt: skip
+def test_a_network_that_cannot_be_predicted_has_a_remedy_that_works(config, reason, bert):
+    """`complete its config.json` sends a person to a file that lacks nothing."""
+    (bert / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PredictionError, match=reason) as caught:
+        Network(read_blueprint(bert), "float32")
+    text = str(caught.value)
+    assert text.startswith(str(bert))
+    assert text.endswith("plan without this model, and bound its batches in a run with token_budget")
+    assert "complete" not in text

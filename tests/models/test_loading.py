@@ -262,6 +262,30 @@ def test_a_damaged_model_is_one_sentence(bert: Path, damage: Callable[[Path], ob
     assert "\n" not in sentence
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "hidden_size",
+            "big",
+            r"\(Field 'hidden_size' expected int, got str .*\): correct that value in .*config\.json$",
+        ),
+        ("num_hidden_layers", None, r"\(Field 'num_hidden_layers' .*\): correct that value in .*config\.json$"),
+        ("num_attention_heads", 0, r"\(integer modulo by zero\): attach complete weights"),
+    ],
+)
+def test_a_configuration_with_a_wrong_value_is_one_sentence(
+    bert: Path, field: str, value: object, message: str
+) -> None:
+    """Catches errors of transformers' own that are of none of Python's usual kinds."""
+    _edit(bert / "config.json", lambda config: config.update({field: value}))
+    with pytest.raises(ModelLoadError, match=message) as caught:
+        _stage(bert)
+    text = str(caught.value)
+    assert text.startswith(f"bert cannot be loaded from {bert} (")
+    assert "\n" not in text
+
+
 def test_a_model_that_no_hub_and_no_folder_has_is_one_sentence() -> None:
     """Catches an offline start that does not say how weights are attached."""
     with pytest.raises(ModelLoadError, match=r"^org/none cannot be loaded from org/none \(.*source under \[models"):

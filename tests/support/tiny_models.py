@@ -18,6 +18,8 @@ from tokenizers import models as token_models
 from transformers import (
     BertConfig,
     BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
     MPNetConfig,
     MPNetModel,
     PreTrainedModel,
@@ -26,6 +28,8 @@ from transformers import (
     Qwen2Model,
     Qwen3Config,
     Qwen3Model,
+    T5Config,
+    T5EncoderModel,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -100,6 +104,31 @@ def make_mpnet(folder: Path, **size: Any) -> Path:
     }  # fmt: skip
     config = MPNetConfig(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
     return _save(folder, MPNetModel, config, tokenizer, pooling="mean")
+
+
+def make_deberta_v2(folder: Path, **size: Any) -> Path:
+    """An encoder with disentangled attention, which keeps what every layer gave until its pass is over."""
+    tokenizer = _wrap(
+        _unigram(), pad_token="<pad>", bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+        unk_token="<unk>", mask_token="<mask>",
+    )  # fmt: skip
+    defaults: dict[str, Any] = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8, "num_attention_heads": 4,
+        "max_position_embeddings": 512, "relative_attention": True, "position_buckets": 32, "share_att_key": True,
+        "norm_rel_ebd": "layer_norm", "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+        "type_vocab_size": 0,
+    }  # fmt: skip
+    config = DebertaV2Config(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
+    return _save(folder, DebertaV2Model, config, tokenizer, pooling="mean")
+
+
+def make_t5(folder: Path, **size: Any) -> Path:
+    """The encoder of an encoder-decoder, like the GTR and Sentence-T5 models, with its own names for sizes."""
+    tokenizer = _wrap(_unigram(), pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    defaults: dict[str, Any] = {"d_model": 64, "d_kv": 24, "d_ff": 128, "num_layers": 4, "num_heads": 4}
+    ids = {name: value for name, value in _vocabulary(tokenizer).items() if value is not None}
+    config = T5Config(**ids, **{**defaults, **size})
+    return _save(folder, T5EncoderModel, config, tokenizer, pooling="mean")
 
 
 def make_qwen3(folder: Path, **size: Any) -> Path:

@@ -51,6 +51,10 @@ class Accelerator(Protocol):
         """Statistics of one device, in bytes. On CUDA the first call makes the process's context."""
         ...
 
+    def total_bytes(self, device: str) -> int:
+        """All memory that a device has, asked without making a context."""
+        ...
+
     def driver_free_bytes(self, device: str) -> int | None:
         """What no process holds, asked without making a context; None where that cannot be known."""
         ...
@@ -94,6 +98,10 @@ class CpuAccelerator:
             total_bytes=host.total,
             peak_bytes=_peak_resident_bytes(),
         )
+
+    def total_bytes(self, device: str) -> int:
+        """All memory of the host."""
+        return int(psutil.virtual_memory().total)
 
     def driver_free_bytes(self, device: str) -> int | None:
         """What the host has left."""
@@ -140,6 +148,10 @@ class CudaAccelerator:
             peak_bytes=torch.cuda.max_memory_allocated(device),
             peak_reserved_bytes=torch.cuda.max_memory_reserved(device),
         )
+
+    def total_bytes(self, device: str) -> int:
+        """All memory of a device, as the driver has it."""
+        return int(torch.cuda.get_device_properties(device).total_memory)
 
     def driver_free_bytes(self, device: str) -> int | None:
         """What the driver's own tool reports, which makes no context; None where it cannot be run."""
@@ -194,6 +206,10 @@ class SimulatedAccelerator:
             peak_bytes=book.peak_bytes,
             peak_reserved_bytes=book.peak_reserved_bytes,
         )
+
+    def total_bytes(self, device: str) -> int:
+        """All memory of its card."""
+        return _ledger(device).card.total_bytes
 
     def driver_free_bytes(self, device: str) -> int | None:
         """What no simulated process holds."""

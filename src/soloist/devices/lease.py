@@ -224,8 +224,9 @@ class GpuLease:
 class ProcessLease(GpuLease):
     """The lease of a process that lets a worker do the pass, and never touches the devices itself.
 
-    It measures by the driver, which needs no context, and waits until the driver has back what it had at the start. The
-    worker verifies its own allocator before it ends; what it measured is `worker_memory`.
+    It begins on devices that hold no tensor of this process. It measures by the driver, which needs no context, and
+    waits until the driver has back what it had at the start; where the driver cannot be asked, a notice says that this
+    is not verified. The worker verifies its own allocator before it ends; what it measured is `worker_memory`.
     """
 
     isolation: Isolation = "process"
@@ -234,12 +235,16 @@ class ProcessLease(GpuLease):
         super().__init__(*args, **kwargs)
         self.worker_memory: Mapping[str, MemoryStats] = {}
         self._free_before: dict[str, int | None] = {}
+        self._said_unknown = False
 
     def _begin(self) -> None:
+        self._require_empty()
         self._free_before = self._driver_free()
 
     def _settle(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
-        """Wait until the driver has the memory back; what is still missing."""
+        """Wait until the driver has the memory back; what this process holds, or else what is still missing."""
+        if ours := self._await_return():
+            return ours
         deadline = time.monotonic() + RETURN_TIMEOUT_SECONDS
         while True:
             missing = self._missing()
@@ -247,10 +252,22 @@ class ProcessLease(GpuLease):
                 return missing
             time.sleep(POLL_SECONDS)
 
+    def _await_return(self) -> tuple[HeldTensor, ...]:
+        """The tensors of this process; to find them makes no context."""
+        if not self._accelerator.copies_weights:  # on the host, those of the staged models among them
+            return ()
+        gc.collect()
+        return _held_tensors(dict.fromkeys(self._accelerator.devices, 0))
+
     def _complain(self, held: tuple[HeldTensor, ...]) -> None:
-        """The worker has ended, so what is missing is somebody else's: worth a notice, and no reason to lose a run."""
+        """The worker has ended, so what is held is not the pass's: worth a notice, and no reason to lose a run."""
         sizes = ", ".join(f"{tensor.size_bytes:,} bytes of {tensor.device}" for tensor in held)
-        message = f"the driver has {sizes} less free than before the pass: another process has taken them"
+        if all(tensor.shape is None for tensor in held):
+            self._say(f"the driver has {sizes} less free than before the pass: another process has taken them")
+        else:
+            self._say(f"in the midst of the pass this process has put {_name(held)} on the devices")
+
+    def _say(self, message: str) -> None:
         self._sink.emit(Notice(about=", ".join(self._models), message=message))
 
     def _missing(self) -> tuple[HeldTensor, ...]:
@@ -269,10 +286,13 @@ class ProcessLease(GpuLease):
         )
 
     def _measure(self) -> dict[str, MemoryStats]:
-        total = self._accelerator.card.total_bytes
         return {
             device: MemoryStats(
-                allocated_bytes=0, reserved_bytes=0, free_bytes=free or 0, total_bytes=total, peak_bytes=0
+                allocated_bytes=0,
+                reserved_bytes=0,
+                free_bytes=free,
+                total_bytes=self._accelerator.total_bytes(device),
+                peak_bytes=0,
             )
             for device, free in self._driver_free().items()
         }
@@ -281,7 +301,16 @@ class ProcessLease(GpuLease):
         return dataclasses.replace(super()._released(memory, held), worker_memory=self.worker_memory)
 
     def _driver_free(self) -> dict[str, int | None]:
-        return {device: self._accelerator.driver_free_bytes(device) for device in self._accelerator.devices}
+        """By device; that some cannot be told is said once in a lease."""
+        free = {device: self._accelerator.driver_free_bytes(device) for device in self._accelerator.devices}
+        unknown = [device for device, size in free.items() if size is None]
+        if unknown and not self._said_unknown:
+            self._said_unknown = True
+            self._say(
+                f"nvidia-smi, the driver's own tool, cannot be run, so that what is free of {', '.join(unknown)} is "
+                "unknown, and that all memory comes back is not verified: put nvidia-smi on the PATH"
+            )
+        return free
 
 
 def forget_frames(errors: Sequence[BaseException]) -> None:

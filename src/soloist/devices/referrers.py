@@ -15,6 +15,10 @@ from types import CellType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 _DEPTH = 3
+# By what a function may get at the dictionary of its own variables.
+_LOCALS_READERS = frozenset({"locals", "vars", "eval", "exec", "f_locals"})
+# The frame's, the variable's here, and the argument's.
+_OWN_REFERENCES = 3
 
 
 def holder_of(target: object, *passed_over: object) -> str:
@@ -83,14 +87,34 @@ def _frame_text(frame: FrameType, target: object) -> str:
     code = frame.f_code
     if not code.co_flags & inspect.CO_OPTIMIZED:  # a module's own variables, which have been looked at
         return ""
+    own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+    hands_out = sys.version_info < (3, 13) and not _LOCALS_READERS.isdisjoint(code.co_names)
+    before = _dictionaries_with(own) if hands_out else {}
     variables = frame.f_locals
     names = [name for name, value in variables.items() if value is target]
     if isinstance(variables, dict):
-        # Before Python 3.13 the frame keeps this copy of its variables, and with it what they refer to now.
-        variables.clear()
+        # Before Python 3.13 the frame keeps this dictionary, and with it what its variables refer to now; the
+        # function may have it too, from its `locals()`. It is left as it was found.
+        if sys.getrefcount(variables) <= _OWN_REFERENCES:
+            _take_out(variables, own)
+        elif id(variables) in before:
+            variables.clear()
+            variables.update(before[id(variables)])
+        elif hands_out:  # what the collector does not see had no values that the collector sees
+            _take_out(variables, {name for name in own if gc.is_tracked(variables.get(name))})
     if not names:
         return ""
     return f"the local variable {names[0]} of {code.co_qualname if hasattr(code, 'co_qualname') else code.co_name}"
+
+
+def _dictionaries_with(names: set[str]) -> dict[int, dict[Any, Any]]:
+    """Copies of all dictionaries that have one of these keys, by the identity of the original."""
+    return {id(item): dict(item) for item in gc.get_objects() if type(item) is dict and not names.isdisjoint(item)}
+
+
+def _take_out(variables: dict[str, Any], names: set[str]) -> None:
+    for name in names:
+        variables.pop(name, None)
 
 
 def _module_of(names: dict[Any, Any]) -> str | None:

@@ -1,14 +1,16 @@
 """The memory of simulated devices as a driver sees it: what every process of the machine has taken. Knows files only.
 
-A device is one small file in a folder that all processes share, with the bytes of each process under its id.
-What a killed process held is free again, as on a real device.
+A device is a folder that all processes share, with one small file for each process, which nobody else writes. It is
+named by the process's id and the time of its start, because ids are used again; it is replaced in one step, so that
+a kill leaves the old bytes or the new. What a killed process held is free again, as on a real device.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from filelock import FileLock
 
 from soloist.errors import AcceleratorError
 
+_ROW = re.compile(r"(?P<new>\.?)(?P<pid>\d{1,9})-(?P<started>\d+\.\d+)")
+# What two processes may differ by when they work out when a third one was started.
+_START_TOLERANCE_SECONDS = 2.0
+
 
 class DriverMemory:
     """The memory of one simulated device. Without a folder, no other process sees it."""
@@ -24,9 +30,10 @@ class DriverMemory:
     def __init__(self, name: str, total_bytes: int, folder: Path | None = None) -> None:
         self.total_bytes = total_bytes
         self.own_bytes = 0
-        self._path = folder / f"{name}.memory" if folder is not None else None
-        if folder is not None:
+        self._folder = folder / f"{name}.held" if folder is not None else None
+        if folder is not None and self._folder is not None:
             _make(folder)
+            _make(self._folder)
 
     def take(self, size: int) -> bool:
         """Give this process `size` bytes more, if they are there."""
@@ -49,20 +56,20 @@ class DriverMemory:
     @contextlib.contextmanager
     def _others(self) -> Iterator[dict[str, int]]:
         """What other processes hold; ours is written down afterwards."""
-        if self._path is None:
+        if self._folder is None:
             yield {}
             return
         try:
-            with FileLock(f"{self._path}.lock", mode=0o666, thread_local=False):
-                held = _read(self._path)
-                own = str(os.getpid())
+            with FileLock(f"{self._folder}.lock", mode=0o666, thread_local=False):
+                held = _read(self._folder)
+                own = _row(os.getpid())
                 before = held.pop(own, 0)
                 yield held
                 if self.own_bytes != before:
-                    _write(self._path, {**held, own: self.own_bytes} if self.own_bytes else held)
+                    _write(self._folder / own, self.own_bytes)
         except OSError as exc:
             raise AcceleratorError(
-                f"the simulated device cannot use {self._path}: {exc.strerror}: name another lock_dir"
+                f"the simulated device cannot use {self._folder}: {exc.strerror}: name another lock_dir"
             ) from exc
 
 
@@ -77,17 +84,46 @@ def _make(folder: Path) -> None:
         ) from exc
 
 
-def _read(path: Path) -> dict[str, int]:
+def _read(folder: Path) -> dict[str, int]:
+    """What living processes hold; the files of dead ones go, and foreign ones stay."""
+    held: dict[str, int] = {}
+    for path in folder.iterdir():
+        named = _ROW.fullmatch(path.name)
+        if named is None:
+            continue
+        if not _is_alive(int(named["pid"]), float(named["started"])):
+            with contextlib.suppress(OSError):  # another user's, which only its owner may remove
+                path.unlink()
+        elif not named["new"]:
+            with contextlib.suppress(ValueError):  # nothing that was written here
+                held[path.name] = int(path.read_text(encoding="ascii"))
+    return held
+
+
+def _write(path: Path, size: int) -> None:
+    """Put the bytes in the place of those before, in one step; a process without any has no file."""
+    if not size:
+        path.unlink(missing_ok=True)
+        return
+    new = path.with_name(f".{path.name}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        os.fchmod(descriptor, 0o644)  # whatever the umask: other users count it
+        file.write(str(size))
+    new.replace(path)
+
+
+@functools.lru_cache(maxsize=1)  # of this process: asked again after a fork
+def _row(pid: int) -> str:
+    return f"{pid}-{psutil.Process(pid).create_time():.2f}"
+
+
+def _is_alive(pid: int, started: float) -> bool:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # absent, or cut short by a kill
-        return {}
-    return {pid: size for pid, size in held.items() if psutil.pid_exists(int(pid))}
-
-
-def _write(path: Path, held: dict[str, int]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        with contextlib.suppress(PermissionError):  # another user's, who made it open
-            os.fchmod(descriptor, 0o666)
-        json.dump(held, file)
+        process = psutil.Process(pid)
+        is_same = abs(process.create_time() - started) <= _START_TOLERANCE_SECONDS
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # it is there, and somebody else's
+        return True

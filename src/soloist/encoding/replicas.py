@@ -205,7 +205,7 @@ class Replicas:
             if not is_out_of_memory(exc):
                 raise
             complaint = str(exc)
-        need, free = self._staged.weights_bytes / 1e9, self._accelerator.memory(device).free_bytes / 1e9
+        need, free = self._staged.weights_bytes / 1e9, (self._accelerator.memory(device).free_bytes or 0) / 1e9
         raise ModelTooLargeError(
             f"{self._staged.spec.name} needs {need:.2f} GB for its weights, which do not fit on {device} "
             f"({free:.2f} GB free now): {complaint} Choose a device with more memory, a smaller "

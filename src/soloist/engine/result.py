@@ -29,7 +29,7 @@ from soloist.events import (
     ShardsKept,
 )
 from soloist.fusion import FusionPlan
-from soloist.memory.planner import BatchLimits
+from soloist.memory.planner import BatchLimits, Reason
 from soloist.models.loading import StagedModel
 from soloist.types import MemoryStats
 
@@ -48,11 +48,21 @@ class LeaseRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LengthLimit:
+    """The most rows that the planner allows in a batch of one padded length, and what keeps it from being more."""
+
+    padded_length: int
+    rows: int
+    limited_by: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSizes:
     """Rows in the batches as planned; `splits` counts those that did not fit and were halved.
 
     `planned` is what the planner allows in a batch of rows of the median length, were there enough of them, and
-    `limited_by` what keeps it from being more: `saturation` of the device, or its `memory`.
+    `limited_by` what keeps it from being more: `saturation` of the device, or its `memory`. `limits` are the same
+    for every padded length that occurred.
     """
 
     smallest: int
@@ -61,7 +71,8 @@ class BatchSizes:
     batches: int
     splits: int
     planned: int
-    limited_by: str
+    limited_by: Reason
+    limits: tuple[LengthLimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,4 +343,8 @@ def _batch_sizes(tally: _Tally, limits: BatchLimits) -> BatchSizes:
         splits=tally.splits,
         planned=limits.rows(typical),
         limited_by=limits.reason(typical),
+        limits=tuple(
+            LengthLimit(padded_length=length, rows=limits.rows(length), limited_by=limits.reason(length))
+            for length in sorted(tally.padded_lengths)
+        ),
     )

@@ -1,7 +1,8 @@
 """A pipeline without weights, built from its blueprint. Knows torch, transformers and sentence-transformers' modules.
 
-Weights are counted on the whole network. A pass is traced on one of two layers: the activations of a layer die with
-it, so that the peak of two layers was that of 24 or 28 in all cells that were compared.
+Weights are counted on the whole network. A pass is traced on one of two layers where the activations of a layer die
+with it, which a small trace of three layers shows, and on the whole network where they do not: DeBERTa keeps what every
+layer gave until its pass is over.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Any
 import torch
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
 from transformers.utils import logging as transformers_logging
 
 from soloist.errors import PredictionError
 from soloist.memory.cards import Card
 from soloist.memory.tracing import Features, Trace, fake_module, trace_forward
-from soloist.models.blueprint import Blueprint
+from soloist.models.blueprint import ENCODERS_OF_PAIRS, WITHOUT_PREDICTION, Blueprint, own_code_text
 from soloist.types import DType
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -31,10 +32,14 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 TRACED_LAYERS = 2
+# What is kept for each layer shows in a batch of any size.
+_PROBE_ROWS, _PROBE_LENGTH = 2, 16
 _LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers")
 
 # transformers keeps the default dtype of a construction in a global.
 _building = threading.Lock()
+# By the digests of blueprints.
+_deepening: dict[str, bool] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,12 @@ class Network:
             module.eval().requires_grad_(False)
         forward = self._transformer.forward if self._transformer is not None else None
         self._taken = set(inspect.signature(forward).parameters) if forward is not None else set()
+
+    @property
+    def layers(self) -> int:
+        """How many the network has, 0 where its configuration does not say: then it was not shortened either."""
+        config = self._transformer.config if self._transformer is not None else None
+        return next((n for name in _LAYER_FIELDS if isinstance(n := getattr(config, name, None), int)), 0)
 
     def weights(self) -> WeightSizes:
         """The sizes of parameters, then of buffers."""
@@ -113,6 +124,32 @@ class Network:
         return sum(int(table.weight.numel()) for table in tables)
 
 
+def network_to_trace(blueprint: Blueprint, dtype: DType, card: Card) -> Network:
+    """The smallest network whose passes have the peaks of the whole: of two layers, or the whole network.
+
+    Raises:
+        PredictionError: the network cannot be built from the blueprint.
+    """
+    short = Network(blueprint, dtype, layers=TRACED_LAYERS)
+    if blueprint.is_static:
+        return short
+    if blueprint.digest not in _deepening:
+        _deepening[blueprint.digest] = _deepens(short, Network(blueprint, dtype, layers=short.layers + 1), card)
+    return Network(blueprint, dtype) if _deepening[blueprint.digest] else short
+
+
+def _deepens(short: Network, longer: Network, card: Card) -> bool:
+    """Whether one more layer needs more: at the peak, or, where another part has the peak, in the number of storages.
+
+    A network that cannot be traced is taken at its short form: whoever traces it gets the error.
+    """
+    try:
+        traces = [net.trace(_PROBE_ROWS, _PROBE_LENGTH, card, masked=True) for net in (short, longer)]
+    except PredictionError:
+        return False
+    return len({(trace.peak_bytes, trace.most_storages) for trace in traces}) > 1
+
+
 class _StaticTable(torch.nn.Module):
     """The forward pass of sentence-transformers' StaticEmbedding, without its tokenizer."""
 
@@ -127,20 +164,45 @@ class _StaticTable(torch.nn.Module):
 
 def _transformer(blueprint: Blueprint, dtype: torch.dtype, layers: int | None) -> torch.nn.Module:
     fields = dict(blueprint.config)
+    _require_known_kind(blueprint)
+    architecture = AutoModelForTextEncoding if fields.get("model_type") in ENCODERS_OF_PAIRS else AutoModel
     try:
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         if hasattr(config, "use_cache"):
             config.use_cache = False  # as sentence-transformers has it: keys and values die with their layer
         if layers is not None:
             _shorten(config, layers)
-        network: torch.nn.Module = AutoModel.from_config(config, dtype=dtype)
+        network: torch.nn.Module = architecture.from_config(config, dtype=dtype)
     except Exception as exc:
         # Whatever a configuration class or a network makes of wrong or foreign values.
         raise PredictionError(
             f"{blueprint.source} has a configuration from which no network can be built ({type(exc).__name__}: "
             f"{_first_line(exc)}): complete its config.json"
         ) from exc
+    _keep_in_float32(network, dtype)
     return network
+
+
+def _require_known_kind(blueprint: Blueprint) -> None:
+    kind = blueprint.config.get("model_type")
+    if kind is None or kind in CONFIG_MAPPING:
+        return
+    if "auto_map" in blueprint.config:
+        raise PredictionError(own_code_text(blueprint.source))
+    raise PredictionError(
+        f"{blueprint.source} has a network of the kind {kind}, which this version of transformers does not know: "
+        f"{WITHOUT_PREDICTION}"
+    )
+
+
+def _keep_in_float32(network: Any, dtype: torch.dtype) -> None:
+    """Do what a load does: some modules of a network, such as a projection of T5's, stay in float32."""
+    kept = set(getattr(network, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == torch.float16:
+        kept |= set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for name, module in network.named_modules():
+        if dtype != torch.float32 and kept & set(name.split(".")):
+            module.to(torch.float32)
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from soloist.errors import PredictionError
 from soloist.memory.allocator import Allocator, CachingAllocator, IdealAllocator
 from soloist.memory.cards import Card
-from soloist.memory.network import TRACED_LAYERS, Network
+from soloist.memory.network import Network, network_to_trace
 from soloist.memory.tracing import Trace
 from soloist.models.blueprint import Blueprint, read_blueprint, table_shape
 from soloist.models.location import WORDLLAMA_WEIGHTS, find_settings
@@ -99,7 +99,7 @@ class Tracer:
         self.uses_matrix_library = not blueprint.is_static
         self._card = card
         # Now, and not when it is first needed: transformers sets the process's default dtype while it builds.
-        self._network = Network(blueprint, dtype, layers=TRACED_LAYERS)
+        self._network = network_to_trace(blueprint, dtype, card)
         self._traces: dict[tuple[int, int, bool], Trace] = {}
         self._lock = threading.Lock()
 

@@ -8,6 +8,7 @@ kernel of the card that is asked about.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,6 +70,12 @@ class Trace:
                 live += sizes[event.key]
                 peak = max(peak, live)
         return peak
+
+    @property
+    def most_storages(self) -> int:
+        """The largest number of storages that live at once."""
+        changes = (-1 if event.size_bytes is None else 1 for event in self.events)
+        return max(itertools.accumulate(changes, initial=0))
 
     def replay(self, allocator: Allocator, workspace_bytes: int = 0, *, scale: tuple[int, int] = (1, 1)) -> bool:
         """Make the same requests of an allocator; False where it had no room for one.

@@ -25,6 +25,15 @@ _SIZES = (
     ("vocab_size",),
     ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "d_ff"),
 )
+# Of these encoder-decoders sentence-transformers loads the encoder alone. Their names for what others call the same.
+ENCODERS_OF_PAIRS = ("t5", "mt5", "umt5")
+_NAMES_OF_PAIRS = {
+    "hidden_size": "d_model",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "head_dim": "d_kv",
+}
+WITHOUT_PREDICTION = "plan without this model, and bound its batches in a run with token_budget"
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -131,7 +140,7 @@ def _joined(blueprint: Blueprint, changes: dict[str, Any]) -> dict[str, Any]:
 def _read_module(kind: str, place: Path) -> dict[str, Any]:
     match kind:
         case "Transformer":
-            config = _object(place / "config.json")
+            config = _usual_names(_object(place / "config.json"))
             _require_sizes(config, place / "config.json")
             return {
                 "config": config,
@@ -160,11 +169,33 @@ def _checkpoint_dtype(config: Mapping[str, Any]) -> DType:
     return next((dtype for dtype in get_args(DType) if dtype == named), "float32")
 
 
+def _usual_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with the names that most families have for their sizes beside its own."""
+    if config.get("model_type") not in ENCODERS_OF_PAIRS:
+        return config
+    return {**config, **{name: config[own] for name, own in _NAMES_OF_PAIRS.items() if own in config}}
+
+
 def _require_sizes(config: Mapping[str, Any], path: Path) -> None:
     """Refuse a configuration without a size: transformers would take one of its own for it."""
+    kind = config.get("model_type")
+    if config.get("is_encoder_decoder") and kind not in ENCODERS_OF_PAIRS:
+        raise PredictionError(
+            f"{path} is of an encoder with a decoder ({kind}), whose memory cannot be predicted: {WITHOUT_PREDICTION}"
+        )
     for names in _SIZES:
         if not any(isinstance(config.get(name), int) for name in names):
+            if "auto_map" in config:
+                raise PredictionError(own_code_text(str(path)))
             raise PredictionError(f"{path} does not say {names[0]}: complete it, its memory cannot be predicted")
+
+
+def own_code_text(place: str) -> str:
+    """Why nothing is predicted for a network whose configuration refers to code of the model's own."""
+    return (
+        f"{place} is of a network whose code comes with the model (auto_map), which no prediction runs: its memory "
+        f"cannot be predicted, {WITHOUT_PREDICTION}"
+    )
 
 
 def _pooling(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
@@ -30,7 +31,16 @@ from transformers.utils import logging as transformers_logging
 from soloist.errors import ModelLoadError
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import content_digests, fingerprint
-from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, locate, network_type, weight_files
+from soloist.models.location import (
+    WORDLLAMA_TOKENIZER,
+    WORDLLAMA_WEIGHTS,
+    Location,
+    find_settings,
+    locate,
+    network_config,
+    network_type,
+    weight_files,
+)
 from soloist.models.settings import require_dims, require_positions, static_token_limit
 from soloist.models.spec import ModelSpec
 from soloist.types import DType
@@ -43,8 +53,8 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
 
 # What transformers, tokenizers, safetensors and a model's own code raise when files are missing, damaged or foreign.
 _LOAD_FAILURES = (
-    OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, SafetensorError,
-    pickle.UnpicklingError,
+    OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, AttributeError, ArithmeticError,
+    AssertionError, SafetensorError, StrictDataclassError, pickle.UnpicklingError,
 )  # fmt: skip
 _NOISY_LOGGERS = ("sentence_transformers", "huggingface_hub", "transformers")
 
@@ -286,10 +296,18 @@ def _explain(spec: ModelSpec, exc: BaseException) -> str:
             f"{what}: it runs code of its own, read that code and set trust_remote_code = true under {table} in the "
             "catalogue"
         )
+    if isinstance(exc, StrictDataclassError):  # a field of the configuration; its cause says which
+        return f"{what} ({_first_sentence(exc.__cause__ or exc)}): correct that value in {_network_config(spec)}"
     return (
         f"{what} ({_first_sentence(exc)}): attach complete weights and name their folder as source under {table} in a "
         "catalogue"
     )
+
+
+def _network_config(spec: ModelSpec) -> Path | str:
+    """The file that a network's configuration was read from, or the name that it has in every model."""
+    folder = find_settings(spec)
+    return (network_config(folder) if folder is not None else None) or "its config.json"
 
 
 def _first_sentence(exc: BaseException) -> str:

@@ -98,10 +98,15 @@ def module_folders(folder: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((folder, *(folder / module["path"] for module in modules))))
 
 
+def network_config(folder: Path) -> Path | None:
+    """The configuration file of the transformers network in a model's folder; None where there is none."""
+    places = module_folders(folder) if (folder / "modules.json").is_file() else (folder,)
+    return next((place / "config.json" for place in places if (place / "config.json").is_file()), None)
+
+
 def network_type(folder: Path) -> str | None:
     """The `model_type` of the transformers network in a model's folder; None where there is none."""
-    places = module_folders(folder) if (folder / "modules.json").is_file() else (folder,)
-    config = next((place / "config.json" for place in places if (place / "config.json").is_file()), None)
+    config = network_config(folder)
     if config is None:
         return None
     kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")

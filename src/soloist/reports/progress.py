@@ -33,6 +33,7 @@ from soloist.events import (
     ShardsKept,
 )
 from soloist.reports.text import bytes_text, clock_text, count_text, one_line
+from soloist.types import MemoryStats
 
 WIDE = 70  # columns
 
@@ -205,12 +206,14 @@ def notable_line(event: Event) -> str | None:
 
 
 def _acquired_line(event: LeaseAcquired) -> str:
-    devices = ", ".join(
-        f"{device} ({bytes_text(stats.free_bytes)} of {bytes_text(stats.total_bytes)} free)"
-        for device, stats in event.memory.items()
-    )
+    devices = ", ".join(f"{device} ({_free_text(stats)})" for device, stats in event.memory.items())
     waited = f" after waiting {event.waited_seconds:.1f} s" if event.waited_seconds >= 1 else ""
     return f"{', '.join(event.models)}: leased {devices}{waited}"
+
+
+def _free_text(stats: MemoryStats) -> str:
+    total = bytes_text(stats.total_bytes)
+    return f"{total}, free unknown" if stats.free_bytes is None else f"{bytes_text(stats.free_bytes)} of {total} free"
 
 
 def _released_line(event: LeaseReleased) -> str:

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from soloist.engine import ModelReport
+from soloist.engine.result import LengthLimit
 from soloist.events import LeaseAcquired, LeaseReleased, ModelStaged, ShardEncoded
 from soloist.validation.evidence import Evidence, RunRecord
 
@@ -96,11 +97,11 @@ def _lease_memory(evidence: Evidence) -> Finding:
     for event in evidence.exclusive.leases:
         if set(event.memory) != set(evidence.devices):
             return "fail", f"a lease event of {event.models[0]} has memory of {_list(event.memory)} only"
-        if any(stats.total_bytes <= 0 or stats.free_bytes <= 0 for stats in event.memory.values()):
+        if any(stats.total_bytes <= 0 or not stats.free_bytes for stats in event.memory.values()):
             return "fail", f"a lease event of {event.models[0]} has devices without memory"
     if not evidence.exclusive.leases:
         return "fail", "there are no lease events"
-    free = min(stats.free_bytes for event in evidence.exclusive.leases for stats in event.memory.values())
+    free = min(stats.free_bytes or 0 for event in evidence.exclusive.leases for stats in event.memory.values())
     return "pass", f"allocated, reserved, free and total of every device in every event; least free {free / 1e9:.2f} GB"
 
 
@@ -134,17 +135,21 @@ def _release(evidence: Evidence) -> Finding:
 def _batch_sizes(evidence: Evidence) -> Finding:
     if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
         return failed
-    exclusive = {model.name: model.batch_sizes.planned for model in _models(evidence.exclusive)}
-    standard = {model.name: model.batch_sizes.planned for model in _models(evidence.standard)}
-    smaller = [name for name, rows in exclusive.items() if rows < standard[name]]
-    if smaller:
-        return (
-            "fail",
-            f"{smaller[0]}: {exclusive[smaller[0]]} rows in exclusive mode, {standard[smaller[0]]} in standard",
+    shown = []
+    for name in evidence.models:
+        alone, together = _limits(evidence.exclusive, name), _limits(evidence.standard, name)
+        common = sorted(alone.keys() & together.keys())
+        fewer = [length for length in common if alone[length].rows < together[length].rows]
+        if fewer:
+            mine, theirs = (limits[fewer[0]].rows for limits in (alone, together))
+            return "fail", f"{name}: {mine} rows of {fewer[0]} tokens in exclusive mode, {theirs} in standard"
+        larger = sum(alone[length].rows > together[length].rows for length in common)
+        rows, others = (_report(run, name).batch_sizes.planned for run in (evidence.exclusive, evidence.standard))
+        shown.append(
+            f"{name}: {rows} rows of the median length, {others} in standard mode; more at {larger} of "
+            f"{len(common)} lengths, fewer at none"
         )
-    return "pass", "; ".join(
-        f"{name}: {rows} rows, {standard[name]} in standard mode" for name, rows in exclusive.items()
-    )
+    return "pass", "; ".join(shown)
 
 
 def _no_oom(evidence: Evidence) -> Finding:
@@ -226,15 +231,29 @@ def _replicas(evidence: Evidence) -> Finding:
 
 
 def _peaks(evidence: Evidence) -> Finding:
-    compared = [each for run in (evidence.exclusive, evidence.standard) for each in run.comparisons]
-    if not compared:
-        return _failed(evidence.exclusive) or ("cannot be shown here", "nothing was predicted for these models")
-    missed = [each for each in compared if each.missed]
+    """Every pass of both modes must have been compared: silence about a model is no evidence for it."""
+    runs = (evidence.exclusive, evidence.standard)
+    compared = [each for run in runs for each in run.comparisons]
     text = "; ".join(
         f"{'+'.join(each.models)}: {each.measured_bytes / 1e6:,.1f} MB, predicted {each.predicted_bytes / 1e6:,.1f}"
         for each in compared
     )
-    return ("fail" if missed else "pass"), text
+    if any(each.missed for each in compared):
+        return "fail", text
+    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+        return failed
+    if not compared:
+        return "cannot be shown here", "nothing was predicted for these models"
+    if silent := "; ".join(filter(None, (_not_compared(run, evidence.models) for run in runs))):
+        return "cannot be shown here", f"{silent}: not predicted, or a batch was split; as predicted: {text}"
+    return "pass", text
+
+
+def _not_compared(run: RunRecord, models: Iterable[str]) -> str:
+    """The models of whose passes no peak was compared, in words; empty where there are none."""
+    known = {model for each in run.comparisons for model in each.models}
+    missing = [model for model in models if model not in known]
+    return f"no peak was compared of {_list(missing)} in {run.mode} mode" if missing else ""
 
 
 def _twice(evidence: Evidence) -> Finding:
@@ -292,16 +311,36 @@ def _batch_plan(evidence: Evidence) -> Finding:
     """The same batches in both modes or, where all models together leave less room, smaller ones of equal lengths."""
     if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
         return failed
+    smaller, lengths = [], 0
     for model in evidence.models:
         alone, together = _batches(evidence.exclusive, model), _batches(evidence.standard, model)
         if _rows_by_length(alone) != _rows_by_length(together):
             return "fail", f"{model} pads its rows to other lengths in standard mode"
-        limited = any(
-            each.name == model and each.batch_sizes.limited_by == "memory" for each in _models(evidence.standard)
+        other = sorted({length for _, length in (alone - together) + (together - alone)})
+        unexplained = [length for length in other if not _has_less_room(evidence, model, length)]
+        if unexplained:
+            return (
+                "fail",
+                f"{model} has other batches of {unexplained[0]} tokens in standard mode, and memory is not the reason",
+            )
+        lengths += len(_rows_by_length(alone))
+        if other:
+            more = f", and {len(other) - 1} more lengths up to {other[-1]}" if len(other) > 1 else ""
+            smaller.append(f"{model} at {other[0]} tokens{more}")
+    if smaller:
+        return "pass", (
+            "rows are padded alike; where all models together leave less room, standard mode has smaller batches: "
+            + "; ".join(smaller)
         )
-        if alone != together and not limited:
-            return "fail", f"{model} has other batches in standard mode, and memory is not the reason"
-    return "pass", "the same batches in both modes"
+    return "pass", f"the same batches in both modes, at all {lengths} padded lengths that occur"
+
+
+def _has_less_room(evidence: Evidence, model: str, length: int) -> bool:
+    """Whether memory, and nothing else, allows fewer rows of a length beside all models' weights."""
+    alone, together = (_limits(run, model).get(length) for run in (evidence.exclusive, evidence.standard))
+    if alone is None or together is None:
+        return False
+    return together.limited_by == "memory" and together.rows < alone.rows
 
 
 def _aggregation(evidence: Evidence) -> Finding:
@@ -339,7 +378,7 @@ def _isolation(evidence: Evidence) -> Finding:
     for acquired, released in zip(run.leases[::2], run.leases[1::2], strict=True):
         for device in evidence.devices:
             before, after = acquired.memory[device].free_bytes, released.memory[device].free_bytes
-            if not before:
+            if before is None or after is None:
                 return "cannot be shown here", "the driver's own tool, nvidia-smi, cannot be run"
             if after + evidence.residue_bytes < before:
                 return (
@@ -390,6 +429,15 @@ def _failed(run: RunRecord) -> Finding | None:
 def _models(run: RunRecord) -> tuple[ModelReport, ...]:
     assert run.result is not None
     return run.result.models
+
+
+def _report(run: RunRecord, model: str) -> ModelReport:
+    return next(report for report in _models(run) if report.name == model)
+
+
+def _limits(run: RunRecord, model: str) -> dict[int, LengthLimit]:
+    """The planner's limits by padded length, for all lengths that occurred."""
+    return {limit.padded_length: limit for limit in _report(run, model).batch_sizes.limits}
 
 
 def _over(allocated: Mapping[str, int], evidence: Evidence) -> dict[str, int]:

@@ -1,0 +1,99 @@
+"""The memory of simulated devices between processes: who holds what, when processes die at the worst moment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+from soloist.devices import simulated_driver
+from soloist.devices.simulated_driver import DriverMemory
+
+TOTAL = 1000
+HOLDER = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    from soloist.devices.simulated_driver import DriverMemory
+    memory = DriverMemory("device", 1000, Path(sys.argv[1]))
+    assert memory.take(300)
+    print("taken", flush=True)
+    while True:
+        memory.take(1)
+        memory.give_back(1)
+""")
+
+
+@pytest.fixture
+def memory(tmp_path):
+    return DriverMemory("device", TOTAL, tmp_path)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds 300 bytes and goes on taking and giving."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "taken\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def rows(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in (folder / "device.held").iterdir() if not path.name.startswith(".")}
+
+
+def test_what_others_hold_is_not_free(memory, holder):
+    assert memory.free_bytes() in (TOTAL - 300, TOTAL - 301)
+    assert not memory.take(701)
+    assert memory.take(600)
+
+
+def test_a_reused_process_id_does_not_inherit(memory, tmp_path):
+    """The kernel hands ids out again: a dead process's bytes must not be those of whoever has its id now."""
+    started = psutil.Process(os.getppid()).create_time() - 3600
+    (tmp_path / "device.held" / f"{os.getppid()}-{started:.2f}").write_text("400")
+    assert memory.free_bytes() == TOTAL
+    assert rows(tmp_path) == {}
+
+
+def test_a_living_process_is_known_by_its_id_and_its_start(memory, holder, tmp_path):
+    memory.take(10)
+    for pid in (os.getpid(), holder.pid):
+        assert f"{pid}-{psutil.Process(pid).create_time():.2f}" in rows(tmp_path)
+
+
+def test_a_killed_writer_leaves_nothing_torn(memory, tmp_path):
+    """A kill in the midst of a write must cost neither its own row nor another's."""
+    memory.take(10)
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == "taken\n"
+        process.kill()  # it is not waited for yet: a zombie holds nothing either
+        process.stdout.close()
+        psutil.wait_procs([psutil.Process(process.pid)], timeout=0.1)
+        for path in rows(tmp_path).values():
+            assert int(path.read_text()) in (10, 300, 301)
+        process.wait()
+        assert memory.free_bytes() == TOTAL - 10
+
+
+def test_a_write_that_is_cut_short_leaves_the_row_as_it_was(memory, tmp_path, monkeypatch):
+    """Truncating the file in its place loses the bytes of a process that lives on."""
+    memory.take(10)
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        memory.take(20)
+    assert [path.read_text() for path in rows(tmp_path).values()] == ["10"]
+
+
+def test_foreign_files_are_passed_over(memory, tmp_path):
+    """Everybody may write to the folder."""
+    (tmp_path / "device.held" / "readme").write_text("hello")
+    (tmp_path / "device.held" / simulated_driver._row(os.getppid())).write_text("not a number")
+    assert memory.free_bytes() == TOTAL
+    assert (tmp_path / "device.held" / "readme").is_file()
