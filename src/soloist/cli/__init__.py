@@ -12,6 +12,7 @@ from soloist.cli import models
 from soloist.cli.embed import embed
 from soloist.cli.outcome import INTERRUPTED, open_missing_streams, say_stopped
 from soloist.cli.plan import plan
+from soloist.cli.runs import status, verify
 from soloist.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 app.command()(embed)
 app.command()(plan)
+app.command()(status)
+app.command()(verify)
 app.command()(validate)
 app.add_typer(models.app, name="models")
 

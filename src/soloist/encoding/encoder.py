@@ -86,6 +86,8 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Token ids of documents, with the document prompt before each text."""
+        if not texts:  # which some tokenizers cannot take
+            return TokenizedTexts(ids=(), dropped=())
         prompted = [self._staged.document_prompt + text for text in texts]
         with _tokenizing:
             whole = self._ids(prompted, limit=None)

@@ -1,0 +1,167 @@
+"""How far a run is: from its manifest, its state and the rates in its events. Needs no model and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from soloist.errors import OutputError
+from soloist.stores.manifest import FileRecord
+from soloist.stores.run_folder import STATE, RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """One model's part. `chunks_per_second` is the rate of the last session in which it embedded any, else None."""
+
+    name: str
+    chunks_done: int
+    chunks: int
+    shards_done: int
+    shards: int
+    chunks_per_second: float | None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At that rate; None where none is known."""
+        left = self.chunks - self.chunks_done
+        if not left:
+            return 0.0
+        return left / self.chunks_per_second if self.chunks_per_second else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """A run. `error` is what ended its last session, None where that succeeded or is still at work."""
+
+    folder: Path
+    finished: bool
+    at_work: bool
+    models: tuple[ModelStatus, ...]
+    fused_shards_done: int
+    shards: int
+    error: str | None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of encoding; None where the rate of a model is not known."""
+        times = [model.seconds_left for model in self.models]
+        known = [time for time in times if time is not None]
+        return sum(known) if len(known) == len(times) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The status as JSON-ready values."""
+        models = [{**asdict(model), "seconds_left": model.seconds_left} for model in self.models]
+        return {**asdict(self), "folder": str(self.folder), "models": models, "seconds_left": self.seconds_left}
+
+
+def run_status(path: Path) -> RunStatus:
+    """The status of a run folder, finished or not.
+
+    Raises:
+        OutputError: it is none, or its files cannot be read.
+    """
+    folder = RunFolder(path)
+    finished = (path / "run.json").is_file()
+    events = list(_events(path / "events.jsonl"))
+    if not (finished or (path / STATE).is_file()):
+        if not (path / "events.jsonl").is_file():
+            raise OutputError(f"{path} is no folder of a run: give the one that soloist embed wrote")
+        # It was stopped, or is, before all chunks were read.
+        return RunStatus(
+            folder=path, finished=False, at_work=folder.is_locked(), models=(), fused_shards_done=0, shards=0,
+            error=_error(events),
+        )  # fmt: skip
+    records = folder.manifest.read()
+    shards, fingerprints = _finished(folder, records) if finished else _begun(folder)
+    models = tuple(_model(folder, records, shards, *each, events) for each in fingerprints.items())
+    fused = sum(
+        _is_done(records.get(folder.fused_file(collection, index)), content)
+        for (collection, index), (_, content) in shards.items()
+    )
+    return RunStatus(
+        folder=path,
+        finished=finished,
+        at_work=folder.is_locked(),
+        models=models,
+        fused_shards_done=fused,
+        shards=len(shards),
+        error=None if finished else _error(events),
+    )
+
+
+_Shards = Mapping[tuple[str, int], tuple[int, str]]  # rows and content by collection and index
+
+
+def _finished(folder: RunFolder, records: Mapping[str, FileRecord]) -> tuple[_Shards, dict[str, str]]:
+    chunks = [record for record in records.values() if record.kind == "chunks"]
+    shards = {(record.collection, record.shard): (record.rows, record.content) for record in chunks}
+    models = folder.read_json("run.json")["models"]
+    return shards, {model["name"]: model["fingerprint"] for model in models}
+
+
+def _begun(folder: RunFolder) -> tuple[_Shards, dict[str, str]]:
+    state = folder.read_json(STATE)
+    shards = {(collection, index): (rows, content) for collection, index, rows, content in state["shards"]}
+    return shards, state["models"]
+
+
+def _model(
+    folder: RunFolder,
+    records: Mapping[str, FileRecord],
+    shards: _Shards,
+    name: str,
+    fingerprint: str,
+    events: list[Mapping[str, Any]],
+) -> ModelStatus:
+    done = [
+        rows
+        for (collection, index), (rows, content) in shards.items()
+        if _is_done(records.get(folder.vectors_file(collection, name, index)), content, fingerprint)
+    ]
+    return ModelStatus(
+        name=name,
+        chunks_done=sum(done),
+        chunks=sum(rows for rows, _ in shards.values()),
+        shards_done=len(done),
+        shards=len(shards),
+        chunks_per_second=_rate(name, events),
+    )
+
+
+def _is_done(record: FileRecord | None, content: str, fingerprint: str | None = None) -> bool:
+    return record is not None and record.content == content and fingerprint in (None, record.fingerprint)
+
+
+def _rate(model: str, events: list[Mapping[str, Any]]) -> float | None:
+    """Chunks a second of the last session in which the model embedded any."""
+    rows = seconds = 0.0
+    for event in reversed(events):
+        if event.get("event") == "ShardEncoded" and event.get("model") == model:
+            rows += event["rows"]
+            seconds += event["seconds"]
+        elif event.get("event") == "RunStarted" and rows:
+            break
+    return rows / seconds if rows and seconds else None
+
+
+def _error(events: list[Mapping[str, Any]]) -> str | None:
+    ends = [event for event in events if event.get("event") in ("RunStarted", "RunFinished")]
+    return ends[-1].get("error") if ends else None
+
+
+def _events(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The events of a run; a line that a killed run left half is passed over."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield event

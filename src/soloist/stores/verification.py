@@ -1,0 +1,160 @@
+"""What is wrong with the files of a finished run. Reads all of them; computes no vector and needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from soloist.digests import DigestTable, shard_digest, text_digest
+from soloist.errors import OutputError
+from soloist.stores.manifest import FileRecord, is_intact
+from soloist.stores.run_folder import RunFolder, Vectors
+from soloist.types import Shard
+
+# Vectors are divided by their norm in float64 and rounded to float32: what is off by more was not written by us.
+NORM_TOLERANCE = 1e-4
+_NAMED_ROWS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was read, and what is wrong with it, a sentence each."""
+
+    collections: int
+    chunks: int
+    files: int
+    problems: tuple[str, ...]
+
+
+def verify_run(folder: RunFolder) -> Verified:
+    """Hold the files of a finished run against its manifest, its run.json and each other.
+
+    Every chunk has one row for each model and, where the run fuses, one fused row, in the order of the chunks; vectors
+    are of the texts that lie beside them, of the declared dimensions, finite and of norm 1; every file has the bytes
+    that were written.
+
+    Raises:
+        OutputError: the folder is no finished run, or run.json cannot be read.
+    """
+    summary = folder.read_json("run.json")
+    records = folder.manifest.read()
+    reading = _Reading(folder, records, summary)
+    problems = [*_damaged(folder, records), *reading.problems()]
+    return Verified(
+        collections=len(reading.collections), chunks=reading.chunks, files=len(records), problems=tuple(problems)
+    )
+
+
+def _damaged(folder: RunFolder, records: Mapping[str, FileRecord]) -> Iterator[str]:
+    for file, record in records.items():
+        if not (folder.path / file).is_file():
+            yield f"{file} is missing"
+        elif not is_intact(folder.path / file, record):
+            yield f"{file} has other bytes than were written"
+    for path in sorted(folder.path.glob("*/**/part-*.parquet")):
+        inside = path.relative_to(folder.path).as_posix()
+        if inside not in records and not inside.startswith("."):
+            yield f"{inside} is in no row of the manifest"
+
+
+class _Reading:
+    """A run folder as it is read shard by shard."""
+
+    def __init__(self, folder: RunFolder, records: Mapping[str, FileRecord], summary: Any) -> None:
+        self._folder = folder
+        self._records = records
+        self._summary = summary
+        self.chunks = 0
+        self.collections = sorted({record.collection for record in records.values() if record.kind == "chunks"})
+
+    def problems(self) -> Iterator[str]:
+        """All that is wrong, in the order of the collections."""
+        for collection in self.collections:
+            ids = DigestTable()
+            before = self.chunks
+            for index in self._folder.shards(collection):
+                yield from self._shard(collection, index, ids)
+            yield from self._count(collection, self.chunks - before)
+
+    def _count(self, collection: str, chunks: int) -> Iterator[str]:
+        said = {each["name"]: each["chunks"] for each in self._summary["collections"]}.get(collection)
+        if said != chunks:
+            yield f"{collection} has {chunks} chunks, and run.json says {said}"
+
+    def _shard(self, collection: str, index: int, ids: DigestTable) -> Iterator[str]:
+        name = f"{collection}, shard {index}"
+        try:
+            shard = self._folder.read_shard(collection, index)
+        except OutputError as exc:
+            yield str(exc)
+            return
+        self.chunks += len(shard.ids)
+        twice = [id_ for id_ in shard.ids if ids.add(text_digest(id_)) is not None]
+        if twice:
+            yield f"{name}: {_some(twice)} {'is' if len(twice) == 1 else 'are'} there twice"
+        digests = [text_digest(text) for text in shard.texts]
+        for model in self._summary["models"]:
+            yield from self._model(shard, digests, model)
+        if self._summary["fusion"] is not None:
+            yield from self._fused(shard, digests)
+
+    def _model(self, shard: Shard, digests: Sequence[bytes], model: Mapping[str, Any]) -> Iterator[str]:
+        where = f"{shard.collection}, shard {shard.index}, {model['name']}"
+        record = self._records.get(self._folder.vectors_file(shard.collection, model["name"], shard.index))
+        if record is None:
+            yield f"{where}: its vectors are not in the manifest"
+            return
+        if record.fingerprint != model["fingerprint"]:
+            yield f"{where}: its vectors were made with other settings than run.json says"
+        try:
+            ids, vectors = self._folder.read_vectors(shard.collection, model["name"], shard.index)
+            stored = self._folder.read_digests(shard.collection, model["name"], shard.index)
+        except OutputError as exc:
+            yield str(exc)
+            return
+        yield from _vector_problems(where, shard, ids, vectors, model["dim"])
+        if stored is None or list(stored) != list(digests):
+            others = [id_ for id_, a, b in zip(shard.ids, stored or [], digests, strict=False) if a != b]
+            yield f"{where}: vectors of {_some(others) if others else 'its rows'} are of other texts"
+
+    def _fused(self, shard: Shard, digests: Sequence[bytes]) -> Iterator[str]:
+        where = f"{shard.collection}, shard {shard.index}, fused"
+        record = self._records.get(self._folder.fused_file(shard.collection, shard.index))
+        if record is None:
+            yield f"{where}: its vectors are not in the manifest"
+            return
+        if record.content != shard_digest(shard.ids, digests):
+            yield f"{where}: its vectors are of other chunks"
+        try:
+            ids, vectors = self._folder.read_fused(shard.collection, shard.index)
+        except OutputError as exc:
+            yield str(exc)
+            return
+        yield from _vector_problems(where, shard, ids, vectors, self._summary["fusion"]["dim"])
+
+
+def _vector_problems(where: str, shard: Shard, ids: Sequence[str], vectors: Vectors, dim: int) -> Iterator[str]:
+    if list(ids) != list(shard.ids):
+        missing = [id_ for id_ in shard.ids if id_ not in set(ids)]
+        what = f"{_some(missing)} without a row" if missing else "rows in another order than the chunks, or too many"
+        yield f"{where}: {what}"
+    if vectors.shape[1] != dim:
+        yield f"{where}: {vectors.shape[1]} dimensions, and run.json says {dim}"
+    with np.errstate(all="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    broken = np.flatnonzero(~np.isfinite(norms)).tolist()
+    if broken:
+        yield f"{where}: NaN or infinity in {_some([ids[row] for row in broken])}"
+    off = np.flatnonzero(np.abs(norms - 1) > NORM_TOLERANCE).tolist()
+    if off:
+        yield f"{where}: a norm other than 1 in {_some([ids[row] for row in off])}"
+
+
+def _some(ids: Iterable[str]) -> str:
+    """The first few ids, and how many more."""
+    every = list(ids)
+    named = ", ".join(f"{id_!a}" for id_ in every[:_NAMED_ROWS])
+    return named if len(every) <= _NAMED_ROWS else f"{named} and {len(every) - _NAMED_ROWS:,} more"
