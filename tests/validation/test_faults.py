@@ -195,3 +195,10 @@ def test_wrong_aggregation_weights_in_one_mode(failures, monkeypatch):
     monkeypatch.setattr(ENGINE, "plan_fusion", by_mode)
     found = failures()
     assert set(found) == {"aggregation", "parity"}
+
+
+def test_a_resumed_run_that_keeps_nothing(failures, monkeypatch):
+    """All is computed again, the vectors are right, and only the count of the kept shards tells."""
+    adopt = ENGINE.adopt_incoming
+    monkeypatch.setattr(ENGINE, "adopt_incoming", lambda folder, is_current: adopt(folder, lambda record: False))
+    assert failures() == {"resume": "2 shards were done, and 0 were kept"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from soloist.engine import ModelReport
 from soloist.engine.result import LengthLimit
-from soloist.events import LeaseAcquired, LeaseReleased, ModelStaged, ShardEncoded
+from soloist.events import LeaseAcquired, LeaseReleased, ModelStaged, ShardEncoded, ShardsKept
 from soloist.validation.evidence import Evidence, RunRecord
 
 Verdict = Literal["pass", "fail", "cannot be shown here"]
@@ -392,7 +392,28 @@ def _isolation(evidence: Evidence) -> Finding:
 
 
 def _resume(evidence: Evidence) -> Finding:
-    return "cannot be shown here", "this version does not resume runs"
+    record = evidence.resume
+    if (failed := _failed(evidence.exclusive) or _failed(record.resumed)) is not None:
+        return failed
+    if record.broken_off is None:
+        return (
+            "cannot be shown here",
+            f"with {record.shards_before} shards in all there is nothing to break off",
+        )
+    if record.planted not in record.broken_off:
+        return "fail", f"a run that was broken off ended with {record.broken_off}"
+    kept = sum(event.shards for event in record.resumed.events if isinstance(event, ShardsKept))
+    if kept != record.shards_before:
+        return "fail", f"{record.shards_before} shards were done, and {kept} were kept"
+    again = [event for event in record.resumed.events if isinstance(event, ShardEncoded)]
+    others = [
+        f"{collection}, {model}"
+        for (collection, model), vectors in evidence.exclusive.model_vectors.items()
+        if not np.array_equal(vectors, record.resumed.model_vectors[collection, model])
+    ]
+    if others:
+        return "fail", f"after {kept} shards kept and {len(again)} encoded, the vectors of {others[0]} differ"
+    return "pass", f"{kept} shards kept, {len(again)} encoded, and all vectors equal bit by bit"
 
 
 CHECKS: tuple[Check, ...] = (

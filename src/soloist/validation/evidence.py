@@ -86,6 +86,20 @@ class FailureRecord:
     next_lease_error: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResumeRecord:
+    """A run that was broken off once some shards were done, and the run that went on with it.
+
+    `planted` is the error that breaks off, `shards_before` are those that were done then, `broken_off` is what the
+    first run raised; None where it did not.
+    """
+
+    planted: str
+    shards_before: int
+    broken_off: str | None
+    resumed: RunRecord
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRecord:
     """A command in a process of its own. `files` are the JSON files that it left of those that were expected."""
@@ -113,6 +127,7 @@ class Evidence:
     again: RunRecord
     standard: RunRecord
     failure: FailureRecord
+    resume: ResumeRecord
     isolated: RunRecord | None
     embed: CommandRecord | None
     script: CommandRecord | None

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from soloist.events import (
     LeaseReleased,
     ListSink,
     Notice,
+    ShardEncoded,
 )
 from soloist.jsontext import json_text
 from soloist.models.loading import StagedModel
@@ -45,6 +46,7 @@ from soloist.validation.evidence import (
     Evidence,
     FailureRecord,
     Observation,
+    ResumeRecord,
     RunRecord,
     StagingRecord,
     Vectors,
@@ -52,10 +54,14 @@ from soloist.validation.evidence import (
 
 SAMPLE_CHUNKS = 200
 PLANTED = "an error planted by the rehearsal after the first batch"
+BROKEN_OFF = "broken off by the rehearsal once two shards were done"
+_SHARDS_BEFORE = 2
 _COMMAND_SECONDS = 3600
 _TIMED_OUT = 124
 _MARKER = ".soloist-rehearsal"
-_FOLDERS = ("chunks", "exclusive", "again", "standard", "isolated", "failed", "command", "script", "cache")
+_FOLDERS = (
+    "chunks", "exclusive", "again", "standard", "isolated", "failed", "resumed", "command", "script", "cache",
+)  # fmt: skip
 
 
 class PlantedError(Exception):
@@ -67,8 +73,8 @@ def rehearse(
 ) -> Evidence:
     """Run everything that the checklist is about, in `folder`, on the first chunks of each collection.
 
-    `config` says which chunks, models and accelerator; its `out` is not used. The whole takes seven runs, a quick one
-    the four that need no process of their own.
+    `config` says which chunks, models and accelerator; its `out` is not used. The whole takes eight runs, a quick one
+    the five that need no process of their own.
 
     Raises:
         SoloistError: there are no chunks, or the models or the accelerator cannot be used at all.
@@ -102,6 +108,9 @@ def rehearse(
             again=played("again", mode="exclusive"),
             standard=played("standard", mode="standard"),
             failure=_failure(replace(base, out=folder / "failed", mode="exclusive"), accelerator),
+            resume=_resume(
+                replace(base, out=folder / "resumed", mode="exclusive"), lambda: played("resumed", mode="exclusive")
+            ),
             isolated=None if quick else played("isolated", mode="exclusive", isolation="process"),
             embed=None if quick else _embed(base, folder / "command"),
             script=None if quick else _script(base, folder / "script"),
@@ -252,6 +261,29 @@ def _failure(config: RunConfig, accelerator: Accelerator) -> FailureRecord:
         allocated_after=after,
         next_lease_error=_next_lease_error(config, accelerator),
     )
+
+
+class _Breaker:
+    """Breaks a run off once some shards are done."""
+
+    def __init__(self) -> None:
+        self.shards = 0
+
+    def emit(self, event: Event) -> None:
+        """Count the shards."""
+        self.shards += isinstance(event, ShardEncoded)
+        if isinstance(event, ShardEncoded) and self.shards == _SHARDS_BEFORE:
+            raise PlantedError(BROKEN_OFF)
+
+
+def _resume(config: RunConfig, go_on: Callable[[], RunRecord]) -> ResumeRecord:
+    """A run that is broken off, and then gone on with in its folder."""
+    breaker, broken_off = _Breaker(), None
+    try:
+        run(config, breaker)
+    except Exception as exc:  # whatever the planted error became on its way here is what the check looks at
+        broken_off = f"{type(exc).__name__}: {exc}"
+    return ResumeRecord(planted=BROKEN_OFF, shards_before=breaker.shards, broken_off=broken_off, resumed=go_on())
 
 
 def _next_lease_error(config: RunConfig, accelerator: Accelerator) -> str | None:
