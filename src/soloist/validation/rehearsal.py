@@ -56,6 +56,8 @@ SAMPLE_CHUNKS = 200
 PLANTED = "an error planted by the rehearsal after the first batch"
 BROKEN_OFF = "broken off by the rehearsal once two shards were done"
 _SHARDS_BEFORE = 2
+# How long runs after the first wait for the devices: those that the run before did not give back never come.
+_AGAIN_SECONDS = 15.0
 _COMMAND_SECONDS = 3600
 _TIMED_OUT = 124
 _MARKER = ".soloist-rehearsal"
@@ -86,11 +88,13 @@ def rehearse(
         config, chunks_root=sample, collections=(), source=SourceConfig(), lock_dir=config.lock_dir or LOCK_DIR,
         cache_dir=folder / "cache", isolation="allocator", shard_chunks=max(16, chunks // 3),
     )  # fmt: skip
+    later = replace(base, lease_timeout_seconds=_AGAIN_SECONDS)
     specs = select_models(base)
 
     def played(name: str, **changes: object) -> RunRecord:
         sink.emit(Notice(about="rehearsal", message=name))
-        return _played(replace(base, out=folder / name, **changes), accelerator, sink)  # type: ignore[arg-type]
+        first = base if name == "exclusive" else later
+        return _played(replace(first, out=folder / name, **changes), accelerator, sink)  # type: ignore[arg-type]
 
     with _staged(base, accelerator) as (models, staging):
         assert models is None or models  # held, so that the runs share the weights and do not load them anew
@@ -107,9 +111,9 @@ def rehearse(
             exclusive=played("exclusive", mode="exclusive"),
             again=played("again", mode="exclusive"),
             standard=played("standard", mode="standard"),
-            failure=_failure(replace(base, out=folder / "failed", mode="exclusive"), accelerator),
+            failure=_failure(replace(later, out=folder / "failed", mode="exclusive"), accelerator),
             resume=_resume(
-                replace(base, out=folder / "resumed", mode="exclusive"), lambda: played("resumed", mode="exclusive")
+                replace(later, out=folder / "resumed", mode="exclusive"), lambda: played("resumed", mode="exclusive")
             ),
             isolated=None if quick else played("isolated", mode="exclusive", isolation="process"),
             embed=None if quick else _embed(base, folder / "command"),
