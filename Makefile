@@ -11,8 +11,10 @@ export TOKENIZERS_PARALLELISM = true
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
+# Two tests at a time, each file's in one process; one thread for the arithmetic of each.
+WORKERS ?= 2
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 # The tests of hostile chunk files, with many more of them, from a seed that is new each time and is printed.
 FUZZ_CASES ?= 10000

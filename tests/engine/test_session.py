@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -62,6 +63,12 @@ def write_texts(root: Path, texts: list[str]) -> Path:
     return root
 
 
+def texts_of_one_length(count: int) -> list[str]:
+    """Different texts of the same words, so of as many tokens each: a text that repeats is embedded once."""
+    orders = itertools.islice(itertools.permutations(WORDS[1:12]), count)
+    return [" ".join((WORDS[0], *order)) for order in orders]
+
+
 def files_below(root: Path) -> dict[str, tuple[int, int]]:
     """Every path, with its size and its time of change."""
     return {str(p.relative_to(root)): (p.stat().st_size, p.stat().st_mtime_ns) for p in root.rglob("*")}
@@ -88,15 +95,15 @@ def texts_below(root: Path) -> list[str]:
 def assert_counts_are_the_encoders(root: Path, spec: ModelSpec) -> TokenCounts:
     """Lengths as scanned, beside those that the encoder makes of the same texts; the scanned ones."""
     found = scanned(root, spec)
-    texts = texts_below(root)
+    texts = list(dict.fromkeys(texts_below(root)))
     tokenized = Encoder(stage(spec, "float32")).tokenize(texts)
     counts = found.counts[spec.name]
     whole = [length + cut for length, cut in zip(tokenized.lengths, tokenized.dropped, strict=True)]
     assert sorted(counts.rows_of.elements()) == sorted(whole)
     assert sorted(counts.kept.elements()) == sorted(tokenized.lengths)
     assert counts.truncated_rows == sum(1 for dropped in tokenized.dropped if dropped)
-    assert (counts.rows, counts.estimated) == (found.chunks, False) == (len(texts), False)
-    assert found.text_bytes == sum(len(text.encode()) for text in texts)
+    assert (counts.rows, counts.estimated) == (found.chunks - found.repeated, False) == (len(texts), False)
+    assert found.text_bytes == sum(len(text.encode()) for text in texts_below(root))
     return counts
 
 
@@ -148,7 +155,19 @@ def test_more_chunks_than_a_block(tmp_path):
     write_collection(tmp_path / "chunks", "many", BLOCK_CHUNKS + 5, longest=2)
     write_collection(tmp_path / "chunks", "few", 3, longest=2)
     found = scanned(tmp_path / "chunks", BUILT_IN.get("wordllama"))
-    assert found.chunks == found.counts["wordllama"].rows == BLOCK_CHUNKS + 8
+    assert found.chunks == BLOCK_CHUNKS + 8
+    assert found.counts["wordllama"].rows == found.chunks - found.repeated == len(set(texts_below(tmp_path / "chunks")))
+
+
+def test_a_text_that_repeats_is_planned_once(planning, tmp_path):
+    """A third of a corpus may repeat: a plan that counts it would be a third too long."""
+    root = write_texts(tmp_path / "same", ["one lease", "two leases", "one lease", "one lease"])
+    config = dataclasses.replace(planning, chunks_root=root, models=("wordllama",), accelerator="cpu")
+    planned, ran = plan_session(config), run(config)
+    assert (planned.chunks, planned.repeated, planned.models[0].rows) == (4, 2, 2)
+    assert (ran.models[0].embedded, ran.models[0].repeated) == (2, 2)
+    assert planned.models[0].tokens == ran.models[0].tokens
+    assert planned.models[0].vectors_bytes == 4 * 256 * 4
 
 
 def test_what_ends_the_run_at_its_start_ends_the_plan(plan, chunks_root, tmp_path):
@@ -245,10 +264,9 @@ def test_the_peak_of_full_batches(name, accelerator, limited_by, planning, tmp_p
     budget = 600 if limited_by == "saturation" else None
     changes = {"models": (name,), "accelerator": accelerator, "dtype": "float32", "token_budget": budget}
     changes["shard_chunks"] = 4096
-    text = " ".join(WORDS[:12])
-    one = write_texts(tmp_path / "one", [text])
+    one = write_texts(tmp_path / "one", texts_of_one_length(1))
     rows = plan_session(dataclasses.replace(planning, chunks_root=one, **changes)).models[0].exclusive.longest_rows
-    full = write_texts(tmp_path / "full", [text] * 2 * rows)
+    full = write_texts(tmp_path / "full", texts_of_one_length(2 * rows))
     config = dataclasses.replace(planning, chunks_root=full, **changes)
     planned, ran = plan_session(config).models[0], run(config).models[0]
     assert planned.exclusive.limited_by == limited_by
@@ -261,7 +279,7 @@ def test_the_peak_of_full_batches(name, accelerator, limited_by, planning, tmp_p
 
 def test_standard_mode_is_planned_as_it_runs(planning, tmp_path):
     """Limits of exclusive mode in a run with all models resident would split batches."""
-    root = write_texts(tmp_path / "few", [" ".join(WORDS * 4)] * 7)
+    root = write_texts(tmp_path / "few", texts_of_one_length(7))
     config = dataclasses.replace(
         planning, mode="standard", accelerator="simulated:1x4MB", dtype="float32", chunks_root=root
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from soloist.config import SourceConfig
+from soloist.digests import DigestTable, text_digest
 from soloist.engine.ingest import empty_collection, nothing_to_embed
 from soloist.errors import PredictionError
 from soloist.models.location import WORDLLAMA_TOKENIZER
@@ -34,7 +35,7 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 
 @dataclass(slots=True, kw_only=True)
 class TokenCounts:
-    """How many rows have how many tokens, prompt and special tokens included, before truncation.
+    """How many texts have how many tokens, prompt and special tokens included, before truncation.
 
     `estimated` where the tokenizer was not at hand; `seconds` is what tokenizing took on this machine.
     """
@@ -80,9 +81,13 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """What is in the collections: chunks, bytes of text, and each model's token counts."""
+    """What is in the collections: chunks, bytes of text, and each model's token counts.
+
+    `repeated` chunks have the text of another one. A run embeds a text once, so they are in no count of tokens.
+    """
 
     chunks: int
+    repeated: int
     skipped: int
     text_bytes: int
     counts: dict[str, TokenCounts]
@@ -106,6 +111,7 @@ def scan(
         for spec, settings in models
     }
     chunks = text_bytes = 0
+    known = DigestTable()
     in_all = SkippedInputs()
     for collection in collections:
         skipped, before = SkippedInputs(), chunks
@@ -117,13 +123,14 @@ def scan(
         for texts in _blocks(collection, source, on_skip):
             chunks += len(texts)
             text_bytes += sum(len(text.encode()) for text in texts)
+            new = [text for text in texts if known.add(text_digest(text)) is None]
             for spec, settings in models:
-                _count(counts[spec.name], counters[spec.name], [settings.document_prompt + text for text in texts])
+                _count(counts[spec.name], counters[spec.name], [settings.document_prompt + text for text in new])
         if chunks == before and collection.name in required:
             raise empty_collection(collection, skipped)
     if not chunks:
         raise nothing_to_embed(collections, in_all)
-    return Scan(chunks=chunks, skipped=in_all.count, text_bytes=text_bytes, counts=counts)
+    return Scan(chunks=chunks, repeated=chunks - len(known), skipped=in_all.count, text_bytes=text_bytes, counts=counts)
 
 
 def _blocks(

@@ -60,8 +60,9 @@ class BatchPlan:
 class ModelPlan:
     """What one model will need. Bytes are per device unless the name says otherwise; lengths in tokens.
 
-    `histogram` has the rows up to each power of two. `lengths_estimated` where the tokenizer was not on this machine,
-    `seconds` None where nothing is known of the rate. `curve` are the traced points, in bytes a padded token.
+    `rows` are those to embed: a text that occurs several times counts once. `histogram` has them up to each power of
+    two. `lengths_estimated` where the tokenizer was not on this machine, `seconds` None where nothing is known of the
+    rate. `curve` are the traced points, in bytes a padded token.
     """
 
     name: str
@@ -93,12 +94,16 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPlan:
-    """A run foretold. `problems` is empty where it fits; each is a sentence that says what to change."""
+    """A run foretold. `problems` is empty where it fits; each is a sentence that says what to change.
+
+    `repeated` of the `chunks` have the text of another one, and are not embedded.
+    """
 
     accelerator: str
     card: Card
     devices: int
     chunks: int
+    repeated: int
     skipped: int
     text_bytes: int
     limit_bytes: int
@@ -225,7 +230,7 @@ def _model_plan(
         staging_seconds=(known.blueprint.checkpoint_bytes or worst.weights_bytes) / STAGING_BYTES_PER_SECOND,
         download_bytes=_download_bytes(known),
         host_bytes=_host_bytes(known),
-        vectors_bytes=counts.rows * (known.settings.dim or 0) * VECTOR_BYTES,
+        vectors_bytes=found.chunks * (known.settings.dim or 0) * VECTOR_BYTES,
     )
 
 
@@ -307,7 +312,7 @@ def _session(
     plans: Mapping[Mode, RunPlan],
     session_seconds: float | None,
 ) -> SessionPlan:
-    fused = _fused_bytes(config, models)
+    fused = _fused_bytes(config, found.chunks, models)
     times = [model.seconds for model in models]
     staging = sum(model.staging_seconds for model in models)
     seconds = sum(time for time in times if time is not None) + staging if None not in times else None
@@ -322,6 +327,7 @@ def _session(
         card=accelerator.card,
         devices=len(accelerator.devices),
         chunks=found.chunks,
+        repeated=found.repeated,
         skipped=found.skipped,
         text_bytes=found.text_bytes,
         limit_bytes=memory_limit(accelerator.card),
@@ -336,12 +342,12 @@ def _session(
     )
 
 
-def _fused_bytes(config: RunConfig, models: Sequence[ModelPlan]) -> int:
+def _fused_bytes(config: RunConfig, chunks: int, models: Sequence[ModelPlan]) -> int:
     members = [Member(name=model.name, dim=model.dim, matryoshka_dims=()) for model in models if model.dim is not None]
     if len(members) < len(models):
         return 0
     fusion = plan_fusion(config.fusion, members)
-    return models[0].rows * fusion.dim * VECTOR_BYTES if fusion is not None else 0
+    return chunks * fusion.dim * VECTOR_BYTES if fusion is not None else 0
 
 
 def _memory_problems(

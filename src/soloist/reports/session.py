@@ -37,9 +37,10 @@ def print_session(plan: SessionPlan, console: Console) -> None:
 
 
 def _head(plan: SessionPlan) -> list[str]:
+    repeated = f", {plan.repeated:,} of them repeat a text" if plan.repeated else ""
     skipped = f", {plan.skipped:,} skipped" if plan.skipped else ""
     return [
-        f"{count_text(plan.chunks, 'chunk')}{skipped}, {bytes_text(plan.text_bytes)} of text",
+        f"{count_text(plan.chunks, 'chunk')}{repeated}{skipped}, {bytes_text(plan.text_bytes)} of text",
         f"{count_text(plan.devices, 'device')}: {plan.card.device_name}, {bytes_text(plan.card.total_bytes)} each, "
         f"{bytes_text(plan.limit_bytes)} of it planned with",
     ]
