@@ -46,12 +46,14 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
     """An option that is parsed and then forgotten changes nothing, in silence."""
     catalogue = tmp_path / "catalogue.toml"
     catalogue.write_text('[models.wordllama]\nlicence = "mit"\n')
+    other = tmp_path / "other"
+    assert invoke(*options, "--out", other).exit_code == 0
     result = invoke(
         *options, "--collections", "notes", "--weights", "wordllama=.5", "--mode", "standard", "--fusion", "mean",
         "--dim", 64, "--dtype", "float32", "--token-budget", 500, "--on-bad-input", "skip", "--catalogue", catalogue,
         "--text-field", "text", "--id-field", "chunk_id", "--file-patterns", "*_chunks.json,other.jsonl",
         "--shard-chunks", 2, "--lease-timeout-seconds", 7.5, "--cache-dir", tmp_path / "cache",
-        "--isolation", "process",
+        "--isolation", "process", "--stop-after", "1h30m", "--reuse", other,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert saved_config(tmp_path) == {
@@ -76,6 +78,8 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "lease_timeout_seconds": 7.5,
         "cache_dir": str(tmp_path / "cache"),
         "isolation": "process",
+        "stop_after": 5400.0,
+        "reuse": [str(other)],
     }
 
 
