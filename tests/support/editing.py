@@ -1,0 +1,34 @@
+"""A folder of chunks as a value that tests edit and write down, and the files of a run as a value that they compare."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+Chunks = Mapping[str, Iterable[tuple[str, str]]]  # (id, text) by file, `collection/name`
+
+
+def write_chunks(root: Path, chunks: Chunks) -> Path:
+    """Make `root` hold these chunks and no others; files are named `NAME_chunks.json`."""
+    shutil.rmtree(root, ignore_errors=True)
+    for name, items in chunks.items():
+        path = root / f"{name}_chunks.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([{"text": text, "metadata": {"chunk_id": id_}} for id_, text in items]))
+    return root
+
+
+def run_files(run: Path) -> dict[str, bytes]:
+    """What must be the same in two runs of one kind: every file but those that tell of times."""
+    files = (path for path in sorted(run.rglob("*")) if path.is_file())
+    named = {path.relative_to(run).as_posix(): path for path in files}
+    return {name: path.read_bytes() for name, path in named.items() if name not in ("run.json", "events.jsonl", ".lock")}
+
+
+def assert_same_files(run: Path, other: Path) -> None:
+    """Hold two run folders against each other, byte by byte, and name what differs."""
+    mine, others = run_files(run), run_files(other)
+    assert list(mine) == list(others)
+    assert not [name for name, content in mine.items() if content != others[name]]
