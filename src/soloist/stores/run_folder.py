@@ -384,7 +384,7 @@ class RunFolder:
 
 def _is_run(path: Path) -> bool:
     """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
-    begun = {entry.name for entry in path.iterdir()}
+    begun = {entry.name for entry in path.iterdir() if not is_temporary(entry.name)}
     return NAME in begun or (bool(begun) and begun <= {".lock", "events.jsonl", STATE, ".incoming"})
 
 
