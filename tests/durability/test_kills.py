@@ -21,14 +21,13 @@ from typing import Any
 
 import pytest
 from support.command_server import CommandServer, Death
-from support.editing import assert_same_files, write_chunks
+from support.editing import assert_same_files, random_text, write_chunks
 
 from soloist.stores.manifest import Manifest
 
 SEED = int(os.environ.get("SOLOIST_KILL_SEED", "0"))
 KILLS = 36
 SHARD_CHUNKS = 8
-WORDS = "lease chunk vector shard device memory batch token replica model pass fusion weight norm query index".split()
 
 Files = dict[str, list[tuple[str, str]]]
 
@@ -77,7 +76,7 @@ def files() -> Files:
     generator = random.Random(SEED)
 
     def items(name: str, count: int) -> list[tuple[str, str]]:
-        return [(f"{name}-{n}", text(generator)) for n in range(count)]
+        return [(f"{name}-{n}", random_text(generator)) for n in range(count)]
 
     files = {"alpha/a": items("a", 24), "alpha/b": items("b", 13), "beta/c": items("c", 20)}
     files["alpha/b"][3] = ("b-3", " ")
@@ -94,18 +93,14 @@ def arguments(tmp_path: Path, catalogue: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def text(generator: random.Random) -> str:
-    return " ".join(generator.choices(WORDS, k=generator.randint(1, 40)))
-
-
 def edited(files: Files, generator: random.Random) -> Files:
     """Some texts changed, a chunk moved to another file and one to another collection, some gone, some new."""
     files = {name: list(items) for name, items in files.items()}
     for items in files.values():
         for row in generator.sample(range(len(items)), 2):
-            items[row] = (items[row][0], text(generator))
+            items[row] = (items[row][0], random_text(generator))
         del items[generator.randrange(len(items))]
-        items.insert(generator.randrange(len(items)), (f"new-{generator.random()}", text(generator)))
+        items.insert(generator.randrange(len(items)), (f"new-{generator.random()}", random_text(generator)))
     for source, target in (("alpha/a", "alpha/b"), ("beta/c", "alpha/a")):
         files[target].insert(0, files[source].pop(generator.randrange(len(files[source]))))
     return files
@@ -140,7 +135,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(commands, argumen
 def test_killed_at_every_step_of_the_change_from_chunks_to_chunks(commands, arguments, files, tmp_path, is_new):
     """The change takes milliseconds, in which no random moment falls, and touches every file that a run has."""
     out = tmp_path / "run"
-    options = [*arguments, "--models", "static"]
+    options = [*arguments, "--models", "static", "--fusion", "none"]
     write_chunks(tmp_path / "chunks", files)
     if not is_new:
         assert commands.run(*options, "--out", str(out)).code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,3 +33,11 @@ def assert_same_files(run: Path, other: Path) -> None:
     mine, others = run_files(run), run_files(other)
     assert list(mine) == list(others)
     assert not [name for name, content in mine.items() if content != others[name]]
+
+
+_WORDS = "lease chunk vector shard device memory batch token replica model pass fusion weight norm query index".split()
+
+
+def random_text(generator: random.Random, longest: int = 40) -> str:
+    """A text of 1 to `longest` words."""
+    return " ".join(generator.choices(_WORDS, k=generator.randint(1, longest)))
