@@ -10,8 +10,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -86,10 +84,11 @@ def files() -> Files:
 
 @pytest.fixture
 def arguments(tmp_path: Path, catalogue: Path) -> list[str]:
-    """The command without its --out."""
+    """The command without its --models and --out."""
     return [
-        "embed", str(tmp_path / "chunks"), "--models", "bert,static", "--catalogue", str(catalogue), "--accelerator", "cpu",
-        "--shard-chunks", str(SHARD_CHUNKS), "--lock-dir", str(tmp_path / "locks"), "--cache-dir", str(tmp_path / "cache"),
+        "embed", str(tmp_path / "chunks"), "--catalogue", str(catalogue), "--accelerator", "cpu",
+        "--shard-chunks", str(SHARD_CHUNKS), "--lock-dir", str(tmp_path / "locks"),
+        "--cache-dir", str(tmp_path / "cache"),
     ]  # fmt: skip
 
 
@@ -110,6 +109,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(commands, argumen
     """A file half written and counted, a shard done twice or left out, a folder that no command takes any more."""
     print(f"SOLOIST_KILL_SEED={SEED}")
     generator = random.Random(SEED)
+    arguments += ["--models", "bert,static"]
     hit: Counter[str] = Counter()
     for life in range(12):
         out = tmp_path / f"run-{life // 2}"  # from nothing, and then once more with other chunks
@@ -142,9 +142,7 @@ def test_killed_at_every_step_of_the_change_from_chunks_to_chunks(commands, argu
         write_chunks(tmp_path / "chunks", edited(files, random.Random(SEED)))
     assert commands.run(*options, "--out", str(tmp_path / "undisturbed")).code == 0
     for count in range(1, 100):
-        ended = commands.run(
-            *options, "--out", str(out), death=Death(folder=out, count=count, pattern=CHANGING_CHUNKS)
-        )
+        ended = commands.run(*options, "--out", str(out), death=Death(folder=out, count=count, pattern=CHANGING_CHUNKS))
         assert ended.code in (0, -signal.SIGKILL), f"at step {count}: {ended.stderr}"
         if ended.code == 0:
             break

@@ -1,9 +1,9 @@
 """The real command without its imports: a process that has imported soloist forks, and the child is the command.
 
 An import of torch costs seconds, and what is tested here starts the command some hundred times. A child has a process
-group of its own, its own standard streams and arguments, and runs `soloist` as `python -m soloist` does. It can be told to
-kill itself with -9 just before it makes, renames, removes or opens for writing a file for the nth time: before any one of
-the operations by which a run changes its folder, exactly, and again on the next day.
+group of its own, its own standard streams and arguments, and runs `soloist` as `python -m soloist` does. It can be told
+to kill itself with -9 just before it makes, renames, removes or opens for writing a file for the nth time: before any
+one of the operations by which a run changes its folder, exactly, and again on the next day.
 
 `CommandServer` is the tests' end; `python -m support.command_server` is the process.
 """
@@ -18,6 +18,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.trunca
 # Their last argument is a folder that is held open, as shutil.rmtree does, or -1.
 _AT_A_FOLDER = {"os.remove", "os.rmdir", "os.mkdir"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_STREAMS = ("stdout", "stderr")
 _TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -44,9 +46,10 @@ class Death:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended: its exit code, -9 where it was killed, and what it wrote to stderr."""
+    """A command that has ended: its exit code, -9 where it was killed, and what it wrote."""
 
     code: int
+    stdout: str
     stderr: str
 
 
@@ -73,7 +76,7 @@ class CommandServer:
 
     def start(self, *arguments: str, death: Death | None = None) -> int:
         """Begin a command; its process group."""
-        request = {"arguments": arguments, "stderr": str(self._folder / "stderr")}
+        request: dict[str, Any] = {"arguments": arguments, "folder": str(self._folder)}
         if death is not None:
             request["death"] = {**asdict(death), "folder": str(death.folder)}
         assert self._process.stdin is not None
@@ -84,7 +87,8 @@ class CommandServer:
     def wait(self) -> Ended:
         """The end of the command that was started."""
         code = int(self._answer())
-        return Ended(code, (self._folder / "stderr").read_text(encoding="utf-8", errors="replace"))
+        written = [(self._folder / name).read_text(encoding="utf-8", errors="replace") for name in _STREAMS]
+        return Ended(code, *written)
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
@@ -100,8 +104,6 @@ def _main() -> None:
     import soloist.reports.table  # noqa: F401 - what the command imports late, imported once for all
 
     # Threads do not survive a fork, and what they hold stays locked.
-    import threading
-
     assert threading.active_count() == 1
     # A lease collects garbage at both its ends: what the imports made is none, and takes half of a small run's time.
     gc.collect()
@@ -122,9 +124,9 @@ def _be_the_command(request: dict[str, Any]) -> None:
     import runpy
 
     os.setpgid(0, 0)
-    null, errors = os.open(os.devnull, os.O_RDWR), os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number, stream in enumerate((null, null, errors)):
-        os.dup2(stream, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in enumerate(_STREAMS, start=1):
+        os.dup2(os.open(Path(request["folder"], name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.argv = ["soloist", *request["arguments"]]
     if "death" in request:
         sys.addaudithook(_Executioner(**request["death"]))
@@ -146,7 +148,7 @@ class _Executioner:
         named = arguments[: 2 if event == "os.rename" else 1]
         paths = [str(path) for path in named if isinstance(path, str | os.PathLike)]
         if event in _AT_A_FOLDER and arguments[-1] != -1:
-            paths = [os.path.join(os.readlink(f"/proc/self/fd/{arguments[-1]}"), *paths)]
+            paths = [str(Path(f"/proc/self/fd/{arguments[-1]}").readlink().joinpath(*paths))]
         if not any(path.startswith(self._folder) for path in paths):
             return
         if self._pattern.search(" ".join([event, *(path.removeprefix(self._folder) for path in paths)])):

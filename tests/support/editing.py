@@ -10,6 +10,12 @@ from pathlib import Path
 
 Chunks = Mapping[str, Iterable[tuple[str, str]]]  # (id, text) by file, `collection/name`
 
+_OF_TIMES = ("run.json", "events.jsonl", ".lock")
+_WORDS = (
+    "lease", "chunk", "vector", "shard", "device", "memory", "batch", "token", "replica", "model", "pass", "fusion",
+    "weight", "norm", "query", "index",
+)  # fmt: skip
+
 
 def write_chunks(root: Path, chunks: Chunks) -> Path:
     """Make `root` hold these chunks and no others; files are named `NAME_chunks.json`."""
@@ -22,10 +28,9 @@ def write_chunks(root: Path, chunks: Chunks) -> Path:
 
 
 def run_files(run: Path) -> dict[str, bytes]:
-    """What must be the same in two runs of one kind: every file but those that tell of times."""
-    files = (path for path in sorted(run.rglob("*")) if path.is_file())
-    named = {path.relative_to(run).as_posix(): path for path in files}
-    return {name: path.read_bytes() for name, path in named.items() if name not in ("run.json", "events.jsonl", ".lock")}
+    """What must be the same in two runs of the same chunks: every file but those that tell of times."""
+    files = {path.relative_to(run).as_posix(): path for path in sorted(run.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name not in _OF_TIMES}
 
 
 def assert_same_files(run: Path, other: Path) -> None:
@@ -33,9 +38,6 @@ def assert_same_files(run: Path, other: Path) -> None:
     mine, others = run_files(run), run_files(other)
     assert list(mine) == list(others)
     assert not [name for name, content in mine.items() if content != others[name]]
-
-
-_WORDS = "lease chunk vector shard device memory batch token replica model pass fusion weight norm query index".split()
 
 
 def random_text(generator: random.Random, longest: int = 40) -> str:
