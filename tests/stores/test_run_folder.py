@@ -354,3 +354,21 @@ def test_a_scan_that_fails_leaves_no_skipped_file_and_its_own_error(run: RunFold
     with pytest.raises(FileNotFoundError), run.skipped():
         (run.path / "missing").read_text()
     assert files(run) == []
+
+
+def test_where_nothing_can_be_written_no_run_is_at_work(run: RunFolder) -> None:
+    """`soloist status` said of every finished run on a read-only disk that it was at work."""
+    assert not run.is_locked()
+    with run.locked():
+        assert run.is_locked()
+    (run.path / ".lock").unlink(missing_ok=True)
+    (run.path / ".lock").mkdir()  # as good as a disk that takes no file, also for root
+    assert not run.is_locked()
+    with pytest.raises(OutputError, match="cannot write"), run.locked():
+        pass
+
+
+def test_a_folder_at_work_is_refused_in_words(run: RunFolder) -> None:
+    """The lock's own error is an OSError, and was taken for one of the disk."""
+    with run.locked(), pytest.raises(OutputError, match="another run is writing to .*: wait until"), run.locked():
+        pass

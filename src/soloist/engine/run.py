@@ -20,7 +20,7 @@ from soloist.engine.feedback import Feedback
 from soloist.engine.ingest import ShardRef, ingest
 from soloist.engine.isolation import run_isolated
 from soloist.engine.memory import measured_key, plan_memory, remember
-from soloist.engine.passes import Stage, run_pass
+from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import require_distinct, select_models, stage_all
@@ -30,6 +30,7 @@ from soloist.events import (
     ChunksRemoved,
     EventSink,
     JsonLinesSink,
+    ListSink,
     Notice,
     RunFinished,
     RunStarted,
@@ -125,6 +126,7 @@ class _Run:
             self._stop.check()
         fingerprints = {name: model.fingerprint for name, model in staged.items()}
         _adopt(folder, fingerprints, fusion, sink)
+        _warn_of_other_settings(self._others, fingerprints, sink)
         folder.write_json(STATE, _state(config, fingerprints, shards))
         _warn_of_fusion(fusion, sink)
         feedback = Feedback(config.cache_dir)
@@ -133,6 +135,8 @@ class _Run:
             plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=self._stop,
             others=self._others,
         )  # fmt: skip
+        if any(pending(each, stage, ListSink()) for each in plan.passes) or _unfused(fusion, fingerprints, stage):
+            folder.reopen()
         with self._told(sink):
             for each in plan.passes:
                 _run_pass(each, stage, config, sink)
@@ -202,17 +206,28 @@ def _remember(
 def _fuse_all(fusion: FusionPlan, fingerprints: Mapping[str, str], stage: Stage, sink: EventSink) -> None:
     """Fused vectors of every shard that has none yet, from the vectors on disk; needs no device."""
     folder, fingerprint = stage.folder, _fused_fingerprint(fusion, fingerprints)
-    finished = folder.manifest.read()
-    for shard in stage.shards:
-        record = finished.get(folder.fused_file(shard.collection, shard.index))
-        if record is not None and (record.content, record.fingerprint) == (shard.content, fingerprint):
-            continue
+    for shard in _unfused(fusion, fingerprints, stage):
         stage.stop.check()
         members = [folder.read_vectors(shard.collection, model, shard.index) for model in fusion.models]
         ids = members[0][0]
         fused = fuse(fusion, [vectors for _, vectors in members], ids=ids)
         folder.write_fused(shard.collection, shard.index, ids, fused, shard.content, fingerprint)
         sink.emit(ShardFused(collection=shard.collection, shard=shard.index, rows=len(ids), dim=fusion.dim))
+
+
+def _unfused(fusion: FusionPlan | None, fingerprints: Mapping[str, str], stage: Stage) -> list[ShardRef]:
+    """The shards without the fused vectors that they should have, in order."""
+    if fusion is None:
+        return []
+    folder, fingerprint = stage.folder, _fused_fingerprint(fusion, fingerprints)
+    finished = {
+        record.file: record.content for record in folder.manifest.read().values() if record.fingerprint == fingerprint
+    }
+    return [
+        shard
+        for shard in stage.shards
+        if finished.get(folder.fused_file(shard.collection, shard.index)) != shard.content
+    ]
 
 
 def _fused_fingerprint(fusion: FusionPlan, fingerprints: Mapping[str, str]) -> str:
@@ -287,6 +302,17 @@ def _other_run(path: Path) -> RunFolder:
     if not RunFolder(path).manifest.exists():
         raise ConfigError(f"{path} has no manifest.jsonl: give --reuse the folder of a run")
     return RunFolder(path)
+
+
+def _warn_of_other_settings(others: Sequence[RunFolder], fingerprints: Mapping[str, str], sink: EventSink) -> None:
+    """Say where --reuse names a run whose vectors by a model are not those that the model gives now."""
+    for other in others:
+        records = [record for record in other.manifest.read().values() if record.kind == "vectors"]
+        taken = {record.fingerprint for record in records}
+        for model in sorted({record.model for record in records} & set(fingerprints)):
+            if fingerprints[model] not in taken:
+                message = f"its vectors in {other.path} are of other weights or settings: none is taken over"
+                sink.emit(Notice(about=model, message=message))
 
 
 def _require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str], collections: Sequence[str]) -> None:

@@ -53,6 +53,8 @@ def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) 
     if changed or kept != before:
         folder.reopen()
         _set_aside(folder, [record for file, record in intact.items() if file not in kept])
+        # Before a file takes its place: a folder with files and no manifest would be taken for no run's.
+        folder.manifest.replace(kept.values())
         _sweep(folder, after)
         for record in changed:
             _move(folder, record)
@@ -123,7 +125,7 @@ def _set_aside(folder: RunFolder, records: Iterable[FileRecord]) -> None:
 def _sweep(folder: RunFolder, after: dict[str, FileRecord]) -> None:
     """Remove files of shards that are in no row: of chunks that are gone, or left by a killed run."""
     with disk_errors(folder.path):
-        for path in list(folder.path.glob("*/**/part-*.parquet")):
+        for path in list(folder.path.glob("[!.]*/**/part-*.parquet")):
             inside = path.relative_to(folder.path).as_posix()
             if inside not in after and _SHARD_FILE.fullmatch(inside):
                 path.unlink()

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from soloist.digests import shard_digest, text_digest
 from soloist.errors import OutputError
@@ -152,26 +152,35 @@ class RunFolder:
         Raises:
             OutputError: another run holds it.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            with disk_errors(self.path):
-                lock.acquire(timeout=0)
-        except Timeout as exc:
+        lock = self._acquire()
+        if lock is None:
             raise OutputError(
                 f"another run is writing to {self.path}: wait until it has ended, or choose another folder"
-            ) from exc
+            )
         try:
             yield
         finally:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Whether a run is at work in it now."""
+        """Whether a run is at work in it now; no run is where nothing can be written, e.g. on a read-only disk."""
         try:
-            with self.locked():
-                return False
+            lock = self._acquire()
         except OutputError:
-            return True
+            return False
+        if lock is not None:
+            lock.release()
+        return lock is None
+
+    def _acquire(self) -> BaseFileLock | None:
+        """The lock of the folder; None where another run has it."""
+        lock = FileLock(self.path / ".lock")
+        with disk_errors(self.path):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:  # an OSError too
+                return None
+        return lock
 
     def reopen(self) -> None:
         """Take back that the run is finished, because its files are about to change.
@@ -384,7 +393,7 @@ class RunFolder:
 
 def _is_run(path: Path) -> bool:
     """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
-    begun = {entry.name for entry in path.iterdir()}
+    begun = {entry.name for entry in path.iterdir() if not is_temporary(entry.name)}
     return NAME in begun or (bool(begun) and begun <= {".lock", "events.jsonl", STATE, ".incoming"})
 
 

@@ -1,0 +1,45 @@
+"""Chunks that can be edited, the models that embed them, and the command that does it, killed or not."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.command_server import CommandServer
+from support.tiny_models import make_static
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of the person who runs the tests must not decide them."""
+    for name in ("SOLOIST_ACCELERATOR", "SOLOIST_CATALOGUE", "SOLOIST_LOCK_DIR", "SOLOIST_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def imports_are_no_garbage() -> Iterator[None]:
+    """A lease collects garbage at both its ends, which takes longer than a run this small does."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
+    """The command, forked from a process that has done its imports."""
+    server = CommandServer(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Path:
+    """A user catalogue of two tiny models: `static`, a table of token vectors, and `bert`, a transformer."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    make_static(folder / "static", dim=32, rows=2000)
+    path = folder / "catalogue.toml"
+    path.write_text(f'[models.static]\nsource = "static"\n[models.bert]\nsource = "{tiny_models["bert"]}"\n')
+    return path

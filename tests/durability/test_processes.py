@@ -1,0 +1,126 @@
+"""The command as a user starts it: killed in the midst of its work, and started twice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.command_server import Death
+from support.editing import assert_same_files, write_chunks
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, catalogue: Path) -> list[str]:
+    """The command without its --models and --out, for two collections in several shards."""
+    files = {
+        name: [(f"{name}-{n}", f"chunk {n} of {name}, lease and vector " * (n % 5 + 1)) for n in range(count)]
+        for name, count in (("alpha/a", 40), ("beta/b", 25))
+    }
+    return [
+        "embed", str(write_chunks(tmp_path / "chunks", files)), "--catalogue", str(catalogue), "--accelerator", "cpu",
+        "--shard-chunks", "8", "--lock-dir", str(tmp_path / "locks"),
+        "--cache-dir", str(tmp_path / "cache"),
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`python -m soloist` in a session of its own, which is killed where the test fails."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "soloist", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def await_events(out: Path, text: str, count: int = 1) -> None:
+    """Wait until the log of a run has so many events with this text."""
+    deadline = time.monotonic() + 60
+    while not (out / "events.jsonl").exists() or (out / "events.jsonl").read_text().count(text) < count:
+        assert time.monotonic() < deadline, f"no {text} in {out}"
+        time.sleep(0.001)
+
+
+def test_the_command_itself_goes_on_after_kills(commands, arguments, tmp_path):
+    """What the other tests start is a fork; this is the real one, with the imports that take most of a small run."""
+    out = tmp_path / "run"
+    arguments += ["--models", "bert,static"]
+    assert commands.run(*arguments, "--out", str(tmp_path / "undisturbed")).code == 0
+    for event, count in (('"ShardEncoded", "model": "bert"', 3), ('"ShardFused"', 1)):
+        with started(*arguments, "--out", str(out)) as process:
+            await_events(out, event, count)
+            os.killpg(process.pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+        assert not (out / "run.json").exists()
+    with started(*arguments, "--out", str(out)) as process:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+    assert_same_files(out, tmp_path / "undisturbed")
+    assert _stdout(commands, "verify", str(out)).endswith("all is as it should be\n")
+
+
+def test_a_second_run_into_a_folder_is_refused_and_the_first_goes_on(commands, arguments, tmp_path):
+    """Two writers would take each other's chunks for those of a killed run, and remove them."""
+    out = tmp_path / "run"
+    arguments += ["--models", "bert,static"]
+    assert commands.run(*arguments, "--out", str(tmp_path / "undisturbed")).code == 0
+    with started(*arguments, "--out", str(out)) as first:
+        for event in ('"InputScanned"', '"ShardEncoded"'):
+            await_events(out, event)
+            first.send_signal(signal.SIGSTOP)  # so that it is at work for as long as the second looks
+            was = _state(out)
+            began = time.monotonic()
+            second = commands.run(*arguments, "--out", str(out))
+            assert time.monotonic() - began < 10, "it waited"
+            assert second.code == 1
+            assert second.stderr == (
+                f"soloist: error: another run is writing to {out}: wait until it has ended, or choose another folder\n"
+            )
+            assert json.loads(_stdout(commands, "status", str(out), "--json"))["at_work"]
+            assert _state(out) == was
+            first.send_signal(signal.SIGCONT)
+        _, stderr = first.communicate(timeout=120)
+        assert first.returncode == 0, stderr
+    assert_same_files(out, tmp_path / "undisturbed")
+    assert not json.loads(_stdout(commands, "status", str(out), "--json"))["at_work"]
+
+
+def test_a_finished_run_is_not_finished_while_it_gets_another_model(commands, arguments, tmp_path):
+    """run.json of the run before would say that all is there, to `status`, to `verify` and to whoever waits for it."""
+    out = tmp_path / "run"
+    options = [*arguments, "--out", str(out), "--fusion", "none"]
+    assert commands.run(*options, "--models", "bert").code == 0
+    assert commands.run(*options, "--models", "bert,static", death=_at_the_third_shard(out)).code == -signal.SIGKILL
+    assert not (out / "run.json").exists()
+    assert commands.run("verify", str(out)).code == 1
+    assert commands.run(*options, "--models", "bert,static").code == 0
+    assert commands.run("verify", str(out)).code == 0
+
+
+def _at_the_third_shard(out: Path) -> Death:
+    return Death(folder=out, count=3, pattern=r"^os.rename \S+ \S+/vectors/static/part-")
+
+
+def _state(out: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file."""
+    files = {path: path.stat() for path in out.rglob("*") if path.is_file()}
+    return {str(path): (status.st_size, status.st_mtime_ns) for path, status in files.items()}
+
+
+def _stdout(commands, *arguments: str) -> str:
+    ended = commands.run(*arguments)
+    assert ended.code == 0, ended.stderr
+    return ended.stdout
