@@ -25,7 +25,7 @@ from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
-from soloist.errors import ConfigError, SoloistError
+from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.events import (
     ChunksRemoved,
     EventSink,
@@ -104,7 +104,8 @@ class _Run:
             try:
                 result = self._work(builder, sink)
             except BaseException as exc:
-                sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
+                with contextlib.suppress(OutputError):  # the error to tell is the first
+                    sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
                 raise
             sink.emit(RunFinished(seconds=time.perf_counter() - began))
         found = result()
@@ -147,7 +148,8 @@ class _Run:
 
         def say(why: str) -> None:
             message = "the run ends with the shard in work; a second Ctrl-C ends it at once"
-            sink.emit(Notice(about=why, message=message))
+            with contextlib.suppress(OutputError):  # in a thread where nobody hears it, of a run that ends anyway
+                sink.emit(Notice(about=why, message=message))
 
         with self._stop.on_request(say):
             yield

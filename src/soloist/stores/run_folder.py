@@ -49,6 +49,7 @@ from soloist.types import Chunk, Shard, SkippedInput
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 STATE = "state.json"
+_LOCK_SECONDS = 1.0  # to ask whether a folder is locked holds it for a moment
 _JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
 
 
@@ -104,6 +105,7 @@ class RunFolder:
             make_folder(path)
             if any(path.iterdir()) and not _is_run(path):
                 raise OutputError(f"{path} is not empty and no run of soloist: choose a new folder, or empty it")
+            _require_no_links(path)
             with tempfile.TemporaryFile(dir=path):  # found out now, not after the first pass
                 pass
         return cls(path)
@@ -155,7 +157,7 @@ class RunFolder:
         lock = FileLock(self.path / ".lock")
         try:
             with disk_errors(self.path):
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout as exc:
             raise OutputError(
                 f"another run is writing to {self.path}: wait until it has ended, or choose another folder"
@@ -167,11 +169,17 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether a run is at work in it now."""
+        lock = FileLock(self.path / ".lock")
+        if not Path(lock.lock_file).is_file():
+            return False
         try:
-            with self.locked():
-                return False
-        except OutputError:
+            lock.acquire(timeout=0)
+        except Timeout:
             return True
+        except OSError:  # e.g. a disk that is mounted read-only, where nobody writes
+            return False
+        lock.release()
+        return False
 
     def reopen(self) -> None:
         """Take back that the run is finished, because its files are about to change.
@@ -329,7 +337,10 @@ class RunFolder:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as exc:
-            raise OutputError(f"{path} cannot be read: {exc}: run again into a new folder") from exc
+            reason = exc.strerror if isinstance(exc, OSError) else exc
+            raise OutputError(
+                f"{path} cannot be read: {reason}: give the command that wrote it again, which writes it anew"
+            ) from exc
 
     @contextmanager
     def skipped(self) -> Iterator[SkippedWriter]:
@@ -373,8 +384,7 @@ class RunFolder:
         for place in (path, *path.parents):
             if place == self.path:
                 return
-            if place.is_symlink():
-                raise OutputError(f"{place} is a symbolic link, and a run writes inside its own folder only: remove it")
+            _require_no_link(place)
 
     def _json(self, name: str) -> Path:
         if not _JSON_NAME.fullmatch(name):
@@ -386,6 +396,17 @@ def _is_run(path: Path) -> bool:
     """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
     begun = {entry.name for entry in path.iterdir()}
     return NAME in begun or (bool(begun) and begun <= {".lock", "events.jsonl", STATE, ".incoming"})
+
+
+def _require_no_links(folder: Path) -> None:
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            _require_no_link(Path(place, name))
+
+
+def _require_no_link(place: Path) -> None:
+    if place.is_symlink():
+        raise OutputError(f"{place} is a symbolic link, and a run writes inside its own folder only: remove it")
 
 
 def _part(index: int) -> str:
