@@ -6,7 +6,6 @@ is `chunk_fields`'.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +145,7 @@ class _FileReading:
 def _version(file: Path) -> _Version | None:
     """What tells a file from the same one with other content, without reading it; None where it cannot be asked."""
     try:
-        status = os.stat(file)
+        status = file.stat()
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns, status.st_ino
