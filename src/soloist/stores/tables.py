@@ -160,8 +160,9 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, table: pa.Table, **options: Any) -> None:
-    with atomic_path(path) as temp, disk_errors(path):
-        pq.write_table(table, temp, **options)
+    # Given a path, pyarrow would keep a file open that it could not write, and its bytes would keep the disk full.
+    with atomic_path(path) as temp, disk_errors(path), pa.OSFile(str(temp), "wb") as file:
+        pq.write_table(table, file, **options)
 
 
 def _require_unicode(chunk: Chunk) -> None:
