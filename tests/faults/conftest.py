@@ -93,6 +93,13 @@ def fresh(finished: Path) -> dict[str, bytes]:
     return files_of(finished)
 
 
+@pytest.fixture
+def copied(config: RunConfig, finished: Path) -> RunConfig:
+    """A config whose run is finished, in a folder that the test may damage."""
+    shutil.copytree(finished, config.out)
+    return config
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file of a run but those that say when and how: chunks, vectors, fused, manifest, skipped."""
     return {
@@ -131,6 +138,13 @@ def finish(config: RunConfig, fresh: dict[str, bytes], *, before: dict[str, int]
     assert embedded(result) == {model: N_CHUNKS - had[model] for model in MODELS}
     assert files_of(config.out) == fresh
     assert not list(config.lock_dir.glob("*.holder"))  # type: ignore[union-attr]
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
 
 
 class On:

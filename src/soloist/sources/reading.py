@@ -20,6 +20,7 @@ from soloist.sources.parquet_files import read_parquet
 from soloist.types import Chunk, Collection, Place, SkippedInput, SkipReason
 
 _REMEDY = "repair it, or go on without it with --on-bad-input skip"
+_ITEMS_BETWEEN_LOOKS = 256
 _Version = tuple[int, int, int]
 
 
@@ -84,6 +85,8 @@ class _FileReading:
         try:
             for index, item in enumerate(self._items()):
                 self._n_items += 1
+                if self._n_items % _ITEMS_BETWEEN_LOOKS == 0:
+                    self._require_unchanged()  # one that grows as fast as it is read has no end
                 chunk = self._chunk(item, origin, index)
                 if chunk is not None:
                     self._n_chunks += 1

@@ -92,7 +92,7 @@ class Manifest:
             return 0
         content = self._content()
         unreadable = sum(_record(line) is None for line in content.splitlines())
-        if unreadable or not content.endswith(b"\n"):  # a last row may be whole but for its end
+        if unreadable or (content and not content.endswith(b"\n")):  # a last row may be whole but for its end
             self.replace(self.read().values())
         return unreadable
 
