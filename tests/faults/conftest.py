@@ -27,7 +27,7 @@ COMMAND = (sys.executable, "-m", "soloist")
 def write_chunks(root: Path, name: str, chunks: int, words: int = 12) -> Path:
     """A collection of texts that are all different, in one chunk file."""
     items = [
-        {"text": f"{name} {index} " + " ".join(f"lease{(index * step) % 17}" for step in range(words)), "id": f"{index}"}
+        {"text": f"{name!a} {index} " + " ".join(f"lease{(index * step) % 17}" for step in range(words)), "id": f"{index}"}
         for index in range(chunks)
     ]
     file = root / name / "doc_chunks.json"

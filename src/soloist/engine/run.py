@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -156,7 +157,9 @@ class _Run:
 
 
 def _require_apart(config: RunConfig) -> None:
-    if config.out.resolve().is_relative_to(config.chunks_root.resolve()):
+    # Not Path.resolve, which raises what is no OSError where a link leads to itself.
+    out, root = (Path(os.path.realpath(path)) for path in (config.out, config.chunks_root))
+    if out.is_relative_to(root):
         raise ConfigError(
             f"the run folder {config.out} is inside the folder of chunks, where its files would be read as chunks: "
             "choose another --out"
