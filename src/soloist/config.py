@@ -271,6 +271,8 @@ def _path(name: str, value: Any) -> Path | None:
         return None
     if not isinstance(value, (str, os.PathLike)) or value == "":
         raise ConfigError(f"{name} is {value!r}: give a path")
+    if "\0" in os.fspath(value):
+        raise ConfigError(f"{name} is {value!r}, with a NUL in it, which no path has: give a path")
     return Path(value)
 
 

@@ -180,12 +180,12 @@ def test_debug_shows_the_traceback_and_the_line(options):
 
 def test_an_unexpected_error_is_one_line_too(options, tmp_path, monkeypatch):
     """An error that is not ours must not look like a crash, and must say how to learn more."""
-    import concurrent.futures
+    import queue
 
     def refuse(*_args, **_kwargs):
         raise ZeroDivisionError("first\nsecond")
 
-    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", refuse)
+    monkeypatch.setattr(queue, "SimpleQueue", refuse)
     result = invoke(*options)
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]

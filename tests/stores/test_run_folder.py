@@ -323,7 +323,7 @@ def test_json_is_strict_and_readable(run: RunFolder) -> None:
 def test_a_damaged_json_file_is_named(run: RunFolder) -> None:
     """A JSONDecodeError without the file's name would reach the user."""
     (run.path / "run.json").write_text("{")
-    with pytest.raises(OutputError, match=r"run\.json cannot be read: .*: run again into a new folder"):
+    with pytest.raises(OutputError, match=r"run\.json cannot be read .*: give the command that wrote it again"):
         run.read_json("run.json")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
         raise
     except RunStoppedError as exc:
         typer.echo(f"soloist: {one_line(str(exc))}; what is done is kept, and this goes on with it:", err=True)
-        typer.echo(f"  {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}", err=True)
+        typer.echo(f"  {shlex.join([*_program(), *sys.argv[1:]])}", err=True)
         raise typer.Exit(STOPPED) from exc
     except SoloistError as exc:
         _say_error(str(exc), debug)
@@ -71,6 +72,17 @@ def open_missing_streams() -> None:
     sys.stdin = sys.stdin or _nowhere()
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
+
+
+def _program() -> list[str]:
+    """What starts this program again: its name where the PATH leads to it, else its place."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return [sys.executable, "-m", "soloist"]
+    if not started.is_file():  # e.g. the -c of python -c
+        return ["soloist"]
+    found = shutil.which(started.name)
+    return [started.name if found is not None and Path(found).samefile(started) else str(started)]
 
 
 def _nowhere() -> TextIO:

@@ -6,8 +6,8 @@ a replica is its own module tree around copied tensors, so giving it back is for
 
 from __future__ import annotations
 
-import concurrent.futures
 import copy
+import functools
 import gc
 import queue
 import threading
@@ -29,6 +29,7 @@ from soloist.events import BatchEncoded, BatchSplit, EventSink, Notice
 from soloist.memory.kernels import ExpandGroupedHeads
 from soloist.models.loading import StagedModel
 from soloist.types import Batch
+from soloist.workers import WorkerThread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +68,7 @@ class Replicas:
         self._modules: dict[str, SentenceTransformer] = {}
         self._host_float32: SentenceTransformer | None = None
         # One thread for each device, always the same: a matrix library has a workspace for each thread on a device.
-        self._threads: dict[str, concurrent.futures.ThreadPoolExecutor] = {}
+        self._threads: dict[str, WorkerThread] = {}
 
     def __enter__(self) -> Replicas:
         """Put one replica on each device."""
@@ -77,10 +78,7 @@ class Replicas:
         except BaseException:
             self._modules.clear()
             raise
-        self._threads = {
-            device: concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=f"soloist-{device}")
-            for device in self._modules
-        }
+        self._threads = {device: WorkerThread(f"soloist-{device}") for device in self._modules}
         return self
 
     def __exit__(
@@ -88,7 +86,7 @@ class Replicas:
     ) -> None:
         """Forget the replicas, once every thread has let go of them."""
         for thread in self._threads.values():
-            thread.shutdown(wait=True)
+            thread.close()
         self._threads.clear()
         self._modules.clear()
         self._host_float32 = None
@@ -119,19 +117,20 @@ class Replicas:
         return EncodedShard(vectors=vectors, rows_per_device=job.rows_per_device, recomputed_rows=tuple(bad))
 
     def _run(self, job: _Job, first: Sequence[Batch]) -> None:
-        futures = [
-            self._threads[device].submit(self._serve, job, device, batch)
+        tasks = [
+            self._threads[device].submit(functools.partial(self._serve, job, device, batch))
             for device, batch in zip(self._modules, first, strict=False)
         ]
         try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
+            for task in tasks:
+                task.result()
         except KeyboardInterrupt:
             self._sink.emit(Notice(about="interrupted", message="the batches in work end, then the devices are free"))
             raise
         finally:
             job.stop.set()
-            concurrent.futures.wait(futures)
+            for task in tasks:
+                task.wait()
 
     def _serve(self, job: _Job, device: str, first: Batch) -> None:
         """Work off batches on one device until none is left; the body of a thread."""

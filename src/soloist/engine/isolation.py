@@ -33,7 +33,7 @@ from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
 from soloist.engine.staging import select_models, stage_all
 from soloist.engine.stopping import Stop
-from soloist.errors import EncodingError, SoloistError
+from soloist.errors import EncodingError, ModelLoadError, SoloistError
 from soloist.events import Event, EventSink, LeaseReleased, ListSink, event_from_dict, event_to_dict
 from soloist.jsontext import json_text
 from soloist.stores import RunFolder
@@ -55,7 +55,7 @@ def run_isolated(each: Pass, config: RunConfig, stage: Stage, lease: ProcessLeas
     stop = stage.stop
     request = {
         "config": {**config.to_dict(), "stop_after": stop.remaining_seconds},
-        "models": list(each.models),
+        "models": {model: stage.encoders[model].staged.fingerprint for model in each.models},
         "shards": [asdict(shard) for shard in stage.shards],
     }
     with _Worker(request, each, sink) as worker, stop.on_request(worker.stop):
@@ -97,7 +97,7 @@ class _Worker:
     def send(self, message: object) -> None:
         """One line to the worker; one that has ended says why when its own lines are read."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ValueError):  # ValueError: closed by us
             self._process.stdin.write(json_text(message) + "\n")
             self._process.stdin.flush()
 
@@ -113,6 +113,8 @@ class _Worker:
         """
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.endswith("\n"):  # it was killed in the midst of a word
+                break
             message = json.loads(line)
             if "event" in message:
                 self._sink.emit(event_from_dict(message))
@@ -242,7 +244,18 @@ def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     parent.stop.limit(config.stop_after)
     stage = _stage(config, each, [ShardRef(**shard) for shard in request["shards"]], accelerator, parent.stop)
+    _require_same_models(stage, request["models"])
     run_pass(each, stage, _Go(parent, GpuLease(accelerator, each.models, ends, locked=False)), parent)
+
+
+def _require_same_models(stage: Stage, fingerprints: Mapping[str, str]) -> None:
+    """Refuse a model that has changed since the run began: its vectors would not be those that the run says."""
+    for model, encoder in stage.encoders.items():
+        if encoder.staged.fingerprint != fingerprints[model]:
+            raise ModelLoadError(
+                f"{model} has changed since the run began: leave its files as they are, and run again, which computes "
+                "its vectors anew"
+            )
 
 
 def _stage(config: RunConfig, each: Pass, shards: Sequence[ShardRef], accelerator: Accelerator, stop: Stop) -> Stage:

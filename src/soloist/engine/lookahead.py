@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
+
+from soloist.workers import Task, WorkerThread
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -20,8 +22,8 @@ class Lookahead(Generic[Item, Made]):
     def __init__(self, make: Callable[[Item], Made], items: Iterable[Item]) -> None:
         self._make = make
         self._items = iter(items)
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="soloist-prepare")
-        self._next: concurrent.futures.Future[Made] | None = None
+        self._thread = WorkerThread("soloist-prepare")
+        self._next: Task[Made] | None = None
 
     def __enter__(self) -> Lookahead[Item, Made]:
         """Begin to make the first item."""
@@ -32,13 +34,13 @@ class Lookahead(Generic[Item, Made]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for the thread; what it made and nobody took is dropped."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.close()
         self._next = None
 
     def wait_for_first(self) -> None:
         """Return when the first item is made, or has failed."""
         if self._next is not None:
-            concurrent.futures.wait([self._next])
+            self._next.wait()
 
     def __iter__(self) -> Iterator[Made]:
         """The made items, in order."""
@@ -48,4 +50,4 @@ class Lookahead(Generic[Item, Made]):
             yield made
 
     def _advance(self) -> None:
-        self._next = next((self._thread.submit(self._make, item) for item in self._items), None)
+        self._next = next((self._thread.submit(functools.partial(self._make, item)) for item in self._items), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
-from soloist.errors import ConfigError, SoloistError
+from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.events import (
     ChunksRemoved,
     EventSink,
@@ -105,7 +106,8 @@ class _Run:
             try:
                 result = self._work(builder, sink)
             except BaseException as exc:
-                sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
+                with contextlib.suppress(OutputError):  # the error to tell is the first
+                    sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
                 raise
             sink.emit(RunFinished(seconds=time.perf_counter() - began))
         found = result()
@@ -151,14 +153,17 @@ class _Run:
 
         def say(why: str) -> None:
             message = "the run ends with the shard in work; a second Ctrl-C ends it at once"
-            sink.emit(Notice(about=why, message=message))
+            with contextlib.suppress(OutputError):  # in a thread where nobody hears it, of a run that ends anyway
+                sink.emit(Notice(about=why, message=message))
 
         with self._stop.on_request(say):
             yield
 
 
 def _require_apart(config: RunConfig) -> None:
-    if config.out.resolve().is_relative_to(config.chunks_root.resolve()):
+    # Not Path.resolve, which raises what is no OSError where a link leads to itself.
+    out, root = (Path(os.path.realpath(path)) for path in (config.out, config.chunks_root))
+    if out.is_relative_to(root):
         raise ConfigError(
             f"the run folder {config.out} is inside the folder of chunks, where its files would be read as chunks: "
             "choose another --out"

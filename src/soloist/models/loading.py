@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import pickle
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -54,7 +54,7 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
 # What transformers, tokenizers, safetensors and a model's own code raise when files are missing, damaged or foreign.
 _LOAD_FAILURES = (
     OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, AttributeError, ArithmeticError,
-    AssertionError, SafetensorError, StrictDataclassError, pickle.UnpicklingError,
+    AssertionError, SafetensorError, StrictDataclassError, UnpicklingError,
 )  # fmt: skip
 _NOISY_LOGGERS = ("sentence_transformers", "huggingface_hub", "transformers")
 

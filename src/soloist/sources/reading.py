@@ -20,6 +20,8 @@ from soloist.sources.parquet_files import read_parquet
 from soloist.types import Chunk, Collection, Place, SkippedInput, SkipReason
 
 _REMEDY = "repair it, or go on without it with --on-bad-input skip"
+_ITEMS_BETWEEN_LOOKS = 256
+_Version = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ def read_chunks(
     file costs the rest of the file, and the detail says how many of its chunks were given out before.
 
     Raises:
-        BadChunkFileError: a file or an item cannot be read, and `config.on_bad_input` is "error".
+        BadChunkFileError: a file or an item cannot be read, and `config.on_bad_input` is "error"; or, whatever that
+            is, a file changed while it was read: what was read of it is of no version that there ever was.
     """
     for file in collection.files:
         yield from _FileReading(collection, file, config, on_skip).chunks()
@@ -73,13 +76,17 @@ class _FileReading:
         self._format = _FORMATS.get(file.suffix.lower(), _JSON)
         self._n_items = 0
         self._n_chunks = 0
+        self._version: _Version | None = None
 
     def chunks(self) -> Iterator[tuple[Chunk, Place]]:
         """Give the chunks, and report what is no chunk."""
         origin = self._file.relative_to(self._collection.root).as_posix()
+        self._version = _version(self._file)
         try:
             for index, item in enumerate(self._items()):
                 self._n_items += 1
+                if self._n_items % _ITEMS_BETWEEN_LOOKS == 0:
+                    self._require_unchanged()  # one that grows as fast as it is read has no end
                 chunk = self._chunk(item, origin, index)
                 if chunk is not None:
                     self._n_chunks += 1
@@ -87,6 +94,7 @@ class _FileReading:
         except UnreadableFileError as exc:
             self._report_file(exc)
             return
+        self._require_unchanged()
         if not self._n_items:
             self._skip(None, "no chunks")
 
@@ -113,12 +121,20 @@ class _FileReading:
             self._report_item(index, exc)
             return None
 
+    def _require_unchanged(self) -> None:
+        if self._version is not None and _version(self._file) != self._version:
+            raise BadChunkFileError(
+                f"{self._file} changed while it was read: run again once nothing writes to it any more"
+            )
+
     def _report_item(self, index: int, exc: NotAChunkError) -> None:
+        self._require_unchanged()  # the end of a line that is still being written looks like a fault
         if self._config.on_bad_input == "error":
             raise BadChunkFileError(f"{self._format.unit} {index} of {self._file} {exc}: {_REMEDY}") from exc
         self._skip(index, "not a chunk", str(exc))
 
     def _report_file(self, exc: UnreadableFileError) -> None:
+        self._require_unchanged()
         if self._config.on_bad_input == "error":
             raise BadChunkFileError(f"{self._file} {exc}: {_REMEDY}") from exc
         self._skip(None, "unreadable file", f"{exc}; {self._n_chunks} of its chunks were read before and kept")
@@ -127,3 +143,12 @@ class _FileReading:
         self._on_skip(
             SkippedInput(collection=self._collection.name, file=self._file, index=index, reason=reason, detail=detail)
         )
+
+
+def _version(file: Path) -> _Version | None:
+    """What tells a file from the same one with other content, without reading it; None where it cannot be asked."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino

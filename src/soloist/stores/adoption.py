@@ -42,6 +42,7 @@ def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) 
     incoming = folder.incoming.manifest.read()
     contents = {(each.collection, each.shard): each.content for each in incoming.values() if each.kind == "chunks"}
     intact = {file: record for file, record in before.items() if is_intact(folder.path / file, record)}
+    damaged = tuple(file for file in before if file not in intact and (folder.path / file).exists())
     kept = {
         file: record
         for file, record in intact.items()
@@ -51,6 +52,8 @@ def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) 
     after = kept | incoming
     removed = _removed(folder, before.values(), incoming.values()) if changed or len(kept) < len(before) else {}
     if changed or kept != before:
+        if folder.is_new:
+            folder.manifest.replace(())  # whatever ends this, the folder is known as that of a run
         folder.reopen()
         _set_aside(folder, [record for file, record in intact.items() if file not in kept])
         # Before a file takes its place: a folder with files and no manifest would be taken for no run's.
@@ -63,7 +66,7 @@ def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) 
         shutil.rmtree(folder.incoming.path)
     return Adopted(
         removed=removed,
-        damaged=tuple(file for file in before if file not in intact and (folder.path / file).exists()),
+        damaged=damaged,
         outdated=_outdated(before.values(), contents, is_current),
     )
 

@@ -10,9 +10,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from soloist.errors import OutputError
@@ -21,6 +22,8 @@ from soloist.stores.atomic import atomic_path, disk_errors, sync_folder
 
 NAME = "manifest.jsonl"
 Kind = Literal["chunks", "vectors", "fused", "skipped"]
+# What a row may name: nothing else in the folder, and nothing outside of it, is ever moved or removed for its sake.
+_FILE = re.compile(r"skipped\.jsonl|[^/.\0][^/\0]*/(chunks|fused|vectors/[^/.\0][^/\0]*)/part-\d{5,}\.parquet")
 _READ_BYTES = 1 << 22
 
 
@@ -60,13 +63,7 @@ class Manifest:
         Raises:
             OutputError: the file is there and cannot be read.
         """
-        try:
-            lines = self._path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return {}
-        except OSError as exc:
-            raise OutputError(f"{self._path} cannot be read: {exc.strerror}: allow reading it, and run again") from exc
-        records = (_record(line) for line in lines)
+        records = (_record(line) for line in self._content().splitlines())
         return {record.file: record for record in records if record is not None}
 
     def append(self, record: FileRecord) -> None:
@@ -86,19 +83,26 @@ class Manifest:
                 sync_folder(self._path.parent)
 
     def mend(self) -> int:
-        """Take away what a killed writer left of its last row, and count the rows that cannot be read."""
+        """Take away rows that cannot be read, such as what a killed writer left of its last one, and count them.
+
+        Raises:
+            OutputError: the file cannot be read, or not be written.
+        """
         if not self.exists():
             return 0
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        unreadable = sum(_record(line) is None for line in whole.splitlines())
-        if unreadable:
+        content = self._content()
+        unreadable = sum(_record(line) is None for line in content.splitlines())
+        if unreadable or (content and not content.endswith(b"\n")):  # a last row may be whole but for its end
             self.replace(self.read().values())
-        elif len(whole) < len(content):
-            with disk_errors(self._path), self._path.open("rb+") as file:
-                file.truncate(len(whole))
-                os.fsync(file.fileno())
-        return unreadable + (len(whole) < len(content))
+        return unreadable
+
+    def _content(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as exc:
+            raise OutputError(f"{self._path} cannot be read: {exc.strerror}: allow reading it, and run again") from exc
 
     def replace(self, records: Iterable[FileRecord]) -> None:
         """Write the manifest anew, one row a file, in the order of their paths."""
@@ -139,8 +143,8 @@ def _record(line: bytes) -> FileRecord | None:
         record = FileRecord(**{key: value for key, value in values.items() if key in known})
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    texts, numbers = (record.file, record.sha256, record.content), (record.rows, record.bytes, record.shard)
-    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
-        return None
-    inside = PurePosixPath(record.file)
-    return None if inside.is_absolute() or ".." in inside.parts else record
+    numbers = ("rows", "bytes", "shard")
+    for field in dataclasses.fields(FileRecord):
+        if not isinstance(getattr(record, field.name), int if field.name in numbers else str):
+            return None
+    return record if _FILE.fullmatch(record.file) else None

@@ -18,11 +18,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
@@ -39,6 +39,7 @@ from soloist.stores.tables import (
     read_table,
     table_chunks,
     table_digests,
+    table_texts,
     table_vectors,
     vector_table,
     write_chunk_file,
@@ -47,8 +48,10 @@ from soloist.stores.tables import (
 from soloist.types import Chunk, Shard, SkippedInput
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
+Used = TypeVar("Used")
 
 STATE = "state.json"
+_LOCK_SECONDS = 1.0  # to ask whether a folder is locked holds it for a moment
 _JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
 
 
@@ -104,6 +107,7 @@ class RunFolder:
             make_folder(path)
             if any(path.iterdir()) and not _is_run(path):
                 raise OutputError(f"{path} is not empty and no run of soloist: choose a new folder, or empty it")
+            _require_no_links(path)
             with tempfile.TemporaryFile(dir=path):  # found out now, not after the first pass
                 pass
         return cls(path)
@@ -152,7 +156,7 @@ class RunFolder:
         Raises:
             OutputError: another run holds it.
         """
-        lock = self._acquire()
+        lock = self._acquire(_LOCK_SECONDS)
         if lock is None:
             raise OutputError(
                 f"another run is writing to {self.path}: wait until it has ended, or choose another folder"
@@ -164,20 +168,22 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether a run is at work in it now; no run is where nothing can be written, e.g. on a read-only disk."""
+        if not (self.path / ".lock").is_file():
+            return False
         try:
-            lock = self._acquire()
+            lock = self._acquire(0)
         except OutputError:
             return False
         if lock is not None:
             lock.release()
         return lock is None
 
-    def _acquire(self) -> BaseFileLock | None:
+    def _acquire(self, seconds: float) -> BaseFileLock | None:
         """The lock of the folder; None where another run has it."""
         lock = FileLock(self.path / ".lock")
         with disk_errors(self.path):
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=seconds)
             except Timeout:  # an OSError too
                 return None
         return lock
@@ -200,6 +206,10 @@ class RunFolder:
                 shutil.rmtree(self.previous)
             (self.path / STATE).unlink(missing_ok=True)
         self.write_json("run.json", summary)
+
+    def chunks_file(self, collection: str, index: int) -> str:
+        """The path of a file of chunks inside the folder, as the manifest has it."""
+        return self._chunks(collection, index).relative_to(self.path).as_posix()
 
     def vectors_file(self, collection: str, model: str, index: int) -> str:
         """The path of a file of vectors inside the folder, as the manifest has it."""
@@ -255,18 +265,23 @@ class RunFolder:
 
     def read_shard(self, collection: str, index: int) -> Shard:
         """The ids and texts of a shard; the metadata stay on the disk."""
-        table = read_table(self._chunks(collection, index), columns=("id", "text"))
-        ids, texts = (tuple(table[name].to_pylist()) for name in ("id", "text"))
+        path = self._chunks(collection, index)
+        with read_errors(path):
+            table = read_table(path, columns=("id", "text"))
+            ids, texts = (tuple(table_texts(table, name)) for name in ("id", "text"))
         return Shard(collection=collection, index=index, ids=ids, texts=texts)
 
     def read_ids(self, collection: str, index: int) -> list[str]:
         """The ids of a shard."""
-        ids: list[str] = read_table(self._chunks(collection, index), columns=("id",))["id"].to_pylist()
-        return ids
+        path = self._chunks(collection, index)
+        with read_errors(path):
+            return table_texts(read_table(path, columns=("id",)), "id")
 
     def read_chunks(self, collection: str, index: int) -> list[Chunk]:
         """The chunks of a shard with their metadata."""
-        return table_chunks(read_table(self._chunks(collection, index)))
+        path = self._chunks(collection, index)
+        with read_errors(path):
+            return table_chunks(read_table(path))
 
     def write_vectors(
         self,
@@ -293,12 +308,15 @@ class RunFolder:
 
     def read_vectors(self, collection: str, model: str, index: int) -> tuple[list[str], Vectors]:
         """The ids and one model's vectors of a shard; the array is read-only."""
-        return table_vectors(read_table(self._vectors(collection, model, index)))
+        path = self._vectors(collection, model, index)
+        with read_errors(path):
+            return table_vectors(read_table(path))
 
     def read_digests(self, collection: str, model: str, index: int) -> list[bytes] | None:
         """The digests of the texts that the vectors of a shard are of; None where the file has none."""
         path = self._vectors(collection, model, index)
-        return table_digests(read_table(path, columns=("text_digest",)))
+        with read_errors(path):
+            return table_digests(read_table(path, columns=("text_digest",)))
 
     def write_fused(
         self,
@@ -319,7 +337,9 @@ class RunFolder:
 
     def read_fused(self, collection: str, index: int) -> tuple[list[str], Vectors]:
         """The ids and fused vectors of a shard; the array is read-only."""
-        return table_vectors(read_table(self._fused(collection, index)))
+        path = self._fused(collection, index)
+        with read_errors(path):
+            return table_vectors(read_table(path))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, e.g. `run.json`.
@@ -334,11 +354,23 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """The value of a JSON file of the run."""
+        return self.read_json_as(name, lambda value: value)
+
+    def read_json_as(self, name: str, use: Callable[[Any], Used]) -> Used:
+        """What `use` makes of the value of a JSON file of the run.
+
+        Raises:
+            OutputError: the file cannot be read, or its value is another than `use` takes.
+        """
         path = self._json(name)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as exc:
-            raise OutputError(f"{path} cannot be read: {exc}: run again into a new folder") from exc
+            return use(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
+            if isinstance(exc, (OSError, json.JSONDecodeError)):
+                reason = f"cannot be read ({exc.strerror if isinstance(exc, OSError) else exc})"
+            else:
+                reason = f"does not hold what a run writes there ({type(exc).__name__}: {exc})"
+            raise OutputError(f"{path} {reason}: give the command that wrote it again, which writes it anew") from exc
 
     @contextmanager
     def skipped(self) -> Iterator[SkippedWriter]:
@@ -382,8 +414,7 @@ class RunFolder:
         for place in (path, *path.parents):
             if place == self.path:
                 return
-            if place.is_symlink():
-                raise OutputError(f"{place} is a symbolic link, and a run writes inside its own folder only: remove it")
+            _require_no_link(place)
 
     def _json(self, name: str) -> Path:
         if not _JSON_NAME.fullmatch(name):
@@ -395,6 +426,17 @@ def _is_run(path: Path) -> bool:
     """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
     begun = {entry.name for entry in path.iterdir() if not is_temporary(entry.name)}
     return NAME in begun or (bool(begun) and begun <= {".lock", "events.jsonl", STATE, ".incoming"})
+
+
+def _require_no_links(folder: Path) -> None:
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            _require_no_link(Path(place, name))
+
+
+def _require_no_link(place: Path) -> None:
+    if place.is_symlink():
+        raise OutputError(f"{place} is a symbolic link, and a run writes inside its own folder only: remove it")
 
 
 def _part(index: int) -> str:

@@ -68,7 +68,7 @@ def run_status(path: Path) -> RunStatus:
     finished = (path / "run.json").is_file()
     events = list(_events(path / "events.jsonl"))
     if not (finished or (path / STATE).is_file()):
-        if not (path / "events.jsonl").is_file():
+        if not any(event.get("event") == "RunStarted" for event in events):
             raise OutputError(f"{path} is no folder of a run: give the one that soloist embed wrote")
         # It was stopped, or is, before all chunks were read.
         return RunStatus(
@@ -99,14 +99,20 @@ _Shards = Mapping[tuple[str, int], tuple[int, str]]  # rows and content by colle
 def _finished(folder: RunFolder, records: Mapping[str, FileRecord]) -> tuple[_Shards, dict[str, str]]:
     chunks = [record for record in records.values() if record.kind == "chunks"]
     shards = {(record.collection, record.shard): (record.rows, record.content) for record in chunks}
-    models = folder.read_json("run.json")["models"]
-    return shards, {model["name"]: model["fingerprint"] for model in models}
+    return shards, folder.read_json_as("run.json", _fingerprints)
+
+
+def _fingerprints(summary: Any) -> dict[str, str]:
+    return {model["name"]: model["fingerprint"] for model in summary["models"]}
 
 
 def _begun(folder: RunFolder) -> tuple[_Shards, dict[str, str]]:
-    state = folder.read_json(STATE)
+    return folder.read_json_as(STATE, _shards_and_models)
+
+
+def _shards_and_models(state: Any) -> tuple[_Shards, dict[str, str]]:
     shards = {(collection, index): (rows, content) for collection, index, rows, content in state["shards"]}
-    return shards, state["models"]
+    return shards, dict(state["models"])
 
 
 def _model(
@@ -141,8 +147,8 @@ def _rate(model: str, events: list[Mapping[str, Any]]) -> float | None:
     rows = seconds = 0.0
     for event in reversed(events):
         if event.get("event") == "ShardEncoded" and event.get("model") == model:
-            rows += event["rows"]
-            seconds += event["seconds"]
+            rows += event.get("rows", 0)
+            seconds += event.get("seconds", 0)
         elif event.get("event") == "RunStarted" and rows:
             break
     return rows / seconds if rows and seconds else None

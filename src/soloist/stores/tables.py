@@ -42,8 +42,21 @@ def chunk_table(chunks: Sequence[Chunk]) -> pa.Table:
 
 def table_chunks(table: pa.Table) -> list[Chunk]:
     """The chunks of a table, their metadata parsed."""
-    rows = zip(*(table[name].to_pylist() for name in CHUNK_SCHEMA.names), strict=True)
+    rows = zip(*(table_texts(table, name) for name in CHUNK_SCHEMA.names), strict=True)
     return [Chunk(id=id_, text=text, metadata=json.loads(metadata)) for id_, text, metadata in rows]
+
+
+def table_texts(table: pa.Table, name: str) -> list[str]:
+    """A column of texts, one a row.
+
+    Raises:
+        ValueError: it is no column of texts, or a row has none.
+    """
+    column = table[name]
+    if column.type not in (pa.string(), pa.large_string()) or column.null_count:
+        raise ValueError(f"its column {name} has rows without a text")
+    texts: list[str] = column.to_pylist()
+    return texts
 
 
 def vector_table(
@@ -82,8 +95,11 @@ def vector_table(
 
 
 def table_digests(table: pa.Table) -> list[bytes] | None:
-    """The digests of the texts; None where the table has none."""
-    return table["text_digest"].to_pylist() if "text_digest" in table.schema.names else None
+    """The digests of the texts; None where the table has none, or a row has none."""
+    if "text_digest" not in table.schema.names or table["text_digest"].null_count:
+        return None
+    digests: list[bytes] = table["text_digest"].to_pylist()
+    return digests
 
 
 def file_fingerprint(path: Path) -> str:
@@ -98,12 +114,17 @@ def file_fingerprint(path: Path) -> str:
 
 
 def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
-    """The ids, and the vectors as a read-only (n, dim) float32 view of the table's own memory."""
-    dim = table.schema.field("vector").type.list_size
-    column = table["vector"]
+    """The ids, and the vectors as a read-only (n, dim) float32 view of the table's own memory.
+
+    Raises:
+        ValueError: the table has other columns, or a row without a vector.
+    """
+    kind, column = table.schema.field("vector").type, table["vector"]
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or column.null_count:
+        raise ValueError("its column vector has rows without one")
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     numbers = array.flatten().to_numpy(zero_copy_only=True)
-    return table["id"].to_pylist(), numbers.reshape(len(array), dim)
+    return table_texts(table, "id"), numbers.reshape(len(array), kind.list_size)
 
 
 def write_chunk_file(path: Path, table: pa.Table) -> None:
@@ -133,14 +154,15 @@ def read_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as exc:
         raise OutputError(f"{path} is missing: name a collection, a model and a shard that the run has") from exc
-    except (OSError, pa.ArrowException) as exc:
+    except (OSError, pa.ArrowException, ValueError, LookupError) as exc:  # the last two: other columns, other rows
         reason = " ".join(str(exc).split())
         raise OutputError(f"{path} cannot be read: {reason}: give the same command again, which mends it") from exc
 
 
 def _write(path: Path, table: pa.Table, **options: Any) -> None:
-    with atomic_path(path) as temp, disk_errors(path):
-        pq.write_table(table, temp, **options)
+    # Given a path, pyarrow would keep a file open that it could not write, and its bytes would keep the disk full.
+    with atomic_path(path) as temp, disk_errors(path), pa.OSFile(str(temp), "wb") as file:
+        pq.write_table(table, file, **options)
 
 
 def _require_unicode(chunk: Chunk) -> None:

@@ -39,21 +39,45 @@ def verify_run(folder: RunFolder) -> Verified:
     Raises:
         OutputError: the folder is no finished run, or run.json cannot be read.
     """
-    summary = folder.read_json("run.json")
+    declared = folder.read_json_as("run.json", _declared)
     records = folder.manifest.read()
-    reading = _Reading(folder, records, summary)
-    problems = [*_damaged(folder, records), *reading.problems()]
+    damaged = _damaged(folder, records)
+    reading = _Reading(folder, records, declared, damaged)
+    problems = [*damaged.values(), *_unlisted(folder, records), *reading.problems()]
     return Verified(
         collections=len(reading.collections), chunks=reading.chunks, files=len(records), problems=tuple(problems)
     )
 
 
-def _damaged(folder: RunFolder, records: Mapping[str, FileRecord]) -> Iterator[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Declared:
+    """What run.json says of the files: chunks by collection; models as name, fingerprint, dimensions."""
+
+    chunks: Mapping[str, int]
+    models: tuple[tuple[str, str, int], ...]
+    fused_dim: int | None
+
+
+def _declared(summary: Any) -> _Declared:
+    return _Declared(
+        chunks={each["name"]: each["chunks"] for each in summary["collections"]},
+        models=tuple((each["name"], each["fingerprint"], each["dim"]) for each in summary["models"]),
+        fused_dim=summary["fusion"]["dim"] if summary["fusion"] is not None else None,
+    )
+
+
+def _damaged(folder: RunFolder, records: Mapping[str, FileRecord]) -> dict[str, str]:
+    """The files that have not the bytes that were written, each with the sentence that says so."""
+    found: dict[str, str] = {}
     for file, record in records.items():
         if not (folder.path / file).is_file():
-            yield f"{file} is missing"
+            found[file] = f"{file} is missing"
         elif not is_intact(folder.path / file, record):
-            yield f"{file} has other bytes than were written"
+            found[file] = f"{file} has other bytes than were written"
+    return found
+
+
+def _unlisted(folder: RunFolder, records: Mapping[str, FileRecord]) -> Iterator[str]:
     for path in sorted(folder.path.glob("*/**/part-*.parquet")):
         inside = path.relative_to(folder.path).as_posix()
         if inside not in records and not inside.startswith("."):
@@ -63,10 +87,13 @@ def _damaged(folder: RunFolder, records: Mapping[str, FileRecord]) -> Iterator[s
 class _Reading:
     """A run folder as it is read shard by shard."""
 
-    def __init__(self, folder: RunFolder, records: Mapping[str, FileRecord], summary: Any) -> None:
+    def __init__(
+        self, folder: RunFolder, records: Mapping[str, FileRecord], declared: _Declared, damaged: Mapping[str, str]
+    ) -> None:
         self._folder = folder
         self._records = records
-        self._summary = summary
+        self._declared = declared
+        self._damaged = damaged
         self.chunks = 0
         self.collections = sorted({record.collection for record in records.values() if record.kind == "chunks"})
 
@@ -78,9 +105,11 @@ class _Reading:
             for index in self._folder.shards(collection):
                 yield from self._shard(collection, index, ids)
             yield from self._count(collection, self.chunks - before)
+        for collection in self._declared.chunks.keys() - set(self.collections):
+            yield from self._count(collection, 0)
 
     def _count(self, collection: str, chunks: int) -> Iterator[str]:
-        said = {each["name"]: each["chunks"] for each in self._summary["collections"]}.get(collection)
+        said = self._declared.chunks.get(collection)
         if said != chunks:
             yield f"{collection} has {chunks} chunks, and run.json says {said}"
 
@@ -89,51 +118,56 @@ class _Reading:
         try:
             shard = self._folder.read_shard(collection, index)
         except OutputError as exc:
-            yield str(exc)
+            yield from self._unreadable(self._folder.chunks_file(collection, index), exc)
+            self.chunks += self._records[self._folder.chunks_file(collection, index)].rows
             return
         self.chunks += len(shard.ids)
         twice = [id_ for id_ in shard.ids if ids.add(text_digest(id_)) is not None]
         if twice:
             yield f"{name}: {_some(twice)} {'is' if len(twice) == 1 else 'are'} there twice"
         digests = [text_digest(text) for text in shard.texts]
-        for model in self._summary["models"]:
-            yield from self._model(shard, digests, model)
-        if self._summary["fusion"] is not None:
-            yield from self._fused(shard, digests)
+        for name, fingerprint, dim in self._declared.models:
+            yield from self._model(shard, digests, name, fingerprint, dim)
+        if self._declared.fused_dim is not None:
+            yield from self._fused(shard, digests, self._declared.fused_dim)
 
-    def _model(self, shard: Shard, digests: Sequence[bytes], model: Mapping[str, Any]) -> Iterator[str]:
-        where = f"{shard.collection}, shard {shard.index}, {model['name']}"
-        record = self._records.get(self._folder.vectors_file(shard.collection, model["name"], shard.index))
-        if record is None:
+    def _unreadable(self, file: str, exc: OutputError) -> Iterator[str]:
+        if file not in self._damaged:  # else it is told already
+            yield str(exc)
+
+    def _model(self, shard: Shard, digests: Sequence[bytes], model: str, fingerprint: str, dim: int) -> Iterator[str]:
+        where = f"{shard.collection}, shard {shard.index}, {model}"
+        file = self._folder.vectors_file(shard.collection, model, shard.index)
+        if file not in self._records:
             yield f"{where}: its vectors are not in the manifest"
             return
-        if record.fingerprint != model["fingerprint"]:
+        if self._records[file].fingerprint != fingerprint:
             yield f"{where}: its vectors were made with other settings than run.json says"
         try:
-            ids, vectors = self._folder.read_vectors(shard.collection, model["name"], shard.index)
-            stored = self._folder.read_digests(shard.collection, model["name"], shard.index)
+            ids, vectors = self._folder.read_vectors(shard.collection, model, shard.index)
+            stored = self._folder.read_digests(shard.collection, model, shard.index)
         except OutputError as exc:
-            yield str(exc)
+            yield from self._unreadable(file, exc)
             return
-        yield from _vector_problems(where, shard, ids, vectors, model["dim"])
+        yield from _vector_problems(where, shard, ids, vectors, dim)
         if stored is None or list(stored) != list(digests):
             others = [id_ for id_, a, b in zip(shard.ids, stored or [], digests, strict=False) if a != b]
             yield f"{where}: vectors of {_some(others) if others else 'its rows'} are of other texts"
 
-    def _fused(self, shard: Shard, digests: Sequence[bytes]) -> Iterator[str]:
+    def _fused(self, shard: Shard, digests: Sequence[bytes], dim: int) -> Iterator[str]:
         where = f"{shard.collection}, shard {shard.index}, fused"
-        record = self._records.get(self._folder.fused_file(shard.collection, shard.index))
-        if record is None:
+        file = self._folder.fused_file(shard.collection, shard.index)
+        if file not in self._records:
             yield f"{where}: its vectors are not in the manifest"
             return
-        if record.content != shard_digest(shard.ids, digests):
+        if self._records[file].content != shard_digest(shard.ids, digests):
             yield f"{where}: its vectors are of other chunks"
         try:
             ids, vectors = self._folder.read_fused(shard.collection, shard.index)
         except OutputError as exc:
-            yield str(exc)
+            yield from self._unreadable(file, exc)
             return
-        yield from _vector_problems(where, shard, ids, vectors, self._summary["fusion"]["dim"])
+        yield from _vector_problems(where, shard, ids, vectors, dim)
 
 
 def _vector_problems(where: str, shard: Shard, ids: Sequence[str], vectors: Vectors, dim: int) -> Iterator[str]:

@@ -1,0 +1,94 @@
+"""Threads that may die. Pure: calls in, results out; knows nothing of what is called.
+
+A pool of `concurrent.futures` whose thread ends between two of its calls, e.g. by an exception that another thread or a
+debugger sets in it, leaves whoever waits for the next result waiting for ever. Here that is an error.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from soloist.errors import EncodingError
+
+Result = TypeVar("Result")
+_PULSE_SECONDS = 0.2  # how often who waits looks whether the thread is alive
+
+
+class Task(Generic[Result]):
+    """A call on its way through a thread; made by `WorkerThread.submit`."""
+
+    def __init__(self, call: Callable[[], Result], thread: threading.Thread) -> None:
+        self._call: Callable[[], Result] | None = call
+        self._thread = thread
+        self._ended = threading.Event()
+        self._result: list[Result] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Make the call, in the thread that this runs in."""
+        try:
+            assert self._call is not None
+            self._result.append(self._call())
+        except BaseException as exc:
+            self._error = exc
+        finally:
+            self._call = None
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Return when the call has ended, or the thread has."""
+        while not self._ended.wait(_PULSE_SECONDS):
+            if not self._thread.is_alive():
+                return
+
+    def result(self) -> Result:
+        """What the call gave, once it has ended.
+
+        Raises:
+            Exception: what the call raised.
+            EncodingError: its thread was ended before the call was done.
+        """
+        self.wait()
+        # Popped: an error that stays here would keep its frames, and they what is on the devices.
+        error, self._error = self._error, None
+        if isinstance(error, Exception):
+            raise error
+        if self._result:
+            return self._result.pop()
+        how = type(error).__name__ if error is not None else "from outside"
+        raise EncodingError(
+            f"the thread {self._thread.name} was ended in the midst of its work ({how}): run again, which goes on with "
+            "what is not finished"
+        ) from error
+
+
+class WorkerThread:
+    """One thread that makes calls in the order in which they are submitted."""
+
+    def __init__(self, name: str) -> None:
+        self._tasks: queue.SimpleQueue[Task[object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], Result]) -> Task[Result]:
+        """Have a call made after those before it."""
+        task = Task(call, self._thread)
+        self._tasks.put(task)  # type: ignore[arg-type]
+        return task
+
+    def close(self) -> None:
+        """Wait until the thread has made the calls that it has, and has ended."""
+        self._tasks.put(None)
+        self._thread.join()
+
+
+def _work(tasks: queue.SimpleQueue[Task[object] | None]) -> None:
+    while True:
+        task = tasks.get()
+        if task is None:
+            return
+        task.run()
+        del task  # it refers to what the call gave
