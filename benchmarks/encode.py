@@ -124,8 +124,8 @@ def _report(rounds: list[Round]) -> dict[str, object]:
     names = list(dict.fromkeys(each.model for each in rounds))
     return {
         "benchmark": "encode",
-        "commit": _commit(),
-        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "torch_threads": torch.get_num_threads()},
+        "commit": commit(),
+        "hardware": {"processor": processor(), "cores": os.cpu_count(), "torch_threads": torch.get_num_threads()},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "sentence-transformers", "numpy")},
@@ -159,13 +159,15 @@ def _print_table(models: object) -> None:
         )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is measured."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 

@@ -193,7 +193,7 @@ def _killed(
         count = generator.randint(1, moment.within)
         return commands.run(*arguments, death=Death(folder=out, count=count, pattern=moment.pattern)).code
     log, rows = len(_events(out)), len(_rows(out))
-    group = commands.start(*arguments)
+    commands.start(*arguments)
     if moment is ANY_TIME:
         time.sleep(generator.uniform(0, 0.6 * seconds))
     else:
@@ -204,9 +204,7 @@ def _killed(
             time.sleep(0.0005)
             if (out / "run.json").exists():
                 break
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-    return commands.wait().code
+    return commands.kill().code
 
 
 def _events(out: Path) -> list[dict[str, Any]]:

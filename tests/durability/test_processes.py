@@ -72,6 +72,21 @@ def test_the_command_itself_goes_on_after_kills(commands, arguments, tmp_path):
     assert _stdout(commands, "verify", str(out)).endswith("all is as it should be\n")
 
 
+def test_a_killed_parent_leaves_no_worker_that_writes(commands, arguments, tmp_path):
+    """With process isolation the worker is in a session of its own, and outlives what kills the command's group."""
+    out = tmp_path / "run"
+    arguments += ["--models", "bert"]
+    assert commands.run(*arguments, "--out", str(tmp_path / "undisturbed")).code == 0
+    arguments += ["--out", str(out), "--isolation", "process"]
+    commands.start(*arguments)
+    await_events(out, '"ShardEncoded"', 3)
+    commands.kill()
+    ended = commands.run(*arguments)
+    assert ended.code == 0, ended.stderr
+    assert_same_files(out, tmp_path / "undisturbed")
+    assert _stdout(commands, "verify", str(out)).endswith("all is as it should be\n")
+
+
 def test_a_second_run_into_a_folder_is_refused_and_the_first_goes_on(commands, arguments, tmp_path):
     """Two writers would take each other's chunks for those of a killed run, and remove them."""
     out = tmp_path / "run"

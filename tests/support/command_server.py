@@ -74,15 +74,21 @@ class CommandServer:
         self.start(*arguments, death=death)
         return self.wait()
 
-    def start(self, *arguments: str, death: Death | None = None) -> int:
-        """Begin a command; its process group."""
+    def start(self, *arguments: str, death: Death | None = None) -> None:
+        """Begin a command."""
         request: dict[str, Any] = {"arguments": arguments, "folder": str(self._folder)}
         if death is not None:
             request["death"] = {**asdict(death), "folder": str(death.folder)}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return int(self._answer())
+        self._group = int(self._answer())
+
+    def kill(self) -> Ended:
+        """Kill the command that was started, with its process group; it may have ended already."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._group, signal.SIGKILL)
+        return self.wait()
 
     def wait(self) -> Ended:
         """The end of the command that was started."""
