@@ -6,6 +6,7 @@ debugger sets in it, leaves whoever waits for the next result waiting for ever. 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -86,9 +87,7 @@ class WorkerThread:
 
 
 def _work(tasks: queue.SimpleQueue[Task[object] | None]) -> None:
-    while True:
-        task = tasks.get()
-        if task is None:
-            return
-        task.run()
-        del task  # it refers to what the call gave
+    with contextlib.suppress(SystemExit):  # of the thread alone; who waits for a call of it is told
+        while (task := tasks.get()) is not None:
+            task.run()
+            del task  # it refers to what the call gave

@@ -27,7 +27,10 @@ COMMAND = (sys.executable, "-m", "soloist")
 def write_chunks(root: Path, name: str, chunks: int, words: int = 12) -> Path:
     """A collection of texts that are all different, in one chunk file."""
     items = [
-        {"text": f"{name!a} {index} " + " ".join(f"lease{(index * step) % 17}" for step in range(words)), "id": f"{index}"}
+        {
+            "id": str(index),
+            "text": f"{name!a} {index} " + " ".join(f"lease{index * step % 17}" for step in range(words)),
+        }
         for index in range(chunks)
     ]
     file = root / name / "doc_chunks.json"
@@ -53,7 +56,8 @@ def own_models(static_models: dict[str, Path], tmp_path: Path) -> dict[str, Path
 
 def write_catalogue(path: Path, models: dict[str, Path]) -> Path:
     """A user catalogue with models under their names."""
-    path.write_text("".join(f"[models.{json.dumps(name)}]\nsource = {json.dumps(str(models[name]))}\n" for name in models))
+    tables = (f"[models.{json.dumps(name)}]\nsource = {json.dumps(str(folder))}\n" for name, folder in models.items())
+    path.write_text("".join(tables))
     return path
 
 

@@ -1,4 +1,4 @@
-"""Files of a run with a flipped byte, or cut short: `verify` names them, `embed` mends them and computes no row more."""
+"""Files of a run with a flipped byte, or cut short: `verify` names them, `embed` mends them and computes no more."""
 
 from __future__ import annotations
 

@@ -177,5 +177,3 @@ def test_a_folder_that_may_not_be_written_is_the_same(config):
 def _record(shard: int) -> FileRecord:
     file = f"c/chunks/part-{shard:05d}.parquet"
     return FileRecord(file=file, kind="chunks", rows=N_CHUNKS, bytes=1, sha256="0" * 64, collection="c", shard=shard)
-
-

@@ -1,4 +1,4 @@
-"""Nothing is written outside the run folder, whatever collections and models are called and whatever links lie there."""
+"""Nothing is written outside the run folder, whatever collections and models are called, whatever links lie there."""
 
 from __future__ import annotations
 

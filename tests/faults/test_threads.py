@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from faults.conftest import On, finish, require_sentence, vector_rows
+from faults.conftest import N_CHUNKS, On, finish, require_sentence, vector_rows
 
 from soloist.engine import run
 from soloist.errors import EncodingError
@@ -54,7 +54,9 @@ def test_a_thread_that_dies_is_an_error_and_no_wait_without_end(config, fresh, n
     assert isinstance(sink.events[-2], LeaseReleased) and sink.events[-2].held == ()
     assert not [thread for thread in threading.enumerate() if thread.name in ("soloist-cpu", "soloist-prepare", name)]
     had = vector_rows(own.out)
-    assert had["one"] == 27 and had["two"] == (8 if when is ShardEncoded else 0)
+    assert had["one"] == N_CHUNKS and had["two"] < N_CHUNKS
+    if name != "soloist-prepare":  # that one is a shard ahead, or two
+        assert had["two"] == (8 if when is ShardEncoded else 0)
     finish(own, fresh)
 
 
@@ -68,7 +70,8 @@ def test_what_ends_a_thread_is_never_taken_for_the_end_of_the_process(error):
 
     with pytest.raises(EncodingError) as caught:
         thread.submit(call).result()
-    assert require_sentence(caught.value).startswith(f"the thread soloist-test was ended in the midst of its work ({error.__name__}")
+    sentence = require_sentence(caught.value)
+    assert sentence.startswith(f"the thread soloist-test was ended in the midst of its work ({error.__name__}")
     assert thread.submit(lambda: 7).result() == 7
     thread.close()
 
