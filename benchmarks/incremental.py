@@ -53,7 +53,7 @@ def main() -> int:
     if not source.is_dir():
         print(f"skipped: {source} does not exist, give a folder of chunk files with --source")
         return 0
-    texts = _texts(source, options.chunks)
+    texts = [text[: options.characters] for text in _texts(source, options.chunks)]
     changed = random.Random(options.seed).sample(range(len(texts)), max(1, round(options.changed * len(texts))))
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
@@ -80,6 +80,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="all-MiniLM-L6-v2")
     parser.add_argument("--chunks", type=int, default=20_000, help="how many, made from those of --source")
     parser.add_argument("--changed", type=float, default=0.01, help="the share of them that changes")
+    parser.add_argument("--characters", type=int, help="cut each to this many, so that overheads weigh more")
     parser.add_argument("--source", default=str(SHARED_CHUNKS))
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--limit", type=float, default=0.05, help="the ratio that is too much")
