@@ -1,0 +1,192 @@
+"""A run that is stopped: by a time, SIGTERM, Ctrl-C once and twice, with and without a process for each pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from faults.conftest import COMMAND, On, command_environment, command_of, files_of, write_catalogue
+from filelock import FileLock
+from typer.testing import CliRunner
+
+from soloist.cli import app
+from soloist.engine import run
+from soloist.errors import RunStoppedError
+from soloist.events import ShardEncoded
+from soloist.stores import RunFolder
+from soloist.stores.status import run_status
+from soloist.stores.verification import verify_run
+
+SHARDS = 20
+ROWS = 4 * SHARDS
+PATIENCE_SECONDS = 90
+ON_WITH = "; what is done is kept, and this goes on with it:"
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory):
+    """A model that needs long enough for a shard that a signal meets it at work."""
+    from support.tiny_models import make_bert
+
+    return make_bert(
+        tmp_path_factory.mktemp("slow") / "slow", hidden_size=256, intermediate_size=1024, num_hidden_layers=6
+    )
+
+
+@pytest.fixture
+def slow(config, slow_model, tmp_path):
+    """A run of one model over many shards of one collection."""
+    items = [{"id": str(number), "text": f"{number} " + "lease shard vector " * 25} for number in range(ROWS)]
+    for name in ("alpha", "beta"):
+        (config.chunks_root / name / "doc_chunks.json").unlink()
+    (config.chunks_root / "alpha" / "doc_chunks.json").write_text(json.dumps(items))
+    catalogue = write_catalogue(tmp_path / "slow.toml", {"slow": slow_model})
+    return dataclasses.replace(config, models=("slow",), catalogue=catalogue, shard_chunks=4)
+
+
+def rows_of(folder):
+    """The rows with a vector, in the order of their shards."""
+    records = RunFolder(folder).manifest.read().values()
+    return sum(record.rows for record in records if record.kind == "vectors")
+
+
+def await_rows(folder, rows):
+    """Wait until some shards are finished."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while rows_of(folder) < rows:
+        assert time.monotonic() < deadline, "the run has not begun"
+        time.sleep(0.01)
+
+
+def require_let_go(config):
+    """The lease and the folder are free, and no record of a holder is left."""
+    assert not list(config.lock_dir.glob("*.holder"))
+    for file in (*config.lock_dir.glob("*.lock"), config.out / ".lock"):
+        FileLock(file).acquire(timeout=0).lock.release()
+
+
+def require_stopped(config):
+    """Whole shards are kept, and the run says that it is neither finished nor at work; the rows that are kept."""
+    kept = rows_of(config.out)
+    assert kept < ROWS and kept % 4 == 0
+    require_let_go(config)
+    status = run_status(config.out)
+    assert (status.finished, status.at_work) == (False, False)
+    assert status.models[0].chunks_done == kept
+    return kept
+
+
+def require_goes_on(config, kept):
+    """The same config again embeds the others, and verify finds nothing."""
+    result = run(dataclasses.replace(config, isolation="allocator", stop_after=None))
+    assert (result.models[0].embedded, result.models[0].kept) == (ROWS - kept, kept)
+    assert verify_run(RunFolder.open(config.out)).problems == ()
+
+
+@pytest.mark.parametrize("isolation", ["allocator", "process"])
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C twice"])
+def test_a_signal_ends_a_command_with_its_code_and_keeps_what_is_finished(slow, how, isolation):
+    """A job that is told to end loses hours, holds the devices, or seems to have succeeded."""
+    config = dataclasses.replace(slow, isolation=isolation)
+    process = subprocess.Popen(
+        [*COMMAND, *command_of(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=command_environment(),
+    )  # fmt: skip
+    try:
+        await_rows(config.out, 8)
+        before = rows_of(config.out)
+        for number in [signal.SIGTERM] if how == "SIGTERM" else [signal.SIGINT, signal.SIGINT]:
+            process.send_signal(number)
+            time.sleep(0.05)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, out) == (3 if how == "SIGTERM" else 130, ""), err
+    assert "Traceback" not in err
+    kept = require_stopped(config)
+    assert kept >= before
+    if how == "SIGTERM":
+        said, line = err.splitlines()[-2:]
+        assert said == f"soloist: stopped by SIGTERM{ON_WITH}"
+        assert shlex.split(line) == [sys.executable, "-m", "soloist", *command_of(config)]
+    else:
+        assert err.splitlines()[-1] == "soloist: stopped"
+    if (how, isolation) == ("SIGTERM", "allocator"):  # the line itself once, which is a start of the command more
+        done = subprocess.run(
+            shlex.split(line), capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=command_environment()
+        )
+        assert done.returncode == 0, done.stderr
+        [model] = json.loads((config.out / "run.json").read_text())["models"]
+        assert (model["embedded"], model["kept"]) == (ROWS - kept, kept)
+        whole = dataclasses.replace(slow, out=slow.out.with_name("whole"))
+        run(whole)
+        assert files_of(config.out) == files_of(whole.out)
+    else:
+        require_goes_on(config, kept)
+
+
+@pytest.mark.parametrize("isolation", ["allocator", "process"])
+def test_one_ctrl_c_lets_the_shard_in_work_end(slow, isolation):
+    """A shard of an hour would be thrown away by the first key."""
+    config = dataclasses.replace(slow, isolation=isolation)
+
+    def interrupt() -> None:
+        await_rows(config.out, 8)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    stopped = CliRunner().invoke(app, command_of(config))
+    watcher.join()
+    assert stopped.exit_code == 3, stopped.stderr
+    assert stopped.stderr.splitlines()[-2] == f"soloist: stopped by Ctrl-C{ON_WITH}"
+    assert "the run ends with the shard in work; a second Ctrl-C ends it at once" in stopped.stderr
+    kept = require_stopped(config)
+    assert kept >= 12  # the one in work when it was heard, too
+    require_goes_on(config, kept)
+
+
+def test_a_run_ends_when_its_time_is_over_with_the_shard_in_work(slow):
+    """A session of nine hours is ended by its host in the midst of a shard, without a word and with the lease."""
+    config = dataclasses.replace(slow, stop_after=3.0)
+    late = On(lambda event: isinstance(event, ShardEncoded), lambda: time.sleep(3.0))
+    with pytest.raises(RunStoppedError, match="stopped because its time is over"):
+        run(config, late)
+    assert late.happened
+    kept = require_stopped(config)
+    assert kept >= 4
+    require_goes_on(config, kept)
+
+
+def test_the_time_of_a_run_is_that_of_its_workers_too(slow):
+    """A worker that counted from its own start would end hours after the session."""
+    config = dataclasses.replace(slow, isolation="process")
+    stopped = CliRunner().invoke(app, command_of(config, "--stop-after", "0.5s"))
+    assert stopped.exit_code == 3, stopped.stderr
+    assert stopped.stderr.splitlines()[-2] == f"soloist: stopped because its time is over{ON_WITH}"
+    assert require_stopped(config) == 0
+
+
+def test_a_stop_before_anything_is_finished_leaves_a_folder_that_can_be_used(config):
+    """A signal while models are staged would leave what the next run refuses."""
+    with pytest.raises(RunStoppedError, match="stopped by SIGTERM"):
+        run(config, Signals())
+    assert not any(config.out.iterdir())
+    assert run(config).models[0].embedded == 27
+
+
+class Signals:
+    """Sends this process SIGTERM when the input has been read."""
+
+    def emit(self, event):
+        if type(event).__name__ == "InputScanned":
+            os.kill(os.getpid(), signal.SIGTERM)

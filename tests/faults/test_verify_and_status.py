@@ -1,0 +1,243 @@
+"""`soloist verify` finds damage of each kind in files whose checksums hold; `soloist status` of every kind of folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from faults.conftest import MODELS, N_CHUNKS, On, require_sentence
+from typer.testing import CliRunner
+
+from soloist.cli import app
+from soloist.engine import run
+from soloist.errors import RunStoppedError
+from soloist.events import PassStarted, ShardEncoded
+from soloist.stores import RunFolder
+from soloist.stores.manifest import file_sha256
+from soloist.stores.tables import table_vectors
+from soloist.stores.verification import verify_run
+
+VECTORS, FUSED, CHUNKS = (f"alpha/{part}/part-00001.parquet" for part in ("vectors/one", "fused", "chunks"))
+
+
+def rewrite(folder, file, change):
+    """Write a file anew with other rows, and have the manifest vouch for it: the checksum shall not find it."""
+    path = folder / file
+    table = pq.read_table(path)
+    pq.write_table(change(table), path)
+    manifest = RunFolder(folder).manifest
+    records = manifest.read()
+    size, sha256 = path.stat().st_size, file_sha256(path)
+    records[file] = dataclasses.replace(records[file], bytes=size, sha256=sha256)
+    manifest.replace(records.values())
+
+
+def with_vectors(table, vectors):
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    return table.set_column(1, pa.field("vector", column.type), column)
+
+
+def changed_row(row, factor):
+    def change(table):
+        vectors = table_vectors(table)[1].copy()
+        vectors[row] *= factor
+        return with_vectors(table, vectors)
+
+    return change
+
+
+def without_a_row(table):
+    return pa.concat_tables([table.slice(0, 2), table.slice(3)])
+
+
+def with_a_row_twice(table):
+    return pa.concat_tables([table, table.slice(2, 1)])
+
+
+def in_another_order(table):
+    return table.take([1, 0, *range(2, len(table))])
+
+
+def shortened(table):
+    vectors = table_vectors(table)[1][:, :-1]
+    return with_vectors(table, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def of_another_text(table):
+    texts = table["text"].to_pylist()
+    return table.set_column(1, table.schema.field("text"), pa.array(["another", *texts[1:]], pa.large_string()))
+
+
+def with_an_id_twice(table):
+    ids = ["0", *table["id"].to_pylist()[1:]]
+    return table.set_column(0, table.schema.field("id"), pa.array(ids, pa.string()))
+
+
+def without_digests(table):
+    return table.drop_columns(["text_digest"])
+
+
+def of_other_columns(table):
+    return table.rename_columns(["a", "b", *table.schema.names[2:]])
+
+
+def with_an_empty_row(table):
+    vectors = [None, *table["vector"].to_pylist()[1:]]
+    return table.set_column(1, table.schema.field("vector"), pa.array(vectors, table.schema.field("vector").type))
+
+
+IN = "alpha, shard 1, one: "
+FUSED_IN = "alpha, shard 1, fused: "
+MENDS = "give the same command again, which mends it"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "expected"),
+    [
+        (VECTORS, without_a_row, f"{IN}'10' without a row"),
+        (VECTORS, with_a_row_twice, f"{IN}rows in another order than the chunks, or too many"),
+        (VECTORS, in_another_order, f"{IN}rows in another order than the chunks, or too many"),
+        (VECTORS, changed_row(1, np.nan), f"{IN}NaN or infinity in '9'"),
+        (VECTORS, changed_row(1, np.inf), f"{IN}NaN or infinity in '9'"),
+        (VECTORS, changed_row(1, 1.001), f"{IN}a norm other than 1 in '9'"),
+        (VECTORS, changed_row(1, 0.0), f"{IN}a norm other than 1 in '9'"),
+        (VECTORS, shortened, f"{IN}15 dimensions, and run.json says 16"),
+        (VECTORS, without_digests, f"{IN}vectors of its rows are of other texts"),
+        (VECTORS, of_other_columns, MENDS),
+        (VECTORS, with_an_empty_row, MENDS),
+        (FUSED, without_a_row, f"{FUSED_IN}'10' without a row"),
+        (FUSED, with_a_row_twice, f"{FUSED_IN}rows in another order than the chunks, or too many"),
+        (FUSED, changed_row(2, np.nan), f"{FUSED_IN}NaN or infinity in '10'"),
+        (FUSED, changed_row(2, 0.9), f"{FUSED_IN}a norm other than 1 in '10'"),
+        (FUSED, shortened, f"{FUSED_IN}39 dimensions, and run.json says 40"),
+        (CHUNKS, of_another_text, f"{IN}vectors of '8' are of other texts"),
+        (CHUNKS, of_another_text, f"{FUSED_IN}its vectors are of other chunks"),
+        (CHUNKS, with_an_id_twice, "alpha, shard 1: '0' is there twice"),
+        (CHUNKS, without_a_row, "alpha has 19 chunks, and run.json says 20"),
+        (CHUNKS, of_other_columns, MENDS),
+    ],
+)
+def test_damage_that_the_checksums_do_not_know_is_found(copied, file, change, expected):
+    """Checksums prove that a file is as it was written, and not that it was right."""
+    rewrite(copied.out, file, change)
+    problems = verify_run(RunFolder.open(copied.out)).problems
+    assert any(problem.endswith(expected) for problem in problems), problems
+    assert not any("other bytes" in problem for problem in problems)
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_the_command_lists_all_and_exits_with_1(copied):
+    """A script must see the fault by the code, and a person by the lines."""
+    rewrite(copied.out, VECTORS, changed_row(0, 2.0))
+    rewrite(copied.out, FUSED, without_a_row)
+    shown = CliRunner().invoke(app, ["verify", str(copied.out)])
+    assert shown.exit_code == 1
+    assert shown.stdout.splitlines() == [
+        f"{IN}a norm other than 1 in '8'",
+        f"{FUSED_IN}'10' without a row",
+        "27 chunks in 2 collections, 17 files: 2 problems",
+    ]
+    as_json = CliRunner().invoke(app, ["verify", str(copied.out), "--json"])
+    assert as_json.exit_code == 1
+    assert json.loads(as_json.stdout)["holds"] is False and len(json.loads(as_json.stdout)["problems"]) == 2
+
+
+def test_rows_that_the_manifest_has_no_more_are_missed(copied):
+    """A run whose manifest lost rows would be called whole: nothing is wrong with the files that it still names."""
+    records = RunFolder(copied.out).manifest.read()
+    gone = [name for name in records if name.startswith("beta/") or name in (VECTORS, FUSED)]
+    RunFolder(copied.out).manifest.replace(record for name, record in records.items() if name not in gone)
+    problems = verify_run(RunFolder.open(copied.out)).problems
+    assert f"{IN}its vectors are not in the manifest" in problems
+    assert f"{FUSED_IN}its vectors are not in the manifest" in problems
+    assert "beta has 0 chunks, and run.json says 7" in problems
+    assert all(f"{name} is in no row of the manifest" in problems for name in gone)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"models": 3}', '{"models": [{}], "collections": []}'])
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_a_run_json_that_is_none_is_a_sentence(copied, content, command):
+    """A file that was cut to nothing would end both commands with a KeyError."""
+    (copied.out / "run.json").write_text(content)
+    shown = CliRunner().invoke(app, [command, str(copied.out)])
+    assert shown.exit_code == 1 and shown.stdout == ""
+    [line] = shown.stderr.splitlines()
+    assert line.startswith(f"soloist: error: {copied.out / 'run.json'} ")
+    assert line.endswith("give the command that wrote it again, which writes it anew")
+    assert sum(model.embedded for model in run(copied).models) == 0
+    assert CliRunner().invoke(app, [command, str(copied.out)]).exit_code == 0
+
+
+def status_of(path):
+    """What `soloist status --json` says."""
+    shown = CliRunner().invoke(app, ["status", str(path), "--json"])
+    assert shown.exit_code == 0, shown.stderr
+    return json.loads(shown.stdout)
+
+
+def test_status_follows_a_run_from_its_first_shard_to_its_end(config):
+    """A wrong count of what is left is a wrong decision about the night."""
+    seen = []
+
+    def look() -> None:
+        thread = threading.Thread(target=lambda: seen.append(status_of(config.out)))
+        thread.start()
+        thread.join()
+
+    later = On(lambda event: isinstance(event, PassStarted) and event.model == "two", look)
+    first = On(lambda event: isinstance(event, ShardEncoded), look)
+    stopped = dataclasses.replace(config, stop_after=3600.0)
+    run(stopped, later, first)
+    done = [[model["chunks_done"] for model in status["models"]] for status in seen]
+    assert done == [[8, 0], [N_CHUNKS, 0]]
+    for status in seen:
+        assert (status["finished"], status["at_work"], status["error"]) == (False, True, None)
+        assert status["seconds_left"] is None  # the rate of the second model is not known yet
+    assert seen[0]["models"][0]["chunks_per_second"] > 0 and seen[0]["models"][0]["seconds_left"] > 0
+    end = status_of(config.out)
+    assert (end["finished"], end["at_work"], end["seconds_left"]) == (True, False, 0)
+    assert [model["chunks_done"] for model in end["models"]] == [N_CHUNKS, N_CHUNKS]
+    assert end["fused_shards_done"] == end["shards"] == 4
+    assert [model["name"] for model in end["models"]] == list(MODELS)
+
+
+def test_status_of_a_run_that_was_stopped_says_what_ended_it_and_how_to_go_on(config):
+    """Nobody remembers in the morning whether the job was killed or had failed."""
+    begun = dataclasses.replace(config, stop_after=3.0)
+    import time
+
+    with pytest.raises(RunStoppedError):
+        run(begun, On(lambda event: isinstance(event, ShardEncoded), lambda: time.sleep(3.0)))
+    shown = CliRunner().invoke(app, ["status", str(config.out)])
+    assert "8 of 27" in shown.stdout
+    assert "not finished and not at work (stopped because its time is over)" in shown.stdout
+    assert "the command that began it goes on with it" in shown.stdout
+    found = CliRunner().invoke(app, ["verify", str(config.out)])
+    assert found.exit_code == 1
+    assert require_sentence(found.stderr.strip()).endswith("finish it with the command that began it")
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "foreign", "foreign events", "file"])
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_a_folder_that_is_no_run_is_a_sentence_and_is_left_alone(tmp_path, kind, command):
+    """A typing error in the path would be shown as a run with nothing done."""
+    path = tmp_path / "place"
+    if kind == "file":
+        path.write_text("x")
+    elif kind != "missing":
+        path.mkdir()
+    if kind.startswith("foreign"):
+        name = "events.jsonl" if kind == "foreign events" else "notes.txt"
+        (path / name).write_text('{"event": "click", "rows": []}\n[1]\nnonsense\n')
+    before = sorted(tmp_path.rglob("*"))
+    shown = CliRunner().invoke(app, [command, str(path)])
+    assert shown.exit_code == 1 and shown.stdout == ""
+    [line] = shown.stderr.splitlines()
+    assert str(path) in require_sentence(line)
+    assert sorted(tmp_path.rglob("*")) == before
