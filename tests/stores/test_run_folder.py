@@ -79,7 +79,8 @@ def test_create_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
 
 def test_create_takes_the_folder_of_a_run(run: RunFolder) -> None:
     """A run that was stopped, even before its first shard, could not be gone on with."""
-    (run.path / "events.jsonl").write_text("")
+    with run.locked():
+        (run.path / "events.jsonl").write_text("")
     assert RunFolder.create(run.path).is_new
     run.write_chunks("notes", 0, [Chunk(id="a", text="x")])
     assert not RunFolder.create(run.path).is_new

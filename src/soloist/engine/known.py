@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,9 @@ from soloist.digests import DigestTable
 from soloist.errors import OutputError
 from soloist.stores.manifest import file_sha256, is_intact
 from soloist.stores.run_folder import RunFolder
-from soloist.stores.tables import file_fingerprint, read_table, table_digests, table_vectors
+from soloist.stores.tables import file_maker, read_table, table_digests, table_matrix
+
+_OPEN_FILES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +50,7 @@ class KnownVectors:
         self._own: list[bool] = []
         self._file_of = array("i")
         self._row_of = array("i")
+        self._open: dict[Path, tuple[Sequence[bytes], NDArray[np.float32]]] = {}
 
     def add_file(self, path: Path, digests: Sequence[bytes], *, own: bool) -> None:
         """Take note of the texts whose vectors a file has; `own` where it is one of the run's present files."""
@@ -73,16 +75,34 @@ class KnownVectors:
             fresh=tuple(fresh), copies=np.array(copies, dtype=np.int64).reshape(len(copies), 3), reused=reused
         )
 
-    def fill(self, path: Path, placement: Placement, vectors: NDArray[np.float32]) -> None:
+    def fill(self, path: Path, digests: Sequence[bytes], placement: Placement, vectors: NDArray[np.float32]) -> None:
         """Put the copies of a shard into its vectors (rows, dim), whose fresh rows are there.
 
         Raises:
-            OutputError: a file that has some of them cannot be read.
+            OutputError: a file that has some of them cannot be read, or has other texts by now.
         """
         for number in np.unique(placement.copies[:, 1]):
             rows, _, sources = placement.copies[placement.copies[:, 1] == number].T
-            inside = self._files[number] == path
-            vectors[rows] = (vectors if inside else _read_vectors(self._files[number]))[sources]
+            source = self._files[number]
+            if source == path:
+                vectors[rows] = vectors[sources]
+                continue
+            texts, stored = self._opened(source)
+            if any(texts[there] != digests[row] for row, there in zip(rows, sources, strict=True)):
+                raise OutputError(
+                    f"{source} was written anew while its vectors were taken over: wait until the run that writes it "
+                    "has ended, and run again"
+                )
+            vectors[rows] = stored[sources]
+
+    def _opened(self, path: Path) -> tuple[Sequence[bytes], NDArray[np.float32]]:
+        """The digests and vectors of a file; the last few are kept, because texts move in groups."""
+        if path not in self._open:
+            table = read_table(path, columns=("text_digest", "vector"))
+            while len(self._open) >= _OPEN_FILES:
+                del self._open[next(iter(self._open))]
+            self._open[path] = (table_digests(table) or (), table_matrix(table))
+        return self._open[path]
 
     def _number(self, path: Path, own: bool) -> int:
         self._files.append(path)
@@ -117,6 +137,19 @@ def known_vectors(folder: RunFolder, others: Iterable[RunFolder], model: str, fi
     return found
 
 
+def models_set_aside(folder: RunFolder) -> tuple[str, ...]:
+    """The models whose vectors were set aside, and are not back in their places yet."""
+    paths = sorted(folder.previous.glob("*.parquet")) if folder.previous.is_dir() else []
+    return tuple(dict.fromkeys(model for model in map(_model, paths) if model))
+
+
+def _model(path: Path) -> str:
+    try:
+        return file_maker(path)[0]
+    except OutputError:
+        return ""
+
+
 def _add_file(found: KnownVectors, path: Path, *, own: bool) -> None:
     digests = table_digests(read_table(path, columns=("text_digest",)))
     if digests is not None:
@@ -126,10 +159,6 @@ def _add_file(found: KnownVectors, path: Path, *, own: bool) -> None:
 def _fingerprint(path: Path) -> str:
     """The fingerprint of a file; empty where it cannot be read."""
     try:
-        return file_fingerprint(path)
+        return file_maker(path)[1]
     except OutputError:
         return ""
-
-
-def _read_vectors(path: Path) -> NDArray[Any]:
-    return table_vectors(read_table(path, columns=("id", "vector")))[1]

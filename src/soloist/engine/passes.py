@@ -188,7 +188,7 @@ class _Working:
         if len(item.placement.copies):
             vectors = np.empty((len(item.ids), staged.dim), dtype=np.float32)
             vectors[list(item.placement.fresh)] = encoded.vectors
-            self._known[item.model].fill(path, item.placement, vectors)
+            self._known[item.model].fill(path, item.digests, item.placement, vectors)
         folder.write_vectors(
             shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint
         )

@@ -20,13 +20,14 @@ from soloist.encoding.encoder import Encoder
 from soloist.engine.feedback import Feedback
 from soloist.engine.ingest import ShardRef, ingest
 from soloist.engine.isolation import run_isolated
+from soloist.engine.known import models_set_aside
 from soloist.engine.memory import measured_key, plan_memory, remember
 from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
-from soloist.errors import ConfigError, OutputError, SoloistError
+from soloist.errors import ConfigError, LeaseTimeoutError, OutputError, SoloistError
 from soloist.events import (
     ChunksRemoved,
     EventSink,
@@ -109,9 +110,10 @@ class _Run:
                 with contextlib.suppress(OutputError):  # the error to tell is the first
                     sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
                 raise
-            sink.emit(RunFinished(seconds=time.perf_counter() - began))
-        found = result()
-        self._folder.finish(found.to_dict())
+            with self._stop.shielded():  # there is nothing left to stop
+                sink.emit(RunFinished(seconds=time.perf_counter() - began))
+                found = result()
+                self._folder.finish(found.to_dict())
         return found
 
     def _work(self, builder: ResultBuilder, sink: EventSink) -> Callable[[], RunResult]:
@@ -126,10 +128,11 @@ class _Run:
             encoders = {name: Encoder(model) for name, model in staged.items()}
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()
+            _require_dtypes(folder, config, staged)
         fingerprints = {name: model.fingerprint for name, model in staged.items()}
         _adopt(folder, fingerprints, fusion, sink)
         _warn_of_other_settings(self._others, fingerprints, sink)
-        folder.write_json(STATE, _state(config, fingerprints, shards))
+        folder.write_json(STATE, _state(config, staged, shards))
         _warn_of_fusion(fusion, sink)
         feedback = Feedback(config.cache_dir)
         plan = plan_memory(config, encoders, accelerator, feedback, sink)
@@ -182,13 +185,17 @@ def _announce(config: RunConfig, specs: Mapping[str, ModelSpec], accelerator: Ac
 def _run_pass(each: Pass, stage: Stage, config: RunConfig, sink: EventSink) -> None:
     """A pass in this process, or in one of its own."""
     kind = GpuLease if config.isolation == "allocator" else ProcessLease
-    lease = kind(
-        stage.accelerator, each.models, sink, lock_dir=config.lock_dir, timeout_seconds=config.lease_timeout_seconds
-    )
-    if isinstance(lease, ProcessLease):
-        run_isolated(each, config, stage, lease, sink)
-    else:
-        run_pass(each, stage, lease, sink)
+    limits = (config.lease_timeout_seconds, stage.stop.remaining_seconds)
+    timeout = min((seconds for seconds in limits if seconds is not None), default=None)
+    lease = kind(stage.accelerator, each.models, sink, lock_dir=config.lock_dir, timeout_seconds=timeout)
+    try:
+        if isinstance(lease, ProcessLease):
+            run_isolated(each, config, stage, lease, sink)
+        else:
+            run_pass(each, stage, lease, sink)
+    except LeaseTimeoutError:
+        stage.stop.check()  # the time that ended may have been the run's
+        raise
 
 
 def _remember(
@@ -292,12 +299,13 @@ def _adopt(folder: RunFolder, fingerprints: Mapping[str, str], fusion: FusionPla
         sink.emit(ChunksRemoved(collection=collection, chunks=chunks))
 
 
-def _state(config: RunConfig, fingerprints: Mapping[str, str], shards: Sequence[ShardRef]) -> dict[str, Any]:
-    """What `soloist status` needs to know of a run that is not finished."""
+def _state(config: RunConfig, staged: Mapping[str, StagedModel], shards: Sequence[ShardRef]) -> dict[str, Any]:
+    """What is to be known of a run that is not finished."""
     return {
         "format": FORMAT,
         "config": config.to_dict(),
-        "models": dict(fingerprints),
+        "models": {name: model.fingerprint for name, model in staged.items()},
+        "dtypes": {name: model.dtype for name, model in staged.items()},
         "shards": [[shard.collection, shard.index, shard.rows, shard.content] for shard in shards],
     }
 
@@ -323,17 +331,50 @@ def _warn_of_other_settings(others: Sequence[RunFolder], fingerprints: Mapping[s
 def _require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str], collections: Sequence[str]) -> None:
     """Refuse to drop what a run has because a command does not name it."""
     records = folder.manifest.read().values()
-    named: dict[str, Sequence[str]] = {"model": models}
-    if config.collections:  # else those that are gone from the folder of chunks go from the run
-        named["collection"] = collections
-    for kind, names in named.items():
-        there = {getattr(record, kind) for record in records if record.kind == "vectors"}
-        left_out = sorted(there - set(names))
+    has = {
+        "model": {record.model for record in records if record.kind == "vectors"} | set(models_set_aside(folder)),
+        "collection": {record.collection for record in records if record.kind == "chunks"},
+    }
+    if has["collection"] and not has["collection"] & set(collections):
+        raise ConfigError(
+            f"{folder.path} is a run over {', '.join(sorted(has['collection']))}, and {config.chunks_root} has none of "
+            "them: give the folder of its chunks, or choose another --out"
+        )
+    named = {"model": models} if not config.collections else {"model": models, "collection": collections}
+    for kind, names in named.items():  # of collections that nobody names, those that are gone go from the run
+        left_out = sorted(has[kind] - set(names))
         if left_out:
             raise ConfigError(
                 f"{folder.path} has vectors of the {kind} {left_out[0]}, which this command leaves out: name it too, "
                 f"or choose another --out with --reuse {folder.path}"
             )
+
+
+def _require_dtypes(folder: RunFolder, config: RunConfig, staged: Mapping[str, StagedModel]) -> None:
+    """Refuse to compute everything again because `auto` is another dtype on this machine."""
+    if config.dtype != "auto" or folder.is_new:
+        return
+    fingerprints = {record.fingerprint for record in folder.manifest.read().values() if record.kind == "vectors"}
+    for name, (fingerprint, dtype) in _made_with(folder).items():
+        model = staged.get(name)
+        if model is None or model.spec.dtype != "auto":
+            continue
+        if model.dtype != dtype and fingerprint in fingerprints:
+            raise ConfigError(
+                f"{folder.path} has vectors of {name} in {dtype}, and auto is {model.dtype} on this machine: give "
+                f"--dtype {dtype} to go on with them, --dtype {model.dtype} to compute them again, or another --out"
+            )
+
+
+def _made_with(folder: RunFolder) -> dict[str, tuple[str, str]]:
+    """Fingerprint and dtype of each model, as the last session had them; empty where it did not come so far."""
+    if (folder.path / STATE).is_file():
+        state = folder.read_json(STATE)
+        return {name: (state["models"][name], dtype) for name, dtype in state.get("dtypes", {}).items()}
+    if (folder.path / "run.json").is_file():
+        models = folder.read_json("run.json")["models"]
+        return {model["name"]: (model["fingerprint"], model["dtype"]) for model in models}
+    return {}
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ that are no longer leased.
 from __future__ import annotations
 
 import contextlib
+import queue
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from types import FrameType
 
 from soloist.errors import RunStoppedError
 
+_LISTENER_SECONDS = 5.0
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
@@ -24,9 +26,10 @@ class Stop:
 
     def __init__(self, after_seconds: float | None = None) -> None:
         self.limit(after_seconds)
-        self._asked = threading.Event()
+        # Plain values and reentrant queues alone: a signal may come in the midst of whatever this does.
         self._why = ""
         self._shields = 0
+        self._listeners: list[queue.SimpleQueue[str | None]] = []
 
     @property
     def remaining_seconds(self) -> float | None:
@@ -36,7 +39,7 @@ class Stop:
     @property
     def is_asked(self) -> bool:
         """Whether a signal or a caller asked for the end."""
-        return self._asked.is_set()
+        return bool(self._why)
 
     def limit(self, after_seconds: float | None) -> None:
         """Set the time after which to end, from now on."""
@@ -46,7 +49,8 @@ class Stop:
     def request(self, why: str) -> None:
         """Ask for the end at the next shard."""
         self._why = self._why or why
-        self._asked.set()
+        for listener in self._listeners:
+            listener.put(self._why)
 
     def check(self) -> None:
         """Go on, or not.
@@ -54,7 +58,7 @@ class Stop:
         Raises:
             RunStoppedError: the run was asked to end, or its time is over.
         """
-        if self._asked.is_set():
+        if self._why:
             raise RunStoppedError(f"stopped by {self._why}")
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise RunStoppedError("stopped because its time is over")
@@ -81,18 +85,24 @@ class Stop:
     @contextlib.contextmanager
     def on_request(self, listener: Callable[[str], None]) -> Iterator[None]:
         """Within this, call `listener` with the reason once the end is asked for, in a thread of its own."""
-        over = threading.Event()
+        asked: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
         def wait() -> None:
-            self._asked.wait()
-            if not over.is_set():
-                listener(self._why)
+            why = asked.get()
+            if why is not None:
+                listener(why)
 
-        threading.Thread(target=wait, name="soloist-stop", daemon=True).start()
+        thread = threading.Thread(target=wait, name="soloist-stop", daemon=True)
+        thread.start()
+        self._listeners.append(asked)
+        if self._why:
+            asked.put(self._why)
         try:
             yield
         finally:
-            over.set()
+            self._listeners.remove(asked)
+            asked.put(None)
+            thread.join(_LISTENER_SECONDS)
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -115,7 +125,7 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         why = _SIGNALS[signal.Signals(number)]
-        if not self._asked.is_set():
+        if not self._why:
             self.request(why)
             if not self._shields:
                 raise RunStoppedError(f"stopped by {why}")

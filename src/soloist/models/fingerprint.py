@@ -21,7 +21,8 @@ from soloist.types import DType
 ENCODER_VERSION = 1
 
 _SETTINGS = (
-    "modules.json", "config.json", "tokenizer_config.json", "sentence_*_config.json",
+    "modules.json", "config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "sentence_*_config.json",
     "adapter_config.json", "adapter_model.safetensors",
 )  # fmt: skip
 # Read only where there is no tokenizer.json, which says all that they say.

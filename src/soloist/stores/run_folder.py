@@ -199,13 +199,17 @@ class RunFolder:
             sync_folder(self.path)
 
     def finish(self, summary: Any) -> None:
-        """Say that the run is finished: the manifest in the order of its files, what was set aside gone, run.json."""
+        """Say that the run is finished: the manifest in the order of its files, what was set aside gone, run.json.
+
+        A run.json that is there says what was done for the files as they are, and stays.
+        """
         self.manifest.replace(self.manifest.read().values())
         with disk_errors(self.path):
             if self.previous.is_dir():
                 shutil.rmtree(self.previous)
             (self.path / STATE).unlink(missing_ok=True)
-        self.write_json("run.json", summary)
+        if not (self.path / "run.json").is_file():
+            self.write_json("run.json", summary)
 
     def chunks_file(self, collection: str, index: int) -> str:
         """The path of a file of chunks inside the folder, as the manifest has it."""
@@ -230,17 +234,16 @@ class RunFolder:
                         Path(folder, name).unlink()
 
     def discard(self) -> None:
-        """Remove all that the folder holds, so that the same path can be given to a new run.
+        """Remove what a run has written before its first chunks were taken over, and nothing else.
 
         Raises:
             OutputError: something in it cannot be removed.
         """
         try:
-            for entry in self.path.iterdir():
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
+            if self.incoming.path.is_dir():
+                shutil.rmtree(self.incoming.path)
+            for name in ("events.jsonl", STATE, ".lock"):
+                (self.path / name).unlink(missing_ok=True)
         except OSError as exc:
             raise OutputError(f"{self.path} cannot be cleared: {exc.strerror}: remove it by hand") from exc
 
@@ -425,7 +428,7 @@ class RunFolder:
 def _is_run(path: Path) -> bool:
     """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
     begun = {entry.name for entry in path.iterdir() if not is_temporary(entry.name)}
-    return NAME in begun or (bool(begun) and begun <= {".lock", "events.jsonl", STATE, ".incoming"})
+    return NAME in begun or (".lock" in begun and begun <= {".lock", "events.jsonl", STATE, ".incoming"})
 
 
 def _require_no_links(folder: Path) -> None:

@@ -147,8 +147,9 @@ def _rate(model: str, events: list[Mapping[str, Any]]) -> float | None:
     rows = seconds = 0.0
     for event in reversed(events):
         if event.get("event") == "ShardEncoded" and event.get("model") == model:
-            rows += event.get("rows", 0)
-            seconds += event.get("seconds", 0)
+            embedded = event.get("rows", 0) - event.get("reused_rows", 0) - event.get("repeated_rows", 0)
+            rows += embedded
+            seconds += event.get("seconds", 0) if embedded else 0
         elif event.get("event") == "RunStarted" and rows:
             break
     return rows / seconds if rows and seconds else None

@@ -102,15 +102,16 @@ def table_digests(table: pa.Table) -> list[bytes] | None:
     return digests
 
 
-def file_fingerprint(path: Path) -> str:
-    """The fingerprint of the model that made a file of vectors; empty where the file does not say.
+def file_maker(path: Path) -> tuple[str, str]:
+    """The name and the fingerprint of the model that made a file of vectors; empty where the file does not say.
 
     Raises:
         OutputError: the file is missing or damaged.
     """
     with read_errors(path):
         metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
-    return metadata.get(b"soloist.fingerprint", b"").decode()
+    model, fingerprint = (metadata.get(key, b"").decode() for key in (b"soloist.model", b"soloist.fingerprint"))
+    return model, fingerprint
 
 
 def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
@@ -119,12 +120,18 @@ def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[
     Raises:
         ValueError: the table has other columns, or a row without a vector.
     """
+    return table_texts(table, "id"), table_matrix(table)
+
+
+def table_matrix(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The vectors alone, as `table_vectors` gives them; the same errors."""
     kind, column = table.schema.field("vector").type, table["vector"]
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or column.null_count:
         raise ValueError("its column vector has rows without one")
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     numbers = array.flatten().to_numpy(zero_copy_only=True)
-    return table_texts(table, "id"), numbers.reshape(len(array), kind.list_size)
+    matrix: np.ndarray[Any, np.dtype[np.float32]] = numbers.reshape(len(array), kind.list_size)
+    return matrix
 
 
 def write_chunk_file(path: Path, table: pa.Table) -> None:

@@ -94,6 +94,10 @@ class _Reading:
         self._records = records
         self._declared = declared
         self._damaged = damaged
+        self._shards: dict[str, list[int]] = {}
+        for record in sorted(records.values(), key=lambda record: record.shard):
+            if record.kind == "chunks":
+                self._shards.setdefault(record.collection, []).append(record.shard)
         self.chunks = 0
         self.collections = sorted({record.collection for record in records.values() if record.kind == "chunks"})
 
@@ -102,7 +106,7 @@ class _Reading:
         for collection in self.collections:
             ids = DigestTable()
             before = self.chunks
-            for index in self._folder.shards(collection):
+            for index in self._shards.get(collection, ()):
                 yield from self._shard(collection, index, ids)
             yield from self._count(collection, self.chunks - before)
         for collection in self._declared.chunks.keys() - set(self.collections):
@@ -172,7 +176,8 @@ class _Reading:
 
 def _vector_problems(where: str, shard: Shard, ids: Sequence[str], vectors: Vectors, dim: int) -> Iterator[str]:
     if list(ids) != list(shard.ids):
-        missing = [id_ for id_ in shard.ids if id_ not in set(ids)]
+        there = set(ids)
+        missing = [id_ for id_ in shard.ids if id_ not in there]
         what = f"{_some(missing)} without a row" if missing else "rows in another order than the chunks, or too many"
         yield f"{where}: {what}"
     if vectors.shape[1] != dim:
