@@ -37,7 +37,7 @@ def slow_model(tmp_path_factory):
     from support.tiny_models import make_bert
 
     return make_bert(
-        tmp_path_factory.mktemp("slow") / "slow", hidden_size=256, intermediate_size=1024, num_hidden_layers=6
+        tmp_path_factory.mktemp("slow") / "slow", hidden_size=192, intermediate_size=768, num_hidden_layers=5
     )
 
 

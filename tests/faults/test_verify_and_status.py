@@ -1,4 +1,4 @@
-"""`soloist verify` finds damage of each kind in files whose checksums hold; `soloist status` of every kind of folder."""
+"""`soloist verify` finds damage in files whose checksums hold; `soloist status` of every kind of folder."""
 
 from __future__ import annotations
 
