@@ -368,13 +368,14 @@ def _require_dtypes(folder: RunFolder, config: RunConfig, staged: Mapping[str, S
 
 def _made_with(folder: RunFolder) -> dict[str, tuple[str, str]]:
     """Fingerprint and dtype of each model, as the last session had them; empty where it did not come so far."""
-    if (folder.path / STATE).is_file():
-        state = folder.read_json(STATE)
-        return {name: (state["models"][name], dtype) for name, dtype in state.get("dtypes", {}).items()}
-    if (folder.path / "run.json").is_file():
+    try:
+        if (folder.path / STATE).is_file():
+            state = folder.read_json(STATE)
+            return {name: (state["models"][name], dtype) for name, dtype in state["dtypes"].items()}
         models = folder.read_json("run.json")["models"]
         return {model["name"]: (model["fingerprint"], model["dtype"]) for model in models}
-    return {}
+    except (OutputError, AttributeError, KeyError, TypeError):  # damaged, or of another version: they are written anew
+        return {}
 
 
 def _first_line(error: BaseException) -> str:

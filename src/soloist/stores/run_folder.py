@@ -208,8 +208,15 @@ class RunFolder:
             if self.previous.is_dir():
                 shutil.rmtree(self.previous)
             (self.path / STATE).unlink(missing_ok=True)
-        if not (self.path / "run.json").is_file():
+        if _made_by(self._summary()) != _made_by(json.loads(json_text(summary))):
             self.write_json("run.json", summary)
+
+    def _summary(self) -> Any:
+        """What run.json says; None where it is not there or no JSON."""
+        try:
+            return self.read_json("run.json")
+        except OutputError:
+            return None
 
     def chunks_file(self, collection: str, index: int) -> str:
         """The path of a file of chunks inside the folder, as the manifest has it."""
@@ -423,6 +430,14 @@ class RunFolder:
         if not _JSON_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no plain name of a JSON file: give one like 'run.json'")
         return self.path / name
+
+
+def _made_by(summary: Any) -> object:
+    """Models and fusion of a summary; None where it is none."""
+    try:
+        return [(model["name"], model["fingerprint"]) for model in summary["models"]], summary["fusion"]
+    except (TypeError, KeyError):
+        return None
 
 
 def _is_run(path: Path) -> bool:
