@@ -57,6 +57,16 @@ def test_a_folder_of_other_chunks_does_not_empty_a_run(config, tmp_path):
     assert {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()} == before
 
 
+def test_one_collection_of_many_is_not_the_folder_of_a_run(config, tmp_path):
+    """The folder of one collection is a root too: whoever names it would lose the others."""
+    write_chunks(tmp_path / "chunks", {**FILES, "beta/b": [("b", "of the other collection")]})
+    run(config)
+    with pytest.raises(ConfigError, match=r"has the collection beta of .*chunks, which .*alpha does not have"):
+        run(dataclasses.replace(config, chunks_root=tmp_path / "chunks" / "alpha"))
+    write_chunks(tmp_path / "chunks", FILES)
+    assert [each.removed for each in run(config).collections] == [0, 1]
+
+
 def test_vectors_that_are_set_aside_are_vectors_of_the_run(config, tmp_path):
     """Between a change of the chunks and a model's pass, no row of the manifest names its vectors."""
     both = dataclasses.replace(config, models=("static", "bert"))

@@ -340,6 +340,13 @@ def _require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str
             f"{folder.path} is a run over {', '.join(sorted(has['collection']))}, and {config.chunks_root} has none of "
             "them: give the folder of its chunks, or choose another --out"
         )
+    gone = sorted(has["collection"] - set(collections))
+    before = _root_before(folder)
+    if gone and before is not None and os.path.realpath(before) != os.path.realpath(config.chunks_root):
+        raise ConfigError(
+            f"{folder.path} has the collection {gone[0]} of {before}, which {config.chunks_root} does not have: give "
+            "the folder that it was made from, or choose another --out"
+        )
     named = {"model": models} if not config.collections else {"model": models, "collection": collections}
     for kind, names in named.items():  # of collections that nobody names, those that are gone go from the run
         left_out = sorted(has[kind] - set(names))
@@ -348,6 +355,14 @@ def _require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str
                 f"{folder.path} has vectors of the {kind} {left_out[0]}, which this command leaves out: name it too, "
                 f"or choose another --out with --reuse {folder.path}"
             )
+
+
+def _root_before(folder: RunFolder) -> str | None:
+    """The folder of chunks of the last session; None where it is not known."""
+    for name in (STATE, "run.json"):
+        with contextlib.suppress(OutputError, KeyError, TypeError):
+            return str(folder.read_json(name)["config"]["chunks_root"])
+    return None
 
 
 def _require_dtypes(folder: RunFolder, config: RunConfig, staged: Mapping[str, StagedModel]) -> None:

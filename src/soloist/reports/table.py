@@ -140,7 +140,7 @@ def _remarks(result: RunResult) -> list[str]:
 
 def _places(result: RunResult) -> list[str]:
     kinds = "chunks, vectors" if result.fusion is None else "chunks, vectors, fused"
-    collections = ", ".join(collection.name for collection in result.collections)
+    collections = ", ".join(collection.name for collection in result.collections if collection.files)
     fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else "nothing is fused"
     return [
         f"{result.config.out}: written in {result.seconds:.1f} s, {fused}",
