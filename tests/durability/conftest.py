@@ -18,7 +18,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def imports_are_no_garbage() -> Iterator[None]:
     """A lease collects garbage at both its ends, which takes longer than a run this small does."""
     gc.collect()
