@@ -13,7 +13,7 @@ from soloist.engine.result import BatchSizes, LengthLimit
 from soloist.events import PeakCompared, ShardEncoded
 from soloist.memory.cards import CARDS
 from soloist.validation.checks import CHECKS
-from soloist.validation.evidence import Evidence, FailureRecord, RunRecord, StagingRecord
+from soloist.validation.evidence import Evidence, FailureRecord, ResumeRecord, RunRecord, StagingRecord
 
 MODELS = ("one", "two")
 Limits = dict[int, tuple[int, str]]
@@ -30,7 +30,8 @@ def report(name: str, limits: Limits) -> ModelReport:
     return ModelReport(
         name=name, source="org/m", revision=None, fingerprint="f" * 16, dim=8, dtype="float16", max_tokens=512,
         document_prompt="", query_prompt="", licence=None, weight=0.5, chunks=288, embedded=288, kept=0,
-        reused=0, repeated=0, tokens=9, padded_tokens=9, padding_share=0.0, truncated_rows=0, truncated_tokens=0, batch_sizes=sizes, recomputed_rows=0, seconds=1.0,
+        reused=0, repeated=0, tokens=9, padded_tokens=9, padding_share=0.0,
+        truncated_rows=0, truncated_tokens=0, batch_sizes=sizes, recomputed_rows=0, seconds=1.0,
         chunks_per_second=1.0, peak_bytes={"sim:0": 100}, predicted_peak_bytes=None, rows_per_device={"sim:0": 288},
         device_shares={"sim:0": 1.0},
     )  # fmt: skip
@@ -76,6 +77,7 @@ def evidence() -> Evidence:
         standard=record("standard", limits, [compared(*MODELS)]),
         staging=StagingRecord(parameter_devices={}, peak_bytes={}),
         failure=FailureRecord(planted="", raised="", released=True, allocated_after={}, next_lease_error=None),
+        resume=ResumeRecord(planted="", shards_before=0, broken_off=None, resumed=exclusive),
         isolated=None, embed=None, script=None,
     )  # fmt: skip
 
