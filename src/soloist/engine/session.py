@@ -383,7 +383,7 @@ def _session_problems(models: Sequence[ModelPlan], seconds: float | None, sessio
         unknown = ", ".join(model.name for model in models if model.seconds is None)
         return [
             f"whether the session is long enough is not known, because the rate of {unknown} is not: run it once on "
-            "this machine with a few chunks, which measures it"
+            f"this machine with chunks of {LEAST_MEASURED_TOKENS:,} tokens or more, which measures it"
         ]
     if seconds <= session_seconds:
         return []

@@ -1,6 +1,7 @@
 """The files that a run leaves: chunk, vector and fused shards in Parquet, and small JSON files, each written once."""
 
 from soloist.stores.names import folder_name
-from soloist.stores.run_folder import RunFolder, SkippedWriter
+from soloist.stores.run_folder import RunFolder
+from soloist.stores.skipped import SkippedWriter
 
 __all__ = ["RunFolder", "SkippedWriter", "folder_name"]

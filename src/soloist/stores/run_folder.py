@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
@@ -33,6 +33,7 @@ from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, is_temporary, make_folder, sync_folder
 from soloist.stores.manifest import NAME, FileRecord, Kind, Manifest, file_sha256
 from soloist.stores.names import folder_name
+from soloist.stores.skipped import SkippedWriter
 from soloist.stores.tables import (
     chunk_table,
     read_errors,
@@ -45,7 +46,7 @@ from soloist.stores.tables import (
     write_chunk_file,
     write_vector_file,
 )
-from soloist.types import Chunk, Shard, SkippedInput
+from soloist.types import Chunk, Shard
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Used = TypeVar("Used")
@@ -53,30 +54,6 @@ Used = TypeVar("Used")
 STATE = "state.json"
 _LOCK_SECONDS = 1.0  # to ask whether a folder is locked holds it for a moment
 _JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedWriter:
-    """Writes what was left out, one JSON object a line; made by `RunFolder.skipped`."""
-
-    file: IO[str]
-    path: Path
-
-    def append(self, skipped: SkippedInput) -> None:
-        """Write one row: collection, file, index, reason, detail.
-
-        Raises:
-            OutputError: the disk does not take it.
-        """
-        row = {
-            "collection": skipped.collection,
-            "file": str(skipped.file),
-            "index": skipped.index,
-            "reason": skipped.reason,
-            "detail": skipped.detail,
-        }
-        with disk_errors(self.path):
-            self.file.write(json_text(row) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
