@@ -10,6 +10,7 @@ from typing import Any
 
 from soloist.sources.faults import BadItem, UnreadableFileError
 from soloist.sources.json_stream import BUFFER_BYTES, JsonStream
+from soloist.sources.nesting import is_too_deep
 
 # In this order: the first that holds a list is read.
 LIST_KEYS = ("chunks", "data", "records", "items")
@@ -93,12 +94,18 @@ def _list_values(stream: JsonStream) -> Iterator[Any]:
 
 def _line_value(line: bytes, number: int, at_byte: int) -> Any:
     try:
-        return _DECODER.decode(line.rstrip(b"\r\n\t ").decode("utf-8"))
+        text = line.rstrip(b"\r\n\t ").decode("utf-8")
     except UnicodeDecodeError as exc:
         return BadItem(fault=f"is not UTF-8 at line {number}, byte {at_byte + exc.start} ({exc.reason})")
+    too_deep = BadItem(fault=f"nests too deeply at line {number}")
+    try:
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as exc:
+        if is_too_deep(text, 0, exc.pos):
+            return too_deep
         return BadItem(fault=f"is not JSON at line {number}, column {exc.pos + 1} ({exc.msg})")
     except ValueError as exc:  # an integer with more digits than Python converts
         return BadItem(fault=f"is not JSON at line {number} ({exc})")
     except RecursionError:
-        return BadItem(fault=f"nests too deeply at line {number}")
+        return too_deep
+    return too_deep if is_too_deep(text, 0, len(text)) else value

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from soloist.sources.faults import UnreadableFileError
+from soloist.sources.nesting import is_too_deep
 
 BUFFER_BYTES = 1 << 20
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
@@ -119,8 +120,10 @@ class JsonStream:
         try:
             value, end = _DECODER.raw_decode(self._text, self._at)
         except RecursionError as exc:
-            raise UnreadableFileError(f"nests too deeply at {self._position(self._at)}") from exc
+            raise self._too_deep() from exc
         except json.JSONDecodeError as exc:
+            if is_too_deep(self._text, self._at, exc.pos):
+                raise self._too_deep() from exc
             if self._ended or not self._may_be_cut(exc):
                 raise self._fault(exc.msg, exc.pos) from exc
             return False, None
@@ -128,6 +131,8 @@ class JsonStream:
             if self._text[-1].isdigit() and not self._ended:
                 return False, None
             raise self._fault(str(exc), self._at) from exc
+        if is_too_deep(self._text, self._at, end):
+            raise self._too_deep()
         if len(self._text) - end < _CUT_NUMBER_CHARS and not self._ended:
             return False, None
         self._at = end
@@ -152,6 +157,9 @@ class JsonStream:
     def _position(self, at: int) -> str:
         line, column = self._line_and_column(at)
         return f"line {line}, column {column}"
+
+    def _too_deep(self) -> UnreadableFileError:
+        return UnreadableFileError(f"nests too deeply at {self._position(self._at)}")
 
     def _fault(self, what: str, at: int) -> UnreadableFileError:
         return UnreadableFileError(f"is not JSON at {self._position(at)} ({what})")

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soloist.sources.faults import BadItem, UnreadableFileError, foreign_text, names_text
+from soloist.sources.nesting import is_too_deep
 
 METADATA_COLUMN = "metadata"
 _BATCH_ROWS = 512
@@ -118,7 +119,7 @@ def _parsed_object(text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return value if isinstance(value, dict) else text
+    return value if isinstance(value, dict) and not is_too_deep(text, 0, len(text)) else text
 
 
 def _json_ready(value: Any) -> Any:

@@ -1,0 +1,25 @@
+"""How deep a JSON text nests. Pure, and the same for every caller.
+
+Python's own decoder goes as deep as the stack of its caller allows, so that a file could be read in one place and
+refused in another.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_LEVELS = 400  # a stack that is 500 calls deep still has room for these
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+
+
+def is_too_deep(text: str, start: int, end: int) -> bool:
+    """Whether lists and objects are nested in more than `MAX_LEVELS` levels between two places of a JSON text."""
+    if text.count("[", start, end) + text.count("{", start, end) <= MAX_LEVELS:
+        return False
+    levels = 0
+    for match in _STRING_OR_BRACKET.finditer(text, start, end):
+        char = text[match.start()]
+        levels += (char in "[{") - (char in "]}")
+        if levels > MAX_LEVELS:
+            return True
+    return False
