@@ -27,7 +27,7 @@ from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
-from soloist.errors import ConfigError, LeaseTimeoutError, OutputError, SoloistError
+from soloist.errors import ConfigError, LeaseTimeoutError, OutputError, RunInterruptedError, SoloistError
 from soloist.events import (
     ChunksRemoved,
     EventSink,
@@ -60,6 +60,7 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
 
     Raises:
         RunStoppedError: the run was to end before it was done; the same config goes on with it.
+        RunInterruptedError: a second signal ended it at once; the same config goes on with it.
         SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
             used, the folder is as it was before.
     """
@@ -394,7 +395,9 @@ def _made_with(folder: RunFolder) -> dict[str, tuple[str, str]]:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return (
-        text.splitlines()[0] if isinstance(error, SoloistError) else f"{type(error).__name__}: {text.splitlines()[0]}"
-    )
+    lines = str(error).strip().splitlines()
+    if isinstance(error, KeyboardInterrupt) and not lines:  # where the caller of the run hears the signals
+        return "stopped by Ctrl-C"
+    if lines and isinstance(error, (SoloistError, RunInterruptedError)):
+        return lines[0]
+    return ": ".join([type(error).__name__, *lines[:1]])
