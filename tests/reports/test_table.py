@@ -85,6 +85,17 @@ def test_what_was_changed_is_said(result):
     assert "COLLECTION/{chunks, vectors, fused} for notes" in text
 
 
+def test_a_model_whose_vectors_were_all_kept_has_no_rate(result):
+    """0 tokens at 0.0 chunks/s look like a run that failed."""
+    kept = dataclasses.replace(
+        MODEL, embedded=0, kept=MODEL.chunks, tokens=0, padding_share=0.0, truncated_rows=0, seconds=0.0,
+        chunks_per_second=0.0, recomputed_rows=0,
+    )  # fmt: skip
+    lines = printed(dataclasses.replace(result, models=(kept, OTHER)), 100)
+    assert lines[1].split() == [MODEL.name, "123,456", "-", "-", "-", "-", "-"]
+    assert f"{MODEL.name}: 0 chunks embedded, 123,456 kept from an earlier session" in lines
+
+
 def test_a_run_without_fusion_names_no_fused_vectors(result):
     """A line that names a folder that is not there sends people searching."""
     text = "\n".join(printed(dataclasses.replace(result, fusion=None), 100))

@@ -81,6 +81,9 @@ def _print_block(console: Console, columns: Sequence[str], row: Sequence[str]) -
 
 
 def _model_row(model: ModelReport) -> list[str]:
+    """What the model did now: dashes where all its vectors were there, since 0.0 chunks/s is no rate."""
+    if model.chunks and not model.embedded:
+        return [model.name, f"{model.chunks:,}", *["-"] * (len(_MODEL_COLUMNS) - 2)]
     return [
         model.name,
         f"{model.chunks:,}",
