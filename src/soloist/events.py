@@ -214,6 +214,11 @@ class ShardEncoded(Event):
         """Rows that went through the model."""
         return self.rows - self.reused_rows - self.repeated_rows
 
+    @property
+    def encoding_seconds(self) -> float:
+        """What the rate of the model is made of: 0 where no row went through it, and all were only copied."""
+        return self.seconds if self.embedded_rows else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardsKept(Event):

@@ -83,7 +83,7 @@ class ModelReport:
     vectors from an earlier state of the run or from another run, and `repeated` have the text of another chunk. All
     that follows is of those embedded now. `tokens` counts prompts and special tokens, after truncation;
     `padding_share` is the share of computed tokens that were padding. `seconds` is encoding with tokenizing, without
-    loading.
+    loading, of the shards that had rows to embed.
     `peak_bytes` is over the model's lease, which in standard mode all models share; `predicted_peak_bytes` is what was
     predicted for it, None where nothing was.
     """
@@ -195,7 +195,7 @@ class _Tally:
         self.padded_tokens += event.padded_tokens
         self.truncated_rows += event.truncated_rows
         self.truncated_tokens += event.truncated_tokens
-        self.seconds += event.seconds
+        self.seconds += event.encoding_seconds
         self.batch_rows.update(event.batch_rows)
         for rows, length in zip(event.batch_rows, event.padded_lengths, strict=True):
             self.padded_lengths[length] += rows
