@@ -133,6 +133,7 @@ class _Run:
         fingerprints = {name: model.fingerprint for name, model in staged.items()}
         _adopt(folder, fingerprints, fusion, sink)
         _warn_of_other_settings(self._others, fingerprints, sink)
+        _warn_of_missing_vectors(self._others, fingerprints, sink)
         folder.write_json(STATE, _state(config, staged, shards))
         _warn_of_fusion(fusion, sink)
         feedback = Feedback(config.cache_dir)
@@ -327,6 +328,16 @@ def _warn_of_other_settings(others: Sequence[RunFolder], fingerprints: Mapping[s
             if fingerprints[model] not in taken:
                 message = f"its vectors in {other.path} are of other weights or settings: none is taken over"
                 sink.emit(Notice(about=model, message=message))
+
+
+def _warn_of_missing_vectors(others: Sequence[RunFolder], fingerprints: Mapping[str, str], sink: EventSink) -> None:
+    """Say where none of the runs that --reuse names has any vectors by a model."""
+    records = [each for other in others for each in other.manifest.read().values() if each.kind == "vectors"]
+    known = {record.model for record in records} | {record.fingerprint for record in records}
+    for model, fingerprint in fingerprints.items():
+        if others and not known & {model, fingerprint}:
+            where = " and ".join(str(other.path) for other in others)
+            sink.emit(Notice(about=model, message=f"there are no vectors of it in {where}: none is taken over"))
 
 
 def _require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str], collections: Sequence[str]) -> None:
