@@ -187,11 +187,11 @@ class RowsRecomputed(Event):
 class ShardEncoded(Event):
     """One shard has been through one model, and its vectors are on disk.
 
-    Of its `rows`, `reused_rows` came from an earlier state of the run or from another run, `repeated_rows` have the
-    text of another row, and the others were embedded: of these alone `tokens` are counted, prompt included, after
-    truncation. `padded_tokens` are what the devices computed, in batches of `batch_rows` rows of `padded_lengths`
-    tokens. `truncated_tokens` are those cut off at the model's limit. `seconds` is the time that this shard kept the
-    pass busy.
+    Of its `rows`, `reused_rows` came from an earlier state of the run or, `from_others_rows` of them, from another run,
+    `repeated_rows` have the text of another row, and the others were embedded: of these alone `tokens` are counted,
+    prompt included, after truncation. `padded_tokens` are what the devices computed, in batches of `batch_rows` rows
+    of `padded_lengths` tokens. `truncated_tokens` are those cut off at the model's limit. `seconds` is the time that
+    this shard kept the pass busy.
     """
 
     model: str
@@ -208,6 +208,7 @@ class ShardEncoded(Event):
     seconds: float
     reused_rows: int = 0
     repeated_rows: int = 0
+    from_others_rows: int = 0
 
     @property
     def embedded_rows(self) -> int:
