@@ -122,7 +122,9 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionReport:
-    """One collection's part in a run. `removed` counts the chunks that the run had before and has no more."""
+    """One collection's part in a run. `removed` counts the ids that the run had before and has no more: also
+    those of chunks that moved, where the ids are derived from file and index.
+    """
 
     name: str
     files: int

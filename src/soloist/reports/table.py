@@ -149,6 +149,6 @@ def _places(result: RunResult) -> list[str]:
     fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else "nothing is fused"
     return [
         f"{result.config.out}: written in {result.seconds:.1f} s, {fused}",
-        "run.json, events.jsonl, skipped.jsonl",
+        "run.json, manifest.jsonl, events.jsonl, skipped.jsonl",
         f"COLLECTION/{{{kinds}}} for {collections}",
     ]
