@@ -252,7 +252,7 @@ def seconds_of(name: str, text: str) -> float:
     parts = {unit: float(value) for unit, value in found.groupdict().items() if value} if found is not None else {}
     seconds = parts.get("hours", 0) * 3600 + parts.get("minutes", 0) * 60 + parts.get("seconds", 0)
     if not seconds:
-        raise ConfigError(f"{name} is {text!r}: give a duration such as 9h, 8h30m or 45m")
+        raise ConfigError(f"{name} is {text!r}: give hours, minutes and seconds, such as 9h, 8h30m, 45m or 90s")
     return seconds
 
 

@@ -19,6 +19,8 @@ SoloistError
     +-- ModelTooLargeError      a model's weights alone do not fit on a device
     +-- RowTooLargeError        one row alone does not fit on its device
     +-- BadVectorError          NaN, infinity or zero norm, in fp32 too
+
+Beside the tree, as Python has it: RunInterruptedError, a KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -62,6 +64,10 @@ class OutputError(SoloistError):
 
 class RunStoppedError(SoloistError):
     """A run ended before it was done, because it was told to; all that it finished is kept."""
+
+
+class RunInterruptedError(KeyboardInterrupt):
+    """A run was ended at once, by a second signal; all that it finished is kept, the shard in work is not."""
 
 
 class ModelLoadError(SoloistError):

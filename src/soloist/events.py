@@ -187,11 +187,11 @@ class RowsRecomputed(Event):
 class ShardEncoded(Event):
     """One shard has been through one model, and its vectors are on disk.
 
-    Of its `rows`, `reused_rows` came from an earlier state of the run or from another run, `repeated_rows` have the
-    text of another row, and the others were embedded: of these alone `tokens` are counted, prompt included, after
-    truncation. `padded_tokens` are what the devices computed, in batches of `batch_rows` rows of `padded_lengths`
-    tokens. `truncated_tokens` are those cut off at the model's limit. `seconds` is the time that this shard kept the
-    pass busy.
+    Of its `rows`, `reused_rows` came from an earlier state of the run or, `from_others_rows` of them, from another run,
+    `repeated_rows` have the text of another row, and the others were embedded: of these alone `tokens` are counted,
+    prompt included, after truncation. `padded_tokens` are what the devices computed, in batches of `batch_rows` rows
+    of `padded_lengths` tokens. `truncated_tokens` are those cut off at the model's limit. `seconds` is the time that
+    this shard kept the pass busy.
     """
 
     model: str
@@ -208,11 +208,17 @@ class ShardEncoded(Event):
     seconds: float
     reused_rows: int = 0
     repeated_rows: int = 0
+    from_others_rows: int = 0
 
     @property
     def embedded_rows(self) -> int:
         """Rows that went through the model."""
         return self.rows - self.reused_rows - self.repeated_rows
+
+    @property
+    def encoding_seconds(self) -> float:
+        """What the rate of the model is made of: 0 where no row went through it, and all were only copied."""
+        return self.seconds if self.embedded_rows else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

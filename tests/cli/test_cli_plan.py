@@ -91,14 +91,28 @@ def test_a_session_that_is_too_short_is_one_sentence(chunks_root):
     result = plan(chunks_root, "--models", "bge-m3", *ON_T4, "--session", "2s")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1].startswith("does not fit: the run would take ")
-    assert "sessions" in result.stdout.splitlines()[-1]
+    assert "the same command with --stop-after goes on" in result.stdout.splitlines()[-1]
 
 
-def test_a_session_of_unknown_rate_does_not_fit(chunks_root):
-    """Unknown is no yes."""
-    result = plan(chunks_root, *PACKAGED, "--accelerator", "simulated:1x1GB", "--session", "9h")
+def test_a_session_of_unknown_rate_is_unknown(chunks_root):
+    """Unknown is no yes, and no no either: whoever reads `does not fit` looks for what is too large."""
+    arguments = (chunks_root, *PACKAGED, "--accelerator", "simulated:1x1GB", "--session", "9h")
+    result = plan(*arguments)
     assert result.exit_code == 1
-    assert "the rate of all-MiniLM-L6-v2 is not" in result.stdout.splitlines()[-1]
+    assert "does not fit" not in result.stdout
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("unknown: whether the session of 9.0 h is long enough, because the rate of all-MiniLM-L6-v2")
+    as_json = plan(*arguments, "--json")
+    content = json.loads(as_json.stdout)
+    assert (as_json.exit_code, content["fits"], content["problems"]) == (1, None, [])
+    assert last == f"unknown: {content['unknowns'][0]}"
+
+
+def test_what_is_no_plain_word_in_a_heading_is_explained(chunks_root):
+    """`512 to 32` under `exclusive` says nothing to whoever has not read the source."""
+    lines = plan(chunks_root, *PACKAGED, *ON_T4).stdout.splitlines()
+    (legend,) = (line for line in lines if line.startswith("budget: "))
+    assert all(f"{heading}: " in legend for heading in ("budget", "exclusive, standard", "limit"))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +128,7 @@ def test_durations(text, seconds):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "9", "h", "9d", "9h30", "30m9h", "-9h", "9 h", "inf", "nanh", "0h", "1e3s", "9hh"]
+    "text", ["", "8x", "9", "h", "9d", "9h30", "30m9h", "-9h", "9 h", "inf", "nanh", "0h", "1e3s", "9hh"]
 )
 def test_what_is_no_duration(text, chunks_root):
     """9 is nine of what? A guess would plan nine seconds or nine hours."""
@@ -122,7 +136,9 @@ def test_what_is_no_duration(text, chunks_root):
         seconds_of("--session", text)
     result = plan(chunks_root, *PACKAGED, *ON_T4, "--session", text)
     assert result.exit_code == 2
-    assert the_error(result).endswith(f"--session is {text!r}: give a duration such as 9h, 8h30m or 45m")
+    assert the_error(result).endswith(
+        f"--session is {text!r}: give hours, minutes and seconds, such as 9h, 8h30m, 45m or 90s"
+    )
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,17 @@ def test_vectors_of_another_name_for_the_same_model_are_taken(original, tmp_path
     assert _figures(_run_into(renamed, tmp_path / "run")) == (0, 0, CHUNKS, 0)
 
 
+def test_another_run_without_vectors_of_a_model_is_said(original, tmp_path):
+    """--reuse with the wrong folder, or of a run without the model, would cost the whole run without a word."""
+    catalogue = tmp_path / "catalogue.toml"
+    catalogue.write_text(original.catalogue.read_text().replace("[models.bert]", "[models.robert]\nmax_tokens = 32"))
+    renamed = dataclasses.replace(original, catalogue=catalogue, models=("robert",), reuse=(original.out,))
+    expected = f"robert: there are no vectors of it in {original.out}: none is taken over"
+    result = _run_into(renamed, tmp_path / "run")
+    assert result.notices == (expected,)
+    assert result.models[0].reused == 0
+
+
 def test_a_change_of_the_fusion_makes_fused_vectors_again_and_no_others(original, tmp_path):
     """`--dim` cuts what is fused, not what the models give: it must cost no model, and leave no fused row as it was."""
     changed = dataclasses.replace(original, fusion=FusionConfig(dim=8))

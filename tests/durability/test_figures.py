@@ -197,6 +197,11 @@ def test_one_more_model_leaves_the_others_alone(embed, files):
     assert embed(files, models=("static", "bert")) == {"embedded": 0, "kept": ALPHA + BETA, "reused": 0, "repeated": 0}
 
 
+def from_others(out: Path) -> int:
+    """How many vectors of the first model were taken from other runs."""
+    return json.loads((out / "run.json").read_text())["models"][0]["from_others"]
+
+
 def test_the_vectors_of_another_run_are_taken_over(embed, files, tmp_path):
     """--reuse: a new folder from an old one, with what the old one lacks."""
     embed(files)
@@ -204,6 +209,10 @@ def test_the_vectors_of_another_run_are_taken_over(embed, files, tmp_path):
     files["alpha/a"][5] = ("a5", "another text")
     taken = embed(files, reuse=(tmp_path / "old",))
     assert taken == {"embedded": 1, "kept": 0, "reused": ALPHA + BETA - 1, "repeated": 0}
+    assert from_others(tmp_path / "run") == ALPHA + BETA - 1
+    files["alpha/a"][6] = ("a6", "one more text")
+    assert embed(files)["reused"] == 7
+    assert from_others(tmp_path / "run") == 0  # those seven are of the run's own earlier state
 
 
 def test_collections_may_be_named_like_the_folders_of_a_run(embed, files):

@@ -133,12 +133,11 @@ def test_a_signal_ends_a_command_with_its_code_and_keeps_what_is_finished(slow, 
     assert "Traceback" not in err
     kept = require_stopped(config)
     assert kept >= before
-    if how == "SIGTERM":
-        said, line = err.splitlines()[-2:]
-        assert said == f"soloist: stopped by SIGTERM{ON_WITH}"
-        assert shlex.split(line) == [sys.executable, "-m", "soloist", *command_of(config)]
-    else:
-        assert err.splitlines()[-1] == "soloist: stopped"
+    why = {"SIGTERM": "stopped by SIGTERM", "Ctrl-C twice": "stopped by a second Ctrl-C"}[how]
+    said, line = err.splitlines()[-2:]
+    assert said == f"soloist: {why}{ON_WITH}"
+    assert shlex.split(line) == [sys.executable, "-m", "soloist", *command_of(config)]
+    assert run_status(config.out).error == why
     if (how, isolation) == ("SIGTERM", "allocator"):  # the line itself once, which is a start of the command more
         done = subprocess.run(
             shlex.split(line), capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=command_environment()

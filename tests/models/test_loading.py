@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
@@ -290,6 +291,18 @@ def test_a_model_that_no_hub_and_no_folder_has_is_one_sentence() -> None:
     """Catches an offline start that does not say how weights are attached."""
     with pytest.raises(ModelLoadError, match=r"^org/none cannot be loaded from org/none \(.*source under \[models"):
         stage(resolve("org/none"), "float32")
+
+
+def test_a_model_that_is_missing_offline_is_a_short_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Catches the hub client's own paragraph, in which nobody finds what to do."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelLoadError) as caught:
+        stage(resolve("org/none"), "float32")
+    assert str(caught.value) == (
+        "org/none cannot be loaded from org/none (it is not on this machine, and HF_HUB_OFFLINE is set): name its "
+        'folder as source under [models."org/none"] in a catalogue'
+    )
 
 
 def test_a_package_that_is_not_installed_is_named() -> None:

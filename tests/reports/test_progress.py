@@ -31,11 +31,12 @@ EMPTY = MemoryStats(
 )
 
 
-def shard(index: int, rows: int, model: str = "m") -> ShardEncoded:
-    """A shard of two seconds."""
+def shard(index: int, rows: int, model: str = "m", reused: int = 0, repeated: int = 0) -> ShardEncoded:
+    """A shard of two seconds, of whose rows some are copies."""
     return ShardEncoded(
         model=model, collection="notes", shard=index, rows=rows, tokens=10, padded_tokens=12, truncated_rows=0,
         truncated_tokens=0, batch_rows=(rows,), padded_lengths=(4,), rows_per_device={"cuda:0": rows}, seconds=2.0,
+        reused_rows=reused, repeated_rows=repeated,
     )  # fmt: skip
 
 
@@ -88,6 +89,37 @@ def test_a_log_gets_one_plain_line_for_each_event_worth_it():
         "m: 200 chunks in 6.0 s, 33.3 chunks/s, peak cuda:0 2.00 GB",
         "m: released cuda:0 (0 B still allocated) after 6.5 s",
     ]
+
+
+def test_copied_vectors_are_in_the_count_and_not_in_the_rate():
+    """A log that promised ten times the rate of the table, because most vectors were only copied."""
+    stream = io.StringIO()
+    sink = LineProgress(stream)
+    for _ in range(2):  # runs of one process, as validate makes them
+        sink.emit(RunStarted(mode="exclusive", accelerator="cuda", devices=("cuda:0",), models=("m",)))
+        sink.emit(shard(0, 100, reused=100))
+        sink.emit(PassStarted(model="m", devices=("cuda:0",), chunks=400))
+        sink.emit(shard(1, 100, reused=80, repeated=10))
+        sink.emit(shard(2, 100, reused=100))
+        sink.emit(shard(3, 100, reused=98))
+        sink.emit(PassFinished(model="m", peak_bytes={"cuda:0": 10**9}))
+    assert stream.getvalue().splitlines() == 2 * [
+        "m: 200 of 400 chunks, 5.0 chunks/s",
+        "m: 300 of 400 chunks, 5.0 chunks/s",
+        "m: 400 chunks, 12 of them embedded, in 4.0 s, 3.0 chunks/s, peak cuda:0 1.00 GB",
+    ]
+
+
+def test_the_rate_of_a_bar_is_of_embedded_chunks():
+    """The same on a terminal."""
+    stream = io.StringIO()
+    bars = BarProgress(Console(file=stream, force_terminal=True, width=120, height=30, color_system=None))
+    started = PassStarted(model="m", devices=("cuda:0",), chunks=200)
+    for event in (shard(0, 100, reused=100), started, batch(10), shard(1, 100, reused=90)):
+        bars.emit(event)
+    bars.close()
+    assert "200/200" in stream.getvalue() and "5.0 chunks/s" in stream.getvalue()
+    assert "50.0 chunks/s" not in stream.getvalue()
 
 
 def test_what_a_release_left_behind_is_named():

@@ -18,7 +18,7 @@ from soloist.reports.table import open_console, print_result, print_table
 MODEL = ModelReport(
     name="jina-code-embeddings-1.5b", source="org/m", revision=None, fingerprint="f" * 16, dim=1536, dtype="float16",
     max_tokens=512, document_prompt="", query_prompt="", licence=None, weight=0.5, chunks=123_456, tokens=98_765_432,
-    embedded=123_456, kept=0, reused=0, repeated=0,
+    embedded=123_456, kept=0, reused=0, from_others=0, repeated=0,
     padding_share=0.034, truncated_rows=12, truncated_tokens=345,
     batch_sizes=BatchSizes(smallest=1, median=16, largest=64, batches=900, splits=2, planned=64, limited_by="memory"),
     recomputed_rows=1, seconds=1234.5, padded_tokens=102_241_648, predicted_peak_bytes=12_350_000_000,
@@ -83,6 +83,26 @@ def test_what_was_changed_is_said(result):
     assert f"{MODEL.name}: 1 row computed again in float32" in text
     assert "3 skipped in the input: see skipped.jsonl" in text
     assert "COLLECTION/{chunks, vectors, fused} for notes" in text
+
+
+def test_a_model_whose_vectors_were_all_kept_has_no_rate(result):
+    """0 tokens at 0.0 chunks/s look like a run that failed."""
+    kept = dataclasses.replace(
+        MODEL, embedded=0, kept=MODEL.chunks, tokens=0, padding_share=0.0, truncated_rows=0, seconds=0.0,
+        chunks_per_second=0.0, recomputed_rows=0,
+    )  # fmt: skip
+    lines = printed(dataclasses.replace(result, models=(kept, OTHER)), 100)
+    assert lines[1].split() == [MODEL.name, "123,456", "-", "-", "-", "-", "-"]
+    assert f"{MODEL.name}: 0 chunks embedded, 123,456 kept from an earlier session" in lines
+
+
+def test_vectors_that_were_taken_over_are_said_with_their_place(result):
+    """`taken from vectors that were there`: from where, asks whoever has to trust them."""
+    taken = dataclasses.replace(MODEL, embedded=123_000, reused=456, from_others=400)
+    config = dataclasses.replace(result.config, reuse=(Path("old"), Path("older")))
+    text = "\n".join(printed(dataclasses.replace(result, config=config, models=(taken, OTHER)), 100))
+    expected = "123,000 chunks embedded, 56 taken from an earlier state of this run, 400 taken from old and older"
+    assert f"{MODEL.name}: {expected}" in text
 
 
 def test_a_run_without_fusion_names_no_fused_vectors(result):

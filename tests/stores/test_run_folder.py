@@ -113,13 +113,16 @@ def test_create_refuses_an_empty_folder_without_write_permission(tmp_path: Path)
 
 def test_open_needs_run_json(run: RunFolder) -> None:
     """A mistyped folder would look like a run without collections."""
-    with pytest.raises(OutputError, match=r"has no run\.json: give the folder that a finished run wrote"):
+    with pytest.raises(OutputError, match=r"is no run folder, it has neither manifest\.jsonl nor state\.json: give"):
         RunFolder.open(run.path)
     run.write_json("run.json", {"models": ["a"]})
     with pytest.raises(OutputError, match=r"has no manifest\.jsonl: an earlier version wrote it"):
         RunFolder.open(run.path)
     run.write_chunks("notes", 0, [Chunk(id="a", text="x")])
     assert RunFolder.open(run.path).read_json("run.json") == {"models": ["a"]}
+    run.reopen()
+    with pytest.raises(OutputError, match="the run is not finished: give the command that began it again"):
+        RunFolder.open(run.path)
 
 
 @given(st.lists(CHUNKS, max_size=5))

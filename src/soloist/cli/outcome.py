@@ -14,7 +14,7 @@ from typing import TextIO
 
 import typer
 
-from soloist.errors import ConfigError, OutputError, RunStoppedError, SoloistError
+from soloist.errors import ConfigError, OutputError, RunInterruptedError, RunStoppedError, SoloistError
 from soloist.reports.text import one_line
 
 FAILED = 1
@@ -32,14 +32,16 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
+    except RunInterruptedError as exc:
+        _say_how_to_go_on(exc)
+        raise typer.Exit(INTERRUPTED) from exc
     except KeyboardInterrupt as exc:
         say_stopped()
         raise typer.Exit(INTERRUPTED) from exc
     except BrokenPipeError:
         raise
     except RunStoppedError as exc:
-        typer.echo(f"soloist: {one_line(str(exc))}; what is done is kept, and this goes on with it:", err=True)
-        typer.echo(f"  {shlex.join([*_program(), *sys.argv[1:]])}", err=True)
+        _say_how_to_go_on(exc)
         raise typer.Exit(STOPPED) from exc
     except SoloistError as exc:
         _say_error(str(exc), debug)
@@ -92,6 +94,12 @@ def _nowhere() -> TextIO:
 def say_stopped() -> None:
     """Say on stderr that Ctrl-C was heard; what became of the devices is for the progress lines to say."""
     typer.echo("soloist: stopped", err=True)
+
+
+def _say_how_to_go_on(stopped: BaseException) -> None:
+    """Say what ended a run, and the command line that goes on with it."""
+    typer.echo(f"soloist: {one_line(str(stopped))}; what is done is kept, and this goes on with it:", err=True)
+    typer.echo(f"  {shlex.join([*_program(), *sys.argv[1:]])}", err=True)
 
 
 def _say_error(message: str, debug: bool) -> None:

@@ -25,7 +25,7 @@ def plan(
         ),
     ] = None,
     session: Annotated[
-        str | None, typer.Option(metavar="9h", help="The length of the session, e.g. 9h, 8h30m or 45m.")
+        str | None, typer.Option(metavar="9h", help="The length of the session, e.g. 9h, 8h30m, 45m or 90s.")
     ] = None,
     mode: Annotated[
         str | None, typer.Option(metavar=choices(Mode), help="The mode that has to fit. [default: exclusive]")
@@ -48,7 +48,7 @@ def plan(
 ) -> None:
     """Say what a run would need and whether it fits: tokens, memory, batches, time, disk, download.
 
-    Loads no weights. Exit code 1 where it does not fit.
+    Loads no weights. Exit code 1 where it does not fit, or where that is not known.
     """
     with exit_codes(debug=debug):
         config = RunConfig.from_mapping(
@@ -62,7 +62,7 @@ def plan(
 
 
 def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> bool:
-    """Whether the run fits."""
+    """Whether the run is known to fit."""
     from soloist.engine.session import plan_session
     from soloist.reports.session import print_session
     from soloist.reports.table import open_console
@@ -73,4 +73,4 @@ def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> boo
             typer.echo(json.dumps(found.to_dict(), indent=2))
         else:
             print_session(found, open_console(sys.stdout))
-    return found.fits
+    return found.fits is True

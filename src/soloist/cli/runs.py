@@ -5,29 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from soloist.cli.outcome import FAILED, exit_codes, written_to_stdout
-from soloist.reports.text import clock_text, count_text, one_line
+from soloist.reports.text import count_text, one_line
 
 if TYPE_CHECKING:
-    from soloist.stores.status import ModelStatus, RunStatus
+    from soloist.stores.verification import Verified
 
 _RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-_COLUMNS = ("model", "done", "chunks", "shards", "chunks/s", "left")
 
 
 def status(run_dir: _RunDir, as_json: _Json = False, debug: _Debug = False) -> None:
     """Show how far a run is: what is done, what is left, at which rate, and when it would end.
 
-    The time left is of encoding alone, at the rate of each model's last session.
+    The time left is of encoding alone, at the rate of each model's last session; the hour of its end is local time.
     """
     with exit_codes(debug=debug):
+        from soloist.reports.status import print_status
+        from soloist.reports.table import open_console
         from soloist.stores.status import run_status
 
         found = run_status(run_dir)
@@ -35,19 +37,20 @@ def status(run_dir: _RunDir, as_json: _Json = False, debug: _Debug = False) -> N
             if as_json:
                 typer.echo(json.dumps(found.to_dict(), indent=2))
             else:
-                _print_status(found)
+                print_status(found, open_console(sys.stdout), time.time())
 
 
 def verify(run_dir: _RunDir, as_json: _Json = False, debug: _Debug = False) -> None:
     """Verify a finished run: one row for each chunk, model and fusion, checksums, norms, dimensions.
 
-    Exit code 1 where something is wrong, with a line for each.
+    Exit code 1 where something is wrong, with a line for each. A run that is not finished is 1 too, and the first line
+    says so; of its finished files the checksums are read.
     """
     with exit_codes(debug=debug):
         from soloist.stores.run_folder import RunFolder
         from soloist.stores.verification import verify_run
 
-        found = verify_run(RunFolder.open(run_dir))
+        found = verify_run(RunFolder.at(run_dir))
         with written_to_stdout("what was verified"):
             if as_json:
                 typer.echo(json.dumps({"holds": not found.problems, **dataclasses.asdict(found)}, indent=2))
@@ -55,38 +58,13 @@ def verify(run_dir: _RunDir, as_json: _Json = False, debug: _Debug = False) -> N
                 for problem in found.problems:
                     typer.echo(one_line(problem))
                 what = f"{count_text(found.chunks, 'chunk')} in {count_text(found.collections, 'collection')}"
-                verdict = count_text(len(found.problems), "problem") if found.problems else "all is as it should be"
-                typer.echo(f"{what}, {count_text(found.files, 'file')}: {verdict}")
+                typer.echo(f"{what}, {count_text(found.files, 'file')}: {_verdict(found)}")
     if found.problems:
         raise typer.Exit(FAILED)
 
 
-def _print_status(found: RunStatus) -> None:
-    from soloist.reports.table import open_console, print_table
-
-    if found.models:
-        print_table(open_console(sys.stdout), _COLUMNS, [_row(model) for model in found.models])
-        typer.echo()
-    if found.finished:
-        state = "finished"
-    elif found.at_work:
-        state = "at work"
-    else:
-        ended = f" ({found.error})" if found.error else ""
-        state = f"not finished and not at work{ended}: the command that began it goes on with it"
-    left = (
-        "" if found.finished or found.seconds_left is None else f"; {clock_text(found.seconds_left)} of encoding left"
-    )
-    typer.echo(one_line(f"{found.folder}: {state}{left}"))
-
-
-def _row(model: ModelStatus) -> list[str]:
-    rate, left = model.chunks_per_second, model.seconds_left
-    return [
-        model.name,
-        f"{model.chunks_done / model.chunks:.0%}" if model.chunks else "-",
-        f"{model.chunks_done:,} of {model.chunks:,}",
-        f"{model.shards_done:,} of {model.shards:,}",
-        f"{rate:,.1f}" if rate else "unknown",
-        clock_text(left) if left is not None else "unknown",
-    ]
+def _verdict(found: Verified) -> str:
+    wrong = len(found.problems) - (not found.finished)
+    parts = [] if found.finished else ["not finished"]
+    parts += [count_text(wrong, "problem")] if wrong else []
+    return ", ".join(parts) or "all is as it should be"

@@ -7,9 +7,11 @@ was set aside when the chunks changed, and in the runs that `--reuse` names. Kno
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from soloist.stores.manifest import file_sha256, is_intact
 from soloist.stores.run_folder import RunFolder
 from soloist.stores.tables import file_maker, read_table, table_digests, table_matrix
 
+# One of the run's present files, one that was set aside when its chunks changed, or one of a run that --reuse names.
+Origin = Literal["this run", "earlier", "other run"]
 _OPEN_FILES = 4
 
 
@@ -28,12 +32,13 @@ class Placement:
     """The rows of a shard: which to embed, and from where the others come.
 
     `copies` are (row, file, row of that file), files by their numbers in `KnownVectors`. `reused` of them come from an
-    earlier state of the run or from another run, the others repeat a text of this one.
+    earlier state of the run or, `from_others`, from another run; the rest repeat a text of this one.
     """
 
     fresh: tuple[int, ...]
     copies: NDArray[np.int64]
     reused: int
+    from_others: int
 
     @property
     def repeated(self) -> int:
@@ -47,32 +52,35 @@ class KnownVectors:
     def __init__(self) -> None:
         self._texts = DigestTable()
         self._files: list[Path] = []
-        self._own: list[bool] = []
+        self._origins: list[Origin] = []
         self._file_of = array("i")
         self._row_of = array("i")
         self._open: dict[Path, tuple[Sequence[bytes], NDArray[np.float32]]] = {}
 
-    def add_file(self, path: Path, digests: Sequence[bytes], *, own: bool) -> None:
-        """Take note of the texts whose vectors a file has; `own` where it is one of the run's present files."""
-        number = self._number(path, own)
+    def add_file(self, path: Path, digests: Sequence[bytes], origin: Origin) -> None:
+        """Take note of the texts whose vectors a file has."""
+        number = self._number(path, origin)
         for row, digest in enumerate(digests):
             self._add(digest, number, row)
 
     def place(self, path: Path, digests: Sequence[bytes]) -> Placement:
         """Look for the texts of a shard, and take note of the new ones as vectors of the file that it will become."""
-        number = self._number(path, own=True)
+        number = self._number(path, "this run")
         fresh: list[int] = []
         copies: list[tuple[int, int, int]] = []
-        reused = 0
+        origins: Counter[Origin] = Counter()
         for row, digest in enumerate(digests):
             entry = self._add(digest, number, row)
             if entry is None:
                 fresh.append(row)
                 continue
             copies.append((row, self._file_of[entry], self._row_of[entry]))
-            reused += not self._own[self._file_of[entry]]
+            origins[self._origins[self._file_of[entry]]] += 1
         return Placement(
-            fresh=tuple(fresh), copies=np.array(copies, dtype=np.int64).reshape(len(copies), 3), reused=reused
+            fresh=tuple(fresh),
+            copies=np.array(copies, dtype=np.int64).reshape(len(copies), 3),
+            reused=origins["earlier"] + origins["other run"],
+            from_others=origins["other run"],
         )
 
     def fill(self, path: Path, digests: Sequence[bytes], placement: Placement, vectors: NDArray[np.float32]) -> None:
@@ -104,9 +112,9 @@ class KnownVectors:
             self._open[path] = (table_digests(table) or (), table_matrix(table))
         return self._open[path]
 
-    def _number(self, path: Path, own: bool) -> int:
+    def _number(self, path: Path, origin: Origin) -> int:
         self._files.append(path)
-        self._own.append(own)
+        self._origins.append(origin)
         return len(self._files) - 1
 
     def _add(self, digest: bytes, number: int, row: int) -> int | None:
@@ -125,15 +133,15 @@ def known_vectors(folder: RunFolder, others: Iterable[RunFolder], model: str, fi
     found = KnownVectors()
     for record in folder.manifest.read().values():
         if record.kind == "vectors" and (record.model, record.fingerprint) == (model, fingerprint):
-            _add_file(found, folder.path / record.file, own=True)
+            _add_file(found, folder.path / record.file, "this run")
     for path in sorted(folder.previous.glob("*.parquet")) if folder.previous.is_dir() else ():
         if _fingerprint(path) == fingerprint and file_sha256(path) == path.stem:
-            _add_file(found, path, own=False)
+            _add_file(found, path, "earlier")
     for other in others:
         for record in other.manifest.read().values():
             path = other.path / record.file
             if record.kind == "vectors" and record.fingerprint == fingerprint and is_intact(path, record):
-                _add_file(found, path, own=False)
+                _add_file(found, path, "other run")
     return found
 
 
@@ -150,10 +158,10 @@ def _model(path: Path) -> str:
         return ""
 
 
-def _add_file(found: KnownVectors, path: Path, *, own: bool) -> None:
+def _add_file(found: KnownVectors, path: Path, origin: Origin) -> None:
     digests = table_digests(read_table(path, columns=("text_digest",)))
     if digests is not None:
-        found.add_file(path, digests, own=own)
+        found.add_file(path, digests, origin)
 
 
 def _fingerprint(path: Path) -> str:

@@ -254,5 +254,6 @@ def _shard_event(item: _Prepared, encoded: EncodedShard, seconds: float) -> Shar
         rows_per_device=encoded.rows_per_device,
         seconds=seconds,
         reused_rows=item.placement.reused,
+        from_others_rows=item.placement.from_others,
         repeated_rows=item.placement.repeated,
     )

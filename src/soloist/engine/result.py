@@ -80,10 +80,10 @@ class ModelReport:
     """One model's part in a run.
 
     Of its `chunks`, `embedded` went through the model now, `kept` were finished by an earlier session, `reused` have
-    vectors from an earlier state of the run or from another run, and `repeated` have the text of another chunk. All
-    that follows is of those embedded now. `tokens` counts prompts and special tokens, after truncation;
-    `padding_share` is the share of computed tokens that were padding. `seconds` is encoding with tokenizing, without
-    loading.
+    vectors from an earlier state of the run or, `from_others` of them, from another run, and `repeated` have the text
+    of another chunk. All that follows is of those embedded now. `tokens` counts prompts and special tokens, after
+    truncation; `padding_share` is the share of computed tokens that were padding. `seconds` is encoding with
+    tokenizing, without loading, of the shards that had rows to embed.
     `peak_bytes` is over the model's lease, which in standard mode all models share; `predicted_peak_bytes` is what was
     predicted for it, None where nothing was.
     """
@@ -103,6 +103,7 @@ class ModelReport:
     embedded: int
     kept: int
     reused: int
+    from_others: int
     repeated: int
     tokens: int
     padded_tokens: int
@@ -121,7 +122,9 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionReport:
-    """One collection's part in a run. `removed` counts the chunks that the run had before and has no more."""
+    """One collection's part in a run. `removed` counts the ids that the run had before and has no more: also
+    those of chunks that moved, where the ids are derived from file and index.
+    """
 
     name: str
     files: int
@@ -172,6 +175,7 @@ class _Tally:
     embedded: int = 0
     kept: int = 0
     reused: int = 0
+    from_others: int = 0
     repeated: int = 0
     tokens: int = 0
     padded_tokens: int = 0
@@ -190,12 +194,13 @@ class _Tally:
         self.chunks += event.rows
         self.embedded += event.embedded_rows
         self.reused += event.reused_rows
+        self.from_others += event.from_others_rows
         self.repeated += event.repeated_rows
         self.tokens += event.tokens
         self.padded_tokens += event.padded_tokens
         self.truncated_rows += event.truncated_rows
         self.truncated_tokens += event.truncated_tokens
-        self.seconds += event.seconds
+        self.seconds += event.encoding_seconds
         self.batch_rows.update(event.batch_rows)
         for rows, length in zip(event.batch_rows, event.padded_lengths, strict=True):
             self.padded_lengths[length] += rows
@@ -315,6 +320,7 @@ def _report(
         embedded=tally.embedded,
         kept=tally.kept,
         reused=tally.reused,
+        from_others=tally.from_others,
         repeated=tally.repeated,
         tokens=tally.tokens,
         padded_tokens=tally.padded_tokens,

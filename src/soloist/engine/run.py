@@ -27,7 +27,7 @@ from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
-from soloist.errors import ConfigError, LeaseTimeoutError, OutputError, SoloistError
+from soloist.errors import ConfigError, LeaseTimeoutError, OutputError, RunInterruptedError, SoloistError
 from soloist.events import (
     ChunksRemoved,
     EventSink,
@@ -60,6 +60,7 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
 
     Raises:
         RunStoppedError: the run was to end before it was done; the same config goes on with it.
+        RunInterruptedError: a second signal ended it at once; the same config goes on with it.
         SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
             used, the folder is as it was before.
     """
@@ -132,6 +133,7 @@ class _Run:
         fingerprints = {name: model.fingerprint for name, model in staged.items()}
         _adopt(folder, fingerprints, fusion, sink)
         _warn_of_other_settings(self._others, fingerprints, sink)
+        _warn_of_missing_vectors(self._others, fingerprints, sink)
         folder.write_json(STATE, _state(config, staged, shards))
         _warn_of_fusion(fusion, sink)
         feedback = Feedback(config.cache_dir)
@@ -328,6 +330,16 @@ def _warn_of_other_settings(others: Sequence[RunFolder], fingerprints: Mapping[s
                 sink.emit(Notice(about=model, message=message))
 
 
+def _warn_of_missing_vectors(others: Sequence[RunFolder], fingerprints: Mapping[str, str], sink: EventSink) -> None:
+    """Say where none of the runs that --reuse names has any vectors by a model."""
+    records = [each for other in others for each in other.manifest.read().values() if each.kind == "vectors"]
+    known = {record.model for record in records} | {record.fingerprint for record in records}
+    for model, fingerprint in fingerprints.items():
+        if others and not known & {model, fingerprint}:
+            where = " and ".join(str(other.path) for other in others)
+            sink.emit(Notice(about=model, message=f"there are no vectors of it in {where}: none is taken over"))
+
+
 def _require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str], collections: Sequence[str]) -> None:
     """Refuse to drop what a run has because a command does not name it."""
     records = folder.manifest.read().values()
@@ -394,7 +406,9 @@ def _made_with(folder: RunFolder) -> dict[str, tuple[str, str]]:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return (
-        text.splitlines()[0] if isinstance(error, SoloistError) else f"{type(error).__name__}: {text.splitlines()[0]}"
-    )
+    lines = str(error).strip().splitlines()
+    if isinstance(error, KeyboardInterrupt) and not lines:  # where the caller of the run hears the signals
+        return "stopped by Ctrl-C"
+    if lines and isinstance(error, (SoloistError, RunInterruptedError)):
+        return lines[0]
+    return ": ".join([type(error).__name__, *lines[:1]])

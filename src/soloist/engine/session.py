@@ -94,7 +94,8 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPlan:
-    """A run foretold. `problems` is empty where it fits; each is a sentence that says what to change.
+    """A run foretold. `problems` stand against it, and `unknowns` are what cannot be said of it; each is a sentence
+    that says what to do.
 
     `repeated` of the `chunks` have the text of another one, and are not embedded.
     """
@@ -114,12 +115,13 @@ class SessionPlan:
     seconds: float | None
     session_seconds: float | None
     problems: tuple[str, ...]
+    unknowns: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
-    def fits(self) -> bool:
-        """Whether nothing stands against the run."""
-        return not self.problems
+    def fits(self) -> bool | None:
+        """Whether nothing stands against the run; None where that is not known."""
+        return False if self.problems else None if self.unknowns else True
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready values."""
@@ -338,6 +340,7 @@ def _session(
         seconds=seconds,
         session_seconds=session_seconds,
         problems=tuple(problems),
+        unknowns=tuple(_unknowns(models, session_seconds)),
         notes=tuple(_notes(config, models)),
     )
 
@@ -377,22 +380,25 @@ def _memory_problems(
 
 
 def _session_problems(models: Sequence[ModelPlan], seconds: float | None, session_seconds: float | None) -> list[str]:
-    if session_seconds is None:
-        return []
-    if seconds is None:
-        unknown = ", ".join(model.name for model in models if model.seconds is None)
-        return [
-            f"whether the session is long enough is not known, because the rate of {unknown} is not: run it once on "
-            f"this machine with chunks of {LEAST_MEASURED_TOKENS:,} tokens or more, which measures it"
-        ]
-    if seconds <= session_seconds:
+    if session_seconds is None or seconds is None or seconds <= session_seconds:
         return []
     slowest = max(models, key=lambda model: model.seconds or 0.0)
     sessions = math.ceil(seconds / session_seconds)
-    without = f", or leave out {slowest.name}, which takes most of it" if len(models) > 1 else ""
+    without = f", or leave out {slowest.name}, the slowest" if len(models) > 1 else ""
     return [
-        f"the run would take {_duration(seconds)} and the session has {_duration(session_seconds)}: spread the "
-        f"collections over {sessions} sessions{', or' if not without else ','} lower max_tokens{without}"
+        f"the run would take {_duration(seconds)} and the session has {_duration(session_seconds)}: give it "
+        f"{sessions:,} sessions, in each of which the same command with --stop-after goes on with the run folder"
+        f"{', or' if not without else ','} lower max_tokens{without}"
+    ]
+
+
+def _unknowns(models: Sequence[ModelPlan], session_seconds: float | None) -> list[str]:
+    unknown = ", ".join(model.name for model in models if model.seconds is None)
+    if session_seconds is None or not unknown:
+        return []
+    return [
+        f"whether the session of {_duration(session_seconds)} is long enough, because the rate of {unknown} is not "
+        f"known: run it once on this machine with chunks of {LEAST_MEASURED_TOKENS:,} tokens or more, which measures it"
     ]
 
 

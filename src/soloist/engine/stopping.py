@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from soloist.errors import RunStoppedError
+from soloist.errors import RunInterruptedError, RunStoppedError
 
 _LISTENER_SECONDS = 5.0
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -133,7 +133,7 @@ class Stop:
         for each in _SIGNALS:
             if signal.getsignal(each) == self._handle:
                 signal.signal(each, _ignore)
-        raise KeyboardInterrupt
+        raise RunInterruptedError(f"stopped by {'a second ' if why == self._why else ''}{why}")
 
 
 @contextlib.contextmanager

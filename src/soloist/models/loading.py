@@ -20,7 +20,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
@@ -298,6 +299,9 @@ def _explain(spec: ModelSpec, exc: BaseException) -> str:
         )
     if isinstance(exc, StrictDataclassError):  # a field of the configuration; its cause says which
         return f"{what} ({_first_sentence(exc.__cause__ or exc)}): correct that value in {_network_config(spec)}"
+    if isinstance(exc, LocalEntryNotFoundError):
+        hub = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        return f"{what} (it is not on this machine, and {hub}): name its folder as source under {table} in a catalogue"
     return (
         f"{what} ({_first_sentence(exc)}): attach complete weights and name their folder as source under {table} in a "
         "catalogue"

@@ -29,6 +29,7 @@ from soloist.events import (
     Notice,
     PassFinished,
     PassStarted,
+    RunStarted,
     ShardEncoded,
     ShardsKept,
 )
@@ -53,23 +54,33 @@ def progress(stream: TextIO | None = None) -> Iterator[EventSink]:
 
 @dataclass(slots=True, kw_only=True)
 class _Pass:
-    """How far a model is. `seconds` is what its shards took, without waiting for other models."""
+    """How far a model is: of its `chunks` some are `done`, and of these `embedded` went through it.
 
-    chunks: int
+    `chunks` is 0 until it is on the devices; `before` are those that were copied until then. `seconds` is what the
+    shards with rows to embed took, without waiting for other models.
+    """
+
+    chunks: int = 0
+    before: int = 0
     done: int = 0
+    embedded: int = 0
     seconds: float = 0.0
 
     @property
     def rate(self) -> str:
-        return f"{self.done / self.seconds:,.1f} chunks/s" if self.seconds else ""
+        return f"{self.embedded / self.seconds:,.1f} chunks/s" if self.seconds else ""
 
     @property
     def tenths(self) -> int:
         return 10 * self.done // max(1, self.chunks)
 
+    def start(self, chunks: int) -> None:
+        self.chunks, self.before = chunks, self.done
+
     def add(self, event: ShardEncoded) -> None:
         self.done += event.rows
-        self.seconds += event.seconds
+        self.embedded += event.embedded_rows
+        self.seconds += event.encoding_seconds
 
 
 class LineProgress:
@@ -87,8 +98,11 @@ class LineProgress:
 
     def _line(self, event: Event) -> str | None:
         match event:
+            case RunStarted():
+                self._passes.clear()
+                return None
             case PassStarted():
-                self._passes[event.model] = _Pass(chunks=event.chunks)
+                self._passes.setdefault(event.model, _Pass()).start(event.chunks)
                 return None
             case ShardEncoded():
                 return self._advance(event)
@@ -102,14 +116,13 @@ class LineProgress:
 
     def _advance(self, event: ShardEncoded) -> str | None:
         """A line for each tenth of a pass but the last, which the pass's end reports."""
-        state = self._passes.get(event.model)
-        if state is None:  # nothing of the pass has to be embedded, so far
-            return None
+        state = self._passes.setdefault(event.model, _Pass())
         before = state.tenths
         state.add(event)
-        if state.tenths == before or state.done == state.chunks:
+        if not state.chunks or state.tenths == before or state.done == state.chunks:
             return None
-        return f"{event.model}: {state.done:,} of {count_text(state.chunks, 'chunk')}, {state.rate}"
+        rate = f", {state.rate}" if state.rate else ""
+        return f"{event.model}: {state.done:,} of {count_text(state.chunks, 'chunk')}{rate}"
 
 
 class BarProgress:
@@ -129,6 +142,9 @@ class BarProgress:
     def emit(self, event: Event) -> None:
         """Move the model's bar, or print the event's line."""
         match event:
+            case RunStarted():
+                self._passes.clear()
+                self._tasks.clear()
             case PassStarted():
                 self._start(event)
             case BatchEncoded():
@@ -149,25 +165,28 @@ class BarProgress:
     def _start(self, event: PassStarted) -> None:
         description = Text(one_line(f"{event.model} on {', '.join(event.devices)}"))
         description.truncate(max(12, self._console.width * 2 // 5), overflow="ellipsis")
-        self._passes[event.model] = _Pass(chunks=event.chunks)
-        self._tasks[event.model] = self._bars.add_task(description.plain, total=event.chunks, rate="", left="")
+        state = self._passes.setdefault(event.model, _Pass())
+        state.start(event.chunks)
+        self._tasks[event.model] = self._bars.add_task(
+            description.plain, total=event.chunks, completed=state.done, rate="", left=""
+        )
         self._bars.start()
 
     def _advance(self, event: BatchEncoded) -> None:
         task, state = self._tasks[event.model], self._passes[event.model]
         state.done += event.rows
+        state.embedded += event.rows
         # From the clock of the bar: in standard mode the models take turns, and each waits for the others.
         elapsed = next(item.elapsed for item in self._bars.tasks if item.id == task) or 0.0
-        left = clock_text(elapsed / state.done * (state.chunks - state.done)) if state.done else ""
-        self._bars.update(task, completed=state.done, left=f"{left} left" if left else "")
+        left = clock_text(elapsed / (state.done - state.before) * (state.chunks - state.done))
+        self._bars.update(task, completed=state.done, left=f"{left} left")
 
     def _rate(self, event: ShardEncoded) -> None:
-        state = self._passes.get(event.model)
-        if state is None:  # nothing of the pass has to be embedded, so far
-            return
-        state.seconds += event.seconds
+        state = self._passes.setdefault(event.model, _Pass())
+        state.seconds += event.encoding_seconds
         state.done += event.rows - event.embedded_rows
-        self._bars.update(self._tasks[event.model], rate=state.rate, completed=state.done)
+        if event.model in self._tasks:  # else nothing of the pass has to be embedded, so far
+            self._bars.update(self._tasks[event.model], rate=state.rate, completed=state.done)
 
 
 def _columns(*, wide: bool) -> tuple[ProgressColumn, ...]:
@@ -226,4 +245,6 @@ def _released_line(event: LeaseReleased) -> str:
 
 def _pass_line(event: PassFinished, state: _Pass) -> str:
     peaks = ", ".join(f"{device} {bytes_text(peak)}" for device, peak in event.peak_bytes.items())
-    return f"{event.model}: {count_text(state.done, 'chunk')} in {state.seconds:.1f} s, {state.rate}, peak {peaks}"
+    copied = f", {state.embedded:,} of them embedded," if state.embedded < state.done else ""
+    rate = f", {state.rate}" if state.rate else ""
+    return f"{event.model}: {count_text(state.done, 'chunk')}{copied} in {state.seconds:.1f} s{rate}, peak {peaks}"

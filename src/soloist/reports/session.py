@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 _TOKEN_COLUMNS = ("model", "max tokens", "tokens", "median", "longest", "truncated", "padded")
 _MEMORY_COLUMNS = ("model", "dtype", "weights", "peak", "reserved", "budget", "exclusive", "standard", "limit")
+_MEMORY_LEGEND = (
+    "budget: padded tokens in a full batch; exclusive, standard: rows in it in that mode, of the median length to "
+    "those of the longest; limit: what bounds the latter in exclusive mode"
+)
 _COST_COLUMNS = ("model", "time", "basis", "download", "host", "vectors")
 _BAR_WIDTH = 40
 
@@ -23,10 +27,16 @@ def print_session(plan: SessionPlan, console: Console) -> None:
     """The machine, three tables, the histograms, what to know of the figures, and the verdict."""
     for line in _head(plan):
         console.print(Text(one_line(line)), soft_wrap=True)
-    tables = ((_TOKEN_COLUMNS, _token_row), (_MEMORY_COLUMNS, _memory_row), (_COST_COLUMNS, _cost_row))
-    for columns, row in tables:
+    tables = (
+        (_TOKEN_COLUMNS, _token_row, ""),
+        (_MEMORY_COLUMNS, _memory_row, _MEMORY_LEGEND),
+        (_COST_COLUMNS, _cost_row, ""),
+    )
+    for columns, row, legend in tables:
         console.print()
         print_table(console, columns, [row(model) for model in plan.models])
+        if legend:
+            console.print(Text(legend), soft_wrap=True)
     for model in plan.models:
         console.print()
         for line in _histogram(model):
@@ -112,7 +122,7 @@ def _totals(plan: SessionPlan) -> list[str]:
 
 
 def _verdict(plan: SessionPlan) -> list[str]:
-    if not plan.problems:
+    if plan.fits:
         session = f" into a session of {clock_text(plan.session_seconds)}" if plan.session_seconds else ""
         return [f"fits{session}"]
-    return [f"does not fit: {problem}" for problem in plan.problems]
+    return [*(f"does not fit: {each}" for each in plan.problems), *(f"unknown: {each}" for each in plan.unknowns)]

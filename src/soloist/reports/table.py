@@ -6,6 +6,7 @@ Knows rich and a run's result. Prints to the console that it is given, and reads
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rich.cells import cell_len
@@ -81,6 +82,9 @@ def _print_block(console: Console, columns: Sequence[str], row: Sequence[str]) -
 
 
 def _model_row(model: ModelReport) -> list[str]:
+    """What the model did now: dashes where all its vectors were there, since 0.0 chunks/s is no rate."""
+    if model.chunks and not model.embedded:
+        return [model.name, f"{model.chunks:,}", *["-"] * (len(_MODEL_COLUMNS) - 2)]
     return [
         model.name,
         f"{model.chunks:,}",
@@ -105,21 +109,22 @@ def _device_rows(model: ModelReport) -> list[list[str]]:
     ]
 
 
-def _others(model: ModelReport) -> str:
-    """What became of the chunks that were not embedded now."""
+def _others(model: ModelReport, reuse: Sequence[Path]) -> str:
+    """What became of the chunks that were not embedded now; `reuse` are the runs whose vectors could be taken."""
     parts = {
         "kept from an earlier session": model.kept,
-        "taken from vectors that were there": model.reused,
+        "taken from an earlier state of this run": model.reused - model.from_others,
+        f"taken from {' and '.join(map(str, reuse))}": model.from_others,
         "repeat the text of another": model.repeated,
     }
     return "".join(f", {count:,} {what}" for what, count in parts.items() if count)
 
 
 def _remarks(result: RunResult) -> list[str]:
-    remarks = []
+    remarks, reuse = [], result.config.reuse
     for model in result.models:
         if model.embedded < model.chunks:
-            remarks.append(f"{model.name}: {count_text(model.embedded, 'chunk')} embedded{_others(model)}")
+            remarks.append(f"{model.name}: {count_text(model.embedded, 'chunk')} embedded{_others(model, reuse)}")
         if model.truncated_rows:
             remarks.append(
                 f"{model.name}: {count_text(model.truncated_rows, 'chunk')} longer than {model.max_tokens} tokens, "
@@ -144,6 +149,6 @@ def _places(result: RunResult) -> list[str]:
     fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else "nothing is fused"
     return [
         f"{result.config.out}: written in {result.seconds:.1f} s, {fused}",
-        "run.json, events.jsonl, skipped.jsonl",
+        "run.json, manifest.jsonl, events.jsonl, skipped.jsonl",
         f"COLLECTION/{{{kinds}}} for {collections}",
     ]

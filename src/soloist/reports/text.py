@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 
 def one_line(text: str) -> str:
     """The text on one line, with every control character written as an escape: a name must not move the cursor."""
@@ -27,6 +29,12 @@ def clock_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def time_of_day(now: float, seconds: float) -> str:
+    """The local time in so many seconds, e.g. `14:32`, or `2026-03-01 00:10` if not today; `now` is since 1970."""
+    today, end = datetime.fromtimestamp(now).date(), datetime.fromtimestamp(now + seconds)
+    return f"{end:%H:%M}" if end.date() == today else f"{end:%Y-%m-%d %H:%M}"
 
 
 def count_text(count: int, noun: str) -> str:

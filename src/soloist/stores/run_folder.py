@@ -90,21 +90,34 @@ class RunFolder:
         return cls(path)
 
     @classmethod
+    def at(cls, path: Path) -> RunFolder:
+        """The folder of a run, finished or not.
+
+        Raises:
+            OutputError: there is no folder, or it is none of a run.
+        """
+        remedy = "give the folder that soloist embed wrote, its --out"
+        if not path.exists():
+            raise OutputError(f"{path} does not exist: {remedy}")
+        if not path.is_dir():
+            raise OutputError(f"{path} is a file and no run folder: {remedy}")
+        if not (path / "run.json").is_file() and not _is_run(path):
+            raise OutputError(f"{path} is no run folder, it has neither {NAME} nor {STATE}: {remedy}")
+        return cls(path)
+
+    @classmethod
     def open(cls, path: Path) -> RunFolder:
         """The folder of a run that is finished.
 
         Raises:
             OutputError: there is none.
         """
-        if not (path / "run.json").is_file():
-            begun = path.is_dir() and _is_run(path)
-            remedy = (
-                "finish it with the command that began it" if begun else "give the folder that a finished run wrote"
-            )
-            raise OutputError(f"{path} has no run.json: {remedy}")
-        if not Manifest(path).exists():
-            raise OutputError(f"{path} has no manifest.jsonl: an earlier version wrote it, run again into a new folder")
-        return cls(path)
+        folder = cls.at(path)
+        if not folder.is_finished:
+            raise OutputError(f"{path} has no run.json, the run is not finished: give the command that began it again")
+        if folder.is_new:
+            raise OutputError(f"{path} has no {NAME}: an earlier version wrote it, run again into a new folder")
+        return folder
 
     @property
     def manifest(self) -> Manifest:
@@ -120,6 +133,11 @@ class RunFolder:
     def previous(self) -> Path:
         """Where the vectors of chunks lie that have changed since, each file under its sha256."""
         return self.path / ".previous"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a run came to its end in it, and no later one has begun to change it."""
+        return (self.path / "run.json").is_file()
 
     @property
     def is_new(self) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from soloist.errors import OutputError
 from soloist.stores.manifest import FileRecord
 from soloist.stores.run_folder import STATE, RunFolder
 
@@ -62,14 +61,14 @@ def run_status(path: Path) -> RunStatus:
     """The status of a run folder, finished or not.
 
     Raises:
-        OutputError: it is none, or its files cannot be read.
+        OutputError: there is no such folder, it is none of a run, or its files cannot be read.
     """
     folder = RunFolder(path)
-    finished = (path / "run.json").is_file()
+    finished = folder.is_finished
     events = list(_events(path / "events.jsonl"))
     if not (finished or (path / STATE).is_file()):
         if not any(event.get("event") == "RunStarted" for event in events):
-            raise OutputError(f"{path} is no folder of a run: give the one that soloist embed wrote")
+            RunFolder.at(path)
         # It was stopped, or is, before all chunks were read.
         return RunStatus(
             folder=path, finished=False, at_work=folder.is_locked(), models=(), fused_shards_done=0, shards=0,

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a finished run. Reads all of them; computes no vector and needs no model."""
+"""What is wrong with the files of a run. Reads all of them; computes no vector and needs no model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ _NAMED_ROWS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What was read, and what is wrong with it, a sentence each."""
+    """What was read, and what is wrong with it, a sentence each; the first of a run that is not finished says that."""
 
+    finished: bool
     collections: int
     chunks: int
     files: int
@@ -30,22 +31,47 @@ class Verified:
 
 
 def verify_run(folder: RunFolder) -> Verified:
-    """Hold the files of a finished run against its manifest, its run.json and each other.
+    """Hold the files of a run against its manifest, its run.json and each other.
 
     Every chunk has one row for each model and, where the run fuses, one fused row, in the order of the chunks; vectors
     are of the texts that lie beside them, of the declared dimensions, finite and of norm 1; every file has the bytes
-    that were written.
+    that were written. Of a run that is not finished only these bytes can be wrong: what it lacks is still to be done.
 
     Raises:
-        OutputError: the folder is no finished run, or run.json cannot be read.
+        OutputError: the folder is that of an earlier version, or a file of its records cannot be read.
     """
+    return _finished(RunFolder.open(folder.path)) if folder.is_finished else _unfinished(folder)
+
+
+def _unfinished(folder: RunFolder) -> Verified:
+    """Nothing is held against a run at work: it may be about to replace the very file that is read."""
+    at_work, records = folder.is_locked(), folder.manifest.read()
+    goes_on = "it is at work, wait until it has ended" if at_work else "the command that began it goes on with it"
+    chunks = [record for record in records.values() if record.kind == "chunks"]
+    return Verified(
+        finished=False,
+        collections=len({record.collection for record in chunks}),
+        chunks=sum(record.rows for record in chunks),
+        files=len(records),
+        problems=(
+            f"the run is not finished: {goes_on}; soloist status {folder.path} says how far it is",
+            *(() if at_work else _damaged(folder, records).values()),
+        ),
+    )
+
+
+def _finished(folder: RunFolder) -> Verified:
     declared = folder.read_json_as("run.json", _declared)
     records = folder.manifest.read()
     damaged = _damaged(folder, records)
     reading = _Reading(folder, records, declared, damaged)
     problems = [*damaged.values(), *_unlisted(folder, records), *reading.problems()]
     return Verified(
-        collections=len(reading.collections), chunks=reading.chunks, files=len(records), problems=tuple(problems)
+        finished=True,
+        collections=len(reading.collections),
+        chunks=reading.chunks,
+        files=len(records),
+        problems=tuple(problems),
     )
 
 
