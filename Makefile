@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraint
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: demo test fuzz check bench format clean
+.PHONY: demo test fuzz check bench bench-engines bench-scale bench-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -28,15 +28,29 @@ check: $(VENV)/.check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.demo
-	$(BIN)/python -m benchmarks.encode
+# Beside sentence-transformers and those of the other engines whose environments are there; BENCH=--quick tries it out.
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.encode $(BENCH)
+	$(BIN)/python -m benchmarks.encode --model wordllama --precisions float32 --engines soloist,sentence $(BENCH)
+	$(BIN)/python -m benchmarks.ensemble $(BENCH)
+
+# Some of these need other versions of what soloist needs, so each has an environment of its own.
+bench-engines: $(patsubst %,.venv-%/.installed,openvino onnx infinity)
+
+bench-scale: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.scale $(BENCH)
+
+# On all CUDA devices, or those named: make bench-gpu DEVICES=cuda:0,cuda:1
+DEVICES ?= cuda
+bench-gpu: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.encode --devices $(DEVICES) $(BENCH)
 
 format: $(VENV)/.check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build .ruff_cache .mypy_cache .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) .venv-openvino .venv-onnx .venv-infinity build .ruff_cache .mypy_cache .import_linter_cache src/*.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,4 +65,19 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.check: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[check]'
+	touch $@
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[bench]'
+	touch $@
+
+ENGINE_openvino := sentence-transformers[openvino]
+ENGINE_onnx := sentence-transformers[onnx]
+ENGINE_infinity := infinity-emb[torch]
+
+# torchvision comes along and is not used: one built for another torch would break the import.
+.venv-%/.installed: benchmarks/environments/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip --disable-pip-version-check -q install -c $< '$(ENGINE_$*)' torch
+	.venv-$*/bin/python -m pip --disable-pip-version-check -q uninstall -y torchvision
 	touch $@

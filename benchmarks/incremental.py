@@ -24,7 +24,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.encode import SHARED_CHUNKS, commit, processor
+from benchmarks.machine import commit, processor
+from benchmarks.texts import SHARED_CHUNKS
 from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.engine import run
 from soloist.sources import discover, read_chunks

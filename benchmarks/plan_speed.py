@@ -10,29 +10,24 @@ Prints a table, and as its last line one JSON object.
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import itertools
 import json
 import os
-import pkgutil
 import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-SHARED_CHUNKS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "chunks"
+from benchmarks.machine import commit
+from benchmarks.texts import SHARED_CHUNKS, chunk_texts, docstrings
+
 SIZES = (10_000, 100_000)
 CHUNKS_PER_FILE = 1_000
-# Modules of the standard library whose import does nothing else, and which have long docstrings.
-DOCUMENTED = ("collections", "concurrent.futures", "email", "http", "importlib", "json", "logging", "unittest", "xml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +44,7 @@ def main() -> int:
     """Measure, print the table and the JSON line."""
     options = _options()
     folder = Path(options.chunks)
-    texts = _chunk_texts(folder) if folder.is_dir() else _docstrings()
+    texts = chunk_texts(folder) if folder.is_dir() else docstrings()
     print(f"{'chunks':>8}{'text MB':>10}{'seconds':>10}{'peak MB':>10}   {len(texts)} distinct texts")
     found = []
     for size in SIZES:
@@ -108,38 +103,11 @@ def _write(folder: Path, texts: list[str], size: int) -> None:
         (folder / f"part-{start:07}_chunks.json").write_text(json.dumps(items), encoding="utf-8")
 
 
-def _chunk_texts(folder: Path) -> list[str]:
-    files = sorted(folder.rglob("*_chunks.json"))
-    return [item["text"] for file in files for item in json.loads(file.read_text(encoding="utf-8"))]
-
-
-def _docstrings() -> list[str]:
-    return sorted({text for name in DOCUMENTED for module in _modules(name) for text in _documentation(module)})
-
-
-def _modules(name: str) -> Iterator[object]:
-    package = importlib.import_module(name)
-    yield package
-    for found in pkgutil.iter_modules(getattr(package, "__path__", ()), f"{name}."):
-        if not found.name.endswith("__main__"):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield importlib.import_module(found.name)
-
-
-def _documentation(module: object) -> Iterator[str]:
-    for _, member in inspect.getmembers(module):
-        if inspect.isclass(member) or inspect.isfunction(member):
-            text = inspect.getdoc(member)
-            if text:
-                yield text
-
-
 def _report(found: list[Planned], options: argparse.Namespace, source: str) -> dict[str, object]:
     first, last = found[0], found[-1]
     return {
         "benchmark": "plan_speed",
-        "commit": _commit(),
+        "commit": commit(),
         "hardware": {"cores": os.cpu_count(), "machine": platform.machine()},
         "versions": {"python": platform.python_version()},
         "models": options.models.split(","),
@@ -148,11 +116,6 @@ def _report(found: list[Planned], options: argparse.Namespace, source: str) -> d
         "sizes": [asdict(planned) for planned in found],
         "peak_growth": round(last.peak_rss_bytes / first.peak_rss_bytes, 3),
     }
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""soloist beside other engines, in one run, on the same texts and threads, in turn.
+
+Engines in environments of their own (OpenVINO, ONNX, infinity) take part where `make bench-engines` has made these.
+Writes encode-*.json, .md and .png into --results; prints the table, and as its last line one JSON object. Exit code 1
+where soloist's vectors are not the reference's, 2 where it cannot measure.
+
+    python -m benchmarks.encode [--quick] [--model NAME] [--devices cpu|cuda|cuda:0,cuda:1] [--rounds 3] [...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.encode.engines import BATCH_SIZES, PRECISIONS, REFERENCE, engines_for
+from benchmarks.encode.plot import plot
+from benchmarks.encode.processes import WorkerError
+from benchmarks.encode.rounds import Job, measure
+from benchmarks.encode.summary import faults_of, summarize
+from benchmarks.encode.table import markdown
+from benchmarks.machine import ROOT, commit, cores, hardware, slug, versions
+from benchmarks.texts import Texts, documentation
+
+RESULTS = ROOT / "benchmarks" / "results"
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+
+
+def main() -> int:
+    """Measure, print the table and the JSON line."""
+    options = _options()
+    devices = _devices(options.devices)
+    if devices is None:
+        print("no CUDA device is here, so there is nothing to measure on: run this on a machine with one")
+        return 2
+    try:
+        report = _measured(options, devices)
+    except WorkerError as exc:
+        print(f"nothing could be measured: {exc}", file=sys.stderr)
+        return 2
+    print(markdown(report))
+    if options.results:
+        _save(report, Path(options.results))
+    print(json.dumps(report))
+    faults = faults_of(report)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="200 chunks, 1 round, nothing saved: whether it works")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="of the catalogue, or a folder")
+    parser.add_argument("--devices", default="cpu", help="cpu, cuda for all, or a list such as cuda:0,cuda:1")
+    parser.add_argument("--chunks", type=int)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--precisions", help="e.g. float32,bfloat16; all that the devices are compared in")
+    parser.add_argument("--engines", help="only those whose names contain one of these, e.g. soloist,openvino")
+    parser.add_argument("--search-chunks", type=int, help="on how many the best batch size is found")
+    parser.add_argument("--results", help=f"a folder; without --quick {RESULTS.relative_to(ROOT)}")
+    options = parser.parse_args()
+    usual = {"chunks": 200, "rounds": 1, "search_chunks": 64, "results": ""} if options.quick else {
+        "chunks": 2000, "rounds": 3, "search_chunks": 1000, "results": str(RESULTS)
+    }  # fmt: skip
+    for name, value in usual.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
+
+
+def _devices(wanted: str) -> tuple[str, ...] | None:
+    """The devices by torch's names; None where CUDA is wanted and is not there."""
+    if wanted == "cpu":
+        return ("cpu",)
+    import torch
+
+    count = torch.cuda.device_count()
+    if not count:
+        return None
+    return tuple(f"cuda:{index}" for index in range(count)) if wanted == "cuda" else tuple(wanted.split(","))
+
+
+def _measured(options: argparse.Namespace, devices: tuple[str, ...]) -> dict[str, Any]:
+    kind = devices[0].split(":")[0]
+    precisions = (options.precisions or ",".join(_precisions(devices))).split(",")
+    engines = [
+        engine
+        for engine in engines_for(kind, precisions)
+        if not options.engines or engine.name == REFERENCE or any(e in engine.name for e in options.engines.split(","))
+    ]
+    texts = documentation(options.chunks, _token_counter())
+    with tempfile.TemporaryDirectory(prefix="soloist-bench-") as temp:
+        job = Job(
+            model=options.model, folder=_model_folder(options.model, Path(temp)), texts=texts.texts, devices=devices,
+            threads=options.threads, rounds=options.rounds, search_chunks=options.search_chunks,
+            batch_sizes=BATCH_SIZES[2:4] if options.quick else BATCH_SIZES,
+        )  # fmt: skip
+        found = summarize(measure(job, engines, Path(temp), _say))
+    return {**_circumstances(options, devices, texts), **found}
+
+
+def _circumstances(options: argparse.Namespace, devices: tuple[str, ...], texts: Texts) -> dict[str, Any]:
+    return {
+        "benchmark": "encode",
+        "commit": commit(),
+        "model": options.model,
+        "source": texts.source,
+        "devices": _card_names(devices),
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "hardware": hardware(),
+        "versions": versions(("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")),
+    }
+
+
+def _precisions(devices: tuple[str, ...]) -> tuple[str, ...]:
+    """All of the kind's; without bfloat16 on cards that only emulate it."""
+    if devices == ("cpu",):
+        return PRECISIONS["cpu"]
+    import torch
+
+    emulated = torch.cuda.get_device_capability(devices[0]) < (8, 0)
+    return tuple(each for each in PRECISIONS["cuda"] if not (emulated and each == "bfloat16"))
+
+
+def _card_names(devices: tuple[str, ...]) -> list[str]:
+    if devices == ("cpu",):
+        return ["cpu"]
+    import torch
+
+    return [torch.cuda.get_device_name(device) for device in devices]
+
+
+def _token_counter() -> Callable[[str], int]:
+    """Counts tokens as all-MiniLM-L6-v2 does, whichever model is measured: the texts stay the same."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(_located(DEFAULT_MODEL) / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(text).ids)
+
+
+def _model_folder(model: str, temp: Path) -> Path:
+    """A folder that sentence-transformers loads; written for models that come in another shape."""
+    from soloist.models.catalogue import resolve
+    from soloist.models.loading import stage
+
+    spec = resolve(model)
+    if spec.loader != "wordllama":
+        return _located(model)
+    stage(spec, "float32").module.save(str(temp / "model"))
+    return temp / "model"
+
+
+def _located(model: str) -> Path:
+    from soloist.models.catalogue import resolve
+    from soloist.models.location import locate
+
+    return locate(resolve(model)).folder
+
+
+def _save(report: dict[str, Any], folder: Path) -> None:
+    """The figures, the table and the picture, side by side."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{_file_stem(report)}.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.with_suffix(".md").write_text(markdown(report))
+    try:
+        plot(report, path.with_suffix(".png"))
+    except ModuleNotFoundError:
+        print("no picture, since matplotlib is not installed: install the extra `bench`", file=sys.stderr)
+
+
+def _file_stem(report: dict[str, Any]) -> str:
+    """E.g. `encode-2-core-cpu`, `encode-gpu-2x-tesla-t4`; with the model where it is not the usual one."""
+    cards = report["devices"]
+    several = f"{len(cards)}x-" if len(cards) > 1 else ""
+    place = f"{report['hardware']['cores']}-core-cpu" if cards == ["cpu"] else f"gpu-{several}{slug(cards[0])}"
+    model = "" if report["model"] == DEFAULT_MODEL else f"-{slug(Path(report['model']).name)}"
+    return f"encode-{place}{model}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The results as Markdown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_HEAD = (
+    "engine", "batch", "tokens/s", "soloist is faster by", "padding", "peak RSS", "cosine, lowest", "cosine, mean",
+    "of the roof",
+)  # fmt: skip
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """A page: what was measured on what, the table, and what is not in it."""
+    lines = [_title(report), "", *_table(report["engines"]), "", *_roofs(report), *_absent(report), *_legend(report)]
+    return "\n".join(lines) + "\n"
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    hardware, versions = report["hardware"], report["versions"]
+    return (
+        f"{report['model']}, {report['chunks']:,} chunks of {report['source']}, {report['tokens']:,} tokens "
+        f"(median {report['tokens_a_chunk']['median']:g} a chunk); {hardware['processor']}, {hardware['cores']} cores, "
+        f"{report['threads']} threads, on {', '.join(report['devices'])}; {report['rounds']} rounds in turn after a "
+        f"warm-up; torch {versions.get('torch', 'unknown')}, commit {report['commit']}."
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    cells = [_HEAD, ("---",) * len(_HEAD), *map(_cells, rows)]
+    return ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["name"] + _inside(row),
+        str(row["batch_size"]),
+        f"{row['tokens_per_second']:,.0f}",
+        _spread(row["soloist_is_faster_by"], "{:.2f}") if row["adapter"] != "soloist" else "",
+        _percent(row["padding_share"]),
+        f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
+        f"{row['cosine']['lowest']:.7f}",
+        f"{row['cosine']['mean']:.7f}",
+        _percent(row["share_of_roof"]["median"] if row["share_of_roof"] else None),
+    )
+
+
+def _inside(row: Mapping[str, Any]) -> str:
+    inside = row["computes_in"]
+    return f" (computes in {inside})" if inside and inside != row["precision"] else ""
+
+
+def _roofs(report: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Roof in {precision}: {roof['flops_per_second']['median'] / 1e9:,.0f} GFLOP/s by `torch.mm` at the model's "
+        f"shapes; the texts need {roof['flops'] / 1e9:,.0f} GFLOP without padding."
+        for precision, roof in report["roofs"].items()
+    ]
+
+
+def _absent(report: Mapping[str, Any]) -> list[str]:
+    return [f"Not measured: {name}: {why}" for name, why in report["absent"].items()]
+
+
+def _legend(report: Mapping[str, Any]) -> list[str]:
+    return [
+        "",
+        "soloist's seconds are its report's: tokenizing, encoding and writing the vectors. The others' are those of "
+        "their call, which writes nothing. Loading is in neither. The ratio is the median of the rounds' own ratios, "
+        f"with the lowest and the highest, in the same precision. Cosines are each row's with {report['reference']}.",
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"
+
+
+def _spread(values: Mapping[str, float] | None, form: str) -> str:
+    if values is None:
+        return "unknown"
+    low, high = form.format(values["lowest"]), form.format(values["highest"])
+    return f"{form.format(values['median'])} ({low} to {high})"

@@ -1,0 +1,119 @@
+"""The benchmarks work, and their arithmetic is right; what they say of this machine is not tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.encode import __main__ as command
+from benchmarks.encode.engines import OPTIONAL, REFERENCE, engines_for, python_of
+from benchmarks.encode.summary import Work, faults_of, flops
+from benchmarks.encode.table import markdown
+from benchmarks.machine import ROOT
+from benchmarks.scale import made_texts, tenths
+from benchmarks.texts import split
+
+
+def count_words(text: str) -> int:
+    return len(text.split())
+
+
+@pytest.fixture(scope="module")
+def results(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a quick run of a small model leaves, without the engines that have environments of their own."""
+    folder = tmp_path_factory.mktemp("results")
+    quick = ["--quick", "--chunks", "24", "--model", str(tiny_models["bert"]), "--precisions", "float32"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.encode", *quick, "--engines", "soloist", "--results", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder / "last_line.json").write_text(done.stdout.splitlines()[-1])
+    return folder
+
+
+def test_a_quick_run_measures_both_sides(results):
+    """A benchmark that does not run is found out months later, when somebody wants its figures."""
+    report = json.loads((results / "last_line.json").read_text())
+    soloist, reference = report["engines"]
+    assert [soloist["name"], reference["name"]] == ["soloist float32", REFERENCE]
+    assert report["chunks"] == 24
+    assert soloist["notes"]["tokens"] == report["tokens"]
+    assert len(reference["seconds"]) == report["rounds"] == 1
+    assert soloist["cosine"]["lowest"] > 0.99999
+    assert 0 <= soloist["padding_share"] <= reference["padding_share"] < 1
+    assert reference["soloist_is_faster_by"]["median"] > 0 and soloist["soloist_is_faster_by"] is None
+    assert report["roofs"]["float32"]["flops_per_second"]["median"] > 0
+    assert soloist["peak_rss_bytes"] > 10**8
+
+
+def test_a_run_saves_figures_and_table(results):
+    """The table is made from the figures beside it: one without the other proves nothing."""
+    (figures,) = results.glob("encode-*.json")
+    report = json.loads(figures.read_text())
+    assert report == json.loads((results / "last_line.json").read_text())
+    assert figures.with_suffix(".md").read_text() == markdown(report)
+
+
+def test_an_engine_that_is_not_there_is_named(results):
+    """A table that leaves out an engine in silence looks as if it had been beaten."""
+    report = json.loads((results / "last_line.json").read_text())
+    report["absent"] = {"onnx float32": "its environment is not there: make .venv-onnx"}
+    assert "Not measured: onnx float32: its environment is not there" in markdown(report)
+
+
+def test_vectors_that_differ_are_a_fault(results):
+    """A faster engine that computes something else is not faster."""
+    report = json.loads((results / "last_line.json").read_text())
+    assert faults_of(report) == []
+    report["engines"][0]["cosine"]["lowest"] = float("nan")
+    report["engines"][0]["notes"]["tokens"] += 1
+    assert len(faults_of(report)) == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_cuda_the_gpu_benchmark_says_so(monkeypatch, capsys):
+    """It must neither measure the CPU under the name of a GPU nor end in a traceback."""
+    monkeypatch.setattr(sys, "argv", ["encode", "--devices", "cuda"])
+    assert command.main() == 2
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_engines_by_device_and_environment(tmp_path):
+    """Engines built for the CPU must not be compared on a GPU; half an environment is none."""
+    assert set(OPTIONAL) <= set(engines_for("cpu", ("float32", "bfloat16")))
+    assert not set(OPTIONAL) & set(engines_for("cuda", ("float32", "bfloat16")))
+    (tmp_path / ".venv-openvino").mkdir()
+    assert python_of(OPTIONAL[0], tmp_path) is None
+    (tmp_path / ".venv-openvino" / ".installed").touch()
+    assert python_of(OPTIONAL[0], tmp_path) == tmp_path / ".venv-openvino" / "bin" / "python"
+
+
+def test_flops_are_of_matrices_and_attention():
+    """Attention grows with the square of the length: two texts of 1 and 3 tokens cost 10, not 16."""
+    assert flops(Work(chunks=2, lengths=(1, 3)), matrix_parameters=10, layers=1, hidden=2) == 2 * 10 * 4 + 4 * 2 * 10
+
+
+def test_long_texts_are_split_at_lines_then_sentences_then_words():
+    """Texts that are cut off at different places by different engines would not be the same work."""
+    text = "one two\nthree four. five six seven eight nine ten\n\n" + "word " * 9
+    pieces = split(text, count_words, 4)
+    assert max(map(count_words, pieces)) <= 4
+    assert " ".join(pieces).split() == text.split()
+    assert pieces[:3] == ["one two", "three four.", "five six seven eight"]
+
+
+def test_made_texts_differ():
+    """A text that occurs twice is embedded once, which would flatter the rate."""
+    assert len(set(made_texts(500))) == 500
+    assert list(made_texts(20)) == list(made_texts(20))
+
+
+def test_rates_of_tenths_are_of_whole_shards():
+    """The first shard holds more than a tenth, and so does the last."""
+    assert tenths([(1.0, 5), (2.0, 5), (4.0, 5)], began=0.0) == (5.0, 2.5)
