@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
 from soloist.stores.manifest import file_sha256, is_intact
+from soloist.stores.rows import RowReader
 from soloist.stores.run_folder import RunFolder
-from soloist.stores.tables import file_maker, read_table, table_digests, table_matrix
-
-_OPEN_FILES = 4
+from soloist.stores.tables import file_maker, read_table, table_digests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +49,7 @@ class KnownVectors:
         self._own: list[bool] = []
         self._file_of = array("i")
         self._row_of = array("i")
-        self._open: dict[Path, tuple[Sequence[bytes], NDArray[np.float32]]] = {}
+        self._reader = RowReader()
 
     def add_file(self, path: Path, digests: Sequence[bytes], *, own: bool) -> None:
         """Take note of the texts whose vectors a file has; `own` where it is one of the run's present files."""
@@ -87,22 +86,13 @@ class KnownVectors:
             if source == path:
                 vectors[rows] = vectors[sources]
                 continue
-            texts, stored = self._opened(source)
-            if any(texts[there] != digests[row] for row, there in zip(rows, sources, strict=True)):
+            stored = self._reader.read(source, sources)
+            if stored.digests.tobytes() != b"".join(digests[row] for row in rows):
                 raise OutputError(
                     f"{source} was written anew while its vectors were taken over: wait until the run that writes it "
                     "has ended, and run again"
                 )
-            vectors[rows] = stored[sources]
-
-    def _opened(self, path: Path) -> tuple[Sequence[bytes], NDArray[np.float32]]:
-        """The digests and vectors of a file; the last few are kept, because texts move in groups."""
-        if path not in self._open:
-            table = read_table(path, columns=("text_digest", "vector"))
-            while len(self._open) >= _OPEN_FILES:
-                del self._open[next(iter(self._open))]
-            self._open[path] = (table_digests(table) or (), table_matrix(table))
-        return self._open[path]
+            vectors[rows] = stored.vectors
 
     def _number(self, path: Path, own: bool) -> int:
         self._files.append(path)

@@ -21,6 +21,10 @@ from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors
 from soloist.types import Chunk
 
+# A column of a row group is one page, so that rows can be read one by one (see `rows`): of few enough bytes for readers
+# that take it whole, and of fewer rows than the 20,000 at which Arrow begins another page.
+_PAGE_BYTES = 64 << 20
+_GROUP_ROWS = 1 << 14
 CHUNK_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()})
 
 
@@ -141,7 +145,11 @@ def write_chunk_file(path: Path, table: pa.Table) -> None:
 
 def write_vector_file(path: Path, table: pa.Table) -> None:
     """Write a vector table as it is in memory: vectors neither compress nor sort."""
-    _write(path, table, compression="none", use_dictionary=False, write_statistics=["id"])
+    row_bytes = table.schema.field("vector").type.list_size * np.dtype(np.float32).itemsize
+    _write(
+        path, table, compression="none", use_dictionary=False, write_statistics=["id"],
+        row_group_size=max(1, min(_GROUP_ROWS, _PAGE_BYTES // row_bytes)), data_page_size=2 * _PAGE_BYTES,
+    )  # fmt: skip
 
 
 def read_table(path: Path, *, columns: Iterable[str] | None = None) -> pa.Table:
