@@ -17,7 +17,7 @@ DType = Literal["float32", "float16", "bfloat16"]
 DTypeRequest = Literal["auto", "float32", "float16", "bfloat16"]
 OnBadInput = Literal["error", "skip"]
 FusionMethod = Literal["concat", "mean", "none"]
-SkipReason = Literal["empty text", "unreadable file", "not a chunk", "no chunks"]
+SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

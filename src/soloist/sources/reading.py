@@ -131,7 +131,7 @@ class _FileReading:
         self._require_unchanged()  # the end of a line that is still being written looks like a fault
         if self._config.on_bad_input == "error":
             raise BadChunkFileError(f"{self._format.unit} {index} of {self._file} {exc}: {_REMEDY}") from exc
-        self._skip(index, "not a chunk", str(exc))
+        self._skip(index, exc.reason, str(exc))
 
     def _report_file(self, exc: UnreadableFileError) -> None:
         self._require_unchanged()
