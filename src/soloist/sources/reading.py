@@ -45,7 +45,7 @@ def read_chunks(
     collection: Collection, config: SourceConfig, on_skip: Callable[[SkippedInput], None]
 ) -> Iterator[tuple[Chunk, Place]]:
     """Give each chunk of the collection with its place, file by file, in memory bounded by the largest chunk, or by
-    the largest 512 rows of a Parquet file.
+    512 rows of a Parquet file, fewer where its rows are large.
 
     Files that end in `.jsonl` or `.ndjson` hold a JSON value a line, those that end in `.parquet` are Parquet, and all
     others are JSON: a list, or an object with a list under `chunks`, `data`, `records` or `items`. An item
