@@ -59,7 +59,8 @@ def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
 
 def batch_rows(metadata: pq.FileMetaData, batch_bytes: int = BATCH_BYTES) -> int:
     """How many rows to read at a time: fewer where those of some row group are so large that they would exceed
-    `batch_bytes`, by what the file says of their size before compression.
+    `batch_bytes`, by what the file says of their size before compression. What a dictionary of the file has once counts
+    once.
     """
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
