@@ -93,6 +93,24 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTally:
+    """What a model read of some texts: tokens, prompts and special tokens included, after truncation, and what its
+    limit cost.
+    """
+
+    tokens: int = 0
+    truncated_rows: int = 0
+    truncated_tokens: int = 0
+
+    def __add__(self, other: TokenTally) -> TokenTally:
+        return TokenTally(
+            tokens=self.tokens + other.tokens,
+            truncated_rows=self.truncated_rows + other.truncated_rows,
+            truncated_tokens=self.truncated_tokens + other.truncated_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryStats:
     """The memory of one device, in bytes, at one moment.
 

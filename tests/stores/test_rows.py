@@ -18,7 +18,13 @@ def table_of(rows: int, dim: int):
     """A table of rows that are all different, and its digests."""
     vectors = np.random.default_rng(rows).standard_normal((rows, dim), dtype=np.float32)
     digests = [text_digest(f"text {row}") for row in range(rows)]
-    return vector_table("m", [f"id {row}" for row in range(rows)], vectors, digests, "f"), digests
+    ids = [f"id {row}" for row in range(rows)]
+    return vector_table("m", ids, vectors, digests, "f", counts_of(rows)), digests
+
+
+def counts_of(rows: int) -> np.ndarray:
+    """Counts of tokens that are all different."""
+    return np.arange(2 * rows, dtype=np.int32).reshape(rows, 2)
 
 
 def has_layout(path: Path) -> bool:
@@ -32,6 +38,7 @@ def require_rows(reader: RowReader, path: Path, table, digests) -> None:
     rows = np.append(rows, rows[:1]).astype(np.int64)
     found = reader.read(path, rows)
     assert np.array_equal(found.vectors, table_matrix(table)[rows])
+    assert found.counts is not None and np.array_equal(found.counts, counts_of(len(digests))[rows])
     assert found.digests.tobytes() == b"".join(digests[row] for row in rows)
 
 
@@ -65,6 +72,18 @@ def test_files_of_any_other_layout_are_read_whole(tmp_path, options):
     pq.write_table(table, tmp_path / "a.parquet", **options)
     assert not has_layout(tmp_path / "a.parquet")
     require_rows(RowReader(), tmp_path / "a.parquet", table, digests)
+
+
+@pytest.mark.parametrize("options", [None, {"compression": "zstd"}], ids=["one by one", "whole"])
+def test_files_without_counts_have_none(tmp_path, options):
+    """Files of earlier versions would be of no use, or all their texts have no tokens."""
+    table = table_of(5, 4)[0].drop_columns(["tokens", "truncated_tokens"])
+    if options is None:
+        write_vector_file(tmp_path / "a.parquet", table)
+    else:
+        pq.write_table(table, tmp_path / "a.parquet", **options)
+    found = RowReader().read(tmp_path / "a.parquet", np.array([3]))
+    assert found.counts is None and np.array_equal(found.vectors, table_matrix(table)[[3]])
 
 
 def test_files_that_are_read_whole_are_kept_within_a_bound(tmp_path):

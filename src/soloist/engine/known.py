@@ -74,8 +74,16 @@ class KnownVectors:
             fresh=tuple(fresh), copies=np.array(copies, dtype=np.int64).reshape(len(copies), 3), reused=reused
         )
 
-    def fill(self, path: Path, digests: Sequence[bytes], placement: Placement, vectors: NDArray[np.float32]) -> None:
-        """Put the copies of a shard into its vectors (rows, dim), whose fresh rows are there.
+    def fill(
+        self,
+        path: Path,
+        digests: Sequence[bytes],
+        placement: Placement,
+        vectors: NDArray[np.float32],
+        counts: NDArray[np.int32],
+    ) -> None:
+        """Put the copies of a shard into its vectors (rows, dim) and counts of tokens (rows, 2), whose fresh rows are
+        there. Counts that a file does not have stay as they are.
 
         Raises:
             OutputError: a file that has some of them cannot be read, or has other texts by now.
@@ -84,7 +92,7 @@ class KnownVectors:
             rows, _, sources = placement.copies[placement.copies[:, 1] == number].T
             source = self._files[number]
             if source == path:
-                vectors[rows] = vectors[sources]
+                vectors[rows], counts[rows] = vectors[sources], counts[sources]
                 continue
             stored = self._reader.read(source, sources)
             if stored.digests.tobytes() != b"".join(digests[row] for row in rows):
@@ -93,6 +101,8 @@ class KnownVectors:
                     "has ended, and run again"
                 )
             vectors[rows] = stored.vectors
+            if stored.counts is not None:
+                counts[rows] = stored.counts
 
     def _number(self, path: Path, own: bool) -> int:
         self._files.append(path)

@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from soloist.digests import DIGEST_BYTES
-from soloist.stores.tables import read_errors, read_table, table_digests, table_matrix
+from soloist.stores.tables import COUNT_COLUMNS, read_errors, read_table, table_counts, table_digests, table_matrix
 
 KEPT_BYTES = 256 << 20
 _DTYPES: dict[str, np.dtype[Any]] = {"text_digest": np.dtype(np.uint8), "vector": np.dtype("<f4")}
+_DTYPES |= dict.fromkeys(COUNT_COLUMNS, np.dtype("<i4"))
+_COLUMNS = ("text_digest", "vector")
 # The beginning of the header of a data page: its kind, two sizes, and the number of its values, in Thrift's compact
 # protocol (https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift, PageHeader).
 _NUMBER = rb"([\x80-\xff]*[\x00-\x7f])"
@@ -33,14 +35,18 @@ _HEADER_BYTES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredRows:
-    """Rows of a file: digests of texts (n, 16) uint8, and vectors (n, dim) float32."""
+    """Rows of a file: digests of texts (n, 16) uint8, vectors (n, dim) float32, and counts of tokens (n, 2) int32,
+    which files of earlier versions do not have.
+    """
 
     digests: NDArray[np.uint8]
     vectors: NDArray[np.float32]
+    counts: NDArray[np.int32] | None
 
     def take(self, rows: NDArray[np.int64]) -> StoredRows:
         """Some of them."""
-        return StoredRows(digests=self.digests[rows], vectors=self.vectors[rows])
+        counts = self.counts[rows] if self.counts is not None else None
+        return StoredRows(digests=self.digests[rows], vectors=self.vectors[rows], counts=counts)
 
     @property
     def size_bytes(self) -> int:
@@ -106,8 +112,11 @@ class RowReader:
                 return self._read_whole(path, _version(file)).take(rows)
             if len(rows) and rows.max() >= layout.rows:
                 raise ValueError(f"it has {layout.rows} rows and no row {rows.max()}")
-            digests, vectors = (layout.columns[name].read(file, rows) for name in _DTYPES)
-            return StoredRows(digests=digests, vectors=vectors)
+            found = {name: column.read(file, rows) for name, column in layout.columns.items()}
+            counts = [found[name] for name in COUNT_COLUMNS if name in found]
+            return StoredRows(
+                digests=found["text_digest"], vectors=found["vector"], counts=np.hstack(counts) if counts else None
+            )
 
     def _layout(self, path: Path, file: BinaryIO) -> Layout | None:
         known = self._layouts.get(path)
@@ -131,7 +140,8 @@ def layout_of(file: BinaryIO) -> Layout | None:
     with pq.ParquetFile(file) as parquet:
         metadata, schema = parquet.metadata, parquet.schema_arrow
         columns: dict[str, _Column] = {}
-        for name in _DTYPES:
+        counted = {*COUNT_COLUMNS} <= {*schema.names}
+        for name in (*_COLUMNS, *(COUNT_COLUMNS if counted else ())):
             column = _column(file, metadata, schema, name)
             if column is None:
                 return None
@@ -147,6 +157,8 @@ def _column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema, name: 
         width, values_per_row = DIGEST_BYTES, 1
     elif pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32():
         width = values_per_row = kind.list_size
+    elif kind == pa.int32():
+        width = values_per_row = 1
     if not width:
         return None
     groups: list[_Values] = []
@@ -180,12 +192,14 @@ def _number(varint: bytes) -> int:
 
 
 def _whole(path: Path) -> StoredRows:
-    table = read_table(path, columns=_DTYPES)
+    table = read_table(path, columns=_DTYPES)  # of these, those that there are
     digests = table_digests(table)
     if digests is None:
         raise ValueError("it does not say of which texts its rows are")
     return StoredRows(
-        digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES), vectors=table_matrix(table)
+        digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES),
+        vectors=table_matrix(table),
+        counts=table_counts(table),
     )
 
 
