@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol, get_args, get_origin, get_type_hints
 
 from soloist.errors import OutputError
 from soloist.jsontext import json_text
-from soloist.types import HeldTensor, Isolation, MemoryStats
+from soloist.types import HeldTensor, Isolation, MemoryStats, TokenTally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +190,8 @@ class ShardEncoded(Event):
     Of its `rows`, `reused_rows` came from an earlier state of the run or, `from_others_rows` of them, from another run,
     `repeated_rows` have the text of another row, and the others were embedded: of these alone `tokens` are counted,
     prompt included, after truncation. `padded_tokens` are what the devices computed, in batches of `batch_rows` rows
-    of `padded_lengths` tokens. `truncated_tokens` are those cut off at the model's limit. `seconds` is the time that
-    this shard kept the pass busy.
+    of `padded_lengths` tokens. `truncated_tokens` are those cut off at the model's limit. `tally` is of all rows.
+    `seconds` is the time that this shard kept the pass busy.
     """
 
     model: str
@@ -209,6 +209,7 @@ class ShardEncoded(Event):
     reused_rows: int = 0
     repeated_rows: int = 0
     from_others_rows: int = 0
+    tally: TokenTally = field(default_factory=TokenTally)
 
     @property
     def embedded_rows(self) -> int:
@@ -223,11 +224,12 @@ class ShardEncoded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardsKept(Event):
-    """Shards that an earlier session finished, and whose files are as it left them."""
+    """Shards that an earlier session finished, and whose files are as it left them; `tally` is of their texts."""
 
     model: str
     shards: int
     rows: int
+    tally: TokenTally = field(default_factory=TokenTally)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ DType = Literal["float32", "float16", "bfloat16"]
 DTypeRequest = Literal["auto", "float32", "float16", "bfloat16"]
 OnBadInput = Literal["error", "skip"]
 FusionMethod = Literal["concat", "mean", "none"]
-SkipReason = Literal["empty text", "unreadable file", "not a chunk", "no chunks"]
+SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +90,24 @@ class Batch:
     def padded_tokens(self) -> int:
         """Tokens that the device computes, padding included."""
         return len(self.rows) * self.padded_length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTally:
+    """What a model read of some texts: tokens, prompts and special tokens included, after truncation, and what its
+    limit cost.
+    """
+
+    tokens: int = 0
+    truncated_rows: int = 0
+    truncated_tokens: int = 0
+
+    def __add__(self, other: TokenTally) -> TokenTally:
+        return TokenTally(
+            tokens=self.tokens + other.tokens,
+            truncated_rows=self.truncated_rows + other.truncated_rows,
+            truncated_tokens=self.truncated_tokens + other.truncated_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

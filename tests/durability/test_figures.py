@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from support.editing import assert_same_files, write_chunks
 
 from soloist.config import RunConfig
 from soloist.engine import run
+from soloist.errors import RunStoppedError
+from soloist.events import ShardEncoded
 from soloist.stores import RunFolder
+from soloist.stores.manifest import file_sha256
 from soloist.stores.verification import verify_run
 
 Files = dict[str, list[tuple[str, str]]]
@@ -49,7 +56,9 @@ def embed(tmp_path: Path, catalogue: Path) -> Callable[..., dict[str, Any]]:
         out, other = tmp_path / "run", tmp_path / f"fresh-{next(fresh)}"
         summary = into(out, **changes)
         changes.pop("reuse", None)
-        into(other, **changes)
+        for model, fresh_model in zip(summary["models"], into(other, **changes)["models"], strict=True):
+            for name in ("tokens", "truncated_rows", "truncated_tokens"):
+                assert model[name] == fresh_model[name]
         assert_same_files(out, other)
         assert verify_run(RunFolder.open(out)).problems == ()
         if summary["models"][0]["kept"] < summary["models"][0]["chunks"]:
@@ -223,3 +232,87 @@ def test_collections_may_be_named_like_the_folders_of_a_run(embed, files):
     embed(named)
     named["vectors/chunks"][5] = ("a5", "another text")
     assert embed(named) == {"embedded": 1, "kept": ALPHA + BETA - 8, "reused": 7, "repeated": 0}
+
+
+@pytest.fixture
+def cutting(tmp_path: Path, tiny_models: dict[str, Path]) -> RunConfig:
+    """A run over four shards by a model that reads eight tokens, of texts of which every third is longer."""
+    catalogue = tmp_path / "cutting.toml"
+    catalogue.write_text(f'[models.cutting]\nsource = "{tiny_models["bert"]}"\nmax_tokens = 8\n')
+    texts = [f"text {n}" if n % 3 else f"a text of many more words than those eight, {n}" for n in range(14)]
+    texts[13] = texts[12]
+    items = [(f"a{n}", text) for n, text in enumerate(texts)]
+    return RunConfig(
+        chunks_root=write_chunks(tmp_path / "chunks", {"alpha/a": items}), out=tmp_path / "run", models=("cutting",),
+        accelerator="cpu", catalogue=catalogue, lock_dir=tmp_path / "locks", cache_dir=tmp_path / "cache",
+        shard_chunks=4,
+    )  # fmt: skip
+
+
+def tally_of(result: Any) -> tuple[int, int, int]:
+    """What the model read of all chunks, and what it did not."""
+    (model,) = result.models
+    return model.tokens, model.truncated_rows, model.truncated_tokens
+
+
+def test_what_was_cut_is_counted_over_all_sessions(cutting, tmp_path):
+    """run.json would name the texts that the last session cut, and be silent of those that lost as much before."""
+    whole = run(dataclasses.replace(cutting, out=tmp_path / "whole"))
+    assert tally_of(whole)[1] == 6  # a0, a3, a6, a9, a12, and a13, whose vector is that of a12
+    second = Stopping(shards=2)
+    with pytest.raises(RunStoppedError):
+        run(cutting, second)
+    resumed = run(cutting)
+    assert (resumed.models[0].embedded, resumed.models[0].kept) == (5, 8)
+    assert tally_of(resumed) == tally_of(whole)
+    assert 0 <= resumed.models[0].padding_share < 1  # of what was embedded now, and not of all
+    again = run(dataclasses.replace(cutting, out=tmp_path / "other", reuse=(cutting.out,)))
+    assert (again.models[0].embedded, tally_of(again)) == (0, tally_of(whole))
+    assert_same_files(cutting.out, tmp_path / "whole")
+    assert_same_files(tmp_path / "other", tmp_path / "whole")
+
+
+class Stopping:
+    """A sink that sends SIGTERM to this process after some shards."""
+
+    def __init__(self, shards: int) -> None:
+        self._left = shards
+
+    def emit(self, event: Any) -> None:
+        self._left -= isinstance(event, ShardEncoded)
+        if not self._left:
+            self._left = -1
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def written_by_an_earlier_version(folder: Path) -> None:
+    """Take the counts of tokens out of a run's vectors and its manifest, as versions before them wrote both."""
+    manifest = RunFolder(folder).manifest
+    records = []
+    for record in manifest.read().values():
+        path = folder / record.file
+        if record.kind == "vectors":
+            table = pq.read_table(path).drop_columns(["tokens", "truncated_tokens"])
+            pq.write_table(table, path, compression="none", use_dictionary=False)
+            record = dataclasses.replace(
+                record, tokens=None, truncated_rows=None, truncated_tokens=None, bytes=path.stat().st_size,
+                sha256=file_sha256(path),
+            )  # fmt: skip
+        records.append(record)
+    manifest.replace(records)
+
+
+def test_a_run_of_an_earlier_version_is_kept_and_its_vectors_taken(cutting, tmp_path):
+    """Its shards would be computed again, or count as texts of no tokens without a word."""
+    fresh = tally_of(run(cutting))
+    whole = dataclasses.replace(cutting, out=tmp_path / "whole")
+    run(whole)
+    written_by_an_earlier_version(cutting.out)
+    kept = run(cutting)
+    assert (kept.models[0].kept, tally_of(kept)) == (14, (0, 0, 0))
+    assert kept.notices[-1:] == (
+        "cutting: 4 of its shards were written by an earlier version: their tokens are in no count",
+    )
+    taken = run(dataclasses.replace(cutting, out=tmp_path / "other", reuse=(cutting.out,)))
+    assert (taken.models[0].embedded, tally_of(taken)) == (0, fresh)
+    assert_same_files(tmp_path / "other", whole.out)

@@ -115,7 +115,7 @@ def test_vectors_of_a_file_that_was_written_anew_are_not_taken(tmp_path):
     placement = known.place(path, digests[:2])
     folder.write_vectors("c", "m", 0, texts[::-1], np.eye(3, dtype=np.float32), digests[::-1], "f")
     with pytest.raises(OutputError, match="was written anew while its vectors were taken over"):
-        known.fill(path, digests[:2], placement, np.zeros((2, 3), dtype=np.float32))
+        known.fill(path, digests[:2], placement, np.zeros((2, 3), np.float32), np.zeros((2, 2), np.int32))
 
 
 def test_the_rate_of_a_run_is_of_what_it_embedded(config, tmp_path):

@@ -8,13 +8,16 @@ import shutil
 import threading
 
 import pytest
-from faults.conftest import On, files_of, require_sentence, write_chunks
+from faults.conftest import On, command_of, files_of, require_sentence, write_chunks
+from typer.testing import CliRunner
 
+from soloist.cli import app
 from soloist.config import SourceConfig
 from soloist.engine import run
 from soloist.errors import BadChunkFileError, InputError
 from soloist.events import InputScanned, RunStarted
 from soloist.sources import discover, read_chunks
+from soloist.sources.chunk_fields import MAX_TEXT_CHARS
 from soloist.stores import RunFolder
 from soloist.stores.verification import verify_run
 from soloist.types import SkippedInput
@@ -62,6 +65,21 @@ def test_a_source_that_vanishes_when_it_has_been_read_changes_nothing(config, fr
     run(config, gone)
     assert gone.happened
     assert files_of(config.out) == fresh
+
+
+def test_a_text_that_is_too_long_is_left_out_of_a_run_and_counted(config):
+    """It would be gone without a word, or take all memory when it is tokenized."""
+    long = config.chunks_root / "beta" / "long.jsonl"
+    long.write_text(json.dumps({"text": "a" * (MAX_TEXT_CHARS + 1), "id": "long"}) + "\n")
+    with pytest.raises(InputError, match=r"chunk 0 of .*long\.jsonl is too long: its 'text' has 2,000,001 ch"):
+        run(config)
+    done = CliRunner().invoke(app, command_of(config, "--on-bad-input", "skip"))
+    assert done.exit_code == 0, done.stderr
+    assert "1 skipped in the input: see skipped.jsonl" in done.stdout
+    (row,) = map(json.loads, (config.out / "skipped.jsonl").read_text().splitlines())
+    assert (row["file"], row["index"], row["reason"]) == (str(long), 0, "text too long")
+    events = map(json.loads, (config.out / "events.jsonl").read_text().splitlines())
+    assert [event["reason"] for event in events if event["event"] == "InputSkipped"] == ["text too long"]
 
 
 LINES = "".join(json.dumps({"text": f"text {number}", "id": f"line {number}"}) + "\n" for number in range(2000))

@@ -18,9 +18,23 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from soloist.cli import app
+from soloist.config import SourceConfig
+from soloist.devices import open_accelerator
 from soloist.engine import run
+from soloist.engine.ingest import ingest
+from soloist.engine.staging import select_models, stage_all
+from soloist.engine.stopping import Stop
 from soloist.errors import RunStoppedError
-from soloist.events import ShardEncoded
+from soloist.events import (
+    InputScanned,
+    ListSink,
+    ModelStaged,
+    RunFinished,
+    RunStarted,
+    ShardEncoded,
+    TeeSink,
+)
+from soloist.sources import discover
 from soloist.stores import RunFolder
 from soloist.stores.status import run_status
 from soloist.stores.verification import verify_run
@@ -213,3 +227,41 @@ class Signals:
     def emit(self, event):
         if type(event).__name__ == "InputScanned":
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("finished_before", [False, True])
+def test_a_run_whose_time_is_over_reads_no_further(config, finished_before):
+    """A session of minutes would read for hours, and load all models, before it looked at the clock."""
+    if finished_before:
+        run(config)
+    before = files_of(config.out) if finished_before else {}
+    seen = ListSink()
+    with pytest.raises(RunStoppedError, match="stopped because its time is over"):
+        run(dataclasses.replace(config, stop_after=1e-9), seen)
+    assert [type(event) for event in seen.events] == [RunStarted, RunFinished]
+    assert (files_of(config.out) if config.out.is_dir() else {}) == before
+    assert run(config).models[0].embedded == (0 if finished_before else 27)
+
+
+@pytest.mark.parametrize("texts", [["text"] * 3, [""] * 3], ids=["chunks", "empty texts"])
+def test_reading_ends_with_the_chunk_in_work(tmp_path, texts):
+    """A stop would wait for the end of a collection; or, where all its texts are empty, for that of the next one."""
+    for name, items in (("alpha", ["first"]), ("beta", texts)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chunks.json").write_text(json.dumps(items))
+    stop, folder, seen = Stop(), RunFolder.create(tmp_path / "run"), ListSink()
+    asked = On(lambda event: isinstance(event, InputScanned), lambda: stop.request("a caller"))
+    collections = discover(tmp_path, SourceConfig(), ["alpha", "beta"])
+    with pytest.raises(RunStoppedError, match="stopped by a caller"):
+        ingest(collections, SourceConfig(), folder, 2, TeeSink(seen, asked), check=stop.check)
+    assert [type(event) for event in seen.events] == [InputScanned]
+    assert not (tmp_path / "run" / "beta").exists()
+
+
+def test_no_model_is_loaded_after_a_stop(config):
+    """Each of twelve models takes minutes to load, and none of them is needed any more."""
+    stop, seen = Stop(), ListSink()
+    asked = On(lambda event: isinstance(event, ModelStaged), lambda: stop.request("a caller"))
+    with pytest.raises(RunStoppedError, match="stopped by a caller"):
+        stage_all(select_models(config), config, open_accelerator("cpu"), TeeSink(seen, asked), stop.check)
+    assert [event.model for event in seen.events] == ["one"]

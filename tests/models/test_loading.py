@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from soloist.errors import ConfigError, ModelLoadError
+from soloist.models.borrowed_code import fetch_borrowed_code
 from soloist.models.catalogue import BUILT_IN, resolve
-from soloist.models.fingerprint import file_sha256
+from soloist.models.fingerprint import content_digests, file_sha256, fingerprint
 from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.location import locate, weight_files
 from soloist.models.spec import ModelSpec
@@ -343,6 +344,35 @@ def test_a_model_s_own_code_runs_only_where_it_is_trusted(bert: Path) -> None:
     (bert / "own_code.py").write_text("raise SystemExit('this code ran')\n", encoding="utf-8")
     with pytest.raises(ModelLoadError, match=r"runs code of its own.*trust_remote_code = true under"):
         _stage(bert)
+
+
+def test_the_fingerprint_knows_code_of_another_repository(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches vectors that are taken over though the code that made them, which lies elsewhere, is another by now."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    classes = {"AutoModel": "org/code--modeling.Own", "AutoTokenizer": [None, "org/code--tokens.Own"]}
+    _edit(bert / "config.json", lambda config: config.update(auto_map=classes))
+    trusted, location = replace(resolve(str(bert)), trust_remote_code=True), locate(resolve(str(bert)))
+    with pytest.raises(
+        ModelLoadError, match=r"takes its code from org/code, whose modeling\.py is not in the hub's cache"
+    ):
+        stage(trusted, "float32")
+    found = []
+    for commit in ("1" * 40, "2" * 40):
+        snapshot = tmp_path / "hub" / "models--org--code" / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        for name in ("modeling.py", "tokens.py"):
+            (snapshot / name).write_text("class Own: pass\n")
+        refs = snapshot.parents[1] / "refs"
+        refs.mkdir(exist_ok=True)
+        (refs / "main").write_text(commit)
+        found.append(content_digests(trusted, location))
+        assert found[-1]["org/code--modeling.py"] == found[-1]["org/code--tokens.py"] == commit
+        fetch_borrowed_code(bert)
+    assert fingerprint(found[0]) != fingerprint(found[1])
+    assert not any("--" in name for name in content_digests(replace(trusted, trust_remote_code=False), location))
 
 
 def test_a_model_of_another_kind_is_refused(bert: Path) -> None:

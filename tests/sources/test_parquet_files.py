@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from soloist.sources.faults import BadItem, UnreadableFileError
-from soloist.sources.parquet_files import read_parquet
+from soloist.sources.parquet_files import batch_rows, read_parquet
 
 NANOSECONDS = 1_704_164_645_123_456_789
 WHEN = "2024-01-02T03:04:05.123456"
@@ -107,6 +107,29 @@ def test_a_file_without_texts_is_unreadable(tmp_path: Path, columns: dict[str, A
     with pytest.raises(UnreadableFileError) as caught:
         rows(tmp_path, columns)
     assert str(caught.value) == fault
+
+
+def test_columns_of_one_name_are_a_fault(tmp_path: Path) -> None:
+    """One of them would be lost without a word."""
+    table = pa.table([["t"], [1], [2], [3], [4]], names=["text", "page", "n", "page", "n"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UnreadableFileError) as caught:
+        list(read_parquet(tmp_path / "a.parquet", "text"))
+    assert str(caught.value) == "has several columns of one name ('page', 'n'), of which all but one would be lost"
+
+
+def test_large_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    """512 rows of ten megabytes would take a machine's memory; of small ones a few at a time would take long."""
+    file = tmp_path / "a.parquet"
+    texts = [*("small" for _ in range(1000)), *(f"{n:010000}" for n in range(1000))]
+    pq.write_table(pa.table({"text": texts}), file, row_group_size=1000)
+    metadata = pq.read_metadata(file)
+    assert batch_rows(metadata) == 512
+    assert 85 <= batch_rows(metadata, 1_000_000) <= 100  # the large ones are all in the second row group
+    assert batch_rows(metadata, 100) == 1
+    assert [row["text"] for row in read_parquet(file, "text")] == texts
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), file)
+    assert batch_rows(pq.read_metadata(file)) == 512
 
 
 def test_a_file_that_is_cut_or_damaged_is_unreadable(tmp_path: Path) -> None:

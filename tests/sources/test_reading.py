@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from soloist.config import SourceConfig
 from soloist.errors import BadChunkFileError
 from soloist.sources import discover, read_chunks
+from soloist.sources.chunk_fields import MAX_TEXT_CHARS
 from soloist.types import Chunk, Collection, Place, SkippedInput
 
 REMEDY = "repair it, or go on without it with --on-bad-input skip"
@@ -192,6 +193,21 @@ def test_skipping_goes_on_and_counts_everything(tmp_path: Path) -> None:
     assert skipped[2].detail == (
         "is not JSON at line 1, column 19 (Expecting value); 2 of its chunks were read before and kept"
     )
+
+
+@pytest.mark.parametrize("is_utf8_long", [False, True])
+def test_a_text_that_no_tokenizer_should_be_given_is_told(tmp_path: Path, is_utf8_long: bool) -> None:
+    """One text would take all memory, hours into the run; or a text in Greek be too long at half the characters."""
+    character = "\u03b1" if is_utf8_long else "a"
+    texts = [character * MAX_TEXT_CHARS, character * (MAX_TEXT_CHARS + 1), "b"]
+    collection = collection_of(tmp_path, x_json=json.dumps(texts))
+    detail = "is too long: its 'text' has 2,000,001 characters, and one chunk may have 2,000,000"
+    assert refused(collection) == f"chunk 1 of {collection.files[0]} {detail}: {REMEDY}"
+    chunks, places, (skip,) = read(collection, on_bad_input="skip")
+    assert [(len(chunk.text), place.index) for chunk, place in zip(chunks, places, strict=True)] == [
+        (MAX_TEXT_CHARS, 0), (1, 2),
+    ]  # fmt: skip
+    assert (skip.index, skip.reason, skip.detail) == (1, "text too long", detail)
 
 
 def test_a_configured_id_must_be_there(tmp_path: Path) -> None:

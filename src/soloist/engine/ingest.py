@@ -34,10 +34,12 @@ def ingest(
     shard_chunks: int,
     sink: EventSink,
     required: Sequence[str] = (),
+    check: Callable[[], object] = lambda: None,
 ) -> tuple[ShardRef, ...]:
     """Write the chunks of all collections as shards of `shard_chunks`, in order.
 
-    What is left out goes to `skipped.jsonl` and to the sink.
+    What is left out goes to `skipped.jsonl` and to the sink. `check` is called for every item, and raises where the
+    reading should end.
 
     Raises:
         InputError: a file is not readable as chunks, two chunks of a collection have one id, a
@@ -50,12 +52,13 @@ def ingest(
             skipped = SkippedInputs()
 
             def on_skip(item: SkippedInput, skipped: SkippedInputs = skipped) -> None:
+                check()
                 skipped.add(item)
                 in_all.add(item)
                 log.append(item)
                 sink.emit(_skip_event(item))
 
-            written = list(_write_shards(collection, source, folder, shard_chunks, on_skip))
+            written = list(_write_shards(collection, source, folder, shard_chunks, on_skip, check))
             if not written and collection.name in required:
                 raise empty_collection(collection, skipped)
             shards += written
@@ -89,11 +92,13 @@ def _write_shards(
     folder: RunFolder,
     shard_chunks: int,
     on_skip: Callable[[SkippedInput], None],
+    check: Callable[[], object],
 ) -> Iterator[ShardRef]:
     duplicates = DuplicateIds()
     pending: list[Chunk] = []
     index = 0
     for chunk, place in read_chunks(collection, source, on_skip):
+        check()
         duplicates.check(chunk.id, place)
         pending.append(chunk)
         if len(pending) == shard_chunks:

@@ -262,7 +262,8 @@ def _stage(config: RunConfig, each: Pass, shards: Sequence[ShardRef], accelerato
     """What the parent's own stage would be, with this pass's models alone."""
     silent = ListSink()
     specs = {name: spec for name, spec in select_models(config).items() if name in each.models}
-    encoders = {name: Encoder(model) for name, model in stage_all(specs, config, accelerator, silent).items()}
+    staged = stage_all(specs, config, accelerator, silent, stop.check)
+    encoders = {name: Encoder(model) for name, model in staged.items()}
     plan = plan_memory(config, encoders, accelerator, Feedback(config.cache_dir), silent)
     folder = RunFolder(config.out)
     return Stage(

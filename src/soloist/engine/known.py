@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
 from soloist.stores.manifest import file_sha256, is_intact
+from soloist.stores.rows import RowReader
 from soloist.stores.run_folder import RunFolder
-from soloist.stores.tables import file_maker, read_table, table_digests, table_matrix
+from soloist.stores.tables import file_maker, read_table, table_digests
 
 # One of the run's present files, one that was set aside when its chunks changed, or one of a run that --reuse names.
 Origin = Literal["this run", "earlier", "other run"]
-_OPEN_FILES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,7 +55,7 @@ class KnownVectors:
         self._origins: list[Origin] = []
         self._file_of = array("i")
         self._row_of = array("i")
-        self._open: dict[Path, tuple[Sequence[bytes], NDArray[np.float32]]] = {}
+        self._reader = RowReader()
 
     def add_file(self, path: Path, digests: Sequence[bytes], origin: Origin) -> None:
         """Take note of the texts whose vectors a file has."""
@@ -83,8 +83,16 @@ class KnownVectors:
             from_others=origins["other run"],
         )
 
-    def fill(self, path: Path, digests: Sequence[bytes], placement: Placement, vectors: NDArray[np.float32]) -> None:
-        """Put the copies of a shard into its vectors (rows, dim), whose fresh rows are there.
+    def fill(
+        self,
+        path: Path,
+        digests: Sequence[bytes],
+        placement: Placement,
+        vectors: NDArray[np.float32],
+        counts: NDArray[np.int32],
+    ) -> None:
+        """Put the copies of a shard into its vectors (rows, dim) and counts of tokens (rows, 2), whose fresh rows are
+        there. Counts that a file does not have stay as they are.
 
         Raises:
             OutputError: a file that has some of them cannot be read, or has other texts by now.
@@ -93,24 +101,17 @@ class KnownVectors:
             rows, _, sources = placement.copies[placement.copies[:, 1] == number].T
             source = self._files[number]
             if source == path:
-                vectors[rows] = vectors[sources]
+                vectors[rows], counts[rows] = vectors[sources], counts[sources]
                 continue
-            texts, stored = self._opened(source)
-            if any(texts[there] != digests[row] for row, there in zip(rows, sources, strict=True)):
+            stored = self._reader.read(source, sources)
+            if stored.digests.tobytes() != b"".join(digests[row] for row in rows):
                 raise OutputError(
                     f"{source} was written anew while its vectors were taken over: wait until the run that writes it "
                     "has ended, and run again"
                 )
-            vectors[rows] = stored[sources]
-
-    def _opened(self, path: Path) -> tuple[Sequence[bytes], NDArray[np.float32]]:
-        """The digests and vectors of a file; the last few are kept, because texts move in groups."""
-        if path not in self._open:
-            table = read_table(path, columns=("text_digest", "vector"))
-            while len(self._open) >= _OPEN_FILES:
-                del self._open[next(iter(self._open))]
-            self._open[path] = (table_digests(table) or (), table_matrix(table))
-        return self._open[path]
+            vectors[rows] = stored.vectors
+            if stored.counts is not None:
+                counts[rows] = stored.counts
 
     def _number(self, path: Path, origin: Origin) -> int:
         self._files.append(path)

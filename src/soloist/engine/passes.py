@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from soloist.devices import Accelerator
 from soloist.digests import text_digest
@@ -27,6 +28,7 @@ from soloist.events import (
     BatchSplit,
     Event,
     EventSink,
+    Notice,
     PassFinished,
     PassStarted,
     RowsRecomputed,
@@ -35,7 +37,10 @@ from soloist.events import (
     TeeSink,
 )
 from soloist.stores import RunFolder
-from soloist.types import Batch
+from soloist.stores.manifest import FileRecord
+from soloist.types import Batch, TokenTally
+
+_UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,16 +117,22 @@ def pending(each: Pass, stage: Stage, sink: EventSink) -> list[tuple[ShardRef, s
     """The shards and models of a pass that are not finished, in order; those that are become an event a model."""
     finished = stage.folder.manifest.read()
     work: list[tuple[ShardRef, str]] = []
-    kept: dict[str, list[ShardRef]] = {}
+    kept: dict[str, list[FileRecord]] = {}
     for shard, model in ((shard, model) for shard in stage.shards for model in each.models):
         record = finished.get(stage.folder.vectors_file(shard.collection, model, shard.index))
         fingerprint = stage.encoders[model].staged.fingerprint
         if record is not None and (record.content, record.fingerprint) == (shard.content, fingerprint):
-            kept.setdefault(model, []).append(shard)
+            kept.setdefault(model, []).append(record)
         else:
             work.append((shard, model))
-    for model, shards in kept.items():
-        sink.emit(ShardsKept(model=model, shards=len(shards), rows=sum(shard.rows for shard in shards)))
+    for model, records in kept.items():
+        tallies = [record.tally for record in records if record.tally is not None]
+        rows = sum(record.rows for record in records)
+        sink.emit(ShardsKept(model=model, shards=len(records), rows=rows, tally=sum(tallies, TokenTally())))
+        if len(tallies) < len(records):
+            without = len(records) - len(tallies)
+            message = f"{without} of its shards were written by an earlier version: their tokens are in no count"
+            sink.emit(Notice(about=model, message=message))
     return work
 
 
@@ -184,18 +195,29 @@ class _Working:
         encoded = self._encoded(item)
         folder, shard, staged = self._stage.folder, item.shard, self._stage.encoders[item.model].staged
         path = folder.path / folder.vectors_file(shard.collection, item.model, shard.index)
-        vectors = encoded.vectors
+        vectors, counts = encoded.vectors, _counts(item.tokenized)
         if len(item.placement.copies):
+            fresh = list(item.placement.fresh)
             vectors = np.empty((len(item.ids), staged.dim), dtype=np.float32)
-            vectors[list(item.placement.fresh)] = encoded.vectors
-            self._known[item.model].fill(path, item.digests, item.placement, vectors)
-        folder.write_vectors(
-            shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint
+            vectors[fresh] = encoded.vectors
+            counts = np.full((len(item.ids), 2), _UNKNOWN, dtype=np.int32)
+            counts[fresh] = _counts(item.tokenized)
+            self._known[item.model].fill(path, item.digests, item.placement, vectors, counts)
+            self._count_unknown(item, counts)
+        tally = folder.write_vectors(
+            shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint, counts
         )
         if encoded.recomputed_rows:
             ids = tuple(item.fresh_ids[row] for row in encoded.recomputed_rows)
             self._sink.emit(RowsRecomputed(model=item.model, collection=shard.collection, shard=shard.index, ids=ids))
-        self._sink.emit(_shard_event(item, encoded, time.perf_counter() - began))
+        self._sink.emit(_shard_event(item, encoded, tally, time.perf_counter() - began))
+
+    def _count_unknown(self, item: _Prepared, counts: NDArray[np.int32]) -> None:
+        """Count the tokens of rows whose vectors were taken from a file of an earlier version, which has no counts."""
+        rows = np.flatnonzero((counts == _UNKNOWN).any(axis=1))
+        if rows.size:
+            texts = self._stage.folder.read_shard(item.shard.collection, item.shard.index).texts
+            counts[rows] = _counts(self._stage.encoders[item.model].tokenize([texts[row] for row in rows]))
 
     def _encoded(self, item: _Prepared) -> EncodedShard:
         if item.batches:
@@ -239,7 +261,12 @@ def _prepare(stage: Stage, ref: ShardRef, model: str, known: KnownVectors) -> _P
     )
 
 
-def _shard_event(item: _Prepared, encoded: EncodedShard, seconds: float) -> ShardEncoded:
+def _counts(tokenized: TokenizedTexts) -> NDArray[np.int32]:
+    """Tokens of each text and those cut off, (rows, 2)."""
+    return np.array([tokenized.lengths, tokenized.dropped], dtype=np.int32).T
+
+
+def _shard_event(item: _Prepared, encoded: EncodedShard, tally: TokenTally, seconds: float) -> ShardEncoded:
     return ShardEncoded(
         model=item.model,
         collection=item.shard.collection,
@@ -256,4 +283,5 @@ def _shard_event(item: _Prepared, encoded: EncodedShard, seconds: float) -> Shar
         reused_rows=item.placement.reused,
         from_others_rows=item.placement.from_others,
         repeated_rows=item.placement.repeated,
+        tally=tally,
     )

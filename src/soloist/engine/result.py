@@ -31,7 +31,7 @@ from soloist.events import (
 from soloist.fusion import FusionPlan
 from soloist.memory.planner import BatchLimits, Reason
 from soloist.models.loading import StagedModel
-from soloist.types import MemoryStats
+from soloist.types import MemoryStats, TokenTally
 
 FORMAT = 2
 
@@ -81,9 +81,11 @@ class ModelReport:
 
     Of its `chunks`, `embedded` went through the model now, `kept` were finished by an earlier session, `reused` have
     vectors from an earlier state of the run or, `from_others` of them, from another run, and `repeated` have the text
-    of another chunk. All that follows is of those embedded now. `tokens` counts prompts and special tokens, after
-    truncation; `padding_share` is the share of computed tokens that were padding. `seconds` is encoding with
-    tokenizing, without loading, of the shards that had rows to embed.
+    of another chunk. `tokens`, `truncated_rows` and `truncated_tokens` are of all `chunks`, whoever embedded them, but
+    for those of kept shards that an earlier version wrote, which is a notice. `tokens` counts prompts and special
+    tokens, after truncation. All other figures are of the chunks embedded now: `padding_share` is the share of computed
+    tokens that were padding, `seconds` is encoding with tokenizing, without loading, of the shards that had rows to
+    embed.
     `peak_bytes` is over the model's lease, which in standard mode all models share; `predicted_peak_bytes` is what was
     predicted for it, None where nothing was.
     """
@@ -177,10 +179,9 @@ class _Tally:
     reused: int = 0
     from_others: int = 0
     repeated: int = 0
-    tokens: int = 0
+    embedded_tokens: int = 0
     padded_tokens: int = 0
-    truncated_rows: int = 0
-    truncated_tokens: int = 0
+    whole: TokenTally = field(default_factory=TokenTally)
     recomputed_rows: int = 0
     splits: int = 0
     seconds: float = 0.0
@@ -196,10 +197,9 @@ class _Tally:
         self.reused += event.reused_rows
         self.from_others += event.from_others_rows
         self.repeated += event.repeated_rows
-        self.tokens += event.tokens
+        self.embedded_tokens += event.tokens
         self.padded_tokens += event.padded_tokens
-        self.truncated_rows += event.truncated_rows
-        self.truncated_tokens += event.truncated_tokens
+        self.whole += event.tally
         self.seconds += event.encoding_seconds
         self.batch_rows.update(event.batch_rows)
         for rows, length in zip(event.batch_rows, event.padded_lengths, strict=True):
@@ -243,6 +243,7 @@ class ResultBuilder:
             case ShardsKept():
                 self._tallies[event.model].chunks += event.rows
                 self._tallies[event.model].kept += event.rows
+                self._tallies[event.model].whole += event.tally
             case ChunksRemoved():
                 self._removed[event.collection] = event.chunks
             case RowsRecomputed():
@@ -322,11 +323,11 @@ def _report(
         reused=tally.reused,
         from_others=tally.from_others,
         repeated=tally.repeated,
-        tokens=tally.tokens,
+        tokens=tally.whole.tokens,
         padded_tokens=tally.padded_tokens,
-        padding_share=1 - tally.tokens / tally.padded_tokens if tally.padded_tokens else 0.0,
-        truncated_rows=tally.truncated_rows,
-        truncated_tokens=tally.truncated_tokens,
+        padding_share=1 - tally.embedded_tokens / tally.padded_tokens if tally.padded_tokens else 0.0,
+        truncated_rows=tally.whole.truncated_rows,
+        truncated_tokens=tally.whole.truncated_tokens,
         batch_sizes=_batch_sizes(tally, limits),
         recomputed_rows=tally.recomputed_rows,
         seconds=tally.seconds,

@@ -123,9 +123,10 @@ class _Run:
             _announce(config, self._specs, accelerator, sink)
             _mend(folder, sink)
             shards = ingest(
-                self._collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections
-            )
-            staged = stage_all(self._specs, config, accelerator, sink)
+                self._collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections,
+                self._stop.check,
+            )  # fmt: skip
+            staged = stage_all(self._specs, config, accelerator, sink, self._stop.check)
             encoders = {name: Encoder(model) for name, model in staged.items()}
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()

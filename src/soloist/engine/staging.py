@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from soloist.config import RunConfig
@@ -53,11 +53,19 @@ def require_distinct(kind: str, names: Iterable[str]) -> None:
 
 
 def stage_all(
-    specs: Mapping[str, ModelSpec], config: RunConfig, accelerator: Accelerator, sink: EventSink
+    specs: Mapping[str, ModelSpec],
+    config: RunConfig,
+    accelerator: Accelerator,
+    sink: EventSink,
+    check: Callable[[], object] = lambda: None,
 ) -> dict[str, StagedModel]:
-    """Every model in host memory before the first lease: one that cannot be loaded fails the run at its start."""
+    """Every model in host memory before the first lease: one that cannot be loaded fails the run at its start.
+
+    `check` is called before each, and raises where the run should end.
+    """
     staged: dict[str, StagedModel] = {}
     for name, spec in specs.items():
+        check()
         began = time.perf_counter()
         known = replace(spec, overflows_float16=overflows_float16(spec))
         dtype = resolve_dtype(known, config.dtype, device_kind=accelerator.kind, capability=accelerator.card.capability)

@@ -22,7 +22,9 @@ _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class Stop:
-    """Whether a run should end. Asked at the end of every shard; `request` may come from any thread."""
+    """Whether a run should end. Asked while chunks are read, before a model is loaded, and at the end of every shard;
+    `request` may come from any thread.
+    """
 
     def __init__(self, after_seconds: float | None = None) -> None:
         self.limit(after_seconds)

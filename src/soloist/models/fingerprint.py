@@ -1,6 +1,9 @@
 """Digests of what decides a model's vectors. Pure: files and values in, hexadecimal digits out; no torch.
 
-The path of a folder and the time of its files do not count, so a copied model keeps its fingerprint.
+The path of a folder and the time of its files do not count, so a copied model keeps its fingerprint. Code that a model
+is trusted to run counts: that in its folder by its bytes, that which it takes from another repository by the commit
+that the hub's cache has of it. Where the cache has none the model has no fingerprint, and so no vectors of it are
+taken over.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from soloist.errors import ModelLoadError
+from soloist.models.borrowed_code import borrowed_commits
 from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, module_folders, weight_files
 from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
@@ -34,24 +39,36 @@ _known_digests: dict[tuple[str, int, int], str] = {}
 
 
 def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
-    """The sha256 of every file that decides the vectors, by its path inside the model's folder."""
+    """The sha256 of every file that decides the vectors, by its path inside the model's folder, and the commit of code
+    that it takes from elsewhere.
+
+    Raises:
+        ModelLoadError: such code is not on this machine.
+    """
     folder = location.folder
+    commits: dict[str, str] = {}
     if spec.loader == "wordllama":
         files = [folder / WORDLLAMA_WEIGHTS, folder / WORDLLAMA_TOKENIZER]
     else:
         files = [*weight_files(folder), *_settings_files(folder, with_code=spec.trust_remote_code)]
-    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
+        commits = borrowed_commits(folder) if spec.trust_remote_code else {}
+    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in files} | commits
 
 
 def known_fingerprint(spec: ModelSpec, settings: ModelSettings, dtype: DType) -> str | None:
-    """The fingerprint that a model will have when it is loaded; None where its weights are not on this machine."""
+    """The fingerprint that a model will have when it is loaded; None where its weights or its code are not on this
+    machine.
+    """
     if settings.folder is None:
         return None
     if spec.loader != "wordllama":
         files = weight_files(settings.folder)
         if not files or not all(file.is_file() for file in files):
             return None
-    contents = content_digests(spec, Location(folder=settings.folder, revision=None))
+    try:
+        contents = content_digests(spec, Location(folder=settings.folder, revision=None))
+    except ModelLoadError:
+        return None
     return fingerprint(
         contents,
         document_prompt=settings.document_prompt,

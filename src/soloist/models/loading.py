@@ -30,6 +30,7 @@ from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from soloist.errors import ModelLoadError
+from soloist.models.borrowed_code import fetch_borrowed_code
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import content_digests, fingerprint
 from soloist.models.location import (
@@ -100,6 +101,8 @@ def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
         try:
             location = locate(spec)
             _require_pipeline(spec, location.folder)
+            if spec.trust_remote_code and spec.loader != "wordllama":
+                fetch_borrowed_code(location.folder)
             contents = content_digests(spec, location)
             module = _share(spec, dtype, location, contents)
         except _LOAD_FAILURES as exc:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
+
+from soloist.types import SkipReason
 
 _NAMES_SHOWN = 8
 _NAME_CHARS = 60
@@ -20,6 +23,14 @@ class UnreadableFileError(Exception):
 
 class NotAChunkError(Exception):
     """An item was read but is no chunk; the message is the rest of a sentence about the item."""
+
+    reason: ClassVar[SkipReason] = "not a chunk"
+
+
+class TextTooLongError(NotAChunkError):
+    """An item is a chunk but for the length of its text."""
+
+    reason: ClassVar[SkipReason] = "text too long"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

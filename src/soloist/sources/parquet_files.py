@@ -11,6 +11,7 @@ import base64
 import datetime
 import decimal
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from soloist.sources.nesting import is_too_deep
 
 METADATA_COLUMN = "metadata"
 _BATCH_ROWS = 512
+BATCH_BYTES = 32 << 20
 _READ_BYTES = 1 << 20
 # What a value that Arrow holds and Python cannot raises, e.g. the year 20000, text that is not UTF-8, or a map whose
 # keys are lists.
@@ -36,7 +38,8 @@ def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
     A `metadata` column of strings that are JSON objects comes parsed.
 
     Raises:
-        UnreadableFileError: the file is not Parquet, is damaged, or has no text in the column `text_field`.
+        UnreadableFileError: the file is not Parquet, is damaged, has no text in the column `text_field`, or two columns
+            of one name.
         OSError: the file cannot be opened or read.
     """
     n_rows = 0
@@ -44,14 +47,34 @@ def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
         try:
             with pq.ParquetFile(raw, buffer_size=_READ_BYTES, pre_buffer=False) as parquet:
                 _require_text(parquet.schema_arrow, text_field)
+                _require_distinct(parquet.schema_arrow)
                 schema = pa.schema([field.with_type(_readable(field.type)) for field in parquet.schema_arrow])
-                for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                for batch in parquet.iter_batches(batch_size=batch_rows(parquet.metadata)):
                     yield from map(
                         _item, _rows(batch if batch.schema.equals(schema) else batch.cast(schema, safe=False))
                     )
                     n_rows += batch.num_rows
         except (OSError, pa.ArrowException, UnicodeDecodeError) as exc:
             raise UnreadableFileError(f"is not readable as Parquet from row {n_rows} on ({foreign_text(exc)})") from exc
+
+
+def batch_rows(metadata: pq.FileMetaData, batch_bytes: int = BATCH_BYTES) -> int:
+    """How many rows to read at a time: fewer where those of some row group are so large that they would exceed
+    `batch_bytes`, by what the file says of their size before compression. What a dictionary of the file has once counts
+    once.
+    """
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    largest = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
+    return max(1, min(_BATCH_ROWS, batch_bytes // max(1, largest)))
+
+
+def _require_distinct(schema: pa.Schema) -> None:
+    """Refuse a file of whose columns a row as a dict would lose one."""
+    repeated = [name for name, columns in Counter(schema.names).items() if columns > 1]
+    if repeated:
+        raise UnreadableFileError(
+            f"has several columns of one name ({names_text(repeated)}), of which all but one would be lost"
+        )
 
 
 def _require_text(schema: pa.Schema, text_field: str) -> None:

@@ -45,7 +45,7 @@ def read_chunks(
     collection: Collection, config: SourceConfig, on_skip: Callable[[SkippedInput], None]
 ) -> Iterator[tuple[Chunk, Place]]:
     """Give each chunk of the collection with its place, file by file, in memory bounded by the largest chunk, or by
-    the largest 512 rows of a Parquet file.
+    512 rows of a Parquet file, fewer where its rows are large.
 
     Files that end in `.jsonl` or `.ndjson` hold a JSON value a line, those that end in `.parquet` are Parquet, and all
     others are JSON: a list, or an object with a list under `chunks`, `data`, `records` or `items`. An item
@@ -131,7 +131,7 @@ class _FileReading:
         self._require_unchanged()  # the end of a line that is still being written looks like a fault
         if self._config.on_bad_input == "error":
             raise BadChunkFileError(f"{self._format.unit} {index} of {self._file} {exc}: {_REMEDY}") from exc
-        self._skip(index, "not a chunk", str(exc))
+        self._skip(index, exc.reason, str(exc))
 
     def _report_file(self, exc: UnreadableFileError) -> None:
         self._require_unchanged()

@@ -19,11 +19,13 @@ from typing import Any, Literal
 from soloist.errors import OutputError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, sync_folder
+from soloist.types import TokenTally
 
 NAME = "manifest.jsonl"
 Kind = Literal["chunks", "vectors", "fused", "skipped"]
 # What a row may name: nothing else in the folder, and nothing outside of it, is ever moved or removed for its sake.
 _FILE = re.compile(r"skipped\.jsonl|[^/.\0][^/\0]*/(chunks|fused|vectors/[^/.\0][^/\0]*)/part-\d{5,}\.parquet")
+_TALLY = ("tokens", "truncated_rows", "truncated_tokens")
 _READ_BYTES = 1 << 22
 
 
@@ -32,7 +34,8 @@ class FileRecord:
     """A finished file. `file` is its path inside the run folder, with `/`.
 
     `content` is the digest of the shard's ids and texts (`soloist.digests.shard_digest`); `fingerprint` is that of the
-    model, or of the fusion with its models, that made the vectors.
+    model, or of the fusion with its models, that made the vectors. Vectors of a model have a tally of their texts'
+    tokens, as `TokenTally` says, over all rows of the file; rows of earlier versions have none.
     """
 
     file: str
@@ -45,6 +48,18 @@ class FileRecord:
     model: str = ""
     content: str = ""
     fingerprint: str = ""
+    tokens: int | None = None
+    truncated_rows: int | None = None
+    truncated_tokens: int | None = None
+
+    @property
+    def tally(self) -> TokenTally | None:
+        """The tally; None where the row has none."""
+        if self.tokens is None or self.truncated_rows is None or self.truncated_tokens is None:
+            return None
+        return TokenTally(
+            tokens=self.tokens, truncated_rows=self.truncated_rows, truncated_tokens=self.truncated_tokens
+        )
 
 
 class Manifest:
@@ -133,7 +148,8 @@ def is_intact(path: Path, record: FileRecord) -> bool:
 
 
 def _values(record: FileRecord) -> Mapping[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(record).items() if value != "" or key == "collection"}
+    values = dataclasses.asdict(record).items()
+    return {key: value for key, value in values if value not in ("", None) or key == "collection"}
 
 
 def _record(line: bytes) -> FileRecord | None:
@@ -143,8 +159,8 @@ def _record(line: bytes) -> FileRecord | None:
         record = FileRecord(**{key: value for key, value in values.items() if key in known})
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    numbers = ("rows", "bytes", "shard")
+    kinds = dict.fromkeys(("rows", "bytes", "shard"), int) | dict.fromkeys(_TALLY, int | None)
     for field in dataclasses.fields(FileRecord):
-        if not isinstance(getattr(record, field.name), int if field.name in numbers else str):
+        if not isinstance(getattr(record, field.name), kinds.get(field.name, str)):
             return None
     return record if _FILE.fullmatch(record.file) else None

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +46,7 @@ from soloist.stores.tables import (
     write_chunk_file,
     write_vector_file,
 )
-from soloist.types import Chunk, Shard
+from soloist.types import Chunk, Shard, TokenTally
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Used = TypeVar("Used")
@@ -297,19 +297,25 @@ class RunFolder:
         vectors: Vectors,
         digests: Sequence[bytes] | None = None,
         fingerprint: str = "",
-    ) -> None:
-        """Write one model's vectors of one shard; with the digests of the texts, so that later runs can take them over.
+        counts: np.ndarray[Any, np.dtype[np.int32]] | None = None,
+    ) -> TokenTally:
+        """Write one model's vectors of one shard; with the digests of the texts, so that later runs can take them over,
+        and counts of their tokens, (rows, 2) as `vector_table` has them, whose tally this gives.
 
         Raises:
             ValueError: another dtype than float32, NaN or infinity, or another number of ids.
         """
-        path, table = self._vectors(collection, model, index), vector_table(model, ids, vectors, digests, fingerprint)
+        path = self._vectors(collection, model, index)
+        table = vector_table(model, ids, vectors, digests, fingerprint, counts)
+        tally = _tally(counts) if counts is not None else None
         self.require_inside(path)
         write_vector_file(path, table)
         self._record(
             path, "vectors", len(ids), collection=collection, shard=index, model=model, fingerprint=fingerprint,
             content=shard_digest(ids, digests) if digests is not None else "",
+            **(asdict(tally) if tally is not None else {}),
         )  # fmt: skip
+        return tally or TokenTally()
 
     def read_vectors(self, collection: str, model: str, index: int) -> tuple[list[str], Vectors]:
         """The ids and one model's vectors of a shard; the array is read-only."""
@@ -425,6 +431,14 @@ class RunFolder:
         if not _JSON_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no plain name of a JSON file: give one like 'run.json'")
         return self.path / name
+
+
+def _tally(counts: np.ndarray[Any, np.dtype[np.int32]]) -> TokenTally:
+    """The sums of the tokens and of those cut off, and how many rows lost any."""
+    tokens, truncated_tokens = counts.sum(axis=0, dtype=np.int64).tolist()
+    return TokenTally(
+        tokens=tokens, truncated_rows=int(np.count_nonzero(counts[:, 1])), truncated_tokens=truncated_tokens
+    )
 
 
 def _made_by(summary: Any) -> object:

@@ -21,6 +21,11 @@ from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors
 from soloist.types import Chunk
 
+# A column of a row group is one page, so that rows can be read one by one (see `rows`): of few enough bytes for readers
+# that take it whole, and of fewer rows than the 20,000 at which Arrow begins another page.
+_PAGE_BYTES = 64 << 20
+_GROUP_ROWS = 1 << 14
+COUNT_COLUMNS = ("tokens", "truncated_tokens")
 CHUNK_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()})
 
 
@@ -65,11 +70,12 @@ def vector_table(
     vectors: np.ndarray[Any, Any],
     digests: Sequence[bytes] | None = None,
     fingerprint: str = "",
+    counts: np.ndarray[Any, np.dtype[np.int32]] | None = None,
 ) -> pa.Table:
     """The table of a vector shard: `id`, and `vector` as a list of fixed size, without a copy of the numbers.
 
-    With digests there is a column `text_digest`. The schema's metadata hold `soloist.model`, `soloist.dim` and
-    `soloist.fingerprint`.
+    With digests there is a column `text_digest`, with counts there are `tokens` and `truncated_tokens`. The schema's
+    metadata hold `soloist.model`, `soloist.dim` and `soloist.fingerprint`.
 
     Args:
         model: the name for the metadata.
@@ -77,6 +83,7 @@ def vector_table(
         vectors: (n, dim) float32, finite; copied only where it is not C-contiguous.
         digests: those of the texts that the vectors are of, 16 bytes each.
         fingerprint: of the model that made the vectors.
+        counts: (n, 2) int32, the tokens that the model read of each text and those that it cut off.
 
     Raises:
         ValueError: another shape or dtype, another number of ids, or a number that is not finite.
@@ -89,6 +96,10 @@ def vector_table(
     if digests is not None:
         fields["text_digest"] = pa.binary(DIGEST_BYTES)
         columns.append(pa.array(digests, fields["text_digest"]))
+    if counts is not None:
+        for name, column in zip(COUNT_COLUMNS, counts.T, strict=True):
+            fields[name] = pa.int32()
+            columns.append(pa.array(np.ascontiguousarray(column), pa.int32()))
     named = model.encode("utf-8", "backslashreplace")
     metadata = {"soloist.model": named, "soloist.dim": str(dim), "soloist.fingerprint": fingerprint}
     return pa.table(columns, schema=pa.schema(fields).with_metadata(metadata))
@@ -100,6 +111,13 @@ def table_digests(table: pa.Table) -> list[bytes] | None:
         return None
     digests: list[bytes] = table["text_digest"].to_pylist()
     return digests
+
+
+def table_counts(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]] | None:
+    """The counts of tokens as `vector_table` takes them; None where the table has none."""
+    if not {*COUNT_COLUMNS} <= {*table.schema.names}:
+        return None
+    return np.stack([table[name].to_numpy() for name in COUNT_COLUMNS], axis=1)
 
 
 def file_maker(path: Path) -> tuple[str, str]:
@@ -141,7 +159,11 @@ def write_chunk_file(path: Path, table: pa.Table) -> None:
 
 def write_vector_file(path: Path, table: pa.Table) -> None:
     """Write a vector table as it is in memory: vectors neither compress nor sort."""
-    _write(path, table, compression="none", use_dictionary=False, write_statistics=["id"])
+    row_bytes = table.schema.field("vector").type.list_size * np.dtype(np.float32).itemsize
+    _write(
+        path, table, compression="none", use_dictionary=False, write_statistics=["id"],
+        row_group_size=max(1, min(_GROUP_ROWS, _PAGE_BYTES // row_bytes)), data_page_size=2 * _PAGE_BYTES,
+    )  # fmt: skip
 
 
 def read_table(path: Path, *, columns: Iterable[str] | None = None) -> pa.Table:

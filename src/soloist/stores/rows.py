@@ -1,0 +1,208 @@
+"""Single rows of files of vectors, read without the rows around them.
+
+Texts that were shuffled among the files of a run come from everywhere: reading whole files for them would take a time
+that grows with the square of the run. The values of a column that is not compressed lie in its file as they do in
+memory, at the end of their one page, so a row is a place in the file. A file with more pages (earlier versions wrote
+them) is read whole, and kept for a while.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from soloist.digests import DIGEST_BYTES
+from soloist.stores.tables import COUNT_COLUMNS, read_errors, read_table, table_counts, table_digests, table_matrix
+
+KEPT_BYTES = 256 << 20
+_DTYPES: dict[str, np.dtype[Any]] = {"text_digest": np.dtype(np.uint8), "vector": np.dtype("<f4")}
+_DTYPES |= dict.fromkeys(COUNT_COLUMNS, np.dtype("<i4"))
+_COLUMNS = ("text_digest", "vector")
+# The beginning of the header of a data page: its kind, two sizes, and the number of its values, in Thrift's compact
+# protocol (https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift, PageHeader).
+_NUMBER = rb"([\x80-\xff]*[\x00-\x7f])"
+_PAGE_HEADER = re.compile(rb"\x15\x00\x15" + _NUMBER + rb"\x15" + _NUMBER + rb"\x2c\x15" + _NUMBER)
+_HEADER_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredRows:
+    """Rows of a file: digests of texts (n, 16) uint8, vectors (n, dim) float32, and counts of tokens (n, 2) int32,
+    which files of earlier versions do not have.
+    """
+
+    digests: NDArray[np.uint8]
+    vectors: NDArray[np.float32]
+    counts: NDArray[np.int32] | None
+
+    def take(self, rows: NDArray[np.int64]) -> StoredRows:
+        """Some of them."""
+        counts = self.counts[rows] if self.counts is not None else None
+        return StoredRows(digests=self.digests[rows], vectors=self.vectors[rows], counts=counts)
+
+    @property
+    def size_bytes(self) -> int:
+        """What they take in memory."""
+        return self.digests.nbytes + self.vectors.nbytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Values:
+    """The values of a column in one row group: rows `first` to `first + rows`, from byte `offset` of the file on."""
+
+    first: int
+    rows: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Column:
+    """Where a column lies: `width` values of `dtype` a row."""
+
+    dtype: np.dtype[Any]
+    width: int
+    groups: tuple[_Values, ...]
+
+    def read(self, file: BinaryIO, rows: NDArray[np.int64]) -> NDArray[Any]:
+        found = np.empty((len(rows), self.width), self.dtype)
+        for group in self.groups:
+            here = (rows >= group.first) & (rows < group.first + group.rows)
+            if here.any():
+                values = np.memmap(file, self.dtype, "r", group.offset, (group.rows, self.width))
+                found[here] = values[rows[here] - group.first]
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layout:
+    """Where the columns of a file lie, as long as it is this version of it."""
+
+    rows: int
+    columns: dict[str, _Column]
+
+
+_Version = tuple[int, int, int]
+
+
+class RowReader:
+    """Reads rows of files. Keeps a few numbers a file, and of those that it has to read whole the last `kept_bytes`."""
+
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+        self._kept_bytes = kept_bytes
+        self._layouts: dict[Path, tuple[_Version, Layout | None]] = {}
+        self._whole: dict[Path, tuple[_Version, StoredRows]] = {}
+
+    def read(self, path: Path, rows: NDArray[np.int64]) -> StoredRows:
+        """The rows with these numbers, in this order.
+
+        Raises:
+            OutputError: the file is missing or damaged, has fewer rows, or does not say of which texts they are.
+        """
+        with read_errors(path), path.open("rb") as file:
+            layout = self._layout(path, file)
+            if layout is None:
+                return self._read_whole(path, _version(file)).take(rows)
+            if len(rows) and rows.max() >= layout.rows:
+                raise ValueError(f"it has {layout.rows} rows and no row {rows.max()}")
+            found = {name: column.read(file, rows) for name, column in layout.columns.items()}
+            counts = [found[name] for name in COUNT_COLUMNS if name in found]
+            return StoredRows(
+                digests=found["text_digest"], vectors=found["vector"], counts=np.hstack(counts) if counts else None
+            )
+
+    def _layout(self, path: Path, file: BinaryIO) -> Layout | None:
+        known = self._layouts.get(path)
+        if known is None or known[0] != _version(file):
+            known = _version(file), layout_of(file)
+            self._layouts[path] = known
+        return known[1]
+
+    def _read_whole(self, path: Path, version: _Version) -> StoredRows:
+        kept = self._whole.pop(path, None)
+        if kept is None or kept[0] != version:
+            kept = version, _whole(path)
+        self._whole[path] = kept  # as the last one
+        while len(self._whole) > 1 and sum(rows.size_bytes for _, rows in self._whole.values()) > self._kept_bytes:
+            del self._whole[next(iter(self._whole))]
+        return kept[1]
+
+
+def layout_of(file: BinaryIO) -> Layout | None:
+    """Where the columns of an open Parquet file lie; None where its rows cannot be read one by one."""
+    with pq.ParquetFile(file) as parquet:
+        metadata, schema = parquet.metadata, parquet.schema_arrow
+        columns: dict[str, _Column] = {}
+        counted = {*COUNT_COLUMNS} <= {*schema.names}
+        for name in (*_COLUMNS, *(COUNT_COLUMNS if counted else ())):
+            column = _column(file, metadata, schema, name)
+            if column is None:
+                return None
+            columns[name] = column
+        return Layout(rows=metadata.num_rows, columns=columns)
+
+
+def _column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema, name: str) -> _Column | None:
+    if name not in schema.names:
+        return None
+    kind, dtype, width = schema.field(name).type, _DTYPES[name], 0
+    if kind == pa.binary(DIGEST_BYTES):
+        width, values_per_row = DIGEST_BYTES, 1
+    elif pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32():
+        width = values_per_row = kind.list_size
+    elif kind == pa.int32():
+        width = values_per_row = 1
+    if not width:
+        return None
+    groups: list[_Values] = []
+    first = 0
+    for number in range(metadata.num_row_groups):
+        rows, chunk = metadata.row_group(number).num_rows, _chunk(metadata.row_group(number), name)
+        if chunk.num_values != rows * values_per_row or not _is_one_plain_page(file, chunk):
+            return None
+        end = chunk.data_page_offset + chunk.total_compressed_size
+        groups.append(_Values(first=first, rows=rows, offset=end - rows * width * dtype.itemsize))
+        first += rows
+    return _Column(dtype=dtype, width=width, groups=tuple(groups))
+
+
+def _chunk(group: pq.RowGroupMetaData, name: str) -> pq.ColumnChunkMetaData:
+    chunks = (group.column(index) for index in range(group.num_columns))
+    return next(chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == name)
+
+
+def _is_one_plain_page(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> bool:
+    if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page or not {*chunk.encodings} <= {"PLAIN", "RLE"}:
+        return False
+    file.seek(chunk.data_page_offset)
+    header = _PAGE_HEADER.match(file.read(_HEADER_BYTES))
+    return header is not None and _number(header[3]) == chunk.num_values
+
+
+def _number(varint: bytes) -> int:
+    """A number that is not negative, as Thrift's compact protocol writes it: seven bits a byte, twice its value."""
+    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(varint)) >> 1
+
+
+def _whole(path: Path) -> StoredRows:
+    table = read_table(path, columns=_DTYPES)  # of these, those that there are
+    digests = table_digests(table)
+    if digests is None:
+        raise ValueError("it does not say of which texts its rows are")
+    return StoredRows(
+        digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES),
+        vectors=table_matrix(table),
+        counts=table_counts(table),
+    )
+
+
+def _version(file: BinaryIO) -> _Version:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ino
