@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from soloist.devices.accelerator import CpuAccelerator
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.models.user_catalogue import load_catalogue
@@ -46,11 +48,31 @@ def test_one_two_and_three_devices_give_the_same_bits(embed, all_vectors):
         assert_identical(first, vectors_of(other, all_vectors))
 
 
-def test_the_simulation_gives_the_bits_of_the_cpu(embed, all_vectors):
+def test_the_simulation_gives_the_bits_of_the_cpu(embed, all_vectors, monkeypatch):
     """A rehearsal that computes something else rehearses nothing."""
+    _, packed = embed(accelerator="cpu", token_budget=4096)
+    monkeypatch.setattr(CpuAccelerator, "packs_rows", False)  # batches as on a device
     _, cpu = embed(accelerator="cpu", token_budget=4096)
     _, simulated = embed(accelerator="simulated:2x1GB", token_budget=4096)
-    assert_identical(vectors_of(cpu, all_vectors), vectors_of(simulated, all_vectors))
+    padded = vectors_of(simulated, all_vectors)
+    assert_identical(vectors_of(cpu, all_vectors), padded)
+    for key, vectors in vectors_of(packed, all_vectors).items():
+        assert not np.array_equal(vectors, padded[key]), "the CPU did not pack"
+        np.testing.assert_allclose(vectors, padded[key], atol=1e-5)
+
+
+def test_lanes_do_not_move_a_vector(embed, all_vectors):
+    """A batch that is computed beside another would change it, or the number of threads stay changed."""
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            runs.append(embed(accelerator="cpu", token_budget=256, shard_chunks=50)[1])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert_identical(*(vectors_of(each, all_vectors) for each in runs))
 
 
 def test_shards_and_budgets_do_not_move_a_vector_on_the_cpu(embed, all_vectors):

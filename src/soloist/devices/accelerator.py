@@ -37,7 +37,8 @@ class Accelerator(Protocol):
     `devices` are torch's names for them; `lock_keys` name the same devices machine-wide, one each; `card` is what
     runs are planned for: their kind or, where they differ, the one with the least memory. `residue_bytes` is what a
     library may keep on an otherwise empty device; `copies_weights` is False where a replica works on the staged
-    tensors.
+    tensors. `packs_rows` is True where batches are to be packed without padding, and `lanes` is how many threads
+    compute on a device, each a batch of its own.
     """
 
     kind: AcceleratorKind
@@ -46,6 +47,8 @@ class Accelerator(Protocol):
     card: Card
     residue_bytes: int
     copies_weights: bool
+    packs_rows: bool
+    lanes: int
 
     def memory(self, device: str) -> MemoryStats:
         """Statistics of one device, in bytes. On CUDA the first call makes the process's context."""
@@ -84,8 +87,11 @@ class CpuAccelerator:
     lock_keys: tuple[str, ...] = ("cpu",)
     residue_bytes = 0
     copies_weights = False
+    packs_rows = True
 
     def __init__(self) -> None:
+        # A core that computes a batch of its own waits for no other: as many as torch would use for one operation.
+        self.lanes = torch.get_num_threads()
         self.card = host_card(psutil.virtual_memory().total)
 
     def memory(self, device: str) -> MemoryStats:
@@ -123,6 +129,8 @@ class CudaAccelerator:
     kind: AcceleratorKind = "cuda"
     residue_bytes = CUBLAS_WORKSPACES_BYTES
     copies_weights = True
+    packs_rows = False
+    lanes = 1
 
     def __init__(self, indices: Sequence[int] | None = None) -> None:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -188,6 +196,8 @@ class SimulatedAccelerator:
     kind: AcceleratorKind = "simulated"
     residue_bytes = 0
     copies_weights = True
+    packs_rows = False
+    lanes = 1
 
     def __init__(self, cards: Sequence[Card], folder: Path | None = None) -> None:
         simulated.configure(cards, folder)

@@ -1,7 +1,7 @@
 """Text to token ids to vectors, for one staged model. Knows torch; knows nothing of shards on disk or of leases.
 
-The features that a model gets are those of sentence-transformers' own `preprocess`; only
-the padding is ours, because a row's padded length must follow from the row alone (see batching).
+The features that a model gets are those of sentence-transformers' own `preprocess`; only how rows are put together is
+ours: packed without padding (see packing) or padded to a length that follows from the row alone (see batching).
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch.overrides import TorchFunctionMode
 
+from soloist.encoding import packing
 from soloist.encoding.batching import RowsFor, plan_batches, plan_unpadded
 from soloist.errors import ModelLoadError
 from soloist.models.loading import StagedModel
 from soloist.types import Batch
 
 Features = dict[str, Any]
+# Two texts of other lengths, on which packed rows must give the vectors that padded rows give.
+_PROBES = ("which of the rows is longer than the other one, and by how many tokens?", "a short row")
+_NEAR_ENOUGH = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # 1 - cosine
 _PADDED_FEATURES = {"input_ids", "attention_mask", "token_type_ids"}
 # A Rust tokenizer's truncation is a setting of the object, and models that share weights share that object. One
 # lock for all of them: a tokenizer has threads of its own, so two at a time would gain nothing.
@@ -47,13 +51,16 @@ class TokenizedTexts:
 
 
 class Encoder:
-    """The model-specific side of encoding: tokenizing, padding, and one forward pass.
+    """The model-specific side of encoding: tokenizing, putting rows together, and one forward pass.
+
+    With `packs`, rows are packed without padding where the model allows for it. That is tried on two texts: what does
+    not give the vectors of padded rows is padded.
 
     Raises:
         ModelLoadError: the model is no plain text encoder, or its tokenizer cannot pad.
     """
 
-    def __init__(self, staged: StagedModel) -> None:
+    def __init__(self, staged: StagedModel, *, packs: bool = False) -> None:
         self._staged = staged
         self._tokenizer: Any = staged.module.tokenizer
         if not staged.is_static and getattr(self._tokenizer, "pad_token_id", 0) is None:
@@ -68,6 +75,14 @@ class Encoder:
         if not self._tensor_names <= known or self._constants.get("modality", "text") != "text":
             names = ", ".join(sorted(self._tensor_names))
             raise ModelLoadError(f"{staged.spec.name} is no plain text encoder (it asks for {names}): choose another")
+        self._first_position: int | None = None
+        if packs and not staged.is_static:
+            self._first_position = self._try_packing()
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows are packed without padding."""
+        return self._first_position is not None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -105,19 +120,45 @@ class Encoder:
         """The batches of a shard: a pure function of its token lengths and the limits (see `plan_batches`)."""
         if self._staged.is_static:
             return plan_unpadded(tokenized.lengths, rows_for)
+        if self.packs:
+            return plan_unpadded(tokenized.lengths, rows_for, longest_first=True)
         return plan_batches(tokenized.lengths, rows_for, self._staged.max_tokens, fills)
 
     def computed_tokens(self, tokenized: TokenizedTexts, batches: Sequence[Batch]) -> int:
-        """The tokens that devices compute for these batches: padding included, where a model pads."""
-        if self._staged.is_static:
+        """The tokens that devices compute for these batches: padding included, where rows are padded."""
+        if self._staged.is_static or self.packs:
             return sum(tokenized.lengths)
         return sum(batch.padded_tokens for batch in batches)
 
     def collate(self, tokenized: TokenizedTexts, batch: Batch) -> Features:
-        """The CPU tensors of a batch: (rows, padded_length) each; flat ids and offsets for a static model."""
+        """The CPU tensors of a batch: (rows, padded_length) each, (1, tokens) where rows are packed, flat ids and
+        offsets for a static model.
+        """
         rows = [tokenized.ids[row] for row in batch.rows]
-        tensors = self._flat(rows) if self._staged.is_static else self._padded(rows, batch.padded_length)
-        return {**self._constants, **tensors}
+        if self._staged.is_static:
+            return {**self._constants, **self._flat(rows)}
+        if self._first_position is not None:
+            return {**self._constants, **self._packed(rows, self._first_position)}
+        return {**self._constants, **self._padded(rows, batch.padded_length)}
+
+    def _try_packing(self) -> int | None:
+        """The first position of packed rows; None where the model cannot have them."""
+        module = self._staged.module
+        if not packing.prepare(module):
+            return None
+        first_position = packing.first_position(module)
+        rows = self.tokenize(_PROBES).ids
+        try:
+            packed = forward(module, {**self._constants, **self._packed(rows, first_position)}, "cpu")
+        except (packing.UnpackableError, RuntimeError, TypeError, ValueError, LookupError):
+            packing.unprepare(module)
+            return None
+        padded = forward(module, {**self._constants, **self._padded(rows, max(map(len, rows)))}, "cpu")
+        cosines = np.einsum("ij,ij->i", unit_rows(packed)[0], unit_rows(padded)[0])
+        if cosines.min() >= 1 - _NEAR_ENOUGH[self._staged.dtype]:
+            return first_position
+        packing.unprepare(module)
+        return None
 
     def _ids(self, texts: Sequence[str], *, limit: int | None) -> list[list[int]]:
         if self._staged.is_static:
@@ -148,6 +189,12 @@ class Encoder:
             features["token_type_ids"] = torch.zeros(shape, dtype=torch.int64)
         return features
 
+    def _packed(self, rows: Sequence[NDArray[np.int32]], first_position: int) -> Features:
+        features: Features = dict(packing.flat_features(rows, first_position))
+        if "token_type_ids" in self._tensor_names:
+            features["token_type_ids"] = torch.zeros_like(features["input_ids"])
+        return features
+
     def _flat(self, rows: Sequence[NDArray[np.int32]]) -> Features:
         offsets = np.cumsum([0] + [len(row) for row in rows[:-1]])
         return {
@@ -159,11 +206,12 @@ class Encoder:
 def forward(
     module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
 ) -> NDArray[np.float32]:
-    """One forward pass on `device`; (rows, dim) float32 in host memory, not yet normalised.
+    """One forward pass on `device`; (rows, dim) float32 in host memory, not yet normalised, and perhaps more rows
+    behind those of the batch (see `flat_features`).
 
     `attention` is what attention calls go through on the way to the device (see `ExpandGroupedHeads`).
     """
-    with torch.inference_mode(), attention or contextlib.nullcontext():
+    with torch.inference_mode(), attention or contextlib.nullcontext(), packing.apart(features):
         moved = {
             name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()
         }

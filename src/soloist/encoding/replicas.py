@@ -1,5 +1,8 @@
 """One replica of a model per leased device, and the threads that feed them. Knows encoders and accelerators.
 
+A device has a thread, or several, its lanes, where it is the host's processor: each computes batches of its own on one
+core, so that none waits for another within an operation.
+
 Replicas are made for one pass and gone after it. The staged model on the CPU is never touched:
 a replica is its own module tree around copied tensors, so giving it back is forgetting it.
 """
@@ -51,6 +54,21 @@ class _Job:
     vectors: NDArray[np.float32]
     rows_per_device: dict[str, int]
     stop: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, device: str, rows: int) -> None:
+        """Take note of finished rows; lanes of one device may come at once."""
+        with self.lock:
+            self.rows_per_device[device] += rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Lane:
+    """A thread, and the device and module tree that it computes with."""
+
+    device: str
+    module: SentenceTransformer
+    thread: WorkerThread
 
 
 class Replicas:
@@ -67,8 +85,9 @@ class Replicas:
         self._sink = sink
         self._modules: dict[str, SentenceTransformer] = {}
         self._host_float32: SentenceTransformer | None = None
-        # One thread for each device, always the same: a matrix library has a workspace for each thread on a device.
-        self._threads: dict[str, WorkerThread] = {}
+        # Always the same threads: a matrix library has a workspace for each thread on a device.
+        self._lanes: list[_Lane] = []
+        self._host_threads = torch.get_num_threads()
 
     def __enter__(self) -> Replicas:
         """Put one replica on each device."""
@@ -78,16 +97,33 @@ class Replicas:
         except BaseException:
             self._modules.clear()
             raise
-        self._threads = {device: WorkerThread(f"soloist-{device}") for device in self._modules}
+        self._host_threads = torch.get_num_threads()
+        self._lanes = [lane for device in self._modules for lane in self._lanes_of(device)]
         return self
+
+    def _lanes_of(self, device: str) -> list[_Lane]:
+        count = self._accelerator.lanes
+        module = self._modules[device]
+        if count == 1:
+            return [_Lane(device=device, module=module, thread=WorkerThread(f"soloist-{device}"))]
+        # Trees of their own: a module may keep state while it computes.
+        lanes = [
+            _Lane(device=device, module=_twin(module), thread=WorkerThread(f"soloist-{device}-{number}"))
+            for number in range(count)
+        ]
+        for lane in lanes:
+            lane.thread.submit(functools.partial(torch.set_num_threads, 1)).result()
+        return lanes
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Forget the replicas, once every thread has let go of them."""
-        for thread in self._threads.values():
-            thread.close()
-        self._threads.clear()
+        for lane in self._lanes:
+            lane.thread.close()
+        if len(self._lanes) > len(self._modules):
+            torch.set_num_threads(self._host_threads)  # a lane's number is that of every thread that begins later
+        self._lanes.clear()
         self._modules.clear()
         self._host_float32 = None
 
@@ -106,8 +142,8 @@ class Replicas:
             vectors=np.zeros((len(ids), self._staged.dim), dtype=np.float32),
             rows_per_device=dict.fromkeys(self._modules, 0),
         )
-        # Each device begins with a batch of its own: none stays idle because another thread woke up first.
-        first = list(batches[: len(self._modules)])
+        # Each lane begins with a batch of its own: none stays idle because another thread woke up first.
+        first = list(batches[: len(self._lanes)])
         for batch in batches[len(first) :]:
             job.batches.put(batch)
         self._run(job, first)
@@ -118,8 +154,8 @@ class Replicas:
 
     def _run(self, job: _Job, first: Sequence[Batch]) -> None:
         tasks = [
-            self._threads[device].submit(functools.partial(self._serve, job, device, batch))
-            for device, batch in zip(self._modules, first, strict=False)
+            lane.thread.submit(functools.partial(self._serve, job, lane, batch))
+            for lane, batch in zip(self._lanes, first, strict=False)
         ]
         try:
             for task in tasks:
@@ -132,26 +168,27 @@ class Replicas:
             for task in tasks:
                 task.wait()
 
-    def _serve(self, job: _Job, device: str, first: Batch) -> None:
-        """Work off batches on one device until none is left; the body of a thread."""
+    def _serve(self, job: _Job, lane: _Lane, first: Batch) -> None:
+        """Work off batches in one lane until none is left; the body of a thread."""
         try:
-            with run_on(device):
+            with run_on(lane.device):
                 batch: Batch | None = first
                 while batch is not None and not job.stop.is_set():
-                    self._work_off(job, device, batch)
+                    self._work_off(job, lane, batch)
                     batch = _next(job.batches)
         except BaseException:
             job.stop.set()
             raise
 
-    def _work_off(self, job: _Job, device: str, batch: Batch) -> None:
+    def _work_off(self, job: _Job, lane: _Lane, batch: Batch) -> None:
         """Encode a batch, in halves for as long as the device has no room for more."""
+        device = lane.device
         pending = [batch]
         while pending and not job.stop.is_set():
             current = pending.pop()
-            complaint = self._attempt(job, device, current)
+            complaint = self._attempt(job, lane, current)
             if complaint is None:
-                job.rows_per_device[device] += len(current.rows)
+                job.count(device, len(current.rows))
                 self._sink.emit(BatchEncoded(model=self._staged.spec.name, device=device, rows=len(current.rows)))
                 continue
             gc.collect()
@@ -168,22 +205,23 @@ class Replicas:
             )
             pending += reversed(halves(current))
 
-    def _attempt(self, job: _Job, device: str, batch: Batch) -> str | None:
+    def _attempt(self, job: _Job, lane: _Lane, batch: Batch) -> str | None:
         """None after a success; else what the device said when it ran out of memory.
 
         The error is dropped before this returns: while it lives, so do the tensors of its frames.
         """
         try:
             features = self._encoder.collate(job.tokenized, batch)
-            job.vectors[list(batch.rows)] = forward(
-                self._modules[device], features, device, attention=self._attention()
-            )
+            vectors = forward(lane.module, features, lane.device, attention=self._attention())
+            job.vectors[list(batch.rows)] = vectors[: len(batch.rows)]
             return None
         except Exception as exc:
             if is_out_of_memory(exc):
                 return str(exc)
             forget_frames(error_chain(exc))
-            raise EncodingError(f"{self._staged.spec.name} failed on {device}: {type(exc).__name__}: {exc}") from exc
+            raise EncodingError(
+                f"{self._staged.spec.name} failed on {lane.device}: {type(exc).__name__}: {exc}"
+            ) from exc
 
     def _attention(self) -> ExpandGroupedHeads | None:
         """A mode of its own for each pass, since it keeps state while it is entered."""
@@ -260,6 +298,16 @@ def replicate(module: SentenceTransformer, device: str, dtype: torch.dtype | Non
         memo[id(parameter)] = torch.nn.Parameter(moved, requires_grad=False)
     for buffer in module.buffers():
         memo[id(buffer)] = buffer.detach().to(device, _floating(buffer, dtype), copy=True)
+    return _tree(module, memo)
+
+
+def _twin(module: SentenceTransformer) -> SentenceTransformer:
+    """Another module tree around the same tensors."""
+    return _tree(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
+def _tree(module: SentenceTransformer, memo: dict[int, object]) -> SentenceTransformer:
+    """A module tree around the tensors of a memo; tokenizers and configurations are shared."""
     for part in module.modules():
         for name in ("tokenizer", "processor", "config"):
             shared = vars(part).get(name)

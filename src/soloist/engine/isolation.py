@@ -263,7 +263,7 @@ def _stage(config: RunConfig, each: Pass, shards: Sequence[ShardRef], accelerato
     silent = ListSink()
     specs = {name: spec for name, spec in select_models(config).items() if name in each.models}
     staged = stage_all(specs, config, accelerator, silent, stop.check)
-    encoders = {name: Encoder(model) for name, model in staged.items()}
+    encoders = {name: Encoder(model, packs=accelerator.packs_rows) for name, model in staged.items()}
     plan = plan_memory(config, encoders, accelerator, Feedback(config.cache_dir), silent)
     folder = RunFolder(config.out)
     return Stage(

@@ -127,7 +127,7 @@ class _Run:
                 self._stop.check,
             )  # fmt: skip
             staged = stage_all(self._specs, config, accelerator, sink, self._stop.check)
-            encoders = {name: Encoder(model) for name, model in staged.items()}
+            encoders = {name: Encoder(model, packs=accelerator.packs_rows) for name, model in staged.items()}
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()
             _require_dtypes(folder, config, staged)

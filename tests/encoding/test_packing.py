@@ -1,0 +1,100 @@
+"""Rows that are packed without padding give the vectors of padded rows, each on its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from soloist.encoding import packing
+from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.models.catalogue import resolve
+from soloist.models.loading import stage
+from soloist.types import Batch
+
+TEXTS = ["lease shard vector " * times for times in (9, 1, 4, 4, 60, 4, 1)] + ["x", "a text of its own"]
+NEAR = {"float32": 1 - 1e-5, "bfloat16": 0.999}
+
+
+@pytest.fixture(scope="module")
+def all_tiny_models(tiny_models, tmp_path_factory):
+    """Those of the session, and networks whose attention has a bias of positions."""
+    from support.tiny_models import make_deberta_v2, make_mpnet, make_t5
+
+    root = tmp_path_factory.mktemp("more_models")
+    makers = {"mpnet": make_mpnet, "t5": make_t5, "deberta-v2": make_deberta_v2}
+    return {**tiny_models, **{name: make(root / name) for name, make in makers.items()}}
+
+
+def encoded(encoder, tokenized, budget):
+    """Vectors by the encoder's own plan of so many tokens a batch."""
+    vectors = np.zeros((len(tokenized.ids), encoder.staged.dim), dtype=np.float32)
+    for batch in encoder.plan(tokenized, lambda length: max(1, budget // length)):
+        found = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
+        vectors[list(batch.rows)] = found[: len(batch.rows)]
+    return unit_rows(vectors)[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("model", "packs"),
+    [("bert", True), ("xlm-roberta", True), ("qwen2", True), ("mpnet", False), ("t5", False), ("deberta-v2", False)],
+)
+def test_packed_rows_have_the_vectors_of_padded_ones(all_tiny_models, model, packs, dtype):
+    """Rows would see their neighbours, count positions from the wrong place, or a bias of positions would be lost."""
+    staged = stage(resolve(str(all_tiny_models[model])), dtype)
+    padded = Encoder(staged)
+    tokenized = padded.tokenize(TEXTS)
+    expected = encoded(padded, tokenized, 256)
+    packed = Encoder(staged, packs=True)
+    assert packed.packs == packs
+    found = encoded(packed, tokenized, 256)
+    assert np.einsum("ij,ij->i", found, expected).min() >= NEAR[dtype]
+    if packs:
+        assert packed.computed_tokens(tokenized, packed.plan(tokenized, lambda length: 4)) == sum(tokenized.lengths)
+        alone = [encoded(packed, packed.tokenize([text]), 256)[0] for text in TEXTS]
+        assert np.array_equal(found, alone), "the vector of a row depends on those beside it"
+
+
+def test_a_model_that_packs_still_takes_padded_rows(all_tiny_models):
+    """sentence-transformers' own encode of the same module would break, or change."""
+    staged = stage(resolve(str(all_tiny_models["bert"])), "float32")
+    before = staged.module.encode(TEXTS)
+    assert Encoder(staged, packs=True).packs
+    assert np.array_equal(staged.module.encode(TEXTS), before)
+
+
+def test_a_window_of_attention_is_not_packed(all_tiny_models):
+    """Its rows would see all tokens."""
+    staged = stage(resolve(str(all_tiny_models["qwen2"])), "float32")
+    staged.module[0].model.layers[0].self_attn.sliding_window = 4
+    assert not Encoder(staged, packs=True).packs
+
+
+def test_attention_that_is_not_understood_is_refused():
+    """A bias or a cap of another network would be left out without a word."""
+    heads = torch.randn(1, 2, 6, 8)
+    features = packing.flat_features([np.arange(4), np.arange(2)], 0)
+    with packing.apart(features), pytest.raises(packing.UnpackableError, match="softcap"):
+        packing._attention(torch.nn.Module(), heads, heads, heads, None, softcap=30.0)
+
+
+def test_too_few_tokens_for_the_kernel_are_made_more():
+    """One chunk of three tokens would have other bits alone than among others."""
+    features = packing.flat_features([np.array([5, 6, 7])], 2)
+    assert features["input_ids"].tolist() == [[5, 6, 7, 5, 6, 7]]
+    assert features["position_ids"].tolist() == [[2, 3, 4, 2, 3, 4]]
+    assert features["cu_seq_lens_q"].tolist() == [0, 3, 6]
+
+
+def test_batches_are_of_neighbouring_lengths(all_tiny_models):
+    """Rows of one length that are apart cost a call of attention each."""
+    staged = stage(resolve(str(all_tiny_models["bert"])), "float32")
+    encoder = Encoder(staged, packs=True)
+    tokenized = encoder.tokenize(TEXTS)
+    batches = encoder.plan(tokenized, lambda length: max(1, 60 // length))
+    lengths = [tokenized.lengths[row] for batch in batches for row in batch.rows]
+    assert lengths == sorted(tokenized.lengths, reverse=True)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(TEXTS)))
+    assert all(sum(tokenized.lengths[row] for row in batch.rows) <= 60 or len(batch.rows) == 1 for batch in batches)
+    assert isinstance(batches[0], Batch)
