@@ -10,11 +10,10 @@ from typing import Any
 
 from soloist.sources.faults import BadItem, UnreadableFileError
 from soloist.sources.json_stream import BUFFER_BYTES, JsonStream
-from soloist.sources.nesting import is_too_deep
+from soloist.sources.nesting import TooDeepError, decode
 
 # In this order: the first that holds a list is read.
 LIST_KEYS = ("chunks", "data", "records", "items")
-_DECODER = json.JSONDecoder()
 
 
 def read_json(file: Path, *, buffer_bytes: int = BUFFER_BYTES) -> Iterator[Any]:
@@ -97,15 +96,11 @@ def _line_value(line: bytes, number: int, at_byte: int) -> Any:
         text = line.rstrip(b"\r\n\t ").decode("utf-8")
     except UnicodeDecodeError as exc:
         return BadItem(fault=f"is not UTF-8 at line {number}, byte {at_byte + exc.start} ({exc.reason})")
-    too_deep = BadItem(fault=f"nests too deeply at line {number}")
     try:
-        value = _DECODER.decode(text)
+        return decode(text)
+    except TooDeepError:
+        return BadItem(fault=f"nests too deeply at line {number}")
     except json.JSONDecodeError as exc:
-        if is_too_deep(text, 0, exc.pos):
-            return too_deep
         return BadItem(fault=f"is not JSON at line {number}, column {exc.pos + 1} ({exc.msg})")
     except ValueError as exc:  # an integer with more digits than Python converts
         return BadItem(fault=f"is not JSON at line {number} ({exc})")
-    except RecursionError:
-        return too_deep
-    return too_deep if is_too_deep(text, 0, len(text)) else value

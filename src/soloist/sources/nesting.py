@@ -6,10 +6,36 @@ refused in another.
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 MAX_LEVELS = 400  # a stack that is 500 calls deep still has room for these
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+
+
+class TooDeepError(ValueError):
+    """A JSON text nests in more than `MAX_LEVELS` levels."""
+
+
+def decode(text: str) -> Any:
+    """The value of a whole JSON text.
+
+    Raises:
+        TooDeepError: it nests too deeply, up to its end or to where it ceases to be JSON.
+        ValueError: it is not JSON.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as exc:
+        raise TooDeepError from exc
+    except json.JSONDecodeError as exc:
+        if is_too_deep(text, 0, exc.pos):
+            raise TooDeepError from exc
+        raise
+    if is_too_deep(text, 0, len(text)):
+        raise TooDeepError
+    return value
 
 
 def is_too_deep(text: str, start: int, end: int) -> bool:

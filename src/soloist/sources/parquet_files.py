@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soloist.sources.faults import BadItem, UnreadableFileError, foreign_text, names_text
-from soloist.sources.nesting import is_too_deep
+from soloist.sources.nesting import TooDeepError, decode
 
 METADATA_COLUMN = "metadata"
 _BATCH_ROWS = 512
@@ -132,17 +131,24 @@ def _item(row: Any) -> Any:
         return row
     item = _json_ready(row)
     if isinstance(item.get(METADATA_COLUMN), str):
-        item[METADATA_COLUMN] = _parsed_object(item[METADATA_COLUMN])
+        try:
+            item[METADATA_COLUMN] = _parsed_object(item[METADATA_COLUMN])
+        except TooDeepError:
+            return BadItem(fault="cannot be kept: its metadata are nested too deeply")
     return item
 
 
 def _parsed_object(text: str) -> Any:
-    """The object that the text is in JSON; the text itself where it is none."""
+    """The object that the text is in JSON; the text itself where it is none. One that nests too deeply is an error."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = decode(text)
+    except TooDeepError:
+        if text.lstrip().startswith("{"):
+            raise
         return text
-    return value if isinstance(value, dict) and not is_too_deep(text, 0, len(text)) else text
+    except ValueError:
+        return text
+    return value if isinstance(value, dict) else text
 
 
 def _json_ready(value: Any) -> Any:
