@@ -14,7 +14,7 @@ from typing import Any, Literal
 Mode = Literal["exclusive", "standard"]
 Isolation = Literal["allocator", "process"]
 DType = Literal["float32", "float16", "bfloat16"]
-DTypeRequest = Literal["auto", "float32", "float16", "bfloat16"]
+DTypeRequest = Literal["auto", "auto-fast", "float32", "float16", "bfloat16"]
 OnBadInput = Literal["error", "skip"]
 FusionMethod = Literal["concat", "mean", "none"]
 SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"]

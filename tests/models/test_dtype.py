@@ -52,3 +52,16 @@ def test_float16_is_refused_for_a_model_that_overflows_it() -> None:
         resolve_dtype(OVERFLOWS, "float16", device_kind="cuda", capability=T4)
     with pytest.raises(ConfigError):
         resolve_dtype(replace(OVERFLOWS, dtype="float16"), "auto", device_kind="cpu", capability=None)
+
+
+@pytest.mark.parametrize(
+    ("requested", "has_bfloat16", "expected"),
+    [("auto-fast", True, "bfloat16"), ("auto-fast", False, "float32"), ("auto", True, "float32")],
+)
+def test_a_host_takes_bfloat16_where_it_is_allowed_and_fast(requested, has_bfloat16, expected):
+    """Vectors would change without a word, or get slower."""
+    dtype = resolve_dtype(PLAIN, requested, device_kind="cpu", capability=None, host_has_bfloat16=has_bfloat16)
+    assert dtype == expected
+    table = replace(PLAIN, loader="wordllama")
+    assert resolve_dtype(table, requested, device_kind="cpu", capability=None, host_has_bfloat16=True) == "float32"
+    assert resolve_dtype(PLAIN, requested, device_kind="cuda", capability=T4, host_has_bfloat16=True) == "float16"

@@ -21,7 +21,8 @@ _FUSION_HELP = """How the models' vectors become one. Measured with MiniLM and W
 beat the better single model on six of them at weights .7/.3 and on all seven at .85/.15; the plain mean at 256
 dimensions lost on all seven. none writes no fused vectors. [default: concat]"""
 _WEIGHTS_HELP = "A weight for every model, 0 leaves it out of the fused vector. [default: all alike]"
-DTYPE_HELP = "What the models compute in. [default: auto]"
+DTYPE_HELP = """What the models compute in. auto-fast: as auto, but bfloat16 on a CPU that multiplies it; what that
+costs is measured and said. [default: auto]"""
 _BUDGET_HELP = "Padded tokens in a batch. [default: by kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
 _BAD_INPUT_HELP = """error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. Empty texts and

@@ -38,7 +38,8 @@ class Accelerator(Protocol):
     runs are planned for: their kind or, where they differ, the one with the least memory. `residue_bytes` is what a
     library may keep on an otherwise empty device; `copies_weights` is False where a replica works on the staged
     tensors. `packs_rows` is True where batches are to be packed without padding, and `lanes` is how many threads
-    compute on a device, each a batch of its own.
+    compute on a device, each a batch of its own. `multiplies_bfloat16` is whether a host's processor has instructions
+    for it; for other devices their card says so.
     """
 
     kind: AcceleratorKind
@@ -49,6 +50,7 @@ class Accelerator(Protocol):
     copies_weights: bool
     packs_rows: bool
     lanes: int
+    multiplies_bfloat16: bool
 
     def memory(self, device: str) -> MemoryStats:
         """Statistics of one device, in bytes. On CUDA the first call makes the process's context."""
@@ -92,6 +94,7 @@ class CpuAccelerator:
     def __init__(self) -> None:
         # A core that computes a batch of its own waits for no other: as many as torch would use for one operation.
         self.lanes = torch.get_num_threads()
+        self.multiplies_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         self.card = host_card(psutil.virtual_memory().total)
 
     def memory(self, device: str) -> MemoryStats:
@@ -131,6 +134,7 @@ class CudaAccelerator:
     copies_weights = True
     packs_rows = False
     lanes = 1
+    multiplies_bfloat16 = False
 
     def __init__(self, indices: Sequence[int] | None = None) -> None:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -198,6 +202,7 @@ class SimulatedAccelerator:
     copies_weights = True
     packs_rows = False
     lanes = 1
+    multiplies_bfloat16 = False
 
     def __init__(self, cards: Sequence[Card], folder: Path | None = None) -> None:
         simulated.configure(cards, folder)

@@ -17,6 +17,7 @@ from soloist.config import RunConfig
 from soloist.devices import Accelerator, GpuLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease
 from soloist.encoding.encoder import Encoder
+from soloist.engine.deviation import tell_deviations
 from soloist.engine.feedback import Feedback
 from soloist.engine.ingest import ShardRef, ingest
 from soloist.engine.isolation import run_isolated
@@ -145,6 +146,8 @@ class _Run:
         )  # fmt: skip
         if any(pending(each, stage, ListSink()) for each in plan.passes) or _unfused(fusion, fingerprints, stage):
             folder.reopen()
+        if config.dtype == "auto-fast" and accelerator.kind == "cpu":
+            tell_deviations(plan.passes, stage, sink)
         with self._told(sink):
             for each in plan.passes:
                 _run_pass(each, stage, config, sink)
@@ -380,17 +383,18 @@ def _root_before(folder: RunFolder) -> str | None:
 
 def _require_dtypes(folder: RunFolder, config: RunConfig, staged: Mapping[str, StagedModel]) -> None:
     """Refuse to compute everything again because `auto` is another dtype on this machine."""
-    if config.dtype != "auto" or folder.is_new:
+    if config.dtype not in ("auto", "auto-fast") or folder.is_new:
         return
     fingerprints = {record.fingerprint for record in folder.manifest.read().values() if record.kind == "vectors"}
     for name, (fingerprint, dtype) in _made_with(folder).items():
         model = staged.get(name)
-        if model is None or model.spec.dtype != "auto":
+        if model is None or model.spec.dtype not in ("auto", "auto-fast"):
             continue
         if model.dtype != dtype and fingerprint in fingerprints:
             raise ConfigError(
-                f"{folder.path} has vectors of {name} in {dtype}, and auto is {model.dtype} on this machine: give "
-                f"--dtype {dtype} to go on with them, --dtype {model.dtype} to compute them again, or another --out"
+                f"{folder.path} has vectors of {name} in {dtype}, and {config.dtype} is {model.dtype} on this machine: "
+                f"give --dtype {dtype} to go on with them, --dtype {model.dtype} to compute them again, or another "
+                "--out"
             )
 
 

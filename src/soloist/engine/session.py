@@ -20,13 +20,13 @@ from soloist.engine.feedback import Feedback, Measured
 from soloist.engine.lengths import CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
 from soloist.engine.memory import measured_key
 from soloist.engine.plan import PlannedModel, RunPlan, plan_run
-from soloist.engine.staging import select_models
+from soloist.engine.staging import dtype_on, select_models
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.cards import Card
 from soloist.memory.planner import BatchLimits, memory_limit
 from soloist.memory.prediction import PeakCurve, Predictor, blueprint_of, tracer_of
 from soloist.models.blueprint import Blueprint
-from soloist.models.dtype import family_overflows_float16, resolve_dtype
+from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.location import weight_files
 from soloist.models.settings import ModelSettings, read_settings
@@ -163,7 +163,7 @@ def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator, feedback
     blueprint = blueprint_of(spec)
     overflows = spec.overflows_float16 or family_overflows_float16(blueprint.config.get("model_type"))
     spec = replace(spec, overflows_float16=overflows)
-    dtype = resolve_dtype(spec, config.dtype, device_kind=accelerator.kind, capability=accelerator.card.capability)
+    dtype = dtype_on(accelerator, spec, config.dtype)
     settings = read_settings(spec, blueprint)
     return _Known(
         spec=spec,

@@ -16,6 +16,7 @@ from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.stores import folder_name
+from soloist.types import DType, DTypeRequest
 
 
 def select_models(config: RunConfig) -> dict[str, ModelSpec]:
@@ -52,6 +53,17 @@ def require_distinct(kind: str, names: Iterable[str]) -> None:
             raise ConfigError(f"the {kind} {other} and {name} would share a folder: rename one of them")
 
 
+def dtype_on(accelerator: Accelerator, spec: ModelSpec, requested: DTypeRequest) -> DType:
+    """The format for a model on an accelerator (see `resolve_dtype`)."""
+    return resolve_dtype(
+        spec,
+        requested,
+        device_kind=accelerator.kind,
+        capability=accelerator.card.capability,
+        host_has_bfloat16=accelerator.multiplies_bfloat16,
+    )
+
+
 def stage_all(
     specs: Mapping[str, ModelSpec],
     config: RunConfig,
@@ -68,7 +80,7 @@ def stage_all(
         check()
         began = time.perf_counter()
         known = replace(spec, overflows_float16=overflows_float16(spec))
-        dtype = resolve_dtype(known, config.dtype, device_kind=accelerator.kind, capability=accelerator.card.capability)
+        dtype = dtype_on(accelerator, known, config.dtype)
         model = stage(known, dtype)
         staged[name] = model
         sink.emit(

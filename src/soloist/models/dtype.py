@@ -25,20 +25,30 @@ def family_overflows_float16(model_type: str | None) -> bool:
 
 
 def resolve_dtype(
-    spec: ModelSpec, requested: DTypeRequest, *, device_kind: DeviceKind, capability: tuple[int, int] | None
+    spec: ModelSpec,
+    requested: DTypeRequest,
+    *,
+    device_kind: DeviceKind,
+    capability: tuple[int, int] | None,
+    host_has_bfloat16: bool = False,
 ) -> DType:
     """The format for one model on one kind of device.
 
     An explicit request wins, then the spec's own, then the device's best: float32 on a CPU or where the
     capability is unknown, bfloat16 from capability 8.0, else float16 (float32 for models that overflow it).
+    `auto-fast` is the same but for a CPU that multiplies bfloat16 (`host_has_bfloat16`), where it is bfloat16; not for
+    the static tables of the wordllama loader, which multiply nothing.
     A simulated device counts as a CUDA device of the capability that it imitates.
 
     Raises:
         ConfigError: float16 is asked for, and the model's activations do not fit into it.
     """
-    explicit = requested if requested != "auto" else spec.dtype
-    if explicit == "auto":
-        return _best(spec, None if device_kind == "cpu" else capability)
+    explicit = spec.dtype if requested in ("auto", "auto-fast") else requested
+    if explicit == "auto" or explicit == "auto-fast":
+        if device_kind != "cpu":
+            return _best(spec, capability)
+        is_fast = "auto-fast" in (requested, explicit) and host_has_bfloat16 and spec.loader != "wordllama"
+        return "bfloat16" if is_fast else "float32"
     if explicit == "float16" and spec.overflows_float16:
         raise ConfigError(
             f"{spec.name} cannot run in float16, its activations exceed 65,504: choose bfloat16, float32 or auto"
