@@ -6,12 +6,10 @@ The same code runs in the process that drives the run and, with process isolatio
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +39,6 @@ from soloist.events import (
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
 from soloist.types import Batch, TokenTally
-from soloist.workers import Task, WorkerThread
 
 _UNKNOWN = -1
 
@@ -139,34 +136,6 @@ def pending(each: Pass, stage: Stage, sink: EventSink) -> list[tuple[ShardRef, s
     return work
 
 
-class _Behind:
-    """Makes one call in a thread of its own while its caller goes on; the next call waits for it."""
-
-    def __init__(self, name: str) -> None:
-        self._thread = WorkerThread(name)
-        self._pending: Task[None] | None = None
-
-    def __enter__(self) -> _Behind:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wait for the call that is under way; what it raises is told by `settle` alone."""
-        self._thread.close()
-
-    def submit(self, call: Callable[[], None]) -> None:
-        """Have a call made, once the one before it has ended; raises what that raised."""
-        self.settle()
-        self._pending = self._thread.submit(call)
-
-    def settle(self) -> None:
-        """Wait for the last call; raises what it raised."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-
 class _Working:
     """A pass at work: its lease and replicas, once there is something to embed, and what it has seen."""
 
@@ -193,7 +162,7 @@ class _Working:
         """Work off the shards."""
         devices = self._stage.accelerator.devices
         peaks: dict[str, int] = {}
-        with contextlib.ExitStack() as held, _Behind("soloist-write") as writer:
+        with contextlib.ExitStack() as held:
             waited = 0.0
             began = time.perf_counter()
             for item in prepared:
@@ -203,11 +172,8 @@ class _Working:
                     self._replicas = self._take(held)
                     began += time.perf_counter() - waited  # the wait for the devices is not the shard's
                 self._watch.see(item.model, item.batches)
-                encoded = self._encoded(item)
-                ended = time.perf_counter()
-                writer.submit(functools.partial(self._keep, item, encoded, ended - began))
-                began = ended
-            writer.settle()
+                self._encode(item, began)
+                began = time.perf_counter()
             if self._replicas is not None:
                 peaks = {device: self._stage.accelerator.memory(device).peak_bytes for device in devices}
                 for model in self._each.models:
@@ -225,8 +191,8 @@ class _Working:
             self._sink.emit(PassStarted(model=model, devices=self._stage.accelerator.devices, chunks=chunks))
         return replicas
 
-    def _keep(self, item: _Prepared, encoded: EncodedShard, seconds: float) -> None:
-        """Write a shard down, beside the encoding of the next one."""
+    def _encode(self, item: _Prepared, began: float) -> None:
+        encoded = self._encoded(item)
         folder, shard, staged = self._stage.folder, item.shard, self._stage.encoders[item.model].staged
         path = folder.path / folder.vectors_file(shard.collection, item.model, shard.index)
         vectors, counts = encoded.vectors, _counts(item.tokenized)
@@ -244,7 +210,7 @@ class _Working:
         if encoded.recomputed_rows:
             ids = tuple(item.fresh_ids[row] for row in encoded.recomputed_rows)
             self._sink.emit(RowsRecomputed(model=item.model, collection=shard.collection, shard=shard.index, ids=ids))
-        self._sink.emit(_shard_event(item, encoded, tally, seconds))
+        self._sink.emit(_shard_event(item, encoded, tally, time.perf_counter() - began))
 
     def _count_unknown(self, item: _Prepared, counts: NDArray[np.int32]) -> None:
         """Count the tokens of rows whose vectors were taken from a file of an earlier version, which has no counts."""
