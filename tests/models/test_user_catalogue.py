@@ -113,7 +113,7 @@ def test_folders_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         ("[models.bge-m3]\nmax_tokens = 0", "max_tokens is 0"),
         ("[models.bge-m3]\nmatryoshka_dims = [64, 'x']", "matryoshka_dims is"),
         ("[models.bge-m3]\nmatryoshka_dims = [2048]", "up to 2048, beyond dim 1024"),
-        ("[models.bge-m3]\ndtype = 'fp16'", "dtype is 'fp16': give one of auto, float32"),
+        ("[models.bge-m3]\ndtype = 'fp16'", "dtype is 'fp16': give one of auto, auto-fast, float32"),
         ("[models.bge-m3]\noverflows_float16 = 'yes'", "overflows_float16 is 'yes': give true or false"),
         ("[models.bge-m3]\ntrust_remote_code = 1", "trust_remote_code is 1: give true or false"),
     ],
