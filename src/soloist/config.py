@@ -56,7 +56,7 @@ class FusionConfig:
 
     `weights` maps every model's name to a non-negative number, 0 to leave it out of the fused vector;
     an empty mapping weighs all alike. `dim` cuts every model's vector to its
-    first `dim` components before fusion.
+    first `dim` components before fusion; for `projection` it is the number of components of the fused vector.
     """
 
     method: FusionMethod = "concat"
@@ -68,7 +68,7 @@ class FusionConfig:
         if self.dim is not None and self.dim < 1:
             raise ConfigError(f"dim is {self.dim}: give a number of components of 1 or more")
         if self.method == "none" and (self.weights or self.dim is not None):
-            raise ConfigError("fusion none makes no fused vector: leave out weights and dim, or choose concat or mean")
+            raise ConfigError("fusion none makes no fused vector: leave out weights and dim, or choose another fusion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ Isolation = Literal["allocator", "process"]
 DType = Literal["float32", "float16", "bfloat16"]
 DTypeRequest = Literal["auto", "auto-fast", "float32", "float16", "bfloat16"]
 OnBadInput = Literal["error", "skip"]
-FusionMethod = Literal["concat", "mean", "none"]
+FusionMethod = Literal["concat", "mean", "projection", "aligned-mean", "none"]
 SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"]
 
 
@@ -77,6 +77,20 @@ class Shard:
     def name(self) -> str:
         """The file stem that every store uses for this shard, e.g. `part-00003`."""
         return f"part-{self.index:05d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A chunk that a search found. `rank` counts from 1; `score` is a cosine, or what its ranking adds up (see
+    `soloist.retrieval`).
+    """
+
+    rank: int
+    score: float
+    collection: str
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,11 @@ class FusionPlan:
     dim: int
     notices: tuple[str, ...] = ()
 
+    @property
+    def needs_fit(self) -> bool:
+        """Whether it has matrices that are fitted to the vectors."""
+        return self.method in ("projection", "aligned-mean")
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready values."""
         plain = dataclasses.asdict(self)
@@ -89,7 +94,9 @@ def plan_fusion(config: FusionConfig, members: Sequence[Member]) -> FusionPlan |
     concat keeps `config.dim` components of every model, or all of them; its dim is their sum. mean keeps
     one number of components of every model: `config.dim`, or the largest that all were trained for, or the
     smallest full dim, with a notice for each model that was not trained to be cut there. A model of weight 0
-    has no part in any of this.
+    has no part in any of this. projection and aligned-mean keep all components, and have matrices that are fitted to
+    the vectors (see `fitting`): the dim of a projection is `config.dim` or that of the narrowest model, and that of an
+    aligned mean is the first model's.
 
     Raises:
         FusionError: weights that are negative, not finite, all 0, of unknown models, or that leave a
@@ -99,7 +106,7 @@ def plan_fusion(config: FusionConfig, members: Sequence[Member]) -> FusionPlan |
         return None
     weights = _weights(config.weights, [member.name for member in members])
     used = [member for member, weight in zip(members, weights, strict=True) if weight > 0]
-    cut = _common_cut(config, used)
+    cut = _common_cut(config, used) if config.method in ("concat", "mean") else None
     kept_dims = tuple(_kept(member, weight, cut) for member, weight in zip(members, weights, strict=True))
     return FusionPlan(
         method=config.method,
@@ -107,7 +114,7 @@ def plan_fusion(config: FusionConfig, members: Sequence[Member]) -> FusionPlan |
         weights=weights,
         member_dims=tuple(member.dim for member in members),
         kept_dims=kept_dims,
-        dim=sum(kept_dims) if config.method == "concat" else max(kept_dims),
+        dim=_fused_dim(config, used, kept_dims),
         notices=_notices(config, used, cut),
     )
 
@@ -142,6 +149,27 @@ def _require_same_names(asked: Mapping[str, float], names: Sequence[str]) -> Non
             f"weights name {', '.join(asked)} but not {missing[0]}: "
             f"give {missing[0]} a weight, 0 to leave it out of the fused vector"
         )
+
+
+def _fused_dim(config: FusionConfig, used: Sequence[Member], kept_dims: Sequence[int]) -> int:
+    if config.method == "concat":
+        return sum(kept_dims)
+    if config.method == "mean":
+        return max(kept_dims)
+    if config.method == "aligned-mean":
+        if config.dim is not None:
+            raise FusionError(
+                f"dim is {config.dim}, but an aligned mean has the {used[0].dim} dims of {used[0].name}: leave it out, or "
+                "choose projection"
+            )
+        return used[0].dim
+    dim = config.dim if config.dim is not None else min(member.dim for member in used)
+    if dim > sum(kept_dims):
+        raise FusionError(
+            f"dim is {dim} but the models have only {sum(kept_dims)} dims together: choose a dim of {sum(kept_dims)} or "
+            "less, or leave it out"
+        )
+    return dim
 
 
 def _common_cut(config: FusionConfig, used: Sequence[Member]) -> int | None:

@@ -3,7 +3,8 @@
 concat scales each model's unit vector by the square root of its weight and puts them side by side, so
 that the dot product of two fused vectors is the weighted sum of the models' cosines. mean
 adds the weighted unit vectors of one common dim, and normalises the sum. A vector that is cut is
-normalised again before either.
+normalised again before either. projection and aligned-mean add up a product of each model's vectors with a matrix of its
+own (see `fitting`), and normalise the sum.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from soloist.errors import EncodingError, FusionError
+from soloist.fusion.fitting import Fitted
 from soloist.fusion.plan import FusionPlan
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -24,13 +26,16 @@ Norms = np.ndarray[Any, np.dtype[np.float64]]
 _SMALLEST_SUM = 1e-6
 
 
-def fuse(plan: FusionPlan, vectors: Sequence[Vectors], ids: Sequence[str] | None = None) -> Vectors:
+def fuse(
+    plan: FusionPlan, vectors: Sequence[Vectors], ids: Sequence[str] | None = None, fitted: Fitted | None = None
+) -> Vectors:
     """Fuse the models' vectors row by row.
 
     Args:
         plan: what `plan_fusion` gave.
         vectors: one (n, member dim) array of unit rows a model, in the order of `plan.models`.
         ids: the rows' names, for messages only.
+        fitted: the matrices of a plan that `needs_fit`.
 
     Returns:
         (n, plan.dim) float32 unit rows, C-contiguous, in memory of their own.
@@ -41,6 +46,11 @@ def fuse(plan: FusionPlan, vectors: Sequence[Vectors], ids: Sequence[str] | None
     """
     rows = _require_fit(plan, vectors)
     fused = np.zeros((rows, plan.dim), np.float32)
+    if plan.needs_fit:
+        for matrix, part in zip(_matrices(plan, fitted), vectors, strict=True):
+            if len(matrix):
+                fused += part @ matrix
+        return _normalised_sum(fused, ids)
     start = 0
     for position, kept_dim in enumerate(plan.kept_dims):
         if kept_dim == 0:
@@ -53,6 +63,12 @@ def fuse(plan: FusionPlan, vectors: Sequence[Vectors], ids: Sequence[str] | None
         else:
             fused += part * scale
     return fused if plan.method == "concat" else _normalised_sum(fused, ids)
+
+
+def _matrices(plan: FusionPlan, fitted: Fitted | None) -> Sequence[Vectors]:
+    if fitted is None or [matrix.shape for matrix in fitted.matrices] != [(dim, plan.dim) for dim in plan.kept_dims]:
+        raise FusionError(f"a {plan.method} needs the matrices that were fitted for it: fit it first")
+    return fitted.matrices
 
 
 def _scale(plan: FusionPlan, position: int, part: Vectors, ids: Sequence[str] | None) -> Vectors:

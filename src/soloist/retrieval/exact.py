@@ -1,0 +1,147 @@
+"""Exact search: unit query vectors and blocks of unit vectors in, the best rows out. Pure; knows numpy alone.
+
+A score is a weighted sum of cosines, one of each model: of one model alone it is its cosine, and with the weights of a
+concatenation it is that of the concatenated vectors. A block is scored in float32, and what could be among the best,
+given how far a float32 dot product can be off, once more in float64, row by row. So the ranking is that of the float64
+scores whatever the number of queries, the size of a block or the matrix library, and equal vectors are in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+Block = Sequence[Vectors]  # the same rows by each model, (rows, dim of the model) each
+
+# A float32 dot product of unit vectors is off by at most dim * 2^-24 (Higham, Accuracy and Stability of Numerical
+# Algorithms, section 3.1), and rows that we wrote are of norm 1 within 1e-4.
+_UNIT_ROUNDOFF = 2.0**-24
+_SLACK = 1.01
+_PAIR_BYTES = 32 << 20  # float64 products that are held at once while candidates are scored
+_PRUNE_AT = 8  # times k: how many candidates a query may gather before the worse ones are dropped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Best:
+    """The best rows of each query, best first: their positions among all rows (queries, k) and their scores."""
+
+    positions: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Question:
+    """Queries as each model sees them, (queries, dim) unit float32 each, and the models' weights, (queries, models)."""
+
+    vectors: Sequence[Vectors]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, vectors: Sequence[Vectors], weights: Sequence[float] = (1.0,)) -> Question:
+        """Queries that all have the same weights."""
+        return cls(vectors=vectors, weights=np.tile(np.asarray(weights, np.float64), (len(vectors[0]), 1)))
+
+    @property
+    def tolerance(self) -> NDArray[np.float64]:
+        """How far the float32 score of a row can be from its float64 score, for each query."""
+        dims = np.array([part.shape[1] + 2 for part in self.vectors])
+        found: NDArray[np.float64] = np.abs(self.weights) @ dims * _UNIT_ROUNDOFF * _SLACK
+        return found
+
+
+def search(question: Question, blocks: Iterable[Block], k: int) -> Best:
+    """The `k` best rows of all blocks for each query, or all rows where there are fewer.
+
+    Blocks are read once, one after the other, for all queries together.
+    """
+    gathering = _Gathering(question, k)
+    for block in blocks:
+        gathering.see(block)
+    return gathering.best()
+
+
+class _Gathering:
+    """What could be among the best of each query so far."""
+
+    def __init__(self, question: Question, k: int) -> None:
+        count = len(question.weights)
+        self._question = question
+        self._k = k
+        # The weights go into the queries: one product for each model and block.
+        self._scaled = [
+            (part * question.weights[:, model, None]).astype(np.float32) for model, part in enumerate(question.vectors)
+        ]
+        self._margin = 2 * question.tolerance
+        self._quick = np.full((count, k), -np.inf, np.float32)  # the best float32 scores so far, in no order
+        self._positions: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * count
+        self._scores: list[NDArray[np.float64]] = [np.empty(0, np.float64)] * count
+        self._seen = 0
+
+    def see(self, block: Block) -> None:
+        """Take what could be among the best of a block."""
+        rows = len(block[0])
+        if not rows:
+            return
+        quick = self._scaled[0] @ block[0].T
+        for scaled, part in zip(self._scaled[1:], block[1:], strict=True):
+            quick += scaled @ part.T
+        bound = self._quick.min(axis=1)
+        better = quick.max(axis=1) >= bound - self._margin
+        for query in np.flatnonzero(better):
+            self._take(int(query), quick[query], block)
+        self._seen += rows
+
+    def _take(self, query: int, quick: NDArray[np.float32], block: Block) -> None:
+        kept = np.concatenate([self._quick[query], quick])
+        self._quick[query] = np.partition(kept, -self._k)[-self._k :]
+        rows = np.flatnonzero(quick >= self._quick[query].min() - self._margin[query])
+        self._positions[query] = np.concatenate([self._positions[query], rows + self._seen])
+        self._scores[query] = np.concatenate([self._scores[query], self._exact(query, rows, block)])
+        if len(self._positions[query]) > _PRUNE_AT * self._k:
+            self._prune(query)
+
+    def _exact(self, query: int, rows: NDArray[np.int64], block: Block) -> NDArray[np.float64]:
+        found = np.zeros(len(rows))
+        for weight, asked, part in zip(self._question.weights[query], self._question.vectors, block, strict=True):
+            wide = asked[query].astype(np.float64)
+            for some in _pieces(rows, _PAIR_BYTES // (8 * len(wide))):
+                # A sum over each row's own products: a matrix product would round by what else is in it.
+                found[some] += weight * (part[rows[some]] * wide).sum(axis=1)
+        return found
+
+    def _prune(self, query: int) -> None:
+        order = np.lexsort((self._positions[query], -self._scores[query]))[: self._k]
+        self._positions[query] = self._positions[query][order]
+        self._scores[query] = self._scores[query][order]
+
+    def best(self) -> Best:
+        """The best rows of all that were seen."""
+        for query in range(len(self._positions)):
+            self._prune(query)
+        if not self._positions:
+            return Best(positions=np.empty((0, 0), np.int64), scores=np.empty((0, 0)))
+        return Best(positions=np.stack(self._positions), scores=np.stack(self._scores))
+
+
+def moments(question: Question, blocks: Iterable[Block]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each model's scores over all rows, (queries, models) each; weights are not used."""
+    shape = question.weights.shape
+    count, total, squares = 0, np.zeros(shape), np.zeros(shape)
+    for block in blocks:
+        count += len(block[0])
+        for model, (asked, part) in enumerate(zip(question.vectors, block, strict=True)):
+            scores = (asked @ part.T).astype(np.float64)
+            total[:, model] += scores.sum(axis=1)
+            squares[:, model] += np.square(scores).sum(axis=1)
+    mean = total / max(1, count)
+    return mean, np.sqrt(np.maximum(0.0, squares / max(1, count) - np.square(mean)))
+
+
+def _pieces(rows: NDArray[np.int64], size: int) -> Iterator[slice]:
+    for start in range(0, len(rows), max(1, size)):
+        yield slice(start, start + max(1, size))
