@@ -1,0 +1,269 @@
+"""A finished run, opened to be searched: the same models, prompts and fusion as made it.
+
+    run = soloist.open_run("run")
+    for hit in run.search("how is a device given back?", k=5):
+        print(hit.score, hit.id, hit.text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.errors import ConfigError, OutputError
+from soloist.config import FusionConfig
+from soloist.fusion import Fitted, FusionPlan, Member, fuse, plan_fusion
+from soloist.retrieval.exact import Best, Block, Question, moments, search
+from soloist.retrieval.places import Places, RunVectors
+from soloist.retrieval.queries import QueryEncoders
+from soloist.retrieval.ranking import RRF_DEPTH, reciprocal_ranks
+from soloist.retrieval.run_record import RunRecord, read_record
+from soloist.stores import RunFolder
+from soloist.types import Chunk, Hit
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+QueryFusion = Literal["rrf", "standardised"]
+FUSED = "fused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class By:
+    """What ranks the chunks: one model's vectors, the fused ones, or several models' rankings or scores together.
+
+    `weights` are the models' in a fusion at query time; empty weighs as the run does, or all alike.
+    """
+
+    model: str | None = None
+    fusion: QueryFusion | Literal["fused"] | None = None
+    weights: Mapping[str, float] | None = None
+
+    def __str__(self) -> str:
+        return self.model or self.fusion or FUSED
+
+
+class OpenedRun:
+    """A finished run. Reading it changes nothing; a run that is changed meanwhile has to be opened again.
+
+    Raises:
+        OutputError: on opening, there is no finished run, or its files cannot be read.
+    """
+
+    def __init__(self, path: str | Path, *, catalogue: str | Path | None = None) -> None:
+        self._folder = RunFolder.open(Path(path))
+        self._record = read_record(self._folder)
+        self._encoders = QueryEncoders(
+            self._record.config, self._record.models, Path(catalogue) if catalogue is not None else None
+        )
+        self._places: dict[tuple[str, ...], Places] = {}
+        self._vectors: dict[tuple[tuple[str, ...], str], RunVectors] = {}
+        self._fit: Fitted | None = None
+
+    @property
+    def record(self) -> RunRecord:
+        """What run.json says of it."""
+        return self._record
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models, in the order of their passes."""
+        return tuple(self._record.models)
+
+    @property
+    def collections(self) -> tuple[str, ...]:
+        """The collections that have chunks."""
+        return self._record.collections
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was found out about queries so far, e.g. that one was cut."""
+        return self._encoders.notices
+
+    @overload
+    def search(self, queries: str, k: int = 10, *, by: By | None = None, collections: Sequence[str] = ()) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self, queries: Sequence[str], k: int = 10, *, by: By | None = None, collections: Sequence[str] = ()
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self,
+        queries: str | Sequence[str],
+        k: int = 10,
+        *,
+        by: By | None = None,
+        collections: Sequence[str] = (),
+    ) -> list[Hit] | list[list[Hit]]:
+        """The `k` best chunks for a query, or for each of several, which are one pass over the vectors.
+
+        Without `by` the fused vectors rank, or those of the only model. Without collections all are searched.
+
+        Raises:
+            ConfigError: a query is empty, `k` is more than there are chunks, or the run has no such model, collection
+                or fusion; or a model on this machine is not the one that made the run.
+        """
+        texts = [queries] if isinstance(queries, str) else list(queries)
+        best = self.rank(texts, k, by=by or self.default, collections=collections)
+        places = self.places(collections)
+        found = [self._hits(places, *each) for each in zip(best.positions, best.scores, strict=True)]
+        return found[0] if isinstance(queries, str) else found
+
+    def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Best:
+        """The positions and scores of the `k` best rows for each query, without their texts; see `search`."""
+        _require_queries(queries)
+        places = self.places(collections)
+        if not 1 <= k <= places.rows:
+            raise ConfigError(f"k is {k}, but there are {places.rows} chunks to find: give a k from 1 to {places.rows}")
+        if by.model is not None:
+            return search(Question.of([self.encode(by.model, queries)]), self._blocks([by.model], collections), k)
+        if by.fusion == "rrf":
+            return self._by_ranks(queries, k, by, collections)
+        if by.fusion == "standardised":
+            return self._by_scores(queries, k, by, collections)
+        return search(Question.of([self.encode_fused(queries)]), self._blocks([FUSED], collections), k)
+
+    @property
+    def default(self) -> By:
+        """The fused vectors, or the only model.
+
+        Raises:
+            ConfigError: the run has several models and no fused vectors.
+        """
+        if self._record.fusion is not None:
+            return By(fusion="fused")
+        if len(self.models) == 1:
+            return By(model=self.models[0])
+        raise ConfigError(
+            f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}, or a fusion at query time"
+        )
+
+    def encode(self, model: str, queries: Sequence[str]) -> Vectors:
+        """The queries as a model sees them, (queries, dim) unit float32."""
+        if model not in self._record.models:
+            raise ConfigError(f"the run has no model {model}: choose one of {', '.join(self.models)}")
+        return self._encoders.encode(model, queries)
+
+    def encode_fused(self, queries: Sequence[str]) -> Vectors:
+        """The queries' fused vectors, by the run's own fusion."""
+        plan = self.fusion_plan
+        parts = [self.encode(model, queries) for model in plan.models]
+        return fuse(plan, parts, fitted=self.fit)
+
+    @property
+    def fusion_plan(self) -> FusionPlan:
+        """The run's own fusion.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if self._record.fusion is None:
+            raise ConfigError(
+                f"the run has no fused vectors, it was made with fusion none: choose one of {', '.join(self.models)}"
+            )
+        return self._record.fusion
+
+    @property
+    def fit(self) -> Fitted | None:
+        """The matrices of a fusion that has any."""
+        if self.fusion_plan.needs_fit and self._fit is None:
+            self._fit = self._folder.read_fit(self.fusion_plan)
+        return self._fit
+
+    @property
+    def members(self) -> list[Member]:
+        """The models as a fusion sees them."""
+        return [Member(name=model.name, dim=model.dim) for model in self._record.models.values()]
+
+    def places(self, collections: Sequence[str] = ()) -> Places:
+        """The rows of some collections, or of all.
+
+        Raises:
+            ConfigError: the run has no such collection.
+        """
+        chosen = self._chosen(collections)
+        if chosen not in self._places:
+            self._places[chosen] = Places(self._folder, chosen)
+        return self._places[chosen]
+
+    def vectors(self, name: str, collections: Sequence[str] = ()) -> RunVectors:
+        """The vectors of all rows by a model, or the fused ones, whose name is `fused`."""
+        key = (self._chosen(collections), name)
+        if key not in self._vectors:
+            self._vectors[key] = self.places(collections).vectors(
+                self._folder.fused_file
+                if name == FUSED
+                else lambda collection, shard: self._folder.vectors_file(collection, name, shard)
+            )
+        return self._vectors[key]
+
+    def chunks(self, collection: str, shard: int) -> list[Chunk]:
+        """The chunks of a shard."""
+        return self._folder.read_chunks(collection, shard)
+
+    def weights(self, by: By) -> list[float]:
+        """The models' weights in a fusion at query time, in their order.
+
+        Raises:
+            ConfigError: weights of other models, or that are no weights.
+        """
+        fusion = self._record.fusion
+        if by.weights:
+            plan = plan_fusion(FusionConfig(weights=by.weights), self.members)
+            assert plan is not None
+            return list(plan.weights)
+        return list(fusion.weights) if fusion is not None else [1 / len(self.models)] * len(self.models)
+
+    def _by_ranks(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
+        depth = min(self.places(collections).rows, max(k, RRF_DEPTH))
+        rankings = [self.rank(queries, depth, by=By(model=model), collections=collections) for model in self.models]
+        return reciprocal_ranks(rankings, self.weights(by), k)
+
+    def _by_scores(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
+        """Each model's cosines as multiples of their own standard deviation over all rows, added up by weight.
+
+        What their mean takes away is the same for every row and ranks nothing.
+        """
+        question = Question.of([self.encode(model, queries) for model in self.models], self.weights(by))
+        mean, deviation = moments(question, self._blocks(self.models, collections))
+        weights = question.weights / np.maximum(deviation, np.finfo(np.float32).tiny)
+        best = search(Question(vectors=question.vectors, weights=weights), self._blocks(self.models, collections), k)
+        return Best(positions=best.positions, scores=best.scores - (mean * weights).sum(axis=1)[:, None])
+
+    def _blocks(self, names: Sequence[str], collections: Sequence[str]) -> Iterator[Block]:
+        return zip(*(self.vectors(name, collections).blocks() for name in names), strict=True)
+
+    def _chosen(self, collections: Sequence[str]) -> tuple[str, ...]:
+        for name in collections:
+            if name not in self.collections:
+                raise ConfigError(f"the run has no collection {name}: choose of {', '.join(self.collections)}")
+        return tuple(collections) or self.collections
+
+    def _hits(self, places: Places, positions: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
+        found: list[Hit] = []
+        shards: dict[tuple[str, int], list[Chunk]] = {}
+        for rank, (position, score) in enumerate(zip(positions.tolist(), scores.tolist(), strict=True), start=1):
+            place = places.place(position)
+            key = place.collection, place.shard
+            if key not in shards:
+                shards[key] = self.chunks(*key)
+            chunk = shards[key][place.row]
+            found.append(
+                Hit(
+                    rank=rank, score=score, collection=place.collection, id=chunk.id, text=chunk.text,
+                    metadata=chunk.metadata,
+                )
+            )  # fmt: skip
+        return found
+
+
+def _require_queries(queries: Sequence[str]) -> None:
+    if not queries:
+        raise ConfigError("there is no query: ask something")
+    for query in queries:
+        if not query.strip():
+            raise ConfigError("a query is empty: ask something")

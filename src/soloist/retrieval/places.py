@@ -1,0 +1,112 @@
+"""Which chunk a row is: the shards of a run, one behind the other. Knows the manifest; reads vectors as views of files."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from soloist.errors import OutputError
+from soloist.stores import RunFolder
+from soloist.stores.mapped import MappedVectors
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+# Rows that are scored at a time: scores of 1,000 queries take 16 MB.
+BLOCK_ROWS = 4_096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One row of a run."""
+
+    collection: str
+    shard: int
+    row: int
+
+
+class Places:
+    """The rows of some collections of a finished run, in the order of collections, shards and rows."""
+
+    def __init__(self, folder: RunFolder, collections: Sequence[str]) -> None:
+        records = folder.manifest.read().values()
+        rows = {(each.collection, each.shard): each.rows for each in records if each.kind == "chunks"}
+        self._folder = folder
+        self._shards = [
+            (collection, shard) for collection in collections for shard in sorted(s for c, s in rows if c == collection)
+        ]
+        self._starts = [0, *itertools.accumulate(rows[each] for each in self._shards)]
+
+    @property
+    def shards(self) -> Sequence[tuple[str, int]]:
+        """Collection and index of each shard."""
+        return self._shards
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self._starts[-1]
+
+    def place(self, position: int) -> Place:
+        """Where a row lies."""
+        number = bisect_right(self._starts, position) - 1
+        collection, shard = self._shards[number]
+        return Place(collection=collection, shard=shard, row=position - self._starts[number])
+
+    def ids(self) -> Iterator[tuple[str, str]]:
+        """Collection and id of every row, in order."""
+        for collection, shard in self._shards:
+            for each in self._folder.read_ids(collection, shard):
+                yield collection, each
+
+    def vectors(self, files: Callable[[str, int], str]) -> RunVectors:
+        """The vectors of all rows, in the files that `files(collection, shard)` names inside the folder.
+
+        Raises:
+            OutputError: a file is missing or damaged, or has other rows.
+        """
+        return RunVectors(
+            [
+                _open(self._folder, files(collection, shard), end - start)
+                for (collection, shard), start, end in zip(self._shards, self._starts, self._starts[1:], strict=False)
+            ]
+        )
+
+
+class RunVectors:
+    """The vectors of all rows by one model, or fused; nothing of them is in memory until it is asked for."""
+
+    def __init__(self, files: Sequence[MappedVectors]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return sum(file.rows for file in self._files)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What a row takes on the disk."""
+        return self._files[0].row_bytes if self._files else 0
+
+    def blocks(self) -> Iterator[Vectors]:
+        """The rows in order, (up to `BLOCK_ROWS`, dim) float32 each; the blocks of a run's models have the same rows.
+
+        Raises:
+            OutputError: a file has changed since it was opened, or is gone.
+        """
+        for file in self._files:
+            with file.mapped() as rows:
+                for start in range(0, file.rows, BLOCK_ROWS):
+                    yield rows(start, min(file.rows, start + BLOCK_ROWS))
+
+
+def _open(folder: RunFolder, name: str, rows: int) -> MappedVectors:
+    file = MappedVectors.open(folder.path / name)
+    if file.rows != rows:
+        raise OutputError(
+            f"{folder.path / name} has {file.rows} rows for {rows} chunks: give the command that made the run again"
+        )
+    return file

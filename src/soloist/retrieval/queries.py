@@ -1,0 +1,98 @@
+"""Queries to vectors, by the very models that made a run. Knows models and encoders; nothing of where vectors lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soloist.config import RunConfig
+from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.errors import ConfigError, EncodingError
+from soloist.models.catalogue import resolve
+from soloist.models.loading import StagedModel, stage
+from soloist.models.spec import ModelSpec
+from soloist.models.user_catalogue import load_catalogue
+from soloist.retrieval.run_record import ModelRecord
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+# Tokens in a batch of queries, which are short.
+_BATCH_TOKENS = 2_048
+
+
+class QueryEncoders:
+    """Encoders for the query side of a run's models, on the CPU; each is loaded when it is first asked for.
+
+    `catalogue` is a file of models of one's own, for where those of the run lie elsewhere on this machine.
+    """
+
+    def __init__(self, config: RunConfig, models: Mapping[str, ModelRecord], catalogue: Path | None = None) -> None:
+        self._config = config
+        self._models = models
+        self._catalogue = catalogue
+        self._encoders: dict[str, Encoder] = {}
+        self._notices: dict[str, None] = {}
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Which queries were cut, in a sentence each."""
+        return tuple(self._notices)
+
+    def encode(self, model: str, texts: Sequence[str]) -> Vectors:
+        """The queries as this model sees them, its query prompt before each; (texts, dim) unit float32.
+
+        Raises:
+            ConfigError: the model of that name here is not the one that made the run.
+            ModelLoadError: it cannot be loaded.
+            EncodingError: a query has no vector, e.g. because the model knows none of its words.
+        """
+        encoder = self._encoders.get(model)
+        if encoder is None:
+            encoder = self._encoders[model] = self._load(self._models[model])
+        return self._encode(encoder, texts)
+
+    def _load(self, record: ModelRecord) -> Encoder:
+        spec = self._spec(record)
+        staged = stage(dataclasses.replace(spec, revision=record.revision or spec.revision), record.dtype)
+        _require_same(staged, record)
+        # A query is a document with another prompt.
+        return Encoder(dataclasses.replace(staged, document_prompt=record.query_prompt), packs=True)
+
+    def _encode(self, encoder: Encoder, texts: Sequence[str]) -> Vectors:
+        tokenized = encoder.tokenize(texts)
+        for text, dropped in zip(texts, tokenized.dropped, strict=True):
+            if dropped:
+                name, limit = encoder.staged.spec.name, encoder.staged.max_tokens
+                self._notices[f"{name} reads {limit} tokens of a query: {dropped} of {text[:40]!r} were cut"] = None
+        found = np.zeros((len(texts), encoder.staged.dim), dtype=np.float32)
+        for batch in encoder.plan(tokenized, lambda length: max(1, _BATCH_TOKENS // max(1, length))):
+            vectors = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
+            found[list(batch.rows)] = vectors[: len(batch.rows)]
+        vectors, bad = unit_rows(found)
+        if bad:
+            raise EncodingError(
+                f"{encoder.staged.spec.name} gives the query {texts[bad[0]]!r} no vector: ask in other words, or another model"
+            )
+        return vectors
+
+    def _spec(self, record: ModelRecord) -> ModelSpec:
+        path = self._catalogue or self._config.catalogue
+        catalogue = load_catalogue(path if path is not None and path.is_file() else None)
+        names = [record.name, *self._config.models]
+        for name in names if record.name in catalogue else names[1:]:
+            spec = resolve(name, catalogue)
+            if spec.name == record.name:
+                return spec
+        return resolve(record.name, catalogue)
+
+
+def _require_same(staged: StagedModel, record: ModelRecord) -> None:
+    if staged.fingerprint != record.fingerprint:
+        raise ConfigError(
+            f"{record.name} on this machine is not the model that made the run (its weights, prompts or limits are "
+            "others): give --catalogue with the folder of that one, or run again into a new folder"
+        )

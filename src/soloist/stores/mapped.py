@@ -1,0 +1,73 @@
+"""The vectors of a file as they lie in it: read by the operating system as they are looked at, and dropped by it again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from soloist.errors import OutputError
+from soloist.stores.rows import Column, Version, vector_column, version_of
+from soloist.stores.tables import read_errors, read_table, table_matrix
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MappedVectors:
+    """A file of vectors, as it was when it was opened. Of another writer's file, whose values lie otherwise, `column` is
+    None and the file is read whole.
+    """
+
+    path: Path
+    rows: int
+    dim: int
+    row_bytes: int
+    column: Column | None
+    version: Version
+
+    @classmethod
+    def open(cls, path: Path) -> MappedVectors:
+        """Find out where the vectors lie.
+
+        Raises:
+            OutputError: the file is missing or damaged, or has no vectors.
+        """
+        with read_errors(path), path.open("rb") as file:
+            version = version_of(file)
+            with pq.ParquetFile(file) as parquet:
+                kind = parquet.schema_arrow.field("vector").type
+                column = vector_column(file, parquet.metadata, parquet.schema_arrow)
+                return cls(
+                    path=path, rows=parquet.metadata.num_rows, dim=kind.list_size,
+                    row_bytes=kind.list_size * kind.value_type.bit_width // 8, column=column, version=version,
+                )  # fmt: skip
+
+    @contextlib.contextmanager
+    def mapped(self) -> Iterator[Callable[[int, int], Vectors]]:
+        """Within this, `rows(start, end)` are those rows, (end - start, dim) float32; a view where they are stored so.
+
+        Raises:
+            OutputError: the file has changed since it was opened, or is gone.
+        """
+        with read_errors(self.path), self.path.open("rb") as file:
+            if version_of(file) != self.version:
+                raise OutputError(f"{self.path} has changed since the run was opened: open the run again")
+            if self.column is None:
+                whole = table_matrix(read_table(self.path, columns=("vector",)))
+                yield lambda start, end: whole[start:end]
+                return
+            views = self.column.views(file)
+        yield lambda start, end: _rows(views, start, end)
+
+
+def _rows(views: list[tuple[int, np.ndarray[Any, Any]]], start: int, end: int) -> Vectors:
+    """Rows of views that begin at the given rows and lie one behind the other."""
+    parts = [view[max(0, start - first) : end - first] for first, view in views if first < end and first + len(view) > start]
+    found = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return found.astype(np.float32, copy=False)
