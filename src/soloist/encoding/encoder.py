@@ -203,20 +203,64 @@ class Encoder:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Computed:
+    """The vectors of a batch, which a CUDA device may still be computing."""
+
+    host: torch.Tensor
+    copied: torch.cuda.Event | None
+
+    def rows(self) -> NDArray[np.float32]:
+        """(rows, dim) float32 in host memory, once they are there.
+
+        Raises:
+            RuntimeError: the device failed at them.
+        """
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.host.numpy()
+
+
 def forward(
     module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
 ) -> NDArray[np.float32]:
     """One forward pass on `device`; (rows, dim) float32 in host memory, not yet normalised, and perhaps more rows
     behind those of the batch (see `flat_features`).
+    """
+    return begin(module, features, device, attention=attention).rows()
+
+
+def begin(
+    module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
+) -> Computed:
+    """`forward`, which on CUDA does not wait for the device: what it is given and what it gives are copied while the
+    host goes on.
 
     `attention` is what attention calls go through on the way to the device (see `ExpandGroupedHeads`).
     """
     with torch.inference_mode(), attention or contextlib.nullcontext(), packing.apart(features):
         moved = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()
+            name: _moved(value, device) if isinstance(value, torch.Tensor) else value
+            for name, value in features.items()
         }
         vectors: torch.Tensor = module(moved)["sentence_embedding"]
-        return vectors.float().cpu().numpy()
+        return _fetched(vectors.float())
+
+
+def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # from other memory a copy is no copy beside
+
+
+def _fetched(vectors: torch.Tensor) -> Computed:
+    if not vectors.is_cuda:
+        return Computed(host=vectors.cpu(), copied=None)
+    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    host.copy_(vectors, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+    return Computed(host=host, copied=copied)
 
 
 def unit_rows(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[int]]:

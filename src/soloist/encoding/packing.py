@@ -59,8 +59,26 @@ class Rows:
         return tokens[self.start : self.end].view(self.rows, self.length, *tokens.shape[1:])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Jagged:
+    """Where packed rows begin and end, as torch's jagged tensors have it: `edges` are on the device."""
+
+    edges: torch.Tensor
+    shortest: int
+    longest: int
+
+    def of(self, heads: torch.Tensor) -> torch.Tensor:
+        """(1, heads, tokens, head_dim) as a jagged (rows, heads, each row's tokens, head_dim), without a copy."""
+        tokens = heads[0].transpose(0, 1)
+        rows: torch.Tensor = torch.nested.nested_tensor_from_jagged(
+            tokens, self.edges, min_seqlen=self.shortest, max_seqlen=self.longest
+        )
+        return rows.transpose(1, 2)
+
+
 class _Packed(threading.local):
     groups: tuple[Rows, ...] | None = None
+    jagged: _Jagged | None = None
 
 
 _packed = _Packed()
@@ -96,7 +114,10 @@ def flat_features(rows: Sequence[NDArray[np.int32]], first_position: int) -> dic
 
 @contextlib.contextmanager
 def apart(features: Mapping[str, Any]) -> Iterator[None]:
-    """Within this, attention of this thread keeps the rows of these features apart, if they are packed."""
+    """Within this, attention of this thread keeps the rows of these features apart, if they are packed.
+
+    The features are the host's, before they are moved to a device.
+    """
     if "cu_seq_lens_q" not in features:
         yield
         return
@@ -104,7 +125,7 @@ def apart(features: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        _packed.groups = None
+        _packed.groups = _packed.jagged = None
 
 
 def prepare(module: SentenceTransformer) -> bool:
@@ -165,16 +186,56 @@ def _attention(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     if key.shape[1] != query.shape[1]:
         key, value = (heads.repeat_interleave(query.shape[1] // heads.shape[1], dim=1) for heads in (key, value))
+    kernel = _all_rows_at_once if query.is_cuda else _length_by_length
+    return kernel(_packed.groups, query, key, value, scaling, causal)[None], None
+
+
+def _length_by_length(
+    groups: Sequence[Rows],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    causal: bool,
+) -> torch.Tensor:
+    """Packed attention as a call for each length; (tokens, heads, head_dim)."""
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
-    for rows in _packed.groups:
+    for rows in groups:
         q, k, v = (rows.of(heads[0].transpose(0, 1)).transpose(1, 2) for heads in (query, key, value))
         kernel = _products if _prefers_products(q, causal) else _fused
         rows.of(out).copy_(kernel(q, k, v, scaling, causal))
-    return out[None], None
+    return out
+
+
+def _all_rows_at_once(
+    groups: Sequence[Rows],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    causal: bool,
+) -> torch.Tensor:
+    """Packed attention as one call over jagged rows; (tokens, heads, head_dim).
+
+    torch takes FlashAttention or, below capability 8.0 and in float32, its memory-efficient kernel: both know rows by
+    the places of their edges, and neither computes a product of two rows.
+    """
+    if _packed.jagged is None:  # the same for every layer
+        lengths = [rows.length for rows in groups]
+        edges = [0, *itertools.accumulate(rows.length for rows in groups for _ in range(rows.rows))]
+        on_device = torch.tensor(edges, dtype=torch.int32, device=query.device)
+        _packed.jagged = _Jagged(on_device, min(lengths), max(lengths))
+    jagged = _packed.jagged
+    out = scaled_dot_product_attention(
+        jagged.of(query), jagged.of(key), jagged.of(value), scale=scaling, is_causal=causal
+    )
+    tokens: torch.Tensor = out.transpose(1, 2).values()
+    return tokens
 
 
 def _prefers_products(query: torch.Tensor, causal: bool) -> bool:
-    return query.dtype == torch.bfloat16 and not causal and query.shape[2] <= _LONGEST_FOR_PRODUCTS
+    on_host = query.device.type == "cpu"
+    return on_host and query.dtype == torch.bfloat16 and not causal and query.shape[2] <= _LONGEST_FOR_PRODUCTS
 
 
 def _fused(

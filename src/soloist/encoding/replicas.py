@@ -14,6 +14,7 @@ import functools
 import gc
 import queue
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -26,7 +27,7 @@ from sentence_transformers import SentenceTransformer
 from soloist.devices.accelerator import Accelerator, run_on
 from soloist.devices.lease import error_chain, forget_frames
 from soloist.encoding.batching import halves
-from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
+from soloist.encoding.encoder import Computed, Encoder, TokenizedTexts, begin, forward, unit_rows
 from soloist.errors import BadVectorError, EncodingError, ModelTooLargeError, RowTooLargeError
 from soloist.events import BatchEncoded, BatchSplit, EventSink, Notice
 from soloist.memory.kernels import ExpandGroupedHeads
@@ -69,6 +70,14 @@ class _Lane:
     device: str
     module: SentenceTransformer
     thread: WorkerThread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Begun:
+    """A batch that a device has been given, and its vectors to come."""
+
+    batch: Batch
+    computed: Computed
 
 
 class Replicas:
@@ -169,28 +178,37 @@ class Replicas:
                 task.wait()
 
     def _serve(self, job: _Job, lane: _Lane, first: Batch) -> None:
-        """Work off batches in one lane until none is left; the body of a thread."""
+        """Work off batches in one lane until none is left; the body of a thread.
+
+        The device has the next batch before it is asked for the vectors of the last, where it computes beside the host.
+        """
+        begun: deque[_Begun] = deque()
         try:
             with run_on(lane.device):
                 batch: Batch | None = first
                 while batch is not None and not job.stop.is_set():
-                    self._work_off(job, lane, batch)
+                    self._work_off(job, lane, batch, begun)
                     batch = _next(job.batches)
+                while begun:
+                    self._collect(job, lane, begun.popleft())
         except BaseException:
             job.stop.set()
+            begun.clear()
             raise
 
-    def _work_off(self, job: _Job, lane: _Lane, batch: Batch) -> None:
-        """Encode a batch, in halves for as long as the device has no room for more."""
+    def _work_off(self, job: _Job, lane: _Lane, batch: Batch, begun: deque[_Begun]) -> None:
+        """Begin a batch, in halves for as long as the device has no room for more, and collect those before it."""
         device = lane.device
         pending = [batch]
         while pending and not job.stop.is_set():
             current = pending.pop()
-            complaint = self._attempt(job, lane, current)
+            complaint = self._attempt(job, lane, current, begun)
             if complaint is None:
-                job.count(device, len(current.rows))
-                self._sink.emit(BatchEncoded(model=self._staged.spec.name, device=device, rows=len(current.rows)))
+                while len(begun) >= self._accelerator.batches_in_flight:
+                    self._collect(job, lane, begun.popleft())
                 continue
+            while begun:
+                self._collect(job, lane, begun.popleft())
             gc.collect()
             self._accelerator.empty_cache(device)
             if len(current.rows) == 1:
@@ -205,23 +223,34 @@ class Replicas:
             )
             pending += reversed(halves(current))
 
-    def _attempt(self, job: _Job, lane: _Lane, batch: Batch) -> str | None:
-        """None after a success; else what the device said when it ran out of memory.
+    def _attempt(self, job: _Job, lane: _Lane, batch: Batch, begun: deque[_Begun]) -> str | None:
+        """None where the batch has begun; else what the device said when it ran out of memory.
 
         The error is dropped before this returns: while it lives, so do the tensors of its frames.
         """
         try:
             features = self._encoder.collate(job.tokenized, batch)
-            vectors = forward(lane.module, features, lane.device, attention=self._attention())
-            job.vectors[list(batch.rows)] = vectors[: len(batch.rows)]
+            computed = begin(lane.module, features, lane.device, attention=self._attention())
+            begun.append(_Begun(batch=batch, computed=computed))
             return None
         except Exception as exc:
             if is_out_of_memory(exc):
                 return str(exc)
-            forget_frames(error_chain(exc))
-            raise EncodingError(
-                f"{self._staged.spec.name} failed on {lane.device}: {type(exc).__name__}: {exc}"
-            ) from exc
+            raise self._failed(lane, exc) from exc
+
+    def _collect(self, job: _Job, lane: _Lane, done: _Begun) -> None:
+        """Put the vectors of a batch into their rows."""
+        rows = done.batch.rows
+        try:
+            job.vectors[list(rows)] = done.computed.rows()[: len(rows)]
+        except Exception as exc:  # on CUDA the errors of kernels come now
+            raise self._failed(lane, exc) from exc
+        job.count(lane.device, len(rows))
+        self._sink.emit(BatchEncoded(model=self._staged.spec.name, device=lane.device, rows=len(rows)))
+
+    def _failed(self, lane: _Lane, error: Exception) -> EncodingError:
+        forget_frames(error_chain(error))
+        return EncodingError(f"{self._staged.spec.name} failed on {lane.device}: {type(error).__name__}: {error}")
 
     def _attention(self) -> ExpandGroupedHeads | None:
         """A mode of its own for each pass, since it keeps state while it is entered."""
