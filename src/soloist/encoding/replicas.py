@@ -9,13 +9,14 @@ a replica is its own module tree around copied tensors, so giving it back is for
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import gc
 import queue
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -80,6 +81,11 @@ class _Begun:
     computed: Computed
 
 
+# What lanes may compute together: at bge-m3's widest, 4,096 float32 a token, 65,536 tokens take 1.1 GB.
+_TOKENS_IN_FLIGHT = 65_536
+_TOKENS_IN_FLIGHT_PER_LANE = 4_096
+
+
 class Replicas:
     """A model on every device of an accelerator, as a context manager inside a lease.
 
@@ -97,40 +103,45 @@ class Replicas:
         # Always the same threads: a matrix library has a workspace for each thread on a device.
         self._lanes: list[_Lane] = []
         self._host_threads = torch.get_num_threads()
+        most = max(_TOKENS_IN_FLIGHT, _TOKENS_IN_FLIGHT_PER_LANE * accelerator.lanes)
+        # Lanes share a memory that nothing is planned for; a static model takes next to none of it.
+        self._in_flight = _InFlight(most) if accelerator.lanes > 1 and not staged.is_static else None
 
     def __enter__(self) -> Replicas:
         """Put one replica on each device."""
+        self._host_threads = torch.get_num_threads()
         try:
             for device in self._accelerator.devices:
                 self._modules[device] = self._replica(device)
+            for device in self._modules:
+                self._add_lanes(device)
         except BaseException:
-            self._modules.clear()
+            self._forget()
             raise
-        self._host_threads = torch.get_num_threads()
-        self._lanes = [lane for device in self._modules for lane in self._lanes_of(device)]
         return self
 
-    def _lanes_of(self, device: str) -> list[_Lane]:
+    def _add_lanes(self, device: str) -> None:
         count = self._accelerator.lanes
         module = self._modules[device]
         if count == 1:
-            return [_Lane(device=device, module=module, thread=WorkerThread(f"soloist-{device}"))]
-        # Trees of their own: a module may keep state while it computes.
-        lanes = [
-            _Lane(device=device, module=_twin(module), thread=WorkerThread(f"soloist-{device}-{number}"))
-            for number in range(count)
-        ]
-        for lane in lanes:
+            self._lanes.append(_Lane(device=device, module=module, thread=WorkerThread(f"soloist-{device}")))
+            return
+        for number in range(count):
+            # Trees of their own: a module may keep state while it computes.
+            lane = _Lane(device=device, module=_twin(module), thread=WorkerThread(f"soloist-{device}-{number}"))
+            self._lanes.append(lane)
             lane.thread.submit(functools.partial(torch.set_num_threads, 1)).result()
-        return lanes
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Forget the replicas, once every thread has let go of them."""
+        self._forget()
+
+    def _forget(self) -> None:
         for lane in self._lanes:
             lane.thread.close()
-        if len(self._lanes) > len(self._modules):
+        if self._accelerator.lanes > 1:
             torch.set_num_threads(self._host_threads)  # a lane's number is that of every thread that begins later
         self._lanes.clear()
         self._modules.clear()
@@ -151,6 +162,8 @@ class Replicas:
             vectors=np.zeros((len(ids), self._staged.dim), dtype=np.float32),
             rows_per_device=dict.fromkeys(self._modules, 0),
         )
+        if self._accelerator.lanes > 1:  # on one device a batch's size is part of the plan
+            batches = _spread(batches, len(self._lanes))
         # Each lane begins with a batch of its own: none stays idle because another thread woke up first.
         first = list(batches[: len(self._lanes)])
         for batch in batches[len(first) :]:
@@ -230,7 +243,8 @@ class Replicas:
         """
         try:
             features = self._encoder.collate(job.tokenized, batch)
-            computed = begin(lane.module, features, lane.device, attention=self._attention())
+            with self._in_flight.of(batch) if self._in_flight is not None else contextlib.nullcontext():
+                computed = begin(lane.module, features, lane.device, attention=self._attention())
             begun.append(_Begun(batch=batch, computed=computed))
             return None
         except Exception as exc:
@@ -307,6 +321,41 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def _spread(batches: Sequence[Batch], lanes: int) -> Sequence[Batch]:
+    """The largest batches in halves until there is one for each lane, or only single rows are left."""
+    found = list(batches)
+    while 0 < len(found) < lanes:
+        largest = max(found, key=lambda batch: batch.padded_tokens if len(batch.rows) > 1 else 0)
+        if len(largest.rows) == 1:
+            break
+        found.remove(largest)
+        found += halves(largest)
+    return found
+
+
+class _InFlight:
+    """The tokens that lanes compute together, so that the memory of a host with many cores is enough for long rows."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tokens = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def of(self, batch: Batch) -> Iterator[None]:
+        """Hold a batch's tokens, once there is room for them or nobody else holds any."""
+        tokens = batch.padded_tokens
+        with self._changed:
+            self._changed.wait_for(lambda: not self._tokens or self._tokens + tokens <= self._most)
+            self._tokens += tokens
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._tokens -= tokens
+                self._changed.notify_all()
 
 
 def _next(batches: queue.SimpleQueue[Batch]) -> Batch | None:

@@ -146,9 +146,9 @@ class _Run:
         )  # fmt: skip
         if any(pending(each, stage, ListSink()) for each in plan.passes) or _unfused(fusion, fingerprints, stage):
             folder.reopen()
-        if config.dtype == "auto-fast" and accelerator.kind == "cpu":
-            tell_deviations(plan.passes, stage, sink)
         with self._told(sink):
+            if accelerator.kind == "cpu":
+                tell_deviations(config.dtype, plan.passes, stage, sink)
             for each in plan.passes:
                 _run_pass(each, stage, config, sink)
         if fusion is not None:
