@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer
 from torch.overrides import TorchFunctionMode
 
 from soloist.encoding import packing
@@ -68,6 +69,8 @@ class Encoder:
             raise ModelLoadError(
                 f"{staged.spec.name} has a tokenizer without a pad token: set pad_token in its tokenizer_config.json"
             )
+        # Of a fast tokenizer: its Rust part. A static model's tokenizer is one itself, and adds no special tokens.
+        self._backend: Tokenizer | None = None if staged.is_static else getattr(self._tokenizer, "_tokenizer", None)
         with _tokenizing:
             probe = staged.module.preprocess(["a"], prompt=staged.document_prompt or None)
         self._tensor_names = {name for name, value in probe.items() if isinstance(value, torch.Tensor)}
@@ -105,14 +108,9 @@ class Encoder:
             return TokenizedTexts(ids=(), dropped=())
         prompted = [self._staged.document_prompt + text for text in texts]
         with _tokenizing:
-            whole = self._ids(prompted, limit=None)
-            limit = self._staged.max_tokens
-            long = [row for row, ids in enumerate(whole) if limit is not None and len(ids) > limit]
-            cut = dict(zip(long, self._ids([prompted[row] for row in long], limit=limit), strict=True)) if long else {}
-        return TokenizedTexts(
-            ids=tuple(np.asarray(cut.get(row, ids), dtype=np.int32) for row, ids in enumerate(whole)),
-            dropped=tuple(len(ids) - len(cut[row]) if row in cut else 0 for row, ids in enumerate(whole)),
-        )
+            if self._backend is not None:
+                return self._in_one_pass(self._backend, prompted)
+            return self._in_two_passes(prompted)
 
     def plan(
         self, tokenized: TokenizedTexts, rows_for: RowsFor, fills: Callable[[int], bool] = lambda padded_length: False
@@ -163,6 +161,32 @@ class Encoder:
     def _try_packed(self, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         features = {**self._constants, **self._packed(rows)}
         return forward(self._staged.module, features, "cpu")[: len(rows)]
+
+    def _in_one_pass(self, backend: Tokenizer, texts: Sequence[str]) -> TokenizedTexts:
+        """What the limit cuts off comes along, in pieces that have special tokens of their own."""
+        limit = self._staged.max_tokens
+        backend.no_padding()
+        if limit is None:
+            backend.no_truncation()
+        else:
+            backend.enable_truncation(limit, strategy="longest_first", direction=self._tokenizer.truncation_side)
+        added = self._tokenizer.num_special_tokens_to_add(pair=False)
+        encoded = backend.encode_batch_fast(texts)
+        return TokenizedTexts(
+            ids=tuple(np.asarray(row.ids, dtype=np.int32) for row in encoded),
+            dropped=tuple(sum(len(piece) - added for piece in row.overflowing) for row in encoded),
+        )
+
+    def _in_two_passes(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Whole, and those that are too long once more: for tokenizers that say nothing of what they cut off."""
+        whole = self._ids(texts, limit=None)
+        limit = self._staged.max_tokens
+        long = [row for row, ids in enumerate(whole) if limit is not None and len(ids) > limit]
+        cut = dict(zip(long, self._ids([texts[row] for row in long], limit=limit), strict=True)) if long else {}
+        return TokenizedTexts(
+            ids=tuple(np.asarray(cut.get(row, ids), dtype=np.int32) for row, ids in enumerate(whole)),
+            dropped=tuple(len(ids) - len(cut[row]) if row in cut else 0 for row, ids in enumerate(whole)),
+        )
 
     def _ids(self, texts: Sequence[str], *, limit: int | None) -> list[list[int]]:
         if self._staged.is_static:
