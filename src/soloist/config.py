@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from soloist.errors import ConfigError
-from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput
+from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,13 +75,14 @@ class FusionConfig:
 class RunConfig:
     """One run: which chunks, through which models, on what, into which folder.
 
-    `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a
-    batch (None: the device kind's own); `lease_timeout_seconds` is how long to wait for devices
-    that another process holds (None: as long as it takes). `lock_dir` stands for the machine: processes that
-    name the same one respect each other's leases. `cache_dir` keeps what runs measure for later plans (None: the
-    user's cache folder). With `isolation="process"` each pass runs in a process of its own, at whose end
-    the driver has the whole of its memory back, contexts included. After `stop_after` seconds (or a duration such as
-    "8h30m") the run ends with the shard in work; the same config goes on with it. `reuse` names other runs whose
+    `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a batch (None: the
+    device kind's own); `lease_timeout_seconds` is how long to wait for devices that another process holds (None: as
+    long as it takes). `lock_dir` stands for the machine: processes that name the same one respect each other's
+    leases. `cache_dir` keeps what runs measure for later plans (None: the user's cache folder). With
+    `isolation="process"` each pass runs in a process of its own, at whose end the driver has the whole of its
+    memory back, contexts included. `packing` says where rows lie one behind the other without padding: `auto` on
+    the CPU, `on` on devices too, for the models that allow for it. After `stop_after` seconds (or a duration such
+    as "8h30m") the run ends with the shard in work; the same config goes on with it. `reuse` names other runs whose
     vectors of the same texts by the same models are taken over. A path may be given as a string, models and
     collections as any sequence of strings; they become what the fields say.
 
@@ -104,6 +105,7 @@ class RunConfig:
     lease_timeout_seconds: float | None = None
     cache_dir: Path | None = None
     isolation: Isolation = "allocator"
+    packing: Packing = "auto"
     stop_after: float | None = None
     reuse: tuple[Path, ...] = ()
 
@@ -119,6 +121,7 @@ class RunConfig:
         _require_choice("mode", self.mode, get_args(Mode))
         _require_choice("dtype", self.dtype, get_args(DTypeRequest))
         _require_choice("isolation", self.isolation, get_args(Isolation))
+        _require_choice("packing", self.packing, get_args(Packing))
         if not self.models:
             raise ConfigError("no models are named: give at least one, e.g. --models all-MiniLM-L6-v2")
         if self.token_budget is not None and self.token_budget < 1:

@@ -16,6 +16,7 @@ Isolation = Literal["allocator", "process"]
 DType = Literal["float32", "float16", "bfloat16"]
 DTypeRequest = Literal["auto", "auto-fast", "float32", "float16", "bfloat16"]
 OnBadInput = Literal["error", "skip"]
+Packing = Literal["auto", "on", "off"]
 FusionMethod = Literal["concat", "mean", "projection", "aligned-mean", "none"]
 SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"]
 

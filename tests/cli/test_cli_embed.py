@@ -53,7 +53,7 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "--dim", 64, "--dtype", "float32", "--token-budget", 500, "--on-bad-input", "skip", "--catalogue", catalogue,
         "--text-field", "text", "--id-field", "chunk_id", "--file-patterns", "*_chunks.json,other.jsonl",
         "--shard-chunks", 2, "--lease-timeout-seconds", 7.5, "--cache-dir", tmp_path / "cache",
-        "--isolation", "process", "--stop-after", "1h30m", "--reuse", other,
+        "--isolation", "process", "--packing", "on", "--stop-after", "1h30m", "--reuse", other,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert saved_config(tmp_path) == {
@@ -78,6 +78,7 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "lease_timeout_seconds": 7.5,
         "cache_dir": str(tmp_path / "cache"),
         "isolation": "process",
+        "packing": "on",
         "stop_after": 5400.0,
         "reuse": [str(other)],
     }

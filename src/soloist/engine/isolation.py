@@ -25,13 +25,12 @@ from soloist.config import RunConfig
 from soloist.devices import GpuLease, open_accelerator
 from soloist.devices.accelerator import Accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease, error_chain
-from soloist.encoding.encoder import Encoder
 from soloist.engine.feedback import Feedback
 from soloist.engine.ingest import ShardRef
 from soloist.engine.memory import plan_memory
 from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
-from soloist.engine.staging import select_models, stage_all
+from soloist.engine.staging import encoders_of, select_models, stage_all
 from soloist.engine.stopping import Stop
 from soloist.errors import EncodingError, ModelLoadError, SoloistError
 from soloist.events import Event, EventSink, LeaseReleased, ListSink, event_from_dict, event_to_dict
@@ -263,7 +262,7 @@ def _stage(config: RunConfig, each: Pass, shards: Sequence[ShardRef], accelerato
     silent = ListSink()
     specs = {name: spec for name, spec in select_models(config).items() if name in each.models}
     staged = stage_all(specs, config, accelerator, silent, stop.check)
-    encoders = {name: Encoder(model, packs=accelerator.packs_rows) for name, model in staged.items()}
+    encoders = encoders_of(staged, config, accelerator, silent)
     plan = plan_memory(config, encoders, accelerator, Feedback(config.cache_dir), silent)
     folder = RunFolder(config.out)
     return Stage(

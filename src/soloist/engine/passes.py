@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from soloist.devices import Accelerator
 from soloist.digests import text_digest
+from soloist.encoding.ahead import brought_ahead
 from soloist.encoding.encoder import Encoder, TokenizedTexts
 from soloist.encoding.replicas import EncodedShard, Replicas
 from soloist.engine.ingest import ShardRef
@@ -136,6 +137,12 @@ def pending(each: Pass, stage: Stage, sink: EventSink) -> list[tuple[ShardRef, s
     return work
 
 
+def following(each: Pass, stage: Stage) -> list[Encoder]:
+    """Those of the models of the next pass that are not of this one."""
+    later = stage.plan.passes[stage.plan.passes.index(each) + 1 :][:1]
+    return [stage.encoders[model] for one in later for model in one.models if model not in each.models]
+
+
 class _Working:
     """A pass at work: its lease and replicas, once there is something to embed, and what it has seen."""
 
@@ -189,6 +196,7 @@ class _Working:
         for model in self._each.models:
             chunks = sum(shard.rows for shard, name in self._work if name == model)
             self._sink.emit(PassStarted(model=model, devices=self._stage.accelerator.devices, chunks=chunks))
+        held.enter_context(brought_ahead(encoder.staged.module for encoder in following(self._each, self._stage)))
         return replicas
 
     def _encode(self, item: _Prepared, began: float) -> None:

@@ -26,7 +26,7 @@ from soloist.engine.memory import measured_key, plan_memory, remember
 from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
-from soloist.engine.staging import require_distinct, select_models, stage_all
+from soloist.engine.staging import encoders_of, require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
 from soloist.errors import ConfigError, LeaseTimeoutError, OutputError, RunInterruptedError, SoloistError
 from soloist.events import (
@@ -128,7 +128,7 @@ class _Run:
                 self._stop.check,
             )  # fmt: skip
             staged = stage_all(self._specs, config, accelerator, sink, self._stop.check)
-            encoders = {name: Encoder(model, packs=accelerator.packs_rows) for name, model in staged.items()}
+            encoders = encoders_of(staged, config, accelerator, sink)
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()
             _require_dtypes(folder, config, staged)
@@ -146,9 +146,9 @@ class _Run:
         )  # fmt: skip
         if any(pending(each, stage, ListSink()) for each in plan.passes) or _unfused(fusion, fingerprints, stage):
             folder.reopen()
-        if config.dtype == "auto-fast" and accelerator.kind == "cpu":
-            tell_deviations(plan.passes, stage, sink)
         with self._told(sink):
+            if accelerator.kind == "cpu":
+                tell_deviations(config.dtype, plan.passes, stage, sink)
             for each in plan.passes:
                 _run_pass(each, stage, config, sink)
         if fusion is not None:

@@ -199,7 +199,9 @@ def _model_plan(
     counts = found.counts[known.spec.name]
     name, limit = known.spec.name, known.settings.max_tokens
     median, longest = (max(1, counts.quantile(share)) for share in (0.5, 1.0))
-    pad = (lambda length: length) if known.blueprint.is_static else (lambda length: bucket(length, limit))
+    # Without its weights nobody knows whether a model's rows can be packed on the CPU: as a rule they can.
+    packs = known.blueprint.is_static or accelerator.packs_rows
+    pad = (lambda length: length) if packs else (lambda length: bucket(length, limit))
     padded = sum(pad(length) * rows for length, rows in counts.kept.items())
     tokens = sum(length * rows for length, rows in counts.kept.items())
     limits = plans[mode].limits[name]
