@@ -120,12 +120,12 @@ class OpenedRun:
         if not 1 <= k <= places.rows:
             raise ConfigError(f"k is {k}, but there are {places.rows} chunks to find: give a k from 1 to {places.rows}")
         if by.model is not None:
-            return search(Question.of([self.encode(by.model, queries)]), self._blocks([by.model], collections), k)
+            return search(Question.of([self.encode(by.model, queries)]), self.blocks([by.model], collections), k)
         if by.fusion == "rrf":
             return self._by_ranks(queries, k, by, collections)
         if by.fusion == "standardised":
             return self._by_scores(queries, k, by, collections)
-        return search(Question.of([self.encode_fused(queries)]), self._blocks([FUSED], collections), k)
+        return search(Question.of([self.encode_fused(queries)]), self.blocks([FUSED], collections), k)
 
     @property
     def default(self) -> By:
@@ -229,12 +229,13 @@ class OpenedRun:
         What their mean takes away is the same for every row and ranks nothing.
         """
         question = Question.of([self.encode(model, queries) for model in self.models], self.weights(by))
-        mean, deviation = moments(question, self._blocks(self.models, collections))
+        mean, deviation = moments(question, self.blocks(self.models, collections))
         weights = question.weights / np.maximum(deviation, np.finfo(np.float32).tiny)
-        best = search(Question(vectors=question.vectors, weights=weights), self._blocks(self.models, collections), k)
+        best = search(Question(vectors=question.vectors, weights=weights), self.blocks(self.models, collections), k)
         return Best(positions=best.positions, scores=best.scores - (mean * weights).sum(axis=1)[:, None])
 
-    def _blocks(self, names: Sequence[str], collections: Sequence[str]) -> Iterator[Block]:
+    def blocks(self, names: Sequence[str], collections: Sequence[str] = ()) -> Iterator[Block]:
+        """The vectors by each of these names, the same rows of each at a time (see `RunVectors.blocks`)."""
         return zip(*(self.vectors(name, collections).blocks() for name in names), strict=True)
 
     def _chosen(self, collections: Sequence[str]) -> tuple[str, ...]:

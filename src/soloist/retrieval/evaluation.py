@@ -1,0 +1,154 @@
+"""A run on judged questions: what each of its models and every fusion is worth, and whether the ensemble pays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from soloist.errors import ConfigError, InputError
+from soloist.retrieval.exact import Best
+from soloist.retrieval.judged import Judged
+from soloist.retrieval.metrics import DEPTH, MAIN, MEASURES, Difference, Scores, difference, score
+from soloist.retrieval.opened import OpenedRun
+from soloist.retrieval.systems import Kind, System, systems
+from soloist.retrieval.tuning import Tuned, tune
+from soloist.retrieval.verdict import Cost, Verdict, judge
+from soloist.retrieval.words import by_words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rated:
+    """One system: the means of its measures, and its gain in nDCG@10 over the best single model, None for that one."""
+
+    name: str
+    kind: Kind
+    measures: Mapping[str, float]
+    gain: Difference | None
+    cost: Cost | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """All systems, the best single model's name, and the verdict on the run's own fusion or, where it has none, on the
+    best of the others, which is then chosen by the questions that judge it.
+    """
+
+    questions: int
+    chunks: int
+    systems: tuple[Rated, ...]
+    best_single: str
+    verdict: Verdict | None
+    tuned: Tuned | None
+    notices: tuple[str, ...]
+    weak: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return asdict(self)
+
+
+def evaluate(
+    run: OpenedRun,
+    judged: Judged,
+    *,
+    collections: Sequence[str] = (),
+    weights: Mapping[str, float] | None = None,
+    bm25: bool = True,
+    tuning: bool = False,
+) -> Evaluation:
+    """Rank for every question by every system, and say what the rankings are worth.
+
+    `weights` are for the fusions that the run does not have; `tuning` chooses some on a half of the questions.
+
+    Raises:
+        InputError: no judged chunk is in the run, or one id is in several of the collections.
+        ConfigError: see `OpenedRun.search` and `tune`.
+    """
+    ids = _ids(run, collections)
+    judged, notices = _known(judged, ids)
+    queries, texts = list(judged.queries), list(judged.queries.values())
+    depth = min(DEPTH, len(ids))
+    found = list(systems(run, texts, depth, collections, weights))
+    if bm25:
+        best = by_words(_texts(run, collections), texts, depth)
+        found.append(System(name="BM25", kind="words", best=best, cost=None))
+    scores = {system.name: score(_rankings(system.best, ids), queries, judged.judgements) for system in found}
+    single = max(run.models, key=lambda model: scores[model].mean())
+    rated = tuple(_rated(system, scores[system.name], scores[single], system.name == single) for system in found)
+    return Evaluation(
+        questions=len(queries),
+        chunks=len(ids),
+        systems=rated,
+        best_single=single,
+        verdict=_verdict(rated, single, len(queries), judged.weak),
+        tuned=tune(run, judged, ids, collections) if tuning else None,
+        notices=(*judged.notices, *notices, *run.notices),
+        weak=judged.weak,
+    )
+
+
+def _ids(run: OpenedRun, collections: Sequence[str]) -> list[str]:
+    owner: dict[str, str] = {}
+    for collection, id_ in run.places(collections).ids():
+        if id_ in owner:
+            raise InputError(
+                f"the id {id_!r} is in the collections {owner[id_]} and {collection}, so a judgement cannot tell them "
+                "apart: choose one of them with --collections"
+            )
+        owner[id_] = collection
+    return list(owner)
+
+
+def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]:
+    """The questions with a relevant chunk in the run, whose other judgements stay: what is not there is not found."""
+    there = set(ids)
+    answerable = {
+        query: grades
+        for query, grades in judged.judgements.items()
+        if any(grade > 0 and chunk in there for chunk, grade in grades.items())
+    }
+    if not answerable:
+        example = next(iter(next(iter(judged.judgements.values()))))
+        raise InputError(
+            f"no judged chunk is in the run, e.g. {example!r} is not: give judgements by the ids of its chunks, such as "
+            f"{ids[0]!r}"
+        )
+    absent = len({chunk for grades in judged.judgements.values() for chunk in grades} - there)
+    notices = [f"{absent} judged chunks are not in the run: they count as not found"] if absent else []
+    if len(answerable) < len(judged.judgements):
+        left_out = len(judged.judgements) - len(answerable)
+        notices.append(f"{left_out} questions have all their relevant chunks outside of the run: left out")
+    queries = {query: text for query, text in judged.queries.items() if query in answerable}
+    return Judged(queries=queries, judgements=answerable, notices=judged.notices, weak=judged.weak), tuple(notices)
+
+
+def _texts(run: OpenedRun, collections: Sequence[str]) -> list[str]:
+    return [chunk.text for place in run.places(collections).shards for chunk in run.chunks(*place)]
+
+
+def _rankings(best: Best, ids: Sequence[str]) -> list[list[str]]:
+    return [[ids[position] for position in row] for row in best.positions.tolist()]
+
+
+def _rated(system: System, scores: Scores, single: Scores, is_single: bool) -> Rated:
+    return Rated(
+        name=system.name,
+        kind=system.kind,
+        measures={measure: scores.mean(measure) for measure in MEASURES},
+        gain=None if is_single else difference(scores.of_query[MAIN], single.of_query[MAIN]),
+        cost=system.cost,
+    )
+
+
+def _verdict(rated: Sequence[Rated], single: str, questions: int, weak: bool) -> Verdict | None:
+    """None where the run has one model, and so no ensemble."""
+    own = [each for each in rated if each.kind == "run"]
+    made = [each for each in rated if each.kind == "fusion"]
+    if not own and not made:
+        return None
+    fused = own[0] if own else max(made, key=lambda each: each.measures[MAIN])
+    alone = next(each for each in rated if each.name == single)
+    if fused.gain is None or fused.cost is None or alone.cost is None:
+        raise ConfigError(f"{fused.name} has no figures: evaluate again")
+    return judge(fused.name, single, fused.gain, questions, fused.cost, alone.cost, weak=weak)

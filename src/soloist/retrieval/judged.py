@@ -1,0 +1,101 @@
+"""Judged questions in BEIR's layout: queries.jsonl and a table of judgements. Reads files; knows nothing of vectors."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soloist.errors import InputError
+
+_COLUMNS = ("query-id", "corpus-id", "score")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judged:
+    """Questions by id, and for each of them the chunks that were judged, with grades; 0 and less mean not relevant.
+
+    `notices` say what was left out. `weak` where nobody judged anything: the questions are made from the chunks.
+    """
+
+    queries: Mapping[str, str]
+    judgements: Mapping[str, Mapping[str, int]]
+    notices: tuple[str, ...] = ()
+    weak: bool = False
+
+
+def read_judged(queries: Path, qrels: Path) -> Judged:
+    """The questions that have a relevant chunk by their judgements.
+
+    `queries` has an object with `_id` and `text` a line, `qrels` has a question, a chunk and a grade a line, separated
+    by tabs, with or without a heading, or the four columns of TREC.
+
+    Raises:
+        InputError: a file cannot be read, a line is none of these, a query is empty or there twice, or a judgement
+            names a query that is not there.
+    """
+    texts = _queries(queries)
+    judgements: dict[str, dict[str, int]] = {}
+    for place, query, chunk, grade in _judgements(qrels):
+        if query not in texts:
+            raise InputError(f"{place}: it judges the query {query!r}, which {queries} does not have: correct either file")
+        judgements.setdefault(query, {})[chunk] = grade
+    relevant = {query: grades for query, grades in judgements.items() if max(grades.values()) > 0}
+    if not relevant:
+        raise InputError(f"{qrels} judges no chunk as relevant, with a grade above 0: give judgements of these queries")
+    left_out = len(texts) - len(relevant)
+    notices = (f"{left_out} of {len(texts)} queries have no relevant chunk by their judgements: left out",) if left_out else ()
+    return Judged(queries={query: texts[query] for query in texts if query in relevant}, judgements=relevant, notices=notices)
+
+
+def _queries(path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number, line in _lines(path):
+        try:
+            value: Any = json.loads(line)
+            id_, text = value["_id"], value["text"]
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
+            raise InputError(
+                f'{path}, line {number} is no query: give one object a line, such as {{"_id": "q1", "text": "how?"}}'
+            ) from exc
+        if not isinstance(id_, (str, int)) or not isinstance(text, str) or not text.strip():
+            raise InputError(f"{path}, line {number}: its text is empty, or it has no plain _id: give both")
+        if str(id_) in found:
+            raise InputError(f"{path}, line {number}: the query {id_!r} is there twice: give each an id of its own")
+        found[str(id_)] = text
+    if not found:
+        raise InputError(f"{path} has no query: give one object a line")
+    return found
+
+
+def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    """Place, query, chunk and grade of each line."""
+    for number, line in _lines(path):
+        row = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE))
+        if len(row) == 1:
+            row = line.split()
+        if number == 1 and tuple(row) == _COLUMNS:
+            continue
+        if len(row) == 4:  # TREC: query, iteration, chunk, grade
+            row = [row[0], row[2], row[3]]
+        try:
+            query, chunk, grade = row
+            yield f"{path}, line {number}", query, chunk, int(grade)
+        except ValueError as exc:
+            raise InputError(
+                f"{path}, line {number} is no judgement: give query-id, corpus-id and a whole number, separated by tabs"
+            ) from exc
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise InputError(f"{path} cannot be read ({reason}): give a text file that is there") from exc

@@ -1,0 +1,100 @@
+"""Weights chosen on one part of the judged questions and tried on the other."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from soloist.errors import ConfigError
+from soloist.retrieval.exact import Question, search
+from soloist.retrieval.judged import Judged
+from soloist.retrieval.metrics import DEPTH, Difference, Scores, difference, score
+from soloist.retrieval.opened import OpenedRun
+
+_STEPS = {2: 20, 3: 10}  # of 1, by the number of models; with more models, 5
+_FEWEST = 20  # questions in either part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """The weights that were best for a concatenation on the training questions, and what they are worth on the others.
+
+    `gain` is over the model that was the best single one on the training questions.
+    """
+
+    weights: Mapping[str, float]
+    single: str
+    training: int
+    held_out: int
+    ndcg: float
+    gain: Difference
+
+
+def tune(run: OpenedRun, judged: Judged, ids: Sequence[str], collections: Sequence[str] = ()) -> Tuned:
+    """Try a grid of weights; `ids` are the chunks' in the order of the rows.
+
+    Raises:
+        ConfigError: the run has one model, or there are too few questions to keep any back.
+    """
+    if len(run.models) < 2:
+        raise ConfigError("the run has one model, whose weight nothing can be tuned against: leave out --tune")
+    training, held_out = split(list(judged.queries))
+    if min(len(training), len(held_out)) < _FEWEST:
+        raise ConfigError(
+            f"{len(judged.queries)} questions are too few to tune weights on a part of them and try them on the rest: "
+            f"judge {2 * _FEWEST} or more, or leave out --tune"
+        )
+    candidates = list(grid(len(run.models)))
+    rated = [found.mean() for found in _scores(run, judged, training, candidates, ids, collections)]
+    weights = candidates[int(np.argmax(rated))]
+    singles = [tuple(float(place == model) for place in range(len(run.models))) for model in range(len(run.models))]
+    single = max(singles, key=lambda each: rated[candidates.index(each)])
+    tuned, alone = _scores(run, judged, held_out, [weights, single], ids, collections)
+    return Tuned(
+        weights=dict(zip(run.models, weights, strict=True)),
+        single=run.models[single.index(1.0)],
+        training=len(training),
+        held_out=len(held_out),
+        ndcg=tuned.mean(),
+        gain=difference(tuned.of_query["nDCG@10"], alone.of_query["nDCG@10"]),
+    )
+
+
+def split(queries: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Two halves, by the digests of the ids: the same ones each time, whatever their order."""
+    order = sorted(queries, key=lambda query: hashlib.sha256(query.encode()).digest())
+    half = set(order[: len(order) // 2])
+    return [query for query in queries if query in half], [query for query in queries if query not in half]
+
+
+def grid(models: int) -> Iterator[tuple[float, ...]]:
+    """All weights that are multiples of a step and sum to 1, each model alone among them."""
+    steps = _STEPS.get(models, 5)
+    for cuts in itertools.combinations_with_replacement(range(steps + 1), models - 1):
+        edges = (0, *cuts, steps)
+        yield tuple((end - start) / steps for start, end in itertools.pairwise(edges))
+
+
+def _scores(
+    run: OpenedRun,
+    judged: Judged,
+    queries: Sequence[str],
+    candidates: Sequence[Sequence[float]],
+    ids: Sequence[str],
+    collections: Sequence[str],
+) -> list[Scores]:
+    """What each candidate's concatenation is worth: one pass over the vectors for all of them."""
+    vectors = [run.encode(model, [judged.queries[query] for query in queries]) for model in run.models]
+    many = [np.tile(part, (len(candidates), 1)) for part in vectors]
+    weights = np.repeat(np.asarray(candidates, np.float64), len(queries), axis=0)
+    depth = min(DEPTH, run.places(collections).rows)
+    best = search(Question(vectors=many, weights=weights), run.blocks(run.models, collections), depth)
+    rankings = [[ids[position] for position in row] for row in best.positions.tolist()]
+    return [
+        score(rankings[start : start + len(queries)], queries, judged.judgements)
+        for start in range(0, len(rankings), len(queries))
+    ]

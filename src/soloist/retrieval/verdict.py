@@ -1,0 +1,67 @@
+"""Whether an ensemble is worth its cost, in plain words. Pure: figures in, a sentence out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from soloist.retrieval.metrics import MAIN, Difference
+
+Answer = Literal["helps", "hurts", "no gain", "not shown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What vectors cost: seconds of encoding for all chunks, None where no session measured it, and bytes a chunk."""
+
+    seconds: float | None
+    bytes_per_chunk: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The answer, and the sentence that says it with its figures."""
+
+    answer: Answer
+    text: str
+
+
+def judge(fusion: str, single: str, gain: Difference, questions: int, fused: Cost, alone: Cost, *, weak: bool) -> Verdict:
+    """What a fusion's gain over the best single model means.
+
+    It helps where the whole interval is above 0, and hurts where it is below. In between nothing is shown, and a gain
+    of 0 or less is none.
+    """
+    answer: Answer
+    if gain.low > 0:
+        answer = "helps"
+    elif gain.high < 0:
+        answer = "hurts"
+    else:
+        answer = "not shown" if gain.mean > 0 else "no gain"
+    figures = (
+        f"{fusion} is {gain.mean:+.4f} {MAIN} from {single}, the best single model (95% interval {gain.low:+.4f} to "
+        f"{gain.high:+.4f}, {questions} questions)"
+    )
+    opening = {
+        "helps": "The ensemble helps here",
+        "hurts": "The ensemble does not help here, it hurts",
+        "no gain": "The ensemble does not help here",
+        "not shown": "It is not shown that the ensemble helps here",
+    }[answer]
+    advice = {
+        "helps": f"It costs {_share(fused, alone)} of what {single} costs alone.",
+        "hurts": f"Take {single} alone, or other weights.",
+        "no gain": f"Take {single} alone: the ensemble costs {_share(fused, alone)} of it.",
+        "not shown": f"With so few questions chance could do that much; {single} alone is the cheaper one: the ensemble costs "
+        f"{_share(fused, alone)} of it.",
+    }[answer]
+    caution = " The questions are headings and nobody judged them: weak evidence." if weak else ""
+    return Verdict(answer=answer, text=f"{opening}: {figures}. {advice}{caution}")
+
+
+def _share(fused: Cost, alone: Cost) -> str:
+    room = f"{fused.bytes_per_chunk / alone.bytes_per_chunk:.1f} times the bytes"
+    if not fused.seconds or not alone.seconds:
+        return room
+    return f"{fused.seconds / alone.seconds:.1f} times the time and {room}"
