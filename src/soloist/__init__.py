@@ -2,7 +2,10 @@
 
     result = soloist.embed(soloist.RunConfig(chunks_root=Path("chunks"), out=Path("run"), models=("wordllama",)))
 
-Light to import: torch comes with the first use of `embed`.
+    for hit in soloist.open_run("run").search("how are devices given back?"):
+        print(hit.score, hit.text)
+
+Light to import: torch comes with the first use of `embed` or `open_run`.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from soloist.types import Chunk
 
 if TYPE_CHECKING:
     from soloist.engine.run import run as embed
+    from soloist.retrieval import OpenedRun as open_run
 
     __version__: str
 
-__all__ = ["Chunk", "FusionConfig", "RunConfig", "SoloistError", "SourceConfig", "__version__", "embed"]
+__all__ = ["Chunk", "FusionConfig", "RunConfig", "SoloistError", "SourceConfig", "__version__", "embed", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +30,10 @@ def __getattr__(name: str) -> Any:
         from soloist.engine import run
 
         return run
+    if name == "open_run":
+        from soloist.retrieval import OpenedRun
+
+        return OpenedRun
     if name == "__version__":
         from importlib.metadata import version
 

@@ -10,9 +10,11 @@ import typer
 
 from soloist.cli import models
 from soloist.cli.embed import embed
+from soloist.cli.evaluate import evaluate
 from soloist.cli.outcome import INTERRUPTED, open_missing_streams, say_stopped
 from soloist.cli.plan import plan
 from soloist.cli.runs import status, verify
+from soloist.cli.search import search
 from soloist.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -29,6 +31,8 @@ app.command()(embed)
 app.command()(plan)
 app.command()(status)
 app.command()(verify)
+app.command()(search)
+app.command("eval")(evaluate)
 app.command()(validate)
 app.add_typer(models.app, name="models")
 

@@ -45,7 +45,8 @@ def choices(literal: Any) -> str:
     return "|".join(get_args(literal))
 
 
-def _numbers_by_name(items: Sequence[str] | None) -> dict[str, float] | None:
+def numbers_by_name(items: Sequence[str] | None) -> dict[str, float] | None:
+    """The numbers of an option such as `A=.7,B=.3`; None where it was not given."""
     if not items:  # as in split
         return None
     weights: dict[str, float] = {}
@@ -135,7 +136,7 @@ def embed(
     with exit_codes(debug=debug):
         for name in ("collections", "models", "file_patterns", "reuse"):
             given[name] = split(f"--{name.replace('_', '-')}", given[name])
-        given["weights"] = _numbers_by_name(weights)
+        given["weights"] = numbers_by_name(weights)
         _run(_config(config, given))
 
 

@@ -1,0 +1,85 @@
+"""`soloist search`: a question to a run, and the chunks that answer it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from soloist.cli.embed import numbers_by_name, split
+from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from soloist.retrieval import By
+
+_CATALOGUE_HELP = "A TOML file with models of your own, where those of the run lie elsewhere on this machine."
+
+
+def search(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for; - reads one a line from stdin.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many chunks to show.")] = 10,
+    collection: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only in these. [default: all]")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="By this model's vectors alone.")] = None,
+    fused: Annotated[bool, typer.Option("--fused", help="By the fused vectors. [default where there are any]")] = False,
+    rrf: Annotated[bool, typer.Option("--rrf", help="By the sum of the models' reciprocal ranks.")] = False,
+    standardised: Annotated[
+        bool, typer.Option("--standardised", help="By the sum of the models' standardised cosines.")
+    ] = False,
+    weights: Annotated[
+        list[str] | None, typer.Option(metavar="A=.7,B=.3", help="For --rrf and --standardised. [default: the run's]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line a question.")] = False,
+    catalogue: Annotated[
+        Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help=_CATALOGUE_HELP)
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Search a finished run with the models, prompts and fusion that made it. Exact: every chunk is scored."""
+    with exit_codes(debug=debug):
+        from soloist.reports.hits import hit_values, print_hits
+        from soloist.reports.table import open_console
+        from soloist.retrieval import OpenedRun
+
+        by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
+        run = OpenedRun(run_dir, catalogue=catalogue)
+        questions = [line.rstrip("\n") for line in sys.stdin if line.strip()] if question == "-" else [question]
+        found = run.search(questions, k, by=by, collections=split("--collection", collection) or ())
+        for notice in run.notices:
+            typer.echo(f"soloist: {notice}", err=True)
+        with written_to_stdout("the hits"):
+            for asked, hits in zip(questions, found, strict=True):
+                if as_json:
+                    typer.echo(json.dumps({"query": asked, "hits": [hit_values(hit) for hit in hits]}, ensure_ascii=False))
+                    continue
+                if len(questions) > 1:
+                    typer.echo(f"\n{asked}\n")
+                print_hits(hits, open_console(sys.stdout))
+
+
+def _by(
+    model: str | None, fused: bool, rrf: bool, standardised: bool, weights: dict[str, float] | None
+) -> By | None:
+    from soloist.retrieval import By
+
+    chosen = [
+        name
+        for name, given in (("--model", model), ("--fused", fused), ("--rrf", rrf), ("--standardised", standardised))
+        if given
+    ]
+    if len(chosen) > 1:
+        raise ConfigError(f"{chosen[0]} and {chosen[1]} are two ways to rank: give one of them")
+    if weights and not (rrf or standardised):
+        raise ConfigError(
+            "--weights are for --rrf and --standardised: fused vectors have those of the run, and soloist embed with other "
+            "--weights fuses it anew without embedding anything"
+        )
+    if model is not None:
+        return By(model=model)
+    if rrf or standardised:
+        return By(fusion="rrf" if rrf else "standardised", weights=weights)
+    return By(fusion="fused") if fused else None

@@ -1,0 +1,80 @@
+"""An evaluation for people: a table of systems, the verdict, and a plot. Knows rich and, for the plot, matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from soloist.errors import ConfigError
+from soloist.reports.table import print_table
+from soloist.reports.text import bytes_text, one_line
+from soloist.retrieval.evaluation import Evaluation, Rated
+from soloist.retrieval.metrics import MAIN, MEASURES
+from soloist.stores.atomic import atomic_path, disk_errors
+
+_COLUMNS = ("ranked by", *MEASURES, "against the best model", "seconds", "bytes a chunk")
+
+
+def print_evaluation(found: Evaluation, console: Console) -> None:
+    """The systems with the best first, then in plain words what that means."""
+    ordered = sorted(found.systems, key=lambda each: -each.measures[MAIN])
+    print_table(console, _COLUMNS, [_row(each, found.best_single) for each in ordered])
+    console.print()
+    for line in lines(found):
+        console.print(Text(one_line(line)), soft_wrap=True)
+
+
+def lines(found: Evaluation) -> list[str]:
+    """The verdict, what tuning found, and what is worth a remark."""
+    said = [found.verdict.text] if found.verdict is not None else ["The run has one model: there is no ensemble to judge."]
+    if found.tuned is not None:
+        weights = ",".join(f"{name}={weight:g}" for name, weight in found.tuned.weights.items())
+        gain = found.tuned.gain
+        said.append(
+            f"Best weights of concat on {found.tuned.training} of the questions: {weights}. On the other "
+            f"{found.tuned.held_out} they give {found.tuned.ndcg:.4f} {MAIN}, {gain.mean:+.4f} from {found.tuned.single} "
+            f"(95% interval {gain.low:+.4f} to {gain.high:+.4f})."
+        )
+    return [*said, *(f"note: {notice}" for notice in found.notices)]
+
+
+def plot_evaluation(found: Evaluation, path: Path) -> None:
+    """Each system's nDCG@10 over the bytes of a chunk, with the interval of its gain, as PNG, SVG or PDF.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or the name ends in no format that it writes.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise ConfigError("--plot needs matplotlib: pip install 'soloist[eval]'") from exc
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"--plot is {path}: give a name that ends in .png, .svg or .pdf")
+    figure = Figure(figsize=(8, 0.5 * len(found.systems) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    ordered = sorted(found.systems, key=lambda each: each.measures[MAIN])
+    single = next(each.measures[MAIN] for each in found.systems if each.name == found.best_single)
+    for place, each in enumerate(ordered):
+        colour = {"model": "#4c78a8", "run": "#e45756", "fusion": "#f2a34a", "words": "#9d9d9d"}[each.kind]
+        axes.plot(each.measures[MAIN], place, "o", color=colour)
+        if each.gain is not None:
+            axes.plot([single + each.gain.low, single + each.gain.high], [place, place], color=colour, linewidth=2)
+    axes.axvline(single, color="#4c78a8", linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(ordered)), [each.name for each in ordered])
+    axes.set_xlabel(f"{MAIN}, {found.questions} questions; bars: 95% interval of the gain over {found.best_single}")
+    with atomic_path(path) as temp, disk_errors(path), temp.open("wb") as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)
+
+
+def _row(each: Rated, single: str) -> list[str]:
+    if each.name == single:
+        against = "is it"
+    elif each.gain is None:
+        against = "-"
+    else:
+        against = f"{each.gain.mean:+.4f} [{each.gain.low:+.4f}, {each.gain.high:+.4f}]"
+    seconds = f"{each.cost.seconds:,.1f}" if each.cost is not None and each.cost.seconds is not None else "-"
+    size = bytes_text(each.cost.bytes_per_chunk) if each.cost is not None else "-"
+    return [each.name, *(f"{each.measures[measure]:.4f}" for measure in MEASURES), against, seconds, size]
