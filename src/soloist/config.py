@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from soloist.errors import ConfigError
-from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing
+from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -83,7 +83,9 @@ class RunConfig:
     memory back, contexts included. `packing` says where rows lie one behind the other without padding: `auto` on
     the CPU, `on` on devices too, for the models that allow for it. After `stop_after` seconds (or a duration such
     as "8h30m") the run ends with the shard in work; the same config goes on with it. `reuse` names other runs whose
-    vectors of the same texts by the same models are taken over. A path may be given as a string, models and
+    vectors of the same texts by the same models are taken over. `vector_dtype` is what vectors are stored as,
+    whatever the models compute in: in float16 each number is rounded to the nearest. A path may be given as a
+    string, models and
     collections as any sequence of strings; they become what the fields say.
 
         RunConfig(chunks_root="chunks", out="run", models=["wordllama"], fusion=FusionConfig(method="none"))
@@ -97,6 +99,7 @@ class RunConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     dtype: DTypeRequest = "auto"
+    vector_dtype: VectorDType = "float32"
     accelerator: str = "auto"
     token_budget: int | None = None
     shard_chunks: int = 4096
@@ -120,6 +123,7 @@ class RunConfig:
         object.__setattr__(self, "stop_after", _seconds("stop_after", self.stop_after))
         _require_choice("mode", self.mode, get_args(Mode))
         _require_choice("dtype", self.dtype, get_args(DTypeRequest))
+        _require_choice("vector_dtype", self.vector_dtype, get_args(VectorDType))
         _require_choice("isolation", self.isolation, get_args(Isolation))
         _require_choice("packing", self.packing, get_args(Packing))
         if not self.models:

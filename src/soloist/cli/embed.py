@@ -11,7 +11,7 @@ import typer
 from soloist.cli.outcome import exit_codes, written_to_stdout
 from soloist.config import DEFAULT_FILE_PATTERNS, DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
-from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing
+from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids, in the order of their passes.
 [default: {",".join(DEFAULT_MODELS)}]"""
@@ -23,6 +23,8 @@ dimensions lost on all seven. none writes no fused vectors. [default: concat]"""
 _WEIGHTS_HELP = "A weight for every model, 0 leaves it out of the fused vector. [default: all alike]"
 DTYPE_HELP = """What the models compute in. auto-fast: as auto, but bfloat16 on a CPU that multiplies it; what that
 costs is measured and said. [default: auto]"""
+_VECTOR_DTYPE_HELP = """What vectors are stored as. float16: half the bytes; a vector and what is stored of it have a
+cosine of more than 1 - 1.3e-7. [default: float32]"""
 _BUDGET_HELP = "Padded tokens in a batch. [default: by kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
 _BAD_INPUT_HELP = """error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. Empty texts and
@@ -93,6 +95,7 @@ def embed(
     fusion: Annotated[str | None, typer.Option(metavar=choices(FusionMethod), help=_FUSION_HELP)] = None,
     dim: Annotated[int | None, typer.Option(help="Components that fusion keeps of each model's vector.")] = None,
     dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
+    vector_dtype: Annotated[str | None, typer.Option(metavar=choices(VectorDType), help=_VECTOR_DTYPE_HELP)] = None,
     accelerator: Annotated[
         str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_ACCELERATOR_HELP)
     ] = None,

@@ -267,5 +267,5 @@ def _stage(config: RunConfig, each: Pass, shards: Sequence[ShardRef], accelerato
     folder = RunFolder(config.out)
     return Stage(
         plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=stop,
-        others=[RunFolder(path) for path in config.reuse],
+        vector_dtype=config.vector_dtype, others=[RunFolder(path) for path in config.reuse],
     )  # fmt: skip

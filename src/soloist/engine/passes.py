@@ -39,14 +39,16 @@ from soloist.events import (
 )
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
-from soloist.types import Batch, TokenTally
+from soloist.types import Batch, TokenTally, VectorDType
 
 _UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stage:
-    """What every pass of a run works with. `others` are the runs whose vectors may be taken."""
+    """What every pass of a run works with. `others` are the runs whose vectors may be taken, `vector_dtype` is what the
+    vectors are stored as.
+    """
 
     plan: RunPlan
     encoders: Mapping[str, Encoder]
@@ -54,6 +56,7 @@ class Stage:
     accelerator: Accelerator
     folder: RunFolder
     stop: Stop
+    vector_dtype: VectorDType
     others: Sequence[RunFolder] = ()
 
 
@@ -103,7 +106,9 @@ def run_pass(each: Pass, stage: Stage, lease: AbstractContextManager[object], si
     if not work:
         return
     known = {
-        model: known_vectors(stage.folder, stage.others, model, stage.encoders[model].staged.fingerprint)
+        model: known_vectors(
+            stage.folder, stage.others, model, stage.encoders[model].staged.fingerprint, stage.vector_dtype
+        )
         for model in dict.fromkeys(model for _, model in work)
     }
 
@@ -121,8 +126,8 @@ def pending(each: Pass, stage: Stage, sink: EventSink) -> list[tuple[ShardRef, s
     kept: dict[str, list[FileRecord]] = {}
     for shard, model in ((shard, model) for shard in stage.shards for model in each.models):
         record = finished.get(stage.folder.vectors_file(shard.collection, model, shard.index))
-        fingerprint = stage.encoders[model].staged.fingerprint
-        if record is not None and (record.content, record.fingerprint) == (shard.content, fingerprint):
+        wanted = (shard.content, stage.encoders[model].staged.fingerprint, stage.vector_dtype)
+        if record is not None and (record.content, record.fingerprint, record.vector_dtype) == wanted:
             kept.setdefault(model, []).append(record)
         else:
             work.append((shard, model))
@@ -213,8 +218,9 @@ class _Working:
             self._known[item.model].fill(path, item.digests, item.placement, vectors, counts)
             self._count_unknown(item, counts)
         tally = folder.write_vectors(
-            shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint, counts
-        )
+            shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint, counts,
+            self._stage.vector_dtype,
+        )  # fmt: skip
         if encoded.recomputed_rows:
             ids = tuple(item.fresh_ids[row] for row in encoded.recomputed_rows)
             self._sink.emit(RowsRecomputed(model=item.model, collection=shard.collection, shard=shard.index, ids=ids))
