@@ -18,7 +18,7 @@ from soloist.types import Chunk
 
 if TYPE_CHECKING:
     from soloist.engine.run import run as embed
-    from soloist.retrieval import OpenedRun as open_run
+    from soloist.retrieval import open_run
 
     __version__: str
 
@@ -31,9 +31,9 @@ def __getattr__(name: str) -> Any:
 
         return run
     if name == "open_run":
-        from soloist.retrieval import OpenedRun
+        from soloist.retrieval import open_run
 
-        return OpenedRun
+        return open_run
     if name == "__version__":
         from importlib.metadata import version
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from soloist.retrieval import OpenedRun
     from soloist.retrieval.judged import Judged
 
-_QUERIES_HELP = """BEIR's queries.jsonl: an object with _id and text a line. Without it, headings in the chunks' metadata
-are asked, each of which should find its own chunk: weaker evidence."""
+_QUERIES_HELP = """BEIR's queries.jsonl: an object with _id and text a line. Without it, headings in the chunks'
+metadata are asked, each of which should find its own chunk: weaker evidence."""
 _QRELS_HELP = "BEIR's judgements, query-id, corpus-id and score a line, by the ids of the run's chunks."
 _TUNE_HELP = "Choose weights for concat on half of the questions, and say what they are worth on the others."
 
@@ -34,7 +34,9 @@ def evaluate(
         typer.Option(metavar="A=.7,B=.3", help="For the fusions that the run does not have. [default: the run's]"),
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help=_TUNE_HELP)] = False,
-    bm25: Annotated[bool, typer.Option("--bm25/--no-bm25", help="BM25 as a floor; it holds all texts in memory.")] = True,
+    bm25: Annotated[
+        bool, typer.Option("--bm25/--no-bm25", help="BM25 as a floor; it holds all texts in memory.")
+    ] = True,
     plot: Annotated[Path | None, typer.Option(metavar="PATH", help="A plot as .png, .svg or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     catalogue: Annotated[
@@ -51,10 +53,10 @@ def evaluate(
         from soloist.jsontext import json_text
         from soloist.reports.evaluation import plot_evaluation, print_evaluation
         from soloist.reports.table import open_console
-        from soloist.retrieval import OpenedRun
+        from soloist.retrieval import open_run
         from soloist.retrieval.evaluation import evaluate as evaluate_run
 
-        run = OpenedRun(run_dir, catalogue=catalogue)
+        run = open_run(run_dir, catalogue=catalogue)
         chosen = split("--collections", collections) or ()
         found = evaluate_run(
             run, _judged(run, queries, qrels, chosen), collections=chosen, weights=numbers_by_name(weights), bm25=bm25,

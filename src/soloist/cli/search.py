@@ -21,7 +21,9 @@ _CATALOGUE_HELP = "A TOML file with models of your own, where those of the run l
 
 def search(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for; - reads one a line from stdin.")],
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="What to look for; - reads one a line from stdin.")
+    ],
     k: Annotated[int, typer.Option("-k", min=1, help="How many chunks to show.")] = 10,
     collection: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only in these. [default: all]")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="By this model's vectors alone.")] = None,
@@ -43,27 +45,27 @@ def search(
     with exit_codes(debug=debug):
         from soloist.reports.hits import hit_values, print_hits
         from soloist.reports.table import open_console
-        from soloist.retrieval import OpenedRun
+        from soloist.retrieval import open_run
 
         by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
-        run = OpenedRun(run_dir, catalogue=catalogue)
+        run = open_run(run_dir, catalogue=catalogue)
         questions = [line.rstrip("\n") for line in sys.stdin if line.strip()] if question == "-" else [question]
-        found = run.search(questions, k, by=by, collections=split("--collection", collection) or ())
+        found = run.search_all(questions, k, by=by, collections=split("--collection", collection) or ())
         for notice in run.notices:
             typer.echo(f"soloist: {notice}", err=True)
         with written_to_stdout("the hits"):
             for asked, hits in zip(questions, found, strict=True):
                 if as_json:
-                    typer.echo(json.dumps({"query": asked, "hits": [hit_values(hit) for hit in hits]}, ensure_ascii=False))
+                    typer.echo(
+                        json.dumps({"query": asked, "hits": [hit_values(hit) for hit in hits]}, ensure_ascii=False)
+                    )
                     continue
                 if len(questions) > 1:
                     typer.echo(f"\n{asked}\n")
                 print_hits(hits, open_console(sys.stdout))
 
 
-def _by(
-    model: str | None, fused: bool, rrf: bool, standardised: bool, weights: dict[str, float] | None
-) -> By | None:
+def _by(model: str | None, fused: bool, rrf: bool, standardised: bool, weights: dict[str, float] | None) -> By | None:
     from soloist.retrieval import By
 
     chosen = [
@@ -75,8 +77,8 @@ def _by(
         raise ConfigError(f"{chosen[0]} and {chosen[1]} are two ways to rank: give one of them")
     if weights and not (rrf or standardised):
         raise ConfigError(
-            "--weights are for --rrf and --standardised: fused vectors have those of the run, and soloist embed with other "
-            "--weights fuses it anew without embedding anything"
+            "--weights are for --rrf and --standardised, fused vectors have those of the run: give soloist embed other "
+            "--weights, which fuses it anew without embedding anything"
         )
     if model is not None:
         return By(model=model)

@@ -6,7 +6,6 @@ Emits events and prints nothing.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from soloist.devices.lease import LOCK_DIR, ProcessLease
 from soloist.encoding.encoder import Encoder
 from soloist.engine.deviation import tell_deviations
 from soloist.engine.feedback import Feedback
+from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
 from soloist.engine.ingest import ShardRef, ingest
 from soloist.engine.isolation import run_isolated
 from soloist.engine.known import models_set_aside, serves
@@ -37,11 +37,9 @@ from soloist.events import (
     Notice,
     RunFinished,
     RunStarted,
-    ShardFused,
     TeeSink,
 )
-from soloist.fusion import FusionPlan, Member, fuse, plan_fusion, require_weights
-from soloist.jsontext import json_text
+from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover
@@ -132,8 +130,9 @@ class _Run:
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()
             _require_dtypes(folder, config, staged)
-        fingerprints = {name: model.fingerprint for name, model in staged.items()}
-        _adopt(folder, fingerprints, fusion, config.vector_dtype, sink)
+            fingerprints = {name: model.fingerprint for name, model in staged.items()}
+            fused = fusing(fusion, fingerprints, config.vector_dtype, shards)
+        _adopt(folder, fingerprints, fused, config.vector_dtype, sink)
         _warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         _warn_of_missing_vectors(self._others, fingerprints, sink)
         folder.write_json(STATE, _state(config, staged, shards))
@@ -144,15 +143,15 @@ class _Run:
             plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=self._stop,
             vector_dtype=config.vector_dtype, others=self._others,
         )  # fmt: skip
-        if any(pending(each, stage, ListSink()) for each in plan.passes) or _unfused(fusion, fingerprints, stage):
+        if any(pending(each, stage, ListSink()) for each in plan.passes) or not is_fused(fused, stage):
             folder.reopen()
         with self._told(sink):
             if accelerator.kind == "cpu":
                 tell_deviations(config.dtype, plan.passes, stage, sink)
             for each in plan.passes:
                 _run_pass(each, stage, config, sink)
-        if fusion is not None:
-            _fuse_all(fusion, fingerprints, stage, sink)
+        if fused is not None:
+            fuse_all(fused, stage, sink)
         _remember(builder.result(staged, fusion, plan), builder, encoders, accelerator, feedback, sink)
         return lambda: builder.result(staged, fusion, plan)
 
@@ -221,43 +220,6 @@ def _remember(
         )  # fmt: skip
 
 
-def _fuse_all(fusion: FusionPlan, fingerprints: Mapping[str, str], stage: Stage, sink: EventSink) -> None:
-    """Fused vectors of every shard that has none yet, from the vectors on disk; needs no device."""
-    folder, fingerprint = stage.folder, _fused_fingerprint(fusion, fingerprints, stage.vector_dtype)
-    for shard in _unfused(fusion, fingerprints, stage):
-        stage.stop.check()
-        members = [folder.read_vectors(shard.collection, model, shard.index) for model in fusion.models]
-        ids = members[0][0]
-        fused = fuse(fusion, [vectors for _, vectors in members], ids=ids)
-        folder.write_fused(
-            shard.collection, shard.index, ids, fused, shard.content, fingerprint, stage.vector_dtype
-        )  # fmt: skip
-        sink.emit(ShardFused(collection=shard.collection, shard=shard.index, rows=len(ids), dim=fusion.dim))
-
-
-def _unfused(fusion: FusionPlan | None, fingerprints: Mapping[str, str], stage: Stage) -> list[ShardRef]:
-    """The shards without the fused vectors that they should have, in order."""
-    if fusion is None:
-        return []
-    folder, fingerprint = stage.folder, _fused_fingerprint(fusion, fingerprints, stage.vector_dtype)
-    finished = {
-        record.file: record.content for record in folder.manifest.read().values() if record.fingerprint == fingerprint
-    }
-    return [
-        shard
-        for shard in stage.shards
-        if finished.get(folder.fused_file(shard.collection, shard.index)) != shard.content
-    ]
-
-
-def _fused_fingerprint(fusion: FusionPlan, fingerprints: Mapping[str, str], vector_dtype: VectorDType) -> str:
-    """16 hex digits over all that decides the fused vectors beside the texts."""
-    decisive = {**fusion.to_dict(), "fingerprints": [fingerprints[model] for model in fusion.models]}
-    if vector_dtype != "float32":  # which earlier versions did not name
-        decisive["vector_dtype"] = vector_dtype
-    return hashlib.sha256(json_text(decisive).encode()).hexdigest()[:16]
-
-
 def _member(model: StagedModel) -> Member:
     return Member(name=model.spec.name, dim=model.dim, matryoshka_dims=model.matryoshka_dims)
 
@@ -296,15 +258,17 @@ def _mend(folder: RunFolder, sink: EventSink) -> None:
 def _adopt(
     folder: RunFolder,
     fingerprints: Mapping[str, str],
-    fusion: FusionPlan | None,
+    fused: Fusing | None,
     vector_dtype: VectorDType,
     sink: EventSink,
 ) -> None:
     """Make the chunks that were read those of the run, and say what that changes."""
-    fused = _fused_fingerprint(fusion, fingerprints, vector_dtype) if fusion is not None else None
+    of_fusion = fused.fingerprint if fused is not None else None
 
     def is_current(record: FileRecord) -> bool:
-        fingerprint = fused if record.kind == "fused" else fingerprints.get(record.model)
+        if record.kind == "fit":
+            return fused is not None and fused.plan.needs_fit and record.fingerprint == of_fusion
+        fingerprint = of_fusion if record.kind == "fused" else fingerprints.get(record.model)
         return (record.fingerprint, record.vector_dtype) == (fingerprint, vector_dtype)
 
     before = folder.manifest.read().values()

@@ -1,8 +1,8 @@
 """The matrices of a fusion that is fitted to vectors. Pure: a plan and samples of the models' vectors in, matrices out.
 
 projection: the concatenation of the models' vectors, scaled as concat scales them, onto its leading right singular
-vectors. They keep the dot products of the sample as well as any linear map to that many dims (Eckart and Young). Nothing is
-centred: documents and queries are compared by dot products, which a mean that is taken away would change.
+vectors. They keep the dot products of the sample as well as any linear map to that many dims (Eckart and Young).
+Nothing is centred: documents and queries are compared by dot products, which a mean that is taken away would change.
 
 aligned-mean: an orthogonal matrix for each further model that brings its vectors as near to the first model's as a
 rotation can (the orthogonal Procrustes problem, Schoenemann 1966), so that their mean is one of like with like.
@@ -13,7 +13,7 @@ What is kept of a sample are sums of products in float64, so that its size is no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,29 @@ class Fitted:
     """A matrix for each model of a plan, (kept dim, fused dim) float32, its weight included."""
 
     matrices: tuple[Vectors, ...]
+
+
+def require_rows(plan: FusionPlan, rows: int) -> None:
+    """Refuse a projection to more dims than there are rows to fit it to.
+
+    Raises:
+        FusionError: there are fewer.
+    """
+    if plan.method == "projection" and rows < plan.dim:
+        raise FusionError(
+            f"a projection to {plan.dim} dims cannot be fitted to {rows} chunks: choose a dim of {rows} or less, or "
+            "concat"
+        )
+
+
+def sampled(blocks: Iterable[Sequence[Vectors]], rows: int, most: int = FIT_ROWS) -> Iterator[Sequence[Vectors]]:
+    """At most `most` of all rows, evenly spread: every n-th of blocks that have `rows` together."""
+    step = max(1, -(-rows // most))
+    first = 0
+    for block in blocks:
+        chosen = slice(-first % step, None, step)
+        yield [part[chosen] for part in block]
+        first += len(block[0])
 
 
 class Fitting:
@@ -57,26 +80,19 @@ class Fitting:
         Raises:
             FusionError: fewer rows were seen than a projection has dims.
         """
-        if self._plan.method == "aligned-mean":
-            return Fitted(matrices=self._aligned())
-        if self._rows < self._plan.dim:
-            raise FusionError(
-                f"a projection to {self._plan.dim} dims cannot be fitted to {self._rows} chunks: choose a dim of "
-                f"{self._rows} or less, or concat"
-            )
-        return Fitted(matrices=self._projected())
+        require_rows(self._plan, self._rows)
+        return Fitted(matrices=self._projected() if self._plan.method == "projection" else self._aligned())
 
     def _projected(self) -> tuple[Vectors, ...]:
-        shares = np.concatenate(
-            [np.full(kept, math.sqrt(weight)) for weight, kept in zip(self._plan.weights, self._plan.kept_dims)]
-        )
+        weights = zip(self._plan.weights, self._plan.kept_dims, strict=True)
+        shares = np.concatenate([np.full(kept, math.sqrt(weight)) for weight, kept in weights])
         _, axes = np.linalg.eigh(self._products * np.outer(shares, shares))
         leading = _with_signs(axes[:, ::-1][:, : self._plan.dim]) * shares[:, None]
         return tuple(leading[part].astype(np.float32) for part in self._parts())
 
     def _aligned(self) -> tuple[Vectors, ...]:
         parts = self._parts()
-        first = next(part for part, kept in zip(parts, self._plan.kept_dims) if kept)
+        first = next(part for part, kept in zip(parts, self._plan.kept_dims, strict=True) if kept)
         found: list[Vectors] = []
         for part, weight, kept in zip(parts, self._plan.weights, self._plan.kept_dims, strict=True):
             if part == first or not kept:

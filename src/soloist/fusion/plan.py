@@ -159,15 +159,15 @@ def _fused_dim(config: FusionConfig, used: Sequence[Member], kept_dims: Sequence
     if config.method == "aligned-mean":
         if config.dim is not None:
             raise FusionError(
-                f"dim is {config.dim}, but an aligned mean has the {used[0].dim} dims of {used[0].name}: leave it out, or "
-                "choose projection"
+                f"dim is {config.dim}, but an aligned mean has the {used[0].dim} dims of {used[0].name}: leave it out, "
+                "or choose projection"
             )
         return used[0].dim
     dim = config.dim if config.dim is not None else min(member.dim for member in used)
     if dim > sum(kept_dims):
         raise FusionError(
-            f"dim is {dim} but the models have only {sum(kept_dims)} dims together: choose a dim of {sum(kept_dims)} or "
-            "less, or leave it out"
+            f"dim is {dim} but the models have only {sum(kept_dims)} dims together: choose a dim of {sum(kept_dims)} "
+            "or less, or leave it out"
         )
     return dim
 

@@ -3,8 +3,8 @@
 concat scales each model's unit vector by the square root of its weight and puts them side by side, so
 that the dot product of two fused vectors is the weighted sum of the models' cosines. mean
 adds the weighted unit vectors of one common dim, and normalises the sum. A vector that is cut is
-normalised again before either. projection and aligned-mean add up a product of each model's vectors with a matrix of its
-own (see `fitting`), and normalise the sum.
+normalised again before either. projection and aligned-mean add up a product of each model's vectors with a matrix of
+its own (see `fitting`), and normalise the sum.
 """
 
 from __future__ import annotations

@@ -28,14 +28,16 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
 
 def lines(found: Evaluation) -> list[str]:
     """The verdict, what tuning found, and what is worth a remark."""
-    said = [found.verdict.text] if found.verdict is not None else ["The run has one model: there is no ensemble to judge."]
+    said = (
+        [found.verdict.text] if found.verdict is not None else ["The run has one model: there is no ensemble to judge."]
+    )
     if found.tuned is not None:
         weights = ",".join(f"{name}={weight:g}" for name, weight in found.tuned.weights.items())
         gain = found.tuned.gain
         said.append(
             f"Best weights of concat on {found.tuned.training} of the questions: {weights}. On the other "
-            f"{found.tuned.held_out} they give {found.tuned.ndcg:.4f} {MAIN}, {gain.mean:+.4f} from {found.tuned.single} "
-            f"(95% interval {gain.low:+.4f} to {gain.high:+.4f})."
+            f"{found.tuned.held_out} they give {found.tuned.ndcg:.4f} {MAIN}, {gain.mean:+.4f} from "
+            f"{found.tuned.single} (95% interval {gain.low:+.4f} to {gain.high:+.4f})."
         )
     return [*said, *(f"note: {notice}" for notice in found.notices)]
 

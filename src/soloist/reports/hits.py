@@ -23,7 +23,9 @@ def print_hits(hits: Sequence[Hit], console: Console) -> None:
     for number, hit in enumerate(hits):
         if number:
             console.print()
-        console.print(Text(f"{hit.rank:>3}  {hit.score:.4f}  {one_line(hit.collection)}  {one_line(hit.id)}", style="bold"))
+        console.print(
+            Text(f"{hit.rank:>3}  {hit.score:.4f}  {one_line(hit.collection)}  {one_line(hit.id)}", style="bold")
+        )
         known = metadata_line(hit.metadata)
         if known:
             console.print(Text(textwrap.shorten(known, max(20, 2 * console.width), placeholder=" ..."), style="dim"))

@@ -111,8 +111,8 @@ def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]
     if not answerable:
         example = next(iter(next(iter(judged.judgements.values()))))
         raise InputError(
-            f"no judged chunk is in the run, e.g. {example!r} is not: give judgements by the ids of its chunks, such as "
-            f"{ids[0]!r}"
+            f"no judged chunk is in the run, e.g. {example!r} is not: give judgements by the ids of its chunks, such "
+            f"as {ids[0]!r}"
         )
     absent = len({chunk for grades in judged.judgements.values() for chunk in grades} - there)
     notices = [f"{absent} judged chunks are not in the run: they count as not found"] if absent else []

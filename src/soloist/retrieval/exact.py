@@ -129,7 +129,7 @@ class _Gathering:
 
 
 def moments(question: Question, blocks: Iterable[Block]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each model's scores over all rows, (queries, models) each; weights are not used."""
+    """Mean and standard deviation of each model's scores over all rows, (queries, models) each, without the weights."""
     shape = question.weights.shape
     count, total, squares = 0, np.zeros(shape), np.zeros(shape)
     for block in blocks:

@@ -41,14 +41,22 @@ def read_judged(queries: Path, qrels: Path) -> Judged:
     judgements: dict[str, dict[str, int]] = {}
     for place, query, chunk, grade in _judgements(qrels):
         if query not in texts:
-            raise InputError(f"{place}: it judges the query {query!r}, which {queries} does not have: correct either file")
+            raise InputError(
+                f"{place}: it judges the query {query!r}, which {queries} does not have: correct either file"
+            )
         judgements.setdefault(query, {})[chunk] = grade
     relevant = {query: grades for query, grades in judgements.items() if max(grades.values()) > 0}
     if not relevant:
         raise InputError(f"{qrels} judges no chunk as relevant, with a grade above 0: give judgements of these queries")
     left_out = len(texts) - len(relevant)
-    notices = (f"{left_out} of {len(texts)} queries have no relevant chunk by their judgements: left out",) if left_out else ()
-    return Judged(queries={query: texts[query] for query in texts if query in relevant}, judgements=relevant, notices=notices)
+    notices = (
+        (f"{left_out} of {len(texts)} queries have no relevant chunk by their judgements: left out",)
+        if left_out
+        else ()
+    )
+    return Judged(
+        queries={query: texts[query] for query in texts if query in relevant}, judgements=relevant, notices=notices
+    )
 
 
 def _queries(path: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """A finished run, opened to be searched: the same models, prompts and fusion as made it.
 
-    run = soloist.open_run("run")
-    for hit in run.search("how is a device given back?", k=5):
-        print(hit.score, hit.id, hit.text)
+run = soloist.open_run("run")
+for hit in run.search("how is a device given back?", k=5):
+    print(hit.score, hit.id, hit.text)
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.errors import ConfigError, OutputError
 from soloist.config import FusionConfig
+from soloist.errors import ConfigError
 from soloist.fusion import Fitted, FusionPlan, Member, fuse, plan_fusion
 from soloist.retrieval.exact import Best, Block, Question, moments, search
 from soloist.retrieval.places import Places, RunVectors
@@ -46,19 +46,23 @@ class By:
         return self.model or self.fusion or FUSED
 
 
-class OpenedRun:
-    """A finished run. Reading it changes nothing; a run that is changed meanwhile has to be opened again.
+def open_run(path: str | Path, *, catalogue: str | Path | None = None) -> OpenedRun:
+    """Open a finished run; `catalogue` is a file of models of one's own, where those of the run lie elsewhere now.
 
     Raises:
-        OutputError: on opening, there is no finished run, or its files cannot be read.
+        OutputError: there is no finished run, or its files cannot be read.
     """
+    folder = RunFolder.open(Path(path))
+    return OpenedRun(folder, read_record(folder), Path(catalogue) if catalogue is not None else None)
 
-    def __init__(self, path: str | Path, *, catalogue: str | Path | None = None) -> None:
-        self._folder = RunFolder.open(Path(path))
-        self._record = read_record(self._folder)
-        self._encoders = QueryEncoders(
-            self._record.config, self._record.models, Path(catalogue) if catalogue is not None else None
-        )
+
+class OpenedRun:
+    """A finished run, made by `open_run`. One that is changed meanwhile has to be opened again."""
+
+    def __init__(self, folder: RunFolder, record: RunRecord, catalogue: Path | None = None) -> None:
+        self._folder = folder
+        self._record = record
+        self._encoders = QueryEncoders(record.config, record.models, catalogue)
         self._places: dict[tuple[str, ...], Places] = {}
         self._vectors: dict[tuple[tuple[str, ...], str], RunVectors] = {}
         self._fit: Fitted | None = None
@@ -83,23 +87,14 @@ class OpenedRun:
         """What was found out about queries so far, e.g. that one was cut."""
         return self._encoders.notices
 
-    @overload
-    def search(self, queries: str, k: int = 10, *, by: By | None = None, collections: Sequence[str] = ()) -> list[Hit]: ...
+    def search(self, query: str, k: int = 10, *, by: By | None = None, collections: Sequence[str] = ()) -> list[Hit]:
+        """The `k` best chunks for a query; see `search_all`."""
+        return self.search_all([query], k, by=by, collections=collections)[0]
 
-    @overload
-    def search(
+    def search_all(
         self, queries: Sequence[str], k: int = 10, *, by: By | None = None, collections: Sequence[str] = ()
-    ) -> list[list[Hit]]: ...
-
-    def search(
-        self,
-        queries: str | Sequence[str],
-        k: int = 10,
-        *,
-        by: By | None = None,
-        collections: Sequence[str] = (),
-    ) -> list[Hit] | list[list[Hit]]:
-        """The `k` best chunks for a query, or for each of several, which are one pass over the vectors.
+    ) -> list[list[Hit]]:
+        """The `k` best chunks for each query, in one pass over the vectors.
 
         Without `by` the fused vectors rank, or those of the only model. Without collections all are searched.
 
@@ -107,11 +102,9 @@ class OpenedRun:
             ConfigError: a query is empty, `k` is more than there are chunks, or the run has no such model, collection
                 or fusion; or a model on this machine is not the one that made the run.
         """
-        texts = [queries] if isinstance(queries, str) else list(queries)
-        best = self.rank(texts, k, by=by or self.default, collections=collections)
+        best = self.rank(queries, k, by=by or self.default, collections=collections)
         places = self.places(collections)
-        found = [self._hits(places, *each) for each in zip(best.positions, best.scores, strict=True)]
-        return found[0] if isinstance(queries, str) else found
+        return [self._hits(places, *each) for each in zip(best.positions, best.scores, strict=True)]
 
     def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Best:
         """The positions and scores of the `k` best rows for each query, without their texts; see `search`."""
@@ -139,7 +132,8 @@ class OpenedRun:
         if len(self.models) == 1:
             return By(model=self.models[0])
         raise ConfigError(
-            f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}, or a fusion at query time"
+            f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}, or a fusion at query "
+            "time"
         )
 
     def encode(self, model: str, queries: Sequence[str]) -> Vectors:
@@ -171,7 +165,7 @@ class OpenedRun:
     def fit(self) -> Fitted | None:
         """The matrices of a fusion that has any."""
         if self.fusion_plan.needs_fit and self._fit is None:
-            self._fit = self._folder.read_fit(self.fusion_plan)
+            self._fit = Fitted(matrices=self._folder.read_fit())
         return self._fit
 
     @property

@@ -1,4 +1,4 @@
-"""Which chunk a row is: the shards of a run, one behind the other. Knows the manifest; reads vectors as views of files."""
+"""Which chunk a row is: the shards of a run, one behind the other. Knows the manifest and files of vectors."""
 
 from __future__ import annotations
 

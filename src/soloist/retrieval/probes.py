@@ -14,7 +14,15 @@ from soloist.errors import InputError
 from soloist.retrieval.judged import Judged
 from soloist.types import Chunk
 
-HEADING_FIELDS = ("title", "heading_text", "heading", "chunk_heading", "section_title", "section_path", "hierarchy_path")
+HEADING_FIELDS = (
+    "title",
+    "heading_text",
+    "heading",
+    "chunk_heading",
+    "section_title",
+    "section_path",
+    "hierarchy_path",
+)
 _SEPARATORS = (" > ", "/", "|")
 _FEWEST_WORDS = 2
 _MOST_OWNERS = 3  # a heading of more chunks, such as "See also", tells them not apart
@@ -34,8 +42,8 @@ def probes(chunks: Iterable[Chunk], most: int = 300) -> Judged:
     telling = {heading: ids for heading, ids in owners.items() if len(ids) <= _MOST_OWNERS}
     if not telling:
         raise InputError(
-            f"no chunk has a heading in its metadata ({', '.join(HEADING_FIELDS[:4])} and such), so there is nothing to "
-            "ask: give --queries and --qrels"
+            f"no chunk has a heading in its metadata ({', '.join(HEADING_FIELDS[:4])} and such), so there is nothing "
+            "to ask: give --queries and --qrels"
         )
     chosen = sorted(telling, key=lambda heading: hashlib.sha256(heading.encode()).digest())[:most]
     ids = [f"probe-{number}" for number in range(len(chosen))]

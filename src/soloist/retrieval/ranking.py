@@ -35,4 +35,4 @@ def _fused(
     shares = [weight / (RRF_CONSTANT + np.arange(1, len(r) + 1)) for r, weight in zip(rankings, weights, strict=True)]
     scores = np.bincount(places, weights=np.concatenate(shares), minlength=len(positions))
     order = np.lexsort((positions, -scores))
-    return positions[order], scores[order]
+    return positions[order], scores[order].astype(np.float64)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from soloist.config import FusionConfig
-from soloist.fusion import FIT_ROWS, Fitted, Fitting, FusionPlan, fuse, plan_fusion
-from soloist.retrieval.exact import Best, Block, Question, search
+from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, plan_fusion, sampled
+from soloist.retrieval.exact import Best, Question, search
 from soloist.retrieval.opened import FUSED, By, OpenedRun
 from soloist.retrieval.verdict import Cost
 from soloist.types import FusionMethod
@@ -34,7 +34,11 @@ class System:
 
 
 def systems(
-    run: OpenedRun, queries: Sequence[str], depth: int, collections: Sequence[str] = (), weights: Mapping[str, float] | None = None
+    run: OpenedRun,
+    queries: Sequence[str],
+    depth: int,
+    collections: Sequence[str] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> Iterator[System]:
     """The rankings of each system in turn, `depth` deep. `weights` are for the fusions; the run's own by default."""
     for model in run.models:
@@ -48,9 +52,17 @@ def systems(
         return
     for method in _MADE:
         plan = made_plan(run, method, weights)
-        if own is None or (plan.method, plan.weights, plan.kept_dims, plan.dim) != (own.method, own.weights, own.kept_dims, own.dim):
+        if own is None or (plan.method, plan.weights, plan.kept_dims, plan.dim) != (
+            own.method,
+            own.weights,
+            own.kept_dims,
+            own.dim,
+        ):
             yield System(
-                name=method, kind="fusion", best=_ranked(run, plan, queries, depth, collections), cost=_fused_cost(run, plan)
+                name=method,
+                kind="fusion",
+                best=_ranked(run, plan, queries, depth, collections),
+                cost=_fused_cost(run, plan),
             )
     for fusion in ("rrf", "standardised"):
         by = By(fusion=fusion, weights=weights)
@@ -98,13 +110,3 @@ def fit(run: OpenedRun, plan: FusionPlan) -> Fitted:
     for block in sampled(run.blocks(plan.models), run.places().rows):
         fitting.see(block)
     return fitting.fitted()
-
-
-def sampled(blocks: Iterator[Block], rows: int, most: int = FIT_ROWS) -> Iterator[Block]:
-    """About `most` of all rows, evenly spread: every n-th."""
-    step = max(1, -(-rows // most))
-    first = 0
-    for block in blocks:
-        chosen = slice((-first) % step, None, step)
-        yield [part[chosen] for part in block]
-        first += len(block[0])

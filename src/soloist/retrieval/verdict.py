@@ -26,7 +26,9 @@ class Verdict:
     text: str
 
 
-def judge(fusion: str, single: str, gain: Difference, questions: int, fused: Cost, alone: Cost, *, weak: bool) -> Verdict:
+def judge(
+    fusion: str, single: str, gain: Difference, questions: int, fused: Cost, alone: Cost, *, weak: bool
+) -> Verdict:
     """What a fusion's gain over the best single model means.
 
     It helps where the whole interval is above 0, and hurts where it is below. In between nothing is shown, and a gain
@@ -53,8 +55,8 @@ def judge(fusion: str, single: str, gain: Difference, questions: int, fused: Cos
         "helps": f"It costs {_share(fused, alone)} of what {single} costs alone.",
         "hurts": f"Take {single} alone, or other weights.",
         "no gain": f"Take {single} alone: the ensemble costs {_share(fused, alone)} of it.",
-        "not shown": f"With so few questions chance could do that much; {single} alone is the cheaper one: the ensemble costs "
-        f"{_share(fused, alone)} of it.",
+        "not shown": f"With so few questions chance could do that much; {single} alone is cheaper: the ensemble "
+        f"costs {_share(fused, alone)} of it.",
     }[answer]
     caution = " The questions are headings and nobody judged them: weak evidence." if weak else ""
     return Verdict(answer=answer, text=f"{opening}: {figures}. {advice}{caution}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from soloist.digests import DigestTable, text_digest
 from soloist.stores.atomic import disk_errors, make_folder, sync_folder
 from soloist.stores.manifest import FileRecord, is_intact
-from soloist.stores.run_folder import RunFolder
+from soloist.stores.run_folder import FIT, RunFolder
 
 _SHARD_FILE = re.compile(r"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{5,}\.parquet")
 
@@ -74,7 +74,12 @@ def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) 
 
 
 def _same_chunks(record: FileRecord, incoming: dict[str, FileRecord], contents: dict[tuple[str, int], str]) -> bool:
-    """Whether a file is as the incoming chunks have it: byte by byte, or, for vectors, of the same ids and texts."""
+    """Whether a file is as the incoming chunks have it: byte by byte, or, for vectors, of the same ids and texts.
+
+    What was fitted to all vectors has a fingerprint over all of them.
+    """
+    if record.kind == "fit":
+        return True
     if record.kind in ("chunks", "skipped"):
         return record.file in incoming and incoming[record.file].sha256 == record.sha256
     return bool(record.content) and contents.get((record.collection, record.shard)) == record.content
@@ -133,6 +138,8 @@ def _sweep(folder: RunFolder, after: dict[str, FileRecord]) -> None:
             inside = path.relative_to(folder.path).as_posix()
             if inside not in after and _SHARD_FILE.fullmatch(inside):
                 path.unlink()
+        if FIT not in after:
+            (folder.path / FIT).unlink(missing_ok=True)
         for place in sorted((p for p in folder.path.glob("[!.]*/**") if p.is_dir()), reverse=True):
             if not any(place.iterdir()):
                 place.rmdir()

@@ -22,9 +22,11 @@ from soloist.stores.atomic import atomic_path, disk_errors, sync_folder
 from soloist.types import TokenTally, VectorDType
 
 NAME = "manifest.jsonl"
-Kind = Literal["chunks", "vectors", "fused", "skipped"]
+Kind = Literal["chunks", "vectors", "fused", "fit", "skipped"]
 # What a row may name: nothing else in the folder, and nothing outside of it, is ever moved or removed for its sake.
-_FILE = re.compile(r"skipped\.jsonl|[^/.\0][^/\0]*/(chunks|fused|vectors/[^/.\0][^/\0]*)/part-\d{5,}\.parquet")
+_FILE = re.compile(
+    r"skipped\.jsonl|fusion\.safetensors|[^/.\0][^/\0]*/(chunks|fused|vectors/[^/.\0][^/\0]*)/part-\d{5,}\.parquet"
+)
 _TALLY = ("tokens", "truncated_rows", "truncated_tokens")
 _READ_BYTES = 1 << 22
 

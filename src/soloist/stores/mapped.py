@@ -1,4 +1,4 @@
-"""The vectors of a file as they lie in it: read by the operating system as they are looked at, and dropped by it again."""
+"""The vectors of a file as they lie in it: the operating system reads them as they are looked at."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MappedVectors:
-    """A file of vectors, as it was when it was opened. Of another writer's file, whose values lie otherwise, `column` is
-    None and the file is read whole.
+    """A file of vectors, as it was when it was opened. Of another writer's file, whose values lie otherwise, `column`
+    is None and the file is read whole.
     """
 
     path: Path
@@ -68,6 +68,8 @@ class MappedVectors:
 
 def _rows(views: list[tuple[int, np.ndarray[Any, Any]]], start: int, end: int) -> Vectors:
     """Rows of views that begin at the given rows and lie one behind the other."""
-    parts = [view[max(0, start - first) : end - first] for first, view in views if first < end and first + len(view) > start]
+    parts = [
+        view[max(0, start - first) : end - first] for first, view in views if first < end and first + len(view) > start
+    ]
     found = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return found.astype(np.float32, copy=False)

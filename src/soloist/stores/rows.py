@@ -70,14 +70,22 @@ class _Values:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Column:
+class Column:
     """Where a column lies: `width` values of `dtype` a row."""
 
     dtype: np.dtype[Any]
     width: int
     groups: tuple[_Values, ...]
 
+    def views(self, file: BinaryIO) -> list[tuple[int, NDArray[Any]]]:
+        """The values as they lie in the file: for each row group its first row and a read-only (rows, width) array."""
+        return [
+            (group.first, np.memmap(file, self.dtype, "r", group.offset, (group.rows, self.width)))
+            for group in self.groups
+        ]
+
     def read(self, file: BinaryIO, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The values of some rows, (rows, width), in their order."""
         found = np.empty((len(rows), self.width), self.dtype)
         for group in self.groups:
             here = (rows >= group.first) & (rows < group.first + group.rows)
@@ -92,10 +100,10 @@ class Layout:
     """Where the columns of a file lie, as long as it is this version of it."""
 
     rows: int
-    columns: dict[str, _Column]
+    columns: dict[str, Column]
 
 
-_Version = tuple[int, int, int]
+Version = tuple[int, int, int]
 
 
 class RowReader:
@@ -103,8 +111,8 @@ class RowReader:
 
     def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
         self._kept_bytes = kept_bytes
-        self._layouts: dict[Path, tuple[_Version, Layout | None]] = {}
-        self._whole: dict[Path, tuple[_Version, StoredRows]] = {}
+        self._layouts: dict[Path, tuple[Version, Layout | None]] = {}
+        self._whole: dict[Path, tuple[Version, StoredRows]] = {}
 
     def read(self, path: Path, rows: NDArray[np.int64]) -> StoredRows:
         """The rows with these numbers, in this order.
@@ -115,7 +123,7 @@ class RowReader:
         with read_errors(path), path.open("rb") as file:
             layout = self._layout(path, file)
             if layout is None:
-                return self._read_whole(path, _version(file)).take(rows)
+                return self._read_whole(path, version_of(file)).take(rows)
             if len(rows) and rows.max() >= layout.rows:
                 raise ValueError(f"it has {layout.rows} rows and no row {rows.max()}")
             found = {name: column.read(file, rows) for name, column in layout.columns.items()}
@@ -128,12 +136,12 @@ class RowReader:
 
     def _layout(self, path: Path, file: BinaryIO) -> Layout | None:
         known = self._layouts.get(path)
-        if known is None or known[0] != _version(file):
-            known = _version(file), layout_of(file)
+        if known is None or known[0] != version_of(file):
+            known = version_of(file), layout_of(file)
             self._layouts[path] = known
         return known[1]
 
-    def _read_whole(self, path: Path, version: _Version) -> StoredRows:
+    def _read_whole(self, path: Path, version: Version) -> StoredRows:
         kept = self._whole.pop(path, None)
         if kept is None or kept[0] != version:
             kept = version, _whole(path)
@@ -147,7 +155,7 @@ def layout_of(file: BinaryIO) -> Layout | None:
     """Where the columns of an open Parquet file lie; None where its rows cannot be read one by one."""
     with pq.ParquetFile(file) as parquet:
         metadata, schema = parquet.metadata, parquet.schema_arrow
-        columns: dict[str, _Column] = {}
+        columns: dict[str, Column] = {}
         counted = {*COUNT_COLUMNS} <= {*schema.names}
         for name in (*_COLUMNS, *(COUNT_COLUMNS if counted else ())):
             column = _column(file, metadata, schema, name)
@@ -157,7 +165,12 @@ def layout_of(file: BinaryIO) -> Layout | None:
         return Layout(rows=metadata.num_rows, columns=columns)
 
 
-def _column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema, name: str) -> _Column | None:
+def vector_column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema) -> Column | None:
+    """Where the vectors of an open Parquet file lie; None where they cannot be read row by row."""
+    return _column(file, metadata, schema, "vector")
+
+
+def _column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema, name: str) -> Column | None:
     shape = _shape(schema.field(name).type) if name in schema.names else None
     if shape is None:
         return None
@@ -171,7 +184,7 @@ def _column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema, name: 
         end = chunk.data_page_offset + chunk.total_compressed_size
         groups.append(_Values(first=first, rows=rows, offset=end - rows * width * dtype.itemsize))
         first += rows
-    return _Column(dtype=dtype, width=width, groups=tuple(groups))
+    return Column(dtype=dtype, width=width, groups=tuple(groups))
 
 
 def _shape(kind: pa.DataType) -> tuple[np.dtype[Any], int, int] | None:
@@ -215,6 +228,7 @@ def _whole(path: Path) -> StoredRows:
     )
 
 
-def _version(file: BinaryIO) -> _Version:
+def version_of(file: BinaryIO) -> Version:
+    """What tells an open file from one that has taken its place: size, time of change, inode."""
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns, status.st_ino

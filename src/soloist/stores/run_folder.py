@@ -4,6 +4,7 @@
     RUN/<collection>/chunks/part-00000.parquet
     RUN/<collection>/vectors/<model>/part-00000.parquet
     RUN/<collection>/fused/part-00000.parquet
+    RUN/fusion.safetensors (of a fusion that is fitted)
 
 run.json is there when the run is finished, and manifest.jsonl says which files are. While a run is at work there are
 also `state.json`, `.lock`, `.incoming` (chunks as they are read) and `.previous` (vectors of the chunks before).
@@ -26,6 +27,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from soloist.digests import shard_digest, text_digest
 from soloist.errors import OutputError
@@ -52,6 +55,7 @@ Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Used = TypeVar("Used")
 
 STATE = "state.json"
+FIT = "fusion.safetensors"
 _LOCK_SECONDS = 1.0  # to ask whether a folder is locked holds it for a moment
 _JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
 
@@ -356,6 +360,25 @@ class RunFolder:
         path = self._fused(collection, index)
         with read_errors(path):
             return table_vectors(read_table(path))
+
+    def write_fit(self, matrices: Sequence[Vectors], fingerprint: str) -> None:
+        """Write the matrices of a fusion that was fitted to the run, (kept dim, fused dim) float32 a model."""
+        path = self.path / FIT
+        content = save({f"{number:03d}": np.ascontiguousarray(matrix) for number, matrix in enumerate(matrices)})
+        self.require_inside(path)
+        with atomic_path(path) as temp, disk_errors(path):
+            temp.write_bytes(content)
+        self._record(path, "fit", 0, fingerprint=fingerprint)
+
+    def read_fit(self) -> tuple[Vectors, ...]:
+        """The matrices that `write_fit` wrote."""
+        path = self.path / FIT
+        with read_errors(path):
+            try:
+                found = load(path.read_bytes())
+            except SafetensorError as exc:
+                raise ValueError(str(exc)) from exc
+        return tuple(found[name] for name in sorted(found))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, e.g. `run.json`.

@@ -11,8 +11,9 @@ import numpy as np
 
 from soloist.digests import DigestTable, shard_digest, text_digest
 from soloist.errors import OutputError
+from soloist.fusion import FusionPlan
 from soloist.stores.manifest import FileRecord, is_intact
-from soloist.stores.run_folder import RunFolder, Vectors, declared_dtype
+from soloist.stores.run_folder import FIT, RunFolder, Vectors, declared_dtype
 from soloist.stores.tables import vector_file
 from soloist.types import Shard, VectorDType
 
@@ -68,6 +69,8 @@ def _finished(folder: RunFolder) -> Verified:
     damaged = _damaged(folder, records)
     reading = _Reading(folder, records, declared, damaged)
     problems = [*damaged.values(), *_unlisted(folder, records), *reading.problems()]
+    if declared.is_fitted and FIT not in records:
+        problems.append(f"{FIT}, the matrices of the fusion, is not in the manifest")
     return Verified(
         finished=True,
         collections=len(reading.collections),
@@ -84,6 +87,7 @@ class _Declared:
     chunks: Mapping[str, int]
     models: tuple[tuple[str, str, int], ...]
     fused_dim: int | None
+    is_fitted: bool
     vector_dtype: VectorDType
 
 
@@ -92,6 +96,7 @@ def _declared(summary: Any) -> _Declared:
         chunks={each["name"]: each["chunks"] for each in summary["collections"]},
         models=tuple((each["name"], each["fingerprint"], each["dim"]) for each in summary["models"]),
         fused_dim=summary["fusion"]["dim"] if summary["fusion"] is not None else None,
+        is_fitted=summary["fusion"] is not None and FusionPlan.from_dict(summary["fusion"]).needs_fit,
         vector_dtype=declared_dtype(summary),
     )
 
