@@ -19,7 +19,8 @@ _MODE_HELP = """exclusive: one model at a time on all devices; standard: all mod
 The vectors are the same. [default: exclusive]"""
 _FUSION_HELP = """How the models' vectors become one. Measured with MiniLM and WordLlama on seven retrieval sets: concat
 beat the better single model on six of them at weights .7/.3 and on all seven at .85/.15; the plain mean at 256
-dimensions lost on all seven. none writes no fused vectors. [default: concat]"""
+dimensions lost on all seven. projection and aligned-mean are fitted to the run; none writes no fused vectors.
+[default: concat]"""
 _WEIGHTS_HELP = "A weight for every model, 0 leaves it out of the fused vector. [default: all alike]"
 DTYPE_HELP = """What the models compute in. auto-fast: as auto, but bfloat16 on a CPU that multiplies it; what that
 costs is measured and said. [default: auto]"""
@@ -93,7 +94,12 @@ def embed(
     weights: Annotated[list[str] | None, typer.Option(metavar="A=.7,B=.3", help=_WEIGHTS_HELP)] = None,
     mode: Annotated[str | None, typer.Option(metavar=choices(Mode), help=_MODE_HELP)] = None,
     fusion: Annotated[str | None, typer.Option(metavar=choices(FusionMethod), help=_FUSION_HELP)] = None,
-    dim: Annotated[int | None, typer.Option(help="Components that fusion keeps of each model's vector.")] = None,
+    dim: Annotated[
+        int | None,
+        typer.Option(
+            help="Components that fusion keeps of each model's vector; of a projection, those of the fused one."
+        ),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
     vector_dtype: Annotated[str | None, typer.Option(metavar=choices(VectorDType), help=_VECTOR_DTYPE_HELP)] = None,
     accelerator: Annotated[
