@@ -9,6 +9,7 @@ SoloistError
 |   +-- BadChunkFileError       one file, with the position of the fault
 |   +-- DuplicateIdError        two chunks with one id, both places named
 +-- OutputError                 the run folder cannot be used
++-- ExportError                 a store that fails, or does not have what was written to it
 +-- ModelLoadError              a model that is named correctly but cannot be loaded
 +-- PredictionError             memory or time that cannot be computed
 +-- LeaseError                  the devices could not be leased, or were not given back
@@ -60,6 +61,10 @@ class DuplicateIdError(InputError):
 
 class OutputError(SoloistError):
     """The run folder cannot be used."""
+
+
+class ExportError(SoloistError):
+    """A store that fails, that holds something else, or that does not have what was written to it."""
 
 
 class RunStoppedError(SoloistError):

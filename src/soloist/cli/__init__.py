@@ -11,6 +11,7 @@ import typer
 from soloist.cli import models
 from soloist.cli.embed import embed
 from soloist.cli.evaluate import evaluate
+from soloist.cli.export import export
 from soloist.cli.outcome import INTERRUPTED, open_missing_streams, say_stopped
 from soloist.cli.plan import plan
 from soloist.cli.runs import status, verify
@@ -33,6 +34,7 @@ app.command()(status)
 app.command()(verify)
 app.command()(search)
 app.command("eval")(evaluate)
+app.command()(export)
 app.command()(validate)
 app.add_typer(models.app, name="models")
 

@@ -1,0 +1,57 @@
+"""`soloist export`: a run's vectors into the store where they are wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soloist.cli.embed import split
+from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.reports.text import count_text, one_line
+
+_TO_HELP = "parquet, numpy, jsonl, faiss, lancedb, qdrant or pgvector."
+_VECTORS_HELP = "fused, the name of a model, or all. [default: all; for faiss the fused ones]"
+
+
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
+    to: Annotated[str, typer.Option(metavar="KIND", help=_TO_HELP)],
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The folder, or for jsonl the file, to write.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="The server of qdrant or pgvector.")] = None,
+    vectors: Annotated[str | None, typer.Option(metavar="NAME", help=_VECTORS_HELP)] = None,
+    collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
+    table: Annotated[str, typer.Option(metavar="NAME", help="The table or collection in a store.")] = "soloist",
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are sent at once.")] = 1_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Export a finished run, or bring an export up to date with it: the same command again, after a break or a change.
+
+    Rows that are there unchanged stay, those of chunks that are gone are deleted. At the end the rows are counted and a
+    sample of vectors is read back and compared. Ids in stores are UUIDs that follow from collection and chunk id.
+    """
+    with exit_codes(debug=debug):
+        from soloist.exports import export_run
+
+        found = export_run(
+            run_dir, to, out=out, url=url, vectors=vectors, collections=split("--collections", collections) or (),
+            table=table, batch_rows=batch_rows,
+        )  # fmt: skip
+        with written_to_stdout("the report", before=f"the export to {found.target} is done, but "):
+            if as_json:
+                typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
+                return
+            typer.echo(
+                one_line(
+                    f"{found.target}: {count_text(found.rows, 'row')}, {found.written:,} written, {found.unchanged:,} "
+                    f"unchanged, {found.deleted:,} deleted; {found.compared:,} read back and compared"
+                )
+            )
+            for note in found.notes:
+                typer.echo(one_line(f"note: {note}"))

@@ -1,0 +1,67 @@
+"""A finished run into the store where its vectors are wanted: one small module for each, behind one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from soloist.errors import ConfigError
+from soloist.exports.report import ExportReport
+from soloist.exports.rows import Source, open_source
+from soloist.exports.target import BATCH_ROWS, DEFAULT_TABLE, Target
+
+__all__ = ["EXPORTS", "ExportReport", "Target", "export_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A row of the table: the module with its `export`, and whether a row there may have several vectors."""
+
+    module: str
+    several: bool
+
+
+EXPORTS: Mapping[str, Export] = {
+    "parquet": Export(module="parquet", several=True),
+    "numpy": Export(module="numpy_files", several=True),
+    "jsonl": Export(module="jsonl", several=True),
+    "faiss": Export(module="faiss_index", several=False),
+    "lancedb": Export(module="lancedb_table", several=True),
+    "qdrant": Export(module="qdrant", several=True),
+    "pgvector": Export(module="pgvector", several=True),
+}
+
+
+def export_run(
+    run: str | Path,
+    to: str,
+    *,
+    out: str | Path | None = None,
+    url: str | None = None,
+    vectors: str | None = None,
+    collections: Sequence[str] = (),
+    table: str = DEFAULT_TABLE,
+    batch_rows: int = BATCH_ROWS,
+) -> ExportReport:
+    """Export a finished run, or bring what was exported up to date with it.
+
+    Rows that are there unchanged are left, rows of chunks that are gone are deleted, and at the end the rows are
+    counted and a sample of their vectors is read back and compared. `vectors` are `fused`, those of a model, or `all`;
+    by default all, but for faiss, which has one vector a row.
+
+    Raises:
+        ConfigError: a kind, vectors or collections that are not there, or a client library that is not installed.
+        OutputError: there is no finished run, or the disk does not take the files.
+        ExportError: the store fails, has a table with other dims, or does not have what was written.
+    """
+    kind = EXPORTS.get(to)
+    if kind is None:
+        raise ConfigError(f"there is no export to {to}: choose one of {', '.join(EXPORTS)}")
+    if batch_rows < 1:
+        raise ConfigError(f"batch_rows is {batch_rows}: give a number of rows of 1 or more")
+    source = open_source(Path(run), vectors, collections, several=kind.several)
+    target = Target(out=Path(out) if out is not None else None, url=url, table=table, batch_rows=batch_rows)
+    export: Callable[[Source, Target], ExportReport] = import_module(f"soloist.exports.{kind.module}").export
+    return export(source, target)

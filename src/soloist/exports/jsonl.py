@@ -1,0 +1,57 @@
+"""JSON Lines: an object for each row, with its text, its metadata as they are, and its vectors by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soloist.errors import ExportError
+from soloist.exports.numpy_files import row_count
+from soloist.exports.report import ExportReport, compare
+from soloist.exports.rows import Rows, Source, Vectors
+from soloist.exports.target import Target
+from soloist.jsontext import json_text
+from soloist.stores.atomic import atomic_path, disk_errors
+
+
+def export(source: Source, target: Target) -> ExportReport:
+    """Write the file anew, in the order of the run, and read a sample back."""
+    path = target.folder
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
+    before = row_count(path)
+    with atomic_path(path) as temp, disk_errors(path), temp.open("w", encoding="utf-8", newline="\n") as file:
+        for rows in source.batches(target.batch_rows):
+            for place in range(len(rows)):
+                file.write(json_text(_object(rows, place)) + "\n")
+    return ExportReport(
+        target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=max(0, before - source.rows),
+        compared=compare(source, str(path), row_count(path), lambda keys: _read(path, keys)),
+    )  # fmt: skip
+
+
+def _object(rows: Rows, place: int) -> dict[str, Any]:
+    chunk = rows.chunks[place]
+    return {
+        "key": rows.keys[place],
+        "collection": rows.collection,
+        "id": chunk.id,
+        "text": chunk.text,
+        "metadata": dict(chunk.metadata),
+        # The shortest decimals that are this float32 again.
+        "vectors": {name: [float(str(number)) for number in vectors[place]] for name, vectors in rows.vectors.items()},
+    }
+
+
+def _read(path: Path, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
+    wanted, found = set(keys), {}
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.split('"', 4)[3] in wanted:  # the key is its first value
+                value = json.loads(line)
+                found[value["key"]] = {name: np.array(v, np.float32) for name, v in value["vectors"].items()}
+    return found

@@ -1,0 +1,80 @@
+"""NumPy arrays: one `.npy` of all rows for each name of vectors, and `ids.jsonl` with a line for each row."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from soloist.exports.folders import ExportFolder
+from soloist.exports.report import ExportReport, compare
+from soloist.exports.rows import Source, Vectors
+from soloist.exports.target import Target
+from soloist.jsontext import json_text
+from soloist.stores import folder_name
+from soloist.stores.atomic import disk_errors
+
+IDS = "ids.jsonl"
+
+
+def export(source: Source, target: Target) -> ExportReport:
+    """Write all arrays anew, in the order of the run, and read a sample back."""
+    folder = ExportFolder(target.folder, "numpy")
+    arrays = {name: f"{folder_name(name)}.npy" for name in source.dims}
+    before = row_count(folder.path / IDS)
+    folder.begin([*arrays.values(), IDS])
+    for name, file in arrays.items():
+        with folder.file(file) as temp:
+            _write(source, name, temp)
+    write_ids(source, folder)
+    folder.finish(dict.fromkeys([*arrays.values(), IDS], "written"))
+    count = row_count(folder.path / IDS)
+    return ExportReport(
+        target=str(folder.path), rows=source.rows, written=source.rows, unchanged=0,
+        deleted=max(0, before - source.rows),
+        compared=compare(source, str(folder.path), count, lambda keys: _read(folder.path, arrays, keys)),
+    )  # fmt: skip
+
+
+def write_ids(source: Source, folder: ExportFolder) -> None:
+    """`ids.jsonl`: key, collection and id of each row, in the order of the vectors."""
+    with folder.file(IDS) as temp, temp.open("w", encoding="utf-8", newline="\n") as file:
+        for collection, index in source.shards:
+            rows = source.shard(collection, index)
+            for key, chunk in zip(rows.keys, rows.chunks, strict=True):
+                file.write(json_text({"key": key, "collection": collection, "id": chunk.id}) + "\n")
+
+
+def row_count(path: Path) -> int:
+    """The lines of a file; 0 where there is none."""
+    if not path.is_file():
+        return 0
+    with disk_errors(path), path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def places_of(path: Path, keys: Sequence[str]) -> dict[str, int]:
+    """In which rows these keys are, by `ids.jsonl`."""
+    wanted = set(keys)
+    with path.open(encoding="utf-8") as lines:
+        found = ((line.split('"', 4)[3], place) for place, line in enumerate(lines))  # the key is its first value
+        return {key: place for key, place in found if key in wanted}
+
+
+def _write(source: Source, name: str, path: Path) -> None:
+    shape = (source.rows, source.dims[name])
+    with path.open("wb") as file:  # not open_memmap, which a full disk kills without a word
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for collection, index in source.shards:
+            file.write(np.ascontiguousarray(source.shard(collection, index).vectors[name], "<f4").data)
+
+
+def _read(folder: Path, arrays: Mapping[str, str], keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
+    places = places_of(folder / IDS, keys)
+    opened = {name: np.load(folder / file, mmap_mode="r") for name, file in arrays.items()}
+    return {
+        key: {name: array[place] for name, array in opened.items()}
+        for key, place in itertools.islice(places.items(), None)
+    }

@@ -1,0 +1,136 @@
+"""A Qdrant collection, on a server or in a folder: a named vector for each model and the fused one, and a payload."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from soloist.errors import ConfigError, ExportError
+from soloist.exports.extras import load
+from soloist.exports.report import ExportReport
+from soloist.exports.rows import Rows, Source, Vectors
+from soloist.exports.stores import fill
+from soloist.exports.target import Target
+
+API_KEY = "QDRANT_API_KEY"
+_KEYS_AT_ONCE = 1_000
+_SECONDS = 60
+
+
+def export(source: Source, target: Target) -> ExportReport:
+    """Make the collection have the rows of the run."""
+    client_module = load("qdrant_client", "qdrant", "qdrant-client")
+    if (target.out is None) == (target.url is None):
+        raise ConfigError(
+            "the export to qdrant needs --url of a server or --out for a folder of its own: give one of them"
+        )
+    where = target.url or str(target.out)
+    try:
+        client = (
+            client_module.QdrantClient(url=target.url, api_key=os.environ.get(API_KEY), timeout=_SECONDS)
+            if target.url is not None
+            else client_module.QdrantClient(path=str(target.out))
+        )
+    except (OSError, RuntimeError, ValueError) as exc:
+        raise ExportError(
+            f"Qdrant at {where} cannot be opened ({_first_line(exc)}): correct that, and export again"
+        ) from exc
+    try:
+        return fill(_Collection(client, source, target.table, f"{where} ({target.table})"), source, target.batch_rows)
+    except (OSError, RuntimeError, ValueError, client_module.http.exceptions.ApiException) as exc:
+        raise ExportError(
+            f"Qdrant at {where} failed ({_first_line(exc)}): see that it is there, and export again, which goes on"
+        ) from exc
+    finally:
+        client.close()
+
+
+class _Collection:
+    """A collection that is open, made where it is not there."""
+
+    def __init__(self, client: Any, source: Source, name: str, target: str) -> None:
+        self._client = client
+        self._models = load("qdrant_client.models", "qdrant", "qdrant-client")
+        self._source = source
+        self._name = name
+        self.target = target
+        if client.collection_exists(name):
+            self._require_same_dims()
+        else:
+            self._make()
+
+    def digests(self, keys: Sequence[str]) -> Mapping[str, str]:
+        found = self._client.retrieve(self._name, ids=list(keys), with_payload=["digest"])
+        return {str(point.id): str((point.payload or {}).get("digest")) for point in found}
+
+    def upsert(self, rows: Rows) -> None:
+        points = [
+            self._models.PointStruct(
+                id=key,
+                payload={
+                    "collection": rows.collection, "id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata),
+                    "digest": digest,
+                },
+                vector={name: vectors[place].tolist() for name, vectors in rows.vectors.items()},
+            )
+            for place, (key, digest, chunk) in enumerate(zip(rows.keys, rows.digests, rows.chunks, strict=True))
+        ]  # fmt: skip
+        self._client.upsert(self._name, points=points, wait=True)
+
+    def keys(self, collections: Sequence[str]) -> Iterator[Sequence[str]]:
+        offset = None
+        while True:
+            found, offset = self._client.scroll(
+                self._name, scroll_filter=self._of(collections), limit=_KEYS_AT_ONCE, offset=offset, with_payload=False
+            )
+            yield [str(point.id) for point in found]
+            if offset is None:
+                return
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self._client.delete(self._name, points_selector=self._models.PointIdsList(points=list(keys)), wait=True)
+
+    def count(self, collections: Sequence[str]) -> int:
+        return int(self._client.count(self._name, count_filter=self._of(collections), exact=True).count)
+
+    def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
+        found = self._client.retrieve(self._name, ids=list(keys), with_vectors=True)
+        return {
+            str(point.id): {name: np.asarray(vector, np.float32) for name, vector in point.vector.items()}
+            for point in found
+        }
+
+    def index(self, rows: int) -> Sequence[str]:
+        return ("Qdrant indexes by itself, from its own threshold of rows on",)
+
+    def _make(self) -> None:
+        # Vectors stay on the disk, as they do in the run: a server with the memory for them can be told otherwise.
+        vectors = {
+            name: self._models.VectorParams(size=dim, distance=self._models.Distance.COSINE, on_disk=True)
+            for name, dim in self._source.dims.items()
+        }
+        self._client.create_collection(self._name, vectors_config=vectors)
+        keyword = self._models.PayloadSchemaType.KEYWORD
+        self._client.create_payload_index(self._name, field_name="collection", field_schema=keyword)
+
+    def _require_same_dims(self) -> None:
+        there = self._client.get_collection(self._name).config.params.vectors
+        dims = {name: params.size for name, params in there.items()} if isinstance(there, dict) else {}
+        for name, dim in self._source.dims.items():
+            if dims.get(name) != dim:
+                has = f"{dims[name]} dims of {name}" if name in dims else f"no vectors of {name}"
+                raise ExportError(
+                    f"{self.target} has {has}, and the run has {dim}: choose another --table, or delete that one"
+                )
+
+    def _of(self, collections: Sequence[str]) -> Any:
+        among = self._models.MatchAny(any=list(collections))
+        return self._models.Filter(must=[self._models.FieldCondition(key="collection", match=among)])
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,0 +1,64 @@
+"""What an export did, and the check at its end. Values, and one comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from soloist.errors import ExportError
+from soloist.exports.rows import Source, Vectors
+
+# Vectors come back as the float32 that they were, or as a store has normalised them once more.
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """Of the run's rows, how many were written and how many were there unchanged; rows of chunks that are gone, which
+    were deleted; and of how many rows the vectors were read back and compared.
+    """
+
+    target: str
+    rows: int
+    written: int
+    unchanged: int
+    deleted: int
+    compared: int
+    notes: tuple[str, ...] = ()
+
+
+Reader = Callable[[Sequence[str]], Mapping[str, Mapping[str, Vectors]]]
+
+
+def compare(source: Source, target: str, count: int, read: Reader) -> int:
+    """Hold what a target has against the run: the number of rows, and the vectors of a sample; how many those were.
+
+    `read` gives the vectors by key and name.
+
+    Raises:
+        ExportError: it differs.
+    """
+    if count != source.rows:
+        raise ExportError(
+            f"{target} has {count} rows of these collections, and the run has {source.rows}: export again, and if it "
+            "stays so empty it first"
+        )
+    compared = 0
+    for rows in source.sample():
+        found = read(rows.keys) if len(rows) else {}
+        for place, key in enumerate(rows.keys):
+            for name, vectors in rows.vectors.items():
+                there = found.get(key, {}).get(name)
+                if there is None or there.shape != vectors[place].shape or not _near(there, vectors[place]):
+                    raise ExportError(
+                        f"{target} has another {name} vector of chunk {rows.chunks[place].id!r} than was written: "
+                        "export again, and if it stays so empty it first"
+                    )
+        compared += len(rows)
+    return compared
+
+
+def _near(one: Vectors, other: Vectors) -> bool:
+    return bool(np.abs(np.asarray(one, np.float32) - other).max() <= _TOLERANCE)

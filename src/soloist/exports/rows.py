@@ -1,0 +1,167 @@
+"""A finished run as rows to export, a few thousand at a time. Knows the run's files, and no store.
+
+A row's key is a UUID that follows from its collection and its id, the same in every store and every run. Its digest is
+over all that is exported of it, so that a store which keeps it can tell what is there unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soloist.errors import ConfigError
+from soloist.jsontext import json_text
+from soloist.stores import RunFolder
+from soloist.types import Chunk
+
+Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+FUSED = "fused"
+ALL = "all"
+_NAMESPACE = uuid.UUID("8f0b5a1e-6a0e-5d0c-9d5e-2f6a4c1b7e90")
+SAMPLED_ROWS = 64  # of which vectors are read back at the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """Some rows: as many of everything, vectors by name (rows, dim) float32."""
+
+    collection: str
+    keys: Sequence[str]
+    digests: Sequence[str]
+    chunks: Sequence[Chunk]
+    vectors: Mapping[str, Vectors]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, places: Sequence[int]) -> Rows:
+        """Those at some places."""
+        return Rows(
+            collection=self.collection,
+            keys=[self.keys[at] for at in places],
+            digests=[self.digests[at] for at in places],
+            chunks=[self.chunks[at] for at in places],
+            vectors={name: vectors[list(places)] for name, vectors in self.vectors.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Source:
+    """What is exported of a run: some collections, and vectors by name with their dims. `makers` say what made the
+    vectors of each file.
+    """
+
+    folder: RunFolder
+    collections: tuple[str, ...]
+    dims: Mapping[str, int]
+    shards: tuple[tuple[str, int], ...]
+    rows: int
+    makers: Mapping[str, str]
+
+    def shard(self, collection: str, index: int) -> Rows:
+        """All rows of a shard."""
+        chunks = self.folder.read_chunks(collection, index)
+        vectors: dict[str, Vectors] = {}
+        made_by: dict[str, str] = {}
+        for name in self.dims:
+            read = self.folder.read_fused(collection, index) if name == FUSED else (
+                self.folder.read_vectors(collection, name, index)
+            )  # fmt: skip
+            vectors[name] = read[1]
+            made_by[name] = self._maker(name, collection, index)
+        return Rows(
+            collection=collection,
+            keys=[key_of(collection, chunk.id) for chunk in chunks],
+            digests=[_digest(chunk, made_by) for chunk in chunks],
+            chunks=chunks,
+            vectors=vectors,
+        )
+
+    def batches(self, size: int) -> Iterator[Rows]:
+        """All rows in their order, up to `size` at a time."""
+        for collection, index in self.shards:
+            rows = self.shard(collection, index)
+            for start in range(0, len(rows), size):
+                yield rows.take(range(start, min(len(rows), start + size)))
+
+    def sample(self) -> Iterator[Rows]:
+        """Some rows of all shards, evenly spread: the same ones each time."""
+        step = max(1, self.rows // SAMPLED_ROWS)
+        first = 0
+        for collection, index in self.shards:
+            rows = self.shard(collection, index)
+            yield rows.take(range(-first % step, len(rows), step))
+            first += len(rows)
+
+    def _maker(self, name: str, collection: str, index: int) -> str:
+        """What made the vectors of a file, as the manifest has it."""
+        folder = self.folder
+        file = folder.fused_file(collection, index) if name == FUSED else folder.vectors_file(collection, name, index)
+        return self.makers.get(file, "")
+
+
+def key_of(collection: str, id_: str) -> str:
+    """The UUID of a chunk, by its collection and id."""
+    return str(uuid.uuid5(_NAMESPACE, f"{collection}\0{id_}"))
+
+
+def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, several: bool) -> Source:
+    """A finished run to export. `vectors` names those of a model, the fused ones, or all; None takes all where a store
+    has room for `several` a row, else the fused ones or, without these, the only model's.
+
+    Raises:
+        OutputError: there is no finished run.
+        ConfigError: it has no such vectors or collection.
+    """
+    folder = RunFolder.open(path)
+    there, known = folder.read_json_as("run.json", _described)
+    for name in collections:
+        if name not in known:
+            raise ConfigError(f"{path} has no collection {name}: choose of {', '.join(known)}")
+    chosen = tuple(collections) or tuple(known)
+    manifest = folder.manifest.read()
+    records = [each for each in manifest.values() if each.kind == "chunks" and each.collection in chosen]
+    shards = sorted(((each.collection, each.shard) for each in records), key=lambda at: (chosen.index(at[0]), at[1]))
+    return Source(
+        folder=folder,
+        collections=chosen,
+        dims=_chosen_vectors(path, vectors, there, several),
+        shards=tuple(shards),
+        rows=sum(each.rows for each in records),
+        makers={file: f"{each.fingerprint} {each.vector_dtype}" for file, each in manifest.items()},
+    )
+
+
+def _described(summary: Any) -> tuple[dict[str, int], list[str]]:
+    """The dims of vectors by name, and the collections that have chunks."""
+    dims = {model["name"]: int(model["dim"]) for model in summary["models"]}
+    if summary["fusion"] is not None:
+        dims[FUSED] = int(summary["fusion"]["dim"])
+    return dims, [each["name"] for each in summary["collections"] if each["chunks"]]
+
+
+def _chosen_vectors(path: Path, asked: str | None, there: Mapping[str, int], several: bool) -> dict[str, int]:
+    if asked == ALL or (asked is None and several):
+        if not several:
+            raise ConfigError(f"this export has one vector a row: choose --vectors of {', '.join(there)}")
+        return dict(there)
+    if asked is None:
+        if FUSED not in there and len(there) > 1:
+            raise ConfigError(f"{path} has no fused vectors: choose --vectors of {', '.join(there)}")
+        asked = FUSED if FUSED in there else next(iter(there))
+    if asked not in there:
+        raise ConfigError(f"{path} has no vectors of {asked}: choose --vectors of {', '.join(there)}")
+    return {asked: there[asked]}
+
+
+def _digest(chunk: Chunk, made_by: Mapping[str, str]) -> str:
+    """32 hex digits over text, metadata, and what made the vectors of this text."""
+    everything = json_text([chunk.text, dict(chunk.metadata), sorted(made_by.items())])
+    return hashlib.sha256(everything.encode("utf-8", "surrogatepass")).hexdigest()[:32]

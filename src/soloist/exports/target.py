@@ -1,0 +1,32 @@
+"""Where an export goes, and its options. Values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from soloist.errors import ConfigError
+
+DEFAULT_TABLE = "soloist"
+BATCH_ROWS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A folder or file, `out`, or a server, `url`; the table or collection in a store; rows of a batch."""
+
+    out: Path | None = None
+    url: str | None = None
+    table: str = DEFAULT_TABLE
+    batch_rows: int = BATCH_ROWS
+
+    @property
+    def folder(self) -> Path:
+        """The folder or file.
+
+        Raises:
+            ConfigError: none is given.
+        """
+        if self.out is None or self.url is not None:
+            raise ConfigError("this export writes files: give --out PATH, and no --url")
+        return self.out
