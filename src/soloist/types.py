@@ -17,6 +17,7 @@ DType = Literal["float32", "float16", "bfloat16"]
 DTypeRequest = Literal["auto", "auto-fast", "float32", "float16", "bfloat16"]
 OnBadInput = Literal["error", "skip"]
 FusionMethod = Literal["concat", "mean", "none"]
+BudgetSource = Literal["given", "calibrated", "table"]
 SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"]
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from soloist.cli import models
+from soloist.cli.calibrate import calibrate
 from soloist.cli.embed import embed
 from soloist.cli.outcome import INTERRUPTED, open_missing_streams, say_stopped
 from soloist.cli.plan import plan
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(embed)
 app.command()(plan)
+app.command()(calibrate)
 app.command()(status)
 app.command()(verify)
 app.command()(validate)

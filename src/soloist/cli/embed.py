@@ -23,7 +23,7 @@ dimensions lost on all seven. none writes no fused vectors. [default: concat]"""
 _WEIGHTS_HELP = "A weight for every model, 0 leaves it out of the fused vector. [default: all alike]"
 DTYPE_HELP = """What the models compute in. auto-fast: as auto, but bfloat16 on a CPU that multiplies it; what that
 costs is measured and said. [default: auto]"""
-_BUDGET_HELP = "Padded tokens in a batch. [default: by kind of device]"
+_BUDGET_HELP = "Padded tokens in a batch. [default: as calibrated, else by kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
 _BAD_INPUT_HELP = """error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. Empty texts and
 empty files are no faults: they are left out and written there in either case. [default: error]"""
