@@ -54,6 +54,25 @@ def test_what_is_no_path_is_refused(name: str, value: Any) -> None:
         made(**{name: value})
 
 
+def test_the_vector_dtype_is_a_setting_like_any_other(tmp_path: Path) -> None:
+    """Catches a run of a config file that is stored in float32 all the same, and a worker that is told another."""
+    file = tmp_path / "run.toml"
+    file.write_text('chunks_root = "chunks"\nout = "run"\nvector_dtype = "float16"\n')
+    config = RunConfig.from_toml(file)
+    assert (config.vector_dtype, made().vector_dtype) == ("float16", "float32")
+    assert RunConfig.from_toml(file, vector_dtype="float32").vector_dtype == "float32"
+    assert RunConfig.from_dict(config.to_dict()) == config
+    assert config.fingerprint() != RunConfig.from_toml(file, vector_dtype="float32").fingerprint()
+    earlier = {key: value for key, value in made().to_dict().items() if key != "vector_dtype"}
+    assert RunConfig.from_dict(earlier) == made()
+
+
+def test_a_vector_dtype_that_no_file_has_is_refused() -> None:
+    """Catches bfloat16, which models compute in and Parquet does not know, after the first shard was computed."""
+    with pytest.raises(ConfigError, match=r"^vector_dtype is 'bfloat16': choose one of float32, float16$"):
+        made(vector_dtype="bfloat16")
+
+
 def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
     """Catches `[Errno 2]`, and a path that stands twice in the sentence."""
     with pytest.raises(ConfigError) as caught:

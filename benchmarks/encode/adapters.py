@@ -67,6 +67,8 @@ class Adapter(Protocol):
 class Soloist:
     """A whole run of soloist: reading chunks, tokenizing, encoding, writing vectors, once more each time."""
 
+    packing = "auto"
+
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._root = Path(setup.work) / "chunks"
@@ -107,11 +109,17 @@ class Soloist:
         config = RunConfig(
             chunks_root=self._root, out=out, models=(self._setup.model,), accelerator=_accelerator(self._setup.devices),
             dtype=cast(Any, self._setup.precision), fusion=FusionConfig(method="none"), lock_dir=work / "locks",
-            cache_dir=work / "cache",
+            cache_dir=work / "cache", packing=cast(Any, self.packing),
         )  # fmt: skip
         began = time.perf_counter()
         result = run(config)
         return result, time.perf_counter() - began
+
+
+class PackingSoloist(Soloist):
+    """soloist with packed rows, where it would pad them."""
+
+    packing = "on"
 
 
 class SentenceTransformers:
@@ -285,6 +293,7 @@ class Infinity:
 
 ADAPTERS: Mapping[str, type[Any]] = {
     "soloist": Soloist,
+    "packing soloist": PackingSoloist,
     "sentence-transformers": SentenceTransformers,
     "openvino": OpenVino,
     "onnx": Onnx,

@@ -60,7 +60,10 @@ def engines_for(kind: str, precisions: Sequence[str]) -> tuple[Engine, ...]:
     Those in environments of their own have builds for the CPU alone.
     """
     kept = [precision for precision in PRECISIONS[kind] if precision in precisions]
-    ours = [Engine(adapter="soloist", precision=precision, batching="its own") for precision in kept]
+    adapters = ("soloist",) if kind == "cpu" else ("soloist", "packing soloist")  # a CPU packs anyway
+    ours = [
+        Engine(adapter=adapter, precision=precision, batching="its own") for precision in kept for adapter in adapters
+    ]
     batchings: tuple[Batching, ...] = ("default", "best")
     theirs = [
         Engine(adapter="sentence-transformers", precision=precision, batching=batching)

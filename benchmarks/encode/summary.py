@@ -100,7 +100,7 @@ def _row(
         "adapter": engine.adapter,
         "precision": engine.precision,
         "computes_in": measured.known.get("dtype") or measured.warm["notes"].get("dtype"),
-        "batch_size": engine.batching if engine.adapter == "soloist" else measured.batch_size,
+        "batch_size": engine.batching if "soloist" in engine.adapter else measured.batch_size,
         "batch_sizes_tried": {str(size): round(seconds, 3) for size, seconds in measured.searched.items()},
         "tokens_per_second": round(work.tokens / statistics.median(measured.seconds), 1),
         "chunks_per_second": round(work.chunks / statistics.median(measured.seconds), 2),

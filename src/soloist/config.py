@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from soloist.errors import ConfigError
-from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput
+from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,15 +75,17 @@ class FusionConfig:
 class RunConfig:
     """One run: which chunks, through which models, on what, into which folder.
 
-    `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a
-    batch (None: as calibrated, else the device kind's own); `lease_timeout_seconds` is how long to wait for devices
-    that another process holds (None: as long as it takes). `lock_dir` stands for the machine: processes that
-    name the same one respect each other's leases. `cache_dir` keeps what runs measure for later plans (None: the
-    user's cache folder). With `isolation="process"` each pass runs in a process of its own, at whose end
-    the driver has the whole of its memory back, contexts included. After `stop_after` seconds (or a duration such as
-    "8h30m") the run ends with the shard in work; the same config goes on with it. `reuse` names other runs whose
-    vectors of the same texts by the same models are taken over. A path may be given as a string, models and
-    collections as any sequence of strings; they become what the fields say.
+    `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a batch (None: as
+    calibrated, else the device kind's own); `lease_timeout_seconds` is how long to wait for devices that another
+    process holds (None: as long as it takes). `lock_dir` stands for the machine: processes that name the same one
+    respect each other's leases. `cache_dir` keeps what runs measure for later plans (None: the user's cache
+    folder). With `isolation="process"` each pass runs in a process of its own, at whose end the driver has the
+    whole of its memory back, contexts included. `packing` says where rows lie one behind the other without padding:
+    `auto` on the CPU, `on` on devices too, for the models that allow for it. After `stop_after` seconds (or a
+    duration such as "8h30m") the run ends with the shard in work; the same config goes on with it. `reuse` names
+    other runs whose vectors of the same texts by the same models are taken over. `vector_dtype` is what vectors are
+    stored as, whatever the models compute in: in float16 each number is rounded to the nearest. A path may be given
+    as a string, models and collections as any sequence of strings; they become what the fields say.
 
         RunConfig(chunks_root="chunks", out="run", models=["wordllama"], fusion=FusionConfig(method="none"))
     """
@@ -96,6 +98,7 @@ class RunConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     dtype: DTypeRequest = "auto"
+    vector_dtype: VectorDType = "float32"
     accelerator: str = "auto"
     token_budget: int | None = None
     shard_chunks: int = 4096
@@ -104,6 +107,7 @@ class RunConfig:
     lease_timeout_seconds: float | None = None
     cache_dir: Path | None = None
     isolation: Isolation = "allocator"
+    packing: Packing = "auto"
     stop_after: float | None = None
     reuse: tuple[Path, ...] = ()
 
@@ -117,7 +121,9 @@ class RunConfig:
         object.__setattr__(self, "reuse", tuple(_path("reuse", each) for each in self.reuse))
         object.__setattr__(self, "stop_after", _seconds("stop_after", self.stop_after))
         _require_choice("mode", self.mode, get_args(Mode))
+        _require_choice("vector_dtype", self.vector_dtype, get_args(VectorDType))
         _require_choice("isolation", self.isolation, get_args(Isolation))
+        _require_choice("packing", self.packing, get_args(Packing))
         if self.token_budget is not None and self.token_budget < 1:
             raise ConfigError(f"token_budget is {self.token_budget}: give a number of tokens of 1 or more")
         if self.shard_chunks < 1:

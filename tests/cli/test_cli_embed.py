@@ -50,10 +50,11 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
     assert invoke(*options, "--out", other).exit_code == 0
     result = invoke(
         *options, "--collections", "notes", "--weights", "wordllama=.5", "--mode", "standard", "--fusion", "mean",
-        "--dim", 64, "--dtype", "float32", "--token-budget", 500, "--on-bad-input", "skip", "--catalogue", catalogue,
+        "--dim", 64, "--dtype", "float32", "--vector-dtype", "float16", "--token-budget", 500,
+        "--on-bad-input", "skip", "--catalogue", catalogue,
         "--text-field", "text", "--id-field", "chunk_id", "--file-patterns", "*_chunks.json,other.jsonl",
         "--shard-chunks", 2, "--lease-timeout-seconds", 7.5, "--cache-dir", tmp_path / "cache",
-        "--isolation", "process", "--stop-after", "1h30m", "--reuse", other,
+        "--isolation", "process", "--packing", "on", "--stop-after", "1h30m", "--reuse", other,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert saved_config(tmp_path) == {
@@ -70,6 +71,7 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
             "on_bad_input": "skip",
         },
         "dtype": "float32",
+        "vector_dtype": "float16",
         "accelerator": "cpu",
         "token_budget": 500,
         "shard_chunks": 2,
@@ -78,6 +80,7 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "lease_timeout_seconds": 7.5,
         "cache_dir": str(tmp_path / "cache"),
         "isolation": "process",
+        "packing": "on",
         "stop_after": 5400.0,
         "reuse": [str(other)],
     }
@@ -102,7 +105,7 @@ def test_a_config_file_can_say_everything_and_options_win(chunks_root, tmp_path)
     file.write_text(
         f'chunks_root = "{chunks_root}"\nout = "{tmp_path / "run"}"\nmodels = ["wordllama"]\nfusion = "none"\n'
         f'accelerator = "cpu"\nshard_chunks = 2\nmode = "standard"\nlock_dir = "{tmp_path / "locks"}"\n'
-        'on_bad_input = "skip"\n'
+        'on_bad_input = "skip"\nvector_dtype = "float16"\n'
     )
     result = invoke("embed", "--config", file, "--mode", "exclusive")
     assert result.exit_code == 0, result.stderr
@@ -110,6 +113,7 @@ def test_a_config_file_can_say_everything_and_options_win(chunks_root, tmp_path)
     assert config["mode"] == "exclusive"
     assert (config["shard_chunks"], config["fusion"]["method"], config["accelerator"]) == (2, "none", "cpu")
     assert config["source"]["on_bad_input"] == "skip"
+    assert config["vector_dtype"] == "float16"
 
 
 def test_environment_gives_defaults(options, tmp_path, monkeypatch):
@@ -138,6 +142,7 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
         (["--mode", "foo"], 2, "mode is 'foo': choose one of exclusive, standard"),
         (["--fusion", "sum"], 2, "fusion is 'sum': choose one of concat, mean, none"),
         (["--dtype", "fp16"], 2, "dtype is 'fp16': choose one of auto"),
+        (["--vector-dtype", "bfloat16"], 2, "vector_dtype is 'bfloat16': choose one of float32, float16"),
         (["--on-bad-input", "stop"], 2, "on_bad_input is 'stop': choose one of error, skip"),
         (["--collections", ""], 2, "--collections names nothing"),
         (["--file-patterns", " , "], 2, "--file-patterns names nothing"),
@@ -223,6 +228,7 @@ def test_help_names_every_option_and_the_measured_fact():
         "--fusion",
         "--dim",
         "--dtype",
+        "--vector-dtype",
         "--accelerator",
         "--token-budget",
         "--on-bad-input",

@@ -66,6 +66,15 @@ def test_json_is_one_object(chunks_root):
     assert content["models"][0]["exclusive"]["limited_by"] == "saturation"
 
 
+def test_the_vector_dtype_reaches_the_plan(chunks_root):
+    """An option that is parsed and then forgotten plans for twice the disk."""
+    sizes = {}
+    for vector_dtype in ("float32", "float16"):
+        result = plan(chunks_root, *PACKAGED, *ON_T4, "--vector-dtype", vector_dtype, "--json")
+        sizes[vector_dtype] = json.loads(result.stdout)["fused_bytes"]
+    assert sizes["float32"] == 2 * sizes["float16"] > 0
+
+
 def test_json_of_what_does_not_fit(chunks_root):
     """The reasons are what a script shows to its user."""
     result = plan(chunks_root, "--models", "bge-m3", "--accelerator", "simulated:1x1GB", "--dtype", "float32", "--json")

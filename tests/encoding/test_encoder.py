@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, pre_tokenizers
@@ -139,3 +141,18 @@ def test_a_gemma_3_by_any_name_stays_out_of_float16(config, tiny_models, tmp_pat
     with pytest.raises(ConfigError, match="gemma cannot run in float16"):
         run(replace(config, models=(gemma.source,), dtype="float16"), sink)
     assert not any(isinstance(event, ModelStaged) for event in sink.events)
+
+
+@pytest.mark.parametrize("model", ["bert", "xlm-roberta", "qwen2"])
+@pytest.mark.parametrize("prompt", ["", "passage: "])
+@given(texts=st.lists(st.text(max_size=400), min_size=1, max_size=4), limit=st.integers(8, 40))
+@settings(max_examples=25, deadline=None)
+def test_one_pass_of_the_tokenizer_finds_what_two_find(tiny_models, model, prompt, texts, limit):
+    """Pieces that are cut off overlap or have special tokens of their own: their number would be wrong."""
+    staged = stage(resolve(str(tiny_models[model])), "float32")
+    encoder = Encoder(replace(staged, document_prompt=prompt, max_tokens=limit))
+    assert encoder._backend is not None
+    one = encoder._in_one_pass(encoder._backend, [prompt + text for text in texts])
+    two = encoder._in_two_passes([prompt + text for text in texts])
+    assert [ids.tolist() for ids in one.ids] == [ids.tolist() for ids in two.ids]
+    assert one.dropped == two.dropped

@@ -497,6 +497,14 @@ def test_fusion_none_needs_no_disk_for_it(plan):
     assert fused.disk_bytes - alone.disk_bytes == fused.fused_bytes
 
 
+def test_vectors_in_float16_need_half_the_disk(plan):
+    """Whoever chooses float16 because the disk is small would be told that it is too small still."""
+    full, half = plan(), plan(vector_dtype="float16")
+    assert [model.vectors_bytes for model in full.models] == [2 * model.vectors_bytes for model in half.models]
+    assert full.fused_bytes == 2 * half.fused_bytes > 0
+    assert 2 * (half.disk_bytes - half.text_bytes) == full.disk_bytes - full.text_bytes
+
+
 def test_a_plan_is_json(plan):
     """NaN, paths or objects in it would break whoever reads it."""
     content = json.loads(json.dumps(plan(accelerator="simulated:2xT4").to_dict(), allow_nan=False))

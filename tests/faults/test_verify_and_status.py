@@ -138,6 +138,69 @@ def test_damage_that_the_checksums_do_not_know_is_found(copied, file, change, ex
     assert all("\n" not in problem for problem in problems)
 
 
+def as_float16(table):
+    dim = table.schema.field("vector").type.list_size
+    return table.set_column(1, "vector", table["vector"].cast(pa.list_(pa.float16(), dim)))
+
+
+def as_float32(table):
+    vectors = table_vectors(table)[1]
+    return with_vectors(table, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def then_as_float16(change):
+    return lambda table: as_float16(change(table))
+
+
+@pytest.fixture
+def halved(copied):
+    """A finished run whose vectors are stored in float16."""
+    config = dataclasses.replace(copied, vector_dtype="float16")
+    run(config)
+    assert verify_run(RunFolder.open(config.out)).problems == ()
+    return config
+
+
+OF_FLOAT32 = "its vectors are of float32, and {} says float16"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "expected"),
+    [
+        (VECTORS, then_as_float16(changed_row(1, 1.001)), [f"{IN}a norm other than 1 in '9'"]),
+        (VECTORS, then_as_float16(changed_row(1, 0.0)), [f"{IN}a norm other than 1 in '9'"]),
+        (VECTORS, then_as_float16(changed_row(1, np.nan)), [f"{IN}NaN or infinity in '9'"]),
+        (FUSED, then_as_float16(changed_row(2, 1.002)), [f"{FUSED_IN}a norm other than 1 in '10'"]),
+        (VECTORS, as_float32, [f"{IN}{OF_FLOAT32.format(place)}" for place in ("run.json", "the manifest")]),
+        (FUSED, as_float32, [f"{FUSED_IN}{OF_FLOAT32.format(place)}" for place in ("run.json", "the manifest")]),
+    ],
+)
+def test_damage_in_float16_is_found(halved, file, change, expected):
+    """A tolerance for rounding that takes all, or a file of the other dtype that nobody asked for."""
+    rewrite(halved.out, file, change)
+    assert list(verify_run(RunFolder.open(halved.out)).problems) == expected
+
+
+@pytest.mark.parametrize("file", [VECTORS, FUSED])
+def test_a_byte_of_a_float16_file_is_missed_and_mended(halved, file):
+    """A number that is slightly another one leaves the norm within what rounding may do."""
+    intact = (halved.out / file).read_bytes()
+    flip(halved.out / file, 150)
+    problems = verify_run(RunFolder.open(halved.out)).problems
+    assert f"{file} has other bytes than were written" in problems
+    run(halved)
+    assert (halved.out / file).read_bytes() == intact
+    assert verify_run(RunFolder.open(halved.out)).problems == ()
+
+
+@pytest.mark.parametrize("file", [VECTORS, FUSED])
+def test_a_float16_file_in_a_float32_run_is_found(copied, file):
+    """Vectors that lost bits on the way, in a run that says it has all of them."""
+    rewrite(copied.out, file, as_float16)
+    problems = verify_run(RunFolder.open(copied.out)).problems
+    assert sum("its vectors are of float16, and " in problem for problem in problems) == 2, problems
+
+
 def test_the_command_lists_all_and_exits_with_1(copied):
     """A script must see the fault by the code, and a person by the lines."""
     rewrite(copied.out, VECTORS, changed_row(0, 2.0))

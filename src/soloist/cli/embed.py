@@ -11,7 +11,7 @@ import typer
 from soloist.cli.outcome import exit_codes, written_to_stdout
 from soloist.config import DEFAULT_FILE_PATTERNS, DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
-from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput
+from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids, in the order of their passes.
 [default: {",".join(DEFAULT_MODELS)}]"""
@@ -23,6 +23,8 @@ dimensions lost on all seven. none writes no fused vectors. [default: concat]"""
 _WEIGHTS_HELP = "A weight for every model, 0 leaves it out of the fused vector. [default: all alike]"
 DTYPE_HELP = """What the models compute in. auto-fast: as auto, but bfloat16 on a CPU that multiplies it; what that
 costs is measured and said. [default: auto]"""
+_VECTOR_DTYPE_HELP = """What vectors are stored as. float16: half the bytes; a vector and what is stored of it have a
+cosine of more than 1 - 1.3e-7. [default: float32]"""
 _BUDGET_HELP = "Padded tokens in a batch. [default: as calibrated, else by kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
 _BAD_INPUT_HELP = """error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. Empty texts and
@@ -31,6 +33,8 @@ _TIMEOUT_HELP = "How long to wait for devices that another process holds. [defau
 _CACHE_HELP = "Where runs keep what they measure, for later plans. [default: the user's cache folder]"
 _ISOLATION_HELP = """allocator: after a pass this process holds nothing on the devices but its contexts; process: each
 pass has a process of its own, and the driver has those back too. [default: allocator]"""
+_PACKING_HELP = """Rows one behind the other without padding, for models that allow for it. auto: on the CPU; on: on
+devices too, which no GPU has measured yet; off: nowhere. [default: auto]"""
 _STOP_HELP = """Stop after a time such as 8h30m, at the end of the shard in work, with exit code 3; the same command
 goes on. [default: never]"""
 _REUSE_HELP = "Runs whose vectors of the same texts by the same models are taken over."
@@ -90,6 +94,7 @@ def embed(
     fusion: Annotated[str | None, typer.Option(metavar=choices(FusionMethod), help=_FUSION_HELP)] = None,
     dim: Annotated[int | None, typer.Option(help="Components that fusion keeps of each model's vector.")] = None,
     dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
+    vector_dtype: Annotated[str | None, typer.Option(metavar=choices(VectorDType), help=_VECTOR_DTYPE_HELP)] = None,
     accelerator: Annotated[
         str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_ACCELERATOR_HELP)
     ] = None,
@@ -114,6 +119,7 @@ def embed(
     ] = None,
     cache_dir: Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)] = None,
     isolation: Annotated[str | None, typer.Option(metavar=choices(Isolation), help=_ISOLATION_HELP)] = None,
+    packing: Annotated[str | None, typer.Option(metavar=choices(Packing), help=_PACKING_HELP)] = None,
     stop_after: Annotated[str | None, typer.Option(metavar="TIME", help=_STOP_HELP)] = None,
     reuse: Annotated[list[str] | None, typer.Option(metavar="RUN,RUN", help=_REUSE_HELP)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,

@@ -11,7 +11,7 @@ import typer
 from soloist.cli.embed import DTYPE_HELP, choices, split
 from soloist.cli.outcome import FAILED, exit_codes, written_to_stdout
 from soloist.config import RunConfig, seconds_of
-from soloist.types import DTypeRequest, FusionMethod, Mode
+from soloist.types import DTypeRequest, FusionMethod, Mode, VectorDType
 
 
 def plan(
@@ -32,6 +32,7 @@ def plan(
     ] = None,
     fusion: Annotated[str | None, typer.Option(metavar=choices(FusionMethod), help="As for embed.")] = None,
     dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
+    vector_dtype: Annotated[str | None, typer.Option(metavar=choices(VectorDType), help="As for embed.")] = None,
     token_budget: Annotated[int | None, typer.Option(help="As for embed.")] = None,
     catalogue: Annotated[
         str | None,
@@ -54,7 +55,7 @@ def plan(
         config = RunConfig.from_mapping(
             {}, origin="the command line", chunks_root=chunks_root, out=out, models=split("--models", models),
             collections=split("--collections", collections), accelerator=accelerator, mode=mode, fusion=fusion,
-            dtype=dtype, token_budget=token_budget, catalogue=catalogue, cache_dir=cache_dir,
+            dtype=dtype, vector_dtype=vector_dtype, token_budget=token_budget, catalogue=catalogue, cache_dir=cache_dir,
         )  # fmt: skip
         fits = _run(config, seconds_of("--session", session) if session is not None else None, as_json)
     if not fits:

@@ -38,7 +38,8 @@ class Accelerator(Protocol):
     runs are planned for: their kind or, where they differ, the one with the least memory. `residue_bytes` is what a
     library may keep on an otherwise empty device; `copies_weights` is False where a replica works on the staged
     tensors. `packs_rows` is True where batches are to be packed without padding, and `lanes` is how many threads
-    compute on a device, each a batch of its own. `multiplies_bfloat16` is whether a host's processor has instructions
+    compute on a device, each a batch of its own. `batches_in_flight` is how many batches a thread gives its device
+    before it waits for the vectors of the first. `multiplies_bfloat16` is whether a host's processor has instructions
     for it; for other devices their card says so.
     """
 
@@ -50,6 +51,7 @@ class Accelerator(Protocol):
     copies_weights: bool
     packs_rows: bool
     lanes: int
+    batches_in_flight: int
     multiplies_bfloat16: bool
 
     def memory(self, device: str) -> MemoryStats:
@@ -90,6 +92,7 @@ class CpuAccelerator:
     residue_bytes = 0
     copies_weights = False
     packs_rows = True
+    batches_in_flight = 1
 
     def __init__(self) -> None:
         # A core that computes a batch of its own waits for no other: as many as torch would use for one operation.
@@ -134,6 +137,7 @@ class CudaAccelerator:
     copies_weights = True
     packs_rows = False
     lanes = 1
+    batches_in_flight = 2
     multiplies_bfloat16 = False
 
     def __init__(self, indices: Sequence[int] | None = None) -> None:
@@ -202,6 +206,7 @@ class SimulatedAccelerator:
     copies_weights = True
     packs_rows = False
     lanes = 1
+    batches_in_flight = 1
     multiplies_bfloat16 = False
 
     def __init__(self, cards: Sequence[Card], folder: Path | None = None) -> None:

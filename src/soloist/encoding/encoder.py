@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer
 from torch.overrides import TorchFunctionMode
 
 from soloist.encoding import packing
@@ -67,6 +69,8 @@ class Encoder:
             raise ModelLoadError(
                 f"{staged.spec.name} has a tokenizer without a pad token: set pad_token in its tokenizer_config.json"
             )
+        # Of a fast tokenizer: its Rust part. A static model's tokenizer is one itself, and adds no special tokens.
+        self._backend: Tokenizer | None = None if staged.is_static else getattr(self._tokenizer, "_tokenizer", None)
         with _tokenizing:
             probe = staged.module.preprocess(["a"], prompt=staged.document_prompt or None)
         self._tensor_names = {name for name, value in probe.items() if isinstance(value, torch.Tensor)}
@@ -75,14 +79,13 @@ class Encoder:
         if not self._tensor_names <= known or self._constants.get("modality", "text") != "text":
             names = ", ".join(sorted(self._tensor_names))
             raise ModelLoadError(f"{staged.spec.name} is no plain text encoder (it asks for {names}): choose another")
-        self._first_position: int | None = None
-        if packs and not staged.is_static:
-            self._first_position = self._try_packing()
+        self._padding_index: int | None = None
+        self._packs = packs and not staged.is_static and self._can_pack()
 
     @property
     def packs(self) -> bool:
         """Whether rows are packed without padding."""
-        return self._first_position is not None
+        return self._packs
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -105,14 +108,9 @@ class Encoder:
             return TokenizedTexts(ids=(), dropped=())
         prompted = [self._staged.document_prompt + text for text in texts]
         with _tokenizing:
-            whole = self._ids(prompted, limit=None)
-            limit = self._staged.max_tokens
-            long = [row for row, ids in enumerate(whole) if limit is not None and len(ids) > limit]
-            cut = dict(zip(long, self._ids([prompted[row] for row in long], limit=limit), strict=True)) if long else {}
-        return TokenizedTexts(
-            ids=tuple(np.asarray(cut.get(row, ids), dtype=np.int32) for row, ids in enumerate(whole)),
-            dropped=tuple(len(ids) - len(cut[row]) if row in cut else 0 for row, ids in enumerate(whole)),
-        )
+            if self._backend is not None:
+                return self._in_one_pass(self._backend, prompted)
+            return self._in_two_passes(prompted)
 
     def plan(
         self, tokenized: TokenizedTexts, rows_for: RowsFor, fills: Callable[[int], bool] = lambda padded_length: False
@@ -120,8 +118,10 @@ class Encoder:
         """The batches of a shard: a pure function of its token lengths and the limits (see `plan_batches`)."""
         if self._staged.is_static:
             return plan_unpadded(tokenized.lengths, rows_for)
-        if self.packs:
-            return plan_unpadded(tokenized.lengths, rows_for, longest_first=True)
+        if self.packs:  # a row of no tokens has no place there, nor a vector anywhere
+            planned = plan_unpadded(tokenized.lengths, rows_for, longest_first=True)
+            full = [replace(batch, rows=tuple(r for r in batch.rows if tokenized.lengths[r])) for batch in planned]
+            return tuple(batch for batch in full if batch.rows)
         return plan_batches(tokenized.lengths, rows_for, self._staged.max_tokens, fills)
 
     def computed_tokens(self, tokenized: TokenizedTexts, batches: Sequence[Batch]) -> int:
@@ -137,28 +137,60 @@ class Encoder:
         rows = [tokenized.ids[row] for row in batch.rows]
         if self._staged.is_static:
             return {**self._constants, **self._flat(rows)}
-        if self._first_position is not None:
-            return {**self._constants, **self._packed(rows, self._first_position)}
+        if self._packs:
+            return {**self._constants, **self._packed(rows)}
         return {**self._constants, **self._padded(rows, batch.padded_length)}
 
-    def _try_packing(self) -> int | None:
-        """The first position of packed rows; None where the model cannot have them."""
+    def _can_pack(self) -> bool:
+        """Whether packed rows have the vectors of padded ones, and the same bits whatever lies beside them."""
         module = self._staged.module
         if not packing.prepare(module):
-            return None
-        first_position = packing.first_position(module)
+            return False
+        self._padding_index = packing.padding_index(module)
         rows = self.tokenize(_PROBES).ids
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as a lane has it: with more a product is cut where its size says
         try:
-            packed = forward(module, {**self._constants, **self._packed(rows, first_position)}, "cpu")
-        except (packing.UnpackableError, RuntimeError, TypeError, ValueError, LookupError):
-            packing.unprepare(module)
-            return None
+            together = self._try_packed(rows)
+            alone = np.concatenate([self._try_packed([row]) for row in rows])
+        except Exception:  # whatever a network says to features of another form: padded ones are tried next
+            return False
+        finally:
+            torch.set_num_threads(threads)
         padded = forward(module, {**self._constants, **self._padded(rows, max(map(len, rows)))}, "cpu")
-        cosines = np.einsum("ij,ij->i", unit_rows(packed)[0], unit_rows(padded)[0])
-        if cosines.min() >= 1 - _NEAR_ENOUGH[self._staged.dtype]:
-            return first_position
-        packing.unprepare(module)
-        return None
+        cosines = np.einsum("ij,ij->i", unit_rows(together)[0], unit_rows(padded[: len(rows)])[0])
+        near = cosines.min() >= 1 - _NEAR_ENOUGH[self._staged.dtype]
+        return bool(near) and np.array_equal(together, alone)
+
+    def _try_packed(self, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        features = {**self._constants, **self._packed(rows)}
+        return forward(self._staged.module, features, "cpu")[: len(rows)]
+
+    def _in_one_pass(self, backend: Tokenizer, texts: Sequence[str]) -> TokenizedTexts:
+        """What the limit cuts off comes along, in pieces that have special tokens of their own."""
+        limit = self._staged.max_tokens
+        backend.no_padding()
+        if limit is None:
+            backend.no_truncation()
+        else:
+            backend.enable_truncation(limit, strategy="longest_first", direction=self._tokenizer.truncation_side)
+        added = self._tokenizer.num_special_tokens_to_add(pair=False)
+        encoded = backend.encode_batch_fast(texts)
+        return TokenizedTexts(
+            ids=tuple(np.asarray(row.ids, dtype=np.int32) for row in encoded),
+            dropped=tuple(sum(len(piece) - added for piece in row.overflowing) for row in encoded),
+        )
+
+    def _in_two_passes(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Whole, and those that are too long once more: for tokenizers that say nothing of what they cut off."""
+        whole = self._ids(texts, limit=None)
+        limit = self._staged.max_tokens
+        long = [row for row, ids in enumerate(whole) if limit is not None and len(ids) > limit]
+        cut = dict(zip(long, self._ids([texts[row] for row in long], limit=limit), strict=True)) if long else {}
+        return TokenizedTexts(
+            ids=tuple(np.asarray(cut.get(row, ids), dtype=np.int32) for row, ids in enumerate(whole)),
+            dropped=tuple(len(ids) - len(cut[row]) if row in cut else 0 for row, ids in enumerate(whole)),
+        )
 
     def _ids(self, texts: Sequence[str], *, limit: int | None) -> list[list[int]]:
         if self._staged.is_static:
@@ -189,8 +221,8 @@ class Encoder:
             features["token_type_ids"] = torch.zeros(shape, dtype=torch.int64)
         return features
 
-    def _packed(self, rows: Sequence[NDArray[np.int32]], first_position: int) -> Features:
-        features: Features = dict(packing.flat_features(rows, first_position))
+    def _packed(self, rows: Sequence[NDArray[np.int32]]) -> Features:
+        features: Features = dict(packing.flat_features(rows, self._padding_index))
         if "token_type_ids" in self._tensor_names:
             features["token_type_ids"] = torch.zeros_like(features["input_ids"])
         return features
@@ -203,20 +235,84 @@ class Encoder:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Computed:
+    """The vectors of a batch, which a CUDA device may still be computing."""
+
+    host: torch.Tensor
+    copied: torch.cuda.Event | None
+
+    def rows(self) -> NDArray[np.float32]:
+        """(rows, dim) float32 in host memory, once they are there.
+
+        Raises:
+            RuntimeError: the device failed at them.
+        """
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.host.numpy()
+
+
 def forward(
     module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
 ) -> NDArray[np.float32]:
     """One forward pass on `device`; (rows, dim) float32 in host memory, not yet normalised, and perhaps more rows
     behind those of the batch (see `flat_features`).
+    """
+    return begin(module, features, device, attention=attention).rows()
+
+
+def begin(
+    module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
+) -> Computed:
+    """`forward`, which on CUDA does not wait for the device: what it is given and what it gives are copied while the
+    host goes on.
 
     `attention` is what attention calls go through on the way to the device (see `ExpandGroupedHeads`).
     """
     with torch.inference_mode(), attention or contextlib.nullcontext(), packing.apart(features):
         moved = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()
+            name: _moved(value, device) if isinstance(value, torch.Tensor) else value
+            for name, value in features.items()
         }
-        vectors: torch.Tensor = module(moved)["sentence_embedding"]
-        return vectors.float().cpu().numpy()
+        return _fetched(_through(module, moved).float())
+
+
+def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
+    """The vectors of a batch; where modules behind the pooling multiply, of enough rows for their products too.
+
+    Those work a row at a time, as the network works a token at a time, and fewer rows than `packing.FEWEST` would go
+    through another kernel of the matrix library: the first row comes again behind the others.
+    """
+    parts = list(module)
+    pooled = next((index for index, part in enumerate(parts) if isinstance(part, Pooling)), len(parts))
+    if not any(True for part in parts[pooled + 1 :] for _ in part.parameters()):
+        vectors: torch.Tensor = module(features)["sentence_embedding"]
+        return vectors
+    for index, part in enumerate(parts):
+        features = part(features)
+        if index == pooled:
+            rows = features["sentence_embedding"]
+            more = rows[:1].expand(max(0, packing.FEWEST - len(rows)), -1)
+            features["sentence_embedding"] = torch.cat([rows, more])
+    last: torch.Tensor = features["sentence_embedding"]
+    return last
+
+
+def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # from other memory a copy is no copy beside
+
+
+def _fetched(vectors: torch.Tensor) -> Computed:
+    if not vectors.is_cuda:
+        return Computed(host=vectors.cpu(), copied=None)
+    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    host.copy_(vectors, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+    return Computed(host=host, copied=copied)
 
 
 def unit_rows(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[int]]:

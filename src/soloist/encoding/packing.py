@@ -29,10 +29,9 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "soloist_packed"
 # Products of fewer tokens go through another kernel of the matrix library, which rounds otherwise (measured with MKL in
 # float32: 1 to 3 rows differ in their last bits from the same rows among others).
-_FEWEST_TOKENS = 4
-# Up to this length two matrix products beat torch's CPU kernel in bfloat16: 11.0 ms against 14.1 for 8 rows of 256
-# tokens, 3.7 against 5.6 for 32 of 64 (12 heads of 32, AVX-512). In float32 they lose at every length.
-_LONGEST_FOR_PRODUCTS = 256
+FEWEST = 4
+# Rotary embeddings whose frequencies depend on the largest position of a batch.
+_ROTATIONS_OF_THE_LONGEST = frozenset({"dynamic", "longrope"})
 # What attention functions are given beside tensors and scale; anything else that is not None is not understood here.
 _HARMLESS = frozenset({"cu_seq_lens_q", "position_ids", "use_cache", "output_attentions", "output_hidden_states"})
 
@@ -59,8 +58,26 @@ class Rows:
         return tokens[self.start : self.end].view(self.rows, self.length, *tokens.shape[1:])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Jagged:
+    """Where packed rows begin and end, as torch's jagged tensors have it: `edges` are on the device."""
+
+    edges: torch.Tensor
+    shortest: int
+    longest: int
+
+    def of(self, heads: torch.Tensor) -> torch.Tensor:
+        """(1, heads, tokens, head_dim) as a jagged (rows, heads, each row's tokens, head_dim), without a copy."""
+        tokens = heads[0].transpose(0, 1)
+        rows: torch.Tensor = torch.nested.nested_tensor_from_jagged(
+            tokens, self.edges, min_seqlen=self.shortest, max_seqlen=self.longest
+        )
+        return rows.transpose(1, 2)
+
+
 class _Packed(threading.local):
     groups: tuple[Rows, ...] | None = None
+    jagged: _Jagged | None = None
 
 
 _packed = _Packed()
@@ -76,27 +93,37 @@ def cut(lengths: Sequence[int]) -> tuple[Rows, ...]:
     return tuple(groups)
 
 
-def flat_features(rows: Sequence[NDArray[np.int32]], first_position: int) -> dict[str, torch.Tensor]:
+def flat_features(rows: Sequence[NDArray[np.int32]], padding_index: int | None = None) -> dict[str, torch.Tensor]:
     """The tensors of packed rows: `input_ids` and `position_ids` (1, tokens), `cu_seq_lens_q` (rows + 1).
 
-    The first row may come again at the end, so that there are enough tokens: take the vectors of the rows you gave.
+    With a padding index positions are those of the RoBERTa family (see `padding_index`). A few tokens of the first row
+    may come again at the end, so that there are enough: take the vectors of the rows you gave, none of which is empty.
     """
     tokens = sum(map(len, rows))
-    if 0 < tokens < _FEWEST_TOKENS:
-        rows = [*rows, *[rows[0]] * -(-(_FEWEST_TOKENS - tokens) // len(rows[0]))]
-    lengths = [len(row) for row in rows]
-    positions = np.concatenate([np.arange(first_position, first_position + length) for length in lengths])
-    edges = np.cumsum([0, *lengths])
+    if 0 < tokens < FEWEST:
+        rows = [*rows, *[rows[0]] * -(-(FEWEST - tokens) // len(rows[0]))]
+    edges = np.cumsum([0, *map(len, rows)])
     return {
         "input_ids": torch.from_numpy(np.concatenate(rows).astype(np.int64))[None],
-        "position_ids": torch.from_numpy(positions.astype(np.int64))[None],
+        "position_ids": torch.from_numpy(np.concatenate([_positions(row, padding_index) for row in rows]))[None],
         "cu_seq_lens_q": torch.from_numpy(edges.astype(np.int32)),
     }
 
 
+def _positions(row: NDArray[np.int32], padding_index: int | None) -> NDArray[np.int64]:
+    if padding_index is None:
+        return np.arange(len(row))
+    counted = (row != padding_index).astype(np.int64)  # a text may have the padding token in it
+    positions: NDArray[np.int64] = np.cumsum(counted) * counted + padding_index
+    return positions
+
+
 @contextlib.contextmanager
 def apart(features: Mapping[str, Any]) -> Iterator[None]:
-    """Within this, attention of this thread keeps the rows of these features apart, if they are packed."""
+    """Within this, attention of this thread keeps the rows of these features apart, if they are packed.
+
+    The features are the host's, before they are moved to a device.
+    """
     if "cu_seq_lens_q" not in features:
         yield
         return
@@ -104,13 +131,13 @@ def apart(features: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        _packed.groups = None
+        _packed.groups = _packed.jagged = None
 
 
 def prepare(module: SentenceTransformer) -> bool:
     """Have a model's network call packed attention; False where its structure does not allow for it.
 
-    Rows that are not packed go through it as through torch's own.
+    Rows that are not packed go through it as through torch's own, so it stays: encoders may share the module.
     """
     first = module[0]
     if not isinstance(first, Transformer) or first.backend != "torch":
@@ -119,27 +146,30 @@ def prepare(module: SentenceTransformer) -> bool:
     takes_packed = getattr(network, "is_backend_compatible", lambda: False)() and _is_plain(network)
     if not takes_packed or not any(isinstance(part, Pooling) for part in module):
         return False
+    if network.config._attn_implementation not in ("sdpa", ATTENTION):
+        return False
     network.set_attn_implementation(ATTENTION)
     return True
 
 
-def unprepare(module: SentenceTransformer) -> None:
-    """Take that back."""
-    module[0].model.set_attn_implementation("sdpa")
-
-
-def first_position(module: SentenceTransformer) -> int:
-    """Where positions begin: the RoBERTa family counts from behind its padding index."""
+def padding_index(module: SentenceTransformer) -> int | None:
+    """The padding index of a network of the RoBERTa family, which counts positions from behind it and passes over
+    padding tokens, those in the text too; None for other networks, which count all from 0.
+    """
     for part in module[0].model.modules():
         index = getattr(part, "padding_idx", None)
         if isinstance(index, int) and isinstance(getattr(part, "position_embeddings", None), torch.nn.Embedding):
-            return index + 1
-    return 0
+            return index
+    return None
 
 
 def _is_plain(network: torch.nn.Module) -> bool:
-    """Whether no part of a network looks at a window of the tokens only."""
-    return all(getattr(part, "sliding_window", None) is None for part in network.modules())
+    """Whether no part of a network looks at a window of the tokens only, or turns them by how long a batch is."""
+    return all(
+        getattr(part, "sliding_window", None) is None
+        and getattr(part, "rope_type", None) not in _ROTATIONS_OF_THE_LONGEST
+        for part in network.modules()
+    )
 
 
 def _attention(
@@ -165,37 +195,60 @@ def _attention(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     if key.shape[1] != query.shape[1]:
         key, value = (heads.repeat_interleave(query.shape[1] // heads.shape[1], dim=1) for heads in (key, value))
+    kernel = _all_rows_at_once if query.is_cuda else _length_by_length
+    return kernel(_packed.groups, query, key, value, scaling, causal)[None], None
+
+
+def _length_by_length(
+    groups: Sequence[Rows],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    causal: bool,
+) -> torch.Tensor:
+    """Packed attention as a call for each length; (tokens, heads, head_dim)."""
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
-    for rows in _packed.groups:
+    for rows in groups:
         q, k, v = (rows.of(heads[0].transpose(0, 1)).transpose(1, 2) for heads in (query, key, value))
-        kernel = _products if _prefers_products(q, causal) else _fused
-        rows.of(out).copy_(kernel(q, k, v, scaling, causal))
-    return out[None], None
+        attended = scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=causal)
+        rows.of(out).copy_(attended.transpose(1, 2))
+    return out
 
 
-def _prefers_products(query: torch.Tensor, causal: bool) -> bool:
-    return query.dtype == torch.bfloat16 and not causal and query.shape[2] <= _LONGEST_FOR_PRODUCTS
-
-
-def _fused(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, causal: bool
+def _all_rows_at_once(
+    groups: Sequence[Rows],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    causal: bool,
 ) -> torch.Tensor:
-    return scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=causal).transpose(1, 2)
+    """Packed attention as one call over jagged rows; (tokens, heads, head_dim).
 
-
-def _products(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, causal: bool
-) -> torch.Tensor:
-    """The textbook's attention, (rows, heads, tokens, head_dim) in, (rows, tokens, heads, head_dim) out."""
-    count, heads, length, dim = query.shape
-    scale = dim**-0.5 if scaling is None else scaling
-    q, k, v = (part.reshape(count * heads, length, -1) for part in (query * scale, key, value))
-    weights = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
-    return torch.bmm(weights, v).view(count, heads, length, -1).transpose(1, 2)
+    torch takes FlashAttention or, below capability 8.0 and in float32, its memory-efficient kernel: both know rows by
+    the places of their edges, and neither computes a product of two rows.
+    """
+    if _packed.jagged is None:  # the same for every layer
+        lengths = [rows.length for rows in groups]
+        edges = [0, *itertools.accumulate(rows.length for rows in groups for _ in range(rows.rows))]
+        on_device = torch.tensor(edges, dtype=torch.int32, device=query.device)
+        _packed.jagged = _Jagged(on_device, min(lengths), max(lengths))
+    jagged = _packed.jagged
+    out = scaled_dot_product_attention(
+        jagged.of(query), jagged.of(key), jagged.of(value), scale=scaling, is_causal=causal
+    )
+    tokens: torch.Tensor = out.transpose(1, 2).values()
+    return tokens
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    return None if _packed.groups is not None else sdpa_mask(*args, **kwargs)
+    if _packed.groups is None:
+        mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
+        return mask
+    if kwargs.get("local_size") is not None:  # a window, or chunks of the text, which only the mask knows of
+        raise UnpackableError("attention within a window")
+    return None
 
 
 AttentionInterface.register(ATTENTION, _attention)

@@ -9,12 +9,14 @@ a replica is its own module tree around copied tensors, so giving it back is for
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import gc
 import queue
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -26,7 +28,7 @@ from sentence_transformers import SentenceTransformer
 from soloist.devices.accelerator import Accelerator, run_on
 from soloist.devices.lease import error_chain, forget_frames
 from soloist.encoding.batching import halves
-from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
+from soloist.encoding.encoder import Computed, Encoder, TokenizedTexts, begin, forward, unit_rows
 from soloist.errors import BadVectorError, EncodingError, ModelTooLargeError, RowTooLargeError
 from soloist.events import BatchEncoded, BatchSplit, EventSink, Notice
 from soloist.memory.kernels import ExpandGroupedHeads
@@ -71,6 +73,19 @@ class _Lane:
     thread: WorkerThread
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Begun:
+    """A batch that a device has been given, and its vectors to come."""
+
+    batch: Batch
+    computed: Computed
+
+
+# What lanes may compute together: at bge-m3's widest, 4,096 float32 a token, 65,536 tokens take 1.1 GB.
+_TOKENS_IN_FLIGHT = 65_536
+_TOKENS_IN_FLIGHT_PER_LANE = 4_096
+
+
 class Replicas:
     """A model on every device of an accelerator, as a context manager inside a lease.
 
@@ -88,40 +103,45 @@ class Replicas:
         # Always the same threads: a matrix library has a workspace for each thread on a device.
         self._lanes: list[_Lane] = []
         self._host_threads = torch.get_num_threads()
+        most = max(_TOKENS_IN_FLIGHT, _TOKENS_IN_FLIGHT_PER_LANE * accelerator.lanes)
+        # Lanes share a memory that nothing is planned for; a static model takes next to none of it.
+        self._in_flight = _InFlight(most) if accelerator.lanes > 1 and not staged.is_static else None
 
     def __enter__(self) -> Replicas:
         """Put one replica on each device."""
+        self._host_threads = torch.get_num_threads()
         try:
             for device in self._accelerator.devices:
                 self._modules[device] = self._replica(device)
+            for device in self._modules:
+                self._add_lanes(device)
         except BaseException:
-            self._modules.clear()
+            self._forget()
             raise
-        self._host_threads = torch.get_num_threads()
-        self._lanes = [lane for device in self._modules for lane in self._lanes_of(device)]
         return self
 
-    def _lanes_of(self, device: str) -> list[_Lane]:
+    def _add_lanes(self, device: str) -> None:
         count = self._accelerator.lanes
         module = self._modules[device]
         if count == 1:
-            return [_Lane(device=device, module=module, thread=WorkerThread(f"soloist-{device}"))]
-        # Trees of their own: a module may keep state while it computes.
-        lanes = [
-            _Lane(device=device, module=_twin(module), thread=WorkerThread(f"soloist-{device}-{number}"))
-            for number in range(count)
-        ]
-        for lane in lanes:
+            self._lanes.append(_Lane(device=device, module=module, thread=WorkerThread(f"soloist-{device}")))
+            return
+        for number in range(count):
+            # Trees of their own: a module may keep state while it computes.
+            lane = _Lane(device=device, module=_twin(module), thread=WorkerThread(f"soloist-{device}-{number}"))
+            self._lanes.append(lane)
             lane.thread.submit(functools.partial(torch.set_num_threads, 1)).result()
-        return lanes
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Forget the replicas, once every thread has let go of them."""
+        self._forget()
+
+    def _forget(self) -> None:
         for lane in self._lanes:
             lane.thread.close()
-        if len(self._lanes) > len(self._modules):
+        if self._accelerator.lanes > 1:
             torch.set_num_threads(self._host_threads)  # a lane's number is that of every thread that begins later
         self._lanes.clear()
         self._modules.clear()
@@ -142,6 +162,8 @@ class Replicas:
             vectors=np.zeros((len(ids), self._staged.dim), dtype=np.float32),
             rows_per_device=dict.fromkeys(self._modules, 0),
         )
+        if self._accelerator.lanes > 1:  # on one device a batch's size is part of the plan
+            batches = _spread(batches, len(self._lanes))
         # Each lane begins with a batch of its own: none stays idle because another thread woke up first.
         first = list(batches[: len(self._lanes)])
         for batch in batches[len(first) :]:
@@ -169,28 +191,37 @@ class Replicas:
                 task.wait()
 
     def _serve(self, job: _Job, lane: _Lane, first: Batch) -> None:
-        """Work off batches in one lane until none is left; the body of a thread."""
+        """Work off batches in one lane until none is left; the body of a thread.
+
+        The device has the next batch before it is asked for the vectors of the last, where it computes beside the host.
+        """
+        begun: deque[_Begun] = deque()
         try:
             with run_on(lane.device):
                 batch: Batch | None = first
                 while batch is not None and not job.stop.is_set():
-                    self._work_off(job, lane, batch)
+                    self._work_off(job, lane, batch, begun)
                     batch = _next(job.batches)
+                while begun:
+                    self._collect(job, lane, begun.popleft())
         except BaseException:
             job.stop.set()
+            begun.clear()
             raise
 
-    def _work_off(self, job: _Job, lane: _Lane, batch: Batch) -> None:
-        """Encode a batch, in halves for as long as the device has no room for more."""
+    def _work_off(self, job: _Job, lane: _Lane, batch: Batch, begun: deque[_Begun]) -> None:
+        """Begin a batch, in halves for as long as the device has no room for more, and collect those before it."""
         device = lane.device
         pending = [batch]
         while pending and not job.stop.is_set():
             current = pending.pop()
-            complaint = self._attempt(job, lane, current)
+            complaint = self._attempt(job, lane, current, begun)
             if complaint is None:
-                job.count(device, len(current.rows))
-                self._sink.emit(BatchEncoded(model=self._staged.spec.name, device=device, rows=len(current.rows)))
+                while len(begun) >= self._accelerator.batches_in_flight:
+                    self._collect(job, lane, begun.popleft())
                 continue
+            while begun:
+                self._collect(job, lane, begun.popleft())
             gc.collect()
             self._accelerator.empty_cache(device)
             if len(current.rows) == 1:
@@ -205,23 +236,35 @@ class Replicas:
             )
             pending += reversed(halves(current))
 
-    def _attempt(self, job: _Job, lane: _Lane, batch: Batch) -> str | None:
-        """None after a success; else what the device said when it ran out of memory.
+    def _attempt(self, job: _Job, lane: _Lane, batch: Batch, begun: deque[_Begun]) -> str | None:
+        """None where the batch has begun; else what the device said when it ran out of memory.
 
         The error is dropped before this returns: while it lives, so do the tensors of its frames.
         """
         try:
             features = self._encoder.collate(job.tokenized, batch)
-            vectors = forward(lane.module, features, lane.device, attention=self._attention())
-            job.vectors[list(batch.rows)] = vectors[: len(batch.rows)]
+            with self._in_flight.of(batch) if self._in_flight is not None else contextlib.nullcontext():
+                computed = begin(lane.module, features, lane.device, attention=self._attention())
+            begun.append(_Begun(batch=batch, computed=computed))
             return None
         except Exception as exc:
             if is_out_of_memory(exc):
                 return str(exc)
-            forget_frames(error_chain(exc))
-            raise EncodingError(
-                f"{self._staged.spec.name} failed on {lane.device}: {type(exc).__name__}: {exc}"
-            ) from exc
+            raise self._failed(lane, exc) from exc
+
+    def _collect(self, job: _Job, lane: _Lane, done: _Begun) -> None:
+        """Put the vectors of a batch into their rows."""
+        rows = done.batch.rows
+        try:
+            job.vectors[list(rows)] = done.computed.rows()[: len(rows)]
+        except Exception as exc:  # on CUDA the errors of kernels come now
+            raise self._failed(lane, exc) from exc
+        job.count(lane.device, len(rows))
+        self._sink.emit(BatchEncoded(model=self._staged.spec.name, device=lane.device, rows=len(rows)))
+
+    def _failed(self, lane: _Lane, error: Exception) -> EncodingError:
+        forget_frames(error_chain(error))
+        return EncodingError(f"{self._staged.spec.name} failed on {lane.device}: {type(error).__name__}: {error}")
 
     def _attention(self) -> ExpandGroupedHeads | None:
         """A mode of its own for each pass, since it keeps state while it is entered."""
@@ -278,6 +321,41 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def _spread(batches: Sequence[Batch], lanes: int) -> Sequence[Batch]:
+    """The largest batches in halves until there is one for each lane, or only single rows are left."""
+    found = list(batches)
+    while 0 < len(found) < lanes:
+        largest = max(found, key=lambda batch: batch.padded_tokens if len(batch.rows) > 1 else 0)
+        if len(largest.rows) == 1:
+            break
+        found.remove(largest)
+        found += halves(largest)
+    return found
+
+
+class _InFlight:
+    """The tokens that lanes compute together, so that the memory of a host with many cores is enough for long rows."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tokens = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def of(self, batch: Batch) -> Iterator[None]:
+        """Hold a batch's tokens, once there is room for them or nobody else holds any."""
+        tokens = batch.padded_tokens
+        with self._changed:
+            self._changed.wait_for(lambda: not self._tokens or self._tokens + tokens <= self._most)
+            self._tokens += tokens
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._tokens -= tokens
+                self._changed.notify_all()
 
 
 def _next(batches: queue.SimpleQueue[Batch]) -> Batch | None:

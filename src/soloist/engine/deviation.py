@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.engine.ingest import ShardRef
 from soloist.engine.passes import Stage, pending
 from soloist.engine.plan import Pass
+from soloist.errors import ModelLoadError
 from soloist.events import EventSink, ListSink, Notice
 from soloist.models.loading import stage as stage_model
+from soloist.types import DTypeRequest
 
 SAMPLE_CHUNKS = 16
 
 
-def tell_deviations(passes: Sequence[Pass], stage: Stage, sink: EventSink) -> None:
-    """Say, for each model that is not in float32 and has shards to embed, how far its vectors are from float32's.
+def tell_deviations(requested: DTypeRequest, passes: Sequence[Pass], stage: Stage, sink: EventSink) -> None:
+    """Say, for each model that `auto-fast` has in bfloat16 and that has shards to embed, how far its vectors are from
+    float32's.
 
-    The model is loaded once more for it, in float32, and let go again.
+    The model is loaded once more for it, in float32, and let go again. Where that fails, that is said.
+
+    Raises:
+        RunStoppedError: the run was to end.
     """
     work = [item for each in passes for item in pending(each, stage, ListSink())]
     first = {model: shard for shard, model in reversed(work)}
     for model, shard in first.items():
         staged = stage.encoders[model].staged
-        if staged.dtype == "float32":
+        fast = requested == "auto-fast" or (requested == "auto" and staged.spec.dtype == "auto-fast")
+        if not fast or staged.dtype == "float32":
             continue
-        texts = stage.folder.read_shard(shard.collection, shard.index).texts
-        sample = [texts[at] for at in np.linspace(0, len(texts) - 1, min(SAMPLE_CHUNKS, len(texts))).astype(int)]
-        reference = Encoder(stage_model(staged.spec, "float32"), packs=stage.encoders[model].packs)
-        cosines = np.einsum("ij,ij->i", _vectors(stage.encoders[model], sample), _vectors(reference, sample))
-        sink.emit(
-            Notice(
-                about=model,
-                message=f"it computes in {staged.dtype}: of {len(sample)} chunks the lowest cosine to float32 is "
-                f"{cosines.min():.5f}, the mean {cosines.mean():.5f}",
-            )
-        )
+        try:
+            measured = _deviation(stage, model, shard)
+        except (RuntimeError, ModelLoadError) as exc:  # the run itself may need less memory
+            measured = f"how far that is from float32 could not be measured ({exc})"
+        sink.emit(Notice(about=model, message=f"it computes in {staged.dtype}: {measured}"))
 
 
-def _vectors(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+def _deviation(stage: Stage, model: str, shard: ShardRef) -> str:
+    encoder = stage.encoders[model]
+    texts = stage.folder.read_shard(shard.collection, shard.index).texts
+    sample = [texts[at] for at in np.linspace(0, len(texts) - 1, min(SAMPLE_CHUNKS, len(texts))).astype(int)]
+    reference = Encoder(stage_model(encoder.staged.spec, "float32"), packs=encoder.packs)
+    cosines = np.einsum(
+        "ij,ij->i", _vectors(encoder, sample, stage.stop.check), _vectors(reference, sample, stage.stop.check)
+    )
+    if not np.isfinite(cosines).all():
+        return f"of {len(sample)} chunks some have no finite vector in it"
+    return f"of {len(sample)} chunks the lowest cosine to float32 is {cosines.min():.5f}, the mean {cosines.mean():.5f}"
+
+
+def _vectors(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]) -> NDArray[np.float32]:
     """Unit vectors (rows, dim) of some texts, computed on the host."""
     tokenized = encoder.tokenize(texts)
     found = np.zeros((len(texts), encoder.staged.dim), dtype=np.float32)
     for batch in encoder.plan(tokenized, lambda length: 1):
+        check()
         vectors = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
         found[list(batch.rows)] = vectors[: len(batch.rows)]
     return unit_rows(found)[0]

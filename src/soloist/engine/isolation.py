@@ -25,14 +25,13 @@ from soloist.config import RunConfig
 from soloist.devices import GpuLease, open_accelerator
 from soloist.devices.accelerator import Accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease, error_chain
-from soloist.encoding.encoder import Encoder
 from soloist.engine.budgets import Budget
 from soloist.engine.feedback import Feedback
 from soloist.engine.ingest import ShardRef
 from soloist.engine.memory import plan_memory
 from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
-from soloist.engine.staging import select_models, stage_all
+from soloist.engine.staging import encoders_of, select_models, stage_all
 from soloist.engine.stopping import Stop
 from soloist.errors import EncodingError, ModelLoadError, SoloistError
 from soloist.events import Event, EventSink, LeaseReleased, ListSink, event_from_dict, event_to_dict
@@ -274,10 +273,10 @@ def _stage(
     silent = ListSink()
     specs = {name: spec for name, spec in select_models(config).items() if name in each.models}
     staged = stage_all(specs, config, accelerator, silent, stop.check)
-    encoders = {name: Encoder(model, packs=accelerator.packs_rows) for name, model in staged.items()}
+    encoders = encoders_of(staged, config, accelerator, silent)
     plan = plan_memory(config, encoders, budgets, accelerator, Feedback(config.cache_dir), silent)
     folder = RunFolder(config.out)
     return Stage(
         plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=stop,
-        others=[RunFolder(path) for path in config.reuse],
+        vector_dtype=config.vector_dtype, others=[RunFolder(path) for path in config.reuse],
     )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
-from soloist.stores.manifest import file_sha256, is_intact
+from soloist.stores.manifest import FileRecord, file_sha256, is_intact
 from soloist.stores.rows import RowReader
 from soloist.stores.run_folder import RunFolder
-from soloist.stores.tables import file_maker, read_table, table_digests
+from soloist.stores.tables import VectorFile, read_table, table_digests, vector_file
+from soloist.types import VectorDType
 
 # One of the run's present files, one that was set aside when its chunks changed, or one of a run that --reuse names.
 Origin = Literal["this run", "earlier", "other run"]
@@ -126,48 +127,62 @@ class KnownVectors:
         return entry
 
 
-def known_vectors(folder: RunFolder, others: Iterable[RunFolder], model: str, fingerprint: str) -> KnownVectors:
-    """The vectors of a model with this fingerprint: in finished shards of a run, set aside, and in other runs.
+def serves(stored: VectorDType, wanted: VectorDType) -> bool:
+    """Whether a stored vector may stand for one that is computed and then stored as wanted.
+
+    A float32 one has every bit that was computed: rounded to float16 it is what the computed one would be. A float16
+    one has lost bits that float32 has.
+    """
+    return stored in ("float32", wanted)
+
+
+def known_vectors(
+    folder: RunFolder,
+    others: Iterable[RunFolder],
+    model: str,
+    fingerprint: str,
+    vector_dtype: VectorDType = "float32",
+) -> KnownVectors:
+    """The vectors of a model with this fingerprint that serve a run of this vector dtype: in its finished shards, set
+    aside, and in other runs.
 
     Files of other runs and those set aside are read, and held against their checksums.
     """
     found = KnownVectors()
+
+    def is_of_it(stored: FileRecord | VectorFile) -> bool:
+        return stored.fingerprint == fingerprint and serves(stored.vector_dtype, vector_dtype)
+
     for record in folder.manifest.read().values():
-        if record.kind == "vectors" and (record.model, record.fingerprint) == (model, fingerprint):
+        if record.kind == "vectors" and record.model == model and is_of_it(record):
             _add_file(found, folder.path / record.file, "this run")
-    for path in sorted(folder.previous.glob("*.parquet")) if folder.previous.is_dir() else ():
-        if _fingerprint(path) == fingerprint and file_sha256(path) == path.stem:
+    for path, stored in _set_aside(folder):
+        if is_of_it(stored) and file_sha256(path) == path.stem:
             _add_file(found, path, "earlier")
     for other in others:
         for record in other.manifest.read().values():
             path = other.path / record.file
-            if record.kind == "vectors" and record.fingerprint == fingerprint and is_intact(path, record):
+            if record.kind == "vectors" and is_of_it(record) and is_intact(path, record):
                 _add_file(found, path, "other run")
     return found
 
 
 def models_set_aside(folder: RunFolder) -> tuple[str, ...]:
     """The models whose vectors were set aside, and are not back in their places yet."""
-    paths = sorted(folder.previous.glob("*.parquet")) if folder.previous.is_dir() else []
-    return tuple(dict.fromkeys(model for model in map(_model, paths) if model))
+    return tuple(dict.fromkeys(stored.model for _, stored in _set_aside(folder) if stored.model))
 
 
-def _model(path: Path) -> str:
-    try:
-        return file_maker(path)[0]
-    except OutputError:
-        return ""
+def _set_aside(folder: RunFolder) -> Iterator[tuple[Path, VectorFile]]:
+    """The files that were set aside, and what they say of themselves; those that cannot be read are passed over."""
+    for path in sorted(folder.previous.glob("*.parquet")) if folder.previous.is_dir() else ():
+        try:
+            stored = vector_file(path)
+        except OutputError:
+            continue
+        yield path, stored
 
 
 def _add_file(found: KnownVectors, path: Path, origin: Origin) -> None:
     digests = table_digests(read_table(path, columns=("text_digest",)))
     if digests is not None:
         found.add_file(path, digests, origin)
-
-
-def _fingerprint(path: Path) -> str:
-    """The fingerprint of a file; empty where it cannot be read."""
-    try:
-        return file_maker(path)[1]
-    except OutputError:
-        return ""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from soloist.devices import Accelerator
 from soloist.digests import text_digest
+from soloist.encoding.ahead import brought_ahead
 from soloist.encoding.encoder import Encoder, TokenizedTexts
 from soloist.encoding.replicas import EncodedShard, Replicas
 from soloist.engine.ingest import ShardRef
@@ -38,14 +39,16 @@ from soloist.events import (
 )
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
-from soloist.types import Batch, TokenTally
+from soloist.types import Batch, TokenTally, VectorDType
 
 _UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stage:
-    """What every pass of a run works with. `others` are the runs whose vectors may be taken."""
+    """What every pass of a run works with. `others` are the runs whose vectors may be taken, `vector_dtype` is what the
+    vectors are stored as.
+    """
 
     plan: RunPlan
     encoders: Mapping[str, Encoder]
@@ -53,6 +56,7 @@ class Stage:
     accelerator: Accelerator
     folder: RunFolder
     stop: Stop
+    vector_dtype: VectorDType
     others: Sequence[RunFolder] = ()
 
 
@@ -102,7 +106,9 @@ def run_pass(each: Pass, stage: Stage, lease: AbstractContextManager[object], si
     if not work:
         return
     known = {
-        model: known_vectors(stage.folder, stage.others, model, stage.encoders[model].staged.fingerprint)
+        model: known_vectors(
+            stage.folder, stage.others, model, stage.encoders[model].staged.fingerprint, stage.vector_dtype
+        )
         for model in dict.fromkeys(model for _, model in work)
     }
 
@@ -120,8 +126,8 @@ def pending(each: Pass, stage: Stage, sink: EventSink) -> list[tuple[ShardRef, s
     kept: dict[str, list[FileRecord]] = {}
     for shard, model in ((shard, model) for shard in stage.shards for model in each.models):
         record = finished.get(stage.folder.vectors_file(shard.collection, model, shard.index))
-        fingerprint = stage.encoders[model].staged.fingerprint
-        if record is not None and (record.content, record.fingerprint) == (shard.content, fingerprint):
+        wanted = (shard.content, stage.encoders[model].staged.fingerprint, stage.vector_dtype)
+        if record is not None and (record.content, record.fingerprint, record.vector_dtype) == wanted:
             kept.setdefault(model, []).append(record)
         else:
             work.append((shard, model))
@@ -134,6 +140,12 @@ def pending(each: Pass, stage: Stage, sink: EventSink) -> list[tuple[ShardRef, s
             message = f"{without} of its shards were written by an earlier version: their tokens are in no count"
             sink.emit(Notice(about=model, message=message))
     return work
+
+
+def following(each: Pass, stage: Stage) -> list[Encoder]:
+    """Those of the models of the next pass that are not of this one."""
+    later = stage.plan.passes[stage.plan.passes.index(each) + 1 :][:1]
+    return [stage.encoders[model] for one in later for model in one.models if model not in each.models]
 
 
 class _Working:
@@ -189,6 +201,7 @@ class _Working:
         for model in self._each.models:
             chunks = sum(shard.rows for shard, name in self._work if name == model)
             self._sink.emit(PassStarted(model=model, devices=self._stage.accelerator.devices, chunks=chunks))
+        held.enter_context(brought_ahead(encoder.staged.module for encoder in following(self._each, self._stage)))
         return replicas
 
     def _encode(self, item: _Prepared, began: float) -> None:
@@ -205,8 +218,9 @@ class _Working:
             self._known[item.model].fill(path, item.digests, item.placement, vectors, counts)
             self._count_unknown(item, counts)
         tally = folder.write_vectors(
-            shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint, counts
-        )
+            shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint, counts,
+            self._stage.vector_dtype,
+        )  # fmt: skip
         if encoded.recomputed_rows:
             ids = tuple(item.fresh_ids[row] for row in encoded.recomputed_rows)
             self._sink.emit(RowsRecomputed(model=item.model, collection=shard.collection, shard=shard.index, ids=ids))

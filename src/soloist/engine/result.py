@@ -161,6 +161,7 @@ class RunResult:
             "devices": list(self.devices),
             "config": self.config.to_dict(),
             "config_fingerprint": self.config.fingerprint(),
+            "vector_dtype": self.config.vector_dtype,
             "fusion": self.fusion.to_dict() if self.fusion is not None else None,
             "weights": dict(zip(self.fusion.models, self.fusion.weights, strict=True)) if self.fusion else {},
             "collections": [dataclasses.asdict(collection) for collection in self.collections],

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from soloist.engine.deviation import tell_deviations
 from soloist.engine.feedback import Feedback
 from soloist.engine.ingest import ShardRef, ingest
 from soloist.engine.isolation import run_isolated
-from soloist.engine.known import models_set_aside
+from soloist.engine.known import models_set_aside, serves
 from soloist.engine.memory import plan_memory, remember
 from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
-from soloist.engine.staging import require_distinct, select_models, stage_all
+from soloist.engine.staging import encoders_of, require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
 from soloist.errors import ConfigError, LeaseTimeoutError, OutputError, RunInterruptedError, SoloistError
 from soloist.events import (
@@ -52,7 +52,7 @@ from soloist.stores import RunFolder
 from soloist.stores.adoption import adopt_incoming
 from soloist.stores.manifest import FileRecord
 from soloist.stores.run_folder import STATE
-from soloist.types import Collection
+from soloist.types import Collection, VectorDType
 
 
 def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.time) -> RunResult:
@@ -131,14 +131,14 @@ class _Run:
                 self._stop.check,
             )  # fmt: skip
             staged = stage_all(self._specs, config, accelerator, sink, self._stop.check)
-            encoders = {name: Encoder(model, packs=accelerator.packs_rows) for name, model in staged.items()}
+            encoders = encoders_of(staged, config, accelerator, sink)
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()
             made = _made_with(folder)
             _require_dtypes(folder, config, staged, made)
         fingerprints = {name: model.fingerprint for name, model in staged.items()}
-        _adopt(folder, fingerprints, fusion, sink)
-        _warn_of_other_settings(self._others, fingerprints, sink)
+        _adopt(folder, fingerprints, fusion, config.vector_dtype, sink)
+        _warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         _warn_of_missing_vectors(self._others, fingerprints, sink)
         recorded = _recorded_budgets(made, fingerprints)
         budgets = run_budgets(config.token_budget, staged, accelerator, recorded, Calibrations(config.cache_dir))
@@ -148,15 +148,15 @@ class _Run:
         plan = plan_memory(config, encoders, budgets, accelerator, feedback, sink)
         stage = Stage(
             plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=self._stop,
-            others=self._others,
+            vector_dtype=config.vector_dtype, others=self._others,
         )  # fmt: skip
         unfinished = [model for each in plan.passes for _, model in pending(each, stage, ListSink())]
         if unfinished or _unfused(fusion, fingerprints, stage):
             folder.reopen()
         _warn_of_other_budgets(recorded, {model: budgets[model] for model in unfinished}, sink)
-        if config.dtype == "auto-fast" and accelerator.kind == "cpu":
-            tell_deviations(plan.passes, stage, sink)
         with self._told(sink):
+            if accelerator.kind == "cpu":
+                tell_deviations(config.dtype, plan.passes, stage, sink)
             for each in plan.passes:
                 _run_pass(each, stage, config, sink)
         if fusion is not None:
@@ -231,13 +231,15 @@ def _remember(
 
 def _fuse_all(fusion: FusionPlan, fingerprints: Mapping[str, str], stage: Stage, sink: EventSink) -> None:
     """Fused vectors of every shard that has none yet, from the vectors on disk; needs no device."""
-    folder, fingerprint = stage.folder, _fused_fingerprint(fusion, fingerprints)
+    folder, fingerprint = stage.folder, _fused_fingerprint(fusion, fingerprints, stage.vector_dtype)
     for shard in _unfused(fusion, fingerprints, stage):
         stage.stop.check()
         members = [folder.read_vectors(shard.collection, model, shard.index) for model in fusion.models]
         ids = members[0][0]
         fused = fuse(fusion, [vectors for _, vectors in members], ids=ids)
-        folder.write_fused(shard.collection, shard.index, ids, fused, shard.content, fingerprint)
+        folder.write_fused(
+            shard.collection, shard.index, ids, fused, shard.content, fingerprint, stage.vector_dtype
+        )  # fmt: skip
         sink.emit(ShardFused(collection=shard.collection, shard=shard.index, rows=len(ids), dim=fusion.dim))
 
 
@@ -245,7 +247,7 @@ def _unfused(fusion: FusionPlan | None, fingerprints: Mapping[str, str], stage: 
     """The shards without the fused vectors that they should have, in order."""
     if fusion is None:
         return []
-    folder, fingerprint = stage.folder, _fused_fingerprint(fusion, fingerprints)
+    folder, fingerprint = stage.folder, _fused_fingerprint(fusion, fingerprints, stage.vector_dtype)
     finished = {
         record.file: record.content for record in folder.manifest.read().values() if record.fingerprint == fingerprint
     }
@@ -256,9 +258,11 @@ def _unfused(fusion: FusionPlan | None, fingerprints: Mapping[str, str], stage: 
     ]
 
 
-def _fused_fingerprint(fusion: FusionPlan, fingerprints: Mapping[str, str]) -> str:
+def _fused_fingerprint(fusion: FusionPlan, fingerprints: Mapping[str, str], vector_dtype: VectorDType) -> str:
     """16 hex digits over all that decides the fused vectors beside the texts."""
     decisive = {**fusion.to_dict(), "fingerprints": [fingerprints[model] for model in fusion.models]}
+    if vector_dtype != "float32":  # which earlier versions did not name
+        decisive["vector_dtype"] = vector_dtype
     return hashlib.sha256(json_text(decisive).encode()).hexdigest()[:16]
 
 
@@ -297,20 +301,47 @@ def _mend(folder: RunFolder, sink: EventSink) -> None:
         )
 
 
-def _adopt(folder: RunFolder, fingerprints: Mapping[str, str], fusion: FusionPlan | None, sink: EventSink) -> None:
+def _adopt(
+    folder: RunFolder,
+    fingerprints: Mapping[str, str],
+    fusion: FusionPlan | None,
+    vector_dtype: VectorDType,
+    sink: EventSink,
+) -> None:
     """Make the chunks that were read those of the run, and say what that changes."""
-    fused = _fused_fingerprint(fusion, fingerprints) if fusion is not None else None
+    fused = _fused_fingerprint(fusion, fingerprints, vector_dtype) if fusion is not None else None
 
     def is_current(record: FileRecord) -> bool:
-        return record.fingerprint == (fused if record.kind == "fused" else fingerprints.get(record.model))
+        fingerprint = fused if record.kind == "fused" else fingerprints.get(record.model)
+        return (record.fingerprint, record.vector_dtype) == (fingerprint, vector_dtype)
 
+    before = folder.manifest.read().values()
     adopted = adopt_incoming(folder, is_current)
     for file in adopted.damaged:
         sink.emit(Notice(about=file, message="its bytes are not those that were written: it is written again"))
-    for model in adopted.outdated:
+    changed = (record.model for record in adopted.outdated if record.fingerprint != fingerprints.get(record.model))
+    for model in dict.fromkeys(changed):
         sink.emit(Notice(about=model, message="its weights or settings have changed: its vectors are computed again"))
+    _tell_other_dtype(before, fingerprints, vector_dtype, sink)
     for collection, chunks in adopted.removed.items():
         sink.emit(ChunksRemoved(collection=collection, chunks=chunks))
+
+
+def _tell_other_dtype(
+    before: Iterable[FileRecord], fingerprints: Mapping[str, str], vector_dtype: VectorDType, sink: EventSink
+) -> None:
+    """Say of which models the run has had vectors that are what they should be but for what they are stored as."""
+    own = [each for each in before if each.kind == "vectors" and each.fingerprint == fingerprints.get(each.model)]
+    for model, stored in dict.fromkeys((each.model, each.vector_dtype) for each in own):
+        if stored == vector_dtype:
+            continue
+        if serves(stored, vector_dtype):
+            message = f"its {stored} vectors are rounded to {vector_dtype}, and not computed again"
+        else:
+            message = (
+                f"its {stored} vectors are not taken for {vector_dtype}: what is in {stored} alone is computed again"
+            )
+        sink.emit(Notice(about=model, message=message))
 
 
 def _state(
@@ -334,15 +365,20 @@ def _other_run(path: Path) -> RunFolder:
     return RunFolder(path)
 
 
-def _warn_of_other_settings(others: Sequence[RunFolder], fingerprints: Mapping[str, str], sink: EventSink) -> None:
+def _warn_of_other_settings(
+    others: Sequence[RunFolder], fingerprints: Mapping[str, str], vector_dtype: VectorDType, sink: EventSink
+) -> None:
     """Say where --reuse names a run whose vectors by a model are not those that the model gives now."""
     for other in others:
         records = [record for record in other.manifest.read().values() if record.kind == "vectors"]
-        taken = {record.fingerprint for record in records}
-        for model in sorted({record.model for record in records} & set(fingerprints)):
-            if fingerprints[model] not in taken:
-                message = f"its vectors in {other.path} are of other weights or settings: none is taken over"
-                sink.emit(Notice(about=model, message=message))
+        names = {record.model for record in records}
+        made = {record.fingerprint: record.vector_dtype for record in records}
+        taken = {record.fingerprint for record in records if serves(record.vector_dtype, vector_dtype)}
+        for model, fingerprint in sorted(fingerprints.items()):
+            if fingerprint in taken or (fingerprint not in made and model not in names):
+                continue
+            what = f"rounded to {made[fingerprint]}" if fingerprint in made else "of other weights or settings"
+            sink.emit(Notice(about=model, message=f"its vectors in {other.path} are {what}: none is taken over"))
 
 
 def _warn_of_missing_vectors(others: Sequence[RunFolder], fingerprints: Mapping[str, str], sink: EventSink) -> None:

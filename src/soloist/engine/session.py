@@ -33,7 +33,7 @@ from soloist.models.location import weight_files
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover
-from soloist.types import BudgetSource, DType, Mode
+from soloist.types import BudgetSource, DType, Mode, VectorDType
 
 Basis = Literal["measured on this machine", "estimated from the card's data sheet", "unknown"]
 
@@ -43,7 +43,7 @@ RATE_SHARE = 0.2
 # Bytes a second from a disk or a network volume into host memory, while a model is staged. An assumption.
 STAGING_BYTES_PER_SECOND = 400e6
 LEAST_MEASURED_TOKENS = 20_000  # fewer measure how a run begins
-VECTOR_BYTES = 4
+VECTOR_BYTES: Mapping[VectorDType, int] = {"float32": 4, "float16": 2}
 _CURVE_LENGTHS = tuple(1 << power for power in range(6, 15))
 
 
@@ -157,7 +157,7 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
     planned = [_planned(each, accelerator) for each in known]
     modes: tuple[Mode, ...] = ("exclusive", "standard")
     plans = {mode: plan_run(planned, mode, accelerator.card) for mode in modes}
-    models = tuple(_model_plan(each, found, plans, config.mode, accelerator) for each in known)
+    models = tuple(_model_plan(each, found, plans, config, accelerator) for each in known)
     return _session(config, accelerator, found, models, plans, session_seconds)
 
 
@@ -198,16 +198,19 @@ def _planned(known: _Known, accelerator: Accelerator) -> PlannedModel:
 
 
 def _model_plan(
-    known: _Known, found: Scan, plans: Mapping[Mode, RunPlan], mode: Mode, accelerator: Accelerator
+    known: _Known, found: Scan, plans: Mapping[Mode, RunPlan], config: RunConfig, accelerator: Accelerator
 ) -> ModelPlan:
     counts = found.counts[known.spec.name]
     name, limit = known.spec.name, known.settings.max_tokens
     median, longest = (max(1, counts.quantile(share)) for share in (0.5, 1.0))
-    pad = (lambda length: length) if known.blueprint.is_static else (lambda length: bucket(length, limit))
+    # Without its weights nobody knows whether a model's rows can be packed on the CPU: as a rule they can.
+    packs = known.blueprint.is_static or accelerator.packs_rows
+    pad = (lambda length: length) if packs else (lambda length: bucket(length, limit))
     padded = sum(pad(length) * rows for length, rows in counts.kept.items())
     tokens = sum(length * rows for length, rows in counts.kept.items())
-    limits = plans[mode].limits[name]
-    predictor = plans[mode].predictors.get(name, known.predictor)
+    plan = plans[config.mode]
+    limits = plan.limits[name]
+    predictor = plan.predictors.get(name, known.predictor)
     peaks = [predictor.predict(min(counts.rows, limits.rows(pad(length))), pad(length)) for length in (median, longest)]
     worst = max(peaks, key=lambda memory: memory.peak_bytes)
     seconds, basis = _seconds(known, counts, padded, accelerator)
@@ -237,7 +240,7 @@ def _model_plan(
         staging_seconds=(known.blueprint.checkpoint_bytes or worst.weights_bytes) / STAGING_BYTES_PER_SECOND,
         download_bytes=_download_bytes(known),
         host_bytes=_host_bytes(known),
-        vectors_bytes=found.chunks * (known.settings.dim or 0) * VECTOR_BYTES,
+        vectors_bytes=found.chunks * (known.settings.dim or 0) * VECTOR_BYTES[config.vector_dtype],
     )
 
 
@@ -355,7 +358,7 @@ def _fused_bytes(config: RunConfig, chunks: int, models: Sequence[ModelPlan]) ->
     if len(members) < len(models):
         return 0
     fusion = plan_fusion(config.fusion, members)
-    return chunks * fusion.dim * VECTOR_BYTES if fusion is not None else 0
+    return chunks * fusion.dim * VECTOR_BYTES[config.vector_dtype] if fusion is not None else 0
 
 
 def _memory_problems(

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from soloist.config import CalibrationConfig, RunConfig
 from soloist.devices import Accelerator
+from soloist.encoding.encoder import Encoder
 from soloist.errors import ConfigError
-from soloist.events import EventSink, ModelStaged
+from soloist.events import EventSink, ModelStaged, Notice
 from soloist.models.catalogue import resolve
 from soloist.models.dtype import resolve_dtype
 from soloist.models.loading import StagedModel, overflows_float16, stage
@@ -97,3 +98,15 @@ def stage_all(
             )
         )
     return staged
+
+
+def encoders_of(
+    staged: Mapping[str, StagedModel], config: RunConfig, accelerator: Accelerator, sink: EventSink
+) -> dict[str, Encoder]:
+    """An encoder for each model, with packed rows where the config has them and the model allows for them."""
+    packs = accelerator.packs_rows if config.packing == "auto" else config.packing == "on"
+    encoders = {name: Encoder(model, packs=packs) for name, model in staged.items()}
+    for name, encoder in encoders.items():
+        if config.packing == "on" and not encoder.packs and not encoder.staged.is_static:
+            sink.emit(Notice(about=name, message="its network does not take packed rows: they are padded"))
+    return encoders

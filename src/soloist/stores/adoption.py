@@ -22,11 +22,13 @@ _SHARD_FILE = re.compile(r"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{5,}\.parqu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """What came of it: ids that are gone by collection, files that were damaged, models whose settings changed."""
+    """What came of it: ids that are gone by collection, files that were damaged, and vectors of the present chunks that
+    are not of the present settings.
+    """
 
     removed: dict[str, int] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
-    outdated: tuple[str, ...] = ()
+    outdated: tuple[FileRecord, ...] = ()
 
 
 def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) -> Adopted:
@@ -80,16 +82,15 @@ def _same_chunks(record: FileRecord, incoming: dict[str, FileRecord], contents: 
 
 def _outdated(
     records: Iterable[FileRecord], contents: dict[tuple[str, int], str], is_current: Callable[[FileRecord], bool]
-) -> tuple[str, ...]:
-    """The models whose vectors would be of the present chunks, were they of the present settings."""
-    models = [
-        record.model
+) -> tuple[FileRecord, ...]:
+    """The files of a model's vectors that would be kept, were they of the present settings."""
+    return tuple(
+        record
         for record in records
         if record.kind == "vectors"
         and contents.get((record.collection, record.shard)) == record.content
         and not is_current(record)
-    ]
-    return tuple(dict.fromkeys(models))
+    )
 
 
 def _removed(folder: RunFolder, before: Iterable[FileRecord], incoming: Iterable[FileRecord]) -> dict[str, int]:

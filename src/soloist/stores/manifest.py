@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from soloist.errors import OutputError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, sync_folder
-from soloist.types import TokenTally
+from soloist.types import TokenTally, VectorDType
 
 NAME = "manifest.jsonl"
 Kind = Literal["chunks", "vectors", "fused", "skipped"]
@@ -35,7 +35,8 @@ class FileRecord:
 
     `content` is the digest of the shard's ids and texts (`soloist.digests.shard_digest`); `fingerprint` is that of the
     model, or of the fusion with its models, that made the vectors. Vectors of a model have a tally of their texts'
-    tokens, as `TokenTally` says, over all rows of the file; rows of earlier versions have none.
+    tokens, as `TokenTally` says, over all rows of the file; rows of earlier versions have none. `vector_dtype` is what
+    vectors are stored as; a row that does not name it, as those of earlier versions do not, is of float32.
     """
 
     file: str
@@ -51,6 +52,7 @@ class FileRecord:
     tokens: int | None = None
     truncated_rows: int | None = None
     truncated_tokens: int | None = None
+    vector_dtype: VectorDType = "float32"
 
     @property
     def tally(self) -> TokenTally | None:
@@ -148,8 +150,10 @@ def is_intact(path: Path, record: FileRecord) -> bool:
 
 
 def _values(record: FileRecord) -> Mapping[str, Any]:
-    values = dataclasses.asdict(record).items()
-    return {key: value for key, value in values if value not in ("", None) or key == "collection"}
+    values = dataclasses.asdict(record)
+    if record.vector_dtype == "float32":  # as the rows of earlier versions, and of files that have no vectors
+        del values["vector_dtype"]
+    return {key: value for key, value in values.items() if value not in ("", None) or key == "collection"}
 
 
 def _record(line: bytes) -> FileRecord | None:
@@ -163,4 +167,6 @@ def _record(line: bytes) -> FileRecord | None:
     for field in dataclasses.fields(FileRecord):
         if not isinstance(getattr(record, field.name), kinds.get(field.name, str)):
             return None
+    if record.vector_dtype not in get_args(VectorDType):
+        return None
     return record if _FILE.fullmatch(record.file) else None

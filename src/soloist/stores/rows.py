@@ -20,11 +20,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from soloist.digests import DIGEST_BYTES
-from soloist.stores.tables import COUNT_COLUMNS, read_errors, read_table, table_counts, table_digests, table_matrix
+from soloist.stores.tables import (
+    COUNT_COLUMNS,
+    read_errors,
+    read_table,
+    stored_dtype,
+    table_counts,
+    table_digests,
+    table_matrix,
+)
 
 KEPT_BYTES = 256 << 20
-_DTYPES: dict[str, np.dtype[Any]] = {"text_digest": np.dtype(np.uint8), "vector": np.dtype("<f4")}
-_DTYPES |= dict.fromkeys(COUNT_COLUMNS, np.dtype("<i4"))
 _COLUMNS = ("text_digest", "vector")
 # The beginning of the header of a data page: its kind, two sizes, and the number of its values, in Thrift's compact
 # protocol (https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift, PageHeader).
@@ -115,7 +121,9 @@ class RowReader:
             found = {name: column.read(file, rows) for name, column in layout.columns.items()}
             counts = [found[name] for name in COUNT_COLUMNS if name in found]
             return StoredRows(
-                digests=found["text_digest"], vectors=found["vector"], counts=np.hstack(counts) if counts else None
+                digests=found["text_digest"],
+                vectors=found["vector"].astype(np.float32, copy=False),
+                counts=np.hstack(counts) if counts else None,
             )
 
     def _layout(self, path: Path, file: BinaryIO) -> Layout | None:
@@ -150,17 +158,10 @@ def layout_of(file: BinaryIO) -> Layout | None:
 
 
 def _column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema, name: str) -> _Column | None:
-    if name not in schema.names:
+    shape = _shape(schema.field(name).type) if name in schema.names else None
+    if shape is None:
         return None
-    kind, dtype, width = schema.field(name).type, _DTYPES[name], 0
-    if kind == pa.binary(DIGEST_BYTES):
-        width, values_per_row = DIGEST_BYTES, 1
-    elif pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32():
-        width = values_per_row = kind.list_size
-    elif kind == pa.int32():
-        width = values_per_row = 1
-    if not width:
-        return None
+    dtype, width, values_per_row = shape
     groups: list[_Values] = []
     first = 0
     for number in range(metadata.num_row_groups):
@@ -171,6 +172,17 @@ def _column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema, name: 
         groups.append(_Values(first=first, rows=rows, offset=end - rows * width * dtype.itemsize))
         first += rows
     return _Column(dtype=dtype, width=width, groups=tuple(groups))
+
+
+def _shape(kind: pa.DataType) -> tuple[np.dtype[Any], int, int] | None:
+    """How a row of a column lies in memory: its dtype, how many of it, and what Parquet takes for how many values."""
+    if kind == pa.binary(DIGEST_BYTES):
+        return np.dtype(np.uint8), DIGEST_BYTES, 1
+    if kind == pa.int32():
+        return np.dtype("<i4"), 1, 1
+    if pa.types.is_fixed_size_list(kind) and kind.list_size:
+        return np.dtype(stored_dtype(kind)).newbyteorder("<"), kind.list_size, kind.list_size
+    return None
 
 
 def _chunk(group: pq.RowGroupMetaData, name: str) -> pq.ColumnChunkMetaData:
@@ -192,7 +204,7 @@ def _number(varint: bytes) -> int:
 
 
 def _whole(path: Path) -> StoredRows:
-    table = read_table(path, columns=_DTYPES)  # of these, those that there are
+    table = read_table(path, columns=(*_COLUMNS, *COUNT_COLUMNS))  # of these, those that there are
     digests = table_digests(table)
     if digests is None:
         raise ValueError("it does not say of which texts its rows are")

@@ -46,7 +46,7 @@ from soloist.stores.tables import (
     write_chunk_file,
     write_vector_file,
 )
-from soloist.types import Chunk, Shard, TokenTally
+from soloist.types import Chunk, Shard, TokenTally, VectorDType
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Used = TypeVar("Used")
@@ -61,7 +61,7 @@ class RunFolder:
     """The files of one run, each written once and whole; names of collections and models may be any text.
 
     `write_*` raise OutputError where the disk does not take the file, `read_*` where the file is
-    missing or damaged. Vectors are (n, dim) float32.
+    missing or damaged. Vectors are given and read as (n, dim) float32, whatever they are stored as.
 
         run = RunFolder.create(Path("out"))
         run.write_chunks("notes", 0, [Chunk(id="a", text="hello")])
@@ -298,21 +298,23 @@ class RunFolder:
         digests: Sequence[bytes] | None = None,
         fingerprint: str = "",
         counts: np.ndarray[Any, np.dtype[np.int32]] | None = None,
+        vector_dtype: VectorDType = "float32",
     ) -> TokenTally:
         """Write one model's vectors of one shard; with the digests of the texts, so that later runs can take them over,
-        and counts of their tokens, (rows, 2) as `vector_table` has them, whose tally this gives.
+        and counts of their tokens, (rows, 2) as `vector_table` has them, whose tally this gives. In float16 they are
+        rounded to the nearest.
 
         Raises:
             ValueError: another dtype than float32, NaN or infinity, or another number of ids.
         """
         path = self._vectors(collection, model, index)
-        table = vector_table(model, ids, vectors, digests, fingerprint, counts)
+        table = vector_table(model, ids, vectors, digests, fingerprint, counts, vector_dtype)
         tally = _tally(counts) if counts is not None else None
         self.require_inside(path)
         write_vector_file(path, table)
         self._record(
             path, "vectors", len(ids), collection=collection, shard=index, model=model, fingerprint=fingerprint,
-            content=shard_digest(ids, digests) if digests is not None else "",
+            content=shard_digest(ids, digests) if digests is not None else "", vector_dtype=vector_dtype,
             **(asdict(tally) if tally is not None else {}),
         )  # fmt: skip
         return tally or TokenTally()
@@ -337,14 +339,17 @@ class RunFolder:
         vectors: Vectors,
         content: str = "",
         fingerprint: str = "",
+        vector_dtype: VectorDType = "float32",
     ) -> None:
-        """Write the fused vectors of one shard; the same errors as `write_vectors`."""
-        path, table = self._fused(collection, index), vector_table("fused", ids, vectors, None, fingerprint)
+        """Write the fused vectors of one shard; rounded, and with the same errors, as in `write_vectors`."""
+        path = self._fused(collection, index)
+        table = vector_table("fused", ids, vectors, None, fingerprint, vector_dtype=vector_dtype)
         self.require_inside(path)
         write_vector_file(path, table)
         self._record(
-            path, "fused", len(ids), collection=collection, shard=index, content=content, fingerprint=fingerprint
-        )
+            path, "fused", len(ids), collection=collection, shard=index, content=content, fingerprint=fingerprint,
+            vector_dtype=vector_dtype,
+        )  # fmt: skip
 
     def read_fused(self, collection: str, index: int) -> tuple[list[str], Vectors]:
         """The ids and fused vectors of a shard; the array is read-only."""
@@ -441,10 +446,17 @@ def _tally(counts: np.ndarray[Any, np.dtype[np.int32]]) -> TokenTally:
     )
 
 
+def declared_dtype(summary: Any) -> VectorDType:
+    """What a run.json says that vectors are stored as; those of earlier versions do not, and are of float32."""
+    found: VectorDType = summary.get("vector_dtype", "float32")
+    return found
+
+
 def _made_by(summary: Any) -> object:
-    """Models and fusion of a summary; None where it is none."""
+    """Models, fusion and vector dtype of a summary; None where it is none."""
     try:
-        return [(model["name"], model["fingerprint"]) for model in summary["models"]], summary["fusion"]
+        models = [(model["name"], model["fingerprint"]) for model in summary["models"]]
+        return models, summary["fusion"], declared_dtype(summary)
     except (TypeError, KeyError):
         return None
 

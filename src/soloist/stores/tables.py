@@ -1,6 +1,6 @@
 """Chunks and vectors as Arrow tables and Parquet files. Knows one file at a time, not where the files of a run lie.
 
-The files load as they are in pyarrow, pandas, datasets and DuckDB.
+The files load as they are in pyarrow, pandas, datasets and DuckDB (those of float16 were tried in the first two).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from soloist.digests import DIGEST_BYTES
 from soloist.errors import InputError, OutputError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors
-from soloist.types import Chunk
+from soloist.types import Chunk, VectorDType
 
 # A column of a row group is one page, so that rows can be read one by one (see `rows`): of few enough bytes for readers
 # that take it whole, and of fewer rows than the 20,000 at which Arrow begins another page.
 _PAGE_BYTES = 64 << 20
 _GROUP_ROWS = 1 << 14
 COUNT_COLUMNS = ("tokens", "truncated_tokens")
+_ARROW_TYPES: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
 CHUNK_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()})
 
 
@@ -71,8 +73,9 @@ def vector_table(
     digests: Sequence[bytes] | None = None,
     fingerprint: str = "",
     counts: np.ndarray[Any, np.dtype[np.int32]] | None = None,
+    vector_dtype: VectorDType = "float32",
 ) -> pa.Table:
-    """The table of a vector shard: `id`, and `vector` as a list of fixed size, without a copy of the numbers.
+    """The table of a vector shard: `id`, and `vector` as a list of fixed size, without a copy of float32 numbers.
 
     With digests there is a column `text_digest`, with counts there are `tokens` and `truncated_tokens`. The schema's
     metadata hold `soloist.model`, `soloist.dim` and `soloist.fingerprint`.
@@ -84,15 +87,17 @@ def vector_table(
         digests: those of the texts that the vectors are of, 16 bytes each.
         fingerprint: of the model that made the vectors.
         counts: (n, 2) int32, the tokens that the model read of each text and those that it cut off.
+        vector_dtype: what the numbers are stored as. In float16 each is rounded to the nearest, ties to even, so that
+            what was read from a float16 table is stored again with the same bits.
 
     Raises:
-        ValueError: another shape or dtype, another number of ids, or a number that is not finite.
+        ValueError: another shape or dtype, another number of ids, or a number that is not finite as it is stored.
     """
     _require_vectors(ids, vectors)
-    dim = vectors.shape[1]
-    numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
-    fields = {"id": pa.string(), "vector": pa.list_(pa.float32(), dim)}
-    columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(numbers, dim)]
+    stored, dim, number = _stored(vectors, vector_dtype), vectors.shape[1], _ARROW_TYPES[vector_dtype]
+    _require_finite(ids, stored)
+    fields = {"id": pa.string(), "vector": pa.list_(number, dim)}
+    columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1), number), dim)]
     if digests is not None:
         fields["text_digest"] = pa.binary(DIGEST_BYTES)
         columns.append(pa.array(digests, fields["text_digest"]))
@@ -120,20 +125,42 @@ def table_counts(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]] | None:
     return np.stack([table[name].to_numpy() for name in COUNT_COLUMNS], axis=1)
 
 
-def file_maker(path: Path) -> tuple[str, str]:
-    """The name and the fingerprint of the model that made a file of vectors; empty where the file does not say.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorFile:
+    """What a file of vectors says of itself; `model` and `fingerprint` are empty where it does not say."""
+
+    model: str
+    fingerprint: str
+    vector_dtype: VectorDType
+
+
+def vector_file(path: Path) -> VectorFile:
+    """What a file of vectors says of itself, of which only its end is read.
 
     Raises:
-        OutputError: the file is missing or damaged.
+        OutputError: the file is missing or damaged, or has no vectors.
     """
     with read_errors(path):
-        metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
-    model, fingerprint = (metadata.get(key, b"").decode() for key in (b"soloist.model", b"soloist.fingerprint"))
-    return model, fingerprint
+        schema = pq.read_schema(path)
+        metadata: dict[bytes, bytes] = schema.metadata or {}
+        model, fingerprint = (metadata.get(key, b"").decode() for key in (b"soloist.model", b"soloist.fingerprint"))
+        return VectorFile(model=model, fingerprint=fingerprint, vector_dtype=stored_dtype(schema.field("vector").type))
+
+
+def stored_dtype(kind: pa.DataType) -> VectorDType:
+    """What the vectors of a column of this type are stored as.
+
+    Raises:
+        ValueError: it is no column of vectors.
+    """
+    for name, number in _ARROW_TYPES.items():
+        if pa.types.is_fixed_size_list(kind) and kind.value_type == number:
+            return name
+    raise ValueError(f"its column vector is of {kind}, which are no vectors")
 
 
 def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
-    """The ids, and the vectors as a read-only (n, dim) float32 view of the table's own memory.
+    """The ids, and the vectors as a read-only (n, dim) float32 array: of a float32 table a view of its own memory.
 
     Raises:
         ValueError: the table has other columns, or a row without a vector.
@@ -143,12 +170,14 @@ def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[
 
 def table_matrix(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The vectors alone, as `table_vectors` gives them; the same errors."""
-    kind, column = table.schema.field("vector").type, table["vector"]
-    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or column.null_count:
+    column = table["vector"]
+    stored_dtype(column.type)
+    if column.null_count:
         raise ValueError("its column vector has rows without one")
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    numbers = array.flatten().to_numpy(zero_copy_only=True)
-    matrix: np.ndarray[Any, np.dtype[np.float32]] = numbers.reshape(len(array), kind.list_size)
+    numbers = array.flatten().to_numpy(zero_copy_only=True).astype(np.float32, copy=False)
+    numbers.flags.writeable = False  # what was converted, as what is a view
+    matrix: np.ndarray[Any, np.dtype[np.float32]] = numbers.reshape(len(array), column.type.list_size)
     return matrix
 
 
@@ -159,7 +188,8 @@ def write_chunk_file(path: Path, table: pa.Table) -> None:
 
 def write_vector_file(path: Path, table: pa.Table) -> None:
     """Write a vector table as it is in memory: vectors neither compress nor sort."""
-    row_bytes = table.schema.field("vector").type.list_size * np.dtype(np.float32).itemsize
+    kind = table.schema.field("vector").type
+    row_bytes = kind.list_size * kind.value_type.bit_width // 8
     _write(
         path, table, compression="none", use_dictionary=False, write_statistics=["id"],
         row_group_size=max(1, min(_GROUP_ROWS, _PAGE_BYTES // row_bytes)), data_page_size=2 * _PAGE_BYTES,
@@ -219,6 +249,14 @@ def _require_vectors(ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> None:
         raise ValueError(f"vectors are {vectors.dtype}: give float32")
     if len(ids) != len(vectors):
         raise ValueError(f"{len(ids)} ids for {len(vectors)} vectors: give one id a row")
+
+
+def _stored(vectors: np.ndarray[Any, Any], vector_dtype: VectorDType) -> np.ndarray[Any, Any]:
+    with np.errstate(over="ignore"):  # no component of a unit vector is near 65,504; another one is refused below
+        return np.ascontiguousarray(vectors, dtype=vector_dtype)
+
+
+def _require_finite(ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> None:
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))

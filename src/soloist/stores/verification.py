@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 from soloist.digests import DigestTable, shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.stores.manifest import FileRecord, is_intact
-from soloist.stores.run_folder import RunFolder, Vectors
-from soloist.types import Shard
+from soloist.stores.run_folder import RunFolder, Vectors, declared_dtype
+from soloist.stores.tables import vector_file
+from soloist.types import Shard, VectorDType
 
 # Vectors are divided by their norm in float64 and rounded to float32: what is off by more was not written by us.
 NORM_TOLERANCE = 1e-4
@@ -34,8 +36,8 @@ def verify_run(folder: RunFolder) -> Verified:
     """Hold the files of a run against its manifest, its run.json and each other.
 
     Every chunk has one row for each model and, where the run fuses, one fused row, in the order of the chunks; vectors
-    are of the texts that lie beside them, of the declared dimensions, finite and of norm 1; every file has the bytes
-    that were written. Of a run that is not finished only these bytes can be wrong: what it lacks is still to be done.
+    are of the texts that lie beside them, of the declared dimensions and dtype, finite and of norm 1; every file has
+    the bytes that were written. Of a run that is not finished only these can be wrong: what it lacks is to be done.
 
     Raises:
         OutputError: the folder is that of an earlier version, or a file of its records cannot be read.
@@ -82,6 +84,7 @@ class _Declared:
     chunks: Mapping[str, int]
     models: tuple[tuple[str, str, int], ...]
     fused_dim: int | None
+    vector_dtype: VectorDType
 
 
 def _declared(summary: Any) -> _Declared:
@@ -89,6 +92,7 @@ def _declared(summary: Any) -> _Declared:
         chunks={each["name"]: each["chunks"] for each in summary["collections"]},
         models=tuple((each["name"], each["fingerprint"], each["dim"]) for each in summary["models"]),
         fused_dim=summary["fusion"]["dim"] if summary["fusion"] is not None else None,
+        vector_dtype=declared_dtype(summary),
     )
 
 
@@ -175,13 +179,15 @@ class _Reading:
             yield f"{where}: its vectors were made with other settings than run.json says"
         try:
             ids, vectors = self._folder.read_vectors(shard.collection, model, shard.index)
-            stored = self._folder.read_digests(shard.collection, model, shard.index)
+            own = self._folder.read_digests(shard.collection, model, shard.index)
+            stored = vector_file(self._folder.path / file).vector_dtype
         except OutputError as exc:
             yield from self._unreadable(file, exc)
             return
-        yield from _vector_problems(where, shard, ids, vectors, dim)
-        if stored is None or list(stored) != list(digests):
-            others = [id_ for id_, a, b in zip(shard.ids, stored or [], digests, strict=False) if a != b]
+        yield from self._dtypes(where, file, stored)
+        yield from _vector_problems(where, shard, ids, vectors, dim, norm_tolerance(stored, dim))
+        if own is None or list(own) != list(digests):
+            others = [id_ for id_, a, b in zip(shard.ids, own or [], digests, strict=False) if a != b]
             yield f"{where}: vectors of {_some(others) if others else 'its rows'} are of other texts"
 
     def _fused(self, shard: Shard, digests: Sequence[bytes], dim: int) -> Iterator[str]:
@@ -194,13 +200,37 @@ class _Reading:
             yield f"{where}: its vectors are of other chunks"
         try:
             ids, vectors = self._folder.read_fused(shard.collection, shard.index)
+            stored = vector_file(self._folder.path / file).vector_dtype
         except OutputError as exc:
             yield from self._unreadable(file, exc)
             return
-        yield from _vector_problems(where, shard, ids, vectors, dim)
+        yield from self._dtypes(where, file, stored)
+        # Fused from rounded vectors, and rounded again.
+        yield from _vector_problems(where, shard, ids, vectors, dim, norm_tolerance(stored, dim, roundings=2))
+
+    def _dtypes(self, where: str, file: str, stored: VectorDType) -> Iterator[str]:
+        said = {"run.json": self._declared.vector_dtype, "the manifest": self._records[file].vector_dtype}
+        for place, vector_dtype in said.items():
+            if vector_dtype != stored:
+                yield f"{where}: its vectors are of {stored}, and {place} says {vector_dtype}"
 
 
-def _vector_problems(where: str, shard: Shard, ids: Sequence[str], vectors: Vectors, dim: int) -> Iterator[str]:
+def norm_tolerance(vector_dtype: VectorDType, dim: int, roundings: int = 1) -> float:
+    """How far from 1 the norm of a stored vector may be that was rounded so many times.
+
+    To float16 a component is rounded by at most 2^-11 of itself or, where it is below 2^-14, by 2^-25: a vector moves
+    by at most 2^-11 of its norm and 2^-25 for each component, which are perpendicular to each other. That is also the
+    sine of the angle by which it turns: its cosine is above 1 - 1.3e-7 up to 500,000 dimensions.
+    """
+    if vector_dtype == "float32":
+        return NORM_TOLERANCE
+    moved = 2**-11 + 2**-25 * math.sqrt(dim)
+    return NORM_TOLERANCE + (1 + moved) ** roundings - 1
+
+
+def _vector_problems(
+    where: str, shard: Shard, ids: Sequence[str], vectors: Vectors, dim: int, tolerance: float
+) -> Iterator[str]:
     if list(ids) != list(shard.ids):
         there = set(ids)
         missing = [id_ for id_ in shard.ids if id_ not in there]
@@ -213,7 +243,7 @@ def _vector_problems(where: str, shard: Shard, ids: Sequence[str], vectors: Vect
     broken = np.flatnonzero(~np.isfinite(norms)).tolist()
     if broken:
         yield f"{where}: NaN or infinity in {_some([ids[row] for row in broken])}"
-    off = np.flatnonzero(np.abs(norms - 1) > NORM_TOLERANCE).tolist()
+    off = np.flatnonzero(np.abs(norms - 1) > tolerance).tolist()
     if off:
         yield f"{where}: a norm other than 1 in {_some([ids[row] for row in off])}"
 
