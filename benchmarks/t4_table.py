@@ -5,6 +5,7 @@ python -m benchmarks.t4_table
 
 from __future__ import annotations
 
+from soloist.engine.budgets import Budget, table_row
 from soloist.engine.plan import PlannedModel, plan_run
 from soloist.memory.cards import CARDS
 from soloist.memory.planner import memory_limit
@@ -27,14 +28,14 @@ def main() -> None:
         known.append(
             PlannedModel(
                 name=name,
-                is_static=False,
+                budget=Budget(tokens=table_row("cuda", is_static=False).tokens, source="table", device="cuda Tesla T4"),
                 max_tokens=spec.max_tokens,
                 weight_sizes=tracer.weights.sizes_bytes,
                 tracer=tracer,
             )
         )
-    exclusive = plan_run(known, "exclusive", "cuda", card, None)
-    standard = plan_run(known, "standard", "cuda", card, None)
+    exclusive = plan_run(known, "exclusive", card)
+    standard = plan_run(known, "standard", card)
     limit, total = memory_limit(card) / GB, card.total_bytes / GB
     print(f"Planned with: {limit:.2f} GB of {total:.2f} GB; float16; GB is 10^9 bytes.\n")
     print("| model | tokens a row | rows exclusive | rows standard | limit | weights | peak | reserved |")

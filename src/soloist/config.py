@@ -75,18 +75,17 @@ class FusionConfig:
 class RunConfig:
     """One run: which chunks, through which models, on what, into which folder.
 
-    `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a batch (None: the
-    device kind's own); `lease_timeout_seconds` is how long to wait for devices that another process holds (None: as
-    long as it takes). `lock_dir` stands for the machine: processes that name the same one respect each other's
-    leases. `cache_dir` keeps what runs measure for later plans (None: the user's cache folder). With
-    `isolation="process"` each pass runs in a process of its own, at whose end the driver has the whole of its
-    memory back, contexts included. `packing` says where rows lie one behind the other without padding: `auto` on
-    the CPU, `on` on devices too, for the models that allow for it. After `stop_after` seconds (or a duration such
-    as "8h30m") the run ends with the shard in work; the same config goes on with it. `reuse` names other runs whose
-    vectors of the same texts by the same models are taken over. `vector_dtype` is what vectors are stored as,
-    whatever the models compute in: in float16 each number is rounded to the nearest. A path may be given as a
-    string, models and
-    collections as any sequence of strings; they become what the fields say.
+    `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a batch (None: as
+    calibrated, else the device kind's own); `lease_timeout_seconds` is how long to wait for devices that another
+    process holds (None: as long as it takes). `lock_dir` stands for the machine: processes that name the same one
+    respect each other's leases. `cache_dir` keeps what runs measure for later plans (None: the user's cache
+    folder). With `isolation="process"` each pass runs in a process of its own, at whose end the driver has the
+    whole of its memory back, contexts included. `packing` says where rows lie one behind the other without padding:
+    `auto` on the CPU, `on` on devices too, for the models that allow for it. After `stop_after` seconds (or a
+    duration such as "8h30m") the run ends with the shard in work; the same config goes on with it. `reuse` names
+    other runs whose vectors of the same texts by the same models are taken over. `vector_dtype` is what vectors are
+    stored as, whatever the models compute in: in float16 each number is rounded to the nearest. A path may be given
+    as a string, models and collections as any sequence of strings; they become what the fields say.
 
         RunConfig(chunks_root="chunks", out="run", models=["wordllama"], fusion=FusionConfig(method="none"))
     """
@@ -113,30 +112,22 @@ class RunConfig:
     reuse: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in _PATHS:
+        for name in ("chunks_root", "out"):
             object.__setattr__(self, name, _path(name, getattr(self, name)))
-        for name in ("collections", "models"):
-            object.__setattr__(self, name, _strings(name, getattr(self, name)))
+        object.__setattr__(self, "collections", _strings("collections", self.collections))
+        _check_models_and_devices(self)
         if not isinstance(self.reuse, Sequence) or isinstance(self.reuse, str):
             raise ConfigError(f"reuse is {self.reuse!r}: give a list of run folders")
         object.__setattr__(self, "reuse", tuple(_path("reuse", each) for each in self.reuse))
         object.__setattr__(self, "stop_after", _seconds("stop_after", self.stop_after))
         _require_choice("mode", self.mode, get_args(Mode))
-        _require_choice("dtype", self.dtype, get_args(DTypeRequest))
         _require_choice("vector_dtype", self.vector_dtype, get_args(VectorDType))
         _require_choice("isolation", self.isolation, get_args(Isolation))
         _require_choice("packing", self.packing, get_args(Packing))
-        if not self.models:
-            raise ConfigError("no models are named: give at least one, e.g. --models all-MiniLM-L6-v2")
         if self.token_budget is not None and self.token_budget < 1:
             raise ConfigError(f"token_budget is {self.token_budget}: give a number of tokens of 1 or more")
         if self.shard_chunks < 1:
             raise ConfigError(f"shard_chunks is {self.shard_chunks}: give a number of chunks of 1 or more")
-        timeout = self.lease_timeout_seconds
-        if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
-            raise ConfigError(
-                f"lease_timeout_seconds is {timeout}: give seconds of 0 or more, or leave it out to wait without end"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON-ready values, in the field names' own order."""
@@ -186,6 +177,47 @@ class RunConfig:
         return cls(**_nest(settings, origin))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationConfig:
+    """Of which models to measure the token budgets, and on what. The fields are those of a run by the same names.
+
+    `sample_seconds` is about how long one measurement takes.
+    """
+
+    models: tuple[str, ...] = DEFAULT_MODELS
+    dtype: DTypeRequest = "auto"
+    accelerator: str = "auto"
+    catalogue: Path | None = None
+    lock_dir: Path | None = None
+    lease_timeout_seconds: float | None = None
+    cache_dir: Path | None = None
+    sample_seconds: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check_models_and_devices(self)
+        if not (math.isfinite(self.sample_seconds) and self.sample_seconds > 0):
+            raise ConfigError(f"sample_seconds is {self.sample_seconds}: give seconds of more than 0")
+
+
+def _check_models_and_devices(config: RunConfig | CalibrationConfig) -> None:
+    """Make the fields that both have what they say.
+
+    Raises:
+        ConfigError: one of them cannot be that.
+    """
+    for name in ("catalogue", "lock_dir", "cache_dir"):
+        object.__setattr__(config, name, _path(name, getattr(config, name)))
+    object.__setattr__(config, "models", _strings("models", config.models))
+    _require_choice("dtype", config.dtype, get_args(DTypeRequest))
+    if not config.models:
+        raise ConfigError("no models are named: give at least one, e.g. --models all-MiniLM-L6-v2")
+    timeout = config.lease_timeout_seconds
+    if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
+        raise ConfigError(
+            f"lease_timeout_seconds is {timeout}: give seconds of 0 or more, or leave it out to wait without end"
+        )
+
+
 _WHERE_AND_WHEN = {
     "chunks_root", "out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode", "catalogue", "cache_dir",
     "isolation", "stop_after", "reuse",
@@ -193,7 +225,6 @@ _WHERE_AND_WHEN = {
 _DURATION = re.compile(
     r"(?:(?P<hours>\d+(?:\.\d+)?)h)?(?:(?P<minutes>\d+(?:\.\d+)?)m)?(?:(?P<seconds>\d+(?:\.\d+)?)s)?"
 )
-_PATHS = ("chunks_root", "out", "catalogue", "lock_dir", "cache_dir")
 _LISTS = {"collections", "models", "file_patterns", "reuse"}
 _NUMBERS: dict[str, type | tuple[type, ...]] = {
     "dim": int, "token_budget": int, "shard_chunks": int, "lease_timeout_seconds": (int, float),

@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol, get_args, get_origin, get_type_hints
 
 from soloist.errors import OutputError
 from soloist.jsontext import json_text
-from soloist.types import HeldTensor, Isolation, MemoryStats, TokenTally
+from soloist.types import BudgetSource, HeldTensor, Isolation, MemoryStats, TokenTally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class Notice(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlanned(Event):
     """What a model's batches may take of each device. `resident_bytes` are all weights that share the device with them,
-    `limit_bytes` what the plan allows in total.
+    `limit_bytes` what the plan allows in total; `budget_source` is where the budget of tokens comes from.
     """
 
     model: str
@@ -92,6 +92,18 @@ class MemoryPlanned(Event):
     weights_bytes: int
     resident_bytes: int
     limit_bytes: int
+    budget_source: BudgetSource = "table"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetMeasured(Event):
+    """A calibration has measured the rate of a model in batches of `token_budget` tokens, in one of its rounds."""
+
+    model: str
+    token_budget: int
+    tokens_per_second: float
+    round: int
+    rounds: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

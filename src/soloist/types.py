@@ -19,6 +19,7 @@ VectorDType = Literal["float32", "float16"]
 OnBadInput = Literal["error", "skip"]
 Packing = Literal["auto", "on", "off"]
 FusionMethod = Literal["concat", "mean", "projection", "aligned-mean", "none"]
+BudgetSource = Literal["given", "calibrated", "table"]
 SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"]
 
 

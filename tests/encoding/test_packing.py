@@ -184,3 +184,15 @@ def test_encoders_that_share_a_module_do_not_undo_each_other(all_tiny_models):
     Encoder(staged, packs=False)
     Encoder(dataclasses.replace(staged, document_prompt="passage: "), packs=True)
     assert np.array_equal(encoded(first, first.tokenize(TEXTS), 64), before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packing_is_tried_as_lanes_compute(dtype):
+    """With two threads for a product its bits follow from its size, and a model that packs would be padded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert Encoder(stage(resolve("all-MiniLM-L6-v2"), dtype), packs=True).packs
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

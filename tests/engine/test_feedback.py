@@ -15,8 +15,10 @@ from soloist.config import RunConfig
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.encoding.encoder import Encoder
 from soloist.engine import run
+from soloist.engine.budgets import Budget
+from soloist.engine.cache import measured_key
 from soloist.engine.feedback import FILE_NAME, Feedback, Measured
-from soloist.engine.memory import PeakWatch, compare_peaks, measured_key, remember
+from soloist.engine.memory import PeakWatch, compare_peaks, remember
 from soloist.engine.plan import PlannedModel, RunPlan, plan_run
 from soloist.engine.session import LEAST_MEASURED_TOKENS, SessionPlan, plan_session
 from soloist.events import ListSink, Notice, PeakCompared
@@ -42,6 +44,10 @@ def planning(config, tmp_path) -> RunConfig:
 def kept(config: RunConfig) -> dict[str, dict]:
     """The rows of the cache file."""
     return json.loads((config.cache_dir / FILE_NAME).read_text())
+
+
+def given(tokens: int) -> Budget:
+    return Budget(tokens=tokens, source="given", device="simulated bare simulated device")
 
 
 def fingerprint_of(folder: Path, dtype="float32") -> str:
@@ -168,9 +174,9 @@ def test_more_growth_is_never_a_larger_batch(limit_bytes, token_budget, tiny_mod
     def rows(growth: float) -> list[int]:
         sizes = tracer.weights.sizes_bytes
         model = PlannedModel(
-            name="qwen2", is_static=False, max_tokens=512, weight_sizes=sizes, tracer=tracer, growth=growth
+            name="qwen2", budget=given(token_budget), max_tokens=512, weight_sizes=sizes, tracer=tracer, growth=growth
         )
-        limits = plan_run([model], "exclusive", "simulated", card, token_budget).limits["qwen2"]
+        limits = plan_run([model], "exclusive", card).limits["qwen2"]
         return [limits.rows(length) for length in (1, 12, 64, 100, 256, 512)]
 
     plain = rows(1.0)
@@ -287,12 +293,12 @@ def plan_of(tiny_models) -> Callable[..., RunPlan]:
         tracers = {name: tracer_of(blueprint_of(resolve(str(tiny_models[name]))), "float32", card) for name in names}
         models = [
             PlannedModel(
-                name=name, is_static=False, max_tokens=512, weight_sizes=tracer.weights.sizes_bytes,
+                name=name, budget=given(2_000), max_tokens=512, weight_sizes=tracer.weights.sizes_bytes,
                 tracer=tracer if traced else None,
             )
             for name, tracer in tracers.items()
         ]  # fmt: skip
-        return plan_run(models, mode, "simulated", card, 2_000)
+        return plan_run(models, mode, card)
 
     return make
 

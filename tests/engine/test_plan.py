@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from soloist.engine.budgets import Budget
 from soloist.engine.plan import PlannedModel, plan_run
 from soloist.memory.cards import bare_card
 from soloist.memory.prediction import blueprint_of, tracer_of
 from soloist.models.catalogue import resolve
 
 MIB = 2**20
+BUDGET = Budget(tokens=10**6, source="given", device="simulated bare simulated device")
 
 
 @pytest.fixture
@@ -17,17 +19,17 @@ def qwen2(tiny_models) -> PlannedModel:
     """A small model whose network is known."""
     tracer = tracer_of(blueprint_of(resolve(str(tiny_models["qwen2"]))), "float32", bare_card(0))
     sizes = tracer.weights.sizes_bytes
-    return PlannedModel(name="qwen2", is_static=False, max_tokens=512, weight_sizes=sizes, tracer=tracer)
+    return PlannedModel(name="qwen2", budget=BUDGET, max_tokens=512, weight_sizes=sizes, tracer=tracer)
 
 
 def rows(models: list[PlannedModel], mode: str) -> int:
-    plan = plan_run(models, mode, "simulated", bare_card(12 * MIB), 10**6)
+    plan = plan_run(models, mode, bare_card(12 * MIB))
     return plan.limits["qwen2"].rows(64)
 
 
 def test_a_model_that_cannot_be_predicted_takes_its_room_all_the_same(qwen2):
     """Its weights are on the device whether or not anyone can trace its network: batches beside it would not fit."""
-    unknown = PlannedModel(name="unknown", is_static=False, max_tokens=512, weight_sizes=(2 * MIB, 4 * MIB))
+    unknown = PlannedModel(name="unknown", budget=BUDGET, max_tokens=512, weight_sizes=(2 * MIB, 4 * MIB))
     alone, beside = rows([qwen2], "standard"), rows([qwen2, unknown], "standard")
     assert alone == rows([qwen2, unknown], "exclusive")
     assert 1 < beside < 0.6 * alone
@@ -35,5 +37,5 @@ def test_a_model_that_cannot_be_predicted_takes_its_room_all_the_same(qwen2):
 
 def test_a_resident_that_fills_the_device_leaves_one_row(qwen2):
     """A limit of no rows would be a batch of none, and the run would never end."""
-    full = PlannedModel(name="full", is_static=False, max_tokens=512, weight_sizes=(12 * MIB,))
+    full = PlannedModel(name="full", budget=BUDGET, max_tokens=512, weight_sizes=(12 * MIB,))
     assert rows([qwen2, full], "standard") == 1

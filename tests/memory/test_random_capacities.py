@@ -21,6 +21,7 @@ from transformers import Qwen2Config, Qwen2Model
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.encoding.encoder import Encoder, TokenizedTexts
 from soloist.encoding.replicas import Replicas
+from soloist.engine.budgets import Budget, table_row
 from soloist.engine.plan import PlannedModel, plan_run
 from soloist.errors import ModelTooLargeError, RowTooLargeError
 from soloist.events import BatchSplit, Event
@@ -103,7 +104,7 @@ class Runner:
     def run(self, card: Card, devices: int, tokenized: TokenizedTexts) -> Outcome:
         """Encode the rows in the batches that the plan allows; where that fails, row by row as well."""
         accelerator = SimulatedAccelerator([card] * devices)
-        limits = self._limits(card, None)
+        limits = self._limits(card, table_row("simulated", self.staged.is_static).tokens)
         batches = self._encoder.plan(tokenized, limits.rows, limits.is_bound_by_memory)
         failed, splits = self._encode(accelerator, tokenized, batches)
         used = max(_peak(accelerator, device) for device in accelerator.devices) / card.usable_bytes
@@ -126,13 +127,13 @@ class Runner:
             failed_with_single_rows=single_rows_failed,
         )
 
-    def _limits(self, card: Card, token_budget: int | None) -> BatchLimits:
+    def _limits(self, card: Card, token_budget: int) -> BatchLimits:
         tracer = tracer_of(self._blueprint, self.staged.dtype, card)
         model = PlannedModel(
-            name=self.name, is_static=self.staged.is_static, max_tokens=self.staged.max_tokens,
-            weight_sizes=tracer.weights.sizes_bytes, tracer=tracer,
+            name=self.name, budget=Budget(tokens=token_budget, source="given", device=""),
+            max_tokens=self.staged.max_tokens, weight_sizes=tracer.weights.sizes_bytes, tracer=tracer,
         )  # fmt: skip
-        return plan_run([model], "exclusive", "simulated", card, token_budget).limits[self.name]
+        return plan_run([model], "exclusive", card).limits[self.name]
 
     def _encode(
         self, accelerator: SimulatedAccelerator, tokenized: TokenizedTexts, batches: Sequence[Batch]

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import ModelReport, RunResult
+from soloist.engine.budgets import Budget
 from soloist.engine.result import BatchSizes, CollectionReport
 from soloist.fusion import Member, plan_fusion
 from soloist.reports.table import open_console, print_result, print_table
@@ -20,6 +21,7 @@ MODEL = ModelReport(
     max_tokens=512, document_prompt="", query_prompt="", licence=None, weight=0.5, chunks=123_456, tokens=98_765_432,
     embedded=123_456, kept=0, reused=0, from_others=0, repeated=0,
     padding_share=0.034, truncated_rows=12, truncated_tokens=345,
+    budget=Budget(tokens=16_384, source="table", device="cuda Tesla T4"),
     batch_sizes=BatchSizes(smallest=1, median=16, largest=64, batches=900, splits=2, planned=64, limited_by="memory"),
     recomputed_rows=1, seconds=1234.5, padded_tokens=102_241_648, predicted_peak_bytes=12_350_000_000,
     chunks_per_second=100.0, peak_bytes={"cuda:0": 12_340_000_000, "cuda:1": 12_300_000_000},

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from soloist.cli import models
+from soloist.cli.calibrate import calibrate
 from soloist.cli.embed import embed
 from soloist.cli.evaluate import evaluate
 from soloist.cli.export import export
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(embed)
 app.command()(plan)
+app.command()(calibrate)
 app.command()(status)
 app.command()(verify)
 app.command()(search)

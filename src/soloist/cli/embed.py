@@ -26,7 +26,7 @@ DTYPE_HELP = """What the models compute in. auto-fast: as auto, but bfloat16 on 
 costs is measured and said. [default: auto]"""
 _VECTOR_DTYPE_HELP = """What vectors are stored as. float16: half the bytes; a vector and what is stored of it have a
 cosine of more than 1 - 1.3e-7. [default: float32]"""
-_BUDGET_HELP = "Padded tokens in a batch. [default: by kind of device]"
+_BUDGET_HELP = "Padded tokens in a batch. [default: as calibrated, else by kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
 _BAD_INPUT_HELP = """error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. Empty texts and
 empty files are no faults: they are left out and written there in either case. [default: error]"""

@@ -148,11 +148,15 @@ class Encoder:
             return False
         self._padding_index = packing.padding_index(module)
         rows = self.tokenize(_PROBES).ids
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as a lane has it: with more a product is cut where its size says
         try:
             together = self._try_packed(rows)
             alone = np.concatenate([self._try_packed([row]) for row in rows])
         except Exception:  # whatever a network says to features of another form: padded ones are tried next
             return False
+        finally:
+            torch.set_num_threads(threads)
         padded = forward(module, {**self._constants, **self._padded(rows, max(map(len, rows)))}, "cpu")
         cosines = np.einsum("ij,ij->i", unit_rows(together)[0], unit_rows(padded[: len(rows)])[0])
         near = cosines.min() >= 1 - _NEAR_ENOUGH[self._staged.dtype]

@@ -1,22 +1,14 @@
 """What earlier runs on this machine measured, for the next plan: peaks against predictions, and rates.
 
-One small JSON file in the user's cache folder, a row for each model, dtype and device. It refines plans and is needed
-for none: a file that is missing or damaged is no error, and one that cannot be written is a notice.
+Refines plans and is needed for none: what cannot be read is nothing known, and what cannot be written is a notice.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import platformdirs
-from filelock import FileLock
-
-from soloist.jsontext import json_text
-from soloist.stores.atomic import atomic_path, disk_errors
+from soloist.engine.cache import MachineCache
 
 FILE_NAME = "measured.json"
 LEAST_ACTIVATIONS_SHARE = 0.25
@@ -54,17 +46,17 @@ class Feedback:
     """The measurements that a cache folder keeps. None as the folder: the user's own."""
 
     def __init__(self, cache_dir: Path | None = None) -> None:
-        self._path = (cache_dir or default_cache_dir()) / FILE_NAME
+        self._cache = MachineCache(cache_dir, FILE_NAME)
 
     def of(self, fingerprint: str, dtype: str, device_name: str) -> Measured:
         """What is known of a model on a device; an empty record where nothing is."""
-        row = self._rows().get(_key(fingerprint, dtype, device_name), {})
+        row = self._cache.row(fingerprint, dtype, device_name)
         known = {name: row[name] for name in Measured.__slots__ if isinstance(row.get(name), (int, float))}
         return Measured(**known)
 
     def knows(self, dtype: str, device_name: str) -> bool:
         """Whether anything was measured in a dtype on a device."""
-        return any(key.endswith(_key("", dtype, device_name)) for key in self._rows())
+        return self._cache.knows(dtype, device_name)
 
     def record(self, fingerprint: str, dtype: str, device_name: str, measured: Measured) -> None:
         """Keep a measurement in the place of the one before.
@@ -72,25 +64,4 @@ class Feedback:
         Raises:
             OutputError: the file cannot be written.
         """
-        with disk_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self._path}.lock"):
-                rows = {**self._rows(), _key(fingerprint, dtype, device_name): asdict(measured)}
-                with atomic_path(self._path) as temp, disk_errors(self._path):
-                    temp.write_text(json_text(rows), encoding="utf-8")
-
-    def _rows(self) -> Mapping[str, Any]:
-        try:
-            rows = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return {key: row for key, row in rows.items() if isinstance(row, dict)} if isinstance(rows, dict) else {}
-
-
-def default_cache_dir() -> Path:
-    """The folder for what soloist measured on this machine."""
-    return platformdirs.user_cache_path("soloist")
-
-
-def _key(fingerprint: str, dtype: str, device_name: str) -> str:
-    return f"{fingerprint}/{dtype}/{device_name}"
+        self._cache.record(fingerprint, dtype, device_name, asdict(measured))

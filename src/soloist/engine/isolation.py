@@ -25,6 +25,7 @@ from soloist.config import RunConfig
 from soloist.devices import GpuLease, open_accelerator
 from soloist.devices.accelerator import Accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease, error_chain
+from soloist.engine.budgets import Budget
 from soloist.engine.feedback import Feedback
 from soloist.engine.ingest import ShardRef
 from soloist.engine.memory import plan_memory
@@ -55,6 +56,7 @@ def run_isolated(each: Pass, config: RunConfig, stage: Stage, lease: ProcessLeas
     request = {
         "config": {**config.to_dict(), "stop_after": stop.remaining_seconds},
         "models": {model: stage.encoders[model].staged.fingerprint for model in each.models},
+        "budgets": {model: asdict(stage.plan.budgets[model]) for model in each.models},
         "shards": [asdict(shard) for shard in stage.shards],
     }
     with _Worker(request, each, sink) as worker, stop.on_request(worker.stop):
@@ -242,7 +244,9 @@ def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
     each = Pass(models=tuple(request["models"]))
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     parent.stop.limit(config.stop_after)
-    stage = _stage(config, each, [ShardRef(**shard) for shard in request["shards"]], accelerator, parent.stop)
+    shards = [ShardRef(**shard) for shard in request["shards"]]
+    budgets = {model: Budget(**budget) for model, budget in request["budgets"].items()}
+    stage = _stage(config, each, shards, budgets, accelerator, parent.stop)
     _require_same_models(stage, request["models"])
     run_pass(each, stage, _Go(parent, GpuLease(accelerator, each.models, ends, locked=False)), parent)
 
@@ -257,13 +261,20 @@ def _require_same_models(stage: Stage, fingerprints: Mapping[str, str]) -> None:
             )
 
 
-def _stage(config: RunConfig, each: Pass, shards: Sequence[ShardRef], accelerator: Accelerator, stop: Stop) -> Stage:
+def _stage(
+    config: RunConfig,
+    each: Pass,
+    shards: Sequence[ShardRef],
+    budgets: Mapping[str, Budget],
+    accelerator: Accelerator,
+    stop: Stop,
+) -> Stage:
     """What the parent's own stage would be, with this pass's models alone."""
     silent = ListSink()
     specs = {name: spec for name, spec in select_models(config).items() if name in each.models}
     staged = stage_all(specs, config, accelerator, silent, stop.check)
     encoders = encoders_of(staged, config, accelerator, silent)
-    plan = plan_memory(config, encoders, accelerator, Feedback(config.cache_dir), silent)
+    plan = plan_memory(config, encoders, budgets, accelerator, Feedback(config.cache_dir), silent)
     folder = RunFolder(config.out)
     return Stage(
         plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=stop,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from soloist.config import RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
+from soloist.engine.budgets import Budget
+from soloist.engine.cache import measured_key
 from soloist.engine.feedback import Feedback
 from soloist.engine.plan import PlannedModel, RunPlan, plan_run
 from soloist.errors import PredictionError, SoloistError
@@ -22,21 +24,27 @@ _PROBE_TOKENS = 128
 
 
 def plan_memory(
-    config: RunConfig, encoders: Mapping[str, Encoder], accelerator: Accelerator, feedback: Feedback, sink: EventSink
+    config: RunConfig,
+    encoders: Mapping[str, Encoder],
+    budgets: Mapping[str, Budget],
+    accelerator: Accelerator,
+    feedback: Feedback,
+    sink: EventSink,
 ) -> RunPlan:
     """The plan of a run, with batches that are predicted to fit; each model's prediction is an event.
 
     On the host, whose memory is not a device's own, only saturation limits a batch. So it is for a model whose network
     nothing is known of, and that is a notice.
     """
-    models = [_planned(encoder, accelerator, feedback, sink) for encoder in encoders.values()]
-    plan = plan_run(models, config.mode, accelerator.kind, accelerator.card, config.token_budget)
+    models = [planned_model(encoders[name], budgets[name], accelerator, feedback, sink) for name in encoders]
+    plan = plan_run(models, config.mode, accelerator.card)
     for name, predictor in plan.predictors.items():
         sink.emit(
             MemoryPlanned(
                 model=name,
                 card=accelerator.card.name,
-                token_budget=plan.limits[name].token_budget,
+                token_budget=plan.budgets[name].tokens,
+                budget_source=plan.budgets[name].source,
                 weights_bytes=predictor.weights.total_bytes,
                 resident_bytes=predictor.resident_bytes(),
                 limit_bytes=memory_limit(accelerator.card),
@@ -45,12 +53,15 @@ def plan_memory(
     return plan
 
 
-def _planned(encoder: Encoder, accelerator: Accelerator, feedback: Feedback, sink: EventSink) -> PlannedModel:
+def planned_model(
+    encoder: Encoder, budget: Budget, accelerator: Accelerator, feedback: Feedback, sink: EventSink
+) -> PlannedModel:
+    """What the plan needs to know of a staged model; a network that cannot be traced is a notice."""
     staged = encoder.staged
     known = feedback.of(staged.fingerprint, staged.dtype, measured_key(accelerator))
     plain = PlannedModel(
         name=staged.spec.name,
-        is_static=staged.is_static,
+        budget=budget,
         max_tokens=staged.max_tokens,
         weight_sizes=tuple(tensor.nbytes for tensor in (*staged.module.parameters(), *staged.module.buffers())),
     )
@@ -76,11 +87,6 @@ def _tracer(encoder: Encoder, accelerator: Accelerator) -> Tracer:
     # Now, so that a network that cannot be traced costs a notice here and not a pass.
     tracer.reference(min(_PROBE_TOKENS, staged.max_tokens or _PROBE_TOKENS))
     return tracer
-
-
-def measured_key(accelerator: Accelerator) -> str:
-    """Under what name measurements are kept: a simulated T4 is no measure of a real one."""
-    return f"{accelerator.kind} {accelerator.card.device_name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

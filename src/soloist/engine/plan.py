@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from soloist.engine.budgets import Budget
 from soloist.memory.cards import Card
 from soloist.memory.planner import BatchLimits, MemoryBound, memory_limit
 from soloist.memory.prediction import Predictor, Tracer
 from soloist.types import Mode
-
-# Tokens in a batch that saturate a device, where the user sets none. On a core with AVX-512, MiniLM took 6,315 packed
-# tokens/s of processor time in bfloat16 at 1,024 tokens a batch, 6,575 at 2,048 and 6,337 at 4,096; 16,384 is what
-# text-embeddings-inference takes on a GPU. A static model only looks up and averages: what a batch costs there is the
-# overhead of a call.
-SATURATION_TOKENS: Mapping[str, int] = {"cpu": 2_048, "cuda": 16_384, "simulated": 16_384}
-STATIC_SATURATION_TOKENS = 131_072
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,7 +25,7 @@ class PlannedModel:
     """
 
     name: str
-    is_static: bool
+    budget: Budget
     max_tokens: int | None
     weight_sizes: tuple[int, ...]
     tracer: Tracer | None = None
@@ -47,18 +41,19 @@ class Pass:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunPlan:
-    """Passes in their order, and each model's batch limits.
+    """Passes in their order, and each model's budget and batch limits.
 
     `predictors` are of the device as it is in the pass: with all models of the pass on it.
     """
 
     passes: tuple[Pass, ...]
+    budgets: Mapping[str, Budget]
     limits: Mapping[str, BatchLimits]
     predictors: Mapping[str, Predictor]
 
 
-def plan_run(models: Sequence[PlannedModel], mode: Mode, kind: str, card: Card, token_budget: int | None) -> RunPlan:
-    """The plan of a run on devices of this kind.
+def plan_run(models: Sequence[PlannedModel], mode: Mode, card: Card) -> RunPlan:
+    """The plan of a run on devices like this card.
 
     Exclusive: one pass for each model, alone. Standard: one pass with all models resident.
     """
@@ -68,12 +63,12 @@ def plan_run(models: Sequence[PlannedModel], mode: Mode, kind: str, card: Card, 
     together = alone if mode == "exclusive" else _together(models, card)
     limits: dict[str, BatchLimits] = {}
     for model in models:
-        saturation = STATIC_SATURATION_TOKENS if model.is_static else SATURATION_TOKENS[kind]
         # The limit of the model alone comes first: what standard mode adds can only make batches smaller.
         predictors = [each[model.name] for each in (alone, together) if model.name in each]
         bounds = tuple(_bound(model, predictor, card) for predictor in dict.fromkeys(predictors))
-        limits[model.name] = BatchLimits(token_budget=token_budget or saturation, bounds=bounds)
-    return RunPlan(passes=passes, limits=limits, predictors=together)
+        limits[model.name] = BatchLimits(token_budget=model.budget.tokens, bounds=bounds)
+    budgets = {model.name: model.budget for model in models}
+    return RunPlan(passes=passes, budgets=budgets, limits=limits, predictors=together)
 
 
 def _together(models: Sequence[PlannedModel], card: Card) -> dict[str, Predictor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soloist.config import RunConfig
+from soloist.engine.budgets import Budget
 from soloist.engine.plan import RunPlan
 from soloist.events import (
     BatchSplit,
@@ -87,7 +88,7 @@ class ModelReport:
     tokens that were padding, `seconds` is encoding with tokenizing, without loading, of the shards that had rows to
     embed.
     `peak_bytes` is over the model's lease, which in standard mode all models share; `predicted_peak_bytes` is what was
-    predicted for it, None where nothing was.
+    predicted for it, None where nothing was. `budget` is what the batches were planned with.
     """
 
     name: str
@@ -112,6 +113,7 @@ class ModelReport:
     padding_share: float
     truncated_rows: int
     truncated_tokens: int
+    budget: Budget
     batch_sizes: BatchSizes
     recomputed_rows: int
     seconds: float
@@ -272,7 +274,7 @@ class ResultBuilder:
             devices=self._devices,
             collections=self._collection_reports(),
             models=tuple(
-                _report(model, self._tallies[name], weights.get(name), self._devices, plan.limits[name])
+                _report(model, self._tallies[name], weights.get(name), self._devices, plan)
                 for name, model in staged.items()
             ),
             fusion=fusion,
@@ -304,7 +306,7 @@ class ResultBuilder:
 
 
 def _report(
-    model: StagedModel, tally: _Tally, weight: float | None, devices: tuple[str, ...], limits: BatchLimits
+    model: StagedModel, tally: _Tally, weight: float | None, devices: tuple[str, ...], plan: RunPlan
 ) -> ModelReport:
     return ModelReport(
         name=model.spec.name,
@@ -329,7 +331,8 @@ def _report(
         padding_share=1 - tally.embedded_tokens / tally.padded_tokens if tally.padded_tokens else 0.0,
         truncated_rows=tally.whole.truncated_rows,
         truncated_tokens=tally.whole.truncated_tokens,
-        batch_sizes=_batch_sizes(tally, limits),
+        budget=plan.budgets[model.spec.name],
+        batch_sizes=_batch_sizes(tally, plan.limits[model.spec.name]),
         recomputed_rows=tally.recomputed_rows,
         seconds=tally.seconds,
         chunks_per_second=tally.embedded / tally.seconds if tally.seconds else 0.0,

@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from soloist.config import RunConfig
 from soloist.devices import Accelerator, GpuLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease
 from soloist.encoding.encoder import Encoder
+from soloist.engine.budgets import Budget, Calibrations, budget_of, run_budgets
+from soloist.engine.cache import measured_key
 from soloist.engine.deviation import tell_deviations
 from soloist.engine.feedback import Feedback
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
 from soloist.engine.ingest import ShardRef, ingest
 from soloist.engine.isolation import run_isolated
 from soloist.engine.known import models_set_aside, serves
-from soloist.engine.memory import measured_key, plan_memory, remember
+from soloist.engine.memory import plan_memory, remember
 from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
@@ -129,22 +132,27 @@ class _Run:
             encoders = encoders_of(staged, config, accelerator, sink)
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()
-            _require_dtypes(folder, config, staged)
+            made = _made_with(folder)
+            _require_dtypes(folder, config, staged, made)
             fingerprints = {name: model.fingerprint for name, model in staged.items()}
             fused = fusing(fusion, fingerprints, config.vector_dtype, shards)
         _adopt(folder, fingerprints, fused, config.vector_dtype, sink)
         _warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         _warn_of_missing_vectors(self._others, fingerprints, sink)
-        folder.write_json(STATE, _state(config, staged, shards))
+        recorded = _recorded_budgets(made, fingerprints)
+        budgets = run_budgets(config.token_budget, staged, accelerator, recorded, Calibrations(config.cache_dir))
+        folder.write_json(STATE, _state(config, staged, shards, budgets))
         _warn_of_fusion(fusion, sink)
         feedback = Feedback(config.cache_dir)
-        plan = plan_memory(config, encoders, accelerator, feedback, sink)
+        plan = plan_memory(config, encoders, budgets, accelerator, feedback, sink)
         stage = Stage(
             plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=self._stop,
             vector_dtype=config.vector_dtype, others=self._others,
         )  # fmt: skip
-        if any(pending(each, stage, ListSink()) for each in plan.passes) or not is_fused(fused, stage):
+        unfinished = [model for each in plan.passes for _, model in pending(each, stage, ListSink())]
+        if unfinished or not is_fused(fused, stage):
             folder.reopen()
+        _warn_of_other_budgets(recorded, {model: budgets[model] for model in unfinished}, sink)
         with self._told(sink):
             if accelerator.kind == "cpu":
                 tell_deviations(config.dtype, plan.passes, stage, sink)
@@ -300,13 +308,16 @@ def _tell_other_dtype(
         sink.emit(Notice(about=model, message=message))
 
 
-def _state(config: RunConfig, staged: Mapping[str, StagedModel], shards: Sequence[ShardRef]) -> dict[str, Any]:
+def _state(
+    config: RunConfig, staged: Mapping[str, StagedModel], shards: Sequence[ShardRef], budgets: Mapping[str, Budget]
+) -> dict[str, Any]:
     """What is to be known of a run that is not finished."""
     return {
         "format": FORMAT,
         "config": config.to_dict(),
         "models": {name: model.fingerprint for name, model in staged.items()},
         "dtypes": {name: model.dtype for name, model in staged.items()},
+        "budgets": {name: asdict(budget) for name, budget in budgets.items()},
         "shards": [[shard.collection, shard.index, shard.rows, shard.content] for shard in shards],
     }
 
@@ -381,16 +392,18 @@ def _root_before(folder: RunFolder) -> str | None:
     return None
 
 
-def _require_dtypes(folder: RunFolder, config: RunConfig, staged: Mapping[str, StagedModel]) -> None:
+def _require_dtypes(
+    folder: RunFolder, config: RunConfig, staged: Mapping[str, StagedModel], made: Mapping[str, _Made]
+) -> None:
     """Refuse to compute everything again because `auto` is another dtype on this machine."""
     if config.dtype not in ("auto", "auto-fast") or folder.is_new:
         return
     fingerprints = {record.fingerprint for record in folder.manifest.read().values() if record.kind == "vectors"}
-    for name, (fingerprint, dtype) in _made_with(folder).items():
-        model = staged.get(name)
+    for name, before in made.items():
+        model, dtype = staged.get(name), before.dtype
         if model is None or model.spec.dtype not in ("auto", "auto-fast"):
             continue
-        if model.dtype != dtype and fingerprint in fingerprints:
+        if model.dtype != dtype and before.fingerprint in fingerprints:
             raise ConfigError(
                 f"{folder.path} has vectors of {name} in {dtype}, and {config.dtype} is {model.dtype} on this machine: "
                 f"give --dtype {dtype} to go on with them, --dtype {model.dtype} to compute them again, or another "
@@ -398,16 +411,55 @@ def _require_dtypes(folder: RunFolder, config: RunConfig, staged: Mapping[str, S
             )
 
 
-def _made_with(folder: RunFolder) -> dict[str, tuple[str, str]]:
-    """Fingerprint and dtype of each model, as the last session had them; empty where it did not come so far."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What the last session of a run made a model's vectors with. An earlier version wrote no budget down."""
+
+    fingerprint: str
+    dtype: str
+    budget: Budget | None
+
+
+def _made_with(folder: RunFolder) -> dict[str, _Made]:
+    """By model, as the last session had it; empty where it did not come so far."""
     try:
         if (folder.path / STATE).is_file():
             state = folder.read_json(STATE)
-            return {name: (state["models"][name], dtype) for name, dtype in state["dtypes"].items()}
+            budgets = state.get("budgets", {})
+            return {
+                name: _Made(fingerprint=state["models"][name], dtype=dtype, budget=budget_of(budgets.get(name)))
+                for name, dtype in state["dtypes"].items()
+            }
         models = folder.read_json("run.json")["models"]
-        return {model["name"]: (model["fingerprint"], model["dtype"]) for model in models}
+        return {
+            model["name"]: _Made(
+                fingerprint=model["fingerprint"], dtype=model["dtype"], budget=budget_of(model.get("budget"))
+            )
+            for model in models
+        }
     except (OutputError, AttributeError, KeyError, TypeError):  # damaged, or of another version: they are written anew
         return {}
+
+
+def _recorded_budgets(made: Mapping[str, _Made], fingerprints: Mapping[str, str]) -> dict[str, Budget]:
+    """The budgets with which the run was begun, of the models that are still the same."""
+    return {
+        name: each.budget
+        for name, each in made.items()
+        if each.budget is not None and each.fingerprint == fingerprints.get(name)
+    }
+
+
+def _warn_of_other_budgets(recorded: Mapping[str, Budget], budgets: Mapping[str, Budget], sink: EventSink) -> None:
+    """Say where batches have another size than those before, because a GPU chooses its kernels by it."""
+    for model, budget in budgets.items():
+        before = recorded.get(model)
+        if before is not None and before.device == budget.device and before.tokens != budget.tokens:
+            message = (
+                f"its batches had {before.tokens:,} tokens before and have {budget.tokens:,} from here on: on a GPU "
+                "the last bits of a vector may depend on it"
+            )
+            sink.emit(Notice(about=model, message=message))
 
 
 def _first_line(error: BaseException) -> str:

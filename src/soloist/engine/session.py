@@ -16,9 +16,10 @@ from typing import Any, Literal
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, open_accelerator
 from soloist.encoding.batching import bucket
+from soloist.engine.budgets import Budget, Calibrations, choose_budget, table_row
+from soloist.engine.cache import measured_key
 from soloist.engine.feedback import Feedback, Measured
 from soloist.engine.lengths import CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
-from soloist.engine.memory import measured_key
 from soloist.engine.plan import PlannedModel, RunPlan, plan_run
 from soloist.engine.staging import dtype_on, select_models
 from soloist.fusion import Member, plan_fusion
@@ -32,7 +33,7 @@ from soloist.models.location import weight_files
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover
-from soloist.types import DType, Mode, VectorDType
+from soloist.types import BudgetSource, DType, Mode, VectorDType
 
 Basis = Literal["measured on this machine", "estimated from the card's data sheet", "unknown"]
 
@@ -81,6 +82,7 @@ class ModelPlan:
     peak_bytes: int
     reserved_bytes: int
     token_budget: int
+    budget_source: BudgetSource
     exclusive: BatchPlan
     standard: BatchPlan
     curve: PeakCurve
@@ -138,6 +140,7 @@ class _Known:
     dtype: DType
     predictor: Predictor
     measured: Measured
+    budget: Budget
 
 
 def plan_session(config: RunConfig, session_seconds: float | None = None) -> SessionPlan:
@@ -148,44 +151,45 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
     """
     accelerator = open_accelerator(config.accelerator)
     specs = select_models(config)
-    feedback = Feedback(config.cache_dir)
-    known = [_know(spec, config, accelerator, feedback) for spec in specs.values()]
+    known = [_know(spec, config, accelerator) for spec in specs.values()]
     collections = discover(config.chunks_root, config.source, config.collections)
     found = scan(collections, config.source, [(each.spec, each.settings) for each in known], config.collections)
     planned = [_planned(each, accelerator) for each in known]
     modes: tuple[Mode, ...] = ("exclusive", "standard")
-    plans = {mode: plan_run(planned, mode, accelerator.kind, accelerator.card, config.token_budget) for mode in modes}
+    plans = {mode: plan_run(planned, mode, accelerator.card) for mode in modes}
     models = tuple(_model_plan(each, found, plans, config, accelerator) for each in known)
     return _session(config, accelerator, found, models, plans, session_seconds)
 
 
-def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator, feedback: Feedback) -> _Known:
+def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Known:
     blueprint = blueprint_of(spec)
     overflows = spec.overflows_float16 or family_overflows_float16(blueprint.config.get("model_type"))
     spec = replace(spec, overflows_float16=overflows)
     dtype = dtype_on(accelerator, spec, config.dtype)
     settings = read_settings(spec, blueprint)
+    feedback, calibrations = Feedback(config.cache_dir), Calibrations(config.cache_dir)
+    device = measured_key(accelerator)
+    row = table_row(accelerator.kind, blueprint.is_static)
+    # Its files are digested only where something was measured on such a device.
+    is_any_known = feedback.knows(dtype, device) or calibrations.knows(dtype, device)
+    fingerprint = (known_fingerprint(spec, settings, dtype) if is_any_known else None) or ""
+    calibrated = calibrations.tokens(fingerprint, dtype, device, row)
     return _Known(
         spec=spec,
         blueprint=blueprint,
         settings=settings,
         dtype=dtype,
         predictor=Predictor(tracer_of(blueprint, dtype, accelerator.card), accelerator.card),
-        measured=_measured(spec, settings, dtype, feedback, measured_key(accelerator)),
+        measured=feedback.of(fingerprint, dtype, device),
+        budget=choose_budget(config.token_budget, None, calibrated, row, device),
     )
-
-
-def _measured(spec: ModelSpec, settings: ModelSettings, dtype: DType, feedback: Feedback, device_name: str) -> Measured:
-    """What is known of a model here. Its files are digested only where something was measured on such a device."""
-    fingerprint = known_fingerprint(spec, settings, dtype) if feedback.knows(dtype, device_name) else None
-    return feedback.of(fingerprint, dtype, device_name) if fingerprint is not None else Measured()
 
 
 def _planned(known: _Known, accelerator: Accelerator) -> PlannedModel:
     """As the run plans it: on the host, whose memory is not a device's own, nothing bounds batches but saturation."""
     return PlannedModel(
         name=known.spec.name,
-        is_static=known.blueprint.is_static,
+        budget=known.budget,
         max_tokens=known.settings.max_tokens,
         weight_sizes=known.predictor.weights.sizes_bytes,
         tracer=known.predictor.tracer if accelerator.copies_weights else None,
@@ -226,7 +230,8 @@ def _model_plan(
         weights_bytes=worst.weights_bytes,
         peak_bytes=worst.peak_bytes,
         reserved_bytes=worst.reserved_bytes,
-        token_budget=limits.token_budget,
+        token_budget=known.budget.tokens,
+        budget_source=known.budget.source,
         exclusive=_batch_plan(plans["exclusive"].limits[name], pad(median), pad(longest)),
         standard=_batch_plan(plans["standard"].limits[name], pad(median), pad(longest)),
         curve=known.predictor.curve([length for length in _CURVE_LENGTHS if length < longest] + [longest]),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from soloist.config import RunConfig
+from soloist.config import CalibrationConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.errors import ConfigError
@@ -20,7 +20,7 @@ from soloist.stores import folder_name
 from soloist.types import DType, DTypeRequest
 
 
-def select_models(config: RunConfig) -> dict[str, ModelSpec]:
+def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]:
     """The models of a run by name, in the order of their passes; one that is named twice is one.
 
     Raises:
@@ -67,7 +67,7 @@ def dtype_on(accelerator: Accelerator, spec: ModelSpec, requested: DTypeRequest)
 
 def stage_all(
     specs: Mapping[str, ModelSpec],
-    config: RunConfig,
+    config: RunConfig | CalibrationConfig,
     accelerator: Accelerator,
     sink: EventSink,
     check: Callable[[], object] = lambda: None,

@@ -12,13 +12,15 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 from soloist.errors import RunInterruptedError, RunStoppedError
 
 _LISTENER_SECONDS = 5.0
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+_DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Stop:
@@ -115,8 +117,7 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-        ours = {number: default for number, default in defaults.items() if signal.getsignal(number) is default}
+        ours = {number: default for number, default in _DEFAULTS.items() if signal.getsignal(number) is default}
         try:
             for number in ours:
                 signal.signal(number, self._handle)
@@ -139,25 +140,26 @@ class Stop:
 
 
 @contextlib.contextmanager
-def first_interrupt_only() -> Iterator[None]:
-    """Within this, one SIGINT raises KeyboardInterrupt and more do nothing: for a caller who keeps nothing of the run.
+def first_interrupt_only(numbers: Sequence[signal.Signals] = (signal.SIGINT,)) -> Iterator[None]:
+    """Within this, one of these signals raises KeyboardInterrupt and more do nothing: for a caller who keeps nothing.
 
     Outside the main thread, or where the caller has a handler of its own, nothing is changed.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in numbers if is_main and signal.getsignal(number) is _DEFAULTS[number]]
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, _ignore)
+        for each in ours:
+            signal.signal(each, _ignore)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
     try:
+        for number in ours:
+            signal.signal(number, interrupt)
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ours:
+            signal.signal(number, _DEFAULTS[number])
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

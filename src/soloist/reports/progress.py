@@ -18,6 +18,7 @@ from rich.text import Text
 
 from soloist.events import (
     BatchEncoded,
+    BudgetMeasured,
     ChunksRemoved,
     Event,
     EventSink,
@@ -212,6 +213,11 @@ def notable_line(event: Event) -> str | None:
             return (
                 f"{event.model}: {bytes_text(event.weights_bytes)} of weights in {event.dtype}, {event.dim} dims, "
                 f"{limit}, staged in {event.seconds:.1f} s"
+            )
+        case BudgetMeasured():
+            return (
+                f"{event.model}: {event.tokens_per_second:,.0f} tokens/s in batches of {event.token_budget:,}, round "
+                f"{event.round} of {event.rounds}"
             )
         case Notice():
             return f"note: {event.about}: {event.message}"

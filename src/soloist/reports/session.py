@@ -42,7 +42,7 @@ def print_session(plan: SessionPlan, console: Console) -> None:
         for line in _histogram(model):
             console.print(Text(line), soft_wrap=True)
     console.print()
-    for line in (*plan.notes, *_totals(plan), *_verdict(plan)):
+    for line in (*plan.notes, _budgets(plan), *_totals(plan), *_verdict(plan)):
         console.print(Text(one_line(line)), soft_wrap=True)
 
 
@@ -110,6 +110,13 @@ def _histogram(model: ModelPlan) -> list[str]:
         bar = "#" * max(1, round(_BAR_WIDTH * rows / most))
         lines.append(f"  up to {edge:>7,}  {rows:>9,}  {bar}")
     return lines
+
+
+def _budgets(plan: SessionPlan) -> str:
+    """Where the budgets come from."""
+    origins = {"given": "as given", "calibrated": "as calibrated on this machine", "table": "from the table"}
+    parts = [f"{model.name} {model.token_budget:,} {origins[model.budget_source]}" for model in plan.models]
+    return f"token budgets: {', '.join(parts)}"
 
 
 def _totals(plan: SessionPlan) -> list[str]:

@@ -22,7 +22,10 @@ PLAIN_WIDTH = 100
 
 _MODEL_COLUMNS = ("model", "chunks", "tokens", "padded", "truncated", "seconds", "chunks/s")
 _DEVICE_COLUMNS = ("model", "device", "share", "chunks", "peak")
-_RIGHT = {"chunks", "tokens", "padded", "truncated", "seconds", "chunks/s", "share", "peak", "dim", "max tokens"}
+_RIGHT = {
+    "chunks", "tokens", "padded", "truncated", "seconds", "chunks/s", "share", "peak", "dim", "max tokens",
+    "token budget", "tokens/s", "of the best",
+}  # fmt: skip
 
 
 def open_console(stream: TextIO) -> Console:

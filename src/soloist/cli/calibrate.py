@@ -1,0 +1,68 @@
+"""`soloist calibrate`: how many tokens a batch should have on this machine, measured once and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from soloist.cli.embed import DTYPE_HELP, choices, split
+from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.config import DEFAULT_MODELS, CalibrationConfig
+from soloist.types import DTypeRequest
+
+_MODELS_HELP = f"""Catalogue names, folders or hub ids. [default: {",".join(DEFAULT_MODELS)}]"""
+_CACHE_HELP = "Where what is found is kept: the same as for embed and plan. [default: the user's cache folder]"
+
+
+def calibrate(
+    models: Annotated[list[str] | None, typer.Option(metavar="A,B", help=_MODELS_HELP)] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help="As for embed.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
+    catalogue: Annotated[
+        str | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="As for embed.")
+    ] = None,
+    lock_dir: Annotated[
+        str | None, typer.Option(envvar="SOLOIST_LOCK_DIR", metavar="PATH", help="As for embed.")
+    ] = None,
+    lease_timeout_seconds: Annotated[float | None, typer.Option(help="As for embed.")] = None,
+    cache_dir: Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)] = None,
+    sample_seconds: Annotated[
+        float | None, typer.Option(help="About how long one measurement takes, of some fifteen a model. [default: 3]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Measure how many tokens a batch should have, for each model on the devices of this machine, and keep it.
+
+    Takes the smallest budget within 3% of the fastest. Runs and plans take it from then on; a run that was begun
+    before goes on with the one that it has.
+    """
+    given = dict(locals())
+    del given["as_json"], given["debug"]
+    with exit_codes(debug=debug):
+        given["models"] = split("--models", models)
+        _run(CalibrationConfig(**{name: value for name, value in given.items() if value is not None}), as_json)
+
+
+def _run(config: CalibrationConfig, as_json: bool) -> None:
+    from soloist.engine.budgets import Calibrations
+    from soloist.engine.calibration import calibrate as measure
+    from soloist.reports.calibration import print_calibrations
+    from soloist.reports.progress import progress
+    from soloist.reports.table import open_console
+
+    path = Calibrations(config.cache_dir).path
+    with progress(sys.stderr) as sink:
+        found = measure(config, sink)
+    with written_to_stdout("the table", before=f"the budgets are in {path}, but "):
+        if as_json:
+            budgets = [dataclasses.asdict(each) for each in found]
+            typer.echo(json.dumps({"file": str(path), "models": budgets}, indent=2))
+        else:
+            print_calibrations(found, path, open_console(sys.stdout))

@@ -1,0 +1,229 @@
+"""The token budget of a model on this machine, by measurement: the smallest that is about as fast as any.
+
+Every candidate has the same work to do: rows of a few lengths, the same tokens of each, in full batches, as many for
+each lane. What differs is the size of the batches alone, not how well they divide a shard.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import itertools
+import math
+import random
+import signal
+import statistics
+import string
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.config import CalibrationConfig
+from soloist.devices import Accelerator, GpuLease, open_accelerator
+from soloist.devices.lease import LOCK_DIR
+from soloist.encoding.encoder import Encoder, TokenizedTexts
+from soloist.encoding.replicas import Replicas
+from soloist.engine.budgets import Budget, Calibrated, Calibrations, TableRow, table_row
+from soloist.engine.cache import measured_key
+from soloist.engine.feedback import Feedback
+from soloist.engine.memory import planned_model
+from soloist.engine.plan import plan_run
+from soloist.engine.staging import select_models, stage_all
+from soloist.engine.stopping import first_interrupt_only
+from soloist.events import BatchEncoded, BudgetMeasured, Event, EventSink, Notice
+from soloist.memory.planner import BatchLimits
+from soloist.types import Batch
+
+# Rates this close are one: a smaller batch takes less memory, and noise should not make the choice jump.
+TOLERANCE = 0.03
+ROUNDS = 3
+# The lengths of chunks, as a rule. A row longer than the smallest budget is a batch of its own under more than one.
+LENGTHS = (32, 128, 512)
+# A budget above the table's whose batches take longer than so many measurements is left out: a model that is this slow
+# is saturated below.
+_MOST_SAMPLES = 10
+_WORDS, _WORDS_A_TEXT, _TEXTS = 4_000, 100, 500
+_VERSIONS = ("soloist", "torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was found for one model: the median rate in tokens a second by budget, and the one that is kept, beside what
+    the table has.
+    """
+
+    model: str
+    fingerprint: str
+    dtype: str
+    device: str
+    rates: Mapping[int, float]
+    tokens: int
+    table_tokens: int
+    table_source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Load:
+    """The work for one candidate: its rows, and each lane's batches of them. `shape` is rows by length."""
+
+    budget: int
+    shape: tuple[tuple[int, int], ...]
+    tokenized: TokenizedTexts
+    batches: tuple[Batch, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(batch.padded_tokens for batch in self.batches)
+
+
+class _WithoutBatches:
+    """An event sink that passes over batches: here they are no part of a pass."""
+
+    def __init__(self, sink: EventSink) -> None:
+        self._sink = sink
+
+    def emit(self, event: Event) -> None:
+        if not isinstance(event, BatchEncoded):
+            self._sink.emit(event)
+
+
+def calibrate(
+    config: CalibrationConfig, sink: EventSink, clock: Callable[[], float] = time.time
+) -> tuple[Calibration, ...]:
+    """Measure the budget of each model on devices that are leased for it, and keep it for later runs and plans.
+
+    `clock` gives seconds since 1970. In the main thread Ctrl-C and SIGTERM end it; models that are done stay kept.
+
+    Raises:
+        SoloistError: a model, the devices or the cache folder cannot be used.
+    """
+    with first_interrupt_only((signal.SIGINT, signal.SIGTERM)):
+        specs = select_models(config)
+        accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
+        if accelerator.kind == "simulated":
+            message = "its rates are this machine's processor's: what is found is for simulated runs alone"
+            sink.emit(Notice(about=config.accelerator, message=message))
+        staged = stage_all(specs, config, accelerator, sink)
+        encoders = [Encoder(model, packs=accelerator.packs_rows) for model in staged.values()]
+        return tuple(_calibrate(encoder, accelerator, config, sink, clock) for encoder in encoders)
+
+
+def smallest_near_best(rates: Mapping[int, Sequence[float]], tolerance: float = TOLERANCE) -> int:
+    """The smallest budget whose median rate is within `tolerance`, a share, of the best one's."""
+    medians = {budget: statistics.median(found) for budget, found in rates.items()}
+    best = max(medians.values())
+    return min(budget for budget, rate in medians.items() if rate >= (1 - tolerance) * best)
+
+
+def _calibrate(
+    encoder: Encoder,
+    accelerator: Accelerator,
+    config: CalibrationConfig,
+    sink: EventSink,
+    clock: Callable[[], float],
+) -> Calibration:
+    staged, device = encoder.staged, measured_key(accelerator)
+    row = table_row(accelerator.kind, staged.is_static)
+    rates = _measure(encoder, row, accelerator, config, sink)
+    found = Calibration(
+        model=staged.spec.name,
+        fingerprint=staged.fingerprint,
+        dtype=staged.dtype,
+        device=device,
+        rates={budget: statistics.median(each) for budget, each in rates.items()},
+        tokens=smallest_near_best(rates),
+        table_tokens=row.tokens,
+        table_source=row.source,
+    )
+    calibrated = Calibrated(
+        tokens=found.tokens,
+        rates={str(budget): rate for budget, rate in found.rates.items()},
+        date=datetime.datetime.fromtimestamp(clock(), datetime.timezone.utc).isoformat(timespec="seconds"),
+        versions={name: importlib.metadata.version(name) for name in _VERSIONS},
+    )
+    Calibrations(config.cache_dir).record(staged.fingerprint, staged.dtype, device, calibrated)
+    return found
+
+
+def _measure(
+    encoder: Encoder, row: TableRow, accelerator: Accelerator, config: CalibrationConfig, sink: EventSink
+) -> dict[int, list[float]]:
+    """The rates of every candidate, one of each round, in tokens a second."""
+    name = encoder.staged.spec.name
+    loads = _loads(encoder, row, accelerator, Feedback(config.cache_dir), sink)
+    lease = GpuLease(
+        accelerator, [name], sink, lock_dir=config.lock_dir, timeout_seconds=config.lease_timeout_seconds
+    )  # fmt: skip
+    with lease, Replicas(encoder.staged, encoder, accelerator, _WithoutBatches(sink)) as replicas:
+        _rate(replicas, loads[0], 1)  # the first call of all is slower
+        repeats = _repeats(loads, _rate(replicas, loads[0], 1), row.tokens, config.sample_seconds)
+        rates: dict[int, list[float]] = {budget: [] for budget in repeats}
+        tried = [load for load in loads if load.budget in repeats]
+        for number in range(ROUNDS):
+            # To and fro, so that a machine that gets slower or faster favours no budget.
+            for load in tried if number % 2 == 0 else reversed(tried):
+                rate = _rate(replicas, load, repeats[load.budget])
+                rates[load.budget].append(rate)
+                sink.emit(
+                    BudgetMeasured(
+                        model=name, token_budget=load.budget, tokens_per_second=rate, round=number + 1, rounds=ROUNDS
+                    )
+                )
+    return rates
+
+
+def _rate(replicas: Replicas, load: _Load, repeats: int) -> float:
+    ids = [f"row {index}" for index in range(len(load.tokenized.ids))]
+    began = time.perf_counter()
+    replicas.encode(ids, load.tokenized, load.batches * repeats)
+    return load.tokens * repeats / (time.perf_counter() - began)
+
+
+def _repeats(loads: Sequence[_Load], rate: float, table_tokens: int, sample_seconds: float) -> dict[int, int]:
+    """How often each candidate's batches make a measurement; those that would take too long are left out."""
+    return {
+        load.budget: max(1, math.ceil(sample_seconds * rate / load.tokens))
+        for load in loads
+        if load.budget <= table_tokens or load.tokens <= _MOST_SAMPLES * sample_seconds * rate
+    }
+
+
+def _loads(
+    encoder: Encoder, row: TableRow, accelerator: Accelerator, feedback: Feedback, sink: EventSink
+) -> list[_Load]:
+    """The work of each candidate; one that has a smaller one's batches, because memory bounds both, is left out."""
+    budget = Budget(tokens=row.tokens, source="table", device=measured_key(accelerator))
+    model = planned_model(encoder, budget, accelerator, feedback, sink)
+    limits = plan_run([model], "exclusive", accelerator.card).limits[model.name]
+    stream = _token_stream(encoder, row.largest)
+    lanes = accelerator.lanes * len(accelerator.devices)
+    loads: dict[object, _Load] = {}
+    for candidate in row.candidates:
+        load = _load(replace(limits, token_budget=candidate), stream, model.max_tokens, lanes)
+        loads.setdefault(load.shape, load)
+    return list(loads.values())
+
+
+def _load(limits: BatchLimits, stream: NDArray[np.int32], max_tokens: int | None, lanes: int) -> _Load:
+    lengths = sorted({min(length, max_tokens or length) for length in LENGTHS})
+    shape = tuple((length, limits.rows(length)) for length in lengths)
+    starts = [0, *itertools.accumulate(rows for _, rows in shape)]
+    ids = [stream[at * length : (at + 1) * length] for length, rows in shape for at in range(rows)]
+    batches = [
+        Batch(rows=tuple(range(start, start + rows)), padded_length=length)
+        for start, (length, rows) in zip(starts, shape, strict=False)
+        for _ in range(lanes)
+    ]
+    tokenized = TokenizedTexts(ids=tuple(ids), dropped=(0,) * len(ids))
+    return _Load(budget=limits.token_budget, shape=shape, tokenized=tokenized, batches=tuple(batches))
+
+
+def _token_stream(encoder: Encoder, count: int) -> NDArray[np.int32]:
+    """So many token ids of made texts, one behind the other: always the same, and of many words, as texts have."""
+    generator = random.Random(0)
+    words = ["".join(generator.choices(string.ascii_lowercase, k=generator.randint(2, 9))) for _ in range(_WORDS)]
+    texts = [" ".join(generator.choices(words, k=_WORDS_A_TEXT)) for _ in range(_TEXTS)]
+    return np.resize(np.concatenate(encoder.tokenize(texts).ids), count)
