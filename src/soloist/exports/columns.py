@@ -2,24 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from soloist.exports.rows import Rows, Source
+from soloist.exports.rows import Rows, Source, Vectors
 from soloist.jsontext import json_text
+from soloist.stores.tables import table_matrix
 
-PREFIX = "metadata."
 _TYPES: Mapping[type, pa.DataType] = {
     bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
 }  # fmt: skip
 _INT64 = 1 << 63
+_UNSAFE = re.compile(r"\W", re.ASCII)
+_LONGEST_NAME = 60  # of a column: what PostgreSQL and others keep whole
 
 
-def metadata_types(source: Source) -> dict[str, pa.DataType]:
-    """The type of each field of the metadata over all rows; one pass over the chunks."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Columns:
+    """The columns of an export: key, collection, id, text, those of the metadata by field, digest, and those of the
+    vectors by name. Names of columns have letters, digits and `_` alone, whatever the fields are called.
+    """
+
+    schema: pa.Schema
+    metadata: Mapping[str, str]
+    vectors: Mapping[str, str]
+
+    @classmethod
+    def of(cls, source: Source) -> Columns:
+        """The columns for a source; one pass over its chunks for the types of their metadata."""
+        types = _metadata_types(source)
+        metadata = _named("metadata_", types)
+        vectors = _named("vector_", source.dims)
+        schema = pa.schema(
+            [
+                *((name, pa.string()) for name in ("key", "collection", "id", "text")),
+                *((metadata[field], kind) for field, kind in types.items()),
+                ("digest", pa.string()),
+                *((vectors[name], pa.list_(pa.float32(), dim)) for name, dim in source.dims.items()),
+            ]
+        )
+        return cls(schema=schema, metadata=metadata, vectors=vectors)
+
+    def table(self, rows: Rows) -> pa.Table:
+        """Some rows as a table of these columns."""
+        values: dict[str, pa.Array] = {
+            "key": pa.array(rows.keys, pa.string()),
+            "collection": pa.array([rows.collection] * len(rows), pa.string()),
+            "id": pa.array([chunk.id for chunk in rows.chunks], pa.string()),
+            "text": pa.array([chunk.text for chunk in rows.chunks], pa.string()),
+            "digest": pa.array(rows.digests, pa.string()),
+        }
+        for field, column in self.metadata.items():
+            kind = self.schema.field(column).type
+            values[column] = pa.array([_fitting(chunk.metadata.get(field), kind) for chunk in rows.chunks], kind)
+        for name, column in self.vectors.items():
+            vectors = np.ascontiguousarray(rows.vectors[name], dtype=np.float32)
+            values[column] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+        return pa.table([values[name] for name in self.schema.names], schema=self.schema)
+
+    def read(self, table: pa.Table) -> dict[str, dict[str, Vectors]]:
+        """The vectors of a table's rows, by key and name."""
+        matrices = {
+            name: table_matrix(table.select([column]).rename_columns(["vector"]))
+            for name, column in self.vectors.items()
+        }
+        keys = table["key"].to_pylist()
+        return {key: {name: matrix[row] for name, matrix in matrices.items()} for row, key in enumerate(keys)}
+
+
+def _metadata_types(source: Source) -> dict[str, pa.DataType]:
+    """The type of each field of the metadata over all rows."""
     found: dict[str, pa.DataType | None] = {}
     for collection, index in source.shards:
         for chunk in source.folder.read_chunks(collection, index):
@@ -30,47 +87,18 @@ def metadata_types(source: Source) -> dict[str, pa.DataType]:
     return {name: kind if kind is not None else pa.string() for name, kind in sorted(found.items())}
 
 
-def schema_of(source: Source, types: Mapping[str, pa.DataType]) -> pa.Schema:
-    """The columns of an export: key, collection, id, text, the metadata's, digest, and a vector for each name."""
-    return pa.schema(
-        [
-            *((name, pa.string()) for name in ("key", "collection", "id", "text")),
-            *((PREFIX + name, kind) for name, kind in types.items()),
-            ("digest", pa.string()),
-            *((column_of(name), pa.list_(pa.float32(), dim)) for name, dim in source.dims.items()),
-        ]
-    )
-
-
-def column_of(name: str) -> str:
-    """The column of vectors: no metadata has its name."""
-    return f"vector.{name}"
-
-
-def table_of(rows: Rows, schema: pa.Schema) -> pa.Table:
-    """Rows as a table of a schema that `schema_of` made."""
-    columns: list[pa.Array] = []
-    for field in schema:
-        columns.append(_column(rows, field))
-    return pa.table(columns, schema=schema)
-
-
-def _column(rows: Rows, field: pa.Field) -> pa.Array:
-    name: str = field.name
-    if name.startswith(PREFIX):
-        values = [chunk.metadata.get(name.removeprefix(PREFIX)) for chunk in rows.chunks]
-        return pa.array([_fitting(value, field.type) for value in values], field.type)
-    if name.startswith("vector."):
-        vectors = np.ascontiguousarray(rows.vectors[name.removeprefix("vector.")], dtype=np.float32)
-        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    plain: dict[str, list[str]] = {
-        "key": list(rows.keys),
-        "collection": [rows.collection] * len(rows),
-        "id": [chunk.id for chunk in rows.chunks],
-        "text": [chunk.text for chunk in rows.chunks],
-        "digest": list(rows.digests),
-    }
-    return pa.array(plain[name], field.type)
+def _named(prefix: str, fields: Iterable[str]) -> dict[str, str]:
+    """A column's name for each field, no two alike whatever the case of their letters."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for field in fields:
+        plain = (prefix + _UNSAFE.sub("_", field))[:_LONGEST_NAME]
+        name, number = plain, 2
+        while name.casefold() in taken:
+            name, number = f"{plain[: _LONGEST_NAME - 4]}_{number}", number + 1
+        taken.add(name.casefold())
+        found[field] = name
+    return found
 
 
 def _kind(value: Any) -> pa.DataType | None:

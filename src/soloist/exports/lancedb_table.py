@@ -8,13 +8,12 @@ from typing import Any
 import pyarrow as pa
 
 from soloist.errors import ExportError
-from soloist.exports.columns import column_of, metadata_types, schema_of, table_of
+from soloist.exports.columns import Columns
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
 from soloist.exports.stores import fill
 from soloist.exports.target import Target
-from soloist.stores.tables import table_matrix
 
 # Up to here a scan of all rows is a matter of milliseconds, and an index only loses recall.
 INDEXED_ROWS = 100_000
@@ -24,47 +23,46 @@ _KEYS_AT_ONCE = 10_000
 def export(source: Source, target: Target) -> ExportReport:
     """Make the table have the rows of the run."""
     lancedb = load("lancedb", "lancedb", "lancedb")
-    schema = schema_of(source, metadata_types(source))
+    columns = Columns.of(source)
     path = target.folder
     if path.is_file():
         raise ExportError(f"{path} is a file: choose a folder for the export to lancedb")
     try:
         database = lancedb.connect(str(path))
-        table = _table(database, target.table, schema, f"{path} ({target.table})")
-        return fill(_LanceTable(table, source, schema, f"{path} ({target.table})"), source, target.batch_rows)
+        table = _table(database, target.table, columns, f"{path} ({target.table})")
+        return fill(_LanceTable(table, source, columns, f"{path} ({target.table})"), source, target.batch_rows)
     except (OSError, RuntimeError, ValueError) as exc:
         raise ExportError(
             f"LanceDB at {path} failed ({' '.join(str(exc).split())[:300]}): correct that, and export again"
         ) from exc
 
 
-def _table(database: Any, name: str, schema: pa.Schema, target: str) -> Any:
+def _table(database: Any, name: str, columns: Columns, target: str) -> Any:
     """The table, made where it is not there, and made anew where its metadata have other columns now."""
     if name not in database.list_tables().tables:
-        return database.create_table(name, schema=schema)
+        return database.create_table(name, schema=columns.schema)
     table = database.open_table(name)
     there = table.schema
-    vectors = {field.name: field.type for field in schema if field.name.startswith("vector.")}
-    for column, kind in vectors.items():
-        other = there.field(column).type if column in there.names else None
+    for column in columns.vectors.values():
+        kind, other = columns.schema.field(column).type, there.field(column).type if column in there.names else None
         if other is not None and other != kind:
             raise ExportError(
                 f"{target} has {column} of {other}, and the run of {kind}: choose another --table, or drop that one"
             )
     if not {"key", "digest", "collection"} <= set(there.names):
         raise ExportError(f"{target} is a table that no export wrote: choose another --table")
-    if there.remove_metadata() == schema.remove_metadata():
+    if there.equals(columns.schema):
         return table
-    return database.create_table(name, schema=schema, mode="overwrite")
+    return database.create_table(name, schema=columns.schema, mode="overwrite")
 
 
 class _LanceTable:
     """A table that is open."""
 
-    def __init__(self, table: Any, source: Source, schema: pa.Schema, target: str) -> None:
+    def __init__(self, table: Any, source: Source, columns: Columns, target: str) -> None:
         self._table = table
         self._source = source
-        self._schema = schema
+        self._columns = columns
         self.target = target
 
     def digests(self, keys: Sequence[str]) -> Mapping[str, str]:
@@ -73,7 +71,7 @@ class _LanceTable:
 
     def upsert(self, rows: Rows) -> None:
         merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(table_of(rows, self._schema))
+        merge.execute(self._columns.table(rows))
 
     def keys(self, collections: Sequence[str]) -> Iterator[Sequence[str]]:
         chosen = self._table.search().where(_among("collection", collections)).select(["key"])
@@ -88,15 +86,7 @@ class _LanceTable:
         return int(self._table.count_rows(_among("collection", collections)))
 
     def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
-        columns = {name: column_of(name) for name in self._source.dims}
-        found = self._rows(keys, ["key", *columns.values()])
-        vectors = {
-            name: table_matrix(found.select([column]).rename_columns(["vector"])) for name, column in columns.items()
-        }
-        return {
-            key: {name: matrix[row] for name, matrix in vectors.items()}
-            for row, key in enumerate(found["key"].to_pylist())
-        }
+        return self._columns.read(self._rows(keys, ["key", *self._columns.vectors.values()]))
 
     def index(self, rows: int) -> Sequence[str]:
         self._table.optimize()
@@ -104,7 +94,7 @@ class _LanceTable:
             return ("LanceDB scans all rows: so few need no index",)
         for name, dim in self._source.dims.items():
             self._table.create_index(
-                metric="cosine", vector_column_name=column_of(name), num_partitions=int(rows**0.5),
+                metric="cosine", vector_column_name=self._columns.vectors[name], num_partitions=int(rows**0.5),
                 num_sub_vectors=max(1, dim // 16),
             )  # fmt: skip
         return ("LanceDB's search is approximate: IVF_PQ indexes",)

@@ -39,7 +39,7 @@ def export(source: Source, target: Target) -> ExportReport:
             f"Qdrant at {where} cannot be opened ({_first_line(exc)}): correct that, and export again"
         ) from exc
     try:
-        return fill(_Collection(client, source, target.table, f"{where} ({target.table})"), source, target.batch_rows)
+        return fill(_Collection(client, source, target, where), source, target.batch_rows)
     except (OSError, RuntimeError, ValueError, client_module.http.exceptions.ApiException) as exc:
         raise ExportError(
             f"Qdrant at {where} failed ({_first_line(exc)}): see that it is there, and export again, which goes on"
@@ -51,13 +51,14 @@ def export(source: Source, target: Target) -> ExportReport:
 class _Collection:
     """A collection that is open, made where it is not there."""
 
-    def __init__(self, client: Any, source: Source, name: str, target: str) -> None:
+    def __init__(self, client: Any, source: Source, target: Target, where: str) -> None:
         self._client = client
+        self._is_server = target.url is not None
         self._models = load("qdrant_client.models", "qdrant", "qdrant-client")
         self._source = source
-        self._name = name
-        self.target = target
-        if client.collection_exists(name):
+        self._name = target.table
+        self.target = f"{where} ({target.table})"
+        if client.collection_exists(self._name):
             self._require_same_dims()
         else:
             self._make()
@@ -104,7 +105,9 @@ class _Collection:
         }
 
     def index(self, rows: int) -> Sequence[str]:
-        return ("Qdrant indexes by itself, from its own threshold of rows on",)
+        if self._is_server:
+            return ("Qdrant indexes by itself, from its own threshold of rows on",)
+        return ("Qdrant in a folder scans all rows",)
 
     def _make(self) -> None:
         # Vectors stay on the disk, as they do in the run: a server with the memory for them can be told otherwise.
@@ -113,8 +116,9 @@ class _Collection:
             for name, dim in self._source.dims.items()
         }
         self._client.create_collection(self._name, vectors_config=vectors)
-        keyword = self._models.PayloadSchemaType.KEYWORD
-        self._client.create_payload_index(self._name, field_name="collection", field_schema=keyword)
+        if self._is_server:  # a folder has no indexes
+            keyword = self._models.PayloadSchemaType.KEYWORD
+            self._client.create_payload_index(self._name, field_name="collection", field_schema=keyword)
 
     def _require_same_dims(self) -> None:
         there = self._client.get_collection(self._name).config.params.vectors
