@@ -36,8 +36,8 @@ class Columns:
     def of(cls, source: Source) -> Columns:
         """The columns for a source; one pass over its chunks for the types of their metadata."""
         types = _metadata_types(source)
-        metadata = _named("metadata_", types)
-        vectors = _named("vector_", source.dims)
+        metadata = plain_names("metadata_", types)
+        vectors = plain_names("vector_", source.dims)
         schema = pa.schema(
             [
                 *((name, pa.string()) for name in ("key", "collection", "id", "text")),
@@ -87,7 +87,7 @@ def _metadata_types(source: Source) -> dict[str, pa.DataType]:
     return {name: kind if kind is not None else pa.string() for name, kind in sorted(found.items())}
 
 
-def _named(prefix: str, fields: Iterable[str]) -> dict[str, str]:
+def plain_names(prefix: str, fields: Iterable[str]) -> dict[str, str]:
     """A column's name for each field, no two alike whatever the case of their letters."""
     found: dict[str, str] = {}
     taken: set[str] = set()

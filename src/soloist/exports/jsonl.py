@@ -15,7 +15,7 @@ from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import Rows, Source, Vectors
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
-from soloist.stores.atomic import atomic_path, disk_errors
+from soloist.stores.atomic import atomic_path, disk_errors, is_temporary
 
 
 def export(source: Source, target: Target) -> ExportReport:
@@ -23,6 +23,7 @@ def export(source: Source, target: Target) -> ExportReport:
     path = target.folder
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
+    _clean(path)
     before = row_count(path)
     with atomic_path(path) as temp, disk_errors(path), temp.open("w", encoding="utf-8", newline="\n") as file:
         for rows in source.batches(target.batch_rows):
@@ -32,6 +33,15 @@ def export(source: Source, target: Target) -> ExportReport:
         target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=max(0, before - source.rows),
         compared=compare(source, str(path), row_count(path), lambda keys: _read(path, keys)),
     )  # fmt: skip
+
+
+def _clean(path: Path) -> None:
+    """Remove what a killed export to this file has left beside it."""
+    if path.parent.is_dir():
+        with disk_errors(path):
+            for entry in path.parent.iterdir():
+                if entry.name.startswith(f".{path.name}.") and is_temporary(entry.name):
+                    entry.unlink()
 
 
 def _object(rows: Rows, place: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from soloist.errors import ConfigError, ExportError
+from soloist.exports.columns import plain_names
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
@@ -52,7 +53,7 @@ class _Table:
         self._connection = connection
         self._source = source
         self._name = self._sql.Identifier(identifier(name))
-        self._columns = {vectors: identifier(f"vector_{vectors}") for vectors in source.dims}
+        self._columns = plain_names("vector_", source.dims)
         self.target = target
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         self._make()

@@ -14,6 +14,7 @@ from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
 from soloist.exports.stores import fill
 from soloist.exports.target import Target
+from soloist.stores import folder_name
 
 API_KEY = "QDRANT_API_KEY"
 _KEYS_AT_ONCE = 1_000
@@ -30,7 +31,9 @@ def export(source: Source, target: Target) -> ExportReport:
     where = target.url or str(target.out)
     try:
         client = (
-            client_module.QdrantClient(url=target.url, api_key=os.environ.get(API_KEY), timeout=_SECONDS)
+            client_module.QdrantClient(
+                url=target.url, api_key=os.environ.get(API_KEY), timeout=_SECONDS, check_compatibility=False
+            )
             if target.url is not None
             else client_module.QdrantClient(path=str(target.out))
         )
@@ -56,6 +59,7 @@ class _Collection:
         self._is_server = target.url is not None
         self._models = load("qdrant_client.models", "qdrant", "qdrant-client")
         self._source = source
+        self._names = {name: folder_name(name) for name in source.dims}  # Qdrant takes no / in them
         self._name = target.table
         self.target = f"{where} ({target.table})"
         if client.collection_exists(self._name):
@@ -75,7 +79,7 @@ class _Collection:
                     "collection": rows.collection, "id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata),
                     "digest": digest,
                 },
-                vector={name: vectors[place].tolist() for name, vectors in rows.vectors.items()},
+                vector={self._names[name]: vectors[place].tolist() for name, vectors in rows.vectors.items()},
             )
             for place, (key, digest, chunk) in enumerate(zip(rows.keys, rows.digests, rows.chunks, strict=True))
         ]  # fmt: skip
@@ -100,7 +104,7 @@ class _Collection:
     def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
         found = self._client.retrieve(self._name, ids=list(keys), with_vectors=True)
         return {
-            str(point.id): {name: np.asarray(vector, np.float32) for name, vector in point.vector.items()}
+            str(point.id): {name: np.asarray(point.vector[own], np.float32) for name, own in self._names.items()}
             for point in found
         }
 
@@ -112,7 +116,7 @@ class _Collection:
     def _make(self) -> None:
         # Vectors stay on the disk, as they do in the run: a server with the memory for them can be told otherwise.
         vectors = {
-            name: self._models.VectorParams(size=dim, distance=self._models.Distance.COSINE, on_disk=True)
+            self._names[name]: self._models.VectorParams(size=dim, distance=self._models.Distance.COSINE, on_disk=True)
             for name, dim in self._source.dims.items()
         }
         self._client.create_collection(self._name, vectors_config=vectors)
@@ -124,8 +128,9 @@ class _Collection:
         there = self._client.get_collection(self._name).config.params.vectors
         dims = {name: params.size for name, params in there.items()} if isinstance(there, dict) else {}
         for name, dim in self._source.dims.items():
-            if dims.get(name) != dim:
-                has = f"{dims[name]} dims of {name}" if name in dims else f"no vectors of {name}"
+            own = self._names[name]
+            if dims.get(own) != dim:
+                has = f"{dims[own]} dims of {name}" if own in dims else f"no vectors of {name}"
                 raise ExportError(
                     f"{self.target} has {has}, and the run has {dim}: choose another --table, or delete that one"
                 )

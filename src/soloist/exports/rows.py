@@ -109,7 +109,7 @@ class Source:
 
 def key_of(collection: str, id_: str) -> str:
     """The UUID of a chunk, by its collection and id."""
-    return str(uuid.uuid5(_NAMESPACE, f"{collection}\0{id_}"))
+    return str(uuid.uuid5(_NAMESPACE, json_text([collection, id_])))
 
 
 def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, several: bool) -> Source:

@@ -1,0 +1,145 @@
+"""What is in an export, read by the store's own client or by a library that people read such files with."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Row = tuple[str, str, str, dict[str, list[float]]]  # collection, id, text (empty where it is not kept), vectors
+
+
+COLUMNS = {"model-a": "vector_model_a", "org/model.b": "vector_org_model_b", "fused": "vector_fused"}
+
+
+def _row(row: Mapping[str, Any]) -> Row:
+    vectors = {name: list(row[column]) for name, column in COLUMNS.items() if column in row}
+    return row["collection"], row["id"], row["text"], vectors
+
+
+def read_parquet(target: str) -> dict[str, Row]:
+    """By polars."""
+    import polars
+
+    frame = polars.read_parquet(f"{target}/*.parquet")
+    return {row["key"]: _row(row) for row in frame.iter_rows(named=True)}
+
+
+def read_numpy(target: str) -> dict[str, Row]:
+    """By numpy."""
+    files = {"model-a": "model-a.npy", "fused": "fused.npy"}
+    arrays = {name: np.load(Path(target, file)) for name, file in files.items() if Path(target, file).is_file()}
+    other = next(Path(target).glob("org--model.b-*.npy"), None)
+    if other is not None:
+        arrays["org/model.b"] = np.load(other)
+    lines = [json.loads(line) for line in Path(target, "ids.jsonl").read_text().splitlines()]
+    assert all(len(array) == len(lines) for array in arrays.values())
+    return {
+        line["key"]: (line["collection"], line["id"], "", {name: array[row].tolist() for name, array in arrays.items()})
+        for row, line in enumerate(lines)
+    }
+
+
+def read_jsonl(target: str) -> dict[str, Row]:
+    """Line by line."""
+    lines = [json.loads(line) for line in Path(target).read_text().splitlines()]
+    return {line["key"]: (line["collection"], line["id"], line["text"], line["vectors"]) for line in lines}
+
+
+def read_faiss(target: str) -> dict[str, Row]:
+    """By faiss."""
+    import faiss
+
+    index = faiss.read_index(f"{target}/index.faiss")
+    lines = [json.loads(line) for line in Path(target, "ids.jsonl").read_text().splitlines()]
+    assert index.ntotal == len(lines)
+    return {
+        line["key"]: (line["collection"], line["id"], "", {"fused": index.reconstruct(row).tolist()})
+        for row, line in enumerate(lines)
+    }
+
+
+def read_lancedb(target: str) -> dict[str, Row]:
+    """By lancedb."""
+    import lancedb
+
+    table = lancedb.connect(target).open_table("soloist").to_arrow()
+    rows = table.to_pylist()
+    assert len({row["key"] for row in rows}) == len(rows), "a row is there twice"
+    return {row["key"]: _row(row) for row in rows}
+
+
+def read_qdrant(target: str) -> dict[str, Row]:
+    """By qdrant-client."""
+    from qdrant_client import QdrantClient
+
+    with closing(QdrantClient(path=target)) as client:
+        points, _ = client.scroll("soloist", limit=100_000, with_vectors=True)
+    return {
+        str(point.id): (
+            point.payload["collection"], point.payload["id"], point.payload["text"],
+            {"org/model.b" if name.startswith("org") else name: vector for name, vector in point.vector.items()},
+        )
+        for point in points
+    }  # fmt: skip
+
+
+def read_pgvector(target: str) -> dict[str, Row]:
+    """By psycopg."""
+    import psycopg
+
+    vectors = ", ".join(f"{column}::text" for column in COLUMNS.values())
+    with psycopg.connect(target) as connection:
+        found = connection.execute(f"SELECT key::text, collection, id, text, {vectors} FROM soloist").fetchall()
+    return {
+        key: (collection, id_, text, dict(zip(COLUMNS, map(json.loads, there), strict=True)))
+        for key, collection, id_, text, *there in found
+    }
+
+
+READERS: Mapping[str, Callable[[str], dict[str, Row]]] = {
+    "parquet": read_parquet, "numpy": read_numpy, "jsonl": read_jsonl, "faiss": read_faiss, "lancedb": read_lancedb,
+    "qdrant": read_qdrant, "pgvector": read_pgvector,
+}  # fmt: skip
+
+
+def has_begun(kind: str, target: str) -> bool:
+    """Whether an export that another process makes has written something that would be lost or stay behind."""
+    path = Path(target)
+    match kind:
+        case "parquet":
+            return any(path.glob("*-part-*.parquet"))
+        case "lancedb":
+            return len(list(path.glob("soloist.lance/data/*"))) > 3
+        case "qdrant":
+            return _sqlite_rows(path / "collection" / "soloist" / "storage.sqlite") > 20
+        case "pgvector":
+            return _postgres_rows(target) > 20
+        case "jsonl":
+            return any(entry.stat().st_size for entry in path.parent.glob(f".{path.name}*") if entry.is_file())
+    return any(entry.stat().st_size for entry in path.glob(".*") if entry.is_file())
+
+
+def _sqlite_rows(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM points").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def _postgres_rows(target: str) -> int:
+    import psycopg
+
+    with psycopg.connect(target, autocommit=True) as connection:
+        found: Any = connection.execute("SELECT to_regclass('soloist')").fetchone()
+        if found[0] is None:
+            return 0
+        return int(connection.execute("SELECT count(*) FROM soloist").fetchone()[0])  # type: ignore[index]

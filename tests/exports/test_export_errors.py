@@ -1,0 +1,195 @@
+"""Whatever keeps an export from being made is one sentence that names it and the way on."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+from exports.conftest import some_chunks
+
+from soloist.errors import ConfigError, ExportError, OutputError, SoloistError
+from soloist.exports import export_run
+from soloist.types import Chunk
+
+
+@pytest.fixture
+def run(make_run):
+    return make_run(alpha=some_chunks(5))
+
+
+def one_sentence(error):
+    text = str(error.value)
+    assert "\n" not in text and ": " in text, text
+    return text
+
+
+@pytest.fixture
+def closed_port():
+    """An address where nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"to": "excel"}, "there is no export to excel: choose one of parquet, numpy"),
+        ({"to": "parquet"}, "this export writes files: give --out PATH"),
+        ({"to": "numpy", "out": "x", "url": "http://y"}, "give --out PATH, and no --url"),
+        ({"to": "qdrant"}, "needs --url of a server or --out for a folder"),
+        ({"to": "pgvector"}, "needs --url postgresql://"),
+        ({"to": "numpy", "out": "x", "vectors": "bge-m3"}, "has no vectors of bge-m3: choose --vectors of model-a"),
+        ({"to": "faiss", "out": "x", "vectors": "all"}, "one vector a row: choose --vectors of"),
+        ({"to": "numpy", "out": "x", "collections": ["gamma"]}, "has no collection gamma: choose of alpha"),
+        ({"to": "numpy", "out": "x", "batch_rows": 0}, "batch_rows is 0"),
+    ],
+)
+def test_a_setting_that_cannot_be_honoured(run, options, sentence):
+    """It would end in a traceback, or write somewhere else."""
+    with pytest.raises(ConfigError) as caught:
+        export_run(run, **options)
+    assert sentence in one_sentence(caught)
+
+
+def test_a_run_that_is_not_there_or_not_finished(run, tmp_path):
+    """Half a run would be exported as a whole one."""
+    with pytest.raises(OutputError, match="does not exist"):
+        export_run(tmp_path / "nowhere", "jsonl", out=tmp_path / "x")
+    (run / "run.json").unlink()
+    with pytest.raises(OutputError, match="the run is not finished"):
+        export_run(run, "jsonl", out=tmp_path / "x")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "numpy", "faiss"])
+def test_a_folder_of_other_files_is_left_alone(run, tmp_path, kind):
+    """Somebody's files would be mixed with an export's, or be removed for stale ones."""
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(ExportError, match=f"has files that no export to {kind} wrote: choose another folder"):
+        export_run(run, kind, out=out)
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+    export_run(run, "numpy" if kind != "numpy" else "parquet", out=tmp_path / "other")
+    with pytest.raises(ExportError, match="that no export to"):
+        export_run(run, kind, out=tmp_path / "other")
+
+
+def test_a_file_where_a_folder_should_be(run, tmp_path):
+    """mkdir's error names neither the option nor the way on."""
+    (tmp_path / "taken").write_text("")
+    for kind in ("parquet", "numpy", "faiss", "lancedb"):
+        with pytest.raises(ExportError, match="is a file"):
+            export_run(run, kind, out=tmp_path / "taken")
+    with pytest.raises(ExportError, match="is a folder: give --out the name of a file"):
+        export_run(run, "jsonl", out=tmp_path)
+
+
+def test_a_qdrant_that_is_down(run, closed_port):
+    """The client's error is a page of HTTP."""
+    with pytest.raises(ExportError) as caught:
+        export_run(run, "qdrant", url=f"http://127.0.0.1:{closed_port}")
+    assert "see that it is there" in one_sentence(caught)
+
+
+def test_a_postgres_that_is_down(run, closed_port):
+    """The password would be in the error."""
+    with pytest.raises(ExportError) as caught:
+        export_run(run, "pgvector", url=f"postgresql://me:secret@127.0.0.1:{closed_port}/vectors")
+    assert "see that it is there and has pgvector" in one_sentence(caught)
+    assert "secret" not in str(caught.value)
+
+
+def dims_changed(run):
+    """The run's summary and fused vectors, as another fusion would have them."""
+    import numpy as np
+
+    from soloist.stores import RunFolder
+
+    folder = RunFolder(run)
+    summary = folder.read_json("run.json")
+    summary["fusion"]["dim"] = 3
+    ids = folder.read_ids("alpha", 0)
+    vectors = np.full((len(ids), 3), 3**-0.5, np.float32)
+    folder.reopen()
+    folder.write_fused("alpha", 0, ids, vectors, "content", "another fusion")
+    folder.finish(summary)
+    return run
+
+
+@pytest.mark.parametrize("kind", ["lancedb", "qdrant"])
+def test_a_table_with_other_dims(run, tmp_path, kind):
+    """Vectors of two lengths in one column are an error of the store's, in its own words."""
+    export_run(run, kind, out=tmp_path / "store")
+    with pytest.raises(ExportError) as caught:
+        export_run(dims_changed(run), kind, out=tmp_path / "store")
+    assert "10" in str(caught.value) and "the run" in str(caught.value) and "another --table" in one_sentence(caught)
+    assert export_run(run, kind, out=tmp_path / "store", table="another").rows == 5
+
+
+def test_a_postgres_table_with_other_dims(run, postgres):
+    """The same of pgvector, which says `expected 10 dimensions`."""
+    import psycopg
+
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS dims")
+    export_run(run, "pgvector", url=postgres, table="dims")
+    with pytest.raises(ExportError, match=r"has 10 dims of fused, and the run has 3: choose another --table"):
+        export_run(dims_changed(run), "pgvector", url=postgres, table="dims")
+
+
+@pytest.mark.parametrize("place", ["text", "metadata"])
+def test_a_nul_that_postgres_cannot_store(make_run, postgres, place):
+    """It would be dropped from the text without a word, or end in psycopg's own error."""
+    text = "with a \0 in it" if place == "text" else "plain"
+    metadata = {"deep": [{"a": "b\0"}]} if place == "metadata" else {"literal": "\\u0000"}
+    run = make_run(alpha=[Chunk(id="fine", text="fine"), Chunk(id="nul", text=text, metadata=metadata)])
+    with pytest.raises(ExportError, match="chunk 'nul' has a NUL character, which PostgreSQL cannot store"):
+        export_run(run, "pgvector", url=postgres, table="nul")
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "package"),
+    [
+        ("faiss", "faiss", "faiss-cpu"),
+        ("lancedb", "lancedb", "lancedb"),
+        ("qdrant", "qdrant_client", "qdrant-client"),
+        ("pgvector", "psycopg", "psycopg"),
+    ],
+)
+def test_a_library_that_is_not_installed(run, kind, module, package):
+    """An ImportError names a module, and no extra."""
+    code = f"import sys; sys.modules[{module!r}] = None; from soloist.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "export", str(run), "--to", kind, "--out", "x"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"soloist: error: the export to {kind} needs {package}: pip install 'soloist[{kind}]'\n"
+
+
+def test_damage_is_found_when_it_is_read_back(run, tmp_path):
+    """An export whose file was damaged since would be taken for whole because its digest is."""
+    out = tmp_path / "out"
+    export_run(run, "parquet", out=out)
+    (part,) = out.glob("*.parquet")
+    content = bytearray(part.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    part.write_bytes(content)
+    with pytest.raises(SoloistError):
+        export_run(run, "parquet", out=out)
+
+
+def test_the_command(run, tmp_path):
+    """Options would not arrive, or the summary be of another export."""
+    command = [sys.executable, "-m", "soloist", "export", str(run), "--to", "numpy", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path / 'out'}: 5 rows, 5 written, 0 unchanged, 0 deleted; 5 read back and compared\n"
+    again = subprocess.run([*command, "--vectors", "model-a", "--json"], capture_output=True, text=True)
+    assert json.loads(again.stdout)["rows"] == 5
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.npy")) == ["model-a.npy"]
+    wrong = subprocess.run([*command, "--collections", "gamma"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1

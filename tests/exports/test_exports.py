@@ -1,0 +1,216 @@
+"""Every export holds the run's rows, once each, after whatever happened to it and to the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exports.conftest import some_chunks, vectors_of
+from exports.reading import READERS, has_begun
+
+from soloist.exports import EXPORTS, export_run
+from soloist.exports.rows import key_of
+from soloist.stores import RunFolder
+from soloist.types import Chunk
+
+STORES = ("lancedb", "qdrant", "pgvector")
+KEEPS_TEXT = ("parquet", "jsonl", *STORES)
+
+
+@pytest.fixture(params=list(EXPORTS))
+def export(request, tmp_path):
+    """One kind of export with a target of its own: `export(run)`, `export.read()`, `export.target`."""
+    return make_export(request.param, request, tmp_path)
+
+
+def make_export(kind, request, tmp_path):
+    if kind == "pgvector":
+        import psycopg
+
+        target = request.getfixturevalue("postgres")
+        with psycopg.connect(target, autocommit=True) as connection:
+            connection.execute("DROP TABLE IF EXISTS soloist")
+        where = {"url": target}
+    else:
+        target = str(tmp_path / ("out.jsonl" if kind == "jsonl" else "out"))
+        where = {"out": target}
+
+    def run_export(run, **options):
+        return export_run(run, kind, **where, **options)
+
+    run_export.kind, run_export.target, run_export.where = kind, target, where
+    run_export.read = lambda: READERS[kind](target)
+    return run_export
+
+
+def assert_holds(export, run):
+    """Row by row: the chunks of the run, each once, with its vectors."""
+    found = export.read()
+    names = ("fused",) if export.kind == "faiss" else ("model-a", "org/model.b", "fused")
+    folder, expected = RunFolder.open(run), {}
+    for collection in {record.collection for record in folder.manifest.read().values() if record.kind == "chunks"}:
+        for shard in folder.shards(collection):
+            for chunk in folder.read_chunks(collection, shard):
+                expected[key_of(collection, chunk.id)] = (collection, chunk)
+    assert found.keys() == expected.keys()
+    for key, (collection, chunk) in expected.items():
+        there = found[key]
+        assert there[:2] == (collection, chunk.id)
+        assert there[2] == (chunk.text if export.kind in KEEPS_TEXT else "")
+        assert set(there[3]) == set(names)
+        for name in names:
+            np.testing.assert_allclose(there[3][name], vectors_of([chunk.text], name)[0], atol=1e-6)
+
+
+def test_every_row_is_there_with_its_vectors(export, make_run):
+    """A row of another shard, or vectors of another row, would be a search that finds the wrong chunk."""
+    run = make_run(alpha=some_chunks(95), beta=some_chunks(7))
+    report = export(run)
+    assert (report.rows, report.written, report.unchanged, report.deleted) == (102, 102, 0, 0)
+    assert report.compared >= 64
+    assert_holds(export, run)
+
+
+def test_twice_is_once(export, make_run):
+    """An upsert that is none would have every row twice."""
+    run = make_run(alpha=some_chunks(50))
+    export(run)
+    before = files_of(export)
+    report = export(run)
+    assert (report.rows, report.deleted) == (50, 0)
+    if export.kind in (*STORES, "parquet"):
+        assert (report.written, report.unchanged) == (0, 50)
+    assert_holds(export, run)
+    if export.kind not in STORES:
+        assert files_of(export) == before
+
+
+def files_of(export):
+    """The files of an export by their digests; of a server, none."""
+    path = Path(export.target)
+    files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
+
+def test_killed_in_the_midst_it_goes_on(export, make_run):
+    """Rows would be missing, be there twice, or what was written before be written again."""
+    run = make_run(alpha=some_chunks(600))
+    command = [
+        sys.executable, "-m", "soloist", "export", str(run), "--to", export.kind, "--batch-rows", "3",
+        *(part for name, value in export.where.items() for part in (f"--{name}", value)),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not has_begun(export.kind, export.target) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    was_at_work = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    report = export(run)
+    assert_holds(export, run)
+    if was_at_work and export.kind in STORES:
+        assert 0 < report.unchanged < 600
+    leftovers = list(Path(export.target).parent.rglob("*.tmp*")) if export.kind not in STORES else []
+    assert not leftovers
+
+
+def test_chunks_that_are_gone_are_deleted(export, make_run):
+    """A search would find chunks that no longer exist."""
+    export(make_run(alpha=some_chunks(95), beta=some_chunks(50)))
+    run = make_run(alpha=[*some_chunks(10), *some_chunks(20, first=60)], beta=some_chunks(50))
+    report = export(run)
+    assert report.deleted == 65
+    assert_holds(export, run)
+
+
+def test_a_changed_chunk_is_written_again(export, make_run):
+    """The store would keep the text or the vector of before."""
+    chunks = some_chunks(50)
+    export(make_run(alpha=chunks))
+    chunks[7] = Chunk(id=chunks[7].id, text="another text", metadata=chunks[7].metadata)
+    chunks[9] = Chunk(id=chunks[9].id, text=chunks[9].text, metadata={**chunks[9].metadata, "page": -1})
+    run = make_run(alpha=chunks)
+    report = export(run)
+    if export.kind in STORES:
+        assert (report.written, report.unchanged) == (2, 48)
+    assert_holds(export, run)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_store_keeps_collections_apart(kind, request, tmp_path, make_run):
+    """Bringing one collection up to date would delete the others of the table."""
+    export = make_export(kind, request, tmp_path)
+    run = make_run(alpha=some_chunks(20), beta=some_chunks(9))
+    export(run, collections=["alpha"])
+    report = export(run, collections=["beta"])
+    assert (report.rows, report.written, report.deleted) == (9, 9, 0)
+    assert_holds(export, run)
+    smaller = make_run(alpha=some_chunks(5), beta=some_chunks(9))
+    assert export(smaller, collections=["alpha"]).deleted == 15
+    assert_holds(export, smaller)
+
+
+def test_metadata_keep_their_types(make_run, tmp_path):
+    """Numbers would come out as text, or a type that one chunk does not share would lose its value."""
+    chunks = [
+        Chunk(
+            id="a", text="one", metadata={"n": 1, "x.y": "p", "x y": True, "mixed": 1, "big": 2**70, "list": ["a", "b"]}
+        ),
+        Chunk(id="b", text="two", metadata={"n": None, "mixed": "one", "nested": {"deep": [1, None]}, "list": ["c"]}),
+        Chunk(id="c", text="three", metadata={}),
+    ]
+    run = make_run(alpha=chunks)
+    export_run(run, "parquet", out=tmp_path / "out")
+    import duckdb
+
+    relation = duckdb.sql(f"SELECT * FROM read_parquet('{tmp_path}/out/*.parquet') ORDER BY id")
+    rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    assert [row["metadata_n"] for row in rows] == [1, None, None]
+    assert [row["metadata_list"] for row in rows] == [["a", "b"], ["c"], None]
+    assert [row["metadata_mixed"] for row in rows] == ["1", "one", None]
+    assert json.loads(rows[0]["metadata_big"]) == 2**70
+    assert json.loads(rows[1]["metadata_nested"]) == {"deep": [1, None]}
+    fields = {rows[0][column] for column in rows[0] if column.startswith("metadata_x_y")}
+    assert fields == {"p", True}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_parquet_loads_in_datasets(make_run, tmp_path, monkeypatch):
+    """The files would be of a form that only soloist reads."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    export_run(make_run(alpha=some_chunks(50)), "parquet", out=tmp_path / "out")
+    import datasets
+
+    datasets.disable_progress_bars()
+    files = sorted(map(str, (tmp_path / "out").glob("*.parquet")))
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.num_rows == 50
+    np.testing.assert_allclose(loaded[3]["vector_fused"], vectors_of([loaded[3]["text"]], "fused")[0], atol=1e-6)
+
+
+def test_a_run_without_fused_vectors(make_run, tmp_path):
+    """What is exported by default would be asked of a run that does not have it."""
+    run = make_run(fused=False, alpha=some_chunks(5))
+    assert export_run(run, "numpy", out=tmp_path / "out").rows == 5
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.npy"))[0] == "model-a.npy"
+    assert export_run(run, "faiss", out=tmp_path / "index", vectors="model-a").rows == 5
+
+
+def test_keys_are_the_same_everywhere():
+    """A key that changes with a version of soloist would leave every row of a store behind."""
+    assert key_of("alpha", "chunk 1") == "619c9492-1f15-5144-98e5-a26d854dcbc5"
+    assert key_of("alpha", "a\0b") != key_of("alpha\0a", "b")
+
+
+def test_no_environment_is_needed(make_run, tmp_path):
+    """A variable of another tool would decide where rows go."""
+    assert "QDRANT_API_KEY" not in os.environ
+    export_run(make_run(alpha=some_chunks(3)), "qdrant", out=tmp_path / "out")
