@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ def low_rank(rng, rows, rank, dim):
 def fitted(plan, vectors, cuts=()):
     fitting = Fitting(plan)
     edges = [0, *cuts, len(vectors[0])]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         fitting.see([part[start:end] for part in vectors])
     return fitting.fitted()
 
@@ -103,7 +105,7 @@ def test_a_sample_is_every_nth_row(sizes, most):
     """Blocks would each begin anew, so that a sample hung on how the run was cut."""
     rows = np.arange(sum(sizes), dtype=np.float32)[:, None]
     edges = np.cumsum([0, *sizes])
-    blocks = [[rows[start:end]] for start, end in zip(edges, edges[1:], strict=False)]
+    blocks = [[rows[start:end]] for start, end in itertools.pairwise(edges)]
     found = np.concatenate([block[0] for block in sampled(blocks, len(rows), most)])[:, 0]
     step = -(-len(rows) // most)
     assert found.tolist() == list(range(0, len(rows), step))

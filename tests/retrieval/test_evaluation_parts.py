@@ -1,0 +1,190 @@
+"""What an evaluation is made of: judged questions, measures, intervals, verdicts, probes and splits."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soloist.errors import InputError
+from soloist.retrieval.judged import read_judged
+from soloist.retrieval.metrics import Difference, difference, score
+from soloist.retrieval.probes import heading_of, probes
+from soloist.retrieval.tuning import grid, split
+from soloist.retrieval.verdict import Cost, judge
+from soloist.retrieval.words import by_words
+from soloist.types import Chunk
+
+QUERIES = '{"_id": "q1", "text": "one?"}\n{"_id": 2, "text": "two?", "more": []}\n\n{"_id": "q3", "text": "three?"}\n'
+
+
+def written(tmp_path, queries, qrels):
+    (tmp_path / "queries.jsonl").write_bytes(queries if isinstance(queries, bytes) else queries.encode())
+    (tmp_path / "qrels.tsv").write_bytes(qrels.encode())
+    return tmp_path / "queries.jsonl", tmp_path / "qrels.tsv"
+
+
+@pytest.mark.parametrize(
+    "qrels",
+    [
+        "query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\tb\t0\n2\ta b\t1\n",
+        "q1\ta\t2\r\nq1\tb\t0\r\n2\ta b\t1\r\n",
+        "q1\t0\ta\t2\nq1\t0\tb\t0\n2\t0\ta b\t1\n",
+    ],
+)
+@pytest.mark.parametrize("queries", [QUERIES, b"\xef\xbb\xbf" + QUERIES.replace("\n", "\r\n").encode()])
+def test_judgements_as_people_have_them(tmp_path, queries, qrels):
+    """A heading would be a judgement, a carriage return part of an id, or TREC's second column a chunk."""
+    found = read_judged(*written(tmp_path, queries, qrels))
+    assert found.queries == {"q1": "one?", "2": "two?"}
+    assert found.judgements == {"q1": {"a": 2, "b": 0}, "2": {"a b": 1}}
+    assert found.notices == ("1 of 3 queries have no relevant chunk by their judgements: left out",)
+
+
+def test_columns_apart_by_spaces(tmp_path):
+    """TREC's own files have blanks."""
+    assert read_judged(*written(tmp_path, QUERIES, "q1 0 a 1\n")).judgements == {"q1": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("queries", "qrels", "sentence"),
+    [
+        (QUERIES, "q9\ta\t1\n", "judges the query 'q9', which"),
+        (QUERIES, "q1\ta\tgood\n", "line 1 is no judgement"),
+        (QUERIES, "query-id\tcorpus-id\tscore\nq1\ta\n", "line 2 is no judgement"),
+        (QUERIES, "q1\ta\t0\n", "judges no chunk as relevant"),
+        (QUERIES, "", "judges no chunk as relevant"),
+        ("", "q1\ta\t1\n", "has no query"),
+        ('{"_id": "q1"}\n', "q1\ta\t1\n", "line 1 is no query"),
+        ("not json\n", "q1\ta\t1\n", "line 1 is no query"),
+        ("[" * 100_000, "q1\ta\t1\n", "line 1 is no query"),
+        ('{"_id": "q1", "text": " "}\n', "q1\ta\t1\n", "its text is empty"),
+        ('{"_id": null, "text": "x"}\n', "q1\ta\t1\n", "no plain _id"),
+        (QUERIES + '{"_id": "q1", "text": "again"}\n', "q1\ta\t1\n", "the query 'q1' is there twice"),
+        (b"\xff\xfe\x00", "q1\ta\t1\n", "cannot be read"),
+    ],
+)
+def test_files_that_are_none(tmp_path, queries, qrels, sentence):
+    """A traceback, or a verdict over questions that nobody asked."""
+    with pytest.raises(InputError) as caught:
+        read_judged(*written(tmp_path, queries, qrels))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    """An OSError with a number."""
+    with pytest.raises(InputError, match="cannot be read"):
+        read_judged(tmp_path / "none.jsonl", tmp_path / "none.tsv")
+
+
+def test_measures_by_hand():
+    """Another gain, another discount, or equal ranks in another order."""
+    judgements = {"q1": {"a": 2, "b": 1, "c": 0}, "q2": {"z": 1}}
+    found = score([["x", "a", "b"], ["y"]], ["q1", "q2"], judgements)
+    gained = 2 / np.log2(3) + 1 / np.log2(4)
+    ideal = 2 / np.log2(2) + 1 / np.log2(3)
+    assert found.of_query["nDCG@10"].tolist() == pytest.approx([gained / ideal, 0])
+    assert found.of_query["RR@10"].tolist() == pytest.approx([1 / 2, 0])
+    assert found.of_query["R@100"].tolist() == pytest.approx([1, 0])
+    assert found.mean() == pytest.approx(gained / ideal / 2)
+    eleventh = score([[f"x{n}" for n in range(10)] + ["z"]], ["q2"], judgements)
+    assert (eleventh.mean("nDCG@10"), eleventh.mean("RR@10"), eleventh.mean("R@100")) == (0, 0, 1)
+
+
+def test_an_interval_is_the_same_each_time_and_covers_noise():
+    """A verdict would change with the hour, or see a gain in chance."""
+    drawn = np.random.default_rng(0)
+    one, noise = drawn.random(200), drawn.normal(0, 0.1, 200)
+    found = difference(one + noise, one)
+    assert found == difference(one + noise, one)
+    assert found.low < 0 < found.high
+    gain = difference(one + 0.1 + noise, one)
+    assert 0 < gain.low < gain.mean < gain.high
+    assert gain.high - gain.low == pytest.approx(2 * 1.96 * noise.std() / np.sqrt(200), rel=0.1)
+
+
+FUSED, ALONE = Cost(seconds=30.0, bytes_per_chunk=2560), Cost(seconds=20.0, bytes_per_chunk=1536)
+
+
+COSTS = "1.5 times the time and 1.7 times the bytes of"
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "answer", "opening", "advice"),
+    [
+        (0.02, 0.01, 0.03, "helps", "The ensemble helps here", f"It costs {COSTS} what m costs alone."),
+        (-0.02, -0.03, -0.01, "hurts", "The ensemble does not help here, it hurts", "Take m alone, or other weights."),
+        (
+            0.0, -0.01, 0.01, "no gain", "The ensemble does not help here",
+            f"Take m alone: the ensemble costs {COSTS} it.",
+        ),
+        (
+            0.01, -0.01, 0.03, "not shown", "It is not shown that the ensemble helps here",
+            f"With so few questions chance could do that much; m alone is cheaper: the ensemble costs {COSTS} it.",
+        ),
+    ],
+)  # fmt: skip
+def test_verdicts(mean, low, high, answer, opening, advice):
+    """A gain that chance makes would be called one, or a loss be kept quiet."""
+    gain = Difference(mean=mean, low=low, high=high)
+    found = judge("fused (concat)", "m", gain, 50, FUSED, ALONE, weak=False)
+    interval = f"95% interval {low:+.4f} to {high:+.4f}, 50 questions"
+    figures = f"fused (concat) is {mean:+.4f} nDCG@10 from m, the best single model ({interval})"
+    assert (found.answer, found.text) == (answer, f"{opening}: {figures}. {advice}")
+
+
+def test_a_verdict_says_when_its_evidence_is_weak_and_time_unknown():
+    """Headings would pass for questions that people asked, and no time for none."""
+    unknown = Cost(seconds=None, bytes_per_chunk=2560)
+    found = judge("f", "m", Difference(mean=0.02, low=0.01, high=0.03), 50, unknown, ALONE, weak=True)
+    end = "It costs 1.7 times the bytes of what m costs alone. The questions are headings and nobody judged them: weak"
+    assert found.text.endswith(f"{end} evidence.")
+
+
+def test_probes_are_headings_that_tell_chunks_apart():
+    """`See also` would be asked, of which every chunk is the answer."""
+    chunks = [
+        Chunk(id="a", text="x", metadata={"heading_text": "Giving devices back"}),
+        Chunk(id="b", text="x", metadata={"section_path": ["Guide", "How  leases end"]}),
+        Chunk(id="c", text="x", metadata={"title": "Guide > Batches that fit"}),
+        Chunk(id="d", text="x", metadata={"title": "Word"}),
+        *(Chunk(id=f"e{n}", text="x", metadata={"title": "See also"}) for n in range(4)),
+    ]
+    found = probes(chunks)
+    asked = {text: found.judgements[id_] for id_, text in found.queries.items()}
+    assert asked == {"Giving devices back": {"a": 1}, "How leases end": {"b": 1}, "Batches that fit": {"c": 1}}
+    assert found.weak and "weaker evidence" in found.notices[0]
+    assert len(probes(chunks, most=2).queries) == 2
+    assert heading_of(chunks[3]) is None
+    with pytest.raises(InputError, match="give --queries and --qrels"):
+        probes([Chunk(id="a", text="x", metadata={"title": 7, "heading": None, "section_path": []})])
+
+
+@given(st.integers(2, 5))
+def test_a_grid_of_weights_has_each_model_alone(models):
+    """The best single model could not win against its own ensemble."""
+    found = list(grid(models))
+    assert all(sum(weights) == pytest.approx(1) and min(weights) >= 0 for weights in found)
+    assert {tuple(float(place == model) for place in range(models)) for model in range(models)} <= set(found)
+    assert len(set(found)) == len(found)
+
+
+@given(st.lists(st.text(max_size=5), unique=True, min_size=2), st.randoms())
+def test_a_split_is_the_same_whatever_the_order(queries, shuffling):
+    """Weights would be tried on the questions that they were chosen by."""
+    one, other = split(queries)
+    assert sorted([*one, *other]) == sorted(queries) and abs(len(one) - len(other)) <= 1
+    shuffled = list(queries)
+    shuffling.shuffle(shuffled)
+    assert set(split(shuffled)[0]) == set(one)
+
+
+def test_words_find_words():
+    """A floor that is none."""
+    texts = ["the lease of a device", "fusion of vectors", "a batch of tokens"]
+    best = by_words(texts, ["vectors and fusion", "device lease"], 3)
+    assert best.positions[:, 0].tolist() == [1, 0]
+    assert all(a >= b for row in best.scores.tolist() for a, b in itertools.pairwise(row))

@@ -1,0 +1,89 @@
+"""Three judged sets with two real models: the figures that are known of them, and the verdicts that follow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from soloist.config import FusionConfig, RunConfig
+from soloist.engine import run
+from soloist.retrieval import By, open_run
+from soloist.retrieval.evaluation import evaluate
+from soloist.retrieval.judged import read_judged
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+MINILM, WORDLLAMA = "all-MiniLM-L6-v2", "wordllama"
+KNOWN = {
+    "cranfield": (0.3737, 0.3076, 0.3878, "helps"),
+    "code_rag": (0.5791, 0.4582, 0.6198, "helps"),
+    "docs_rag": (0.6826, 0.5824, 0.6922, "not shown"),
+}
+NEAR = 0.002
+
+pytestmark = [
+    pytest.mark.shared_data,
+    pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the judged sets in {SHARED}"),
+]
+
+
+@pytest.fixture(scope="module")
+def judged_run(tmp_path_factory):
+    """One run over the three sets, titles before texts as BEIR has them."""
+    root = tmp_path_factory.mktemp("judged")
+    for name in KNOWN:
+        lines = (SHARED / name / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+        chunks = [json.loads(line) for line in lines]
+        (root / "chunks" / name).mkdir(parents=True)
+        with (root / "chunks" / name / "texts.jsonl").open("w", encoding="utf-8") as file:
+            for chunk in chunks:
+                text = f"{chunk.get('title') or ''} {chunk['text']}".strip()
+                file.write(json.dumps({"_id": chunk["_id"], "text": text}) + "\n")
+    run(
+        RunConfig(
+            chunks_root=root / "chunks", out=root / "run", models=(MINILM, WORDLLAMA), dtype="auto-fast",
+            accelerator="cpu", fusion=FusionConfig(weights={MINILM: 0.7, WORDLLAMA: 0.3}), lock_dir=root / "locks",
+            cache_dir=root / "cache",
+        )
+    )  # fmt: skip
+    return root / "run"
+
+
+def judged_of(name):
+    return read_judged(SHARED / name / "queries.jsonl", SHARED / name / "qrels" / "test.tsv")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_figures_and_the_verdict(judged_run, name):
+    """Vectors, prompts, fusion or measures would be others than those that everybody else computes."""
+    found = evaluate(open_run(judged_run), judged_of(name), collections=[name], bm25=False)
+    ndcg = {each.name: each.measures["nDCG@10"] for each in found.systems}
+    minilm, wordllama, concat, answer = KNOWN[name]
+    assert ndcg[MINILM] == pytest.approx(minilm, abs=NEAR)
+    assert ndcg[WORDLLAMA] == pytest.approx(wordllama, abs=NEAR)
+    assert ndcg["fused (concat)"] == pytest.approx(concat, abs=NEAR)
+    assert found.best_single == MINILM
+    assert found.verdict is not None and found.verdict.answer == answer
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_search_shows_the_ranking_that_is_scored(judged_run, name):
+    """The figures would be of another search than people make."""
+    judged, opened = judged_of(name), open_run(judged_run)
+    asked = list(judged.queries.values())
+    best = opened.rank(asked, 100, by=By(fusion="fused"), collections=[name])
+    ids = [id_ for _, id_ in opened.places([name]).ids()]
+    questions = "".join(" ".join(question.split()) + "\n" for question in asked)
+    command = [sys.executable, "-m", "soloist", "search", str(judged_run), "-", "--fused", "-k", "100", "--json"]
+    done = subprocess.run([*command, "--collection", name], input=questions, capture_output=True, text=True, check=True)
+    shown = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(shown) == len(asked)
+    same = 0
+    for question, line, positions in zip(asked, shown, best.positions.tolist(), strict=True):
+        if line["query"] == question:  # those with line breaks or double blanks were asked otherwise
+            assert [hit["id"] for hit in line["hits"]] == [ids[position] for position in positions]
+            same += 1
+    assert same > 0.9 * len(asked)
