@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -166,6 +167,17 @@ def test_the_evaluation_scores_what_the_search_shows(folder):
     found = evaluate(opened, judged, bm25=False)
     fused = next(each for each in found.systems if each.kind == "run")
     assert fused.measures["RR@10"] == 1
+
+
+def test_a_fusion_that_the_run_does_not_have_is_flattered(folder, tmp_path):
+    """The best of many fusions, chosen by the questions that judge it, would pass for a finding."""
+    copy = shutil.copytree(folder / "run", tmp_path / "copy")
+    summary = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**summary, "fusion": None}))
+    judged = ("--queries", folder / "queries.jsonl", "--qrels", folder / "qrels.tsv")
+    result = invoke("eval", copy, *judged, "--no-bm25", "--json")
+    text = json.loads(result.stdout)["verdict"]["text"]
+    assert "The run has no fused vectors: " in text and "is the best of 6 fusions by these very questions" in text
 
 
 def test_a_table_a_verdict_and_a_plot(folder, tmp_path):

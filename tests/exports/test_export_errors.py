@@ -55,6 +55,13 @@ def test_a_setting_that_cannot_be_honoured(run, options, sentence):
     assert sentence in one_sentence(caught)
 
 
+@pytest.mark.parametrize("inside", ["", "exported", "alpha/../x.jsonl"])
+def test_an_export_into_the_run_itself(run, inside):
+    """Files that no run has would lie in it, or a run's own be taken for stale ones."""
+    with pytest.raises(ConfigError, match="is inside the run folder"):
+        export_run(run, "jsonl", out=run / inside)
+
+
 def test_a_run_that_is_not_there_or_not_finished(run, tmp_path):
     """Half a run would be exported as a whole one."""
     with pytest.raises(OutputError, match="does not exist"):

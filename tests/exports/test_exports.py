@@ -16,6 +16,7 @@ import pytest
 from exports.conftest import some_chunks, vectors_of
 from exports.reading import READERS, has_begun
 
+from soloist.errors import ExportError
 from soloist.exports import EXPORTS, export_run
 from soloist.exports.rows import key_of
 from soloist.stores import RunFolder
@@ -156,6 +157,23 @@ def test_a_store_keeps_collections_apart(kind, request, tmp_path, make_run):
     smaller = make_run(alpha=some_chunks(5), beta=some_chunks(9))
     assert export(smaller, collections=["alpha"]).deleted == 15
     assert_holds(export, smaller)
+
+
+def test_collections_of_other_metadata_share_a_table(make_run, tmp_path):
+    """The table would be made anew for the second collection, and the first be gone."""
+    beta = [Chunk(id="b", text="two", metadata={"page": 3, "new field": "x", "odd": "text"})]
+    run = make_run(alpha=some_chunks(30), beta=beta)
+    target = tmp_path / "out"
+    export_run(run, "lancedb", out=target, collections=["alpha"])
+    assert export_run(run, "lancedb", out=target, collections=["beta"]).deleted == 0
+    assert export_run(run, "lancedb", out=target).unchanged == 31
+    assert len(READERS["lancedb"](str(target))) == 31
+    other = make_run(alpha=some_chunks(30), beta=[Chunk(id="b", text="two", metadata={"page": "three"})])
+    with pytest.raises(ExportError, match=r"has other collections, in which metadata_page is int64 and not string"):
+        export_run(other, "lancedb", out=target, collections=["beta"])
+    assert len(READERS["lancedb"](str(target))) == 31
+    export_run(other, "lancedb", out=target)
+    assert len(READERS["lancedb"](str(target))) == 31
 
 
 def test_metadata_keep_their_types(make_run, tmp_path):

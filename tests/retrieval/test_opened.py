@@ -214,6 +214,21 @@ def test_another_model_of_the_same_name(searched, base, tmp_path, tiny_models):
         open_run(searched, catalogue=tmp_path / "models.toml").search("x", by=By(model="bert"))
 
 
+def test_a_catalogue_that_is_gone(searched, tmp_path):
+    """Another model of that name would be taken, or a traceback name a file of another machine."""
+    copy = shutil.copytree(searched, tmp_path / "copy")
+    summary = json.loads((copy / "run.json").read_text())
+    catalogue = summary["config"]["catalogue"]
+    summary["config"]["catalogue"] = str(tmp_path / "gone.toml")
+    (copy / "run.json").write_text(json.dumps(summary))
+    with pytest.raises(ConfigError) as caught:
+        open_run(copy).search("x", by=By(model="bert"))
+    assert f"the run's catalogue {tmp_path / 'gone.toml'} is not there: give --catalogue" in str(caught.value)
+    assert open_run(copy, catalogue=catalogue).search(QUESTION, 3, by=By(model="bert"))
+    with pytest.raises(ConfigError, match=r"the catalogue .*none\.toml cannot be read"):
+        open_run(copy, catalogue=tmp_path / "none.toml").search("x", by=By(model="bert"))
+
+
 def test_a_damaged_file(searched, tmp_path):
     """A traceback of Arrow's."""
     copy = shutil.copytree(searched, tmp_path / "copy")

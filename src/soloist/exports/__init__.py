@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -61,6 +62,8 @@ def export_run(
         raise ConfigError(f"there is no export to {to}: choose one of {', '.join(EXPORTS)}")
     if batch_rows < 1:
         raise ConfigError(f"batch_rows is {batch_rows}: give a number of rows of 1 or more")
+    if out is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(run)):
+        raise ConfigError(f"{out} is inside the run folder {run}, which has its own files only: choose another --out")
     source = open_source(Path(run), vectors, collections, several=kind.several)
     target = Target(out=Path(out) if out is not None else None, url=url, table=table, batch_rows=batch_rows)
     export: Callable[[Source, Target], ExportReport] = import_module(f"soloist.exports.{kind.module}").export

@@ -30,7 +30,7 @@ def export(source: Source, target: Target) -> ExportReport:
     folder.begin([INDEX, IDS])
     index = _index(faiss, dim, source.rows)
     for collection, shard in source.shards:
-        index.add(np.ascontiguousarray(source.shard(collection, shard).vectors[name], dtype=np.float32))
+        index.add(np.ascontiguousarray(source.vectors(name, collection, shard), dtype=np.float32))
     with folder.file(INDEX) as temp:
         faiss.write_index(index, str(temp))
     write_ids(source, folder)

@@ -29,7 +29,7 @@ def export(source: Source, target: Target) -> ExportReport:
         raise ExportError(f"{path} is a file: choose a folder for the export to lancedb")
     try:
         database = lancedb.connect(str(path))
-        table = _table(database, target.table, columns, f"{path} ({target.table})")
+        table = _table(database, target.table, columns, source, f"{path} ({target.table})")
         return fill(_LanceTable(table, source, columns, f"{path} ({target.table})"), source, target.batch_rows)
     except (OSError, RuntimeError, ValueError) as exc:
         raise ExportError(
@@ -37,8 +37,8 @@ def export(source: Source, target: Target) -> ExportReport:
         ) from exc
 
 
-def _table(database: Any, name: str, columns: Columns, target: str) -> Any:
-    """The table, made where it is not there, and made anew where its metadata have other columns now."""
+def _table(database: Any, name: str, columns: Columns, source: Source, target: str) -> Any:
+    """The table, made where it is not there."""
     if name not in database.list_tables().tables:
         return database.create_table(name, schema=columns.schema)
     table = database.open_table(name)
@@ -51,9 +51,24 @@ def _table(database: Any, name: str, columns: Columns, target: str) -> Any:
             )
     if not {"key", "digest", "collection"} <= set(there.names):
         raise ExportError(f"{target} is a table that no export wrote: choose another --table")
-    if there.equals(columns.schema):
-        return table
-    return database.create_table(name, schema=columns.schema, mode="overwrite")
+    return _with_columns(database, table, columns, source, target)
+
+
+def _with_columns(database: Any, table: Any, columns: Columns, source: Source, target: str) -> Any:
+    """The table with an export's columns too; made anew where one has another type and nothing else is in it."""
+    there = table.schema
+    other = [each for each in columns.schema if each.name in there.names and there.field(each.name).type != each.type]
+    if other:
+        if table.count_rows(f"NOT ({_among('collection', source.collections)})"):
+            raise ExportError(
+                f"{target} has other collections, in which {other[0].name} is {there.field(other[0].name).type} and "
+                f"not {other[0].type}: choose another --table, or export all collections together"
+            )
+        return database.create_table(table.name, schema=columns.schema, mode="overwrite")
+    new = [field for field in columns.schema if field.name not in there.names]
+    if new:
+        table.add_columns(pa.schema(new))
+    return table
 
 
 class _LanceTable:
@@ -71,7 +86,11 @@ class _LanceTable:
 
     def upsert(self, rows: Rows) -> None:
         merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(self._columns.table(rows))
+        table = self._columns.table(rows)
+        for field in self._table.schema:  # of other collections, or of an export of other vectors
+            if field.name not in table.column_names:
+                table = table.append_column(field, pa.nulls(len(rows), field.type))
+        merge.execute(table)
 
     def keys(self, collections: Sequence[str]) -> Iterator[Sequence[str]]:
         chosen = self._table.search().where(_among("collection", collections)).select(["key"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from soloist.exports.folders import ExportFolder
 from soloist.exports.report import ExportReport, compare
-from soloist.exports.rows import Source, Vectors
+from soloist.exports.rows import Source, Vectors, key_of
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
 from soloist.stores import folder_name
@@ -42,9 +42,9 @@ def write_ids(source: Source, folder: ExportFolder) -> None:
     """`ids.jsonl`: key, collection and id of each row, in the order of the vectors."""
     with folder.file(IDS) as temp, temp.open("w", encoding="utf-8", newline="\n") as file:
         for collection, index in source.shards:
-            rows = source.shard(collection, index)
-            for key, chunk in zip(rows.keys, rows.chunks, strict=True):
-                file.write(json_text({"key": key, "collection": collection, "id": chunk.id}) + "\n")
+            for id_ in source.ids(collection, index):
+                key = key_of(collection, id_)
+                file.write(json_text({"key": key, "collection": collection, "id": id_}) + "\n")
 
 
 def row_count(path: Path) -> int:
@@ -68,7 +68,7 @@ def _write(source: Source, name: str, path: Path) -> None:
     with path.open("wb") as file:  # not open_memmap, which a full disk kills without a word
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for collection, index in source.shards:
-            file.write(np.ascontiguousarray(source.shard(collection, index).vectors[name], "<f4").data)
+            file.write(np.ascontiguousarray(source.vectors(name, collection, index), "<f4").data)
 
 
 def _read(folder: Path, arrays: Mapping[str, str], keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:

@@ -45,9 +45,9 @@ def compare(source: Source, target: str, count: int, read: Reader) -> int:
             f"{target} has {count} rows of these collections, and the run has {source.rows}: export again, and if it "
             "stays so empty it first"
         )
-    compared = 0
-    for rows in source.sample():
-        found = read(rows.keys) if len(rows) else {}
+    sample = list(source.sample())
+    found = read([key for rows in sample for key in rows.keys])
+    for rows in sample:
         for place, key in enumerate(rows.keys):
             for name, vectors in rows.vectors.items():
                 there = found.get(key, {}).get(name)
@@ -56,8 +56,7 @@ def compare(source: Source, target: str, count: int, read: Reader) -> int:
                         f"{target} has another {name} vector of chunk {rows.chunks[place].id!r} than was written: "
                         "export again, and if it stays so empty it first"
                     )
-        compared += len(rows)
-    return compared
+    return sum(map(len, sample))
 
 
 def _near(one: Vectors, other: Vectors) -> bool:

@@ -54,16 +54,30 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
-    """What is exported of a run: some collections, and vectors by name with their dims. `makers` say what made the
-    vectors of each file.
+    """What is exported of a run: some collections, and vectors by name with their dims. `shards` are those of the
+    collections, in order, with their rows; `makers` say what made the vectors of each file.
     """
 
     folder: RunFolder
     collections: tuple[str, ...]
     dims: Mapping[str, int]
-    shards: tuple[tuple[str, int], ...]
-    rows: int
+    shards: Mapping[tuple[str, int], int]
     makers: Mapping[str, str]
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return sum(self.shards.values())
+
+    def ids(self, collection: str, index: int) -> list[str]:
+        """The ids of a shard."""
+        return self.folder.read_ids(collection, index)
+
+    def vectors(self, name: str, collection: str, index: int) -> Vectors:
+        """The vectors of a shard by one name, (rows, dim)."""
+        if name == FUSED:
+            return self.folder.read_fused(collection, index)[1]
+        return self.folder.read_vectors(collection, name, index)[1]
 
     def shard(self, collection: str, index: int) -> Rows:
         """All rows of a shard."""
@@ -71,10 +85,7 @@ class Source:
         vectors: dict[str, Vectors] = {}
         made_by: dict[str, str] = {}
         for name in self.dims:
-            read = self.folder.read_fused(collection, index) if name == FUSED else (
-                self.folder.read_vectors(collection, name, index)
-            )  # fmt: skip
-            vectors[name] = read[1]
+            vectors[name] = self.vectors(name, collection, index)
             made_by[name] = self._maker(name, collection, index)
         return Rows(
             collection=collection,
@@ -92,13 +103,14 @@ class Source:
                 yield rows.take(range(start, min(len(rows), start + size)))
 
     def sample(self) -> Iterator[Rows]:
-        """Some rows of all shards, evenly spread: the same ones each time."""
+        """Some rows, evenly spread over the shards: the same ones each time."""
         step = max(1, self.rows // SAMPLED_ROWS)
         first = 0
-        for collection, index in self.shards:
-            rows = self.shard(collection, index)
-            yield rows.take(range(-first % step, len(rows), step))
-            first += len(rows)
+        for (collection, index), count in self.shards.items():
+            places = range(-first % step, count, step)
+            if places:
+                yield self.shard(collection, index).take(places)
+            first += count
 
     def _maker(self, name: str, collection: str, index: int) -> str:
         """What made the vectors of a file, as the manifest has it."""
@@ -128,13 +140,12 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
     chosen = tuple(collections) or tuple(known)
     manifest = folder.manifest.read()
     records = [each for each in manifest.values() if each.kind == "chunks" and each.collection in chosen]
-    shards = sorted(((each.collection, each.shard) for each in records), key=lambda at: (chosen.index(at[0]), at[1]))
+    records.sort(key=lambda each: (chosen.index(each.collection), each.shard))
     return Source(
         folder=folder,
         collections=chosen,
         dims=_chosen_vectors(path, vectors, there, several),
-        shards=tuple(shards),
-        rows=sum(each.rows for each in records),
+        shards={(each.collection, each.shard): each.rows for each in records},
         makers={file: f"{each.fingerprint} {each.vector_dtype}" for file, each in manifest.items()},
     )
 

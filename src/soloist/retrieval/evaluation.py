@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from soloist.errors import ConfigError, InputError
@@ -151,4 +151,8 @@ def _verdict(rated: Sequence[Rated], single: str, questions: int, weak: bool) ->
     alone = next(each for each in rated if each.name == single)
     if fused.gain is None or fused.cost is None or alone.cost is None:
         raise ConfigError(f"{fused.name} has no figures: evaluate again")
-    return judge(fused.name, single, fused.gain, questions, fused.cost, alone.cost, weak=weak)
+    found = judge(fused.name, single, fused.gain, questions, fused.cost, alone.cost, weak=weak)
+    if own:
+        return found
+    flattered = f"{fused.name} is the best of {len(made)} fusions by these very questions, which flatters it."
+    return replace(found, text=f"{found.text} The run has no fused vectors: {flattered}")

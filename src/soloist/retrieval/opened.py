@@ -240,13 +240,17 @@ class OpenedRun:
 
     def _hits(self, places: Places, positions: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
         found: list[Hit] = []
-        shards: dict[tuple[str, int], list[Chunk]] = {}
-        for rank, (position, score) in enumerate(zip(positions.tolist(), scores.tolist(), strict=True), start=1):
-            place = places.place(position)
-            key = place.collection, place.shard
-            if key not in shards:
-                shards[key] = self.chunks(*key)
-            chunk = shards[key][place.row]
+        at = [places.place(position) for position in positions.tolist()]
+        rows: dict[tuple[str, int], list[int]] = {}
+        for place in at:
+            rows.setdefault((place.collection, place.shard), []).append(place.row)
+        chunks = {
+            (*shard, row): chunk
+            for shard, some in rows.items()
+            for row, chunk in zip(some, self._folder.read_chunks(*shard, some), strict=True)
+        }
+        for rank, (place, score) in enumerate(zip(at, scores.tolist(), strict=True), start=1):
+            chunk = chunks[place.collection, place.shard, place.row]
             found.append(
                 Hit(
                     rank=rank, score=score, collection=place.collection, id=chunk.id, text=chunk.text,

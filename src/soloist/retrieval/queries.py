@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,13 +83,18 @@ class QueryEncoders:
 
     def _spec(self, record: ModelRecord) -> ModelSpec:
         path = self._catalogue or self._config.catalogue
-        catalogue = load_catalogue(path if path is not None and path.is_file() else None)
-        names = [record.name, *self._config.models]
-        for name in names if record.name in catalogue else names[1:]:
-            spec = resolve(name, catalogue)
-            if spec.name == record.name:
-                return spec
-        return resolve(record.name, catalogue)
+        is_gone = self._catalogue is None and path is not None and not path.is_file()
+        catalogue = load_catalogue(None if is_gone else path)
+        for name in (record.name, *self._config.models):
+            with contextlib.suppress(ConfigError):  # another of the run's models may have moved
+                spec = resolve(name, catalogue)
+                if spec.name == record.name:
+                    return spec
+        gone = f", and the run's catalogue {path} is not there" if is_gone else ""
+        raise ConfigError(
+            f"{record.name}, which made the run, is not found on this machine{gone}: give --catalogue with its folder "
+            f'as source under [models."{record.name}"]'
+        )
 
 
 def _require_same(staged: StagedModel, record: ModelRecord) -> None:

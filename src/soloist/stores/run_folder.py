@@ -286,11 +286,12 @@ class RunFolder:
         with read_errors(path):
             return table_texts(read_table(path, columns=("id",)), "id")
 
-    def read_chunks(self, collection: str, index: int) -> list[Chunk]:
-        """The chunks of a shard with their metadata."""
+    def read_chunks(self, collection: str, index: int, rows: Sequence[int] | None = None) -> list[Chunk]:
+        """The chunks of a shard with their metadata, or those of some rows."""
         path = self._chunks(collection, index)
         with read_errors(path):
-            return table_chunks(read_table(path))
+            table = read_table(path)
+            return table_chunks(table if rows is None else table.take(list(rows)))
 
     def write_vectors(
         self,
