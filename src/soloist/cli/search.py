@@ -49,7 +49,7 @@ def search(
 
         by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
         run = open_run(run_dir, catalogue=catalogue)
-        questions = [line.rstrip("\n") for line in sys.stdin if line.strip()] if question == "-" else [question]
+        questions = [line.rstrip("\r\n") for line in sys.stdin if line.strip()] if question == "-" else [question]
         found = run.search_all(questions, k, by=by, collections=split("--collection", collection) or ())
         for notice in run.notices:
             typer.echo(f"soloist: {notice}", err=True)

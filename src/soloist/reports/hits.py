@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from soloist.reports.text import one_line
+from soloist.reports.text import one_line, printable
 from soloist.types import Hit
 
 _TEXT_LINES = 4
@@ -37,8 +37,8 @@ def text_lines(text: str, width: int, most: int = _TEXT_LINES) -> list[str]:
     """The first lines of a text as it stands, those that are too long broken; how much is left out is said."""
     lines = [
         piece
-        for line in text.strip().splitlines()
-        for piece in (textwrap.wrap(one_line(line), width, drop_whitespace=False) or [""])
+        for line in textwrap.dedent(text.expandtabs(4)).strip("\r\n").splitlines()
+        for piece in (textwrap.wrap(printable(line.rstrip()), width, drop_whitespace=False) or [""])
     ]
     if len(lines) <= most:
         return lines

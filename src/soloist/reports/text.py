@@ -8,7 +8,12 @@ from datetime import datetime
 def one_line(text: str) -> str:
     """The text on one line, with every control character written as an escape: a name must not move the cursor."""
     joined = " ".join(line.strip() for line in text.splitlines() if line.strip())
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in joined)
+    return printable(joined)
+
+
+def printable(text: str) -> str:
+    """The text with every control character, line breaks too, written as an escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def bytes_text(count: int) -> str:

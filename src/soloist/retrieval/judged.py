@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from soloist.errors import InputError
 
 _COLUMNS = ("query-id", "corpus-id", "score")
+_HIGHEST_GRADE = 10_000  # trec_eval has a place in memory for each grade up to the highest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,20 +82,21 @@ def _queries(path: Path) -> dict[str, str]:
 def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """Place, query, chunk and grade of each line."""
     for number, line in _lines(path):
-        row = next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE))
-        if len(row) == 1:
-            row = line.split()
+        row = line.split("\t") if "\t" in line else line.split()
         if number == 1 and tuple(row) == _COLUMNS:
             continue
         if len(row) == 4:  # TREC: query, iteration, chunk, grade
             row = [row[0], row[2], row[3]]
         try:
-            query, chunk, grade = row
-            yield f"{path}, line {number}", query, chunk, int(grade)
+            query, chunk, text = row
+            grade = int(text)
         except ValueError as exc:
             raise InputError(
                 f"{path}, line {number} is no judgement: give query-id, corpus-id and a whole number, separated by tabs"
             ) from exc
+        if abs(grade) > _HIGHEST_GRADE:
+            raise InputError(f"{path}, line {number}: the grade is {text[:20]}: give one of {_HIGHEST_GRADE:,} or less")
+        yield f"{path}, line {number}", query, chunk, grade
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

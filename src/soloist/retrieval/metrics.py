@@ -49,17 +49,26 @@ def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements:
         import ir_measures
     except ImportError as exc:
         raise ConfigError("an evaluation needs ir-measures: pip install 'soloist[eval]'") from exc
+    # Numbers in the place of ids: trec_eval is C, in which an id ends at a NUL, and a lone surrogate is a segfault.
+    names: dict[str, str] = {}
     # By rank: equal scores would be put into another order than the one that a search shows.
     runs = {
-        query: {chunk: float(len(ranking) - rank) for rank, chunk in enumerate(ranking)}
-        for query, ranking in zip(queries, rankings, strict=True)
+        str(number): {_name(names, chunk): float(len(ranking) - rank) for rank, chunk in enumerate(ranking)}
+        for number, (_, ranking) in enumerate(zip(queries, rankings, strict=True))
     }
     measures = {str(measure): measure for measure in map(ir_measures.parse_measure, MEASURES)}
-    found = {name: dict.fromkeys(queries, 0.0) for name in MEASURES}
-    wanted = {query: dict(judgements[query]) for query in queries}
+    found = {name: np.zeros(len(queries)) for name in MEASURES}
+    wanted = {
+        str(number): {_name(names, chunk): grade for chunk, grade in judgements[query].items()}
+        for number, query in enumerate(queries)
+    }
     for each in ir_measures.iter_calc(list(measures.values()), wanted, runs):
-        found[str(each.measure)][each.query_id] = each.value
-    return Scores(of_query={name: np.array([values[query] for query in queries]) for name, values in found.items()})
+        found[str(each.measure)][int(each.query_id)] = each.value
+    return Scores(of_query=found)
+
+
+def _name(names: dict[str, str], chunk: str) -> str:
+    return names.setdefault(chunk, str(len(names)))
 
 
 def difference(one: NDArray[np.float64], other: NDArray[np.float64], *, seed: int = 0) -> Difference:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from soloist.types import Chunk, Hit
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 QueryFusion = Literal["rrf", "standardised"]
 FUSED = "fused"
+# A float32 cosine is off by about this much: scores that differ by less are the same.
+_FLAT = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,15 @@ class By:
     model: str | None = None
     fusion: QueryFusion | Literal["fused"] | None = None
     weights: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.fusion is not None:
+            raise ConfigError(f"{self.model} and {self.fusion} are two ways to rank: give one of them")
+        fusions = get_args(QueryFusion)
+        if self.fusion not in (None, FUSED, *fusions):
+            raise ConfigError(f"there is no fusion {self.fusion}: choose of {', '.join((FUSED, *fusions))}")
+        if self.weights and self.fusion not in fusions:
+            raise ConfigError(f"weights are for {' and '.join(fusions)}: leave them out, or choose one of these")
 
     def __str__(self) -> str:
         return self.model or self.fusion or FUSED
@@ -220,11 +231,12 @@ class OpenedRun:
     def _by_scores(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         """Each model's cosines as multiples of their own standard deviation over all rows, added up by weight.
 
-        What their mean takes away is the same for every row and ranks nothing.
+        What their mean takes away is the same for every row and ranks nothing. So does a model that gives all rows the
+        same score, e.g. because they begin alike and it reads no more than the beginning: it has no part in the sum.
         """
         question = Question.of([self.encode(model, queries) for model in self.models], self.weights(by))
         mean, deviation = moments(question, self.blocks(self.models, collections))
-        weights = question.weights / np.maximum(deviation, np.finfo(np.float32).tiny)
+        weights = np.where(deviation > _FLAT, question.weights / np.maximum(deviation, _FLAT), 0.0)
         best = search(Question(vectors=question.vectors, weights=weights), self.blocks(self.models, collections), k)
         return Best(positions=best.positions, scores=best.scores - (mean * weights).sum(axis=1)[:, None])
 
@@ -236,7 +248,7 @@ class OpenedRun:
         for name in collections:
             if name not in self.collections:
                 raise ConfigError(f"the run has no collection {name}: choose of {', '.join(self.collections)}")
-        return tuple(collections) or self.collections
+        return tuple(dict.fromkeys(collections)) or self.collections
 
     def _hits(self, places: Places, positions: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
         found: list[Hit] = []
@@ -266,3 +278,10 @@ def _require_queries(queries: Sequence[str]) -> None:
     for query in queries:
         if not query.strip():
             raise ConfigError("a query is empty: ask something")
+        try:
+            query.encode("utf-8")
+        except UnicodeEncodeError as exc:
+            raise ConfigError(
+                f"the query {query[:40]!a} has a lone surrogate at character {exc.start}, which is no text: give it in "
+                "UTF-8"
+            ) from exc

@@ -74,4 +74,5 @@ def _text(value: Any) -> str:
         return ""
     for separator in _SEPARATORS:
         value = value.rsplit(separator, 1)[-1]
-    return " ".join(value.split())
+    # JSON may hold lone surrogates, which are no text that could be asked.
+    return " ".join(value.encode("utf-8", "replace").decode("utf-8").split())

@@ -14,14 +14,17 @@ def by_words(texts: Sequence[str], queries: Sequence[str], k: int) -> Best:
     """The `k` best texts for each query by BM25 (Lucene's variant, English stop words, no stemming).
 
     Raises:
-        ConfigError: bm25s is not installed.
+        ConfigError: bm25s is not installed, or no text has a word.
     """
     try:
         import bm25s
     except ImportError as exc:
         raise ConfigError("BM25 needs bm25s: pip install 'soloist[eval]', or leave it out with --no-bm25") from exc
     index = bm25s.BM25()
-    index.index(bm25s.tokenize(list(texts), stopwords="en", show_progress=False), show_progress=False)
+    words = bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
+    if not any(words.ids):
+        raise ConfigError("no chunk has a word that BM25 counts: leave it out with --no-bm25")
+    index.index(words, show_progress=False)
     asked = bm25s.tokenize(list(queries), stopwords="en", show_progress=False, return_ids=False)
     positions, scores = index.retrieve(asked, k=min(k, len(texts)), show_progress=False)
     return Best(positions=positions.astype(np.int64), scores=scores.astype(np.float64))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from soloist.errors import OutputError
 from soloist.stores.rows import Column, Version, vector_column, version_of
-from soloist.stores.tables import read_errors, read_table, table_matrix
+from soloist.stores.tables import read_errors, read_table, stored_dtype, table_matrix
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -42,6 +42,7 @@ class MappedVectors:
             version = version_of(file)
             with pq.ParquetFile(file) as parquet:
                 kind = parquet.schema_arrow.field("vector").type
+                stored_dtype(kind)
                 column = vector_column(file, parquet.metadata, parquet.schema_arrow)
                 return cls(
                     path=path, rows=parquet.metadata.num_rows, dim=kind.list_size,

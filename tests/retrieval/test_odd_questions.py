@@ -1,0 +1,82 @@
+"""Questions as they come through pipes: NULs, bytes that are no text, carriage returns, two million characters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from soloist.cli import app
+from soloist.errors import ConfigError
+from soloist.retrieval import By, open_run
+
+QUESTION = "which shard holds the lease of a device"
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "soloist", *map(str, arguments)]
+
+
+def test_a_nul_is_a_character_like_others(searched):
+    """A C string would end there, and half of the question be asked."""
+    opened = open_run(searched)
+    for question in ("\0", "lease\0device", "\0lease", "lease\0"):
+        assert len(opened.search(question, 95)) == 95
+    result = CliRunner().invoke(app, ["search", str(searched), "-", "--json", "-k", "1"], input="lease \0 device\n")
+    assert json.loads(result.stdout)["query"] == "lease \0 device"
+
+
+@pytest.mark.parametrize("by", [By(fusion="fused"), By(model="bert"), By(model="wordllama"), By(fusion="rrf")])
+def test_half_a_character_is_a_sentence(searched, by):
+    """A tokenizer's TypeError, which names a union of types."""
+    with pytest.raises(ConfigError) as caught:
+        open_run(searched).search("lease \udcff", 3, by=by)
+    assert str(caught.value) == (
+        r"the query 'lease \udcff' has a lone surrogate at character 6, which is no text: give it in UTF-8"
+    )
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_bytes_that_are_no_utf_8_are_one_line_and_a_usage_error(searched, stdin):
+    """`unexpected TypeError`, where a file of questions is in another encoding."""
+    question = b"caf\xe9 lease"
+    asked = command("search", searched, "-") if stdin else [*command("search", searched), question]
+    done = subprocess.run(asked, input=question + b"\n" if stdin else b"", capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"has a lone surrogate at character 3" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+
+
+def test_questions_with_carriage_returns_are_those_without(searched):
+    """A file from Windows: each question would end in a character that tokenizers know."""
+    done = subprocess.run(
+        command("search", searched, "-", "--json", "-k", 5), input=f"{QUESTION}\r\n\r\ntokens\r\n".encode(),
+        capture_output=True, check=True,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["query"] for line in lines] == [QUESTION, "tokens"]
+    expected = open_run(searched).search(QUESTION, 5)
+    assert [hit["id"] for hit in lines[0]["hits"]] == [hit.id for hit in expected]
+
+
+def test_a_question_of_two_million_characters_needs_no_more_than_its_tokens(searched):
+    """A mistaken `< file`: all of it would go through the models, and the machine with it."""
+
+    def peak(question):
+        process = subprocess.Popen(
+            command("search", searched, "-", "--json", "-k", 1), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with process.stdin, process.stdout:
+            process.stdin.write(question.encode() + b"\n")
+            process.stdin.close()
+            found = json.loads(process.stdout.read())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0 and len(found["hits"]) == 1
+        return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    assert peak("memory " * 285_714) - peak("memory") < 1 << 30
