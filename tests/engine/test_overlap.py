@@ -145,9 +145,11 @@ def test_the_models_to_bring_are_those_of_the_next_pass():
             self.name = name
 
     def ahead(each, *passes):
-        plan = RunPlan(passes=passes, limits={}, predictors={})
+        plan = RunPlan(passes=passes, limits={}, predictors={}, budgets={})
         encoders = {name: Named(name) for one in passes for name in one.models}
-        stage = Stage(plan=plan, encoders=encoders, shards=(), accelerator=None, folder=None, stop=None)
+        stage = Stage(
+            plan=plan, encoders=encoders, shards=(), accelerator=None, folder=None, stop=None, vector_dtype="float32"
+        )
         return [encoder.name for encoder in following(each, stage)]
 
     a, b, c = (Pass(models=(name,)) for name in "abc")

@@ -7,6 +7,7 @@ process had at its start.
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import resource
 import sys
@@ -68,6 +69,8 @@ def _resident_bytes() -> int:
 
 def main(folder: Path, line_bytes: int) -> None:
     """Read each file as a run does, and say how much memory and time it took."""
+    if importlib.util.find_spec("pandas") is not None:
+        importlib.import_module("pandas")  # pyarrow imports it for its first table, where it is installed
     before = _resident_bytes()
     for name, file in cases(folder, line_bytes):
         gc.collect()

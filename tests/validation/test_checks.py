@@ -9,6 +9,7 @@ import pytest
 
 from soloist.config import RunConfig
 from soloist.engine import ModelReport, RunResult
+from soloist.engine.budgets import Budget
 from soloist.engine.result import BatchSizes, LengthLimit
 from soloist.events import PeakCompared, ShardEncoded
 from soloist.memory.cards import CARDS
@@ -33,7 +34,7 @@ def report(name: str, limits: Limits) -> ModelReport:
         reused=0, from_others=0, repeated=0, tokens=9, padded_tokens=9, padding_share=0.0,
         truncated_rows=0, truncated_tokens=0, batch_sizes=sizes, recomputed_rows=0, seconds=1.0,
         chunks_per_second=1.0, peak_bytes={"sim:0": 100}, predicted_peak_bytes=None, rows_per_device={"sim:0": 288},
-        device_shares={"sim:0": 1.0},
+        device_shares={"sim:0": 1.0}, budget=Budget(tokens=16_384, source="table", device="simulated"),
     )  # fmt: skip
 
 
