@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from exports.conftest import some_chunks
@@ -108,6 +109,95 @@ def test_a_postgres_that_is_down(run, closed_port):
         export_run(run, "pgvector", url=f"postgresql://me:secret@127.0.0.1:{closed_port}/vectors")
     assert "see that it is there and has pgvector" in one_sentence(caught)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "form", ["postgresql://{at}/db?user=me&password=secret", "host={host} port={port} password=secret"]
+)
+def test_a_password_in_any_form_of_an_address(run, closed_port, form):
+    """It would be in logs: an address has it behind the ? too, or has no @ at all."""
+    url = form.format(at=f"127.0.0.1:{closed_port}", host="127.0.0.1", port=closed_port)
+    with pytest.raises(ExportError) as caught:
+        export_run(run, "pgvector", url=url)
+    assert f"127.0.0.1:{closed_port}" in one_sentence(caught) and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:sec/ret@host:1/db", "postgresql://me:sec@ret@[host/db", "secret"])
+def test_an_address_that_is_none(run, url):
+    """libpq's error repeats the part that it cannot read, a password maybe."""
+    with pytest.raises(ConfigError) as caught:
+        export_run(run, "pgvector", url=url)
+    assert "is no address of a PostgreSQL" in one_sentence(caught) and "sec" not in str(caught.value)
+
+
+SURROGATE = [Chunk(id="fine", text="fine", metadata={}), Chunk(id="odd", text="t", metadata={"deep": ["a\ud800"]})]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "lancedb", "pgvector"])
+def test_a_surrogate_that_a_store_cannot_keep(make_run, tmp_path, request, kind):
+    """JSON has it as an escape, a run keeps it; Arrow ended in a traceback, PostgreSQL was said to be down."""
+    where = {"url": request.getfixturevalue("postgres")} if kind == "pgvector" else {"out": tmp_path / "out"}
+    with pytest.raises(ExportError, match=r"the metadata of chunk 'odd' have a lone surrogate.*or export to jsonl"):
+        export_run(make_run(alpha=SURROGATE), kind, table="surrogates", **where)
+    export_run(make_run(alpha=SURROGATE), "jsonl", out=tmp_path / "kept.jsonl")
+    lines = (tmp_path / "kept.jsonl").read_text().splitlines()
+    assert json.loads(lines[1])["metadata"] == {"deep": ["a\ud800"]}
+
+
+def qdrant_vectors(distance):
+    from qdrant_client import models
+
+    from soloist.stores import folder_name
+
+    return {
+        folder_name(name): models.VectorParams(size=dim, distance=distance)
+        for name, dim in {"model-a": 6, "org/model.b": 4, "fused": 10}.items()
+    }
+
+
+@pytest.mark.parametrize("id_", [7, "12345678-1234-5678-1234-567812345678"])
+def test_points_of_somebody_else_are_left_alone(run, tmp_path, id_):
+    """Points whose payload has a collection of the same name were deleted as chunks that are gone."""
+    from qdrant_client import QdrantClient, models
+
+    with closing(QdrantClient(path=str(tmp_path / "out"))) as client:
+        client.create_collection("soloist", vectors_config=qdrant_vectors(models.Distance.COSINE))
+        point = models.PointStruct(id=id_, vector={"fused": [1.0] * 10}, payload={"collection": "alpha", "id": "mine"})
+        client.upsert("soloist", points=[point])
+    with pytest.raises(ExportError, match=r"in collection alpha that no export wrote: choose another --table"):
+        export_run(run, "qdrant", out=tmp_path / "out")
+    with closing(QdrantClient(path=str(tmp_path / "out"))) as client:
+        assert [point.id for point in client.scroll("soloist")[0]] == [id_]
+
+
+def test_a_qdrant_collection_of_another_distance(run, tmp_path):
+    """Searches in it would rank by lengths."""
+    from qdrant_client import QdrantClient, models
+
+    with closing(QdrantClient(path=str(tmp_path / "out"))) as client:
+        client.create_collection("soloist", vectors_config=qdrant_vectors(models.Distance.EUCLID))
+    with pytest.raises(ExportError, match=r"compares model-a by Euclid, and an export by Cosine: choose another"):
+        export_run(run, "qdrant", out=tmp_path / "out")
+
+
+def test_a_postgres_table_of_somebody_else(run, postgres):
+    """Its rows were deleted as chunks that are gone, or the server was said to be down."""
+    import psycopg
+
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        connection.execute("DROP TABLE IF EXISTS theirs, alike")
+        connection.execute("CREATE TABLE theirs (id int, vector_fused vector(10))")
+        with pytest.raises(ExportError, match=r"is a table that no export wrote: choose another --table"):
+            export_run(run, "pgvector", url=postgres, table="theirs", vectors="fused")
+        connection.execute(
+            "CREATE TABLE alike (key uuid PRIMARY KEY, collection text, id text, text text, metadata jsonb, "
+            "digest text, vector_fused vector(10))"
+        )
+        connection.execute("INSERT INTO alike (key, collection, id) VALUES (gen_random_uuid(), 'alpha', 'mine')")
+        with pytest.raises(ExportError, match=r"in collection alpha that no export wrote: choose another --table"):
+            export_run(run, "pgvector", url=postgres, table="alike", vectors="fused")
+        assert connection.execute("SELECT id FROM alike").fetchall() == [("mine",)]
 
 
 def dims_changed(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +19,9 @@ from exports.reading import READERS, has_begun
 
 from soloist.errors import ExportError
 from soloist.exports import EXPORTS, export_run
-from soloist.exports.rows import key_of
+from soloist.exports.lancedb_table import _sub_vectors
+from soloist.exports.qdrant import _requests
+from soloist.exports.rows import key_of, open_source
 from soloist.stores import RunFolder
 from soloist.types import Chunk
 
@@ -174,6 +177,57 @@ def test_collections_of_other_metadata_share_a_table(make_run, tmp_path):
     assert len(READERS["lancedb"](str(target))) == 31
     export_run(other, "lancedb", out=target)
     assert len(READERS["lancedb"](str(target))) == 31
+
+
+@pytest.mark.parametrize("dim", [3, 10, 100, 300, 384, 1000, 1024])
+def test_an_index_of_lancedb_takes_any_dim(dim):
+    """LanceDB refuses parts that do not divide the dim: at 100,000 rows of 100 dims the export failed at its end."""
+    parts = _sub_vectors(dim)
+    assert 1 <= parts <= max(1, dim // 16) and dim % parts == 0
+
+
+def test_requests_that_a_qdrant_server_takes(make_run):
+    """1,000 rows of 2,048 dims are 42 MiB of JSON, and a server takes 32 MB."""
+    chunks = [Chunk(id=str(number), text="\0" * 200 * number) for number in range(40)]
+    source = open_source(make_run(alpha=chunks), None, (), several=True)
+    (rows,) = source.batches(40)
+    wide = dataclasses.replace(
+        rows, vectors={"wide": np.random.default_rng(0).standard_normal((40, 50_000)).astype(np.float32)}
+    )
+    places = list(_requests(wide))
+    assert [place for some in places for place in some] == list(range(40)) and len(places) > 1
+    for some in places:
+        points = [
+            {"id": wide.keys[at], "vector": wide.vectors["wide"][at].tolist(), "text": chunks[at].text} for at in some
+        ]
+        assert len(json.dumps(points)) < 32e6
+
+
+def test_a_vector_that_is_not_exported_is_not_kept_of_another_text(make_run, postgres):
+    """The row would have the new text, and the fused vector of the old one."""
+    import psycopg
+
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS stale")
+        chunks = [Chunk(id="a", text="old"), Chunk(id="b", text="same")]
+        export_run(make_run(alpha=chunks), "pgvector", url=postgres, table="stale")
+        run = make_run(alpha=[Chunk(id="a", text="new"), chunks[1]])
+        export_run(run, "pgvector", url=postgres, table="stale", vectors="model-a")
+        found = connection.execute("SELECT text, vector_fused FROM stale WHERE id = 'a'").fetchall()
+        assert found == [("new", None)]
+        export_run(run, "pgvector", url=postgres, table="stale")
+        found = connection.execute("SELECT text, vector_fused IS NULL FROM stale ORDER BY id").fetchall()
+        assert found == [("new", False), ("same", False)]
+
+
+def test_an_empty_list_is_of_its_columns_type(make_run, tmp_path):
+    """One chunk without tags would turn the tags of all into text."""
+    chunks = [Chunk(id="a", text="one", metadata={"tags": ["x"]}), Chunk(id="b", text="two", metadata={"tags": []})]
+    export_run(make_run(alpha=chunks), "parquet", out=tmp_path / "out")
+    import polars
+
+    frame = polars.read_parquet(f"{tmp_path}/out/*.parquet").sort("id")
+    assert frame["metadata_tags"].to_list() == [["x"], []]
 
 
 def test_metadata_keep_their_types(make_run, tmp_path):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from soloist.errors import ExportError
 from soloist.exports.rows import Rows, Source, Vectors
 from soloist.jsontext import json_text
 from soloist.stores.tables import table_matrix
+from soloist.types import Chunk
 
 _TYPES: Mapping[type, pa.DataType] = {
     bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
@@ -59,7 +61,7 @@ class Columns:
         }
         for field, column in self.metadata.items():
             kind = self.schema.field(column).type
-            values[column] = pa.array([_fitting(chunk.metadata.get(field), kind) for chunk in rows.chunks], kind)
+            values[column] = _metadata_column(rows.chunks, field, kind)
         for name, column in self.vectors.items():
             vectors = np.ascontiguousarray(rows.vectors[name], dtype=np.float32)
             values[column] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
@@ -102,11 +104,36 @@ def plain_names(prefix: str, fields: Iterable[str]) -> dict[str, str]:
 
 
 def _kind(value: Any) -> pa.DataType | None:
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return pa.list_(pa.string())
     if type(value) is int and not -_INT64 <= value < _INT64:
         return None
     return _TYPES.get(type(value))
+
+
+def _metadata_column(chunks: Sequence[Chunk], field: str, kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array([_fitting(chunk.metadata.get(field), kind) for chunk in chunks], kind)
+    except UnicodeEncodeError as exc:
+        chunk = next(chunk for chunk in chunks if has_surrogate(chunk.metadata.get(field)))
+        raise surrogate_error(chunk, "a column of text") from exc
+
+
+def has_surrogate(value: Any) -> bool:
+    """Whether any text in a value of JSON has a lone surrogate, which is no Unicode."""
+    if isinstance(value, Mapping):
+        return has_surrogate([*value.keys(), *value.values()])
+    if isinstance(value, (list, tuple)):
+        return any(map(has_surrogate, value))
+    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def surrogate_error(chunk: Chunk, store: str) -> ExportError:
+    """What is said of a chunk whose metadata a store cannot keep."""
+    return ExportError(
+        f"the metadata of chunk {chunk.id!a} have a lone surrogate, which {store} cannot store: take it out of the "
+        "chunk file and embed again, or export to jsonl"
+    )
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:

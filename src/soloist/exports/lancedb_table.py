@@ -12,7 +12,7 @@ from soloist.exports.columns import Columns
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
-from soloist.exports.stores import fill
+from soloist.exports.stores import Place, fill
 from soloist.exports.target import Target
 
 # Up to here a scan of all rows is a matter of milliseconds, and an index only loses recall.
@@ -49,7 +49,7 @@ def _table(database: Any, name: str, columns: Columns, source: Source, target: s
             raise ExportError(
                 f"{target} has {column} of {other}, and the run of {kind}: choose another --table, or drop that one"
             )
-    if not {"key", "digest", "collection"} <= set(there.names):
+    if not {"key", "digest", "collection", "id"} <= set(there.names):
         raise ExportError(f"{target} is a table that no export wrote: choose another --table")
     return _with_columns(database, table, columns, source, target)
 
@@ -92,11 +92,11 @@ class _LanceTable:
                 table = table.append_column(field, pa.nulls(len(rows), field.type))
         merge.execute(table)
 
-    def keys(self, collections: Sequence[str]) -> Iterator[Sequence[str]]:
-        chosen = self._table.search().where(_among("collection", collections)).select(["key"])
+    def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
+        chosen = self._table.search().where(_among("collection", collections)).select(["key", "collection", "id"])
         found = chosen.limit(max(1, self.count(collections))).to_arrow()
         for batch in found.to_batches(max_chunksize=_KEYS_AT_ONCE):
-            yield batch["key"].to_pylist()
+            yield list(zip(*(batch[name].to_pylist() for name in ("key", "collection", "id")), strict=True))
 
     def delete(self, keys: Sequence[str]) -> None:
         self._table.delete(_among("key", keys))
@@ -114,12 +114,17 @@ class _LanceTable:
         for name, dim in self._source.dims.items():
             self._table.create_index(
                 metric="cosine", vector_column_name=self._columns.vectors[name], num_partitions=int(rows**0.5),
-                num_sub_vectors=max(1, dim // 16),
+                num_sub_vectors=_sub_vectors(dim),
             )  # fmt: skip
         return ("LanceDB's search is approximate: IVF_PQ indexes",)
 
     def _rows(self, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
         return self._table.search().where(_among("key", keys)).select(list(columns)).limit(max(1, len(keys))).to_arrow()
+
+
+def _sub_vectors(dim: int) -> int:
+    """Into how many parts a product quantiser cuts a vector: LanceDB wants a divisor, and some 16 numbers in each."""
+    return next(parts for parts in range(max(1, dim // 16), 0, -1) if dim % parts == 0)
 
 
 def _among(column: str, values: Sequence[str]) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from soloist.errors import ConfigError, ExportError
-from soloist.exports.columns import plain_names
+from soloist.exports.columns import has_surrogate, plain_names, surrogate_error
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
-from soloist.exports.stores import fill
+from soloist.exports.stores import Place, fill
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
 
@@ -22,6 +22,7 @@ INDEXED_ROWS = 10_000
 # What an HNSW index of pgvector takes: https://github.com/pgvector/pgvector#hnsw.
 _MOST_INDEXED_DIMS = 2_000
 _KEYS_AT_ONCE = 10_000
+_COLUMNS = ("key", "collection", "id", "text", "metadata", "digest")
 _NAME_BYTES = 63  # of an identifier of PostgreSQL; longer ones it cuts without a word
 
 
@@ -30,7 +31,7 @@ def export(source: Source, target: Target) -> ExportReport:
     psycopg = load("psycopg", "pgvector", "psycopg")
     if target.url is None or target.out is not None:
         raise ConfigError("the export to pgvector needs --url postgresql://user@host/database, and no --out: give it")
-    shown = target.url.rsplit("@", 1)[-1]  # a password is nobody's business
+    shown = _shown(psycopg, target.url)
     try:
         with psycopg.connect(target.url, autocommit=True) as connection:
             return fill(
@@ -57,18 +58,22 @@ class _Table:
         self.target = target
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         self._make()
-        self._require_same_dims(name)
+        there = self._there()
+        self._require_own(there)
+        # A row of another text, whose vectors of these are not exported now, must not keep those of the text before.
+        self._others = [name for name in there if name.startswith("vector_") and name not in self._columns.values()]
 
     def digests(self, keys: Sequence[str]) -> Mapping[str, str]:
         found = self._run("SELECT key::text, digest FROM {table} WHERE key = ANY(%s::uuid[])", [list(keys)])
         return dict(found.fetchall())
 
     def upsert(self, rows: Rows) -> None:
-        names = ["key", "collection", "id", "text", "metadata", "digest", *self._columns.values()]
+        names = [*_COLUMNS, *self._columns.values()]
         columns = self._sql.SQL(", ").join(map(self._sql.Identifier, names))
         places = self._sql.SQL(", ").join(self._sql.Placeholder() for _ in names)
         updates = self._sql.SQL(", ").join(
-            self._sql.SQL("{0} = EXCLUDED.{0}").format(self._sql.Identifier(name)) for name in names[1:]
+            self._sql.SQL("{0} = EXCLUDED.{0}").format(self._sql.Identifier(name))
+            for name in [*names[1:], *self._others]
         )
         query = self._sql.SQL(
             "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (key) DO UPDATE SET {}"
@@ -76,10 +81,11 @@ class _Table:
         with self._connection.transaction(), self._connection.cursor() as cursor:
             cursor.executemany(query, [self._values(rows, place) for place in range(len(rows))])
 
-    def keys(self, collections: Sequence[str]) -> Iterator[Sequence[str]]:
-        found = self._run("SELECT key::text FROM {table} WHERE collection = ANY(%s)", [list(collections)])
+    def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
+        query = "SELECT key::text, collection, id FROM {table} WHERE collection = ANY(%s)"
+        found = self._run(query, [list(collections)])
         while page := found.fetchmany(_KEYS_AT_ONCE):
-            yield [key for (key,) in page]
+            yield page
 
     def delete(self, keys: Sequence[str]) -> None:
         self._run("DELETE FROM {table} WHERE key = ANY(%s::uuid[])", [list(keys)])
@@ -134,13 +140,18 @@ class _Table:
             ).format(self._name, self._sql.SQL(", ").join(vectors))
         )
 
-    def _require_same_dims(self, table: str) -> None:
-        """pgvector keeps the dim of a column as its type's modifier."""
+    def _there(self) -> dict[str, int]:
+        """The columns of the table with the modifier of their type, which of a vector is its dim."""
         found = self._connection.execute(
-            "SELECT attname, atttypmod FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0",
+            "SELECT attname, atttypmod FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
             [self._name.as_string()],
         )
-        there = dict(found.fetchall())
+        return dict(found.fetchall())
+
+    def _require_own(self, there: Mapping[str, int]) -> None:
+        if not {*_COLUMNS} <= there.keys():
+            raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
         for name, column in self._columns.items():
             if there.get(column) != self._source.dims[name]:
                 has = f"{there[column]} dims of {name}" if column in there else f"no column {column}"
@@ -157,6 +168,8 @@ class _Table:
                 f"chunk {chunk.id!r} has a NUL character, which PostgreSQL cannot store: take it out of the chunk file "
                 "and embed again, or choose another store"
             )
+        if "\\ud" in metadata and has_surrogate(chunk.metadata):
+            raise surrogate_error(chunk, "PostgreSQL")
         vectors = [str(vectors[place].tolist()) for vectors in rows.vectors.values()]
         return [rows.keys[place], rows.collection, chunk.id, chunk.text, metadata, rows.digests[place], *vectors]
 
@@ -171,6 +184,27 @@ def _has_nul(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_has_nul, value))
     return isinstance(value, str) and "\0" in value
+
+
+def _shown(psycopg: Any, url: str) -> str:
+    """Host, port and database of an address in any of libpq's forms: a password is nobody's business."""
+    parts = _address(psycopg, url)
+    port = f":{parts['port']}" if "port" in parts else ""
+    return f"{parts.get('host', 'localhost')}{port}/{parts.get('dbname', '')}"
+
+
+def _address(psycopg: Any, url: str) -> Mapping[str, str]:
+    """What an address is made of. No error repeats it, nor libpq's own: a `/` or `@` in a password misleads both."""
+    try:
+        parts: dict[str, str] = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        parts = {"port": "unknown"}
+    if "@" in parts.get("host", "") + parts.get("dbname", "") or not parts.get("port", "0").replace(",", "").isdigit():
+        raise ConfigError(
+            "the --url of pgvector is no address of a PostgreSQL: give postgresql://user@host:port/database, and the "
+            "password in PGPASSWORD or with its special characters percent-encoded"
+        ) from None
+    return parts
 
 
 def identifier(name: str) -> str:

@@ -12,13 +12,19 @@ from soloist.errors import ConfigError, ExportError
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
-from soloist.exports.stores import fill
+from soloist.exports.stores import Place, fill
 from soloist.exports.target import Target
+from soloist.jsontext import json_text
 from soloist.stores import folder_name
 
 API_KEY = "QDRANT_API_KEY"
 _KEYS_AT_ONCE = 1_000
 _SECONDS = 60
+# A server takes requests of 32 MB (its service.max_request_size_mb); a number of JSON has up to 25 characters.
+_REQUEST_BYTES = 16 << 20
+_NUMBER_BYTES = 25
+_POINT_BYTES = 1_000  # keys and names; a character has up to 6, as an escape of JSON
+_CHARACTER_BYTES = 6
 
 
 def export(source: Source, target: Target) -> ExportReport:
@@ -72,6 +78,10 @@ class _Collection:
         return {str(point.id): str((point.payload or {}).get("digest")) for point in found}
 
     def upsert(self, rows: Rows) -> None:
+        for places in _requests(rows):
+            self._upsert(rows.take(places))
+
+    def _upsert(self, rows: Rows) -> None:
         points = [
             self._models.PointStruct(
                 id=key,
@@ -85,13 +95,18 @@ class _Collection:
         ]  # fmt: skip
         self._client.upsert(self._name, points=points, wait=True)
 
-    def keys(self, collections: Sequence[str]) -> Iterator[Sequence[str]]:
+    def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
         offset = None
         while True:
             found, offset = self._client.scroll(
-                self._name, scroll_filter=self._of(collections), limit=_KEYS_AT_ONCE, offset=offset, with_payload=False
-            )
-            yield [str(point.id) for point in found]
+                self._name, scroll_filter=self._of(collections), limit=_KEYS_AT_ONCE, offset=offset,
+                with_payload=["collection", "id"],
+            )  # fmt: skip
+            payloads = [point.payload or {} for point in found]
+            yield [
+                (str(point.id), payload.get("collection"), payload.get("id"))
+                for point, payload in zip(found, payloads, strict=True)
+            ]
             if offset is None:
                 return
 
@@ -129,6 +144,11 @@ class _Collection:
         dims = {name: params.size for name, params in there.items()} if isinstance(there, dict) else {}
         for name, dim in self._source.dims.items():
             own = self._names[name]
+            if own in dims and there[own].distance != self._models.Distance.COSINE:
+                raise ExportError(
+                    f"{self.target} compares {name} by {there[own].distance.value}, and an export by Cosine: choose "
+                    "another --table, or delete that one"
+                )
             if dims.get(own) != dim:
                 has = f"{dims[own]} dims of {name}" if own in dims else f"no vectors of {name}"
                 raise ExportError(
@@ -138,6 +158,20 @@ class _Collection:
     def _of(self, collections: Sequence[str]) -> Any:
         among = self._models.MatchAny(any=list(collections))
         return self._models.Filter(must=[self._models.FieldCondition(key="collection", match=among)])
+
+
+def _requests(rows: Rows) -> Iterator[range]:
+    """The places of rows that go into one request, by the most bytes that they can be."""
+    numbers = sum(vectors.shape[1] for vectors in rows.vectors.values())
+    start = size = 0
+    for place, chunk in enumerate(rows.chunks):
+        characters = len(chunk.id) + len(chunk.text) + len(json_text(dict(chunk.metadata)))
+        row = _POINT_BYTES + _NUMBER_BYTES * numbers + _CHARACTER_BYTES * characters
+        if place > start and size + row > _REQUEST_BYTES:
+            yield range(start, place)
+            start, size = place, 0
+        size += row
+    yield range(start, len(rows))
 
 
 def _first_line(error: Exception) -> str:

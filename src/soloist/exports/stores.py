@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from soloist.digests import DigestTable
+from soloist.errors import ExportError
 from soloist.exports.report import ExportReport, compare
-from soloist.exports.rows import Rows, Source, Vectors
+from soloist.exports.rows import Rows, Source, Vectors, key_of
 
 _DELETED_AT_ONCE = 1_000
+
+Place = tuple[str, object, object]  # key, collection and id, as the store has them
 
 
 class Store(Protocol):
@@ -32,8 +35,8 @@ class Store(Protocol):
         """Write rows in the place of those with their keys."""
         ...
 
-    def keys(self, collections: Sequence[str]) -> Iterator[Sequence[str]]:
-        """All keys of these collections, some at a time."""
+    def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
+        """Where all rows of these collections lie, some at a time."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -54,9 +57,13 @@ class Store(Protocol):
 
 
 def fill(store: Store, source: Source, batch_rows: int) -> ExportReport:
-    """Make a store have the rows of a run, and no others of its collections."""
+    """Make a store have the rows of a run, and no others of its collections.
+
+    Raises:
+        ExportError: it fails, or has rows of these collections that no export wrote; these are not touched.
+    """
+    gone = _gone(store, source)
     written = unchanged = 0
-    keys = DigestTable()
     for rows in source.batches(batch_rows):
         there = store.digests(rows.keys)
         changed = [at for at, key in enumerate(rows.keys) if there.get(key) != rows.digests[at]]
@@ -64,9 +71,6 @@ def fill(store: Store, source: Source, batch_rows: int) -> ExportReport:
             store.upsert(rows.take(changed))
         written += len(changed)
         unchanged += len(rows) - len(changed)
-        for key in rows.keys:
-            keys.add(uuid.UUID(key).bytes)
-    gone = [key for page in store.keys(source.collections) for key in page if keys.find(uuid.UUID(key).bytes) is None]
     for start in range(0, len(gone), _DELETED_AT_ONCE):
         store.delete(gone[start : start + _DELETED_AT_ONCE])
     notes = store.index(source.rows)
@@ -75,3 +79,21 @@ def fill(store: Store, source: Source, batch_rows: int) -> ExportReport:
         target=store.target, rows=source.rows, written=written, unchanged=unchanged, deleted=len(gone),
         compared=compared, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _gone(store: Store, source: Source) -> list[str]:
+    """The keys of rows whose chunks the run does not have, asked before anything is written."""
+    keys = DigestTable()
+    for collection, index in source.shards:
+        for id_ in source.ids(collection, index):
+            keys.add(uuid.UUID(key_of(collection, id_)).bytes)
+    gone: list[str] = []
+    for page in store.places(source.collections):
+        for key, of, named in page:
+            if not (isinstance(of, str) and isinstance(named, str) and key == key_of(of, named)):
+                raise ExportError(
+                    f"{store.target} has a row {key} in collection {of} that no export wrote: choose another --table"
+                )
+            if keys.find(uuid.UUID(key).bytes) is None:
+                gone.append(key)
+    return gone
