@@ -290,3 +290,25 @@ def test_the_command(run, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("*.npy")) == ["model-a.npy"]
     wrong = subprocess.run([*command, "--collections", "gamma"], capture_output=True, text=True)
     assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"id": "a", "text": "my own"}\n',
+        '{"key": "k", "collection": "c", "id": "i", "vectors": {}}\n',
+        "notes\n",
+        "[]\n",
+        "7",
+    ],
+)
+def test_somebody_elses_file_is_not_overwritten(run, tmp_path, content):
+    """The chunks that the run was made from would be replaced by the export of them."""
+    mine = tmp_path / "chunks.jsonl"
+    mine.write_text(content)
+    with pytest.raises(ExportError, match="is a file that no export to jsonl wrote: choose another --out"):
+        export_run(run, "jsonl", out=mine)
+    assert mine.read_text() == content
+    mine.write_text("")
+    assert export_run(run, "jsonl", out=mine).rows == 5
+    assert export_run(run, "jsonl", out=mine).rows == 5

@@ -12,7 +12,7 @@ import numpy as np
 from soloist.errors import ExportError
 from soloist.exports.numpy_files import row_count
 from soloist.exports.report import ExportReport, compare
-from soloist.exports.rows import Rows, Source, Vectors
+from soloist.exports.rows import Rows, Source, Vectors, key_of
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, is_temporary
@@ -23,6 +23,7 @@ def export(source: Source, target: Target) -> ExportReport:
     path = target.folder
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
+    _require_ours(path)
     _clean(path)
     before = row_count(path)
     with atomic_path(path) as temp, disk_errors(path), temp.open("w", encoding="utf-8", newline="\n") as file:
@@ -33,6 +34,29 @@ def export(source: Source, target: Target) -> ExportReport:
         target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=max(0, before - source.rows),
         compared=compare(source, str(path), row_count(path), lambda keys: _read(path, keys)),
     )  # fmt: skip
+
+
+def _require_ours(path: Path) -> None:
+    """Refuse a file that no export wrote: its first line is no row of one.
+
+    Raises:
+        ExportError: it is somebody else's, or cannot be read.
+    """
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+        if not line:
+            return
+        row = json.loads(line)
+        is_ours = row["key"] == key_of(row["collection"], row["id"]) and "vectors" in row
+    except OSError as exc:
+        raise ExportError(f"{path} cannot be read ({exc.strerror}): choose another --out") from exc
+    except (ValueError, LookupError, TypeError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise ExportError(f"{path} is a file that no export to jsonl wrote: choose another --out, or remove it")
 
 
 def _clean(path: Path) -> None:
