@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from soloist.errors import ConfigError, InputError, OutputError
 from soloist.events import Event, ShardEncoded
 from soloist.stores import RunFolder
 from soloist.stores.status import run_status
+from soloist.stores.tables import read_table, table_matrix
+from soloist.stores.verification import verify_run
 from soloist.types import Chunk
 
 FILES = {"alpha/a": [(f"a{row}", f"the text of row {row}") for row in range(20)]}
@@ -103,19 +106,77 @@ def test_what_is_not_ours_is_not_removed(config, tmp_path):
     assert list(config.out.iterdir()) == []
 
 
-def test_vectors_of_a_file_that_was_written_anew_are_not_taken(tmp_path):
-    """Another run may write while this one reads: rows of other texts would pass every check."""
-    folder = RunFolder.create(tmp_path / "run")
-    texts = ["one", "two", "three"]
-    digests = [text_digest(text) for text in texts]
+TEXTS = ["one", "two", "three"]
+DIGESTS = [text_digest(text) for text in TEXTS]
+
+
+def other_run(path: Path, vectors: np.ndarray, texts=TEXTS, fingerprint: str = "f") -> RunFolder:
+    """A run with one shard of a model's vectors, written in the place of the one that is there."""
+    folder = RunFolder.create(path)
     folder.write_chunks("c", 0, [Chunk(id=text, text=text) for text in texts])
-    folder.write_vectors("c", "m", 0, texts, np.eye(3, dtype=np.float32), digests, "f")
+    folder.write_vectors("c", "m", 0, texts, vectors, [text_digest(text) for text in texts], fingerprint)
+    return folder
+
+
+def written_by_another_model(folder: RunFolder) -> None:
+    other_run(folder.path, np.eye(3, dtype=np.float32)[::-1], fingerprint="g")
+
+
+def with_other_texts(folder: RunFolder) -> None:
+    other_run(folder.path, np.eye(3, dtype=np.float32), TEXTS[::-1])
+
+
+def with_a_flipped_bit(folder: RunFolder) -> None:
+    file = folder.path / folder.vectors_file("c", "m", 0)
+    content = bytearray(file.read_bytes())
+    at = content.index(np.float32(1).tobytes())  # the first of the vectors that is not 0
+    content[at] ^= 1  # the last bit of its mantissa
+    status = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [written_by_another_model, with_other_texts, with_a_flipped_bit])
+def test_vectors_that_have_changed_since_they_were_looked_through_are_not_taken(tmp_path, change):
+    """Another run may write while this one reads, and disks fail: its vectors would lie under a wrong fingerprint."""
+    folder = other_run(tmp_path / "run", np.eye(3, dtype=np.float32))
     known = known_vectors(RunFolder(tmp_path / "none"), [folder], "m", "f")
     path = tmp_path / "part-00000.parquet"
-    placement = known.place(path, digests[:2])
-    folder.write_vectors("c", "m", 0, texts[::-1], np.eye(3, dtype=np.float32), digests[::-1], "f")
-    with pytest.raises(OutputError, match="was written anew while its vectors were taken over"):
-        known.fill(path, digests[:2], placement, np.zeros((2, 3), np.float32), np.zeros((2, 2), np.int32))
+    placement = known.place(path, DIGESTS[:2])
+    vectors, counts = np.zeros((2, 3), np.float32), np.zeros((2, 2), np.int32)
+    known.fill(path, DIGESTS[:2], placement, vectors, counts)
+    assert np.array_equal(vectors, np.eye(3)[:2])
+    change(folder)
+    with pytest.raises(
+        OutputError, match=r"has changed since its vectors were looked through: .*give the same command"
+    ):
+        known.fill(path, DIGESTS[:2], placement, vectors, counts)
+    anew = known_vectors(RunFolder(tmp_path / "none"), [folder], "m", "f").place(path, DIGESTS[:2])
+    assert anew.fresh == (() if change is with_other_texts else (0, 1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_repeated_texts_of_a_shard_that_was_written_in_this_pass_are_held_against_it(config, tmp_path, dtype):
+    """A bit that flips after a shard was written would be copied to every chunk of the same text."""
+    repeated = [("again", "the text of row 1"), ("other", "a text of its own")]
+    write_chunks(tmp_path / "chunks", {"alpha/a": [*FILES["alpha/a"], *repeated]})
+    config = dataclasses.replace(config, vector_dtype=dtype)
+
+    class Flip:
+        """Flips a bit of the first shard's vectors, once it is written."""
+
+        def emit(self, event: Event) -> None:
+            if isinstance(event, ShardEncoded) and event.shard == 0:
+                file = config.out / "alpha" / "vectors" / "static" / "part-00000.parquet"
+                first = table_matrix(read_table(file))[1].astype(dtype).tobytes()
+                content = bytearray(file.read_bytes())
+                content[content.index(first)] ^= 1
+                file.write_bytes(content)
+
+    with pytest.raises(OutputError, match=r"part-00000\.parquet has changed since"):
+        run(config, Flip())
+    run(config)
+    assert verify_run(RunFolder(config.out)).problems == ()
 
 
 def test_the_rate_of_a_run_is_of_what_it_embedded(config, tmp_path):

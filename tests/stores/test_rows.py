@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -84,6 +85,24 @@ def test_files_without_counts_have_none(tmp_path, options):
         pq.write_table(table, tmp_path / "a.parquet", **options)
     found = RowReader().read(tmp_path / "a.parquet", np.array([3]))
     assert found.counts is None and np.array_equal(found.vectors, table_matrix(table)[[3]])
+
+
+@pytest.mark.parametrize("column", ["vector", "text_digest", "tokens"])
+@pytest.mark.parametrize("missing", [1, 9])
+def test_a_file_with_rows_without_values_is_not_read_by_places(tmp_path, column, missing):
+    """A page has no values for nulls: every row before them would be read from the place of another."""
+    table, _ = table_of(600, 5)
+    at = table.schema.get_field_index(column)
+    values = table[column].to_pylist()
+    values[200 : 200 + missing] = [None] * missing
+    table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+    write_vector_file(tmp_path / "a.parquet", table)
+    assert not has_layout(tmp_path / "a.parquet")
+    if column == "tokens":
+        assert RowReader().read(tmp_path / "a.parquet", np.array([0])).counts is None
+        return
+    with pytest.raises(OutputError, match=r"a\.parquet cannot be read"):
+        RowReader().read(tmp_path / "a.parquet", np.array([0]))
 
 
 def test_files_that_are_read_whole_are_kept_within_a_bound(tmp_path):

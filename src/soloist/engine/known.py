@@ -6,6 +6,7 @@ was set aside when the chunks changed, and in the runs that `--reuse` names. Kno
 
 from __future__ import annotations
 
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +19,17 @@ from numpy.typing import NDArray
 
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
-from soloist.stores.manifest import FileRecord, file_sha256, is_intact
+from soloist.stores.manifest import FileRecord
 from soloist.stores.rows import RowReader
 from soloist.stores.run_folder import RunFolder
-from soloist.stores.tables import VectorFile, read_table, table_digests, vector_file
+from soloist.stores.tables import (
+    VectorFile,
+    rounded,
+    table_digests,
+    table_matrix,
+    vector_file,
+    whole_table,
+)
 from soloist.types import VectorDType
 
 # One of the run's present files, one that was set aside when its chunks changed, or one of a run that --reuse names.
@@ -32,10 +40,12 @@ Origin = Literal["this run", "earlier", "other run"]
 class Placement:
     """The rows of a shard: which to embed, and from where the others come.
 
-    `copies` are (row, file, row of that file), files by their numbers in `KnownVectors`. `reused` of them come from an
-    earlier state of the run or, `from_others`, from another run; the rest repeat a text of this one.
+    `file` is the shard's own number in `KnownVectors`. `copies` are (row, file, row of that file), files by their
+    numbers there. `reused` of them come from an earlier state of the run or, `from_others`, from another run; the rest
+    repeat a text of this one.
     """
 
+    file: int
     fresh: tuple[int, ...]
     copies: NDArray[np.int64]
     reused: int
@@ -48,19 +58,25 @@ class Placement:
 
 
 class KnownVectors:
-    """Where one model's vector of a text lies, in some 30 to 50 bytes a text."""
+    """Where one model's vector of a text lies, in some 35 to 55 bytes a text.
+
+    Files of other runs, and bytes on a disk, may change while a run is at work. So each vector has a checksum from when
+    its file was seen to be whole, or was written, and is held against that when it is taken over.
+    """
 
     def __init__(self) -> None:
         self._texts = DigestTable()
         self._files: list[Path] = []
         self._origins: list[Origin] = []
+        self._checksums: list[NDArray[np.uint32] | None] = []  # (rows,) of each file
         self._file_of = array("i")
         self._row_of = array("i")
         self._reader = RowReader()
 
-    def add_file(self, path: Path, digests: Sequence[bytes], origin: Origin) -> None:
-        """Take note of the texts whose vectors a file has."""
+    def add_file(self, path: Path, digests: Sequence[bytes], vectors: NDArray[np.float32], origin: Origin) -> None:
+        """Take note of the texts whose vectors (rows, dim) a file has."""
         number = self._number(path, origin)
+        self._checksums[number] = _checksums(vectors)
         for row, digest in enumerate(digests):
             self._add(digest, number, row)
 
@@ -78,6 +94,7 @@ class KnownVectors:
             copies.append((row, self._file_of[entry], self._row_of[entry]))
             origins[self._origins[self._file_of[entry]]] += 1
         return Placement(
+            file=number,
             fresh=tuple(fresh),
             copies=np.array(copies, dtype=np.int64).reshape(len(copies), 3),
             reused=origins["earlier"] + origins["other run"],
@@ -96,7 +113,7 @@ class KnownVectors:
         there. Counts that a file does not have stay as they are.
 
         Raises:
-            OutputError: a file that has some of them cannot be read, or has other texts by now.
+            OutputError: a file that has some of them cannot be read, or has other texts or other vectors by now.
         """
         for number in np.unique(placement.copies[:, 1]):
             rows, _, sources = placement.copies[placement.copies[:, 1] == number].T
@@ -105,18 +122,29 @@ class KnownVectors:
                 vectors[rows], counts[rows] = vectors[sources], counts[sources]
                 continue
             stored = self._reader.read(source, sources)
-            if stored.digests.tobytes() != b"".join(digests[row] for row in rows):
+            checksums = self._checksums[number]
+            same_texts = stored.digests.tobytes() == b"".join(digests[row] for row in rows)
+            if (
+                not same_texts
+                or checksums is None
+                or not np.array_equal(_checksums(stored.vectors), checksums[sources])
+            ):
                 raise OutputError(
-                    f"{source} was written anew while its vectors were taken over: wait until the run that writes it "
-                    "has ended, and run again"
+                    f"{source} has changed since its vectors were looked through: once no other run writes it, give "
+                    "the same command again, which looks anew"
                 )
             vectors[rows] = stored.vectors
             if stored.counts is not None:
                 counts[rows] = stored.counts
 
+    def written(self, placement: Placement, vectors: NDArray[np.float32], vector_dtype: VectorDType) -> None:
+        """Take note of what a shard's file has now: its vectors (rows, dim), stored as `vector_dtype`."""
+        self._checksums[placement.file] = _checksums(rounded(vectors, vector_dtype))
+
     def _number(self, path: Path, origin: Origin) -> int:
         self._files.append(path)
         self._origins.append(origin)
+        self._checksums.append(None)
         return len(self._files) - 1
 
     def _add(self, digest: bytes, number: int, row: int) -> int | None:
@@ -146,7 +174,7 @@ def known_vectors(
     """The vectors of a model with this fingerprint that serve a run of this vector dtype: in its finished shards, set
     aside, and in other runs.
 
-    Files of other runs and those set aside are read, and held against their checksums.
+    Every file is read, and held against its checksum.
     """
     found = KnownVectors()
 
@@ -155,15 +183,14 @@ def known_vectors(
 
     for record in folder.manifest.read().values():
         if record.kind == "vectors" and record.model == model and is_of_it(record):
-            _add_file(found, folder.path / record.file, "this run")
+            _add_file(found, folder.path / record.file, record.sha256, "this run")
     for path, stored in _set_aside(folder):
-        if is_of_it(stored) and file_sha256(path) == path.stem:
-            _add_file(found, path, "earlier")
+        if is_of_it(stored):
+            _add_file(found, path, path.stem, "earlier")
     for other in others:
         for record in other.manifest.read().values():
-            path = other.path / record.file
-            if record.kind == "vectors" and is_of_it(record) and is_intact(path, record):
-                _add_file(found, path, "other run")
+            if record.kind == "vectors" and is_of_it(record):
+                _add_file(found, other.path / record.file, record.sha256, "other run")
     return found
 
 
@@ -182,7 +209,14 @@ def _set_aside(folder: RunFolder) -> Iterator[tuple[Path, VectorFile]]:
         yield path, stored
 
 
-def _add_file(found: KnownVectors, path: Path, origin: Origin) -> None:
-    digests = table_digests(read_table(path, columns=("text_digest",)))
-    if digests is not None:
-        found.add_file(path, digests, origin)
+def _add_file(found: KnownVectors, path: Path, sha256: str, origin: Origin) -> None:
+    """Take note of a file, unless its bytes are not those of this checksum."""
+    table = whole_table(path, sha256)
+    digests = table_digests(table) if table is not None else None
+    if table is not None and digests is not None:
+        found.add_file(path, digests, table_matrix(table), origin)
+
+
+def _checksums(vectors: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """The CRC-32 of each row (rows, dim): one that has another bit has another."""
+    return np.fromiter(map(zlib.crc32, np.ascontiguousarray(vectors)), dtype=np.uint32, count=len(vectors))

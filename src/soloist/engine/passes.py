@@ -221,6 +221,7 @@ class _Working:
             shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint, counts,
             self._stage.vector_dtype,
         )  # fmt: skip
+        self._known[item.model].written(item.placement, vectors, self._stage.vector_dtype)
         if encoded.recomputed_rows:
             ids = tuple(item.fresh_ids[row] for row in encoded.recomputed_rows)
             self._sink.emit(RowsRecomputed(model=item.model, collection=shard.collection, shard=shard.index, ids=ids))

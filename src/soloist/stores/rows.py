@@ -37,6 +37,7 @@ _COLUMNS = ("text_digest", "vector")
 _NUMBER = rb"([\x80-\xff]*[\x00-\x7f])"
 _PAGE_HEADER = re.compile(rb"\x15\x00\x15" + _NUMBER + rb"\x15" + _NUMBER + rb"\x2c\x15" + _NUMBER)
 _HEADER_BYTES = 64
+_LEVELS_SIZE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -179,10 +180,12 @@ def _column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema, name: 
     first = 0
     for number in range(metadata.num_row_groups):
         rows, chunk = metadata.row_group(number).num_rows, _chunk(metadata.row_group(number), name)
-        if chunk.num_values != rows * values_per_row or not _is_one_plain_page(file, chunk):
+        values_bytes = rows * width * dtype.itemsize
+        level_kinds = _level_kinds(metadata, name)
+        if chunk.num_values != rows * values_per_row or not _is_full_page(file, chunk, values_bytes, level_kinds):
             return None
         end = chunk.data_page_offset + chunk.total_compressed_size
-        groups.append(_Values(first=first, rows=rows, offset=end - rows * width * dtype.itemsize))
+        groups.append(_Values(first=first, rows=rows, offset=end - values_bytes))
         first += rows
     return Column(dtype=dtype, width=width, groups=tuple(groups))
 
@@ -203,12 +206,31 @@ def _chunk(group: pq.RowGroupMetaData, name: str) -> pq.ColumnChunkMetaData:
     return next(chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == name)
 
 
-def _is_one_plain_page(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> bool:
+def _level_kinds(metadata: pq.FileMetaData, name: str) -> int:
+    """How many kinds of levels each page of a column begins with: those of repetition, those of definition."""
+    columns = (metadata.schema.column(index) for index in range(metadata.num_columns))
+    column = next(column for column in columns if column.path.split(".")[0] == name)
+    return int(column.max_repetition_level > 0) + int(column.max_definition_level > 0)
+
+
+def _is_full_page(file: BinaryIO, chunk: pq.ColumnChunkMetaData, values_bytes: int, level_kinds: int) -> bool:
+    """Whether a column of a row group is one plain page that has every value.
+
+    A page has no values for nulls. So it is full where its values are what is left of it after its levels, each kind of
+    which says how many bytes it takes.
+    """
     if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page or not {*chunk.encodings} <= {"PLAIN", "RLE"}:
         return False
     file.seek(chunk.data_page_offset)
     header = _PAGE_HEADER.match(file.read(_HEADER_BYTES))
-    return header is not None and _number(header[3]) == chunk.num_values
+    if header is None or _number(header[3]) != chunk.num_values:
+        return False
+    begin = chunk.data_page_offset + chunk.total_compressed_size - _number(header[1])
+    place = begin
+    for _ in range(level_kinds):
+        file.seek(place)
+        place += _LEVELS_SIZE_BYTES + int.from_bytes(file.read(_LEVELS_SIZE_BYTES), "little")
+    return bool(place - begin + values_bytes == _number(header[1]))
 
 
 def _number(varint: bytes) -> int:

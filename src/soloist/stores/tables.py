@@ -5,6 +5,7 @@ The files load as they are in pyarrow, pandas, datasets and DuckDB (those of flo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -120,7 +121,7 @@ def table_digests(table: pa.Table) -> list[bytes] | None:
 
 def table_counts(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]] | None:
     """The counts of tokens as `vector_table` takes them; None where the table has none."""
-    if not {*COUNT_COLUMNS} <= {*table.schema.names}:
+    if not {*COUNT_COLUMNS} <= {*table.schema.names} or any(table[name].null_count for name in COUNT_COLUMNS):
         return None
     return np.stack([table[name].to_numpy() for name in COUNT_COLUMNS], axis=1)
 
@@ -157,6 +158,11 @@ def stored_dtype(kind: pa.DataType) -> VectorDType:
         if pa.types.is_fixed_size_list(kind) and kind.value_type == number:
             return name
     raise ValueError(f"its column vector is of {kind}, which are no vectors")
+
+
+def rounded(vectors: np.ndarray[Any, Any], vector_dtype: VectorDType) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Vectors as they are read from a table that stores them as `vector_dtype`."""
+    return _stored(vectors, vector_dtype).astype(np.float32, copy=False)
 
 
 def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
@@ -204,6 +210,22 @@ def read_table(path: Path, *, columns: Iterable[str] | None = None) -> pa.Table:
     """
     with read_errors(path), pq.ParquetFile(path, memory_map=True) as file:
         return file.read(columns=None if columns is None else list(columns))
+
+
+def whole_table(path: Path, sha256: str) -> pa.Table | None:
+    """A file's table, made of the very bytes that have this checksum; None where the file is missing or has others.
+
+    Raises:
+        OutputError: the bytes are those, and no table.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        return None
+    with read_errors(path), pq.ParquetFile(pa.BufferReader(content)) as file:
+        return file.read()
 
 
 @contextmanager
