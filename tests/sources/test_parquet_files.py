@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.readings import peak_bytes
 
 from soloist.sources.faults import BadItem, UnreadableFileError
 from soloist.sources.parquet_files import batch_rows, read_parquet
@@ -130,6 +131,55 @@ def test_large_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     assert [row["text"] for row in read_parquet(file, "text")] == texts
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), file)
     assert batch_rows(pq.read_metadata(file)) == 512
+    zeros = pa.array([[0] * 1_000_000] * 10, pa.list_(pa.int64()))
+    pq.write_table(pa.table({"text": ["t"] * 10, "zeros": zeros}), file)  # some bytes a row, and 8 MB in memory
+    assert file.stat().st_size < 10_000 and 1 <= batch_rows(pq.read_metadata(file)) <= 4
+
+
+TEXT = "x" * 1_800_000
+REPEATED = {
+    "texts": {"text": [TEXT] * 400},
+    "views of texts": {"text": pa.array([TEXT] * 400, pa.string_view())},
+    "a list": {"text": ["t"] * 100, "tags": pa.array([[TEXT, "a", TEXT]] * 100)},
+    "an object": {"text": ["t"] * 400, "from": pa.array([{"page": 1, "whole": TEXT}] * 400)},
+    "a map": {
+        "text": ["t"] * 400,
+        "from": pa.array([[("whole", TEXT)]] * 400, pa.map_(pa.string(), pa.string())),
+    },
+    "a pair": {"text": ["t"] * 200, "both": pa.array([[TEXT, TEXT]] * 200, pa.list_(pa.string(), 2))},
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux tells it")
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_value_that_a_file_has_once_is_not_held_once_for_each_row(tmp_path: Path, name: str) -> None:
+    """A file of 2 KB took 2.7 GB: one text of its dictionary, named by all of its rows."""
+    file = tmp_path / "a.parquet"
+    table = pa.table(REPEATED[name])
+    pq.write_table(table, file, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    assert file.stat().st_size < 30_000
+    expected = {column: values[0] for column, values in table.slice(0, 1).to_pydict(maps_as_pydicts="strict").items()}
+    del table
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = peak_bytes()
+    rows_read = 0
+    for row in read_parquet(file, "text"):
+        assert row == expected
+        rows_read += 1
+    assert rows_read == len(REPEATED[name]["text"])
+    assert peak_bytes() - before < 300_000_000
+
+
+def test_a_row_that_would_take_a_machines_memory_is_no_row(tmp_path: Path) -> None:
+    """One row may name a text of a megabyte a million times: the rows beside it are read."""
+    file = tmp_path / "a.parquet"
+    tags = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), pa.array([TEXT]))
+    offsets = pa.array([0, 1, 199_999, 200_000], pa.int32())
+    table = pa.table({"text": ["a", "b", "c"], "tags": pa.ListArray.from_arrays(offsets, tags)})
+    pq.write_table(table, file, compression="zstd")
+    first, second, third = read_parquet(file, "text")
+    assert (first, third) == ({"text": "a", "tags": [TEXT]}, {"text": "c", "tags": [TEXT]})
+    assert second.fault == "is too large: its values take 360,009 MB, and one row may take 256 MB"
 
 
 def test_a_file_that_is_cut_or_damaged_is_unreadable(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from soloist.sources.faults import BadItem, UnreadableFileError, foreign_text, names_text
 from soloist.sources.nesting import TooDeepError, decode
@@ -25,6 +27,10 @@ from soloist.sources.nesting import TooDeepError, decode
 METADATA_COLUMN = "metadata"
 _BATCH_ROWS = 512
 BATCH_BYTES = 32 << 20
+# Far beyond any row that means something: a text may have 2,000,000 characters.
+MAX_ROW_BYTES = 256_000_000
+_ITEM_BYTES = 64  # an item of a list, as Python's object and its place in the list
+_NUMBER_BYTES = 8
 _READ_BYTES = 1 << 20
 # What a value that Arrow holds and Python cannot raises, e.g. the year 20000, text that is not UTF-8, or a map whose
 # keys are lists.
@@ -44,27 +50,37 @@ def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
     n_rows = 0
     with file.open("rb") as raw:
         try:
-            with pq.ParquetFile(raw, buffer_size=_READ_BYTES, pre_buffer=False) as parquet:
+            metadata = pq.read_metadata(raw)
+            raw.seek(0)
+            with pq.ParquetFile(
+                raw, metadata=metadata, read_dictionary=_dictionaries(metadata), buffer_size=_READ_BYTES,
+                pre_buffer=False,
+            ) as parquet:  # fmt: skip
                 _require_text(parquet.schema_arrow, text_field)
                 _require_distinct(parquet.schema_arrow)
                 schema = pa.schema([field.with_type(_readable(field.type)) for field in parquet.schema_arrow])
-                for batch in parquet.iter_batches(batch_size=batch_rows(parquet.metadata)):
-                    yield from map(
-                        _item, _rows(batch if batch.schema.equals(schema) else batch.cast(schema, safe=False))
-                    )
-                    n_rows += batch.num_rows
+                for batch in parquet.iter_batches(batch_size=batch_rows(metadata)):
+                    whole = batch if batch.schema.equals(schema) else batch.cast(schema, safe=False)
+                    for rows in _slices(whole):
+                        yield from map(_item, rows)
+                        n_rows += len(rows)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as exc:
             raise UnreadableFileError(f"is not readable as Parquet from row {n_rows} on ({foreign_text(exc)})") from exc
 
 
 def batch_rows(metadata: pq.FileMetaData, batch_bytes: int = BATCH_BYTES) -> int:
     """How many rows to read at a time: fewer where those of some row group are so large that they would exceed
-    `batch_bytes`, by what the file says of their size before compression. What a dictionary of the file has once counts
-    once.
+    `batch_bytes`, by what the file says of their size before compression and of the number of their values. What a
+    dictionary of the file has once counts once.
     """
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    largest = max((group.total_byte_size // group.num_rows for group in groups if group.num_rows), default=0)
+    largest = max((_group_bytes(group) // group.num_rows for group in groups if group.num_rows), default=0)
     return max(1, min(_BATCH_ROWS, batch_bytes // max(1, largest)))
+
+
+def _group_bytes(group: pq.RowGroupMetaData) -> int:
+    columns = [group.column(index) for index in range(group.num_columns)]
+    return sum(max(each.total_uncompressed_size, each.num_values * _NUMBER_BYTES) for each in columns)
 
 
 def _require_distinct(schema: pa.Schema) -> None:
@@ -86,7 +102,9 @@ def _require_text(schema: pa.Schema, text_field: str) -> None:
     value_type = type_.value_type if pa.types.is_dictionary(type_) else type_
     is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     if not any(check(value_type) for check in is_text):
-        raise UnreadableFileError(f"has no text but {type_} in its column {text_field!r} (--text-field names another)")
+        raise UnreadableFileError(
+            f"has no text but {value_type} in its column {text_field!r} (--text-field names another)"
+        )
 
 
 def _readable(type_: pa.DataType) -> pa.DataType:
@@ -108,6 +126,63 @@ def _readable(type_: pa.DataType) -> pa.DataType:
 
 
 _LISTS = ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list))
+
+
+def _dictionaries(metadata: pq.FileMetaData) -> list[str]:
+    """The paths of columns of text or bytes that are to be read as Arrow's dictionaries, where the file has one.
+
+    As plain values they would be in memory once for each row: a file of 2 KB can name one text of a megabyte in
+    thousands.
+    """
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
+    found = (each for each in columns if each.physical_type == "BYTE_ARRAY" and each.has_dictionary_page)
+    return list(dict.fromkeys(each.path_in_schema for each in found))
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[list[Any]]:
+    """The rows of a batch as Python's, as many at a time as take `BATCH_BYTES`; a row that is far too large is none."""
+    ends = np.cumsum(_value_bytes(batch.to_struct_array()))
+    first = 0
+    while first < batch.num_rows:
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
+        if ends[first] - before > MAX_ROW_BYTES:
+            size, limit = (f"{size / 1e6:,.0f} MB" for size in (int(ends[first]) - before, MAX_ROW_BYTES))
+            yield [BadItem(fault=f"is too large: its values take {size}, and one row may take {limit}")]
+            last = first + 1
+        else:
+            yield _rows(batch.slice(first, last - first))
+        first = last
+
+
+def _value_bytes(array: Any) -> NDArray[np.int64]:
+    """What each value takes, by its texts, bytes and items of lists; those that a dictionary has count every time."""
+    kind, rows = array.type, len(array)
+    nothing = np.zeros(rows, np.int64)
+    if pa.types.is_dictionary(kind):
+        places = array.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return _value_bytes(array.dictionary)[places] if len(array.dictionary) else nothing
+    if pa.types.is_struct(kind):
+        return sum((_value_bytes(array.field(index)) for index in range(kind.num_fields)), nothing)
+    if pa.types.is_fixed_size_list(kind):
+        items = _value_bytes(array.values) + _ITEM_BYTES
+        sums: NDArray[np.int64] = items.reshape(-1, kind.list_size).sum(axis=1)[array.offset : array.offset + rows]
+        return sums
+    if any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_map)):
+        inner = [array.keys, array.items] if pa.types.is_map(kind) else [array.values]
+        items = sum((_value_bytes(each) for each in inner), np.full(len(inner[0]), _ITEM_BYTES, np.int64))
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(items)])
+        offsets = array.offsets.to_numpy()
+        found: NDArray[np.int64] = ends[offsets[1:]] - ends[offsets[:-1]]
+        return found
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return _value_bytes(array.cast(pa.large_binary()))
+    try:
+        lengths: NDArray[np.int64] = pc.binary_length(array).fill_null(0).to_numpy().astype(np.int64)
+        return lengths
+    except pa.ArrowNotImplementedError:  # of a type that has no texts
+        return nothing
 
 
 def _rows(batch: pa.RecordBatch) -> list[Any]:
