@@ -75,17 +75,18 @@ class FusionConfig:
 class RunConfig:
     """One run: which chunks, through which models, on what, into which folder.
 
-    `shard_chunks` bounds the memory of a run; `token_budget` is the number of padded tokens in a batch (None: as
-    calibrated, else the device kind's own); `lease_timeout_seconds` is how long to wait for devices that another
-    process holds (None: as long as it takes). `lock_dir` stands for the machine: processes that name the same one
-    respect each other's leases. `cache_dir` keeps what runs measure for later plans (None: the user's cache
-    folder). With `isolation="process"` each pass runs in a process of its own, at whose end the driver has the
-    whole of its memory back, contexts included. `packing` says where rows lie one behind the other without padding:
-    `auto` on the CPU, `on` on devices too, for the models that allow for it. After `stop_after` seconds (or a
-    duration such as "8h30m") the run ends with the shard in work; the same config goes on with it. `reuse` names
-    other runs whose vectors of the same texts by the same models are taken over. `vector_dtype` is what vectors are
-    stored as, whatever the models compute in: in float16 each number is rounded to the nearest. A path may be given
-    as a string, models and collections as any sequence of strings; they become what the fields say.
+    `shard_chunks` bounds the memory of a run (shards of very long chunks have fewer); `token_budget` is the number
+    of padded tokens in a batch (None: as calibrated, else the device kind's own); `lease_timeout_seconds` is how
+    long to wait for devices that another process holds (None: as long as it takes). `lock_dir` stands for the
+    machine: processes that name the same one respect each other's leases. `cache_dir` keeps what runs measure for
+    later plans (None: the user's cache folder). With `isolation="process"` each pass runs in a process of its own,
+    at whose end the driver has the whole of its memory back, contexts included. `packing` says where rows lie one
+    behind the other without padding: `auto` on the CPU, `on` on devices too, for the models that allow for it.
+    After `stop_after` seconds (or a duration such as "8h30m") the run ends with the shard in work; the same config
+    goes on with it. `reuse` names other runs whose vectors of the same texts by the same models are taken over.
+    `vector_dtype` is what vectors are stored as, whatever the models compute in: in float16 each number is rounded
+    to the nearest. A path may be given as a string, models and collections as any sequence of strings; they become
+    what the fields say.
 
         RunConfig(chunks_root="chunks", out="run", models=["wordllama"], fusion=FusionConfig(method="none"))
     """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soloist.encoding.batching import bucket, halves, plan_batches, plan_unpadded, within
+from soloist.encoding.batching import bucket, halves, plan_batches, plan_unpadded, slices, within
 from soloist.types import Batch
 
 LENGTHS = st.lists(st.integers(min_value=0, max_value=9000), max_size=200)
@@ -62,3 +64,13 @@ def test_halves_keep_the_padded_length():
     left, right = halves(Batch(rows=(3, 1, 4), padded_length=16))
     assert (left.rows, right.rows) == ((3,), (1, 4))
     assert left.padded_length == right.padded_length == 16
+
+
+@given(st.lists(st.text(max_size=30), max_size=40), st.integers(min_value=1, max_value=100))
+def test_texts_are_taken_in_order_in_as_few_pieces_as_fit(texts, characters):
+    """A text would be lost between two pieces, or a tokenizer take more than it has memory for."""
+    pieces = [list(piece) for piece in slices(texts, characters)]
+    assert [text for piece in pieces for text in piece] == texts
+    assert all(sum(map(len, piece)) <= characters or len(piece) == 1 for piece in pieces)
+    for piece, following in itertools.pairwise(pieces):
+        assert sum(map(len, piece)) + len(following[0]) > characters

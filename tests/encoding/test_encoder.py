@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from support.readings import peak_bytes
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as token_models
 
@@ -141,6 +142,23 @@ def test_a_gemma_3_by_any_name_stays_out_of_float16(config, tiny_models, tmp_pat
     with pytest.raises(ConfigError, match="gemma cannot run in float16"):
         run(replace(config, models=(gemma.source,), dtype="float16"), sink)
     assert not any(isinstance(event, ModelStaged) for event in sink.events)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux tells it")
+def test_a_shard_of_long_texts_is_tokenized_in_bounded_memory(tiny_models):
+    """4,096 texts of 50,000 characters would take 35 GB in one call of the tokenizer."""
+    encoder = Encoder(replace(stage(resolve(str(tiny_models["bert"])), "float32"), max_tokens=64))
+    texts = [f"{row} " + "some words of a long text. " * 1850 for row in range(240)]
+    encoder.tokenize(texts[:1])
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = peak_bytes()
+    tokenized = encoder.tokenize(texts)
+    grown = peak_bytes() - before
+    assert [len(row) for row in tokenized.ids] == [64] * 240
+    for row in (0, 41, 239):
+        alone = encoder.tokenize([texts[row]])
+        assert tokenized.ids[row].tolist() == alone.ids[0].tolist() and tokenized.dropped[row] == alone.dropped[0]
+    assert grown < 900_000_000, grown
 
 
 @pytest.mark.parametrize("model", ["bert", "xlm-roberta", "qwen2"])

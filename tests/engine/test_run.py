@@ -10,8 +10,11 @@ import pytest
 
 from soloist.config import FusionConfig, SourceConfig
 from soloist.engine import run
+from soloist.engine.ingest import ingest
 from soloist.errors import BadChunkFileError, ConfigError, DuplicateIdError, FusionError, InputError, UnknownModelError
 from soloist.events import ListSink, ModelStaged, Notice, RowsRecomputed, RunFinished
+from soloist.sources import discover
+from soloist.stores import RunFolder
 
 EXPECTED_FILES = {
     "alpha": {"chunks": 3, "fused": 3, "vectors/qwen2": 3, "vectors/xlm-roberta": 3},
@@ -239,3 +242,19 @@ def test_a_licence_without_commercial_use_is_said_at_run_time(embed, tiny_models
     notices = [event for event in sink.events if isinstance(event, Notice)]
     assert "allows no commercial use" in notices[0].message
     assert any("no commercial use" in line for line in result.notices)
+
+
+def test_shards_of_long_chunks_have_fewer_of_them(tmp_path):
+    """4,096 chunks of a million characters would be in memory together."""
+    place = tmp_path / "chunks" / "long"
+    place.mkdir(parents=True)
+    with (place / "long_chunks.jsonl").open("w") as file:
+        for row in range(40):
+            text = f"{row:06} " * 150_000
+            file.write(json.dumps({"id": f"c{row}", "text": text, "metadata": {"notes": [text]}}) + "\n")
+    (collection,) = discover(tmp_path / "chunks", SourceConfig())
+    folder = RunFolder.create(tmp_path / "run")
+    shards = ingest((collection,), SourceConfig(), folder, 4096, ListSink())
+    assert [shard.rows for shard in shards] == [32, 8]  # of 2.1 million characters each
+    ids = [id_ for shard in shards for id_ in folder.read_ids("long", shard.index)]
+    assert ids == [f"c{row}" for row in range(40)]

@@ -9,7 +9,7 @@ another padding moved a vector by up to 2e-3 in bf16.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from soloist.types import Batch
 
@@ -17,6 +17,22 @@ RowsFor = Callable[[int], int]  # the most rows of a padded length that may shar
 
 SMALLEST_STEP = 4
 STEPS_PER_OCTAVE = 16
+
+
+# Tokenizers take their texts in one go: some 170 bytes a character of prose, 600 of punctuation.
+TOKENIZED_CHARACTERS = 1 << 21
+
+
+def slices(texts: Sequence[str], characters: int = TOKENIZED_CHARACTERS) -> Iterator[Sequence[str]]:
+    """The texts in order, as many at a time as have at most so many characters together, and at least one."""
+    first = size = 0
+    for row, text in enumerate(texts):
+        if size + len(text) > characters and row > first:
+            yield texts[first:row]
+            first, size = row, 0
+        size += len(text)
+    if len(texts) > first:
+        yield texts[first:]
 
 
 def bucket(length: int, longest: int | None = None) -> int:

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch.overrides import TorchFunctionMode
 
 from soloist.encoding import packing
-from soloist.encoding.batching import RowsFor, plan_batches, plan_unpadded
+from soloist.encoding.batching import RowsFor, plan_batches, plan_unpadded, slices
 from soloist.errors import ModelLoadError
 from soloist.models.loading import StagedModel
 from soloist.types import Batch
@@ -103,14 +103,15 @@ class Encoder:
         return self._staged
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Token ids of documents, with the document prompt before each text."""
-        if not texts:  # which some tokenizers cannot take
-            return TokenizedTexts(ids=(), dropped=())
-        prompted = [self._staged.document_prompt + text for text in texts]
-        with _tokenizing:
-            if self._backend is not None:
-                return self._in_one_pass(self._backend, prompted)
-            return self._in_two_passes(prompted)
+        """Token ids of documents, with the document prompt before each text.
+
+        A few megabytes of text at a time: what a tokenizer says of a text takes hundreds of times its size.
+        """
+        parts = [self._tokenize(some) for some in slices(texts)]  # of no texts none, which some tokenizers cannot take
+        return TokenizedTexts(
+            ids=tuple(row for part in parts for row in part.ids),
+            dropped=tuple(count for part in parts for count in part.dropped),
+        )
 
     def plan(
         self, tokenized: TokenizedTexts, rows_for: RowsFor, fills: Callable[[int], bool] = lambda padded_length: False
@@ -165,6 +166,13 @@ class Encoder:
     def _try_packed(self, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         features = {**self._constants, **self._packed(rows)}
         return forward(self._staged.module, features, "cpu")[: len(rows)]
+
+    def _tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        prompted = [self._staged.document_prompt + text for text in texts]
+        with _tokenizing:
+            if self._backend is not None:
+                return self._in_one_pass(self._backend, prompted)
+            return self._in_two_passes(prompted)
 
     def _in_one_pass(self, backend: Tokenizer, texts: Sequence[str]) -> TokenizedTexts:
         """What the limit cuts off comes along, in pieces that have special tokens of their own."""

@@ -6,8 +6,9 @@ reads only the run's own shards, which do not change under it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from soloist.config import SourceConfig
 from soloist.errors import InputError
@@ -15,6 +16,10 @@ from soloist.events import EventSink, InputScanned, InputSkipped
 from soloist.sources import DuplicateIds, SkippedInputs, read_chunks
 from soloist.stores import RunFolder
 from soloist.types import Chunk, Collection, SkippedInput
+
+# A shard is held in memory: 4,096 chunks of code or prose are some 3 million characters, and a chunk may have 2.
+SHARD_CHARACTERS = 1 << 26
+_VALUE_CHARACTERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +41,8 @@ def ingest(
     required: Sequence[str] = (),
     check: Callable[[], object] = lambda: None,
 ) -> tuple[ShardRef, ...]:
-    """Write the chunks of all collections as shards of `shard_chunks`, in order.
+    """Write the chunks of all collections as shards of `shard_chunks`, in order; fewer where they are long, so that
+    none goes beyond `SHARD_CHARACTERS` by more than one chunk.
 
     What is left out goes to `skipped.jsonl` and to the sink. `check` is called for every item, and raises where the
     reading should end.
@@ -96,14 +102,15 @@ def _write_shards(
 ) -> Iterator[ShardRef]:
     duplicates = DuplicateIds()
     pending: list[Chunk] = []
-    index = 0
+    index = characters = 0
     for chunk, place in read_chunks(collection, source, on_skip):
         check()
         duplicates.check(chunk.id, place)
         pending.append(chunk)
-        if len(pending) == shard_chunks:
+        characters += len(chunk.text) + _characters(chunk.metadata)
+        if len(pending) == shard_chunks or characters >= SHARD_CHARACTERS:
             yield _write_shard(collection, index, pending, folder)
-            index, pending = index + 1, []
+            index, pending, characters = index + 1, [], 0
     if pending:
         yield _write_shard(collection, index, pending, folder)
 
@@ -111,6 +118,15 @@ def _write_shards(
 def _write_shard(collection: Collection, index: int, chunks: Sequence[Chunk], folder: RunFolder) -> ShardRef:
     content = folder.write_chunks(collection.name, index, chunks)
     return ShardRef(collection=collection.name, index=index, rows=len(chunks), content=content)
+
+
+def _characters(value: Any) -> int:
+    """About what a value of JSON is as text; anything but text counts as a little."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(len(name) + _characters(each) for name, each in value.items())
+    return sum(map(_characters, value)) if isinstance(value, list) else _VALUE_CHARACTERS
 
 
 def _skip_event(item: SkippedInput) -> InputSkipped:

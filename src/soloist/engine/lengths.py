@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 
 from soloist.config import SourceConfig
 from soloist.digests import DigestTable, text_digest
-from soloist.engine.ingest import empty_collection, nothing_to_embed
+from soloist.encoding.batching import slices
+from soloist.engine.ingest import SHARD_CHARACTERS, empty_collection, nothing_to_embed
 from soloist.errors import PredictionError
 from soloist.models.location import WORDLLAMA_TOKENIZER
 from soloist.models.settings import ModelSettings
@@ -137,13 +138,15 @@ def _blocks(
     collection: Collection, source: SourceConfig, on_skip: Callable[[SkippedInput], None]
 ) -> Iterator[list[str]]:
     duplicates = DuplicateIds()
-    texts = []
+    texts: list[str] = []
+    characters = 0
     for chunk, place in read_chunks(collection, source, on_skip):
         duplicates.check(chunk.id, place)
         texts.append(chunk.text)
-        if len(texts) == BLOCK_CHUNKS:
+        characters += len(chunk.text)
+        if len(texts) == BLOCK_CHUNKS or characters >= SHARD_CHARACTERS:
             yield texts
-            texts = []
+            texts, characters = [], 0
     if texts:
         yield texts
 
@@ -153,7 +156,8 @@ def _count(counts: TokenCounts, counter: CountTokens | None, texts: list[str]) -
     if counter is None:
         counts.add(math.ceil(len(text) / CHARACTERS_PER_TOKEN) + 2 for text in texts)
     else:
-        counts.add(counter(texts))
+        for some in slices(texts):
+            counts.add(counter(some))
     counts.seconds += time.perf_counter() - began
 
 
