@@ -71,6 +71,10 @@ class RunStoppedError(SoloistError):
     """A run ended before it was done, because it was told to; all that it finished is kept."""
 
 
+class NothingFinishedError(RunStoppedError):
+    """The time of a run was over before it had finished anything: the same time would end it there again."""
+
+
 class RunInterruptedError(KeyboardInterrupt):
     """A run was ended at once, by a second signal; all that it finished is kept, the shard in work is not."""
 

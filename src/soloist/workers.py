@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from soloist.errors import EncodingError
 
 Result = TypeVar("Result")
+_INTERRUPTIBLE = "soloist-interruptible"
 _PULSE_SECONDS = 0.2  # how often who waits looks whether the thread is alive
 
 
@@ -39,9 +40,10 @@ class Task(Generic[Result]):
             self._call = None
             self._ended.set()
 
-    def wait(self) -> None:
-        """Return when the call has ended, or the thread has."""
+    def wait(self, check: Callable[[], object] = lambda: None) -> None:
+        """Return when the call has ended, or the thread has. `check` is called meanwhile, and may raise."""
         while not self._ended.wait(_PULSE_SECONDS):
+            check()
             if not self._thread.is_alive():
                 return
 
@@ -82,8 +84,35 @@ class WorkerThread:
 
     def close(self) -> None:
         """Wait until the thread has made the calls that it has, and has ended."""
-        self._tasks.put(None)
+        self.close_later()
         self._thread.join()
+
+    def close_later(self) -> None:
+        """The same, without waiting."""
+        self._tasks.put(None)
+
+
+def interruptible(call: Callable[[], Result], check: Callable[[], object] = lambda: None) -> Result:
+    """What a long call gives, made in a thread of its own, so that whoever waits for it hears a signal at once.
+
+    A handler that raises in the midst of foreign code may be taken for a fault of that code, and leaves it half done;
+    and code that waits for threads of its own hears no signal before they end. `check` is called every now and then,
+    and may raise. Then, or when a signal's handler raises, the call is left to itself: see `left_to_themselves`.
+
+    Raises:
+        Exception: what the call raised.
+        EncodingError: its thread was ended before the call was done.
+    """
+    thread = WorkerThread(_INTERRUPTIBLE)
+    task = thread.submit(call)
+    thread.close_later()
+    task.wait(check)
+    return task.result()
+
+
+def left_to_themselves() -> bool:
+    """Whether a call of `interruptible` is still at work; a process that ends as usual would wait for its threads."""
+    return any(thread.name == _INTERRUPTIBLE for thread in threading.enumerate())
 
 
 def _work(tasks: queue.SimpleQueue[Task[object] | None]) -> None:

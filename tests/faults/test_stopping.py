@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import http.server
 import json
 import os
 import shlex
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 from faults.conftest import COMMAND, On, command_environment, command_of, files_of, write_catalogue
@@ -44,6 +47,10 @@ ROWS = 4 * SHARDS
 PATIENCE_SECONDS = 90
 ATTEMPTS = 5
 ON_WITH = "; what is done is kept, and this goes on with it:"
+TOO_LITTLE = (
+    ", before anything new was finished: give --stop-after more than reading the chunks, loading the models and one "
+    "shard take; this begins again:"
+)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +218,7 @@ def test_the_time_of_a_run_is_that_of_its_workers_too(slow):
     for tenths in range(5, 200, 2):
         stopped = CliRunner().invoke(app, command_of(config, "--stop-after", f"{tenths / 10}s"))
         assert stopped.exit_code == 3, stopped.stderr
-        assert stopped.stderr.splitlines()[-2] == f"soloist: stopped because its time is over{ON_WITH}"
+        assert stopped.stderr.splitlines()[-2] == f"soloist: stopped because its time is over{TOO_LITTLE}"
         if (config.out / "state.json").exists():
             break
     assert require_stopped(config) == 0
@@ -223,6 +230,121 @@ def test_a_stop_before_anything_is_finished_leaves_a_folder_that_can_be_used(con
         run(config, Signals())
     assert not any(config.out.iterdir())
     assert run(config).models[0].embedded == 27
+
+
+SWALLOWING = """
+import time
+from pathlib import Path
+
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+
+class Own(StaticEmbedding):
+    @classmethod
+    def load(cls, *args, **kwargs):
+        Path({at_work!r}).touch()
+        try:
+            time.sleep(60)
+        except Exception as exc:
+            raise OSError("a file is missing") from exc
+        return super().load(*args, **kwargs)
+"""
+
+
+def begun(config, *options, **environment):
+    """The command at work in a process of its own."""
+    return subprocess.Popen(
+        [*COMMAND, *command_of(config, *options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**command_environment(), **environment},
+    )  # fmt: skip
+
+
+def require_ended_by(process, number, why):
+    """A signal ends the command soon, with its code and its sentence."""
+    process.send_signal(number)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 3, said
+    assert said.splitlines()[-2] == f"soloist: stopped by {why}{ON_WITH}"
+
+
+@pytest.mark.parametrize(("number", "why"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_while_a_model_is_loaded_is_no_fault_of_the_model(config, own_models, tmp_path, number, why):
+    """Code that loads models takes any exception for a missing file: the run failed, and looked broken for good."""
+    at_work, folder = tmp_path / "at-work", own_models["one"]
+    (folder / "own_code.py").write_text(SWALLOWING.format(at_work=str(at_work)))
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["type"] = "own_code.Own"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    catalogue = write_catalogue(tmp_path / "own.toml", {"one": folder})
+    catalogue.write_text(catalogue.read_text() + "trust_remote_code = true\n")
+    process = begun(dataclasses.replace(config, models=("one",), catalogue=catalogue))
+    await_true(at_work.exists, process)
+    require_ended_by(process, number, why)
+    assert not any(config.out.iterdir())
+
+
+def await_true(is_true, process):
+    """Wait until something holds."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_true():
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+class SlowHub(http.server.BaseHTTPRequestHandler):
+    """A model hub with one model, whose weights never come to their end."""
+
+    files: ClassVar = ["config.json", "model.safetensors", "modules.json"]
+    at_work: ClassVar = threading.Event()
+
+    def do_HEAD(self):
+        self._answer(b"", 1 << 30)
+
+    def do_GET(self):
+        if self.path.startswith("/api/models/"):
+            siblings = [{"rfilename": name} for name in self.files]
+            self._answer(json.dumps({"id": "org/slow", "sha": "a" * 40, "siblings": siblings}).encode())
+            return
+        self._answer(b"", 1 << 30)
+        SlowHub.at_work.set()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x" * 1000)
+                time.sleep(0.2)
+
+    def _answer(self, body, size=None):
+        self.send_response(200)
+        for name, value in {
+            "Content-Length": size or len(body), "ETag": f'"{"b" * 40}"', "X-Repo-Commit": "a" * 40,
+            "Content-Type": "application/json",
+        }.items():  # fmt: skip
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_signal_while_a_model_is_downloaded_is_heard(config, tmp_path):
+    """Ctrl-C would be heard when gigabytes have come, or never where the network hangs."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowHub)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hub = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    process = begun(dataclasses.replace(config, models=("org/slow",)), **hub)
+    try:
+        await_true(SlowHub.at_work.is_set, process)
+        require_ended_by(process, signal.SIGTERM, "SIGTERM")
+    finally:
+        process.kill()
+        server.shutdown()
+        server.server_close()
 
 
 class Signals:

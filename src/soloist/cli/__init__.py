@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,6 +20,7 @@ from soloist.cli.plan import plan
 from soloist.cli.runs import status, verify
 from soloist.cli.search import search
 from soloist.cli.validate import validate
+from soloist.workers import left_to_themselves
 
 __all__ = ["app", "main"]
 
@@ -72,4 +75,16 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         say_stopped()
-        sys.exit(INTERRUPTED)
+        _exit(INTERRUPTED)
+    except SystemExit as exc:
+        _exit(exc.code)
+
+
+def _exit(code: int | str | None) -> NoReturn:
+    """End the process; at once where it would wait for a download that nobody needs any more."""
+    if left_to_themselves() and isinstance(code, int):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)

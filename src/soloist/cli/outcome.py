@@ -14,13 +14,21 @@ from typing import TextIO
 
 import typer
 
-from soloist.errors import ConfigError, OutputError, RunInterruptedError, RunStoppedError, SoloistError
+from soloist.errors import (
+    ConfigError,
+    NothingFinishedError,
+    OutputError,
+    RunInterruptedError,
+    RunStoppedError,
+    SoloistError,
+)
 from soloist.reports.text import one_line
 
 FAILED = 1
 USAGE = 2
 STOPPED = 3
 INTERRUPTED = 130
+_KEPT = "what is done is kept, and this goes on with it:"
 
 
 @contextlib.contextmanager
@@ -98,7 +106,8 @@ def say_stopped() -> None:
 
 def _say_how_to_go_on(stopped: BaseException) -> None:
     """Say what ended a run, and the command line that goes on with it."""
-    typer.echo(f"soloist: {one_line(str(stopped))}; what is done is kept, and this goes on with it:", err=True)
+    kept = "this begins again:" if isinstance(stopped, NothingFinishedError) else _KEPT
+    typer.echo(f"soloist: {one_line(str(stopped))}; {kept}", err=True)
     typer.echo(f"  {shlex.join([*_program(), *sys.argv[1:]])}", err=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from soloist.errors import ModelLoadError
 from soloist.events import EventSink, ListSink, Notice
 from soloist.models.loading import stage as stage_model
 from soloist.types import DTypeRequest
+from soloist.workers import interruptible
 
 SAMPLE_CHUNKS = 16
 
@@ -46,7 +48,8 @@ def _deviation(stage: Stage, model: str, shard: ShardRef) -> str:
     encoder = stage.encoders[model]
     texts = stage.folder.read_shard(shard.collection, shard.index).texts
     sample = [texts[at] for at in np.linspace(0, len(texts) - 1, min(SAMPLE_CHUNKS, len(texts))).astype(int)]
-    reference = Encoder(stage_model(encoder.staged.spec, "float32"), packs=encoder.packs)
+    staged = interruptible(functools.partial(stage_model, encoder.staged.spec, "float32"), stage.stop.check)
+    reference = Encoder(staged, packs=encoder.packs)
     cosines = np.einsum(
         "ij,ij->i", _vectors(encoder, sample, stage.stop.check), _vectors(reference, sample, stage.stop.check)
     )

@@ -31,15 +31,26 @@ from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import encoders_of, require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
-from soloist.errors import ConfigError, LeaseTimeoutError, OutputError, RunInterruptedError, SoloistError
+from soloist.errors import (
+    ConfigError,
+    LeaseTimeoutError,
+    NothingFinishedError,
+    OutputError,
+    RunInterruptedError,
+    RunStoppedError,
+    SoloistError,
+)
 from soloist.events import (
     ChunksRemoved,
+    Event,
     EventSink,
     JsonLinesSink,
     ListSink,
     Notice,
     RunFinished,
     RunStarted,
+    ShardEncoded,
+    ShardFused,
     TeeSink,
 )
 from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
@@ -105,10 +116,12 @@ class _Run:
         """Read, embed, fuse, and say in run.json what was done."""
         builder = ResultBuilder(self._config, clock)
         with contextlib.closing(JsonLinesSink(self._folder.path / "events.jsonl", clock)) as log:
-            sink = TeeSink(log, builder, *sinks)
+            finished = _Finished()
+            sink = TeeSink(log, builder, finished, *sinks)
             began = time.perf_counter()
             try:
-                result = self._work(builder, sink)
+                with finished.something_or_said(self._stop):
+                    result = self._work(builder, sink)
             except BaseException as exc:
                 with contextlib.suppress(OutputError):  # the error to tell is the first
                     sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
@@ -174,6 +187,29 @@ class _Run:
 
         with self._stop.on_request(say):
             yield
+
+
+class _Finished:
+    """An event sink that knows whether this process has finished anything."""
+
+    def __init__(self) -> None:
+        self._anything = False
+
+    def emit(self, event: Event) -> None:
+        self._anything = self._anything or isinstance(event, (ShardEncoded, ShardFused))
+
+    @contextlib.contextmanager
+    def something_or_said(self, stop: Stop) -> Iterator[None]:
+        """Where the time is over before anything was finished, say so: whoever repeats the command would for ever."""
+        try:
+            yield
+        except RunStoppedError as exc:
+            if self._anything or stop.is_asked:
+                raise
+            raise NothingFinishedError(
+                f"{exc}, before anything new was finished: give --stop-after more than reading the chunks, loading the "
+                "models and one shard take"
+            ) from exc
 
 
 def _require_apart(config: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.stores import folder_name
 from soloist.types import DType, DTypeRequest
+from soloist.workers import interruptible
 
 
 def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]:
@@ -74,15 +76,13 @@ def stage_all(
 ) -> dict[str, StagedModel]:
     """Every model in host memory before the first lease: one that cannot be loaded fails the run at its start.
 
-    `check` is called before each, and raises where the run should end.
+    `check` is called before each and every now and then while it loads, and raises where the run should end.
     """
     staged: dict[str, StagedModel] = {}
     for name, spec in specs.items():
         check()
         began = time.perf_counter()
-        known = replace(spec, overflows_float16=overflows_float16(spec))
-        dtype = dtype_on(accelerator, known, config.dtype)
-        model = stage(known, dtype)
+        model = interruptible(functools.partial(_staged, spec, config.dtype, accelerator), check)
         staged[name] = model
         sink.emit(
             ModelStaged(
@@ -98,6 +98,11 @@ def stage_all(
             )
         )
     return staged
+
+
+def _staged(spec: ModelSpec, requested: DTypeRequest, accelerator: Accelerator) -> StagedModel:
+    known = replace(spec, overflows_float16=overflows_float16(spec))
+    return stage(known, dtype_on(accelerator, known, requested))
 
 
 def encoders_of(
