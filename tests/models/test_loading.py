@@ -22,11 +22,13 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from soloist.errors import ConfigError, ModelLoadError
+from soloist.memory.prediction import blueprint_of
 from soloist.models.borrowed_code import fetch_borrowed_code
 from soloist.models.catalogue import BUILT_IN, resolve
-from soloist.models.fingerprint import content_digests, file_sha256, fingerprint
+from soloist.models.fingerprint import content_digests, file_sha256, fingerprint, known_fingerprint
 from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.location import locate, weight_files
+from soloist.models.settings import read_settings
 from soloist.models.spec import ModelSpec
 
 # The weights of sentence-transformers/all-MiniLM-L6-v2, as installed by the package that carries them.
@@ -360,19 +362,59 @@ def test_the_fingerprint_knows_code_of_another_repository(
     ):
         stage(trusted, "float32")
     found = []
-    for commit in ("1" * 40, "2" * 40):
-        snapshot = tmp_path / "hub" / "models--org--code" / "snapshots" / commit
-        snapshot.mkdir(parents=True)
-        for name in ("modeling.py", "tokens.py"):
-            (snapshot / name).write_text("class Own: pass\n")
-        refs = snapshot.parents[1] / "refs"
-        refs.mkdir(exist_ok=True)
-        (refs / "main").write_text(commit)
-        found.append(content_digests(trusted, location))
-        assert found[-1]["org/code--modeling.py"] == found[-1]["org/code--tokens.py"] == commit
-        fetch_borrowed_code(bert)
+    first = {"modeling.py": "from .helper import A\nclass Own: pass\n", "tokens.py": "", "helper.py": "A = 1\n"}
+    commits = [
+        first,
+        {**first, "helper.py": "A = 2\n"},
+        {**first, "README.md": "a text\n", "train.py": "0\n"},
+        {name: text for name, text in first.items() if name != "helper.py"},
+    ]
+    for number, files in enumerate(commits):
+        _commit(tmp_path / "hub", str(number) * 40, files)
+        if "helper.py" in files:
+            fetch_borrowed_code(bert)
+            found.append(content_digests(trusted, location))
+    borrowed = {name for name in found[0] if "--" in name}
+    assert borrowed == {"org/code--modeling.py", "org/code--tokens.py", "org/code--helper.py"}
     assert fingerprint(found[0]) != fingerprint(found[1])
+    assert fingerprint(found[0]) == fingerprint(found[2])
+    with pytest.raises(ModelLoadError, match=r"whose helper\.py is not in the hub's cache"):
+        content_digests(trusted, location)
     assert not any("--" in name for name in content_digests(replace(trusted, trust_remote_code=False), location))
+
+
+def _commit(hub: Path, commit: str, files: dict[str, str]) -> None:
+    """What the hub's cache has of org/code, at this commit of its main."""
+    snapshot = hub / "models--org--code" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for name, text in files.items():
+        (snapshot / name).write_text(text)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir(exist_ok=True)
+    (refs / "main").write_text(commit)
+
+
+def test_code_that_a_part_of_a_model_takes_from_elsewhere_counts(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a network inside of another whose code is another by now, or one that is never used and refuses all."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    part = {"auto_map": {"AutoModel": "org/code--part.Own"}}
+    _edit(bert / "config.json", lambda config: config.update(text_config=part))
+    trusted, location = replace(resolve(str(bert)), trust_remote_code=True), locate(resolve(str(bert)))
+    assert not any("--" in name for name in content_digests(trusted, location))
+    _commit(tmp_path / "hub", "1" * 40, {"part.py": "class Own: pass\n"})
+    assert "org/code--part.py" in content_digests(trusted, location)
+
+
+def test_a_repository_of_code_with_an_impossible_name_is_named(bert: Path) -> None:
+    """Catches a traceback of `plan`, which reads the configuration of a model that no one has loaded."""
+    _edit(bert / "config.json", lambda config: config.update(auto_map={"AutoModel": "org/a/b--modeling.Own"}))
+    trusted = replace(resolve(str(bert)), trust_remote_code=True)
+    with pytest.raises(ModelLoadError, match=r"takes code from 'org/a/b', which is no repository of the hub: correct"):
+        stage(trusted, "float32")
+    assert known_fingerprint(trusted, read_settings(trusted, blueprint_of(trusted)), "float32") is None
 
 
 def test_a_model_of_another_kind_is_refused(bert: Path) -> None:

@@ -1,17 +1,20 @@
-"""Code that a model takes from another hub repository, and the commit that this code is of.
+"""Code that a model takes from another hub repository, and its digests.
 
-A configuration may name its classes as `org/repository--module.Class`. transformers then runs that repository's `main`
-as the hub's cache has it, so the commit stands for all of that code, whatever files of it are here.
+A configuration may name its classes as `org/repository--module.Class`. transformers then runs that module of the
+repository's `main`, as the hub's cache has it, with the modules beside it that it imports from: no others are at hand
+when it runs. So their bytes stand for the code, and a commit that changes none of them changes nothing.
 """
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from huggingface_hub.errors import HFValidationError
 
 from soloist.errors import ModelLoadError
 from soloist.models.location import module_folders
@@ -25,53 +28,104 @@ def fetch_borrowed_code(folder: Path) -> None:
     Raises:
         ModelLoadError: it is not there, and cannot be downloaded.
     """
-    for repository, file in _references(folder):
-        try:
-            huggingface_hub.hf_hub_download(repository, file)
-        except OSError as exc:
-            raise _missing(folder, repository, file) from exc
+    for _ in _modules(folder, _fetched):
+        pass
 
 
-def borrowed_commits(folder: Path) -> dict[str, str]:
-    """The commit of each such file in the hub's cache, by `org/repository--module.py`; asks no network.
+def borrowed_code(folder: Path) -> dict[str, Path]:
+    """Each such file in the hub's cache, by `org/repository--module.py`; asks no network.
 
     Raises:
         ModelLoadError: the cache does not have one of them: what the model computes is not known.
     """
-    return {f"{repository}--{file}": _commit(folder, repository, file) for repository, file in _references(folder)}
+    return dict(_modules(folder, _cached))
 
 
-def _commit(folder: Path, repository: str, file: str) -> str:
+def _modules(folder: Path, find: Callable[[str, str], Path | None]) -> Iterator[tuple[str, Path]]:
+    """Every module that is named, and those that it imports from, each once, by `org/repository--module.py`."""
+    named = _references(folder)
+    pending, seen = [(*each, is_needed) for each, is_needed in sorted(named.items())], set(named)
+    while pending:
+        repository, file, is_needed = pending.pop(0)
+        try:
+            path = find(repository, file)
+        except HFValidationError as exc:
+            raise ModelLoadError(
+                f"{folder} takes code from {repository!a}, which is no repository of the hub: correct that name in its "
+                "configuration"
+            ) from exc
+        if path is None and is_needed:
+            raise ModelLoadError(
+                f"{folder} takes its code from {repository}, whose {file} is not in the hub's cache: download that "
+                f"repository, or copy its code into the folder and take {repository}-- out of the names in its "
+                "configuration"
+            )
+        if path is None:
+            continue
+        yield f"{repository}--{file}", path
+        beside = [(repository, each) for each in _imported(path)]
+        pending += [(*each, is_needed) for each in beside if each not in seen]
+        seen.update(beside)
+
+
+def _fetched(repository: str, file: str) -> Path | None:
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file))
+    except OSError:
+        return None
+
+
+def _cached(repository: str, file: str) -> Path | None:
     path = huggingface_hub.try_to_load_from_cache(repository, file)
-    if not isinstance(path, str):
-        raise _missing(folder, repository, file)
-    return Path(path).parent.name  # .../snapshots/COMMIT/module.py
+    return Path(path) if isinstance(path, str) else None
 
 
-def _missing(folder: Path, repository: str, file: str) -> ModelLoadError:
-    return ModelLoadError(
-        f"{folder} takes its code from {repository}, whose {file} is not in the hub's cache: download that repository, "
-        f"or copy its code into the folder and take {repository}-- out of the names in its configuration"
-    )
+def _imported(module: Path) -> list[str]:
+    """The files beside a module that it imports from, wherever in its text; none of a text that is not Python."""
+    try:
+        nodes = ast.walk(ast.parse(module.read_bytes()))
+    except (SyntaxError, ValueError):
+        return []
+    found = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
+    names = {node.module for node in found if node.module} | {
+        alias.name for node in found if not node.module for alias in node.names
+    }
+    return sorted(f"{name.replace('.', '/')}.py" for name in names)
 
 
-def _references(folder: Path) -> list[tuple[str, str]]:
-    """Repositories with the files that are named, each once, sorted."""
-    found = set()
-    for name in _class_names(folder):
+def _references(folder: Path) -> dict[tuple[str, str], bool]:
+    """Repositories with the files that are named, and whether the model itself needs them, not one of its parts."""
+    found: dict[tuple[str, str], bool] = {}
+    for name, is_needed in _class_names(folder):
         repository, separator, inside = name.partition("--")
-        if separator:
-            found.add((repository, f"{inside.partition('.')[0]}.py"))
-    return sorted(found)
+        if not separator:
+            continue
+        reference = (repository, f"{inside.partition('.')[0]}.py")
+        found[reference] = is_needed or found.get(reference, False)
+    return found
 
 
-def _class_names(folder: Path) -> Iterator[str]:
+def _class_names(folder: Path) -> Iterator[tuple[str, bool]]:
     for module in _json(folder / "modules.json", []):
-        yield str(module.get("type", ""))
+        yield str(module.get("type", "")), True
     for path in (place / name for place in module_folders(folder) for name in _SETTINGS):
-        classes = _json(path, {}).get("auto_map", {})
-        for name in classes.values() if isinstance(classes, dict) else [classes]:  # a tokenizer's are slow and fast
-            yield from (str(each) for each in (name if isinstance(name, list) else [name]) if each)
+        for classes, is_needed in _auto_maps(_json(path, {})):
+            for name in classes.values() if isinstance(classes, dict) else [classes]:  # a tokenizer's: slow and fast
+                yield from ((str(each), is_needed) for each in (name if isinstance(name, list) else [name]) if each)
+
+
+def _auto_maps(settings: Any) -> Iterator[tuple[Any, bool]]:
+    """The maps of classes in a configuration, and whether it is its own; the others are of parts, e.g. `text_config`,
+    of which a model of texts may use none.
+    """
+    pending = [(settings, True)]
+    while pending:
+        value, is_own = pending.pop()
+        if isinstance(value, dict):
+            yield value.get("auto_map", {}), is_own
+            pending += [(part, False) for name, part in value.items() if name != "auto_map"]
+        elif isinstance(value, list):
+            pending += [(part, False) for part in value]
 
 
 def _json(path: Path, default: Any) -> Any:

@@ -1,9 +1,9 @@
 """Digests of what decides a model's vectors. Pure: files and values in, hexadecimal digits out; no torch.
 
 The path of a folder and the time of its files do not count, so a copied model keeps its fingerprint. Code that a model
-is trusted to run counts: that in its folder by its bytes, that which it takes from another repository by the commit
-that the hub's cache has of it. Where the cache has none the model has no fingerprint, and so no vectors of it are
-taken over.
+is trusted to run counts by its bytes: every Python file in its folder, used or not, and what it takes from another
+repository as the hub's cache has it. Where the cache lacks that the model has no fingerprint, and so no vectors of it
+are taken over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soloist.errors import ModelLoadError
-from soloist.models.borrowed_code import borrowed_commits
+from soloist.models.borrowed_code import borrowed_code
 from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, module_folders, weight_files
 from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
@@ -39,20 +39,21 @@ _known_digests: dict[tuple[str, int, int], str] = {}
 
 
 def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
-    """The sha256 of every file that decides the vectors, by its path inside the model's folder, and the commit of code
-    that it takes from elsewhere.
+    """The sha256 of every file that decides the vectors, by its path inside the model's folder; of code that it takes
+    from elsewhere by repository and file.
 
     Raises:
         ModelLoadError: such code is not on this machine.
     """
     folder = location.folder
-    commits: dict[str, str] = {}
+    borrowed: dict[str, Path] = {}
     if spec.loader == "wordllama":
         files = [folder / WORDLLAMA_WEIGHTS, folder / WORDLLAMA_TOKENIZER]
     else:
         files = [*weight_files(folder), *_settings_files(folder, with_code=spec.trust_remote_code)]
-        commits = borrowed_commits(folder) if spec.trust_remote_code else {}
-    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in files} | commits
+        borrowed = borrowed_code(folder) if spec.trust_remote_code else {}
+    by_name = {file.relative_to(folder).as_posix(): file for file in files} | borrowed
+    return {name: file_sha256(file) for name, file in by_name.items()}
 
 
 def known_fingerprint(spec: ModelSpec, settings: ModelSettings, dtype: DType) -> str | None:
