@@ -155,6 +155,17 @@ def test_vectors_that_have_changed_since_they_were_looked_through_are_not_taken(
     assert anew.fresh == (() if change is with_other_texts else (0, 1))
 
 
+def test_a_file_of_another_run_that_has_gone_is_told_as_that(tmp_path):
+    """The way on was to name a shard that the run has, which nobody had named."""
+    folder = other_run(tmp_path / "run", np.eye(3, dtype=np.float32))
+    known = known_vectors(RunFolder(tmp_path / "none"), [folder], "m", "f")
+    path = tmp_path / "part-00000.parquet"
+    placement = known.place(path, DIGESTS)
+    (folder.path / folder.vectors_file("c", "m", 0)).unlink()
+    with pytest.raises(OutputError, match=r"part-00000\.parquet is missing: .*give the same command again"):
+        known.fill(path, DIGESTS, placement, np.zeros((3, 3), np.float32), np.zeros((3, 2), np.int32))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_repeated_texts_of_a_shard_that_was_written_in_this_pass_are_held_against_it(config, tmp_path, dtype):
     """A bit that flips after a shard was written would be copied to every chunk of the same text."""

@@ -384,6 +384,29 @@ def test_reading_ends_with_the_chunk_in_work(tmp_path, texts):
     assert not (tmp_path / "run" / "beta").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("chunks.json", b'{"before": "' + b"x" * 3_000_000 + b'", "chunks": ["text"]}'), ("chunks.jsonl", b"\n" * 1000)],
+    ids=["an object", "blank lines"],
+)
+def test_reading_ends_before_the_first_chunk(tmp_path, name, content):
+    """Gigabytes before the first chunk would be read twice, long after the time of a session is over."""
+    (tmp_path / "chunks" / "alpha").mkdir(parents=True)
+    (tmp_path / "chunks" / "alpha" / name).write_bytes(content)
+    calls = []
+
+    def check():
+        calls.append(None)
+        if len(calls) == 3:
+            raise RunStoppedError("stopped")
+
+    with pytest.raises(RunStoppedError):
+        ingest(
+            discover(tmp_path / "chunks", SourceConfig()), SourceConfig(), RunFolder.create(tmp_path / "run"), 2,
+            ListSink(), check=check,
+        )  # fmt: skip
+
+
 def test_no_model_is_loaded_after_a_stop(config):
     """Each of twelve models takes minutes to load, and none of them is needed any more."""
     stop, seen = Stop(), ListSink()

@@ -58,7 +58,6 @@ def ingest(
             skipped = SkippedInputs()
 
             def on_skip(item: SkippedInput, skipped: SkippedInputs = skipped) -> None:
-                check()
                 skipped.add(item)
                 in_all.add(item)
                 log.append(item)
@@ -103,8 +102,7 @@ def _write_shards(
     duplicates = DuplicateIds()
     pending: list[Chunk] = []
     index = characters = 0
-    for chunk, place in read_chunks(collection, source, on_skip):
-        check()
+    for chunk, place in read_chunks(collection, source, on_skip, check):
         duplicates.check(chunk.id, place)
         pending.append(chunk)
         characters += len(chunk.text) + _characters(chunk.metadata)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,28 @@ from soloist.sources.nesting import TooDeepError, decode
 LIST_KEYS = ("chunks", "data", "records", "items")
 
 
-def read_json(file: Path, *, buffer_bytes: int = BUFFER_BYTES) -> Iterator[Any]:
+def read_json(
+    file: Path, *, buffer_bytes: int = BUFFER_BYTES, check: Callable[[], object] = lambda: None
+) -> Iterator[Any]:
     """The items of the list that a JSON file is, or that it holds under one of `LIST_KEYS`, in order.
 
-    A file that is an object is read twice: which of its lists is meant is known only at its end.
+    A file that is an object is read twice: which of its lists is meant is known only at its end. `check` is called
+    whenever some more of the file is read, and may raise.
 
     Raises:
         UnreadableFileError: the file is not well-formed, or holds no list. Items before the fault come first.
         OSError: the file cannot be opened or read.
     """
-    member = _find_list(file, buffer_bytes)
+    member = _find_list(file, buffer_bytes, check)
     with file.open("rb", buffering=0) as raw:
-        stream = JsonStream(raw, buffer_bytes)
+        stream = JsonStream(raw, buffer_bytes, check)
         yield from _list_values(stream) if member is None else _member_values(stream, member)
         stream.finish()
 
 
-def read_json_lines(file: Path) -> Iterator[Any]:
-    """The value of each line that is not blank; a `BadItem` for one that cannot be read.
+def read_json_lines(file: Path, *, check: Callable[[], object] = lambda: None) -> Iterator[Any]:
+    """The value of each line that is not blank; a `BadItem` for one that cannot be read. `check` is called for each
+    line, and may raise.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -41,16 +45,17 @@ def read_json_lines(file: Path) -> Iterator[Any]:
     at_byte = 0
     with file.open("rb") as raw:
         for number, line in enumerate(raw, start=1):
+            check()
             content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if content and not content.isspace():  # strip would copy a line that may be a hundred megabytes
                 yield _line_value(content, number, at_byte + len(line) - len(content))
             at_byte += len(line)
 
 
-def _find_list(file: Path, buffer_bytes: int) -> int | None:
+def _find_list(file: Path, buffer_bytes: int, check: Callable[[], object]) -> int | None:
     """The number of the member that holds the chunks; None where the whole file is their list."""
     with file.open("rb", buffering=0) as raw:
-        stream = JsonStream(raw, buffer_bytes)
+        stream = JsonStream(raw, buffer_bytes, check)
         opening = stream.peek()
         if opening == "[":
             return None

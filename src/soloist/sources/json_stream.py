@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from soloist.sources.faults import UnreadableFileError
@@ -30,11 +30,15 @@ class JsonStream:
     Args:
         raw: the file, at its beginning; a byte order mark is passed over.
         buffer_bytes: how much is read at a time; more only while a value is larger.
+        check: called before each read; may raise.
     """
 
-    def __init__(self, raw: BinaryIO, buffer_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(
+        self, raw: BinaryIO, buffer_bytes: int = BUFFER_BYTES, check: Callable[[], object] = lambda: None
+    ) -> None:
         self._source = _Utf8Source(raw)
         self._buffer_bytes = buffer_bytes
+        self._check = check
         self._text = ""
         self._at = 0
         self._ended = False
@@ -143,6 +147,7 @@ class JsonStream:
 
     def _fill(self, size_bytes: int) -> None:
         """Read on, and let go of what is consumed."""
+        self._check()
         more = self._source.read(size_bytes)
         self._ended = not more
         self._line, self._column = self._line_and_column(self._at)

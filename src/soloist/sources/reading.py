@@ -22,27 +22,31 @@ from soloist.types import Chunk, Collection, Place, SkippedInput, SkipReason
 _REMEDY = "repair it, or go on without it with --on-bad-input skip"
 _ITEMS_BETWEEN_LOOKS = 256
 _Version = tuple[int, int, int]
+_Check = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
     """How the items of a file are read, and what one is called."""
 
-    read: Callable[[Path, SourceConfig], Iterator[Any]]
+    read: Callable[[Path, SourceConfig, _Check], Iterator[Any]]
     unit: str
 
 
-_JSON = _Format(lambda file, config: read_json(file), "chunk")
-_JSON_LINES = _Format(lambda file, config: read_json_lines(file), "chunk")
+_JSON = _Format(lambda file, config, check: read_json(file, check=check), "chunk")
+_JSON_LINES = _Format(lambda file, config, check: read_json_lines(file, check=check), "chunk")
 _FORMATS = {
     ".jsonl": _JSON_LINES,
     ".ndjson": _JSON_LINES,
-    ".parquet": _Format(lambda file, config: read_parquet(file, config.text_field), "row"),
+    ".parquet": _Format(lambda file, config, check: read_parquet(file, config.text_field), "row"),
 }
 
 
 def read_chunks(
-    collection: Collection, config: SourceConfig, on_skip: Callable[[SkippedInput], None]
+    collection: Collection,
+    config: SourceConfig,
+    on_skip: Callable[[SkippedInput], None],
+    check: _Check = lambda: None,
 ) -> Iterator[tuple[Chunk, Place]]:
     """Give each chunk of the collection with its place, file by file, in memory bounded by the largest chunk, or by
     512 rows of a Parquet file, fewer where its rows are large.
@@ -55,24 +59,32 @@ def read_chunks(
     faults where `config.on_bad_input` is "skip": a fault of one item costs that item; a fault of the
     file costs the rest of the file, and the detail says how many of its chunks were given out before.
 
+    `check` is called for each item and, where many are passed over before the first, meanwhile; it may raise.
+
     Raises:
         BadChunkFileError: a file or an item cannot be read, and `config.on_bad_input` is "error"; or, whatever that
             is, a file changed while it was read: what was read of it is of no version that there ever was.
     """
     for file in collection.files:
-        yield from _FileReading(collection, file, config, on_skip).chunks()
+        yield from _FileReading(collection, file, config, on_skip, check).chunks()
 
 
 class _FileReading:
     """One file on its way to chunks, and the count of those given out."""
 
     def __init__(
-        self, collection: Collection, file: Path, config: SourceConfig, on_skip: Callable[[SkippedInput], None]
+        self,
+        collection: Collection,
+        file: Path,
+        config: SourceConfig,
+        on_skip: Callable[[SkippedInput], None],
+        check: _Check,
     ) -> None:
         self._collection = collection
         self._file = file
         self._config = config
         self._on_skip = on_skip
+        self._check = check
         self._format = _FORMATS.get(file.suffix.lower(), _JSON)
         self._n_items = 0
         self._n_chunks = 0
@@ -85,6 +97,7 @@ class _FileReading:
         try:
             for index, item in enumerate(self._items()):
                 self._n_items += 1
+                self._check()
                 if self._n_items % _ITEMS_BETWEEN_LOOKS == 0:
                     self._require_unchanged()  # one that grows as fast as it is read has no end
                 chunk = self._chunk(item, origin, index)
@@ -101,7 +114,7 @@ class _FileReading:
     def _items(self) -> Iterator[Any]:
         """The items of the file, with every way in which reading them can fail as one error."""
         try:
-            yield from self._format.read(self._file, self._config)
+            yield from self._format.read(self._file, self._config, self._check)
         except OSError as exc:
             raise UnreadableFileError(f"cannot be read ({exc.strerror or exc})") from exc
         except RecursionError as exc:

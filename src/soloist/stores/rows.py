@@ -37,6 +37,7 @@ _COLUMNS = ("text_digest", "vector")
 _NUMBER = rb"([\x80-\xff]*[\x00-\x7f])"
 _PAGE_HEADER = re.compile(rb"\x15\x00\x15" + _NUMBER + rb"\x15" + _NUMBER + rb"\x2c\x15" + _NUMBER)
 _HEADER_BYTES = 64
+_IF_MISSING = "it was there when this began, so give the same command again, which looks anew"
 _LEVELS_SIZE_BYTES = 4
 
 
@@ -121,7 +122,7 @@ class RowReader:
         Raises:
             OutputError: the file is missing or damaged, has fewer rows, or does not say of which texts they are.
         """
-        with read_errors(path), path.open("rb") as file:
+        with read_errors(path, if_missing=_IF_MISSING), path.open("rb") as file:
             layout = self._layout(path, file)
             if layout is None:
                 return self._read_whole(path, version_of(file)).take(rows)

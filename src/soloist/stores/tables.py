@@ -27,6 +27,7 @@ from soloist.types import Chunk, VectorDType
 # that take it whole, and of fewer rows than the 20,000 at which Arrow begins another page.
 _PAGE_BYTES = 64 << 20
 _GROUP_ROWS = 1 << 14
+_IF_MISSING = "name a collection, a model and a shard that the run has"
 COUNT_COLUMNS = ("tokens", "truncated_tokens")
 _ARROW_TYPES: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
 CHUNK_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()})
@@ -229,12 +230,12 @@ def whole_table(path: Path, sha256: str) -> pa.Table | None:
 
 
 @contextmanager
-def read_errors(path: Path) -> Iterator[None]:
+def read_errors(path: Path, *, if_missing: str = _IF_MISSING) -> Iterator[None]:
     """Turn what reading a file of a run raises into an OutputError with the path and the remedy."""
     try:
         yield
     except FileNotFoundError as exc:
-        raise OutputError(f"{path} is missing: name a collection, a model and a shard that the run has") from exc
+        raise OutputError(f"{path} is missing: {if_missing}") from exc
     except (OSError, pa.ArrowException, ValueError, LookupError) as exc:  # the last two: other columns, other rows
         reason = " ".join(str(exc).split())
         raise OutputError(f"{path} cannot be read: {reason}: give the same command again, which mends it") from exc
