@@ -29,11 +29,12 @@ def vectors_of(texts: Sequence[str], name: str) -> np.ndarray:
 
 
 def write_run(path: Path, collections: Mapping[str, Sequence[Chunk]], *, fused: bool = True) -> Path:
-    """A finished run of these chunks by two models; what was there before is gone."""
+    """A finished run of these chunks by two models; of what was there before, only the run's id stays."""
     if path.exists():
         for file in sorted(path.rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-    folder = RunFolder.create(path)
+            if file.name != "id.json":
+                file.unlink() if file.is_file() else file.rmdir()
+    folder = RunFolder(path)
     for collection, chunks in collections.items():
         for index, start in enumerate(range(0, len(chunks), SHARD_ROWS)):
             some = chunks[start : start + SHARD_ROWS]
@@ -69,10 +70,10 @@ def some_chunks(count: int, *, first: int = 0) -> list[Chunk]:
 
 @pytest.fixture
 def make_run(tmp_path) -> Callable[..., Path]:
-    """Write a run into one folder, again and again."""
+    """Write a run into one folder, again and again: the same run each time, but where it is of another name."""
 
-    def make(*, fused: bool = True, **collections: Sequence[Chunk]) -> Path:
-        return write_run(tmp_path / "run", collections, fused=fused)
+    def make(*, name: str = "run", fused: bool = True, **collections: Sequence[Chunk]) -> Path:
+        return write_run(tmp_path / name, collections, fused=fused)
 
     return make
 

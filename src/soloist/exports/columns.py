@@ -26,10 +26,11 @@ _LONGEST_NAME = 60  # of a column: what PostgreSQL and others keep whole
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
-    """The columns of an export: key, collection, id, text, those of the metadata by field, digest, and those of the
-    vectors by name. Names of columns have letters, digits and `_` alone, whatever the fields are called.
+    """The columns of an export: key, run, collection, id, text, those of the metadata by field, digest (a `Mark`), and
+    those of the vectors by name. Names of columns have letters, digits and `_` alone, whatever the fields are called.
     """
 
+    run: str
     schema: pa.Schema
     metadata: Mapping[str, str]
     vectors: Mapping[str, str]
@@ -42,22 +43,23 @@ class Columns:
         vectors = plain_names("vector_", source.dims)
         schema = pa.schema(
             [
-                *((name, pa.string()) for name in ("key", "collection", "id", "text")),
+                *((name, pa.string()) for name in ("key", "run", "collection", "id", "text")),
                 *((metadata[field], kind) for field, kind in types.items()),
                 ("digest", pa.string()),
                 *((vectors[name], pa.list_(pa.float32(), dim)) for name, dim in source.dims.items()),
             ]
         )
-        return cls(schema=schema, metadata=metadata, vectors=vectors)
+        return cls(run=source.run, schema=schema, metadata=metadata, vectors=vectors)
 
     def table(self, rows: Rows) -> pa.Table:
         """Some rows as a table of these columns."""
         values: dict[str, pa.Array] = {
             "key": pa.array(rows.keys, pa.string()),
+            "run": pa.array([self.run] * len(rows), pa.string()),
             "collection": pa.array([rows.collection] * len(rows), pa.string()),
             "id": pa.array([chunk.id for chunk in rows.chunks], pa.string()),
             "text": pa.array([chunk.text for chunk in rows.chunks], pa.string()),
-            "digest": pa.array(rows.digests, pa.string()),
+            "digest": pa.array(map(str, rows.marks), pa.string()),
         }
         for field, column in self.metadata.items():
             kind = self.schema.field(column).type

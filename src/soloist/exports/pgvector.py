@@ -22,7 +22,7 @@ INDEXED_ROWS = 10_000
 # What an HNSW index of pgvector takes: https://github.com/pgvector/pgvector#hnsw.
 _MOST_INDEXED_DIMS = 2_000
 _KEYS_AT_ONCE = 10_000
-_COLUMNS = ("key", "collection", "id", "text", "metadata", "digest")
+_COLUMNS = ("key", "run", "collection", "id", "text", "metadata", "digest")
 _NAME_BYTES = 63  # of an identifier of PostgreSQL; longer ones it cuts without a word
 
 
@@ -37,7 +37,7 @@ def export(source: Source, target: Target) -> ExportReport:
             return fill(
                 _Table(psycopg, connection, source, target.table, f"{shown} ({target.table})"),
                 source,
-                target.batch_rows,
+                target,
             )
     except psycopg.Error as exc:
         reason = " ".join(str(exc).split())[:300]
@@ -48,6 +48,8 @@ def export(source: Source, target: Target) -> ExportReport:
 
 class _Table:
     """A table that is open, made where it is not there."""
+
+    normalises = False
 
     def __init__(self, psycopg: Any, connection: Any, source: Source, name: str, target: str) -> None:
         self._sql = psycopg.sql
@@ -60,20 +62,29 @@ class _Table:
         self._make()
         there = self._there()
         self._require_own(there)
-        # A row of another text, whose vectors of these are not exported now, must not keep those of the text before.
+        self._has_run = "run" in there
         self._others = [name for name in there if name.startswith("vector_") and name not in self._columns.values()]
 
-    def digests(self, keys: Sequence[str]) -> Mapping[str, str]:
+    def prepare(self) -> None:
+        self._run("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS run text", [])
+
+    def marks(self, keys: Sequence[str]) -> Mapping[str, object]:
         found = self._run("SELECT key::text, digest FROM {table} WHERE key = ANY(%s::uuid[])", [list(keys)])
         return dict(found.fetchall())
 
     def upsert(self, rows: Rows) -> None:
+        # A row of another text, whose vectors of these are not exported now, must not keep those of the text before.
+        self._write(rows, self._others)
+
+    def update(self, rows: Rows) -> None:
+        self._write(rows, [])
+
+    def _write(self, rows: Rows, emptied: Sequence[str]) -> None:
         names = [*_COLUMNS, *self._columns.values()]
         columns = self._sql.SQL(", ").join(map(self._sql.Identifier, names))
         places = self._sql.SQL(", ").join(self._sql.Placeholder() for _ in names)
         updates = self._sql.SQL(", ").join(
-            self._sql.SQL("{0} = EXCLUDED.{0}").format(self._sql.Identifier(name))
-            for name in [*names[1:], *self._others]
+            self._sql.SQL("{0} = EXCLUDED.{0}").format(self._sql.Identifier(name)) for name in [*names[1:], *emptied]
         )
         query = self._sql.SQL(
             "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (key) DO UPDATE SET {}"
@@ -82,10 +93,11 @@ class _Table:
             cursor.executemany(query, [self._values(rows, place) for place in range(len(rows))])
 
     def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
-        query = "SELECT key::text, collection, id FROM {table} WHERE collection = ANY(%s)"
+        run = "run" if self._has_run else "NULL"
+        query = "SELECT key::text, " + run + ", collection, id FROM {table} WHERE collection = ANY(%s)"
         found = self._run(query, [list(collections)])
         while page := found.fetchmany(_KEYS_AT_ONCE):
-            yield page
+            yield [Place(*row) for row in page]
 
     def delete(self, keys: Sequence[str]) -> None:
         self._run("DELETE FROM {table} WHERE key = ANY(%s::uuid[])", [list(keys)])
@@ -135,8 +147,8 @@ class _Table:
         ]
         self._connection.execute(
             self._sql.SQL(
-                "CREATE TABLE IF NOT EXISTS {} (key uuid PRIMARY KEY, collection text NOT NULL, id text NOT NULL, "
-                "text text NOT NULL, metadata jsonb NOT NULL, digest text NOT NULL, {})"
+                "CREATE TABLE IF NOT EXISTS {} (key uuid PRIMARY KEY, run text, collection text NOT NULL, "
+                "id text NOT NULL, text text NOT NULL, metadata jsonb NOT NULL, digest text NOT NULL, {})"
             ).format(self._name, self._sql.SQL(", ").join(vectors))
         )
 
@@ -150,7 +162,7 @@ class _Table:
         return dict(found.fetchall())
 
     def _require_own(self, there: Mapping[str, int]) -> None:
-        if not {*_COLUMNS} <= there.keys():
+        if not {*_COLUMNS} - {"run"} <= there.keys():  # which tables of an earlier version do not have
             raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
         for name, column in self._columns.items():
             if there.get(column) != self._source.dims[name]:
@@ -171,7 +183,10 @@ class _Table:
         if "\\ud" in metadata and has_surrogate(chunk.metadata):
             raise surrogate_error(chunk, "PostgreSQL")
         vectors = [str(vectors[place].tolist()) for vectors in rows.vectors.values()]
-        return [rows.keys[place], rows.collection, chunk.id, chunk.text, metadata, rows.digests[place], *vectors]
+        return [
+            rows.keys[place], self._source.run, rows.collection, chunk.id, chunk.text, metadata,
+            str(rows.marks[place]), *vectors,
+        ]  # fmt: skip
 
     def _run(self, query: str, values: Sequence[Any]) -> Any:
         return self._connection.execute(self._sql.SQL(query).format(table=self._name), values)
