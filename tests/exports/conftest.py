@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exports.reading import READERS, Row
 
 from soloist.digests import shard_digest, text_digest
 from soloist.stores import RunFolder
@@ -16,6 +17,7 @@ from soloist.types import Chunk
 
 DIMS = {"model-a": 6, "org/model.b": 4, "fused": 10}
 SHARD_ROWS = 40
+Where = tuple[dict[str, str], Callable[[], dict[str, Row]]]
 
 
 def vectors_of(texts: Sequence[str], name: str) -> np.ndarray:
@@ -89,3 +91,21 @@ def postgres(tmp_path_factory) -> Iterator[str]:
         server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture
+def place(request, tmp_path) -> Callable[[str], Where]:
+    """Where exports of a kind go, and what is there: `place(kind)` is the options and a reader."""
+
+    def make(kind: str) -> Where:
+        if kind == "pgvector":
+            import psycopg
+
+            url = request.getfixturevalue("postgres")
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("DROP TABLE IF EXISTS soloist")
+            return {"url": url}, lambda: READERS[kind](url)
+        out = str(tmp_path / ("out.jsonl" if kind == "jsonl" else "out"))
+        return {"out": out}, lambda: READERS[kind](out)
+
+    return make

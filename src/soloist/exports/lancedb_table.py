@@ -120,7 +120,7 @@ class _LanceTable:
         for field in self._table.schema:  # of other collections, or of an export of other vectors
             if field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(rows, field.type))
-        merge.execute(table)
+        merge.execute(table, on_bad_vectors="null")  # it counts those that are not there among the bad
 
     def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
         names = [name for name in ("key", "run", "collection", "id") if name in self._table.schema.names]

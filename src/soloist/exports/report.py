@@ -36,8 +36,8 @@ Reader = Callable[[Sequence[str]], Mapping[str, Mapping[str, Vectors]]]
 def compare(source: Source, target: str, count: int, read: Reader, *, normalises: bool = False) -> int:
     """Hold what a target has against the run: the number of rows, and the vectors of a sample; how many those were.
 
-    `read` gives the vectors by key and name, divided by their norms where the target `normalises`: those of a float16 run
-    are of norm 1 to some 4 digits.
+    `read` gives the vectors by key and name, divided by their norms where the target `normalises`: those of a float16
+    run are of norm 1 to some 4 digits.
 
     Raises:
         ExportError: it differs.
