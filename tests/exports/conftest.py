@@ -30,7 +30,9 @@ def vectors_of(texts: Sequence[str], name: str) -> np.ndarray:
     return found
 
 
-def write_run(path: Path, collections: Mapping[str, Sequence[Chunk]], *, fused: bool = True) -> Path:
+def write_run(
+    path: Path, collections: Mapping[str, Sequence[Chunk]], *, fused: bool = True, dtype: str = "float32"
+) -> Path:
     """A finished run of these chunks by two models; of what was there before, only the run's id stays."""
     if path.exists():
         for file in sorted(path.rglob("*"), reverse=True):
@@ -44,10 +46,11 @@ def write_run(path: Path, collections: Mapping[str, Sequence[Chunk]], *, fused: 
             digests = [text_digest(text) for text in texts]
             folder.write_chunks(collection, index, some)
             for name in ("model-a", "org/model.b"):
-                folder.write_vectors(collection, name, index, ids, vectors_of(texts, name), digests, f"made by {name}")
+                vectors, maker = vectors_of(texts, name), f"made by {name}"
+                folder.write_vectors(collection, name, index, ids, vectors, digests, maker, vector_dtype=dtype)
             if fused:
                 content = shard_digest(ids, digests)
-                folder.write_fused(collection, index, ids, vectors_of(texts, "fused"), content, "fused")
+                folder.write_fused(collection, index, ids, vectors_of(texts, "fused"), content, "fused", dtype)
     models = [
         {"name": name, "dim": DIMS[name], "fingerprint": f"made by {name}"} for name in ("model-a", "org/model.b")
     ]
@@ -74,8 +77,8 @@ def some_chunks(count: int, *, first: int = 0) -> list[Chunk]:
 def make_run(tmp_path) -> Callable[..., Path]:
     """Write a run into one folder, again and again: the same run each time, but where it is of another name."""
 
-    def make(*, name: str = "run", fused: bool = True, **collections: Sequence[Chunk]) -> Path:
-        return write_run(tmp_path / name, collections, fused=fused)
+    def make(*, name: str = "run", fused: bool = True, dtype: str = "float32", **collections: Sequence[Chunk]) -> Path:
+        return write_run(tmp_path / name, collections, fused=fused, dtype=dtype)
 
     return make
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from exports.conftest import some_chunks
+from exports.killing import run_killed
 from exports.reading import READERS
 
 from soloist.errors import ExportError
@@ -119,19 +117,10 @@ def test_a_take_over_that_was_killed_is_not_taken_for_the_other_runs(make_run, t
     out = tmp_path / "out"
     export_run(make_run(alpha=some_chunks(90)), "parquet", out=out)
     second = make_run(name="second", alpha=some_chunks(80, first=10))
-    code = (
-        "import os, signal, sys\n"
-        "def end(event, arguments):\n"
-        "    if event == 'os.rename' and str(arguments[1]).endswith('part-00001.parquet'):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.addaudithook(end)\n"
-        "from soloist.cli import main\n"
-        "main()\n"
-    )
     command = ["export", str(second), "--to", "parquet", "--out", str(out), "--take-over"]
-    assert subprocess.run([sys.executable, "-c", code, *command]).returncode == -9
+    run_killed(command, event="os.rename", ending="part-00001.parquet")
     assert json.loads((out / "soloist-export.json").read_text())["finished"] is False
     with pytest.raises(ExportError, match="another run exported"):
-        export_run(Path(tmp_path / "run"), "parquet", out=out)
+        export_run(tmp_path / "run", "parquet", out=out)
     export_run(second, "parquet", out=out)
     assert {row[1] for row in READERS["parquet"](str(out)).values()} == {f"chunk {n}" for n in range(10, 90)}
