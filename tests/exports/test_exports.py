@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from exports.reading import READERS, has_begun
 from soloist.errors import ExportError
 from soloist.exports import EXPORTS, export_run
 from soloist.exports.lancedb_table import _sub_vectors
-from soloist.exports.qdrant import _requests
+from soloist.exports.qdrant import _Collection, _requests
 from soloist.exports.rows import key_of, open_source
+from soloist.exports.target import Target
 from soloist.stores import RunFolder
 from soloist.types import Chunk
 
@@ -310,3 +312,16 @@ def test_a_store_that_does_not_normalise_is_held_to_every_number(make_run, tmp_p
     table.update(where="id = 'chunk 3'", values={"vector_fused": twice.tolist()})
     with pytest.raises(ExportError, match="another fused vector of chunk 'chunk 3' than was written"):
         export_run(run, "lancedb", out=out)
+
+
+def test_a_folder_of_qdrant_is_asked_once_for_all_its_points(make_run, tmp_path):
+    """Each of its pages costs a look at every point: bringing 100,000 up to date took a hundred times as many."""
+    from qdrant_client import QdrantClient
+
+    run = make_run(alpha=[Chunk(id=str(number), text="") for number in range(1_050)])
+    export_run(run, "qdrant", out=tmp_path / "out", vectors="org/model.b")
+    with closing(QdrantClient(path=str(tmp_path / "out"))) as client:
+        source = open_source(run, "org/model.b", (), several=True)
+        store = _Collection(client, source, Target(out=tmp_path / "out"), "here")
+        assert [len(page) for page in store.places(["alpha"])] == [1_050]
+        assert [len(page) for page in store.places(["beta"])] == [0]

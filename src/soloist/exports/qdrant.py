@@ -115,10 +115,12 @@ class _Collection:
             yield key, payload, {self._names[name]: each[place].tolist() for name, each in rows.vectors.items()}
 
     def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
+        # The client of a folder looks at every point for each page.
+        limit = _KEYS_AT_ONCE if self._is_server else max(1, self.count(collections))
         offset = None
         while True:
             found, offset = self._client.scroll(
-                self._name, scroll_filter=self._of(collections), limit=_KEYS_AT_ONCE, offset=offset,
+                self._name, scroll_filter=self._of(collections), limit=limit, offset=offset,
                 with_payload=["run", "collection", "id"],
             )  # fmt: skip
             payloads = [point.payload or {} for point in found]
