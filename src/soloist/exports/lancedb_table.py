@@ -17,6 +17,7 @@ from soloist.exports.target import Target
 
 # Up to here a scan of all rows is a matter of milliseconds, and an index only loses recall.
 INDEXED_ROWS = 100_000
+_OUTGROWN = 4  # times the rows that an index was built for: it has half the parts that it should
 _KEYS_AT_ONCE = 10_000
 
 
@@ -139,15 +140,26 @@ class _LanceTable:
         return self._columns.read(self._rows(keys, ["key", *self._columns.vectors.values()]))
 
     def index(self, rows: int) -> Sequence[str]:
-        self._table.optimize()
+        self._table.optimize()  # which takes new rows into the indexes that are there
         if rows < INDEXED_ROWS:
             return ("LanceDB scans all rows: so few need no index",)
         for name, dim in self._source.dims.items():
-            self._table.create_index(
-                metric="cosine", vector_column_name=self._columns.vectors[name], num_partitions=int(rows**0.5),
-                num_sub_vectors=_sub_vectors(dim),
-            )  # fmt: skip
+            self._index(self._columns.vectors[name], dim, rows)
         return ("LanceDB's search is approximate: IVF_PQ indexes",)
+
+    def _index(self, column: str, dim: int, rows: int) -> None:
+        """Build the index of a column where it has none, or has outgrown it; one that somebody else made stays."""
+        prefix = f"{column}_of_"
+        there = [each.name for each in self._table.list_indices() if list(each.columns) == [column]]
+        built_for = [name.removeprefix(prefix) for name in there if name.startswith(prefix)]
+        if len(built_for) < len(there) or any(rows < _OUTGROWN * int(number) for number in built_for):
+            return
+        self._table.create_index(
+            metric="cosine", vector_column_name=column, num_partitions=int(rows**0.5),
+            num_sub_vectors=_sub_vectors(dim), name=f"{prefix}{rows}",
+        )  # fmt: skip
+        for name in there:
+            self._table.drop_index(name)
 
     def _rows(self, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
         return self._table.search().where(_among("key", keys)).select(list(columns)).limit(max(1, len(keys))).to_arrow()

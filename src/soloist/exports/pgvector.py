@@ -19,8 +19,9 @@ from soloist.jsontext import json_text
 
 # Up to here a scan is fast enough, and an HNSW index takes longer to build than it saves.
 INDEXED_ROWS = 10_000
-# What an HNSW index of pgvector takes: https://github.com/pgvector/pgvector#hnsw.
+# What an HNSW index of pgvector takes, and one of halfvec, from 0.7 on: https://github.com/pgvector/pgvector#hnsw.
 _MOST_INDEXED_DIMS = 2_000
+_MOST_HALFVEC_DIMS = 4_000
 _KEYS_AT_ONCE = 10_000
 _COLUMNS = ("key", "run", "collection", "id", "text", "metadata", "digest")
 _NAME_BYTES = 63  # of an identifier of PostgreSQL; longer ones it cuts without a word
@@ -55,7 +56,8 @@ class _Table:
         self._sql = psycopg.sql
         self._connection = connection
         self._source = source
-        self._name = self._sql.Identifier(identifier(name))
+        self._plain_name = identifier(name)
+        self._name = self._sql.Identifier(self._plain_name)
         self._columns = plain_names("vector_", source.dims)
         self.target = target
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -123,20 +125,29 @@ class _Table:
     def index(self, rows: int) -> Sequence[str]:
         if rows < INDEXED_ROWS:
             return ("PostgreSQL scans all rows: so few need no index",)
+        has_halfvec = self._run("SELECT to_regtype('halfvec') IS NOT NULL", []).fetchone()[0]
         notes: list[str] = []
         for name, column in self._columns.items():
-            if self._source.dims[name] > _MOST_INDEXED_DIMS:
+            dim = self._source.dims[name]
+            if dim <= _MOST_INDEXED_DIMS:
+                self._index(column, self._sql.SQL("{} vector_cosine_ops").format(self._sql.Identifier(column)))
+                notes.append(f"{name} has an HNSW index: its search is approximate")
+            elif has_halfvec and dim <= _MOST_HALFVEC_DIMS:
+                half = self._sql.SQL("({}::halfvec({})) halfvec_cosine_ops")
+                self._index(column, half.format(self._sql.Identifier(column), self._sql.Literal(dim)))
                 notes.append(
-                    f"{name} has more than {_MOST_INDEXED_DIMS} dims, which pgvector does not index: it is scanned"
+                    f"{name} has an HNSW index in half precision, for ORDER BY {column}::halfvec({dim}) <=> ...: its "
+                    "search is approximate"
                 )
-                continue
-            query = self._sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw ({} vector_cosine_ops)").format(
-                self._sql.Identifier(identifier(f"{self._name.as_string()}_{column}_hnsw")), self._name,
-                self._sql.Identifier(column),
-            )  # fmt: skip
-            self._connection.execute(query)
-            notes.append(f"{name} has an HNSW index: its search is approximate")
+            else:
+                most = f"{_MOST_HALFVEC_DIMS:,}" if has_halfvec else f"{_MOST_INDEXED_DIMS:,}"
+                notes.append(f"{name} has more than {most} dims, which this pgvector does not index: it is scanned")
         return tuple(notes)
+
+    def _index(self, column: str, indexed: Any) -> None:
+        name = self._sql.Identifier(identifier(f"{self._plain_name}_{column}_hnsw"))
+        query = self._sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw ({})")
+        self._connection.execute(query.format(name, self._name, indexed))
 
     def _make(self) -> None:
         vectors = [
