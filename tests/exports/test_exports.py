@@ -249,7 +249,7 @@ def test_metadata_keep_their_types(make_run, tmp_path):
     rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
     assert [row["metadata_n"] for row in rows] == [1, None, None]
     assert [row["metadata_list"] for row in rows] == [["a", "b"], ["c"], None]
-    assert [row["metadata_mixed"] for row in rows] == ["1", "one", None]
+    assert [row["metadata_mixed"] for row in rows] == ["1", '"one"', None]
     assert json.loads(rows[0]["metadata_big"]) == 2**70
     assert json.loads(rows[1]["metadata_nested"]) == {"deep": [1, None]}
     fields = {rows[0][column] for column in rows[0] if column.startswith("metadata_x_y")}
@@ -325,3 +325,33 @@ def test_a_folder_of_qdrant_is_asked_once_for_all_its_points(make_run, tmp_path)
         store = _Collection(client, source, Target(out=tmp_path / "out"), "here")
         assert [len(page) for page in store.places(["alpha"])] == [1_050]
         assert [len(page) for page in store.places(["beta"])] == [0]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "lancedb"])
+def test_a_number_and_its_digits_stay_two_values(kind, request, tmp_path, make_run):
+    """1 and "1" came out as one text, also where a field had texts alone when it was first exported."""
+    export = make_export(kind, request, tmp_path)
+
+    def values():
+        if kind == "lancedb":
+            import lancedb
+
+            rows = lancedb.connect(export.target).open_table("soloist").to_arrow().to_pylist()
+        else:
+            import polars
+
+            rows = polars.read_parquet(f"{export.target}/*.parquet").to_dicts()
+        return {row["id"]: row["metadata_n"] for row in rows}
+
+    chunks = [Chunk(id="a", text="one", metadata={"n": "1"}), Chunk(id="b", text="two", metadata={"n": "x"})]
+    export(make_run(alpha=chunks))
+    assert values() == {"a": "1", "b": "x"}
+    mixed = [*chunks, Chunk(id="c", text="three", metadata={"n": 1})]
+    export(make_run(alpha=mixed))
+    assert values() == {"a": '"1"', "b": '"x"', "c": "1"}
+    assert [json.loads(each) for each in values().values()] == ["1", "x", 1]
+    export(make_run(alpha=[*chunks, Chunk(id="c", text="three", metadata={"n": "y"})]))
+    if kind == "lancedb":  # a column of JSON stays one
+        assert values() == {"a": '"1"', "b": '"x"', "c": '"y"'}
+    else:
+        assert values() == {"a": "1", "b": "x", "c": "y"}

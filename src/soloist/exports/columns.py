@@ -1,7 +1,11 @@
-"""Rows as Arrow tables: metadata as columns with types where all chunks agree on one, as the text of JSON where not."""
+"""Rows as Arrow tables: metadata as columns with types where all chunks agree on one, as the text of JSON where not.
+
+A column of JSON holds a text in quotes, so that 1 and "1" stay two values; its type is another than that of plain text.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +23,7 @@ from soloist.types import Chunk
 _TYPES: Mapping[type, pa.DataType] = {
     bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
 }  # fmt: skip
+_JSON = pa.large_string()
 _INT64 = 1 << 63
 _UNSAFE = re.compile(r"\W", re.ASCII)
 _LONGEST_NAME = 60  # of a column: what PostgreSQL and others keep whole
@@ -50,6 +55,12 @@ class Columns:
             ]
         )
         return cls(run=source.run, schema=schema, metadata=metadata, vectors=vectors)
+
+    def widened(self, there: pa.Schema) -> Columns:
+        """These columns, of metadata those as JSON that are so in a table that is there: JSON holds every value."""
+        names = set(self.metadata.values()) & {field.name for field in there if field.type == _JSON}
+        fields = [field.with_type(_JSON) if field.name in names else field for field in self.schema]
+        return dataclasses.replace(self, schema=pa.schema(fields))
 
     def table(self, rows: Rows) -> pa.Table:
         """Some rows as a table of these columns."""
@@ -88,7 +99,7 @@ def _metadata_types(source: Source) -> dict[str, pa.DataType]:
                 if value is not None:
                     kind = _kind(value)
                     found[name] = kind if found.get(name, kind) == kind else None
-    return {name: kind if kind is not None else pa.string() for name, kind in sorted(found.items())}
+    return {name: kind if kind is not None else _JSON for name, kind in sorted(found.items())}
 
 
 def plain_names(prefix: str, fields: Iterable[str]) -> dict[str, str]:
@@ -139,7 +150,4 @@ def surrogate_error(chunk: Chunk, store: str) -> ExportError:
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:
-    """A value of the metadata for a column: text as it is, anything else in a text column as JSON."""
-    if value is None or kind != pa.string() or isinstance(value, str):
-        return value
-    return json_text(value)
+    return value if value is None or kind != _JSON else json_text(value)

@@ -97,6 +97,7 @@ class _LanceTable:
         self.target = target
 
     def prepare(self) -> None:
+        self._columns = self._columns.widened(self._table.schema)
         self._table = _with_columns(self._database, self._table, self._columns, self._source, self.target)
 
     def marks(self, keys: Sequence[str]) -> Mapping[str, object]:
