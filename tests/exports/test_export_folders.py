@@ -29,7 +29,7 @@ def numbers(*ranges):
 
 
 @pytest.mark.parametrize(
-    ("kind", "ending"), [("numpy", "/ids.jsonl"), ("numpy", "/fused.npy"), ("numpy", "/model-a.npy"),
+    ("kind", "ending"), [("numpy", "/ids.jsonl"), ("numpy", "/model-a.npy"),
                          ("faiss", "/ids.jsonl"), ("faiss", "/index.faiss")],
 )  # fmt: skip
 def test_killed_between_two_files_it_is_not_finished(make_run, tmp_path, kind, ending):
@@ -101,7 +101,7 @@ def test_temporary_files_of_somebody_else_are_left(make_run, tmp_path, kind):
 def test_deleted_are_the_rows_that_are_gone(make_run, place, kind):
     """It was a difference of counts: chunks that went and as many that came were none deleted."""
     where, _ = place(kind)
-    export_run(make_run(alpha=some_chunks(60)), kind, **where)
-    run = make_run(alpha=[*some_chunks(45), *some_chunks(30, first=100)])
-    assert export_run(run, kind, **where).deleted == 15
+    export_run(make_run(alpha=some_chunks(12)), kind, **where)
+    run = make_run(alpha=[*some_chunks(9), *some_chunks(6, first=100)])
+    assert export_run(run, kind, **where).deleted == 3
     assert export_run(run, kind, **where).deleted == 0

@@ -51,7 +51,7 @@ def test_runs_of_other_collections_share_a_table(make_run, place, kind):
 
 
 @pytest.mark.parametrize("kind", STORES)
-def test_a_table_that_does_not_say_of_which_run_is_not_this_runs(make_run, place, kind, postgres):
+def test_a_table_that_does_not_say_of_which_run_is_not_this_runs(make_run, place, kind):
     """Rows of an earlier version, which named no run, were anybody's to delete."""
     where, read = place(kind)
     run = make_run(alpha=some_chunks(5))

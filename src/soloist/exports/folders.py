@@ -71,7 +71,7 @@ class ExportFolder:
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The files of the last export, with the digest of what each is of; empty for one that was not finished."""
+        """The files of the last export, with the digest of what each is of; none of one that may not be whole."""
         return self._marker.files
 
     @contextlib.contextmanager
