@@ -68,7 +68,8 @@ class _Table:
         self._others = [name for name in there if name.startswith("vector_") and name not in self._columns.values()]
 
     def prepare(self) -> None:
-        self._run("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS run text", [])
+        if not self._has_run:
+            self._run("ALTER TABLE {table} ADD COLUMN run text", [])
 
     def marks(self, keys: Sequence[str]) -> Mapping[str, object]:
         found = self._run("SELECT key::text, digest FROM {table} WHERE key = ANY(%s::uuid[])", [list(keys)])
