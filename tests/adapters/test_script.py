@@ -49,7 +49,7 @@ def test_it_writes_these_files_and_leaves_the_input_alone(chunks_root: Path, tmp
     expected = {f"{name}/{name}_{ending}" for name in names for ending in own}
     expected |= {f"run/{name}/chunks/part-00000.parquet" for name in names}
     expected |= {f"run/{name}/vectors/tiny-bert/part-00000.parquet" for name in names}
-    expected |= {"embedding_summary.json", "run/run.json", "run/events.jsonl", "run/skipped.jsonl"}
+    expected |= {"embedding_summary.json", "run/run.json", "run/id.json", "run/events.jsonl", "run/skipped.jsonl"}
     expected |= {"run/manifest.jsonl", "run/.lock"}
     assert set(files_of(tmp_path / "out")) == expected
     assert files_of(chunks_root) == before

@@ -32,7 +32,8 @@ def test_a_run_leaves_exactly_these_files(embed):
         for kind, shards in kinds.items()
         for shard in range(shards)
     ]
-    assert found == sorted([*parts, ".lock", "events.jsonl", "manifest.jsonl", "run.json", "skipped.jsonl"])
+    own = [".lock", "events.jsonl", "id.json", "manifest.jsonl", "run.json", "skipped.jsonl"]
+    assert found == sorted([*parts, *own])
 
 
 def test_every_chunk_has_one_row_everywhere_in_input_order(embed, all_vectors):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exports.reading import READERS, Row
 
 from soloist.digests import shard_digest, text_digest
 from soloist.stores import RunFolder
@@ -16,6 +17,7 @@ from soloist.types import Chunk
 
 DIMS = {"model-a": 6, "org/model.b": 4, "fused": 10}
 SHARD_ROWS = 40
+Where = tuple[dict[str, str], Callable[[], dict[str, Row]]]
 
 
 def vectors_of(texts: Sequence[str], name: str) -> np.ndarray:
@@ -28,12 +30,15 @@ def vectors_of(texts: Sequence[str], name: str) -> np.ndarray:
     return found
 
 
-def write_run(path: Path, collections: Mapping[str, Sequence[Chunk]], *, fused: bool = True) -> Path:
-    """A finished run of these chunks by two models; what was there before is gone."""
+def write_run(
+    path: Path, collections: Mapping[str, Sequence[Chunk]], *, fused: bool = True, dtype: str = "float32"
+) -> Path:
+    """A finished run of these chunks by two models; of what was there before, only the run's id stays."""
     if path.exists():
         for file in sorted(path.rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-    folder = RunFolder.create(path)
+            if file.name != "id.json":
+                file.unlink() if file.is_file() else file.rmdir()
+    folder = RunFolder(path)
     for collection, chunks in collections.items():
         for index, start in enumerate(range(0, len(chunks), SHARD_ROWS)):
             some = chunks[start : start + SHARD_ROWS]
@@ -41,10 +46,11 @@ def write_run(path: Path, collections: Mapping[str, Sequence[Chunk]], *, fused: 
             digests = [text_digest(text) for text in texts]
             folder.write_chunks(collection, index, some)
             for name in ("model-a", "org/model.b"):
-                folder.write_vectors(collection, name, index, ids, vectors_of(texts, name), digests, f"made by {name}")
+                vectors, maker = vectors_of(texts, name), f"made by {name}"
+                folder.write_vectors(collection, name, index, ids, vectors, digests, maker, vector_dtype=dtype)
             if fused:
                 content = shard_digest(ids, digests)
-                folder.write_fused(collection, index, ids, vectors_of(texts, "fused"), content, "fused")
+                folder.write_fused(collection, index, ids, vectors_of(texts, "fused"), content, "fused", dtype)
     models = [
         {"name": name, "dim": DIMS[name], "fingerprint": f"made by {name}"} for name in ("model-a", "org/model.b")
     ]
@@ -69,10 +75,10 @@ def some_chunks(count: int, *, first: int = 0) -> list[Chunk]:
 
 @pytest.fixture
 def make_run(tmp_path) -> Callable[..., Path]:
-    """Write a run into one folder, again and again."""
+    """Write a run into one folder, again and again: the same run each time, but where it is of another name."""
 
-    def make(*, fused: bool = True, **collections: Sequence[Chunk]) -> Path:
-        return write_run(tmp_path / "run", collections, fused=fused)
+    def make(*, name: str = "run", fused: bool = True, dtype: str = "float32", **collections: Sequence[Chunk]) -> Path:
+        return write_run(tmp_path / name, collections, fused=fused, dtype=dtype)
 
     return make
 
@@ -88,3 +94,21 @@ def postgres(tmp_path_factory) -> Iterator[str]:
         server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture
+def place(request, tmp_path) -> Callable[[str], Where]:
+    """Where exports of a kind go, and what is there: `place(kind)` is the options and a reader."""
+
+    def make(kind: str) -> Where:
+        if kind == "pgvector":
+            import psycopg
+
+            url = request.getfixturevalue("postgres")
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("DROP TABLE IF EXISTS soloist")
+            return {"url": url}, lambda: READERS[kind](url)
+        out = str(tmp_path / ("out.jsonl" if kind == "jsonl" else "out"))
+        return {"out": out}, lambda: READERS[kind](out)
+
+    return make

@@ -18,7 +18,7 @@ COLUMNS = {"model-a": "vector_model_a", "org/model.b": "vector_org_model_b", "fu
 
 
 def _row(row: Mapping[str, Any]) -> Row:
-    vectors = {name: list(row[column]) for name, column in COLUMNS.items() if column in row}
+    vectors = {name: list(row[column]) for name, column in COLUMNS.items() if row.get(column) is not None}
     return row["collection"], row["id"], row["text"], vectors
 
 
@@ -97,7 +97,12 @@ def read_pgvector(target: str) -> dict[str, Row]:
     with psycopg.connect(target) as connection:
         found = connection.execute(f"SELECT key::text, collection, id, text, {vectors} FROM soloist").fetchall()
     return {
-        key: (collection, id_, text, dict(zip(COLUMNS, map(json.loads, there), strict=True)))
+        key: (
+            collection,
+            id_,
+            text,
+            {name: json.loads(each) for name, each in zip(COLUMNS, there, strict=True) if each},
+        )
         for key, collection, id_, text, *there in found
     }
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 
+import pyarrow.parquet as pq
 import pytest
 from exports.conftest import some_chunks
 
@@ -272,8 +273,9 @@ def test_damage_is_found_when_it_is_read_back(run, tmp_path):
     out = tmp_path / "out"
     export_run(run, "parquet", out=out)
     (part,) = out.glob("*.parquet")
-    content = bytearray(part.read_bytes())
-    content[len(content) // 3] ^= 0xFF
+    content, group = bytearray(part.read_bytes()), pq.read_metadata(part).row_group(0)
+    vectors = next(column for column in map(group.column, range(group.num_columns)) if "fused" in column.path_in_schema)
+    content[vectors.data_page_offset + vectors.total_compressed_size // 2] ^= 0xFF
     part.write_bytes(content)
     with pytest.raises(SoloistError):
         export_run(run, "parquet", out=out)
@@ -285,9 +287,10 @@ def test_the_command(run, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{tmp_path / 'out'}: 5 rows, 5 written, 0 unchanged, 0 deleted; 5 read back and compared\n"
+    command[-1] = str(tmp_path / "one")
     again = subprocess.run([*command, "--vectors", "model-a", "--json"], capture_output=True, text=True)
     assert json.loads(again.stdout)["rows"] == 5
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.npy")) == ["model-a.npy"]
+    assert sorted(path.name for path in (tmp_path / "one").glob("*.npy")) == ["model-a.npy"]
     wrong = subprocess.run([*command, "--collections", "gamma"], capture_output=True, text=True)
     assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1
 

@@ -109,7 +109,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("run.json", "events.jsonl", ".lock")
+        if path.is_file() and path.name not in ("run.json", "id.json", "events.jsonl", ".lock")
     }
 
 

@@ -376,3 +376,29 @@ def test_a_folder_at_work_is_refused_in_words(run: RunFolder) -> None:
     """The lock's own error is an OSError, and was taken for one of the disk."""
     with run.locked(), pytest.raises(OutputError, match=r"another run is writing to .*: wait until"), run.locked():
         pass
+
+
+def test_a_run_keeps_its_identity(tmp_path: Path) -> None:
+    """Rows that it has exported would be taken for those of another run, or those of two runs for one's."""
+    run, other = RunFolder.create(tmp_path / "run"), RunFolder.create(tmp_path / "other")
+    for each in (run, other):
+        each.finish({"models": [], "fusion": None})
+    drawn = run.identity()
+    assert len(drawn) == 32 and drawn != other.identity()
+    run.reopen()
+    run.finish({"models": [], "fusion": "another"})
+    assert run.identity() == drawn
+    (run.path / "id.json").unlink()  # as an earlier version left it
+    assert run.identity() == RunFolder.open(run.path).identity() != drawn
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"id": "x"}'])
+def test_a_damaged_identity_is_a_sentence_and_is_mended(tmp_path: Path, content: str) -> None:
+    """Half an id would be an id, and every export another run's."""
+    run = RunFolder.create(tmp_path / "run")
+    run.finish({})
+    (run.path / "id.json").write_text(content)
+    with pytest.raises(OutputError, match=r"id.json .*give the command that wrote it again"):
+        run.identity()
+    run.finish({})
+    assert len(run.identity()) == 32

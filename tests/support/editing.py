@@ -10,7 +10,7 @@ from pathlib import Path
 
 Chunks = Mapping[str, Iterable[tuple[str, str]]]  # (id, text) by file, `collection/name`
 
-_OF_TIMES = ("run.json", "events.jsonl", ".lock")
+_OF_TIMES = ("run.json", "id.json", "events.jsonl", ".lock")
 _WORDS = (
     "lease", "chunk", "vector", "shard", "device", "memory", "batch", "token", "replica", "model", "pass", "fusion",
     "weight", "norm", "query", "index",

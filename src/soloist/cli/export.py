@@ -16,6 +16,8 @@ from soloist.reports.text import count_text, one_line
 _TO_HELP = "parquet, numpy, jsonl, faiss, lancedb, qdrant or pgvector."
 _VECTORS_HELP = "fused, the name of a model, or all. [default: all; for faiss the fused ones]"
 
+_TAKE_OVER_HELP = "Make this run's what another run exported to the same place, instead of refusing to touch it."
+
 
 def export(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
@@ -28,6 +30,7 @@ def export(
     collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
     table: Annotated[str, typer.Option(metavar="NAME", help="The table or collection in a store.")] = "soloist",
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are sent at once.")] = 1_000,
+    take_over: Annotated[bool, typer.Option("--take-over", help=_TAKE_OVER_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -41,7 +44,7 @@ def export(
 
         found = export_run(
             run_dir, to, out=out, url=url, vectors=vectors, collections=split("--collections", collections) or (),
-            table=table, batch_rows=batch_rows,
+            table=table, batch_rows=batch_rows, take_over=take_over,
         )  # fmt: skip
         with written_to_stdout("the report", before=f"the export to {found.target} is done, but "):
             if as_json:

@@ -45,17 +45,21 @@ def export_run(
     collections: Sequence[str] = (),
     table: str = DEFAULT_TABLE,
     batch_rows: int = BATCH_ROWS,
+    take_over: bool = False,
 ) -> ExportReport:
     """Export a finished run, or bring what was exported up to date with it.
 
     Rows that are there unchanged are left, rows of chunks that are gone are deleted, and at the end the rows are
-    counted and a sample of their vectors is read back and compared. `vectors` are `fused`, those of a model, or `all`;
-    by default all, but for faiss, which has one vector a row.
+    counted and a sample of their vectors is read back and compared. What another run exported to the same place, of
+    the same collections where it is a store, stays untouched unless `take_over` makes it this run's. `vectors` are
+    `fused`, those of a model, or `all`; by default all, but for faiss, which has one vector a row. In a store, vectors
+    that are not exported now stay for the rows whose text has.
 
     Raises:
         ConfigError: a kind, vectors or collections that are not there, or a client library that is not installed.
         OutputError: there is no finished run, or the disk does not take the files.
-        ExportError: the store fails, has a table with other dims, or does not have what was written.
+        ExportError: the store fails, has a table with other dims, has what another run exported, or does not have
+            what was written.
     """
     kind = EXPORTS.get(to)
     if kind is None:
@@ -65,6 +69,8 @@ def export_run(
     if out is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(run)):
         raise ConfigError(f"{out} is inside the run folder {run}, which has its own files only: choose another --out")
     source = open_source(Path(run), vectors, collections, several=kind.several)
-    target = Target(out=Path(out) if out is not None else None, url=url, table=table, batch_rows=batch_rows)
+    target = Target(
+        out=Path(out) if out is not None else None, url=url, table=table, batch_rows=batch_rows, take_over=take_over
+    )  # fmt: skip
     export: Callable[[Source, Target], ExportReport] = import_module(f"soloist.exports.{kind.module}").export
     return export(source, target)

@@ -1,7 +1,11 @@
-"""Rows as Arrow tables: metadata as columns with types where all chunks agree on one, as the text of JSON where not."""
+"""Rows as Arrow tables: metadata as columns with types where all chunks agree on one, as the text of JSON where not.
+
+A column of JSON holds a text in quotes, so that 1 and "1" stay two values; its type is another than that of plain text.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +23,7 @@ from soloist.types import Chunk
 _TYPES: Mapping[type, pa.DataType] = {
     bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
 }  # fmt: skip
+_JSON = pa.large_string()
 _INT64 = 1 << 63
 _UNSAFE = re.compile(r"\W", re.ASCII)
 _LONGEST_NAME = 60  # of a column: what PostgreSQL and others keep whole
@@ -26,10 +31,11 @@ _LONGEST_NAME = 60  # of a column: what PostgreSQL and others keep whole
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
-    """The columns of an export: key, collection, id, text, those of the metadata by field, digest, and those of the
-    vectors by name. Names of columns have letters, digits and `_` alone, whatever the fields are called.
+    """The columns of an export: key, run, collection, id, text, those of the metadata by field, digest (a `Mark`), and
+    those of the vectors by name. Names of columns have letters, digits and `_` alone, whatever the fields are called.
     """
 
+    run: str
     schema: pa.Schema
     metadata: Mapping[str, str]
     vectors: Mapping[str, str]
@@ -42,22 +48,29 @@ class Columns:
         vectors = plain_names("vector_", source.dims)
         schema = pa.schema(
             [
-                *((name, pa.string()) for name in ("key", "collection", "id", "text")),
+                *((name, pa.string()) for name in ("key", "run", "collection", "id", "text")),
                 *((metadata[field], kind) for field, kind in types.items()),
                 ("digest", pa.string()),
                 *((vectors[name], pa.list_(pa.float32(), dim)) for name, dim in source.dims.items()),
             ]
         )
-        return cls(schema=schema, metadata=metadata, vectors=vectors)
+        return cls(run=source.run, schema=schema, metadata=metadata, vectors=vectors)
+
+    def widened(self, there: pa.Schema) -> Columns:
+        """These columns, of metadata those as JSON that are so in a table that is there: JSON holds every value."""
+        names = set(self.metadata.values()) & {field.name for field in there if field.type == _JSON}
+        fields = [field.with_type(_JSON) if field.name in names else field for field in self.schema]
+        return dataclasses.replace(self, schema=pa.schema(fields))
 
     def table(self, rows: Rows) -> pa.Table:
         """Some rows as a table of these columns."""
         values: dict[str, pa.Array] = {
             "key": pa.array(rows.keys, pa.string()),
+            "run": pa.array([self.run] * len(rows), pa.string()),
             "collection": pa.array([rows.collection] * len(rows), pa.string()),
             "id": pa.array([chunk.id for chunk in rows.chunks], pa.string()),
             "text": pa.array([chunk.text for chunk in rows.chunks], pa.string()),
-            "digest": pa.array(rows.digests, pa.string()),
+            "digest": pa.array(map(str, rows.marks), pa.string()),
         }
         for field, column in self.metadata.items():
             kind = self.schema.field(column).type
@@ -86,7 +99,7 @@ def _metadata_types(source: Source) -> dict[str, pa.DataType]:
                 if value is not None:
                     kind = _kind(value)
                     found[name] = kind if found.get(name, kind) == kind else None
-    return {name: kind if kind is not None else pa.string() for name, kind in sorted(found.items())}
+    return {name: kind if kind is not None else _JSON for name, kind in sorted(found.items())}
 
 
 def plain_names(prefix: str, fields: Iterable[str]) -> dict[str, str]:
@@ -137,7 +150,4 @@ def surrogate_error(chunk: Chunk, store: str) -> ExportError:
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:
-    """A value of the metadata for a column: text as it is, anything else in a text column as JSON."""
-    if value is None or kind != pa.string() or isinstance(value, str):
-        return value
-    return json_text(value)
+    return value if value is None or kind != _JSON else json_text(value)

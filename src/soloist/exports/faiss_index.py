@@ -9,7 +9,7 @@ import numpy as np
 
 from soloist.exports.extras import load
 from soloist.exports.folders import ExportFolder
-from soloist.exports.numpy_files import IDS, places_of, row_count, write_ids
+from soloist.exports.numpy_files import IDS, gone_count, places_of, write_ids
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import Source, Vectors
 from soloist.exports.target import Target
@@ -24,25 +24,22 @@ _CONSTRUCTION = 200
 def export(source: Source, target: Target) -> ExportReport:
     """Write the index anew, in the order of the run, and read a sample back. All vectors are in memory meanwhile."""
     faiss = load("faiss", "faiss", "faiss-cpu")
-    folder = ExportFolder(target.folder, "faiss")
+    folder = ExportFolder(source, target, "faiss", several=False)
     ((name, dim),) = source.dims.items()
-    before = row_count(folder.path / IDS)
-    folder.begin([INDEX, IDS])
+    deleted = gone_count(folder.path / IDS, source)
     index = _index(faiss, dim, source.rows)
     for collection, shard in source.shards:
         index.add(np.ascontiguousarray(source.vectors(name, collection, shard), dtype=np.float32))
-    with folder.file(INDEX) as temp:
-        faiss.write_index(index, str(temp))
-    write_ids(source, folder)
-    folder.finish(dict.fromkeys([INDEX, IDS], "written"))
+    with folder.switching() as path_of:
+        faiss.write_index(index, str(path_of(INDEX)))
+        write_ids(source, path_of(IDS))
     there = faiss.read_index(str(folder.path / INDEX))
 
     def read(keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
         return {key: {name: there.reconstruct(at)} for key, at in places_of(folder.path / IDS, keys).items()}
 
     return ExportReport(
-        target=str(folder.path), rows=source.rows, written=source.rows, unchanged=0,
-        deleted=max(0, before - source.rows),
+        target=str(folder.path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
         compared=compare(source, str(folder.path), there.ntotal, read),
         notes=() if source.rows <= EXACT_ROWS else ("its search is approximate: an HNSW graph",),
     )  # fmt: skip

@@ -1,80 +1,171 @@
-"""Folders of files that an export owns: a marker says which files are its own, and no other is touched."""
+"""Folders of files that an export owns: a marker says whose they are and which of them are finished.
+
+While the marker does not say that it is finished, files of two exports may lie beside each other: the same export again
+writes those anew that are not known to be whole.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from soloist.errors import ExportError
+from soloist.exports.rows import Source
+from soloist.exports.target import Target
 from soloist.jsontext import json_text
-from soloist.stores.atomic import atomic_path, disk_errors, is_temporary, make_folder
+from soloist.stores.atomic import atomic_path, disk_errors, is_temporary, make_folder, sync_file
 
 MARKER = "soloist-export.json"
 
 
-class ExportFolder:
-    """A folder that one kind of export writes.
-
-    Raises:
-        ExportError: on opening, it has files and no export of this kind has written them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Marker:
+    """What is in a folder: files, each with the digest of what it is of, or none where it may be half of another
+    export's; the kind and the run of the export, and the names of its vectors.
     """
 
-    def __init__(self, path: Path, kind: str) -> None:
-        self.path = path
-        self._kind = kind
+    to: str
+    run: str | None = None  # of an earlier version, which did not say
+    finished: bool = False
+    vectors: tuple[str, ...] = ()
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class ExportFolder:
+    """A folder that one kind of export of one run writes; `several` says whether it can have several vectors a row.
+
+    Raises:
+        ExportError: on opening, it has files that no export of this kind has written, or those of another run that are
+            not taken over, or vectors that this export would take away.
+    """
+
+    def __init__(self, source: Source, target: Target, kind: str, *, several: bool = True) -> None:
+        self.path = path = target.folder
         if path.exists() and not path.is_dir():
             raise ExportError(f"{path} is a file: choose a folder for the export to {kind}")
         with disk_errors(path):
             make_folder(path)
-            others = [entry.name for entry in path.iterdir() if not is_temporary(entry.name)]
-            for entry in list(path.iterdir()):
-                if is_temporary(entry.name):
-                    entry.unlink()
-        self._known = self._read() if MARKER in others else None
-        if others and (self._known is None or self._known.get("to") != kind):
+            names = [entry.name for entry in path.iterdir()]
+        there = _read(path / MARKER)
+        own = f".{MARKER}."  # of a first export that was killed before its marker was there
+        if (there is None or there.to != kind) and not all(
+            is_temporary(name) and name.startswith(own) for name in names
+        ):
             raise ExportError(f"{path} has files that no export to {kind} wrote: choose another folder, or empty it")
-        if self._known is None:
-            self._write({})
+        if there is not None:
+            _require_own(path, there, source, target.take_over, several)
+        with disk_errors(path):
+            for name in filter(is_temporary, names):
+                (path / name).unlink()
+        self._marker = _Marker(to=kind, run=source.run, files=there.files if there is not None else {})
+        self._vectors = tuple(source.dims)
+        if there is None:
+            self._write(self._marker)
+        elif there.run == source.run:
+            self._marker = there
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The files of the last export, with the digest of what each is of; empty for one that was not finished."""
-        return dict((self._known or {}).get("files", {}))
-
-    def begin(self, names: Iterable[str]) -> None:
-        """Say which files are about to be written, so that they are known as ours whatever ends it."""
-        self._write({**dict.fromkeys(names, ""), **self.files})
-
-    def done(self, name: str, digest: str) -> None:
-        """Say that a file is finished."""
-        self._write({**self.files, name: digest})
+        """The files of the last export, with the digest of what each is of; none of one that may not be whole."""
+        return self._marker.files
 
     @contextlib.contextmanager
-    def file(self, name: str) -> Iterator[Path]:
-        """A path to write to, which becomes the file of this name."""
+    def replacing(self, name: str, digest: str) -> Iterator[Path]:
+        """A path to write to, which becomes the file of this name; the folder is not finished until `finish`."""
+        self._begin([name])
         with atomic_path(self.path / name) as temp, disk_errors(self.path / name):
             yield temp
+        # It is on the disk with the next: a kill before that costs this file once more.
+        self._marker = dataclasses.replace(self._marker, files={**self.files, name: digest})
 
-    def finish(self, files: Mapping[str, str]) -> int:
-        """Say which files are finished, and remove those that were and are no more; how many these were."""
+    @contextlib.contextmanager
+    def switching(self) -> Iterator[Callable[[str], Path]]:
+        """Paths to write to, by the names of the files that they become, all together, when the body has ended."""
+        temps: dict[str, Path] = {}
+        with contextlib.ExitStack() as renamed:
+
+            def path_of(name: str) -> Path:
+                temps[name] = renamed.enter_context(atomic_path(self.path / name))
+                return temps[name]
+
+            with disk_errors(self.path):
+                yield path_of
+                for temp in temps.values():
+                    sync_file(temp)
+            self._begin(temps)
+        self.finish(dict.fromkeys(temps, "written"))
+
+    def finish(self, files: Mapping[str, str]) -> None:
+        """Say that the folder is finished and has these files, and remove others of the export before."""
         gone = [name for name in self.files if name not in files]
+        if gone:
+            self._begin(gone)
         with disk_errors(self.path):
             for name in gone:
                 (self.path / name).unlink(missing_ok=True)
-        self._write(files)
-        return len(gone)
+        done = dataclasses.replace(self._marker, finished=True, vectors=self._vectors, files=dict(files))
+        if done != self._marker:
+            self._write(done)
 
-    def _write(self, files: Mapping[str, str]) -> None:
-        self._known = {"to": self._kind, "files": dict(files)}
-        with self.file(MARKER) as temp:
-            temp.write_text(json_text(self._known, indent=2) + "\n", encoding="utf-8")
+    def _begin(self, names: Iterable[str]) -> None:
+        """Say that these files are not to be believed."""
+        vectors = dict.fromkeys([*self._marker.vectors, *self._vectors])
+        files = {**self.files, **dict.fromkeys(names, "")}
+        self._write(dataclasses.replace(self._marker, finished=False, vectors=tuple(vectors), files=files))
 
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            known = json.loads((self.path / MARKER).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return known if isinstance(known, dict) and isinstance(known.get("files"), dict) else None
+    def _write(self, marker: _Marker) -> None:
+        self._marker = marker
+        with atomic_path(self.path / MARKER) as temp, disk_errors(self.path / MARKER):
+            temp.write_text(json_text(dataclasses.asdict(marker), indent=2) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> _Marker | None:
+    """The marker of a folder; None where there is none."""
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        files = {str(name): str(digest) for name, digest in known["files"].items()}
+        return _Marker(
+            to=str(known["to"]), run=known.get("run"), finished=known.get("finished") is True,
+            vectors=tuple(known.get("vectors", ())), files=files,
+        )  # fmt: skip
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _require_own(path: Path, there: _Marker, source: Source, take_over: bool, several: bool) -> None:
+    if there.run != source.run:
+        require_taken_over(str(path), take_over)
+        return
+    require_vectors(str(path), there.vectors, source, several=several)
+
+
+def require_taken_over(target: str, take_over: bool) -> None:
+    """Refuse files of another run's export that are not taken over.
+
+    Raises:
+        ExportError: they are not.
+    """
+    if not take_over:
+        raise ExportError(
+            f"{target} has what another run exported: choose another --out, or give --take-over, which replaces it"
+        )
+
+
+def require_vectors(target: str, there: Iterable[str], source: Source, *, several: bool = True) -> None:
+    """Refuse to write files anew without vectors that they have and the run has too.
+
+    Raises:
+        ExportError: some would be lost.
+    """
+    lost = [name for name in there if name in source.others]
+    if lost:
+        remedy = "export all with --vectors all, or choose" if several else "choose"
+        raise ExportError(
+            f"{target} has vectors of {lost[0]}, which an export of {', '.join(source.dims)} would take away: "
+            f"{remedy} another --out"
+        )

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from soloist.errors import ExportError
-from soloist.exports.numpy_files import row_count
+from soloist.exports.folders import require_taken_over, require_vectors
+from soloist.exports.numpy_files import gone_count, row_count
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import Rows, Source, Vectors, key_of
 from soloist.exports.target import Target
@@ -23,24 +24,25 @@ def export(source: Source, target: Target) -> ExportReport:
     path = target.folder
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
-    _require_ours(path)
+    _require_ours(path, source, target.take_over)
     _clean(path)
-    before = row_count(path)
+    deleted = gone_count(path, source)
     with atomic_path(path) as temp, disk_errors(path), temp.open("w", encoding="utf-8", newline="\n") as file:
         for rows in source.batches(target.batch_rows):
             for place in range(len(rows)):
-                file.write(json_text(_object(rows, place)) + "\n")
+                file.write(json_text(_object(source.run, rows, place)) + "\n")
     return ExportReport(
-        target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=max(0, before - source.rows),
+        target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
         compared=compare(source, str(path), row_count(path), lambda keys: _read(path, keys)),
     )  # fmt: skip
 
 
-def _require_ours(path: Path) -> None:
-    """Refuse a file that no export wrote: its first line is no row of one.
+def _require_ours(path: Path, source: Source, take_over: bool) -> None:
+    """Refuse a file that no export of this run wrote: its first line is no row of one.
 
     Raises:
-        ExportError: it is somebody else's, or cannot be read.
+        ExportError: it is somebody else's, or another run's that is not taken over, or cannot be read, or has vectors
+            that would be taken away.
     """
     if not path.exists():
         return
@@ -50,13 +52,17 @@ def _require_ours(path: Path) -> None:
         if not line:
             return
         row = json.loads(line)
-        is_ours = row["key"] == key_of(row["collection"], row["id"]) and "vectors" in row
+        is_ours = row["key"] == key_of(row["collection"], row["id"]) and isinstance(row["vectors"], dict)
     except OSError as exc:
         raise ExportError(f"{path} cannot be read ({exc.strerror}): choose another --out") from exc
     except (ValueError, LookupError, TypeError, RecursionError):
         is_ours = False
     if not is_ours:
         raise ExportError(f"{path} is a file that no export to jsonl wrote: choose another --out, or remove it")
+    if row.get("run") != source.run:
+        require_taken_over(str(path), take_over)
+    else:
+        require_vectors(str(path), row["vectors"], source)
 
 
 def _clean(path: Path) -> None:
@@ -68,10 +74,11 @@ def _clean(path: Path) -> None:
                     entry.unlink()
 
 
-def _object(rows: Rows, place: int) -> dict[str, Any]:
+def _object(run: str, rows: Rows, place: int) -> dict[str, Any]:
     chunk = rows.chunks[place]
     return {
         "key": rows.keys[place],
+        "run": run,
         "collection": rows.collection,
         "id": chunk.id,
         "text": chunk.text,

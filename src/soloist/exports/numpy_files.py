@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,30 +18,28 @@ from soloist.stores import folder_name
 from soloist.stores.atomic import disk_errors
 
 IDS = "ids.jsonl"
+_KEY = re.compile(rb'\{"key": ?"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"')
 
 
 def export(source: Source, target: Target) -> ExportReport:
     """Write all arrays anew, in the order of the run, and read a sample back."""
-    folder = ExportFolder(target.folder, "numpy")
+    folder = ExportFolder(source, target, "numpy")
     arrays = {name: f"{folder_name(name)}.npy" for name in source.dims}
-    before = row_count(folder.path / IDS)
-    folder.begin([*arrays.values(), IDS])
-    for name, file in arrays.items():
-        with folder.file(file) as temp:
-            _write(source, name, temp)
-    write_ids(source, folder)
-    folder.finish(dict.fromkeys([*arrays.values(), IDS], "written"))
+    deleted = gone_count(folder.path / IDS, source)
+    with folder.switching() as path_of:
+        for name, file in arrays.items():
+            _write(source, name, path_of(file))
+        write_ids(source, path_of(IDS))
     count = row_count(folder.path / IDS)
     return ExportReport(
-        target=str(folder.path), rows=source.rows, written=source.rows, unchanged=0,
-        deleted=max(0, before - source.rows),
+        target=str(folder.path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
         compared=compare(source, str(folder.path), count, lambda keys: _read(folder.path, arrays, keys)),
     )  # fmt: skip
 
 
-def write_ids(source: Source, folder: ExportFolder) -> None:
+def write_ids(source: Source, path: Path) -> None:
     """`ids.jsonl`: key, collection and id of each row, in the order of the vectors."""
-    with folder.file(IDS) as temp, temp.open("w", encoding="utf-8", newline="\n") as file:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
         for collection, index in source.shards:
             for id_ in source.ids(collection, index):
                 key = key_of(collection, id_)
@@ -53,6 +52,19 @@ def row_count(path: Path) -> int:
         return 0
     with disk_errors(path), path.open("rb") as file:
         return sum(1 for _ in file)
+
+
+def gone_count(path: Path, source: Source) -> int:
+    """How many rows of a file of JSON lines are of chunks that the run does not have; 0 where there is none."""
+    if not path.is_file():
+        return 0
+    keys = source.keys()
+    with disk_errors(path), path.open("rb") as lines:
+        return sum(1 for line in lines if (found := _KEY.match(line)) and keys.find(bytes.fromhex(_hex(found))) is None)
+
+
+def _hex(key: re.Match[bytes]) -> str:
+    return key[1].decode().replace("-", "")
 
 
 def places_of(path: Path, keys: Sequence[str]) -> dict[str, int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from soloist.digests import DigestTable
+from soloist.errors import OutputError
 from soloist.exports.columns import Columns
 from soloist.exports.folders import ExportFolder
 from soloist.exports.report import ExportReport, compare
@@ -19,11 +22,11 @@ from soloist.stores.tables import read_errors
 
 def export(source: Source, target: Target) -> ExportReport:
     """Write what has changed, remove files of shards that are gone, and read a sample back."""
-    folder, columns = ExportFolder(target.folder, "parquet"), Columns.of(source)
+    folder, columns = ExportFolder(source, target, "parquet"), Columns.of(source)
     names = {at: f"{folder_name(at[0])}-part-{at[1]:05d}.parquet" for at in source.shards}
     before, files = folder.files, {}
-    rows_before = sum(_rows(folder.path / name) for name in before)
-    folder.begin(names.values())
+    keys = source.keys()
+    deleted = sum(_gone_count(folder.path / name, keys) for name in before if name not in names.values())
     written = 0
     for at, name in names.items():
         rows = source.shard(*at)
@@ -31,14 +34,14 @@ def export(source: Source, target: Target) -> ExportReport:
         if before.get(name) == files[name] and (folder.path / name).is_file():
             continue
         written += len(rows)
-        with folder.file(name) as temp:
+        deleted += _gone_count(folder.path / name, keys)
+        with folder.replacing(name, files[name]) as temp:
             pq.write_table(columns.table(rows), temp, compression="zstd")
-        folder.done(name, files[name])
     folder.finish(files)
     count = sum(_rows(folder.path / name) for name in files)
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=written, unchanged=source.rows - written,
-        deleted=max(0, rows_before - source.rows),
+        deleted=deleted,
         compared=compare(source, str(folder.path), count, lambda keys: _read(folder.path, list(files), columns, keys)),
     )  # fmt: skip
 
@@ -50,11 +53,21 @@ def _rows(path: Path) -> int:
         return int(pq.read_metadata(path).num_rows)
 
 
+def _gone_count(path: Path, keys: DigestTable) -> int:
+    """How many rows of a file that goes are of chunks that the run does not have; 0 where it cannot be read."""
+    try:
+        with read_errors(path):
+            there = pq.read_table(path, columns=["key"])["key"].to_pylist()
+    except OutputError:  # missing, or damaged: it is written anew
+        return 0
+    return sum(keys.find(uuid.UUID(key).bytes) is None for key in there)
+
+
 def _digest(columns: Columns, rows: Rows) -> str:
     """Over the columns and every row."""
     digest = hashlib.sha256(str(columns.schema).encode())
-    for key, each in zip(rows.keys, rows.digests, strict=True):
-        digest.update(f"{key}{each}".encode())
+    for key, mark in zip(rows.keys, rows.marks, strict=True):
+        digest.update(f"{key}{mark}".encode())
     return digest.hexdigest()[:32]
 
 

@@ -19,10 +19,11 @@ from soloist.jsontext import json_text
 
 # Up to here a scan is fast enough, and an HNSW index takes longer to build than it saves.
 INDEXED_ROWS = 10_000
-# What an HNSW index of pgvector takes: https://github.com/pgvector/pgvector#hnsw.
+# What an HNSW index of pgvector takes, and one of halfvec, from 0.7 on: https://github.com/pgvector/pgvector#hnsw.
 _MOST_INDEXED_DIMS = 2_000
+_MOST_HALFVEC_DIMS = 4_000
 _KEYS_AT_ONCE = 10_000
-_COLUMNS = ("key", "collection", "id", "text", "metadata", "digest")
+_COLUMNS = ("key", "run", "collection", "id", "text", "metadata", "digest")
 _NAME_BYTES = 63  # of an identifier of PostgreSQL; longer ones it cuts without a word
 
 
@@ -37,7 +38,7 @@ def export(source: Source, target: Target) -> ExportReport:
             return fill(
                 _Table(psycopg, connection, source, target.table, f"{shown} ({target.table})"),
                 source,
-                target.batch_rows,
+                target,
             )
     except psycopg.Error as exc:
         reason = " ".join(str(exc).split())[:300]
@@ -49,31 +50,44 @@ def export(source: Source, target: Target) -> ExportReport:
 class _Table:
     """A table that is open, made where it is not there."""
 
+    normalises = False
+
     def __init__(self, psycopg: Any, connection: Any, source: Source, name: str, target: str) -> None:
         self._sql = psycopg.sql
         self._connection = connection
         self._source = source
-        self._name = self._sql.Identifier(identifier(name))
+        self._plain_name = identifier(name)
+        self._name = self._sql.Identifier(self._plain_name)
         self._columns = plain_names("vector_", source.dims)
         self.target = target
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         self._make()
         there = self._there()
         self._require_own(there)
-        # A row of another text, whose vectors of these are not exported now, must not keep those of the text before.
+        self._has_run = "run" in there
         self._others = [name for name in there if name.startswith("vector_") and name not in self._columns.values()]
 
-    def digests(self, keys: Sequence[str]) -> Mapping[str, str]:
+    def prepare(self) -> None:
+        if not self._has_run:
+            self._run("ALTER TABLE {table} ADD COLUMN run text", [])
+
+    def marks(self, keys: Sequence[str]) -> Mapping[str, object]:
         found = self._run("SELECT key::text, digest FROM {table} WHERE key = ANY(%s::uuid[])", [list(keys)])
         return dict(found.fetchall())
 
     def upsert(self, rows: Rows) -> None:
+        # A row of another text, whose vectors of these are not exported now, must not keep those of the text before.
+        self._write(rows, self._others)
+
+    def update(self, rows: Rows) -> None:
+        self._write(rows, [])
+
+    def _write(self, rows: Rows, emptied: Sequence[str]) -> None:
         names = [*_COLUMNS, *self._columns.values()]
         columns = self._sql.SQL(", ").join(map(self._sql.Identifier, names))
         places = self._sql.SQL(", ").join(self._sql.Placeholder() for _ in names)
         updates = self._sql.SQL(", ").join(
-            self._sql.SQL("{0} = EXCLUDED.{0}").format(self._sql.Identifier(name))
-            for name in [*names[1:], *self._others]
+            self._sql.SQL("{0} = EXCLUDED.{0}").format(self._sql.Identifier(name)) for name in [*names[1:], *emptied]
         )
         query = self._sql.SQL(
             "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (key) DO UPDATE SET {}"
@@ -82,10 +96,11 @@ class _Table:
             cursor.executemany(query, [self._values(rows, place) for place in range(len(rows))])
 
     def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
-        query = "SELECT key::text, collection, id FROM {table} WHERE collection = ANY(%s)"
+        run = "run" if self._has_run else "NULL"
+        query = "SELECT key::text, " + run + ", collection, id FROM {table} WHERE collection = ANY(%s)"
         found = self._run(query, [list(collections)])
         while page := found.fetchmany(_KEYS_AT_ONCE):
-            yield page
+            yield [Place(*row) for row in page]
 
     def delete(self, keys: Sequence[str]) -> None:
         self._run("DELETE FROM {table} WHERE key = ANY(%s::uuid[])", [list(keys)])
@@ -111,20 +126,29 @@ class _Table:
     def index(self, rows: int) -> Sequence[str]:
         if rows < INDEXED_ROWS:
             return ("PostgreSQL scans all rows: so few need no index",)
+        has_halfvec = self._run("SELECT to_regtype('halfvec') IS NOT NULL", []).fetchone()[0]
         notes: list[str] = []
         for name, column in self._columns.items():
-            if self._source.dims[name] > _MOST_INDEXED_DIMS:
+            dim = self._source.dims[name]
+            if dim <= _MOST_INDEXED_DIMS:
+                self._index(column, self._sql.SQL("{} vector_cosine_ops").format(self._sql.Identifier(column)))
+                notes.append(f"{name} has an HNSW index: its search is approximate")
+            elif has_halfvec and dim <= _MOST_HALFVEC_DIMS:
+                half = self._sql.SQL("({}::halfvec({})) halfvec_cosine_ops")
+                self._index(column, half.format(self._sql.Identifier(column), self._sql.Literal(dim)))
                 notes.append(
-                    f"{name} has more than {_MOST_INDEXED_DIMS} dims, which pgvector does not index: it is scanned"
+                    f"{name} has an HNSW index in half precision, for ORDER BY {column}::halfvec({dim}) <=> ...: its "
+                    "search is approximate"
                 )
-                continue
-            query = self._sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw ({} vector_cosine_ops)").format(
-                self._sql.Identifier(identifier(f"{self._name.as_string()}_{column}_hnsw")), self._name,
-                self._sql.Identifier(column),
-            )  # fmt: skip
-            self._connection.execute(query)
-            notes.append(f"{name} has an HNSW index: its search is approximate")
+            else:
+                most = f"{_MOST_HALFVEC_DIMS:,}" if has_halfvec else f"{_MOST_INDEXED_DIMS:,}"
+                notes.append(f"{name} has more than {most} dims, which this pgvector does not index: it is scanned")
         return tuple(notes)
+
+    def _index(self, column: str, indexed: Any) -> None:
+        name = self._sql.Identifier(identifier(f"{self._plain_name}_{column}_hnsw"))
+        query = self._sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw ({})")
+        self._connection.execute(query.format(name, self._name, indexed))
 
     def _make(self) -> None:
         vectors = [
@@ -135,8 +159,8 @@ class _Table:
         ]
         self._connection.execute(
             self._sql.SQL(
-                "CREATE TABLE IF NOT EXISTS {} (key uuid PRIMARY KEY, collection text NOT NULL, id text NOT NULL, "
-                "text text NOT NULL, metadata jsonb NOT NULL, digest text NOT NULL, {})"
+                "CREATE TABLE IF NOT EXISTS {} (key uuid PRIMARY KEY, run text, collection text NOT NULL, "
+                "id text NOT NULL, text text NOT NULL, metadata jsonb NOT NULL, digest text NOT NULL, {})"
             ).format(self._name, self._sql.SQL(", ").join(vectors))
         )
 
@@ -150,7 +174,7 @@ class _Table:
         return dict(found.fetchall())
 
     def _require_own(self, there: Mapping[str, int]) -> None:
-        if not {*_COLUMNS} <= there.keys():
+        if not {*_COLUMNS} - {"run"} <= there.keys():  # which tables of an earlier version do not have
             raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
         for name, column in self._columns.items():
             if there.get(column) != self._source.dims[name]:
@@ -171,7 +195,10 @@ class _Table:
         if "\\ud" in metadata and has_surrogate(chunk.metadata):
             raise surrogate_error(chunk, "PostgreSQL")
         vectors = [str(vectors[place].tolist()) for vectors in rows.vectors.values()]
-        return [rows.keys[place], rows.collection, chunk.id, chunk.text, metadata, rows.digests[place], *vectors]
+        return [
+            rows.keys[place], self._source.run, rows.collection, chunk.id, chunk.text, metadata,
+            str(rows.marks[place]), *vectors,
+        ]  # fmt: skip
 
     def _run(self, query: str, values: Sequence[Any]) -> Any:
         return self._connection.execute(self._sql.SQL(query).format(table=self._name), values)

@@ -48,7 +48,7 @@ def export(source: Source, target: Target) -> ExportReport:
             f"Qdrant at {where} cannot be opened ({_first_line(exc)}): correct that, and export again"
         ) from exc
     try:
-        return fill(_Collection(client, source, target, where), source, target.batch_rows)
+        return fill(_Collection(client, source, target, where), source, target)
     except (OSError, RuntimeError, ValueError, client_module.http.exceptions.ApiException) as exc:
         raise ExportError(
             f"Qdrant at {where} failed ({_first_line(exc)}): see that it is there, and export again, which goes on"
@@ -59,6 +59,8 @@ def export(source: Source, target: Target) -> ExportReport:
 
 class _Collection:
     """A collection that is open, made where it is not there."""
+
+    normalises = True  # those that it compares by cosine
 
     def __init__(self, client: Any, source: Source, target: Target, where: str) -> None:
         self._client = client
@@ -73,38 +75,57 @@ class _Collection:
         else:
             self._make()
 
-    def digests(self, keys: Sequence[str]) -> Mapping[str, str]:
+    def prepare(self) -> None:
+        """A collection has room for any payload."""
+
+    def marks(self, keys: Sequence[str]) -> Mapping[str, object]:
         found = self._client.retrieve(self._name, ids=list(keys), with_payload=["digest"])
-        return {str(point.id): str((point.payload or {}).get("digest")) for point in found}
+        return {str(point.id): (point.payload or {}).get("digest") for point in found}
 
     def upsert(self, rows: Rows) -> None:
         for places in _requests(rows):
-            self._upsert(rows.take(places))
+            points = [
+                self._models.PointStruct(id=key, payload=payload, vector=vectors)
+                for key, payload, vectors in self._points(rows.take(places))
+            ]
+            self._client.upsert(self._name, points=points, wait=True)
 
-    def _upsert(self, rows: Rows) -> None:
-        points = [
-            self._models.PointStruct(
-                id=key,
-                payload={
-                    "collection": rows.collection, "id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata),
-                    "digest": digest,
-                },
-                vector={self._names[name]: vectors[place].tolist() for name, vectors in rows.vectors.items()},
-            )
-            for place, (key, digest, chunk) in enumerate(zip(rows.keys, rows.digests, rows.chunks, strict=True))
-        ]  # fmt: skip
-        self._client.upsert(self._name, points=points, wait=True)
+    def update(self, rows: Rows) -> None:
+        for places in _requests(rows):
+            points = list(self._points(rows.take(places)))
+            vectors = [self._models.PointVectors(id=key, vector=vectors) for key, _, vectors in points]
+            payloads = [
+                self._models.OverwritePayloadOperation(
+                    overwrite_payload=self._models.SetPayload(payload=payload, points=[key])
+                )
+                for key, payload, _ in points
+            ]
+            written = self._models.UpdateVectorsOperation(
+                update_vectors=self._models.UpdateVectors(points=vectors)
+            )  # first: the mark in the payload says that they are there
+            self._client.batch_update_points(self._name, update_operations=[written, *payloads], wait=True)
+
+    def _points(self, rows: Rows) -> Iterator[tuple[str, dict[str, Any], dict[str, list[float]]]]:
+        """Key, payload and vectors of rows."""
+        for place, (key, mark, chunk) in enumerate(zip(rows.keys, rows.marks, rows.chunks, strict=True)):
+            payload = {
+                "run": self._source.run, "collection": rows.collection, "id": chunk.id, "text": chunk.text,
+                "metadata": dict(chunk.metadata), "digest": str(mark),
+            }  # fmt: skip
+            yield key, payload, {self._names[name]: each[place].tolist() for name, each in rows.vectors.items()}
 
     def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
+        # The client of a folder looks at every point for each page.
+        limit = _KEYS_AT_ONCE if self._is_server else max(1, self.count(collections))
         offset = None
         while True:
             found, offset = self._client.scroll(
-                self._name, scroll_filter=self._of(collections), limit=_KEYS_AT_ONCE, offset=offset,
-                with_payload=["collection", "id"],
+                self._name, scroll_filter=self._of(collections), limit=limit, offset=offset,
+                with_payload=["run", "collection", "id"],
             )  # fmt: skip
             payloads = [point.payload or {} for point in found]
             yield [
-                (str(point.id), payload.get("collection"), payload.get("id"))
+                Place(str(point.id), payload.get("run"), payload.get("collection"), payload.get("id"))
                 for point, payload in zip(found, payloads, strict=True)
             ]
             if offset is None:

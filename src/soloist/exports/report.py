@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from soloist.errors import ExportError
 from soloist.exports.rows import Source, Vectors
 
-# Vectors come back as the float32 that they were, or as a store has normalised them once more.
+# Vectors come back as the float32 that they were; where a store normalises, both sides are held as it has them.
 _TOLERANCE = 1e-5
 
 
@@ -32,10 +33,11 @@ class ExportReport:
 Reader = Callable[[Sequence[str]], Mapping[str, Mapping[str, Vectors]]]
 
 
-def compare(source: Source, target: str, count: int, read: Reader) -> int:
+def compare(source: Source, target: str, count: int, read: Reader, *, normalises: bool = False) -> int:
     """Hold what a target has against the run: the number of rows, and the vectors of a sample; how many those were.
 
-    `read` gives the vectors by key and name.
+    `read` gives the vectors by key and name, divided by their norms where the target `normalises`: those of a float16
+    run are of norm 1 to some 4 digits.
 
     Raises:
         ExportError: it differs.
@@ -51,7 +53,7 @@ def compare(source: Source, target: str, count: int, read: Reader) -> int:
         for place, key in enumerate(rows.keys):
             for name, vectors in rows.vectors.items():
                 there = found.get(key, {}).get(name)
-                if there is None or there.shape != vectors[place].shape or not _near(there, vectors[place]):
+                if there is None or not _are_near(there, vectors[place], normalises):
                     raise ExportError(
                         f"{target} has another {name} vector of chunk {rows.chunks[place].id!r} than was written: "
                         "export again, and if it stays so empty it first"
@@ -59,5 +61,14 @@ def compare(source: Source, target: str, count: int, read: Reader) -> int:
     return sum(map(len, sample))
 
 
-def _near(one: Vectors, other: Vectors) -> bool:
-    return bool(np.abs(np.asarray(one, np.float32) - other).max() <= _TOLERANCE)
+def _are_near(there: Vectors, written: Vectors, normalises: bool) -> bool:
+    if there.shape != written.shape:
+        return False
+    one, other = there.astype(np.float64), written.astype(np.float64)
+    if normalises:
+        one, other = _normalised(one), _normalised(other)
+    return bool(np.abs(one - other).max() <= _TOLERANCE)
+
+
+def _normalised(vector: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return vector / (np.linalg.norm(vector) or 1.0)

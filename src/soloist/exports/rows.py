@@ -1,12 +1,13 @@
 """A finished run as rows to export, a few thousand at a time. Knows the run's files, and no store.
 
-A row's key is a UUID that follows from its collection and its id, the same in every store and every run. Its digest is
-over all that is exported of it, so that a store which keeps it can tell what is there unchanged.
+A row's key is a UUID that follows from its collection and its id, the same in every store and every run. Its mark says
+what it is of, so that a store which keeps it can tell what is there unchanged.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from soloist.digests import DigestTable
 from soloist.errors import ConfigError
 from soloist.jsontext import json_text
 from soloist.stores import RunFolder
@@ -28,13 +30,41 @@ _NAMESPACE = uuid.UUID("8f0b5a1e-6a0e-5d0c-9d5e-2f6a4c1b7e90")
 SAMPLED_ROWS = 64  # of which vectors are read back at the end
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What a row is of, in digests: its run with its text, its metadata, and what made its vectors, by name."""
+
+    text: str
+    metadata: str
+    vectors: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """As a store keeps it."""
+        return json_text({"text": self.text, "metadata": self.metadata, "vectors": dict(self.vectors)})
+
+    @classmethod
+    def of(cls, kept: object) -> Mark | None:
+        """The mark that a store has kept; None where it is none."""
+        try:
+            mark = cls(**json.loads(kept))  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return None
+        return mark if isinstance(mark.vectors, Mapping) else None
+
+    def covers(self, other: Mark) -> bool:
+        """Whether a row of this mark has all that one of the other has."""
+        return (self.text, self.metadata) == (other.text, other.metadata) and other.vectors.items() <= (
+            self.vectors.items()
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
     """Some rows: as many of everything, vectors by name (rows, dim) float32."""
 
     collection: str
     keys: Sequence[str]
-    digests: Sequence[str]
+    marks: Sequence[Mark]
     chunks: Sequence[Chunk]
     vectors: Mapping[str, Vectors]
 
@@ -46,7 +76,7 @@ class Rows:
         return Rows(
             collection=self.collection,
             keys=[self.keys[at] for at in places],
-            digests=[self.digests[at] for at in places],
+            marks=[self.marks[at] for at in places],
             chunks=[self.chunks[at] for at in places],
             vectors={name: vectors[list(places)] for name, vectors in self.vectors.items()},
         )
@@ -54,20 +84,31 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
-    """What is exported of a run: some collections, and vectors by name with their dims. `shards` are those of the
-    collections, in order, with their rows; `makers` say what made the vectors of each file.
+    """What is exported of a run, `run` by its id: some collections, and vectors by name with their dims. `shards` are
+    those of the collections, in order, with their rows; `makers` say what made the vectors of each file; `others` are
+    the names of vectors that the run has and that are not exported.
     """
 
     folder: RunFolder
+    run: str
     collections: tuple[str, ...]
     dims: Mapping[str, int]
     shards: Mapping[tuple[str, int], int]
     makers: Mapping[str, str]
+    others: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         """How many there are."""
         return sum(self.shards.values())
+
+    def keys(self) -> DigestTable:
+        """The keys of all rows, 16 bytes each."""
+        keys = DigestTable()
+        for collection, index in self.shards:
+            for id_ in self.ids(collection, index):
+                keys.add(uuid.UUID(key_of(collection, id_)).bytes)
+        return keys
 
     def ids(self, collection: str, index: int) -> list[str]:
         """The ids of a shard."""
@@ -86,11 +127,11 @@ class Source:
         made_by: dict[str, str] = {}
         for name in self.dims:
             vectors[name] = self.vectors(name, collection, index)
-            made_by[name] = self._maker(name, collection, index)
+            made_by[name] = _short_digest(self._maker(name, collection, index))
         return Rows(
             collection=collection,
             keys=[key_of(collection, chunk.id) for chunk in chunks],
-            digests=[_digest(chunk, made_by) for chunk in chunks],
+            marks=[_mark(self.run, chunk, made_by) for chunk in chunks],
             chunks=chunks,
             vectors=vectors,
         )
@@ -141,12 +182,15 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
     manifest = folder.manifest.read()
     records = [each for each in manifest.values() if each.kind == "chunks" and each.collection in chosen]
     records.sort(key=lambda each: (chosen.index(each.collection), each.shard))
+    dims = _chosen_vectors(path, vectors, there, several)
     return Source(
         folder=folder,
+        run=folder.identity(),
         collections=chosen,
-        dims=_chosen_vectors(path, vectors, there, several),
+        dims=dims,
         shards={(each.collection, each.shard): each.rows for each in records},
         makers={file: f"{each.fingerprint} {each.vector_dtype}" for file, each in manifest.items()},
+        others=tuple(name for name in there if name not in dims),
     )
 
 
@@ -172,7 +216,12 @@ def _chosen_vectors(path: Path, asked: str | None, there: Mapping[str, int], sev
     return {asked: there[asked]}
 
 
-def _digest(chunk: Chunk, made_by: Mapping[str, str]) -> str:
-    """32 hex digits over text, metadata, and what made the vectors of this text."""
-    everything = json_text([chunk.text, dict(chunk.metadata), sorted(made_by.items())])
-    return hashlib.sha256(everything.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _mark(run: str, chunk: Chunk, made_by: Mapping[str, str]) -> Mark:
+    return Mark(
+        text=_short_digest([run, chunk.text]), metadata=_short_digest(dict(chunk.metadata)), vectors=made_by
+    )  # fmt: skip
+
+
+def _short_digest(value: Any) -> str:
+    """32 hex digits over a value of JSON."""
+    return hashlib.sha256(json_text(value).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -13,12 +13,15 @@ BATCH_ROWS = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A folder or file, `out`, or a server, `url`; the table or collection in a store; rows of a batch."""
+    """A folder or file, `out`, or a server, `url`; the table or collection in a store; rows of a batch; and whether
+    what another run exported there becomes this run's.
+    """
 
     out: Path | None = None
     url: str | None = None
     table: str = DEFAULT_TABLE
     batch_rows: int = BATCH_ROWS
+    take_over: bool = False
 
     @property
     def folder(self) -> Path:

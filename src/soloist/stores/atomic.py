@@ -37,7 +37,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temp
         with disk_errors(path):
-            _sync_file(temp)
+            sync_file(temp)
             temp.replace(path)
             sync_folder(path.parent)
     finally:
@@ -77,7 +77,8 @@ def _remedy(number: int | None) -> str:
     return "check the disk, or choose another folder"
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Sync the content of a file to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

@@ -1,12 +1,13 @@
 """The folder of one run: where each file lies, and the only way to write or read one.
 
-    RUN/run.json  RUN/skipped.jsonl  RUN/manifest.jsonl  RUN/events.jsonl (the event sink's own)
+    RUN/run.json  RUN/id.json  RUN/skipped.jsonl  RUN/manifest.jsonl  RUN/events.jsonl (the event sink's own)
     RUN/<collection>/chunks/part-00000.parquet
     RUN/<collection>/vectors/<model>/part-00000.parquet
     RUN/<collection>/fused/part-00000.parquet
     RUN/fusion.safetensors (of a fusion that is fitted)
 
-run.json is there when the run is finished, and manifest.jsonl says which files are. While a run is at work there are
+run.json is there when the run is finished, manifest.jsonl says which files are, and id.json tells the run from every
+other, whatever becomes of its chunks. While a run is at work there are
 also `state.json`, `.lock`, `.incoming` (chunks as they are read) and `.previous` (vectors of the chunks before).
 
 Knows layout and files. Knows nothing of models, of what a vector means, or of what run.json says.
@@ -19,6 +20,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -55,6 +57,7 @@ Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Used = TypeVar("Used")
 
 STATE = "state.json"
+IDENTITY = "id.json"
 FIT = "fusion.safetensors"
 _LOCK_SECONDS = 1.0  # to ask whether a folder is locked holds it for a moment
 _JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
@@ -207,8 +210,28 @@ class RunFolder:
             if self.previous.is_dir():
                 shutil.rmtree(self.previous)
             (self.path / STATE).unlink(missing_ok=True)
+        self._draw_identity()
         if _made_by(self._summary()) != _made_by(json.loads(json_text(summary))):
             self.write_json("run.json", summary)
+
+    def identity(self) -> str:
+        """What tells the run from every other: 32 hex digits, drawn when it is first finished and kept from then on.
+
+        A run that an earlier version finished has none yet, and gets it now.
+
+        Raises:
+            OutputError: it cannot be read, or it cannot be written now.
+        """
+        if not (self.path / IDENTITY).is_file():
+            with self.locked():
+                self._draw_identity()
+        return self.read_json_as(IDENTITY, _identity)
+
+    def _draw_identity(self) -> None:
+        try:
+            self.read_json_as(IDENTITY, _identity)
+        except OutputError:  # missing, or damaged
+            self.write_json(IDENTITY, {"id": uuid.uuid4().hex})
 
     def _summary(self) -> Any:
         """What run.json says; None where it is not there or no JSON."""
@@ -476,6 +499,10 @@ def declared_dtype(summary: Any) -> VectorDType:
     """What a run.json says that vectors are stored as; those of earlier versions do not, and are of float32."""
     found: VectorDType = summary.get("vector_dtype", "float32")
     return found
+
+
+def _identity(value: Any) -> str:
+    return uuid.UUID(hex=value["id"]).hex
 
 
 def _made_by(summary: Any) -> object:
