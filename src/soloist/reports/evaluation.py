@@ -20,7 +20,8 @@ _COLUMNS = ("ranked by", *MEASURES, "against the best model", "seconds", "bytes 
 def print_evaluation(found: Evaluation, console: Console) -> None:
     """The systems with the best first, then in plain words what that means."""
     ordered = sorted(found.systems, key=lambda each: -each.measures[MAIN])
-    print_table(console, _COLUMNS, [_row(each, found.best_single) for each in ordered])
+    missing = [[each.name, *["-"] * len(MEASURES), "left out", "-", "-"] for each in found.left_out]
+    print_table(console, _COLUMNS, [*(_row(each, found.best_single) for each in ordered), *missing])
     console.print()
     for line in lines(found):
         console.print(Text(one_line(line)), soft_wrap=True)
@@ -39,7 +40,8 @@ def lines(found: Evaluation) -> list[str]:
             f"{found.tuned.held_out} they give {found.tuned.ndcg:.4f} {MAIN}, {gain.mean:+.4f} from "
             f"{found.tuned.single} (95% interval {gain.low:+.4f} to {gain.high:+.4f})."
         )
-    return [*said, *(f"note: {notice}" for notice in found.notices)]
+    left_out = [f"{each.name} is left out: {each.reason}" for each in found.left_out]
+    return [*said, *(f"note: {notice}" for notice in (*left_out, *found.notices))]
 
 
 def plot_evaluation(found: Evaluation, path: Path) -> None:

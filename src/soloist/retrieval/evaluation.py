@@ -11,7 +11,7 @@ from soloist.retrieval.exact import Best
 from soloist.retrieval.judged import Judged
 from soloist.retrieval.metrics import DEPTH, MAIN, MEASURES, Difference, Scores, difference, score
 from soloist.retrieval.opened import OpenedRun
-from soloist.retrieval.systems import Kind, System, systems
+from soloist.retrieval.systems import Asked, Kind, LeftOut, System, systems
 from soloist.retrieval.tuning import Tuned, tune
 from soloist.retrieval.verdict import Cost, Verdict, judge
 from soloist.retrieval.words import by_words
@@ -31,7 +31,8 @@ class Rated:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """All systems, the best single model's name, and the verdict on the run's own fusion or, where it has none, on the
-    best of the others, which is then chosen by the questions that judge it.
+    best of the others, which is then chosen by the questions that judge it. `left_out` are the fusions that this run
+    cannot have, each with the reason.
     """
 
     questions: int
@@ -39,6 +40,7 @@ class Evaluation:
     systems: tuple[Rated, ...]
     best_single: str
     verdict: Verdict | None
+    left_out: tuple[LeftOut, ...]
     tuned: Tuned | None
     notices: tuple[str, ...]
     weak: bool
@@ -69,7 +71,9 @@ def evaluate(
     judged, notices = _known(judged, ids)
     queries, texts = list(judged.queries), list(judged.queries.values())
     depth = min(DEPTH, len(ids))
-    found = list(systems(run, texts, depth, collections, weights))
+    tried = list(systems(run, Asked(queries=texts, depth=depth, ids=ids, collections=collections), weights))
+    left_out = tuple(each for each in tried if isinstance(each, LeftOut))
+    found = [each for each in tried if isinstance(each, System)]
     if bm25:
         best = by_words(_texts(run, collections), texts, depth)
         found.append(System(name="BM25", kind="words", best=best, cost=None))
@@ -82,6 +86,7 @@ def evaluate(
         systems=rated,
         best_single=single,
         verdict=_verdict(rated, single, len(queries), judged.weak),
+        left_out=left_out,
         tuned=tune(run, judged, ids, collections) if tuning else None,
         notices=(*judged.notices, *notices, *run.notices),
         weak=judged.weak,

@@ -1,0 +1,74 @@
+"""What ranks in an evaluation, and what is left out of it because this run cannot have it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from soloist.config import FusionConfig, RunConfig
+from soloist.engine import run
+from soloist.retrieval import open_run
+from soloist.retrieval.evaluation import evaluate
+from soloist.retrieval.judged import Judged
+from soloist.stores import RunFolder
+
+TEXTS = ["a lease of a device", "the batch of tokens", "a vector and its norm", "shards of chunks"]
+JUDGED = Judged(queries={"q": "which device has the lease"}, judgements={"q": {"c0": 1}})
+
+
+@pytest.fixture
+def small(tmp_path, tiny_models):
+    """`small(models, method)`: the folder of a run of four chunks; `bert` and `again` are the same model twice."""
+    (tmp_path / "chunks" / "notes").mkdir(parents=True)
+    chunks = [{"text": text, "metadata": {"chunk_id": f"c{number}"}} for number, text in enumerate(TEXTS)]
+    (tmp_path / "chunks" / "notes" / "a_chunks.json").write_text(json.dumps(chunks))
+    lines = [f'[models."{name}"]\nsource = "{tiny_models["bert"]}"\n' for name in ("bert", "again")]
+    (tmp_path / "models.toml").write_text("".join(lines))
+
+    def make(models, method="concat"):
+        run(
+            RunConfig(
+                chunks_root=tmp_path / "chunks", out=tmp_path / "run", models=models, accelerator="cpu",
+                catalogue=tmp_path / "models.toml", lock_dir=tmp_path / "locks", cache_dir=tmp_path / "cache",
+                fusion=FusionConfig(method=method),
+            )
+        )  # fmt: skip
+        return tmp_path / "run"
+
+    return make
+
+
+def negated(path, model, row):
+    """Turn a row of a model around, as one that was trained to the opposite would have it."""
+    folder = RunFolder(path)
+    summary = folder.read_json("run.json")
+    made_by = next(each.fingerprint for each in folder.manifest.read().values() if each.model == model)
+    folder.reopen()
+    ids, vectors = folder.read_vectors("notes", model, 0)
+    vectors = vectors.copy()
+    vectors[row] *= -1
+    folder.write_vectors("notes", model, 0, ids, vectors, folder.read_digests("notes", model, 0), made_by)
+    folder.finish(summary)
+
+
+def test_a_projection_that_so_few_chunks_cannot_have_is_left_out(small):
+    """All rankings were thrown away at the end, for a fusion that nobody had asked for."""
+    found = evaluate(open_run(small(("bert", "wordllama"))), JUDGED, bm25=False)
+    (missing,) = found.left_out
+    assert missing.name == "projection"
+    assert missing.reason.startswith("a projection to") and "cannot be fitted to 4 chunks" in missing.reason
+    ranked = [each.name for each in found.systems]
+    assert ranked == ["bert", "wordllama", "fused (concat)", "mean", "aligned-mean", "rrf", "standardised"]
+    assert found.verdict is not None
+    assert found.to_dict()["left_out"] == ({"name": "projection", "reason": missing.reason},)
+
+
+def test_a_mean_that_cancels_is_left_out_and_names_the_chunk(small):
+    """One chunk whose models are opposites would end the evaluation of all the others."""
+    path = small(("bert", "again"))
+    negated(path, "again", 2)
+    found = evaluate(open_run(path), JUDGED, bm25=False)
+    reasons = {each.name: each.reason for each in found.left_out}
+    assert "(c2) has a mean of 0, its models cancel each other out" in reasons["mean"]
+    assert {"bert", "again", "fused (concat)", "rrf"} <= {each.name for each in found.systems}
