@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from soloist.errors import ConfigError, InputError
-from soloist.retrieval.exact import Best
 from soloist.retrieval.judged import Judged
-from soloist.retrieval.metrics import DEPTH, MAIN, MEASURES, Difference, Scores, difference, score
+from soloist.retrieval.metrics import DEPTH, MAIN, MEASURES, Difference, Scores, difference, named, score
 from soloist.retrieval.opened import OpenedRun
 from soloist.retrieval.systems import Asked, Kind, LeftOut, System, systems
 from soloist.retrieval.tuning import Tuned, tune
@@ -69,24 +69,20 @@ def evaluate(
     """
     ids = _ids(run, collections)
     judged, notices = _known(judged, ids)
-    queries, texts = list(judged.queries), list(judged.queries.values())
-    depth = min(DEPTH, len(ids))
-    tried = list(systems(run, Asked(queries=texts, depth=depth, ids=ids, collections=collections), weights))
-    left_out = tuple(each for each in tried if isinstance(each, LeftOut))
-    found = [each for each in tried if isinstance(each, System)]
+    asked = Asked(queries=list(judged.queries.values()), depth=min(DEPTH, len(ids)), ids=ids, collections=collections)
+    tried: list[Iterable[System | LeftOut]] = [systems(run, asked, weights)]
     if bm25:
-        best = by_words(_texts(run, collections), texts, depth)
-        found.append(System(name="BM25", kind="words", best=best, cost=None))
-    scores = {system.name: score(_rankings(system.best, ids), queries, judged.judgements) for system in found}
-    single = max(run.models, key=lambda model: scores[model].mean())
-    rated = tuple(_rated(system, scores[system.name], scores[single], system.name == single) for system in found)
+        tried.append(_by_words(run, asked))
+    found, left_out = _scored(itertools.chain(*tried), ids, judged)
+    single = max((each for each in found if each.kind == "model"), key=lambda each: each.scores.mean())
+    rated = tuple(_rated(each, single) for each in found)
     return Evaluation(
-        questions=len(queries),
+        questions=len(asked.queries),
         chunks=len(ids),
         systems=rated,
-        best_single=single,
-        verdict=_verdict(rated, single, len(queries), judged.weak),
-        left_out=left_out,
+        best_single=single.name,
+        verdict=_verdict(rated, single.name, len(asked.queries), judged.weak),
+        left_out=tuple(left_out),
         tuned=tune(run, judged, ids, collections) if tuning else None,
         notices=(*judged.notices, *notices, *run.notices),
         weak=judged.weak,
@@ -128,21 +124,45 @@ def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]
     return Judged(queries=queries, judgements=answerable, notices=judged.notices, weak=judged.weak), tuple(notices)
 
 
-def _texts(run: OpenedRun, collections: Sequence[str]) -> list[str]:
-    return [chunk.text for place in run.places(collections).shards for chunk in run.chunks(*place)]
+def _by_words(run: OpenedRun, asked: Asked) -> Iterator[System]:
+    texts = [chunk.text for place in run.places(asked.collections).shards for chunk in run.chunks(*place)]
+    best = by_words(texts, asked.queries, asked.depth)
+    yield System(name="BM25", kind="words", positions=list(best.positions), cost=None)
 
 
-def _rankings(best: Best, ids: Sequence[str]) -> list[list[str]]:
-    return [[ids[position] for position in row] for row in best.positions.tolist()]
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Scored:
+    """A system without its rankings, which need far more memory."""
+
+    name: str
+    kind: Kind
+    cost: Cost | None
+    scores: Scores
 
 
-def _rated(system: System, scores: Scores, single: Scores, is_single: bool) -> Rated:
+def _scored(
+    tried: Iterable[System | LeftOut], ids: Sequence[str], judged: Judged
+) -> tuple[list[_Scored], list[LeftOut]]:
+    """The scores of each system as soon as it has ranked, so that one system's rankings are in memory at a time."""
+    found: list[_Scored] = []
+    left_out: list[LeftOut] = []
+    for each in tried:
+        if isinstance(each, LeftOut):
+            left_out.append(each)
+            continue
+        scores = score(named(each.positions, ids), list(judged.queries), judged.judgements)
+        found.append(_Scored(name=each.name, kind=each.kind, cost=each.cost, scores=scores))
+    return found, left_out
+
+
+def _rated(each: _Scored, single: _Scored) -> Rated:
+    gain = difference(each.scores.of_query[MAIN], single.scores.of_query[MAIN])
     return Rated(
-        name=system.name,
-        kind=system.kind,
-        measures={measure: scores.mean(measure) for measure in MEASURES},
-        gain=None if is_single else difference(scores.of_query[MAIN], single.of_query[MAIN]),
-        cost=system.cost,
+        name=each.name,
+        kind=each.kind,
+        measures={measure: each.scores.mean(measure) for measure in MEASURES},
+        gain=None if each is single else gain,
+        cost=each.cost,
     )
 
 

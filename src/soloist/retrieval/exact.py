@@ -4,11 +4,15 @@ A score is a weighted sum of cosines, one of each model: of one model alone it i
 concatenation it is that of the concatenated vectors. A block is scored in float32, and what could be among the best,
 given how far a float32 dot product can be off, once more in float64, row by row. So the ranking is that of the float64
 scores whatever the number of queries, the size of a block or the matrix library, and equal vectors are in their order.
+
+Memory is bounded whatever the number of queries: so many go through one pass over the blocks that scores, candidates
+and scaled copies of them take 128 MiB, e.g. 2,500 of 640 dims and 100 hits (51 kB each), and the others through the
+next ones. What grows with the queries beside that is their vectors and their hits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +22,14 @@ from numpy.typing import NDArray
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Block = Sequence[Vectors]  # the same rows by each model, (rows, dim of the model) each
 
+BLOCK_ROWS = 4_096  # the most rows of a block
+
 # A float32 dot product of unit vectors is off by at most dim * 2^-24 (Higham, Accuracy and Stability of Numerical
 # Algorithms, section 3.1), and rows that we wrote are of norm 1 within 1e-4.
 _UNIT_ROUNDOFF = 2.0**-24
 _SLACK = 1.01
 _PAIR_BYTES = 32 << 20  # float64 products that are held at once while candidates are scored
+_PASS_BYTES = 128 << 20  # what one pass over the blocks may hold for its queries
 _PRUNE_AT = 8  # times k: how many candidates a query may gather before the worse ones are dropped
 
 
@@ -32,6 +39,14 @@ class Best:
 
     positions: NDArray[np.int64]
     scores: NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Best]) -> Best:
+        """Those of some queries, then those of others, with as many rows each."""
+        return cls(
+            positions=np.concatenate([part.positions for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,6 +67,24 @@ class Question:
         dims = np.array([part.shape[1] + 2 for part in self.vectors])
         found: NDArray[np.float64] = np.abs(self.weights) @ dims * _UNIT_ROUNDOFF * _SLACK
         return found
+
+    def batches(self, k: int) -> Iterator[Question]:
+        """The queries in the parts that go through one pass each where `k` rows are looked for."""
+        for part in passes(len(self.weights), sum(part.shape[1] for part in self.vectors), k):
+            yield Question(vectors=[vectors[part] for vectors in self.vectors], weights=self.weights[part])
+
+
+def passes(queries: int, dims: int, k: int, *, weightings: int = 1) -> Iterator[slice]:
+    """The queries of one pass after the other, each with several weightings of its models, of `dims` together."""
+    bytes_each = BLOCK_ROWS * 8 + _PRUNE_AT * k * 16 + dims * 8
+    at_once = max(1, _PASS_BYTES // (bytes_each * weightings))
+    for start in range(0, queries, at_once):
+        yield slice(start, min(queries, start + at_once))
+
+
+def search_all(question: Question, blocks: Callable[[], Iterable[Block]], k: int) -> Best:
+    """As `search`, in as many passes over `blocks()` as the memory for the queries needs."""
+    return Best.joined([search(part, blocks(), k) for part in question.batches(k)])
 
 
 def search(question: Question, blocks: Iterable[Block], k: int) -> Best:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from soloist.config import FusionConfig
 from soloist.errors import ConfigError
 from soloist.fusion import Fitted, FusionPlan, Member, fuse, plan_fusion
-from soloist.retrieval.exact import Best, Block, Question, moments, search
+from soloist.retrieval.exact import Best, Block, Question, moments, passes, search_all
 from soloist.retrieval.places import Places, RunVectors
 from soloist.retrieval.queries import QueryEncoders
 from soloist.retrieval.ranking import RRF_DEPTH, reciprocal_ranks
@@ -124,12 +124,12 @@ class OpenedRun:
         if not 1 <= k <= places.rows:
             raise ConfigError(f"k is {k}, but there are {places.rows} chunks to find: give a k from 1 to {places.rows}")
         if by.model is not None:
-            return search(Question.of([self.encode(by.model, queries)]), self.blocks([by.model], collections), k)
+            return self._nearest(by.model, self.encode(by.model, queries), k, collections)
         if by.fusion == "rrf":
             return self._by_ranks(queries, k, by, collections)
         if by.fusion == "standardised":
             return self._by_scores(queries, k, by, collections)
-        return search(Question.of([self.encode_fused(queries)]), self.blocks([FUSED], collections), k)
+        return self._nearest(FUSED, self.encode_fused(queries), k, collections)
 
     @property
     def default(self) -> By:
@@ -223,10 +223,19 @@ class OpenedRun:
             return list(plan.weights)
         return list(fusion.weights) if fusion is not None else [1 / len(self.models)] * len(self.models)
 
+    def _nearest(self, name: str, asked: Vectors, k: int, collections: Sequence[str]) -> Best:
+        """The best rows by a model's vectors, or by the fused ones."""
+        return search_all(Question.of([asked]), lambda: self.blocks([name], collections), k)
+
     def _by_ranks(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         depth = min(self.places(collections).rows, max(k, RRF_DEPTH))
-        rankings = [self.rank(queries, depth, by=By(model=model), collections=collections) for model in self.models]
-        return reciprocal_ranks(rankings, self.weights(by), k)
+        weights = self.weights(by)
+        asked = {model: self.encode(model, queries) for model in self.models}
+        found = []
+        for part in passes(len(queries), max(each.shape[1] for each in asked.values()), depth):
+            rankings = [self._nearest(model, each[part], depth, collections) for model, each in asked.items()]
+            found.append(reciprocal_ranks(rankings, weights, k))
+        return Best.joined(found)
 
     def _by_scores(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         """Each model's cosines as multiples of their own standard deviation over all rows, added up by weight.
@@ -235,9 +244,13 @@ class OpenedRun:
         same score, e.g. because they begin alike and it reads no more than the beginning: it has no part in the sum.
         """
         question = Question.of([self.encode(model, queries) for model in self.models], self.weights(by))
+        return Best.joined([self._standardised(part, k, collections) for part in question.batches(k)])
+
+    def _standardised(self, question: Question, k: int, collections: Sequence[str]) -> Best:
         mean, deviation = moments(question, self.blocks(self.models, collections))
         weights = np.where(deviation > _FLAT, question.weights / np.maximum(deviation, _FLAT), 0.0)
-        best = search(Question(vectors=question.vectors, weights=weights), self.blocks(self.models, collections), k)
+        question = Question(vectors=question.vectors, weights=weights)
+        best = search_all(question, lambda: self.blocks(self.models, collections), k)
         return Best(positions=best.positions, scores=best.scores - (mean * weights).sum(axis=1)[:, None])
 
     def blocks(self, names: Sequence[str], collections: Sequence[str] = ()) -> Iterator[Block]:

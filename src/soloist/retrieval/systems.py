@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from soloist.config import FusionConfig
 from soloist.errors import EncodingError, FusionError
 from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, plan_fusion, sampled
-from soloist.retrieval.exact import Best, Block, Question, search
+from soloist.retrieval.exact import Best, Block, Question, search_all
 from soloist.retrieval.opened import FUSED, By, OpenedRun, QueryFusion
 from soloist.retrieval.verdict import Cost
 from soloist.types import FusionMethod
@@ -27,11 +28,14 @@ _MADE: tuple[FusionMethod, ...] = ("concat", "mean", "projection", "aligned-mean
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class System:
-    """One way to rank: `kind` is a model of the run, its own fused vectors, a fusion that it could have, or words."""
+    """One way to rank: `kind` is a model of the run, its own fused vectors, a fusion that it could have, or words.
+
+    `positions` are the rows that it finds for each query, best first.
+    """
 
     name: str
     kind: Kind
-    best: Best
+    positions: Sequence[NDArray[np.int64]]
     cost: Cost | None
 
 
@@ -61,7 +65,7 @@ def systems(run: OpenedRun, asked: Asked, weights: Mapping[str, float] | None = 
     """
     for model in run.models:
         best = _ranked(run, asked, By(model=model))
-        yield System(name=model, kind="model", best=best, cost=cost_of(run, [model]))
+        yield System(name=model, kind="model", positions=list(best.positions), cost=cost_of(run, [model]))
     if len(run.models) < 2:
         return
     own = run.record.fusion
@@ -79,7 +83,7 @@ def systems(run: OpenedRun, asked: Asked, weights: Mapping[str, float] | None = 
 
 def _tried(name: str, kind: Kind, rank: Callable[[], Best], cost: Cost) -> System | LeftOut:
     try:
-        return System(name=name, kind=kind, best=rank(), cost=cost)
+        return System(name=name, kind=kind, positions=list(rank().positions), cost=cost)
     except (FusionError, EncodingError) as exc:
         return LeftOut(name=name, reason=str(exc))
 
@@ -124,8 +128,11 @@ def _made(run: OpenedRun, asked: Asked, plan: FusionPlan) -> Best:
     fitted = fit(run, plan) if plan.needs_fit else None
     names = [f"the question {query[:40]!r}" for query in asked.queries]
     queries = fuse(plan, [run.encode(model, asked.queries) for model in plan.models], names, fitted)
-    blocks = _fused_blocks(plan, run.blocks(plan.models, asked.collections), asked.ids, fitted)
-    return search(Question.of([queries]), blocks, asked.depth)
+
+    def blocks() -> Iterator[Block]:
+        return _fused_blocks(plan, run.blocks(plan.models, asked.collections), asked.ids, fitted)
+
+    return search_all(Question.of([queries]), blocks, asked.depth)
 
 
 def _fused_blocks(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from soloist.errors import ConfigError
-from soloist.retrieval.exact import Question, search
+from soloist.retrieval.exact import Question, Vectors, passes, search
 from soloist.retrieval.judged import Judged
-from soloist.retrieval.metrics import DEPTH, Difference, Scores, difference, score
+from soloist.retrieval.metrics import DEPTH, Difference, Scores, difference, named, score
 from soloist.retrieval.opened import OpenedRun
 
 _STEPS = {2: 20, 3: 10}  # of 1, by the number of models; with more models, 5
@@ -87,14 +87,24 @@ def _scores(
     ids: Sequence[str],
     collections: Sequence[str],
 ) -> list[Scores]:
-    """What each candidate's concatenation is worth: one pass over the vectors for all of them."""
+    """What each candidate's concatenation is worth, in passes over the vectors with as many questions as `passes` lets.
+
+    Each question is there once for each candidate; their numbers together do not matter for memory.
+    """
     vectors = [run.encode(model, [judged.queries[query] for query in queries]) for model in run.models]
-    many = [np.tile(part, (len(candidates), 1)) for part in vectors]
-    weights = np.repeat(np.asarray(candidates, np.float64), len(queries), axis=0)
     depth = min(DEPTH, run.places(collections).rows)
-    best = search(Question(vectors=many, weights=weights), run.blocks(run.models, collections), depth)
-    rankings = [[ids[position] for position in row] for row in best.positions.tolist()]
-    return [
-        score(rankings[start : start + len(queries)], queries, judged.judgements)
-        for start in range(0, len(rankings), len(queries))
-    ]
+    dims = sum(part.shape[1] for part in vectors)
+    found: list[list[Scores]] = []
+    for some in passes(len(queries), dims, depth, weightings=len(candidates)):
+        question = _weighted([part[some] for part in vectors], candidates)
+        best = search(question, run.blocks(run.models, collections), depth)
+        asked = queries[some]
+        rows = [best.positions[start : start + len(asked)] for start in range(0, len(best.positions), len(asked))]
+        found.append([score(named(positions, ids), asked, judged.judgements) for positions in rows])
+    return [Scores.joined(parts) for parts in zip(*found, strict=True)]
+
+
+def _weighted(vectors: Sequence[Vectors], candidates: Sequence[Sequence[float]]) -> Question:
+    """All queries with the first candidate's weights, then all with the next one's."""
+    weights = np.repeat(np.asarray(candidates, np.float64), len(vectors[0]), axis=0)
+    return Question(vectors=[np.tile(part, (len(candidates), 1)) for part in vectors], weights=weights)
