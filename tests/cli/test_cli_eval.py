@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -24,8 +23,7 @@ def invoke(*arguments, **options):
 
 def test_a_useless_model_does_not_help(folder):
     """Random vectors beside a model: the ensemble would be sold as an improvement."""
-    judged = ("--queries", folder / "queries.jsonl", "--qrels", folder / "qrels.tsv")
-    result = invoke("eval", folder / "run", *judged, "--json", "--tune")
+    result = invoke("eval", folder / "run", *judged_by(folder), "--json", "--tune")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     ndcg = {each["name"]: each["measures"]["nDCG@10"] for each in found["systems"]}
@@ -53,16 +51,14 @@ def test_a_fusion_that_the_run_does_not_have_is_flattered(folder, tmp_path):
     copy = shutil.copytree(folder / "run", tmp_path / "copy")
     summary = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({**summary, "fusion": None}))
-    judged = ("--queries", folder / "queries.jsonl", "--qrels", folder / "qrels.tsv")
-    result = invoke("eval", copy, *judged, "--no-bm25", "--json")
+    result = invoke("eval", copy, *judged_by(folder), "--no-bm25", "--json")
     text = json.loads(result.stdout)["verdict"]["text"]
     assert "The run has no fused vectors: " in text and "is the best of 6 fusions by these very questions" in text
 
 
 def test_a_table_a_verdict_and_a_plot(folder, tmp_path):
     """What people read: the best first, and whether it pays."""
-    judged = ("--queries", folder / "queries.jsonl", "--qrels", folder / "qrels.tsv")
-    result = invoke("eval", folder / "run", *judged, "--plot", tmp_path / "plot.png", "--no-bm25")
+    result = invoke("eval", folder / "run", *judged_by(folder), "--plot", tmp_path / "plot.png", "--no-bm25")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "nDCG@10" in result.stdout and "is it" in result.stdout and "BM25" not in result.stdout
@@ -77,25 +73,77 @@ def test_without_questions_headings_are_asked(folder):
     assert "note: nobody judged these questions: they are 60 headings" in result.stdout
 
 
-def test_too_few_questions_to_tune(folder, tmp_path):
+@pytest.fixture
+def modelless(folder, tmp_path):
+    """The run and its questions where no model can be loaded: whatever loads one first ends with that."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    summary = json.loads((copy / "run" / "run.json").read_text())
+    for model in summary["models"]:
+        model["fingerprint"] = "0" * 64
+    (copy / "run" / "run.json").write_text(json.dumps(summary))
+    return copy
+
+
+def judged_by(folder):
+    return "--queries", folder / "queries.jsonl", "--qrels", folder / "qrels.tsv"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--queries", "{folder}/queries.jsonl"), 2, "--queries needs --qrels beside it"),
+        (("--qrels", "{folder}/qrels.tsv"), 2, "--qrels needs --queries beside it"),
+        (("--queries", "{folder}/none", "--qrels", "{folder}/qrels.tsv"), 1, "none cannot be read"),
+        (("--queries", "{folder}/qrels.tsv", "--qrels", "{folder}/qrels.tsv"), 1, "line 1 is no query"),
+        (("--queries", "{folder}/queries.jsonl", "--qrels", "{folder}/queries.jsonl"), 1, "line 1 is no judgement"),
+        (("--plot", "x.gif"), 2, "--plot is x.gif: give a name that ends in .png, .svg or .pdf"),
+        (("--plot", "{folder}/plot.png"), 2, "which is a folder: give the name of a file"),
+        (("--plot", "{folder}/qrels.tsv/x.png"), 1, "qrels.tsv: choose another folder"),
+        (("--weights", "a=1"), 2, "weights name a, which is no model of this run"),
+        (("--weights", "random=-1,wordllama=1"), 2, "the weight of random is -1.0"),
+        (("--weights", "random=1"), 2, "weights name random but not wordllama"),
+        (("--collections", "beta"), 2, "the run has no collection beta: choose of alpha"),
+        ((), 2, "is not the model that made the run"),
+    ],
+)
+def test_what_cannot_be_honoured_is_found_before_any_model_is_loaded(modelless, options, code, message):
+    """Half an hour of ranking was thrown away for the name of a plot."""
+    (modelless / "plot.png").mkdir()
+    result = invoke("eval", modelless / "run", *(option.format(folder=modelless) for option in options))
+    assert result.exit_code == code, result.stdout
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not result.stdout
+
+
+def test_too_few_questions_to_tune(modelless):
     """Weights would be chosen by three questions."""
-    lines = (folder / "queries.jsonl").read_text().splitlines()[:5]
-    (tmp_path / "queries.jsonl").write_text("\n".join(lines))
-    qrels = (folder / "qrels.tsv").read_text().splitlines()[:5]
-    (tmp_path / "qrels.tsv").write_text("\n".join(qrels))
-    judged = ("--queries", tmp_path / "queries.jsonl", "--qrels", tmp_path / "qrels.tsv")
-    result = invoke("eval", folder / "run", *judged, "--tune")
+    for name in ("queries.jsonl", "qrels.tsv"):
+        lines = (modelless / name).read_text().splitlines()[:5]
+        (modelless / name).write_text("\n".join(lines))
+    result = invoke("eval", modelless / "run", *judged_by(modelless), "--tune")
     assert result.exit_code == 2
     assert "5 questions are too few to tune weights" in result.stderr
 
 
-@pytest.mark.parametrize(("module", "sentence"), [("ir_measures", "needs ir-measures"), ("bm25s", "BM25 needs bm25s")])
-def test_a_library_that_is_not_installed(folder, module, sentence):
+def test_no_run_is_one_sentence(tmp_path):
+    """The usual slip: the folder of chunks in the place of the run."""
+    for place in (tmp_path, tmp_path / "none"):
+        result = invoke("eval", place)
+        assert result.exit_code == 1
+        assert "soloist embed" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [("ir_measures", "needs ir-measures"), ("bm25s", "BM25 needs bm25s"), ("matplotlib", "--plot needs matplotlib")],
+)
+def test_a_library_that_is_not_installed(modelless, monkeypatch, module, sentence):
     """An ImportError names a module, and no extra."""
-    code = f"import sys; sys.modules[{module!r}] = None; from soloist.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, "eval", str(folder / "run")], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert sentence in done.stderr and "pip install 'soloist[eval]'" in done.stderr
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"{module}.figure", raising=False)
+    result = invoke("eval", modelless / "run", "--plot", modelless / "plot.png")
+    assert result.exit_code == 2
+    assert sentence in result.stderr and "pip install 'soloist[eval]'" in result.stderr
 
 
 def test_what_is_left_out_stands_in_the_table(options, tmp_path):

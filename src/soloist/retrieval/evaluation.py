@@ -7,14 +7,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from soloist.config import FusionConfig
 from soloist.errors import ConfigError, InputError
+from soloist.fusion import require_weights
 from soloist.retrieval.judged import Judged
-from soloist.retrieval.metrics import DEPTH, MAIN, MEASURES, Difference, Scores, difference, named, score
+from soloist.retrieval.metrics import (
+    DEPTH,
+    MAIN,
+    MEASURES,
+    Difference,
+    Scores,
+    difference,
+    named,
+    require_measures,
+    score,
+)
 from soloist.retrieval.opened import OpenedRun
 from soloist.retrieval.systems import Asked, Kind, LeftOut, System, systems
-from soloist.retrieval.tuning import Tuned, tune
+from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Cost, Verdict, judge
-from soloist.retrieval.words import by_words
+from soloist.retrieval.words import by_words, require_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +73,21 @@ def evaluate(
 ) -> Evaluation:
     """Rank for every question by every system, and say what the rankings are worth.
 
-    `weights` are for the fusions that the run does not have; `tuning` chooses some on a half of the questions.
+    `weights` are for the fusions that the run does not have; `tuning` chooses some on a half of the questions. What
+    cannot be honoured is found before any model is loaded.
 
     Raises:
         InputError: no judged chunk is in the run, or one id is in several of the collections.
-        ConfigError: see `OpenedRun.search` and `tune`.
+        ConfigError: a library is not installed; weights of other models; see also `OpenedRun.search` and `tune`.
     """
+    require_measures()
+    if bm25:
+        require_words()
+    require_weights(FusionConfig(weights=weights or {}), run.models)
     ids = _ids(run, collections)
     judged, notices = _known(judged, ids)
+    if tuning:
+        require_tunable(run, judged)
     asked = Asked(queries=list(judged.queries.values()), depth=min(DEPTH, len(ids)), ids=ids, collections=collections)
     tried: list[Iterable[System | LeftOut]] = [systems(run, asked, weights)]
     if bm25:
@@ -124,10 +143,14 @@ def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]
     return Judged(queries=queries, judgements=answerable, notices=judged.notices, weak=judged.weak), tuple(notices)
 
 
-def _by_words(run: OpenedRun, asked: Asked) -> Iterator[System]:
+def _by_words(run: OpenedRun, asked: Asked) -> Iterator[System | LeftOut]:
     texts = [chunk.text for place in run.places(asked.collections).shards for chunk in run.chunks(*place)]
-    best = by_words(texts, asked.queries, asked.depth)
-    yield System(name="BM25", kind="words", positions=list(best.positions), cost=None)
+    try:
+        best = by_words(texts, asked.queries, asked.depth)
+    except InputError as exc:
+        yield LeftOut(name="BM25", reason=str(exc))
+    else:
+        yield System(name="BM25", kind="words", positions=list(best.positions), cost=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +47,8 @@ class Difference:
     high: float
 
 
-def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements: Grades) -> Scores:
-    """The measures of rankings of chunk ids, best first, one a question; a question may find nothing.
+def require_measures() -> Any:
+    """The library that computes the measures.
 
     Raises:
         ConfigError: ir-measures is not installed.
@@ -56,6 +57,12 @@ def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements:
         import ir_measures
     except ImportError as exc:
         raise ConfigError("an evaluation needs ir-measures: pip install 'soloist[eval]'") from exc
+    return ir_measures
+
+
+def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements: Grades) -> Scores:
+    """The measures of rankings of chunk ids, best first, one a question; a question may find nothing."""
+    ir_measures = require_measures()
     measures = [ir_measures.parse_measure(measure) for measure in MEASURES]
     found = {name: np.zeros(len(queries)) for name in MEASURES}
     for start in range(0, len(queries), _SCORED_AT_ONCE):

@@ -38,16 +38,9 @@ def tune(run: OpenedRun, judged: Judged, ids: Sequence[str], collections: Sequen
     """Try a grid of weights; `ids` are the chunks' in the order of the rows.
 
     Raises:
-        ConfigError: the run has one model, or there are too few questions to keep any back.
+        ConfigError: see `require_tunable`.
     """
-    if len(run.models) < 2:
-        raise ConfigError("the run has one model, whose weight nothing can be tuned against: leave out --tune")
-    training, held_out = split(list(judged.queries))
-    if min(len(training), len(held_out)) < _FEWEST:
-        raise ConfigError(
-            f"{len(judged.queries)} questions are too few to tune weights on a part of them and try them on the rest: "
-            f"judge {2 * _FEWEST} or more, or leave out --tune"
-        )
+    training, held_out = require_tunable(run, judged)
     candidates = list(grid(len(run.models)))
     rated = [found.mean() for found in _scores(run, judged, training, candidates, ids, collections)]
     weights = candidates[int(np.argmax(rated))]
@@ -62,6 +55,23 @@ def tune(run: OpenedRun, judged: Judged, ids: Sequence[str], collections: Sequen
         ndcg=tuned.mean(),
         gain=difference(tuned.of_query["nDCG@10"], alone.of_query["nDCG@10"]),
     )
+
+
+def require_tunable(run: OpenedRun, judged: Judged) -> tuple[list[str], list[str]]:
+    """The questions to tune on and those to try the weights on.
+
+    Raises:
+        ConfigError: the run has one model, or there are too few questions to keep any back.
+    """
+    if len(run.models) < 2:
+        raise ConfigError("the run has one model, whose weight nothing can be tuned against: leave out --tune")
+    training, held_out = split(list(judged.queries))
+    if min(len(training), len(held_out)) < _FEWEST:
+        raise ConfigError(
+            f"{len(judged.queries)} questions are too few to tune weights on a part of them and try them on the rest: "
+            f"judge {2 * _FEWEST} or more, or leave out --tune"
+        )
+    return training, held_out
 
 
 def split(queries: Sequence[str]) -> tuple[list[str], list[str]]:
