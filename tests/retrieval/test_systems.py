@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from sentence_transformers import SentenceTransformer
+from torch.nn.modules.module import register_module_forward_hook
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
-from soloist.retrieval import open_run
+from soloist.errors import ConfigError
+from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.judged import Judged
 from soloist.stores import RunFolder
@@ -72,3 +76,48 @@ def test_a_mean_that_cancels_is_left_out_and_names_the_chunk(small):
     reasons = {each.name: each.reason for each in found.left_out}
     assert "(c2) has a mean of 0, its models cancel each other out" in reasons["mean"]
     assert {"bert", "again", "fused (concat)", "rrf"} <= {each.name for each in found.systems}
+
+
+@pytest.fixture
+def passes_through():
+    """The models that torch ran, a name for each batch."""
+    ran = []
+
+    def note(module, _, __):
+        if isinstance(module, SentenceTransformer):
+            ran.append(module)
+
+    hook = register_module_forward_hook(note)
+    yield ran
+    hook.remove()
+
+
+def test_each_question_goes_through_each_model_once(searched, passes_through):
+    """Eight systems and the tuning asked the same models for the same vectors: most of the time of an evaluation."""
+    opened = open_run(searched)
+    ids = [id_ for _, id_ in opened.places().ids()]
+    questions = {f"q{number}": f"lease {number} of a device" for number in range(40)}
+    judged = Judged(queries=questions, judgements={query: {ids[0]: 1} for query in questions})
+    for model in opened.models:
+        opened.encode(model, list(questions.values()))
+    once = len(passes_through)
+    assert once >= len(opened.models)
+    passes_through.clear()
+    evaluate(open_run(searched), judged, bm25=False, tuning=True)
+    assert len(passes_through) == once
+
+
+@pytest.mark.parametrize(
+    "by", [By(fusion="fused"), By(fusion="rrf"), By(fusion="standardised")], ids=lambda by: str(by.fusion)
+)
+def test_a_model_of_weight_0_is_not_even_loaded(make, by, tmp_path):
+    """A search waited for a model that has no part in it, or failed where that model is gone."""
+    path = make("weightless", fusion=FusionConfig(weights={"bert": 0.0, "qwen2": 0.4, "wordllama": 0.6}))
+    expected = open_run(path).search("lease of a device", 5, by=by)
+    copy = shutil.copytree(path, tmp_path / "copy")
+    summary = json.loads((copy / "run.json").read_text())
+    summary["models"][0]["fingerprint"] = "of a model that is gone"
+    (copy / "run.json").write_text(json.dumps(summary))
+    assert open_run(copy).search("lease of a device", 5, by=by) == expected
+    with pytest.raises(ConfigError, match="bert on this machine is not the model"):
+        open_run(copy).search("lease of a device", 5, by=By(model="bert"))

@@ -155,9 +155,14 @@ class OpenedRun:
 
     def encode_fused(self, queries: Sequence[str]) -> Vectors:
         """The queries' fused vectors, by the run's own fusion."""
-        plan = self.fusion_plan
-        parts = [self.encode(model, queries) for model in plan.models]
-        return fuse(plan, parts, fitted=self.fit)
+        return fuse(self.fusion_plan, self.encode_for(self.fusion_plan, queries), fitted=self.fit)
+
+    def encode_for(self, plan: FusionPlan, queries: Sequence[str]) -> list[Vectors]:
+        """The queries as each model of a fusion sees them; zeros where it uses nothing of a model, which is not run."""
+        return [
+            self.encode(model, queries) if kept else np.zeros((len(queries), dim), np.float32)
+            for model, kept, dim in zip(plan.models, plan.kept_dims, plan.member_dims, strict=True)
+        ]
 
     @property
     def fusion_plan(self) -> FusionPlan:
@@ -229,8 +234,8 @@ class OpenedRun:
 
     def _by_ranks(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         depth = min(self.places(collections).rows, max(k, RRF_DEPTH))
-        weights = self.weights(by)
-        asked = {model: self.encode(model, queries) for model in self.models}
+        models, weights = self._weighted(by)
+        asked = {model: self.encode(model, queries) for model in models}
         found = []
         for part in passes(len(queries), max(each.shape[1] for each in asked.values()), depth):
             rankings = [self._nearest(model, each[part], depth, collections) for model, each in asked.items()]
@@ -243,15 +248,21 @@ class OpenedRun:
         What their mean takes away is the same for every row and ranks nothing. So does a model that gives all rows the
         same score, e.g. because they begin alike and it reads no more than the beginning: it has no part in the sum.
         """
-        question = Question.of([self.encode(model, queries) for model in self.models], self.weights(by))
-        return Best.joined([self._standardised(part, k, collections) for part in question.batches(k)])
+        models, weights = self._weighted(by)
+        question = Question.of([self.encode(model, queries) for model in models], weights)
+        return Best.joined([self._standardised(part, models, k, collections) for part in question.batches(k)])
 
-    def _standardised(self, question: Question, k: int, collections: Sequence[str]) -> Best:
-        mean, deviation = moments(question, self.blocks(self.models, collections))
+    def _standardised(self, question: Question, models: Sequence[str], k: int, collections: Sequence[str]) -> Best:
+        mean, deviation = moments(question, self.blocks(models, collections))
         weights = np.where(deviation > _FLAT, question.weights / np.maximum(deviation, _FLAT), 0.0)
         question = Question(vectors=question.vectors, weights=weights)
-        best = search_all(question, lambda: self.blocks(self.models, collections), k)
+        best = search_all(question, lambda: self.blocks(models, collections), k)
         return Best(positions=best.positions, scores=best.scores - (mean * weights).sum(axis=1)[:, None])
+
+    def _weighted(self, by: By) -> tuple[list[str], list[float]]:
+        """The models that have a weight in a fusion at query time, and their weights: the others need not be run."""
+        used = [(model, weight) for model, weight in zip(self.models, self.weights(by), strict=True) if weight]
+        return [model for model, _ in used], [weight for _, weight in used]
 
     def blocks(self, names: Sequence[str], collections: Sequence[str] = ()) -> Iterator[Block]:
         """The vectors by each of these names, the same rows of each at a time (see `RunVectors.blocks`)."""

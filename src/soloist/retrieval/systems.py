@@ -127,7 +127,7 @@ def _fused_cost(run: OpenedRun, plan: FusionPlan) -> Cost:
 def _made(run: OpenedRun, asked: Asked, plan: FusionPlan) -> Best:
     fitted = fit(run, plan) if plan.needs_fit else None
     names = [f"the question {query[:40]!r}" for query in asked.queries]
-    queries = fuse(plan, [run.encode(model, asked.queries) for model in plan.models], names, fitted)
+    queries = fuse(plan, run.encode_for(plan, asked.queries), names, fitted)
 
     def blocks() -> Iterator[Block]:
         return _fused_blocks(plan, run.blocks(plan.models, asked.collections), asked.ids, fitted)

@@ -101,7 +101,10 @@ def _scores(
 
     Each question is there once for each candidate; their numbers together do not matter for memory.
     """
-    vectors = [run.encode(model, [judged.queries[query] for query in queries]) for model in run.models]
+    # All questions, since the systems have asked them, and then these.
+    places = {query: place for place, query in enumerate(judged.queries)}
+    rows = [places[query] for query in queries]
+    vectors = [run.encode(model, list(judged.queries.values()))[rows] for model in run.models]
     depth = min(DEPTH, run.places(collections).rows)
     dims = sum(part.shape[1] for part in vectors)
     found: list[list[Scores]] = []
@@ -109,8 +112,8 @@ def _scores(
         question = _weighted([part[some] for part in vectors], candidates)
         best = search(question, run.blocks(run.models, collections), depth)
         asked = queries[some]
-        rows = [best.positions[start : start + len(asked)] for start in range(0, len(best.positions), len(asked))]
-        found.append([score(named(positions, ids), asked, judged.judgements) for positions in rows])
+        split_up = np.split(best.positions, len(candidates))
+        found.append([score(named(positions, ids), asked, judged.judgements) for positions in split_up])
     return [Scores.joined(parts) for parts in zip(*found, strict=True)]
 
 
