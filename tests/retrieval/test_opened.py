@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
+import re
 import shutil
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -236,3 +241,33 @@ def test_a_damaged_file(searched, tmp_path):
     part.write_bytes(part.read_bytes()[:200])
     with pytest.raises(SoloistError):
         open_run(copy).search("x")
+
+
+@pytest.fixture
+def opened_files(searched):
+    """`opened_files()`: the files of chunks that were opened since the last call, by Linux's own account."""
+    library = ctypes.CDLL(None, use_errno=True)
+    watch = library.inotify_init1(os.O_NONBLOCK)
+    for folder in sorted(searched.glob("*/chunks")):
+        assert library.inotify_add_watch(watch, os.fsencode(folder), 0x20) >= 0  # IN_OPEN
+
+    def names():
+        with contextlib.suppress(BlockingIOError):
+            return re.findall(rb"part-\d+\.parquet", os.read(watch, 1 << 20))
+        return []
+
+    yield names
+    os.close(watch)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_many_questions_read_each_shard_once(searched, opened_files):
+    """A thousand questions read every shard a thousand times, for ten texts each."""
+    opened = open_run(searched)
+    asked = [f"{word} {number}" for number in range(30) for word in ("lease", "token", "norm")]
+    opened.rank(asked[:1], 1, by=By(model="wordllama"))
+    opened_files()
+    together = opened.search_all(asked, 10, by=By(model="wordllama"))
+    assert 1 <= len(opened_files()) <= 2 * 4  # shards; Arrow may open a file twice
+    for question, hits in zip(asked[::20], together[::20], strict=True):
+        assert opened.search(question, 10, by=By(model="wordllama")) == hits

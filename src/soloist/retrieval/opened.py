@@ -114,8 +114,8 @@ class OpenedRun:
                 or fusion; or a model on this machine is not the one that made the run.
         """
         best = self.rank(queries, k, by=by or self.default, collections=collections)
-        places = self.places(collections)
-        return [self._hits(places, *each) for each in zip(best.positions, best.scores, strict=True)]
+        chunks = self._chunks_at(self.places(collections), best.positions)
+        return [_hits(*each, chunks) for each in zip(best.positions, best.scores, strict=True)]
 
     def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Best:
         """The positions and scores of the `k` best rows for each query, without their texts; see `search`."""
@@ -274,26 +274,34 @@ class OpenedRun:
                 raise ConfigError(f"the run has no collection {name}: choose of {', '.join(self.collections)}")
         return tuple(dict.fromkeys(collections)) or self.collections
 
-    def _hits(self, places: Places, positions: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
-        found: list[Hit] = []
-        at = [places.place(position) for position in positions.tolist()]
-        rows: dict[tuple[str, int], list[int]] = {}
-        for place in at:
-            rows.setdefault((place.collection, place.shard), []).append(place.row)
-        chunks = {
-            (*shard, row): chunk
-            for shard, some in rows.items()
-            for row, chunk in zip(some, self._folder.read_chunks(*shard, some), strict=True)
+    def _chunks_at(self, places: Places, positions: NDArray[np.int64]) -> dict[int, tuple[str, Chunk]]:
+        """Collection and chunk of each row, whoever asks for it: every shard is read once."""
+        rows: dict[tuple[str, int], dict[int, int]] = {}
+        for position in np.unique(positions).tolist():
+            place = places.place(position)
+            rows.setdefault((place.collection, place.shard), {})[place.row] = position
+        return {
+            position: (collection, chunk)
+            for (collection, shard), some in rows.items()
+            for position, chunk in zip(
+                some.values(), self._folder.read_chunks(collection, shard, list(some)), strict=True
+            )
         }
-        for rank, (place, score) in enumerate(zip(at, scores.tolist(), strict=True), start=1):
-            chunk = chunks[place.collection, place.shard, place.row]
-            found.append(
-                Hit(
-                    rank=rank, score=score, collection=place.collection, id=chunk.id, text=chunk.text,
-                    metadata=chunk.metadata,
-                )
-            )  # fmt: skip
-        return found
+
+
+def _hits(
+    positions: NDArray[np.int64], scores: NDArray[np.float64], chunks: Mapping[int, tuple[str, Chunk]]
+) -> list[Hit]:
+    found: list[Hit] = []
+    for rank, (position, score) in enumerate(zip(positions.tolist(), scores.tolist(), strict=True), start=1):
+        collection, chunk = chunks[position]
+        found.append(
+            Hit(
+                rank=rank, score=score, collection=collection, id=chunk.id, text=chunk.text,
+                metadata=dict(chunk.metadata),
+            )
+        )  # fmt: skip
+    return found
 
 
 def _require_queries(queries: Sequence[str]) -> None:
