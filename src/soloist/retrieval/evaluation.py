@@ -146,11 +146,11 @@ def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]
 def _by_words(run: OpenedRun, asked: Asked) -> Iterator[System | LeftOut]:
     texts = [chunk.text for place in run.places(asked.collections).shards for chunk in run.chunks(*place)]
     try:
-        best = by_words(texts, asked.queries, asked.depth)
+        positions = by_words(texts, asked.queries, asked.depth)
     except InputError as exc:
         yield LeftOut(name="BM25", reason=str(exc))
     else:
-        yield System(name="BM25", kind="words", positions=list(best.positions), cost=None)
+        yield System(name="BM25", kind="words", positions=positions, cost=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

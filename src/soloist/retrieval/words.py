@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from soloist.errors import ConfigError, InputError
-from soloist.retrieval.exact import Best
 
 
 def require_words() -> Any:
@@ -24,8 +24,10 @@ def require_words() -> Any:
     return bm25s
 
 
-def by_words(texts: Sequence[str], queries: Sequence[str], k: int) -> Best:
-    """The `k` best texts for each query by BM25 (Lucene's variant, English stop words, no stemming).
+def by_words(texts: Sequence[str], queries: Sequence[str], k: int) -> list[NDArray[np.int64]]:
+    """The `k` best texts for each query by BM25 (Lucene's variant, English stop words, no stemming), best first.
+
+    Only those that share a word with the query, which may be none: BM25 says nothing of the others.
 
     Raises:
         InputError: no text has a word.
@@ -38,4 +40,4 @@ def by_words(texts: Sequence[str], queries: Sequence[str], k: int) -> Best:
     index.index(words, show_progress=False)
     asked = bm25s.tokenize(list(queries), stopwords="en", show_progress=False, return_ids=False)
     positions, scores = index.retrieve(asked, k=min(k, len(texts)), show_progress=False)
-    return Best(positions=positions.astype(np.int64), scores=scores.astype(np.float64))
+    return [row[worth > 0].astype(np.int64) for row, worth in zip(positions, scores, strict=True)]
