@@ -32,9 +32,9 @@ def make(base):
 
     def make_run(name, *, fusion=None, **settings):
         config = RunConfig(
-            chunks_root=base / "chunks", out=base / name, catalogue=base / "models.toml", shard_chunks=32,
+            chunks_root=base / "chunks", out=base / name, shard_chunks=32,
             accelerator="cpu", lock_dir=base / "locks", cache_dir=base / "cache",
-            fusion=fusion or FusionConfig(weights=WEIGHTS), **{"models": MODELS, **settings},
+            fusion=fusion or FusionConfig(weights=WEIGHTS), **{"models": MODELS, "catalogue": base / "models.toml", **settings},
         )  # fmt: skip
         run(config)
         return base / name

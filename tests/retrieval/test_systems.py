@@ -15,6 +15,7 @@ from soloist.errors import ConfigError
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.judged import Judged
+from soloist.retrieval.systems import made_plan
 from soloist.stores import RunFolder
 
 TEXTS = ["a lease of a device", "the batch of tokens", "a vector and its norm", "shards of chunks"]
@@ -121,3 +122,29 @@ def test_a_model_of_weight_0_is_not_even_loaded(make, by, tmp_path):
     assert open_run(copy).search("lease of a device", 5, by=by) == expected
     with pytest.raises(ConfigError, match="bert on this machine is not the model"):
         open_run(copy).search("lease of a device", 5, by=By(model="bert"))
+
+
+def test_a_mean_is_cut_where_the_models_were_trained_to_be(make, tiny_models, tmp_path):
+    """An evaluation tried the mean at another dim than `--fusion mean` has, one that no model was trained for."""
+    lines = [
+        f'[models."{name}"]\nsource = "{tiny_models[name]}"\nmatryoshka_dims = [8, 16]\n' for name in ("bert", "qwen2")
+    ]
+    (tmp_path / "models.toml").write_text("".join(lines))
+    models = {"models": ("bert", "qwen2"), "catalogue": tmp_path / "models.toml"}
+    concat = open_run(make("trained", fusion=FusionConfig(), **models))
+    mean = open_run(make("trained-mean", fusion=FusionConfig(method="mean"), **models))
+    assert {model.matryoshka_dims for model in concat.record.models.values()} == {(8, 16)}
+    assert made_plan(concat, "mean") == mean.fusion_plan
+    assert mean.fusion_plan.dim == 16
+
+
+def test_a_run_of_before_trained_dims_were_recorded_still_opens(searched, tmp_path):
+    """A KeyError for whoever has a run already."""
+    copy = shutil.copytree(searched, tmp_path / "copy")
+    summary = json.loads((copy / "run.json").read_text())
+    for model in summary["models"]:
+        del model["matryoshka_dims"]
+    (copy / "run.json").write_text(json.dumps(summary))
+    opened = open_run(copy)
+    assert opened.search("lease", 3) == open_run(searched).search("lease", 3)
+    assert {model.matryoshka_dims for model in opened.record.models.values()} == {()}

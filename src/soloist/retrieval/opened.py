@@ -187,7 +187,10 @@ class OpenedRun:
     @property
     def members(self) -> list[Member]:
         """The models as a fusion sees them."""
-        return [Member(name=model.name, dim=model.dim) for model in self._record.models.values()]
+        return [
+            Member(name=model.name, dim=model.dim, matryoshka_dims=model.matryoshka_dims)
+            for model in self._record.models.values()
+        ]
 
     def places(self, collections: Sequence[str] = ()) -> Places:
         """The rows of some collections, or of all.
