@@ -34,7 +34,8 @@ def make(base):
         config = RunConfig(
             chunks_root=base / "chunks", out=base / name, shard_chunks=32,
             accelerator="cpu", lock_dir=base / "locks", cache_dir=base / "cache",
-            fusion=fusion or FusionConfig(weights=WEIGHTS), **{"models": MODELS, "catalogue": base / "models.toml", **settings},
+            fusion=fusion or FusionConfig(weights=WEIGHTS),
+            **{"models": MODELS, "catalogue": base / "models.toml", **settings},
         )  # fmt: skip
         run(config)
         return base / name

@@ -147,7 +147,7 @@ def test_probes_are_headings_that_tell_chunks_apart():
     chunks = [
         Chunk(id="a", text="x", metadata={"heading_text": "Giving devices back"}),
         Chunk(id="b", text="x", metadata={"section_path": ["Guide", "How  leases end"]}),
-        Chunk(id="c", text="x", metadata={"title": "Guide > Batches that fit"}),
+        Chunk(id="c", text="x", metadata={"hierarchy_path": "Guide > Batches that fit"}),
         Chunk(id="d", text="x", metadata={"title": "Word"}),
         *(Chunk(id=f"e{n}", text="x", metadata={"title": "See also"}) for n in range(4)),
     ]
@@ -159,6 +159,24 @@ def test_probes_are_headings_that_tell_chunks_apart():
     assert heading_of(chunks[3]) is None
     with pytest.raises(InputError, match="give --queries and --qrels"):
         probes([Chunk(id="a", text="x", metadata={"title": 7, "heading": None, "section_path": []})])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "heading"),
+    [
+        ({"title": "TCP/IP basics of a lease"}, "TCP/IP basics of a lease"),
+        ({"heading": "Read/write locks | advanced use"}, "Read/write locks | advanced use"),
+        ({"title": "Why a > b is no proof"}, "Why a > b is no proof"),
+        ({"section_path": ["Guide", "Using CI/CD with leases"]}, "Using CI/CD with leases"),
+        ({"hierarchy_path": "Guide/How leases end"}, "How leases end"),
+        ({"section_path": "Guide | How leases end"}, "How leases end"),
+        ({"title": "Word", "hierarchy_path": "Guide > Word > Two words"}, "Two words"),
+        ({"section_path": "guide/word"}, None),
+    ],
+)
+def test_a_title_is_whole_and_a_path_has_parts(metadata, heading):
+    """`IP basics of a lease` would be asked, which nobody has written."""
+    assert heading_of(Chunk(id="a", text="x", metadata=metadata)) == heading
 
 
 @given(st.integers(2, 5))
