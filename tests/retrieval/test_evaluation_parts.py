@@ -169,6 +169,7 @@ def test_probes_are_headings_that_tell_chunks_apart():
         ({"title": "Why a > b is no proof"}, "Why a > b is no proof"),
         ({"section_path": ["Guide", "Using CI/CD with leases"]}, "Using CI/CD with leases"),
         ({"hierarchy_path": "Guide/How leases end"}, "How leases end"),
+        ({"hierarchy_path": "Guide > TCP/IP for a lease"}, "TCP/IP for a lease"),
         ({"section_path": "Guide | How leases end"}, "How leases end"),
         ({"title": "Word", "hierarchy_path": "Guide > Word > Two words"}, "Two words"),
         ({"section_path": "guide/word"}, None),

@@ -30,7 +30,17 @@ _UNIT_ROUNDOFF = 2.0**-24
 _SLACK = 1.01
 _PAIR_BYTES = 32 << 20  # float64 products that are held at once while candidates are scored
 _PASS_BYTES = 128 << 20  # what one pass over the blocks may hold for its queries
+_LONGEST = 1.5  # a norm that no rounding makes of 1: the row was damaged
 _PRUNE_AT = 8  # times k: how many candidates a query may gather before the worse ones are dropped
+
+
+class DamagedRowError(ArithmeticError):
+    """A row that is no unit vector: its position among all rows, and which model's it is, by place."""
+
+    def __init__(self, position: int, model: int) -> None:
+        super().__init__(f"row {position} of model {model} is no unit vector")
+        self.position = position
+        self.model = model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,6 +101,9 @@ def search(question: Question, blocks: Iterable[Block], k: int) -> Best:
     """The `k` best rows of all blocks for each query, or all rows where there are fewer.
 
     Blocks are read once, one after the other, for all queries together.
+
+    Raises:
+        DamagedRowError: a row has NaN or infinity, or is far too long, which would hide others or be found by all.
     """
     gathering = _Gathering(question, k)
     for block in blocks:
@@ -120,9 +133,11 @@ class _Gathering:
         rows = len(block[0])
         if not rows:
             return
-        quick = self._scaled[0] @ block[0].T
-        for scaled, part in zip(self._scaled[1:], block[1:], strict=True):
-            quick += scaled @ part.T
+        with np.errstate(invalid="ignore", over="ignore"):
+            quick = self._scaled[0] @ block[0].T
+            for scaled, part in zip(self._scaled[1:], block[1:], strict=True):
+                quick += scaled @ part.T
+        _require_scores(quick[:1], np.abs(self._question.weights[:1]).sum(), block, self._seen)
         bound = self._quick.min(axis=1)
         better = quick.max(axis=1) >= bound - self._margin
         for query in np.flatnonzero(better):
@@ -166,11 +181,13 @@ def moments(question: Question, blocks: Iterable[Block]) -> tuple[NDArray[np.flo
     shape = question.weights.shape
     count, total, squares = 0, np.zeros(shape), np.zeros(shape)
     for block in blocks:
-        count += len(block[0])
         for model, (asked, part) in enumerate(zip(question.vectors, block, strict=True)):
-            scores = (asked @ part.T).astype(np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):
+                scores = (asked @ part.T).astype(np.float64)
+            _require_scores(scores[:1], 1.0, block, count)
             total[:, model] += scores.sum(axis=1)
             squares[:, model] += np.square(scores).sum(axis=1)
+        count += len(block[0])
     mean = total / max(1, count)
     return mean, np.sqrt(np.maximum(0.0, squares / max(1, count) - np.square(mean)))
 
@@ -178,3 +195,15 @@ def moments(question: Question, blocks: Iterable[Block]) -> tuple[NDArray[np.flo
 def _pieces(rows: NDArray[np.int64], size: int) -> Iterator[slice]:
     for start in range(0, len(rows), max(1, size)):
         yield slice(start, start + max(1, size))
+
+
+def _require_scores(scores: NDArray[Any], weights: float, block: Block, first: int) -> None:
+    """Refuse scores that no unit rows have. Those of one query will do: NaN and infinity show in every product."""
+    good = (np.abs(scores) <= _LONGEST * weights).all(axis=0)
+    if good.all():
+        return
+    row = int(np.argmin(good))
+    with np.errstate(over="ignore"):
+        norms = [float(np.linalg.norm(part[row])) for part in block]
+    model = next((place for place, norm in enumerate(norms) if not norm <= _LONGEST), 0)
+    raise DamagedRowError(first + row, model)

@@ -7,6 +7,8 @@ for hit in run.search("how is a device given back?", k=5):
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.config import FusionConfig
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, OutputError
 from soloist.fusion import Fitted, FusionPlan, Member, fuse, plan_fusion
-from soloist.retrieval.exact import Best, Block, Question, moments, passes, search_all
+from soloist.retrieval.exact import Best, Block, DamagedRowError, Question, moments, passes, search_all
 from soloist.retrieval.places import Places, RunVectors
 from soloist.retrieval.queries import QueryEncoders
 from soloist.retrieval.ranking import RRF_DEPTH, reciprocal_ranks
@@ -112,6 +114,7 @@ class OpenedRun:
         Raises:
             ConfigError: a query is empty, `k` is more than there are chunks, or the run has no such model, collection
                 or fusion; or a model on this machine is not the one that made the run.
+            OutputError: a file is missing, has changed or is damaged.
         """
         best = self.rank(queries, k, by=by or self.default, collections=collections)
         chunks = self._chunks_at(self.places(collections), best.positions)
@@ -207,12 +210,13 @@ class OpenedRun:
         """The vectors of all rows by a model, or the fused ones, whose name is `fused`."""
         key = (self._chosen(collections), name)
         if key not in self._vectors:
-            self._vectors[key] = self.places(collections).vectors(
-                self._folder.fused_file
-                if name == FUSED
-                else lambda collection, shard: self._folder.vectors_file(collection, name, shard)
-            )
+            self._vectors[key] = self.places(collections).vectors(functools.partial(self._file, name))
         return self._vectors[key]
+
+    def _file(self, name: str, collection: str, shard: int) -> str:
+        if name == FUSED:
+            return self._folder.fused_file(collection, shard)
+        return self._folder.vectors_file(collection, name, shard)
 
     def chunks(self, collection: str, shard: int) -> list[Chunk]:
         """The chunks of a shard."""
@@ -233,7 +237,8 @@ class OpenedRun:
 
     def _nearest(self, name: str, asked: Vectors, k: int, collections: Sequence[str]) -> Best:
         """The best rows by a model's vectors, or by the fused ones."""
-        return search_all(Question.of([asked]), lambda: self.blocks([name], collections), k)
+        with self._damage_named([name], collections):
+            return search_all(Question.of([asked]), lambda: self.blocks([name], collections), k)
 
     def _by_ranks(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         depth = min(self.places(collections).rows, max(k, RRF_DEPTH))
@@ -256,11 +261,25 @@ class OpenedRun:
         return Best.joined([self._standardised(part, models, k, collections) for part in question.batches(k)])
 
     def _standardised(self, question: Question, models: Sequence[str], k: int, collections: Sequence[str]) -> Best:
-        mean, deviation = moments(question, self.blocks(models, collections))
+        with self._damage_named(models, collections):
+            mean, deviation = moments(question, self.blocks(models, collections))
         weights = np.where(deviation > _FLAT, question.weights / np.maximum(deviation, _FLAT), 0.0)
         question = Question(vectors=question.vectors, weights=weights)
         best = search_all(question, lambda: self.blocks(models, collections), k)
         return Best(positions=best.positions, scores=best.scores - (mean * weights).sum(axis=1)[:, None])
+
+    @contextlib.contextmanager
+    def _damage_named(self, names: Sequence[str], collections: Sequence[str]) -> Iterator[None]:
+        """Name the file of a damaged row: to leave the row out would answer as if its chunk were not there."""
+        try:
+            yield
+        except DamagedRowError as exc:
+            place = self.places(collections).place(exc.position)
+            file = self._folder.path / self._file(names[exc.model], place.collection, place.shard)
+            raise OutputError(
+                f"{file} is damaged, its row {place.row} is no vector (NaN, infinity or a norm far from 1): soloist "
+                f"verify {self._folder.path} lists all that is wrong, and the command that made the run mends it"
+            ) from exc
 
     def _weighted(self, by: By) -> tuple[list[str], list[float]]:
         """The models that have a weight in a fusion at query time, and their weights: the others need not be run."""

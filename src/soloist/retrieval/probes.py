@@ -68,7 +68,7 @@ def _text(value: Any, *, is_path: bool) -> str:
         value, is_path = value[-1] if value else "", False
     if not isinstance(value, str):
         return ""
-    for separator in _SEPARATORS if is_path else ():
-        value = value.rsplit(separator, 1)[-1]
+    separator = next((each for each in _SEPARATORS if is_path and each in value), None)
+    value = value.rsplit(separator, 1)[-1] if separator is not None else value
     # JSON may hold lone surrogates, which are no text that could be asked.
     return " ".join(value.encode("utf-8", "replace").decode("utf-8").split())

@@ -146,8 +146,16 @@ def _fused_blocks(
 
 
 def fit(run: OpenedRun, plan: FusionPlan) -> Fitted:
-    """The matrices of a fusion, fitted to a sample of all rows of the run."""
+    """The matrices of a fusion, fitted to a sample of all rows of the run.
+
+    Raises:
+        FusionError: there are too few rows, or one is damaged: also one in a collection that nothing else looks at.
+    """
     fitting = Fitting(plan)
     for block in sampled(run.blocks(plan.models), run.places().rows):
+        if not all(np.isfinite(part).all() for part in block):
+            raise FusionError(
+                "a vector that it would be fitted to has NaN or infinity: soloist verify says in which file"
+            )
         fitting.see(block)
     return fitting.fitted()
