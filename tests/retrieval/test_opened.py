@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from engine.conftest import write_collection
 from retrieval.conftest import MODELS, WEIGHTS
 
 import soloist
@@ -195,6 +196,28 @@ def test_runs_that_cannot_be_opened(searched, tmp_path):
     (copy / "run.json").unlink()
     with pytest.raises(OutputError, match="the run is not finished"):
         open_run(copy)
+
+
+def test_a_run_at_work_is_waited_for(searched, tmp_path):
+    """The advice was to give its command again, which waits for the very same run."""
+    copy = shutil.copytree(searched, tmp_path / "copy")
+    (copy / "run.json").unlink()
+    folder = RunFolder(copy)
+    with folder.locked(), pytest.raises(OutputError, match="not finished: it is at work, wait until it ends"):
+        open_run(copy)
+    with pytest.raises(OutputError, match="not finished: give the command that began it again"):
+        open_run(copy)
+
+
+def test_without_a_number_there_are_ten_hits_or_all(searched, make, base):
+    """A newcomer's first run has three chunks, and the first question was answered with an error about k."""
+    opened = open_run(searched)
+    assert len(opened.search(QUESTION)) == 10
+    write_collection(base / "few", "few", 3, seed=3)
+    few = open_run(make("few-run", chunks_root=base / "few"))
+    assert len(few.search(QUESTION)) == 3
+    with pytest.raises(ConfigError, match="k is 10, but there are 3 chunks"):
+        few.search(QUESTION, 10)
 
 
 def test_a_run_that_changes_while_it_is_open(searched, tmp_path):

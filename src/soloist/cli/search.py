@@ -27,7 +27,9 @@ def search(
     question: Annotated[
         str, typer.Argument(metavar="QUESTION", help="What to look for; - reads one a line from stdin.")
     ],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many chunks to show.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="How many chunks to show. [default: 10, or all of fewer]")
+    ] = None,
     collection: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only in these. [default: all]")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="By this model's vectors alone.")] = None,
     fused: Annotated[bool, typer.Option("--fused", help="By the fused vectors. [default where there are any]")] = False,

@@ -31,6 +31,7 @@ from soloist.types import Chunk, Hit
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 QueryFusion = Literal["rrf", "standardised"]
 FUSED = "fused"
+_HITS = 10
 # A float32 cosine is off by about this much: scores that differ by less are the same.
 _FLAT = 1e-6
 
@@ -100,23 +101,27 @@ class OpenedRun:
         """What was found out about queries so far, e.g. that one was cut."""
         return self._encoders.notices
 
-    def search(self, query: str, k: int = 10, *, by: By | None = None, collections: Sequence[str] = ()) -> list[Hit]:
+    def search(
+        self, query: str, k: int | None = None, *, by: By | None = None, collections: Sequence[str] = ()
+    ) -> list[Hit]:
         """The `k` best chunks for a query; see `search_all`."""
         return self.search_all([query], k, by=by, collections=collections)[0]
 
     def search_all(
-        self, queries: Sequence[str], k: int = 10, *, by: By | None = None, collections: Sequence[str] = ()
+        self, queries: Sequence[str], k: int | None = None, *, by: By | None = None, collections: Sequence[str] = ()
     ) -> list[list[Hit]]:
-        """The `k` best chunks for each query, in one pass over the vectors.
+        """The `k` best chunks for each query, in as few passes over the vectors as memory allows.
 
-        Without `by` the fused vectors rank, or those of the only model. Without collections all are searched.
+        Without `k` they are 10, or all chunks where there are fewer. Without `by` the fused vectors rank, or those of
+        the only model. Without collections all are searched.
 
         Raises:
             ConfigError: a query is empty, `k` is more than there are chunks, or the run has no such model, collection
                 or fusion; or a model on this machine is not the one that made the run.
             OutputError: a file is missing, has changed or is damaged.
         """
-        best = self.rank(queries, k, by=by or self.default, collections=collections)
+        shown = min(_HITS, self.places(collections).rows) if k is None else k
+        best = self.rank(queries, shown, by=by or self.default, collections=collections)
         chunks = self._chunks_at(self.places(collections), best.positions)
         return [_hits(*each, chunks) for each in zip(best.positions, best.scores, strict=True)]
 
