@@ -81,3 +81,16 @@ def test_no_run_is_one_sentence(tmp_path):
         result = invoke(*command)
         assert result.exit_code == 1
         assert "soloist embed" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options_of_search", [(), ("--json",)])
+def test_a_first_run_of_three_chunks_with_half_a_character(options, chunks_root, tmp_path, options_of_search):
+    """Three chunks were too few for the usual ten hits, and a lone surrogate in metadata broke the JSON."""
+    file = chunks_root / "notes" / "a_chunks.json"
+    chunks = json.loads(file.read_text())
+    chunks[0]["metadata"]["title"] = "half \ud800"
+    file.write_text(json.dumps(chunks))
+    assert invoke(*options).exit_code == 0
+    result = invoke("search", tmp_path / "run", QUESTION, *options_of_search)
+    assert result.exit_code == 0, result.stderr
+    assert all(f"n{number}" in result.stdout for number in range(3)) and "half \\ud800" in result.stdout
