@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from engine.conftest import write_collection
+
+from soloist.config import FusionConfig, RunConfig
+from soloist.engine import run
+from soloist.fusion import FusionPlan, fuse
+from soloist.stores import RunFolder
 
 TEXTS = ["A lease gives one model every device.", "Rain fell on the harbour all night.", "def add(a, b): return a + b"]
 
@@ -34,3 +41,48 @@ def options(tmp_path, chunks_root) -> list[str]:
         "embed", str(chunks_root), "--out", str(tmp_path / "run"), "--models", "wordllama", "--accelerator", "cpu",
         "--lock-dir", str(tmp_path / "locks"),
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, tiny_models):
+    """A finished run of WordLlama and a model of random vectors, with judged questions and headings."""
+    root = tmp_path_factory.mktemp("commands")
+    write_collection(root / "chunks", "alpha", 60, seed=4)
+    file = root / "chunks" / "alpha" / "doc_chunks.json"
+    chunks = json.loads(file.read_text())
+    for number, chunk in enumerate(chunks):
+        chunk["metadata"]["title"] = f"Part {number} of the text"
+    file.write_text(json.dumps(chunks))
+    (root / "models.toml").write_text(f'[models."random"]\nsource = "{tiny_models["bert"]}"\n')
+    run(
+        RunConfig(
+            chunks_root=root / "chunks", out=root / "run", models=("wordllama", "random"), accelerator="cpu",
+            catalogue=root / "models.toml", lock_dir=root / "locks", cache_dir=root / "cache", fusion=FusionConfig(),
+        )
+    )  # fmt: skip
+    make_useless(root / "run")
+    with (root / "queries.jsonl").open("w") as queries, (root / "qrels.tsv").open("w") as qrels:
+        for number, chunk in enumerate(chunks[:50]):
+            words = chunk["text"].split()
+            queries.write(json.dumps({"_id": f"q{number}", "text": " ".join(words[::2])}) + "\n")
+            qrels.write(f"q{number}\t{chunk['metadata']['chunk_id']}\t1\n")
+    return root
+
+
+def make_useless(path):
+    """Put random vectors in the place of a model's, and fuse them: they have nothing to do with their texts."""
+    folder, drawn = RunFolder(path), np.random.default_rng(0)
+    summary = folder.read_json("run.json")
+    records = list(folder.manifest.read().values())
+    made_by = {each.kind if each.kind == "fused" else each.model: each.fingerprint for each in records}
+    folder.reopen()
+    for shard in folder.shards("alpha"):
+        ids, own = folder.read_vectors("alpha", "wordllama", shard)
+        digests = folder.read_digests("alpha", "random", shard)
+        vectors = drawn.standard_normal(folder.read_vectors("alpha", "random", shard)[1].shape).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        folder.write_vectors("alpha", "random", shard, ids, vectors, digests, made_by["random"])
+        fused = fuse(FusionPlan.from_dict(summary["fusion"]), [own, vectors])
+        content = next(each.content for each in records if each.kind == "fused" and each.shard == shard)
+        folder.write_fused("alpha", shard, ids, fused, content, made_by["fused"])
+    folder.finish(summary)

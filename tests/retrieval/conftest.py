@@ -32,9 +32,10 @@ def make(base):
 
     def make_run(name, *, fusion=None, **settings):
         config = RunConfig(
-            chunks_root=base / "chunks", out=base / name, catalogue=base / "models.toml", shard_chunks=32,
+            out=base / name, shard_chunks=32,
             accelerator="cpu", lock_dir=base / "locks", cache_dir=base / "cache",
-            fusion=fusion or FusionConfig(weights=WEIGHTS), **{"models": MODELS, **settings},
+            fusion=fusion or FusionConfig(weights=WEIGHTS),
+            **{"chunks_root": base / "chunks", "catalogue": base / "models.toml", "models": MODELS, **settings},
         )  # fmt: skip
         run(config)
         return base / name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from soloist.errors import InputError
 from soloist.retrieval.judged import read_judged
-from soloist.retrieval.metrics import Difference, difference, score
+from soloist.retrieval.metrics import Difference, difference, named, score
 from soloist.retrieval.probes import heading_of, probes
 from soloist.retrieval.tuning import grid, split
 from soloist.retrieval.verdict import Cost, judge
@@ -149,7 +147,7 @@ def test_probes_are_headings_that_tell_chunks_apart():
     chunks = [
         Chunk(id="a", text="x", metadata={"heading_text": "Giving devices back"}),
         Chunk(id="b", text="x", metadata={"section_path": ["Guide", "How  leases end"]}),
-        Chunk(id="c", text="x", metadata={"title": "Guide > Batches that fit"}),
+        Chunk(id="c", text="x", metadata={"hierarchy_path": "Guide > Batches that fit"}),
         Chunk(id="d", text="x", metadata={"title": "Word"}),
         *(Chunk(id=f"e{n}", text="x", metadata={"title": "See also"}) for n in range(4)),
     ]
@@ -161,6 +159,25 @@ def test_probes_are_headings_that_tell_chunks_apart():
     assert heading_of(chunks[3]) is None
     with pytest.raises(InputError, match="give --queries and --qrels"):
         probes([Chunk(id="a", text="x", metadata={"title": 7, "heading": None, "section_path": []})])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "heading"),
+    [
+        ({"title": "TCP/IP basics of a lease"}, "TCP/IP basics of a lease"),
+        ({"heading": "Read/write locks | advanced use"}, "Read/write locks | advanced use"),
+        ({"title": "Why a > b is no proof"}, "Why a > b is no proof"),
+        ({"section_path": ["Guide", "Using CI/CD with leases"]}, "Using CI/CD with leases"),
+        ({"hierarchy_path": "Guide/How leases end"}, "How leases end"),
+        ({"hierarchy_path": "Guide > TCP/IP for a lease"}, "TCP/IP for a lease"),
+        ({"section_path": "Guide | How leases end"}, "How leases end"),
+        ({"title": "Word", "hierarchy_path": "Guide > Word > Two words"}, "Two words"),
+        ({"section_path": "guide/word"}, None),
+    ],
+)
+def test_a_title_is_whole_and_a_path_has_parts(metadata, heading):
+    """`IP basics of a lease` would be asked, which nobody has written."""
+    assert heading_of(Chunk(id="a", text="x", metadata=metadata)) == heading
 
 
 @given(st.integers(2, 5))
@@ -184,7 +201,14 @@ def test_a_split_is_the_same_whatever_the_order(queries, shuffling):
 
 def test_words_find_words():
     """A floor that is none."""
-    texts = ["the lease of a device", "fusion of vectors", "a batch of tokens"]
-    best = by_words(texts, ["vectors and fusion", "device lease"], 3)
-    assert best.positions[:, 0].tolist() == [1, 0]
-    assert all(a >= b for row in best.scores.tolist() for a, b in itertools.pairwise(row))
+    texts = ["the lease of a device", "fusion of vectors", "a batch of tokens", "a device of vectors"]
+    found = by_words(texts, ["vectors and fusion", "device lease", "tokens", "rain on the harbour", "the of"], 4)
+    assert [row.tolist() for row in found] == [[1, 3], [0, 3], [2], [], []]
+
+
+def test_chunks_without_a_word_of_the_question_are_no_hits_by_words():
+    """The first chunks of a run were found by every question of other words, and the floor stood too high."""
+    texts = [f"rain on harbour {number}" for number in range(50)]
+    ids = [f"c{number}" for number in range(50)]
+    rankings = named(by_words(texts, ["lease of a device"], 50), ids)
+    assert score(rankings, ["q"], {"q": {"c0": 1}}).mean("R@100") == 0

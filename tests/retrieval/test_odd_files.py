@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,8 +13,12 @@ import pytest
 from soloist.config import FusionConfig
 from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.retrieval import By, open_run
-from soloist.retrieval.judged import read_judged
+from soloist.retrieval.evaluation import evaluate
+from soloist.retrieval.judged import Judged, read_judged
+from soloist.stores import RunFolder
+from soloist.stores.rows import vector_column
 from soloist.stores.run_folder import FIT
+from soloist.stores.verification import verify_run
 
 QUESTION = "which shard holds the lease of a device"
 PLAIN = {"compression": "none", "use_dictionary": False}
@@ -171,3 +176,43 @@ def test_another_prompt_for_questions_is_another_model(searched, tmp_path, tiny_
         assert "is not the model that made the run" in str(exc)
     else:  # the run's own prompt holds, whatever the catalogue says now
         assert hits == open_run(searched).search("memory of a device", 20, by=By(model="bert"))
+
+
+def overwritten(path, row, column, value, dtype="<f4"):
+    """Put a number in the place of another in a file of vectors, as a failing disk does."""
+    with path.open("r+b") as file:
+        parquet = pq.ParquetFile(path)
+        dim = parquet.schema_arrow.field("vector").type.list_size
+        (group,) = vector_column(file, parquet.metadata, parquet.schema_arrow).groups
+        file.seek(group.offset + (row * dim + column) * np.dtype(dtype).itemsize)
+        file.write(np.array(value, dtype).tobytes())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+@pytest.mark.parametrize("fusion", ["fused", "rrf", "standardised"])
+def test_a_row_that_is_no_vector_is_named(searched, tmp_path, value, fusion):
+    """One NaN hid all chunks of its block from every question, without a word."""
+    copy = shutil.copytree(searched, tmp_path / "copy")
+    part = copy / "alpha" / ("fused" if fusion == "fused" else "vectors/qwen2") / "part-00001.parquet"
+    overwritten(part, 5, 3, value)
+    opened = open_run(copy)
+    with pytest.raises(OutputError) as caught:
+        opened.search(QUESTION, 3, by=By(fusion=fusion))
+    assert f"{part} is damaged, its row 5 is no vector" in str(caught.value)
+    assert f"soloist verify {copy} lists all that is wrong" in str(caught.value)
+    assert any(part.name in problem for problem in verify_run(RunFolder(copy)).problems)
+    assert len(opened.search(QUESTION, 3, by=By(model="wordllama"))) == 3  # whose vectors are whole
+
+
+def test_a_damaged_row_is_found_before_an_evaluation_judges(searched, tmp_path):
+    """A verdict over 62 of 95 chunks."""
+    copy = shutil.copytree(searched, tmp_path / "copy")
+    overwritten(copy / "beta" / "vectors" / "bert" / "part-00000.parquet", 0, 0, float("nan"))
+    opened = open_run(copy)
+    (_, chunk), *_ = opened.places(["alpha"]).ids()
+    judged = Judged(queries={"q": QUESTION}, judgements={"q": {chunk: 1}})
+    found = evaluate(opened, judged, collections=["alpha"], bm25=False)
+    assert [each.name for each in found.left_out] == ["projection", "aligned-mean"]  # which are fitted to all rows
+    assert "soloist verify says in which file" in found.left_out[0].reason
+    with pytest.raises(OutputError, match=r"bert.part-00000\.parquet is damaged, its row 0"):
+        evaluate(opened, judged, bm25=False)

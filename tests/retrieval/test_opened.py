@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
+import re
 import shutil
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from engine.conftest import write_collection
 from retrieval.conftest import MODELS, WEIGHTS
 
 import soloist
@@ -192,6 +198,28 @@ def test_runs_that_cannot_be_opened(searched, tmp_path):
         open_run(copy)
 
 
+def test_a_run_at_work_is_waited_for(searched, tmp_path):
+    """The advice was to give its command again, which waits for the very same run."""
+    copy = shutil.copytree(searched, tmp_path / "copy")
+    (copy / "run.json").unlink()
+    folder = RunFolder(copy)
+    with folder.locked(), pytest.raises(OutputError, match="not finished: it is at work, wait until it ends"):
+        open_run(copy)
+    with pytest.raises(OutputError, match="not finished: give the command that began it again"):
+        open_run(copy)
+
+
+def test_without_a_number_there_are_ten_hits_or_all(searched, make, base):
+    """A newcomer's first run has three chunks, and the first question was answered with an error about k."""
+    opened = open_run(searched)
+    assert len(opened.search(QUESTION)) == 10
+    write_collection(base / "few", "few", 3, seed=3)
+    few = open_run(make("few-run", chunks_root=base / "few"))
+    assert len(few.search(QUESTION)) == 3
+    with pytest.raises(ConfigError, match="k is 10, but there are 3 chunks"):
+        few.search(QUESTION, 10)
+
+
 def test_a_run_that_changes_while_it_is_open(searched, tmp_path):
     """Rows would be read at the places of the file before."""
     copy = shutil.copytree(searched, tmp_path / "copy")
@@ -236,3 +264,33 @@ def test_a_damaged_file(searched, tmp_path):
     part.write_bytes(part.read_bytes()[:200])
     with pytest.raises(SoloistError):
         open_run(copy).search("x")
+
+
+@pytest.fixture
+def opened_files(searched):
+    """`opened_files()`: the files of chunks that were opened since the last call, by Linux's own account."""
+    library = ctypes.CDLL(None, use_errno=True)
+    watch = library.inotify_init1(os.O_NONBLOCK)
+    for folder in sorted(searched.glob("*/chunks")):
+        assert library.inotify_add_watch(watch, os.fsencode(folder), 0x20) >= 0  # IN_OPEN
+
+    def names():
+        with contextlib.suppress(BlockingIOError):
+            return re.findall(rb"part-\d+\.parquet", os.read(watch, 1 << 20))
+        return []
+
+    yield names
+    os.close(watch)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_many_questions_read_each_shard_once(searched, opened_files):
+    """A thousand questions read every shard a thousand times, for ten texts each."""
+    opened = open_run(searched)
+    asked = [f"{word} {number}" for number in range(30) for word in ("lease", "token", "norm")]
+    opened.rank(asked[:1], 1, by=By(model="wordllama"))
+    opened_files()
+    together = opened.search_all(asked, 10, by=By(model="wordllama"))
+    assert 1 <= len(opened_files()) <= 2 * 4  # shards; Arrow may open a file twice
+    for question, hits in zip(asked[::20], together[::20], strict=True):
+        assert opened.search(question, 10, by=By(model="wordllama")) == hits

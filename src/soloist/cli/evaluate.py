@@ -51,33 +51,37 @@ def evaluate(
     """
     with exit_codes(debug=debug):
         from soloist.jsontext import json_text
-        from soloist.reports.evaluation import plot_evaluation, print_evaluation
+        from soloist.reports.evaluation import plot_evaluation, print_evaluation, require_plot
         from soloist.reports.table import open_console
         from soloist.retrieval import open_run
         from soloist.retrieval.evaluation import evaluate as evaluate_run
 
-        run = open_run(run_dir, catalogue=catalogue)
-        chosen = split("--collections", collections) or ()
-        found = evaluate_run(
-            run, _judged(run, queries, qrels, chosen), collections=chosen, weights=numbers_by_name(weights), bm25=bm25,
-            tuning=tune,
-        )  # fmt: skip
+        chosen, given = split("--collections", collections) or (), numbers_by_name(weights)
+        _require_both(queries, qrels)
         if plot is not None:
-            plot_evaluation(found, plot)
+            require_plot(plot)
+        run = open_run(run_dir, catalogue=catalogue)
+        judged = _judged(run, queries, qrels, chosen)
+        found = evaluate_run(run, judged, collections=chosen, weights=given, bm25=bm25, tuning=tune)
         with written_to_stdout("the evaluation"):
             if as_json:
                 typer.echo(json_text(found.to_dict(), indent=2))
             else:
                 print_evaluation(found, open_console(sys.stdout))
+        if plot is not None:
+            plot_evaluation(found, plot)
+
+
+def _require_both(queries: Path | None, qrels: Path | None) -> None:
+    if (queries is None) != (qrels is None):
+        given, missing = ("--queries", "--qrels") if qrels is None else ("--qrels", "--queries")
+        raise ConfigError(f"{given} needs {missing} beside it: give both, or neither to ask the chunks' own headings")
 
 
 def _judged(run: OpenedRun, queries: Path | None, qrels: Path | None, collections: Sequence[str]) -> Judged:
     from soloist.retrieval.judged import read_judged
     from soloist.retrieval.probes import probes
 
-    if (queries is None) != (qrels is None):
-        given, missing = ("--queries", "--qrels") if qrels is None else ("--qrels", "--queries")
-        raise ConfigError(f"{given} needs {missing} beside it: give both, or neither to ask the chunks' own headings")
     if queries is not None and qrels is not None:
         return read_judged(queries, qrels)
     return probes(chunk for place in run.places(collections).shards for chunk in run.chunks(*place))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +13,12 @@ from soloist.cli.outcome import exit_codes, written_to_stdout
 from soloist.errors import ConfigError
 
 if TYPE_CHECKING:
-    from soloist.retrieval import By
+    from collections.abc import Sequence
 
+    from soloist.retrieval import By
+    from soloist.types import Hit
+
+_AT_ONCE = 1_000  # questions whose hits are in memory together
 _CATALOGUE_HELP = "A TOML file with models of your own, where those of the run lie elsewhere on this machine."
 
 
@@ -24,7 +27,9 @@ def search(
     question: Annotated[
         str, typer.Argument(metavar="QUESTION", help="What to look for; - reads one a line from stdin.")
     ],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many chunks to show.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="How many chunks to show. [default: 10, or all of fewer]")
+    ] = None,
     collection: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only in these. [default: all]")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="By this model's vectors alone.")] = None,
     fused: Annotated[bool, typer.Option("--fused", help="By the fused vectors. [default where there are any]")] = False,
@@ -43,26 +48,34 @@ def search(
 ) -> None:
     """Search a finished run with the models, prompts and fusion that made it. Exact: every chunk is scored."""
     with exit_codes(debug=debug):
-        from soloist.reports.hits import hit_values, print_hits
-        from soloist.reports.table import open_console
         from soloist.retrieval import open_run
 
         by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
+        chosen = split("--collection", collection) or ()
         run = open_run(run_dir, catalogue=catalogue)
         questions = [line.rstrip("\r\n") for line in sys.stdin if line.strip()] if question == "-" else [question]
-        found = run.search_all(questions, k, by=by, collections=split("--collection", collection) or ())
+        for start in range(0, max(1, len(questions)), _AT_ONCE):
+            some = questions[start : start + _AT_ONCE]
+            found = run.search_all(some, k, by=by, collections=chosen)
+            with written_to_stdout("the hits"):
+                for asked, hits in zip(some, found, strict=True):
+                    _print(asked, hits, as_json, headed=len(questions) > 1)
         for notice in run.notices:
             typer.echo(f"soloist: {notice}", err=True)
-        with written_to_stdout("the hits"):
-            for asked, hits in zip(questions, found, strict=True):
-                if as_json:
-                    typer.echo(
-                        json.dumps({"query": asked, "hits": [hit_values(hit) for hit in hits]}, ensure_ascii=False)
-                    )
-                    continue
-                if len(questions) > 1:
-                    typer.echo(f"\n{asked}\n")
-                print_hits(hits, open_console(sys.stdout))
+
+
+def _print(question: str, hits: Sequence[Hit], as_json: bool, *, headed: bool) -> None:
+    from soloist.jsontext import json_text
+    from soloist.reports.hits import hit_values, print_hits
+    from soloist.reports.table import open_console
+    from soloist.reports.text import one_line
+
+    if as_json:
+        typer.echo(json_text({"query": question, "hits": [hit_values(hit) for hit in hits]}))
+        return
+    if headed:
+        typer.echo(f"\n{one_line(question)}\n")
+    print_hits(hits, open_console(sys.stdout))
 
 
 def _by(model: str | None, fused: bool, rrf: bool, standardised: bool, weights: dict[str, float] | None) -> By | None:

@@ -88,7 +88,8 @@ class ModelReport:
     tokens that were padding, `seconds` is encoding with tokenizing, without loading, of the shards that had rows to
     embed.
     `peak_bytes` is over the model's lease, which in standard mode all models share; `predicted_peak_bytes` is what was
-    predicted for it, None where nothing was. `budget` is what the batches were planned with.
+    predicted for it, None where nothing was. `budget` is what the batches were planned with. `matryoshka_dims` are
+    those that the model was trained to be cut to.
     """
 
     name: str
@@ -102,6 +103,7 @@ class ModelReport:
     query_prompt: str
     licence: str | None
     weight: float | None
+    matryoshka_dims: tuple[int, ...] = ()
     chunks: int
     embedded: int
     kept: int
@@ -320,6 +322,7 @@ def _report(
         query_prompt=model.query_prompt,
         licence=model.spec.licence,
         weight=weight,
+        matryoshka_dims=model.matryoshka_dims,
         chunks=tally.chunks,
         embedded=tally.embedded,
         kept=tally.kept,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, OutputError
 from soloist.reports.table import print_table
 from soloist.reports.text import bytes_text, one_line
 from soloist.retrieval.evaluation import Evaluation, Rated
@@ -15,12 +17,14 @@ from soloist.retrieval.metrics import MAIN, MEASURES
 from soloist.stores.atomic import atomic_path, disk_errors
 
 _COLUMNS = ("ranked by", *MEASURES, "against the best model", "seconds", "bytes a chunk")
+_PLOTS = (".png", ".svg", ".pdf")
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
     """The systems with the best first, then in plain words what that means."""
     ordered = sorted(found.systems, key=lambda each: -each.measures[MAIN])
-    print_table(console, _COLUMNS, [_row(each, found.best_single) for each in ordered])
+    missing = [[each.name, *["-"] * len(MEASURES), "left out", "-", "-"] for each in found.left_out]
+    print_table(console, _COLUMNS, [*(_row(each, found.best_single) for each in ordered), *missing])
     console.print()
     for line in lines(found):
         console.print(Text(one_line(line)), soft_wrap=True)
@@ -39,22 +43,34 @@ def lines(found: Evaluation) -> list[str]:
             f"{found.tuned.held_out} they give {found.tuned.ndcg:.4f} {MAIN}, {gain.mean:+.4f} from "
             f"{found.tuned.single} (95% interval {gain.low:+.4f} to {gain.high:+.4f})."
         )
-    return [*said, *(f"note: {notice}" for notice in found.notices)]
+    left_out = [f"{each.name} is left out: {each.reason}" for each in found.left_out]
+    return [*said, *(f"note: {notice}" for notice in (*left_out, *found.notices))]
 
 
-def plot_evaluation(found: Evaluation, path: Path) -> None:
-    """Each system's nDCG@10 over the bytes of a chunk, with the interval of its gain, as PNG, SVG or PDF.
+def require_plot(path: Path) -> Any:
+    """The class of figures, where a plot can be written there.
 
     Raises:
-        ConfigError: matplotlib is not installed, or the name ends in no format that it writes.
+        ConfigError: matplotlib is not installed, the name ends in no format that it writes, or there is a folder.
+        OutputError: the folder is none, or nothing may be written there.
     """
+    if path.suffix.lower() not in _PLOTS:
+        raise ConfigError(f"--plot is {path}: give a name that ends in .png, .svg or .pdf")
+    if path.is_dir():
+        raise ConfigError(f"--plot is {path}, which is a folder: give the name of a file")
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:
-        raise ConfigError("--plot needs matplotlib: pip install 'soloist[eval]'") from exc
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ConfigError(f"--plot is {path}: give a name that ends in .png, .svg or .pdf")
-    figure = Figure(figsize=(8, 0.5 * len(found.systems) + 1.6), layout="constrained")
+        raise ConfigError("--plot needs matplotlib: pip install 'soloist[eval]', or leave it out") from exc
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"--plot is {path}, but nothing can be written in {folder}: choose another folder")
+    return Figure
+
+
+def plot_evaluation(found: Evaluation, path: Path) -> None:
+    """Each system's nDCG@10 with the interval of its gain, as PNG, SVG or PDF; the errors are `require_plot`'s."""
+    figure = require_plot(path)(figsize=(8, 0.5 * len(found.systems) + 1.6), layout="constrained")
     axes = figure.subplots()
     ordered = sorted(found.systems, key=lambda each: each.measures[MAIN])
     single = next(each.measures[MAIN] for each in found.systems if each.name == found.best_single)

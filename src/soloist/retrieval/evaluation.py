@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from soloist.config import FusionConfig
 from soloist.errors import ConfigError, InputError
-from soloist.retrieval.exact import Best
+from soloist.fusion import require_weights
 from soloist.retrieval.judged import Judged
-from soloist.retrieval.metrics import DEPTH, MAIN, MEASURES, Difference, Scores, difference, score
+from soloist.retrieval.metrics import (
+    DEPTH,
+    MAIN,
+    MEASURES,
+    Difference,
+    Scores,
+    difference,
+    named,
+    require_measures,
+    score,
+)
 from soloist.retrieval.opened import OpenedRun
-from soloist.retrieval.systems import Kind, System, systems
-from soloist.retrieval.tuning import Tuned, tune
+from soloist.retrieval.systems import Asked, Kind, LeftOut, System, systems
+from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Cost, Verdict, judge
-from soloist.retrieval.words import by_words
+from soloist.retrieval.words import by_words, require_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +43,8 @@ class Rated:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """All systems, the best single model's name, and the verdict on the run's own fusion or, where it has none, on the
-    best of the others, which is then chosen by the questions that judge it.
+    best of the others, which is then chosen by the questions that judge it. `left_out` are the fusions that this run
+    cannot have, each with the reason.
     """
 
     questions: int
@@ -39,6 +52,7 @@ class Evaluation:
     systems: tuple[Rated, ...]
     best_single: str
     verdict: Verdict | None
+    left_out: tuple[LeftOut, ...]
     tuned: Tuned | None
     notices: tuple[str, ...]
     weak: bool
@@ -59,29 +73,35 @@ def evaluate(
 ) -> Evaluation:
     """Rank for every question by every system, and say what the rankings are worth.
 
-    `weights` are for the fusions that the run does not have; `tuning` chooses some on a half of the questions.
+    `weights` are for the fusions that the run does not have; `tuning` chooses some on a half of the questions. What
+    cannot be honoured is found before any model is loaded.
 
     Raises:
         InputError: no judged chunk is in the run, or one id is in several of the collections.
-        ConfigError: see `OpenedRun.search` and `tune`.
+        ConfigError: a library is not installed; weights of other models; see also `OpenedRun.search` and `tune`.
     """
+    require_measures()
+    if bm25:
+        require_words()
+    require_weights(FusionConfig(weights=weights or {}), run.models)
     ids = _ids(run, collections)
     judged, notices = _known(judged, ids)
-    queries, texts = list(judged.queries), list(judged.queries.values())
-    depth = min(DEPTH, len(ids))
-    found = list(systems(run, texts, depth, collections, weights))
+    if tuning:
+        require_tunable(run, judged)
+    asked = Asked(queries=list(judged.queries.values()), depth=min(DEPTH, len(ids)), ids=ids, collections=collections)
+    tried: list[Iterable[System | LeftOut]] = [systems(run, asked, weights)]
     if bm25:
-        best = by_words(_texts(run, collections), texts, depth)
-        found.append(System(name="BM25", kind="words", best=best, cost=None))
-    scores = {system.name: score(_rankings(system.best, ids), queries, judged.judgements) for system in found}
-    single = max(run.models, key=lambda model: scores[model].mean())
-    rated = tuple(_rated(system, scores[system.name], scores[single], system.name == single) for system in found)
+        tried.append(_by_words(run, asked))
+    found, left_out = _scored(itertools.chain(*tried), ids, judged)
+    single = max((each for each in found if each.kind == "model"), key=lambda each: each.scores.mean())
+    rated = tuple(_rated(each, single) for each in found)
     return Evaluation(
-        questions=len(queries),
+        questions=len(asked.queries),
         chunks=len(ids),
         systems=rated,
-        best_single=single,
-        verdict=_verdict(rated, single, len(queries), judged.weak),
+        best_single=single.name,
+        verdict=_verdict(rated, single.name, len(asked.queries), judged.weak),
+        left_out=tuple(left_out),
         tuned=tune(run, judged, ids, collections) if tuning else None,
         notices=(*judged.notices, *notices, *run.notices),
         weak=judged.weak,
@@ -123,21 +143,49 @@ def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]
     return Judged(queries=queries, judgements=answerable, notices=judged.notices, weak=judged.weak), tuple(notices)
 
 
-def _texts(run: OpenedRun, collections: Sequence[str]) -> list[str]:
-    return [chunk.text for place in run.places(collections).shards for chunk in run.chunks(*place)]
+def _by_words(run: OpenedRun, asked: Asked) -> Iterator[System | LeftOut]:
+    texts = [chunk.text for place in run.places(asked.collections).shards for chunk in run.chunks(*place)]
+    try:
+        positions = by_words(texts, asked.queries, asked.depth)
+    except InputError as exc:
+        yield LeftOut(name="BM25", reason=str(exc))
+    else:
+        yield System(name="BM25", kind="words", positions=positions, cost=None)
 
 
-def _rankings(best: Best, ids: Sequence[str]) -> list[list[str]]:
-    return [[ids[position] for position in row] for row in best.positions.tolist()]
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Scored:
+    """A system without its rankings, which need far more memory."""
+
+    name: str
+    kind: Kind
+    cost: Cost | None
+    scores: Scores
 
 
-def _rated(system: System, scores: Scores, single: Scores, is_single: bool) -> Rated:
+def _scored(
+    tried: Iterable[System | LeftOut], ids: Sequence[str], judged: Judged
+) -> tuple[list[_Scored], list[LeftOut]]:
+    """The scores of each system as soon as it has ranked, so that one system's rankings are in memory at a time."""
+    found: list[_Scored] = []
+    left_out: list[LeftOut] = []
+    for each in tried:
+        if isinstance(each, LeftOut):
+            left_out.append(each)
+            continue
+        scores = score(named(each.positions, ids), list(judged.queries), judged.judgements)
+        found.append(_Scored(name=each.name, kind=each.kind, cost=each.cost, scores=scores))
+    return found, left_out
+
+
+def _rated(each: _Scored, single: _Scored) -> Rated:
+    gain = difference(each.scores.of_query[MAIN], single.scores.of_query[MAIN])
     return Rated(
-        name=system.name,
-        kind=system.kind,
-        measures={measure: scores.mean(measure) for measure in MEASURES},
-        gain=None if is_single else difference(scores.of_query[MAIN], single.of_query[MAIN]),
-        cost=system.cost,
+        name=each.name,
+        kind=each.kind,
+        measures={measure: each.scores.mean(measure) for measure in MEASURES},
+        gain=None if each is single else gain,
+        cost=each.cost,
     )
 
 

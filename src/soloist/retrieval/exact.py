@@ -4,11 +4,15 @@ A score is a weighted sum of cosines, one of each model: of one model alone it i
 concatenation it is that of the concatenated vectors. A block is scored in float32, and what could be among the best,
 given how far a float32 dot product can be off, once more in float64, row by row. So the ranking is that of the float64
 scores whatever the number of queries, the size of a block or the matrix library, and equal vectors are in their order.
+
+Memory is bounded whatever the number of queries: so many go through one pass over the blocks that scores, candidates
+and scaled copies of them take 128 MiB, e.g. 2,500 of 640 dims and 100 hits (51 kB each), and the others through the
+next ones. What grows with the queries beside that is their vectors and their hits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +22,25 @@ from numpy.typing import NDArray
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Block = Sequence[Vectors]  # the same rows by each model, (rows, dim of the model) each
 
+BLOCK_ROWS = 4_096  # the most rows of a block
+
 # A float32 dot product of unit vectors is off by at most dim * 2^-24 (Higham, Accuracy and Stability of Numerical
 # Algorithms, section 3.1), and rows that we wrote are of norm 1 within 1e-4.
 _UNIT_ROUNDOFF = 2.0**-24
 _SLACK = 1.01
 _PAIR_BYTES = 32 << 20  # float64 products that are held at once while candidates are scored
+_PASS_BYTES = 128 << 20  # what one pass over the blocks may hold for its queries
+_LONGEST = 1.5  # a norm that no rounding makes of 1: the row was damaged
 _PRUNE_AT = 8  # times k: how many candidates a query may gather before the worse ones are dropped
+
+
+class DamagedRowError(ArithmeticError):
+    """A row that is no unit vector: its position among all rows, and which model's it is, by place."""
+
+    def __init__(self, position: int, model: int) -> None:
+        super().__init__(f"row {position} of model {model} is no unit vector")
+        self.position = position
+        self.model = model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,6 +49,14 @@ class Best:
 
     positions: NDArray[np.int64]
     scores: NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Best]) -> Best:
+        """Those of some queries, then those of others, with as many rows each."""
+        return cls(
+            positions=np.concatenate([part.positions for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,11 +78,32 @@ class Question:
         found: NDArray[np.float64] = np.abs(self.weights) @ dims * _UNIT_ROUNDOFF * _SLACK
         return found
 
+    def batches(self, k: int) -> Iterator[Question]:
+        """The queries in the parts that go through one pass each where `k` rows are looked for."""
+        for part in passes(len(self.weights), sum(part.shape[1] for part in self.vectors), k):
+            yield Question(vectors=[vectors[part] for vectors in self.vectors], weights=self.weights[part])
+
+
+def passes(queries: int, dims: int, k: int, *, weightings: int = 1) -> Iterator[slice]:
+    """The queries of one pass after the other, each with several weightings of its models, of `dims` together."""
+    bytes_each = BLOCK_ROWS * 8 + _PRUNE_AT * k * 16 + dims * 8
+    at_once = max(1, _PASS_BYTES // (bytes_each * weightings))
+    for start in range(0, queries, at_once):
+        yield slice(start, min(queries, start + at_once))
+
+
+def search_all(question: Question, blocks: Callable[[], Iterable[Block]], k: int) -> Best:
+    """As `search`, in as many passes over `blocks()` as the memory for the queries needs."""
+    return Best.joined([search(part, blocks(), k) for part in question.batches(k)])
+
 
 def search(question: Question, blocks: Iterable[Block], k: int) -> Best:
     """The `k` best rows of all blocks for each query, or all rows where there are fewer.
 
     Blocks are read once, one after the other, for all queries together.
+
+    Raises:
+        DamagedRowError: a row has NaN or infinity, or is far too long, which would hide others or be found by all.
     """
     gathering = _Gathering(question, k)
     for block in blocks:
@@ -87,9 +133,11 @@ class _Gathering:
         rows = len(block[0])
         if not rows:
             return
-        quick = self._scaled[0] @ block[0].T
-        for scaled, part in zip(self._scaled[1:], block[1:], strict=True):
-            quick += scaled @ part.T
+        with np.errstate(invalid="ignore", over="ignore"):
+            quick = self._scaled[0] @ block[0].T
+            for scaled, part in zip(self._scaled[1:], block[1:], strict=True):
+                quick += scaled @ part.T
+        _require_scores(quick[:1], np.abs(self._question.weights[:1]).sum(), block, self._seen)
         bound = self._quick.min(axis=1)
         better = quick.max(axis=1) >= bound - self._margin
         for query in np.flatnonzero(better):
@@ -133,11 +181,13 @@ def moments(question: Question, blocks: Iterable[Block]) -> tuple[NDArray[np.flo
     shape = question.weights.shape
     count, total, squares = 0, np.zeros(shape), np.zeros(shape)
     for block in blocks:
-        count += len(block[0])
         for model, (asked, part) in enumerate(zip(question.vectors, block, strict=True)):
-            scores = (asked @ part.T).astype(np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):
+                scores = (asked @ part.T).astype(np.float64)
+            _require_scores(scores[:1], 1.0, block, count)
             total[:, model] += scores.sum(axis=1)
             squares[:, model] += np.square(scores).sum(axis=1)
+        count += len(block[0])
     mean = total / max(1, count)
     return mean, np.sqrt(np.maximum(0.0, squares / max(1, count) - np.square(mean)))
 
@@ -145,3 +195,15 @@ def moments(question: Question, blocks: Iterable[Block]) -> tuple[NDArray[np.flo
 def _pieces(rows: NDArray[np.int64], size: int) -> Iterator[slice]:
     for start in range(0, len(rows), max(1, size)):
         yield slice(start, start + max(1, size))
+
+
+def _require_scores(scores: NDArray[Any], weights: float, block: Block, first: int) -> None:
+    """Refuse scores that no unit rows have. Those of one query will do: NaN and infinity show in every product."""
+    good = (np.abs(scores) <= _LONGEST * weights).all(axis=0)
+    if good.all():
+        return
+    row = int(np.argmin(good))
+    with np.errstate(over="ignore"):
+        norms = [float(np.linalg.norm(part[row])) for part in block]
+    model = next((place for place, norm in enumerate(norms) if not norm <= _LONGEST), 0)
+    raise DamagedRowError(first + row, model)

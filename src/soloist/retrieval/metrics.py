@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ DEPTH = 100
 MEASURES = ("nDCG@10", "R@100", "RR@10")
 MAIN = "nDCG@10"
 RESAMPLES = 10_000
+_SCORED_AT_ONCE = 1_000  # questions: trec_eval's view of each takes about 13 kB
+_RESAMPLED_BYTES = 32 << 20  # of the questions that are drawn, whatever their number
 _CONFIDENCE = 0.95
 
 Grades = Mapping[str, Mapping[str, int]]
@@ -24,6 +27,11 @@ class Scores:
     """What each measure gives for each question, (questions,) each, in the order of the questions."""
 
     of_query: Mapping[str, NDArray[np.float64]]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """Those of some questions, then those of others."""
+        return cls(of_query={name: np.concatenate([part.of_query[name] for part in parts]) for name in MEASURES})
 
     def mean(self, measure: str = MAIN) -> float:
         """Over all questions."""
@@ -39,8 +47,8 @@ class Difference:
     high: float
 
 
-def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements: Grades) -> Scores:
-    """The measures of rankings of chunk ids, best first, one a question; a question may find nothing.
+def require_measures() -> Any:
+    """The library that computes the measures.
 
     Raises:
         ConfigError: ir-measures is not installed.
@@ -49,22 +57,45 @@ def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements:
         import ir_measures
     except ImportError as exc:
         raise ConfigError("an evaluation needs ir-measures: pip install 'soloist[eval]'") from exc
-    # Numbers in the place of ids: trec_eval is C, in which an id ends at a NUL, and a lone surrogate is a segfault.
+    return ir_measures
+
+
+def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements: Grades) -> Scores:
+    """The measures of rankings of chunk ids, best first, one a question; a question may find nothing."""
+    ir_measures = require_measures()
+    measures = [ir_measures.parse_measure(measure) for measure in MEASURES]
+    found = {name: np.zeros(len(queries)) for name in MEASURES}
+    for start in range(0, len(queries), _SCORED_AT_ONCE):
+        some = slice(start, start + _SCORED_AT_ONCE)
+        wanted, runs = _numbered(rankings[some], queries[some], judgements)
+        for each in ir_measures.iter_calc(measures, wanted, runs):
+            found[str(each.measure)][start + int(each.query_id)] = each.value
+    return Scores(of_query=found)
+
+
+def named(positions: Iterable[NDArray[np.int64]], ids: Sequence[str]) -> list[list[str]]:
+    """Rankings of rows as rankings of the chunks' ids, which are in the order of the rows."""
+    return [[ids[position] for position in row.tolist()] for row in positions]
+
+
+def _numbered(
+    rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements: Grades
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
+    """Judgements and rankings with numbers in the place of ids.
+
+    trec_eval is C, in which an id ends at a NUL, and a lone surrogate is a segfault.
+    """
     names: dict[str, str] = {}
     # By rank: equal scores would be put into another order than the one that a search shows.
     runs = {
         str(number): {_name(names, chunk): float(len(ranking) - rank) for rank, chunk in enumerate(ranking)}
         for number, (_, ranking) in enumerate(zip(queries, rankings, strict=True))
     }
-    measures = {str(measure): measure for measure in map(ir_measures.parse_measure, MEASURES)}
-    found = {name: np.zeros(len(queries)) for name in MEASURES}
     wanted = {
         str(number): {_name(names, chunk): grade for chunk, grade in judgements[query].items()}
         for number, query in enumerate(queries)
     }
-    for each in ir_measures.iter_calc(list(measures.values()), wanted, runs):
-        found[str(each.measure)][int(each.query_id)] = each.value
-    return Scores(of_query=found)
+    return wanted, runs
 
 
 def _name(names: dict[str, str], chunk: str) -> str:
@@ -74,10 +105,19 @@ def _name(names: dict[str, str], chunk: str) -> str:
 def difference(one: NDArray[np.float64], other: NDArray[np.float64], *, seed: int = 0) -> Difference:
     """How much better `one` is than `other`: questions are drawn again and again, the same ones for both.
 
-    Efron's percentile interval; `seed` makes it the same each time.
+    Efron's percentile interval; `seed` makes it the same each time. The resamples are drawn a part at a time, from one
+    stream: memory is 32 MiB whatever the number of questions (a single resample of 2 million takes that).
     """
     differences = one - other
-    drawn = np.random.default_rng(seed).integers(0, len(differences), (RESAMPLES, len(differences)))
-    means = differences[drawn].mean(axis=1)
+    means = np.concatenate(list(_resampled(differences, seed)))
     low, high = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return Difference(mean=float(differences.mean()), low=float(low), high=float(high))
+
+
+def _resampled(differences: NDArray[np.float64], seed: int) -> Iterator[NDArray[np.float64]]:
+    """The means of all resamples, a part of them at a time."""
+    drawing = np.random.default_rng(seed)
+    at_once = max(1, _RESAMPLED_BYTES // (16 * len(differences)))  # an index and a value of 8 bytes each
+    for start in range(0, RESAMPLES, at_once):
+        count = min(at_once, RESAMPLES - start)
+        yield differences[drawing.integers(0, len(differences), (count, len(differences)))].mean(axis=1)

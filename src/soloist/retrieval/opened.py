@@ -7,6 +7,8 @@ for hit in run.search("how is a device given back?", k=5):
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.config import FusionConfig
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, OutputError
 from soloist.fusion import Fitted, FusionPlan, Member, fuse, plan_fusion
-from soloist.retrieval.exact import Best, Block, Question, moments, search
+from soloist.retrieval.exact import Best, Block, DamagedRowError, Question, moments, passes, search_all
 from soloist.retrieval.places import Places, RunVectors
 from soloist.retrieval.queries import QueryEncoders
 from soloist.retrieval.ranking import RRF_DEPTH, reciprocal_ranks
@@ -29,6 +31,7 @@ from soloist.types import Chunk, Hit
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 QueryFusion = Literal["rrf", "standardised"]
 FUSED = "fused"
+_HITS = 10
 # A float32 cosine is off by about this much: scores that differ by less are the same.
 _FLAT = 1e-6
 
@@ -98,24 +101,29 @@ class OpenedRun:
         """What was found out about queries so far, e.g. that one was cut."""
         return self._encoders.notices
 
-    def search(self, query: str, k: int = 10, *, by: By | None = None, collections: Sequence[str] = ()) -> list[Hit]:
+    def search(
+        self, query: str, k: int | None = None, *, by: By | None = None, collections: Sequence[str] = ()
+    ) -> list[Hit]:
         """The `k` best chunks for a query; see `search_all`."""
         return self.search_all([query], k, by=by, collections=collections)[0]
 
     def search_all(
-        self, queries: Sequence[str], k: int = 10, *, by: By | None = None, collections: Sequence[str] = ()
+        self, queries: Sequence[str], k: int | None = None, *, by: By | None = None, collections: Sequence[str] = ()
     ) -> list[list[Hit]]:
-        """The `k` best chunks for each query, in one pass over the vectors.
+        """The `k` best chunks for each query, in as few passes over the vectors as memory allows.
 
-        Without `by` the fused vectors rank, or those of the only model. Without collections all are searched.
+        Without `k` they are 10, or all chunks where there are fewer. Without `by` the fused vectors rank, or those of
+        the only model. Without collections all are searched.
 
         Raises:
             ConfigError: a query is empty, `k` is more than there are chunks, or the run has no such model, collection
                 or fusion; or a model on this machine is not the one that made the run.
+            OutputError: a file is missing, has changed or is damaged.
         """
-        best = self.rank(queries, k, by=by or self.default, collections=collections)
-        places = self.places(collections)
-        return [self._hits(places, *each) for each in zip(best.positions, best.scores, strict=True)]
+        shown = min(_HITS, self.places(collections).rows) if k is None else k
+        best = self.rank(queries, shown, by=by or self.default, collections=collections)
+        chunks = self._chunks_at(self.places(collections), best.positions)
+        return [_hits(*each, chunks) for each in zip(best.positions, best.scores, strict=True)]
 
     def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Best:
         """The positions and scores of the `k` best rows for each query, without their texts; see `search`."""
@@ -124,12 +132,12 @@ class OpenedRun:
         if not 1 <= k <= places.rows:
             raise ConfigError(f"k is {k}, but there are {places.rows} chunks to find: give a k from 1 to {places.rows}")
         if by.model is not None:
-            return search(Question.of([self.encode(by.model, queries)]), self.blocks([by.model], collections), k)
+            return self._nearest(by.model, self.encode(by.model, queries), k, collections)
         if by.fusion == "rrf":
             return self._by_ranks(queries, k, by, collections)
         if by.fusion == "standardised":
             return self._by_scores(queries, k, by, collections)
-        return search(Question.of([self.encode_fused(queries)]), self.blocks([FUSED], collections), k)
+        return self._nearest(FUSED, self.encode_fused(queries), k, collections)
 
     @property
     def default(self) -> By:
@@ -155,9 +163,14 @@ class OpenedRun:
 
     def encode_fused(self, queries: Sequence[str]) -> Vectors:
         """The queries' fused vectors, by the run's own fusion."""
-        plan = self.fusion_plan
-        parts = [self.encode(model, queries) for model in plan.models]
-        return fuse(plan, parts, fitted=self.fit)
+        return fuse(self.fusion_plan, self.encode_for(self.fusion_plan, queries), fitted=self.fit)
+
+    def encode_for(self, plan: FusionPlan, queries: Sequence[str]) -> list[Vectors]:
+        """The queries as each model of a fusion sees them; zeros where it uses nothing of a model, which is not run."""
+        return [
+            self.encode(model, queries) if kept else np.zeros((len(queries), dim), np.float32)
+            for model, kept, dim in zip(plan.models, plan.kept_dims, plan.member_dims, strict=True)
+        ]
 
     @property
     def fusion_plan(self) -> FusionPlan:
@@ -182,7 +195,10 @@ class OpenedRun:
     @property
     def members(self) -> list[Member]:
         """The models as a fusion sees them."""
-        return [Member(name=model.name, dim=model.dim) for model in self._record.models.values()]
+        return [
+            Member(name=model.name, dim=model.dim, matryoshka_dims=model.matryoshka_dims)
+            for model in self._record.models.values()
+        ]
 
     def places(self, collections: Sequence[str] = ()) -> Places:
         """The rows of some collections, or of all.
@@ -199,12 +215,13 @@ class OpenedRun:
         """The vectors of all rows by a model, or the fused ones, whose name is `fused`."""
         key = (self._chosen(collections), name)
         if key not in self._vectors:
-            self._vectors[key] = self.places(collections).vectors(
-                self._folder.fused_file
-                if name == FUSED
-                else lambda collection, shard: self._folder.vectors_file(collection, name, shard)
-            )
+            self._vectors[key] = self.places(collections).vectors(functools.partial(self._file, name))
         return self._vectors[key]
+
+    def _file(self, name: str, collection: str, shard: int) -> str:
+        if name == FUSED:
+            return self._folder.fused_file(collection, shard)
+        return self._folder.vectors_file(collection, name, shard)
 
     def chunks(self, collection: str, shard: int) -> list[Chunk]:
         """The chunks of a shard."""
@@ -223,10 +240,20 @@ class OpenedRun:
             return list(plan.weights)
         return list(fusion.weights) if fusion is not None else [1 / len(self.models)] * len(self.models)
 
+    def _nearest(self, name: str, asked: Vectors, k: int, collections: Sequence[str]) -> Best:
+        """The best rows by a model's vectors, or by the fused ones."""
+        with self._damage_named([name], collections):
+            return search_all(Question.of([asked]), lambda: self.blocks([name], collections), k)
+
     def _by_ranks(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         depth = min(self.places(collections).rows, max(k, RRF_DEPTH))
-        rankings = [self.rank(queries, depth, by=By(model=model), collections=collections) for model in self.models]
-        return reciprocal_ranks(rankings, self.weights(by), k)
+        models, weights = self._weighted(by)
+        asked = {model: self.encode(model, queries) for model in models}
+        found = []
+        for part in passes(len(queries), max(each.shape[1] for each in asked.values()), depth):
+            rankings = [self._nearest(model, each[part], depth, collections) for model, each in asked.items()]
+            found.append(reciprocal_ranks(rankings, weights, k))
+        return Best.joined(found)
 
     def _by_scores(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         """Each model's cosines as multiples of their own standard deviation over all rows, added up by weight.
@@ -234,11 +261,35 @@ class OpenedRun:
         What their mean takes away is the same for every row and ranks nothing. So does a model that gives all rows the
         same score, e.g. because they begin alike and it reads no more than the beginning: it has no part in the sum.
         """
-        question = Question.of([self.encode(model, queries) for model in self.models], self.weights(by))
-        mean, deviation = moments(question, self.blocks(self.models, collections))
+        models, weights = self._weighted(by)
+        question = Question.of([self.encode(model, queries) for model in models], weights)
+        return Best.joined([self._standardised(part, models, k, collections) for part in question.batches(k)])
+
+    def _standardised(self, question: Question, models: Sequence[str], k: int, collections: Sequence[str]) -> Best:
+        with self._damage_named(models, collections):
+            mean, deviation = moments(question, self.blocks(models, collections))
         weights = np.where(deviation > _FLAT, question.weights / np.maximum(deviation, _FLAT), 0.0)
-        best = search(Question(vectors=question.vectors, weights=weights), self.blocks(self.models, collections), k)
+        question = Question(vectors=question.vectors, weights=weights)
+        best = search_all(question, lambda: self.blocks(models, collections), k)
         return Best(positions=best.positions, scores=best.scores - (mean * weights).sum(axis=1)[:, None])
+
+    @contextlib.contextmanager
+    def _damage_named(self, names: Sequence[str], collections: Sequence[str]) -> Iterator[None]:
+        """Name the file of a damaged row: to leave the row out would answer as if its chunk were not there."""
+        try:
+            yield
+        except DamagedRowError as exc:
+            place = self.places(collections).place(exc.position)
+            file = self._folder.path / self._file(names[exc.model], place.collection, place.shard)
+            raise OutputError(
+                f"{file} is damaged, its row {place.row} is no vector (NaN, infinity or a norm far from 1): soloist "
+                f"verify {self._folder.path} lists all that is wrong, and the command that made the run mends it"
+            ) from exc
+
+    def _weighted(self, by: By) -> tuple[list[str], list[float]]:
+        """The models that have a weight in a fusion at query time, and their weights: the others need not be run."""
+        used = [(model, weight) for model, weight in zip(self.models, self.weights(by), strict=True) if weight]
+        return [model for model, _ in used], [weight for _, weight in used]
 
     def blocks(self, names: Sequence[str], collections: Sequence[str] = ()) -> Iterator[Block]:
         """The vectors by each of these names, the same rows of each at a time (see `RunVectors.blocks`)."""
@@ -250,26 +301,34 @@ class OpenedRun:
                 raise ConfigError(f"the run has no collection {name}: choose of {', '.join(self.collections)}")
         return tuple(dict.fromkeys(collections)) or self.collections
 
-    def _hits(self, places: Places, positions: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
-        found: list[Hit] = []
-        at = [places.place(position) for position in positions.tolist()]
-        rows: dict[tuple[str, int], list[int]] = {}
-        for place in at:
-            rows.setdefault((place.collection, place.shard), []).append(place.row)
-        chunks = {
-            (*shard, row): chunk
-            for shard, some in rows.items()
-            for row, chunk in zip(some, self._folder.read_chunks(*shard, some), strict=True)
+    def _chunks_at(self, places: Places, positions: NDArray[np.int64]) -> dict[int, tuple[str, Chunk]]:
+        """Collection and chunk of each row, whoever asks for it: every shard is read once."""
+        rows: dict[tuple[str, int], dict[int, int]] = {}
+        for position in np.unique(positions).tolist():
+            place = places.place(position)
+            rows.setdefault((place.collection, place.shard), {})[place.row] = position
+        return {
+            position: (collection, chunk)
+            for (collection, shard), some in rows.items()
+            for position, chunk in zip(
+                some.values(), self._folder.read_chunks(collection, shard, list(some)), strict=True
+            )
         }
-        for rank, (place, score) in enumerate(zip(at, scores.tolist(), strict=True), start=1):
-            chunk = chunks[place.collection, place.shard, place.row]
-            found.append(
-                Hit(
-                    rank=rank, score=score, collection=place.collection, id=chunk.id, text=chunk.text,
-                    metadata=chunk.metadata,
-                )
-            )  # fmt: skip
-        return found
+
+
+def _hits(
+    positions: NDArray[np.int64], scores: NDArray[np.float64], chunks: Mapping[int, tuple[str, Chunk]]
+) -> list[Hit]:
+    found: list[Hit] = []
+    for rank, (position, score) in enumerate(zip(positions.tolist(), scores.tolist(), strict=True), start=1):
+        collection, chunk = chunks[position]
+        found.append(
+            Hit(
+                rank=rank, score=score, collection=collection, id=chunk.id, text=chunk.text,
+                metadata=dict(chunk.metadata),
+            )
+        )  # fmt: skip
+    return found
 
 
 def _require_queries(queries: Sequence[str]) -> None:

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from soloist.errors import OutputError
+from soloist.retrieval.exact import BLOCK_ROWS
 from soloist.stores import RunFolder
 from soloist.stores.mapped import MappedVectors
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
-
-# Rows that are scored at a time: scores of 1,000 queries take 16 MB.
-BLOCK_ROWS = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

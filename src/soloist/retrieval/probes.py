@@ -14,15 +14,10 @@ from soloist.errors import InputError
 from soloist.retrieval.judged import Judged
 from soloist.types import Chunk
 
-HEADING_FIELDS = (
-    "title",
-    "heading_text",
-    "heading",
-    "chunk_heading",
-    "section_title",
-    "section_path",
-    "hierarchy_path",
-)
+_TITLE_FIELDS = ("title", "heading_text", "heading", "chunk_heading", "section_title")
+# Of these the last part is asked; a title is one whole, such as "TCP/IP basics".
+_PATH_FIELDS = ("section_path", "hierarchy_path")
+HEADING_FIELDS = (*_TITLE_FIELDS, *_PATH_FIELDS)
 _SEPARATORS = (" > ", "/", "|")
 _FEWEST_WORDS = 2
 _MOST_OWNERS = 3  # a heading of more chunks, such as "See also", tells them not apart
@@ -61,18 +56,19 @@ def probes(chunks: Iterable[Chunk], most: int = 300) -> Judged:
 def heading_of(chunk: Chunk) -> str | None:
     """The heading of a chunk by its metadata, of a path its last part; None where it has none of two words."""
     for name in HEADING_FIELDS:
-        heading = _text(chunk.metadata.get(name))
+        heading = _text(chunk.metadata.get(name), is_path=name in _PATH_FIELDS)
         if len(heading.split()) >= _FEWEST_WORDS:
             return heading
     return None
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, *, is_path: bool) -> str:
     if isinstance(value, list):
-        value = value[-1] if value else ""
+        # The parts of a path, each of them a title.
+        value, is_path = value[-1] if value else "", False
     if not isinstance(value, str):
         return ""
-    for separator in _SEPARATORS:
-        value = value.rsplit(separator, 1)[-1]
+    separator = next((each for each in _SEPARATORS if is_path and each in value), None)
+    value = value.rsplit(separator, 1)[-1] if separator is not None else value
     # JSON may hold lone surrogates, which are no text that could be asked.
     return " ".join(value.encode("utf-8", "replace").decode("utf-8").split())

@@ -36,6 +36,7 @@ class QueryEncoders:
         self._models = models
         self._catalogue = catalogue
         self._encoders: dict[str, Encoder] = {}
+        self._last: dict[str, tuple[tuple[str, ...], Vectors]] = {}
         self._notices: dict[str, None] = {}
 
     @property
@@ -44,17 +45,24 @@ class QueryEncoders:
         return tuple(self._notices)
 
     def encode(self, model: str, texts: Sequence[str]) -> Vectors:
-        """The queries as this model sees them, its query prompt before each; (texts, dim) unit float32.
+        """The queries as this model sees them, its query prompt before each; (texts, dim) unit float32, read-only.
+
+        The last batch is kept, since an evaluation asks the same questions by every fusion.
 
         Raises:
             ConfigError: the model of that name here is not the one that made the run.
             ModelLoadError: it cannot be loaded.
             EncodingError: a query has no vector, e.g. because the model knows none of its words.
         """
-        encoder = self._encoders.get(model)
-        if encoder is None:
-            encoder = self._encoders[model] = self._load(self._models[model])
-        return self._encode(encoder, texts)
+        asked = tuple(texts)
+        if model not in self._last or self._last[model][0] != asked:
+            encoder = self._encoders.get(model)
+            if encoder is None:
+                encoder = self._encoders[model] = self._load(self._models[model])
+            vectors = self._encode(encoder, asked)
+            vectors.flags.writeable = False
+            self._last[model] = asked, vectors
+        return self._last[model][1]
 
     def _load(self, record: ModelRecord) -> Encoder:
         spec = self._spec(record)

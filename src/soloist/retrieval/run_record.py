@@ -14,7 +14,10 @@ from soloist.types import DType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """A model as it made the run. `seconds` is what encoding took, of `embedded` chunks."""
+    """A model as it made the run. `seconds` is what encoding took, of `embedded` chunks.
+
+    `matryoshka_dims` are those that it was trained to be cut to; runs of earlier versions do not say.
+    """
 
     name: str
     fingerprint: str
@@ -24,6 +27,7 @@ class ModelRecord:
     query_prompt: str
     seconds: float
     embedded: int
+    matryoshka_dims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,7 +50,7 @@ def read_record(folder: RunFolder) -> RunRecord:
 
 
 def _record(summary: Any) -> RunRecord:
-    models = [ModelRecord(**{name: model[name] for name in ModelRecord.__slots__}) for model in summary["models"]]
+    models = [_model(each) for each in summary["models"]]
     fusion = summary["fusion"]
     return RunRecord(
         config=RunConfig.from_dict(summary["config"]),
@@ -54,3 +58,8 @@ def _record(summary: Any) -> RunRecord:
         fusion=FusionPlan.from_dict(fusion) if fusion is not None else None,
         collections=tuple(each["name"] for each in summary["collections"] if each["chunks"]),
     )
+
+
+def _model(summary: Any) -> ModelRecord:
+    asked = {name: summary[name] for name in ModelRecord.__slots__ if name != "matryoshka_dims"}
+    return ModelRecord(**asked, matryoshka_dims=tuple(summary.get("matryoshka_dims", ())))

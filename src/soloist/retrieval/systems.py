@@ -5,16 +5,19 @@ A fusion that the run does not have is made on the way, a block of vectors at a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from soloist.config import FusionConfig
+from soloist.errors import EncodingError, FusionError
 from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, plan_fusion, sampled
-from soloist.retrieval.exact import Best, Question, search
-from soloist.retrieval.opened import FUSED, By, OpenedRun
+from soloist.retrieval.exact import Best, Block, Question, search_all
+from soloist.retrieval.opened import FUSED, By, OpenedRun, QueryFusion
 from soloist.retrieval.verdict import Cost
 from soloist.types import FusionMethod
 
@@ -25,49 +28,73 @@ _MADE: tuple[FusionMethod, ...] = ("concat", "mean", "projection", "aligned-mean
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class System:
-    """One way to rank: `kind` is a model of the run, its own fused vectors, a fusion that it could have, or words."""
+    """One way to rank: `kind` is a model of the run, its own fused vectors, a fusion that it could have, or words.
+
+    `positions` are the rows that it finds for each query, best first.
+    """
 
     name: str
     kind: Kind
-    best: Best
+    positions: Sequence[NDArray[np.int64]]
     cost: Cost | None
 
 
-def systems(
-    run: OpenedRun,
-    queries: Sequence[str],
-    depth: int,
-    collections: Sequence[str] = (),
-    weights: Mapping[str, float] | None = None,
-) -> Iterator[System]:
-    """The rankings of each system in turn, `depth` deep. `weights` are for the fusions; the run's own by default."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A way to rank that cannot be had of this run, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What every system is asked: queries, how many chunks to find for each, and where; `ids` are of all rows there."""
+
+    queries: Sequence[str]
+    depth: int
+    ids: Sequence[str]
+    collections: Sequence[str] = ()
+
+
+def systems(run: OpenedRun, asked: Asked, weights: Mapping[str, float] | None = None) -> Iterator[System | LeftOut]:
+    """The rankings of each system in turn. `weights` are for the fusions; the run's own by default.
+
+    A fusion that cannot be made, e.g. since it is fitted to more chunks than there are, is left out: nobody asked for
+    it by name. A model that cannot rank is an error.
+    """
     for model in run.models:
-        best = run.rank(queries, depth, by=By(model=model), collections=collections)
-        yield System(name=model, kind="model", best=best, cost=cost_of(run, [model]))
-    own = run.record.fusion
-    if own is not None and len(run.models) > 1:
-        best = run.rank(queries, depth, by=By(fusion="fused"), collections=collections)
-        yield System(name=f"{FUSED} ({own.method})", kind="run", best=best, cost=_fused_cost(run, own))
+        best = _ranked(run, asked, By(model=model))
+        yield System(name=model, kind="model", positions=list(best.positions), cost=cost_of(run, [model]))
     if len(run.models) < 2:
         return
+    own = run.record.fusion
+    if own is not None:
+        stored = functools.partial(_ranked, run, asked, By(fusion="fused"))
+        yield _tried(f"{FUSED} ({own.method})", "run", stored, _fused_cost(run, own))
     for method in _MADE:
         plan = made_plan(run, method, weights)
-        if own is None or (plan.method, plan.weights, plan.kept_dims, plan.dim) != (
-            own.method,
-            own.weights,
-            own.kept_dims,
-            own.dim,
-        ):
-            yield System(
-                name=method,
-                kind="fusion",
-                best=_ranked(run, plan, queries, depth, collections),
-                cost=_fused_cost(run, plan),
-            )
-    for fusion in ("rrf", "standardised"):
+        if own is None or _arithmetic(plan) != _arithmetic(own):
+            yield _tried(method, "fusion", functools.partial(_made, run, asked, plan), _fused_cost(run, plan))
+    for fusion in get_args(QueryFusion):
         by = By(fusion=fusion, weights=weights)
-        best = run.rank(queries, depth, by=by, collections=collections)
-        yield System(name=fusion, kind="fusion", best=best, cost=cost_of(run, run.models))
+        yield _tried(fusion, "fusion", functools.partial(_ranked, run, asked, by), cost_of(run, run.models))
+
+
+def _tried(name: str, kind: Kind, rank: Callable[[], Best], cost: Cost) -> System | LeftOut:
+    try:
+        return System(name=name, kind=kind, positions=list(rank().positions), cost=cost)
+    except (FusionError, EncodingError) as exc:
+        return LeftOut(name=name, reason=str(exc))
+
+
+def _arithmetic(plan: FusionPlan) -> tuple[object, ...]:
+    """What two plans that do the same have in common, whatever their notices."""
+    return plan.method, plan.weights, plan.kept_dims, plan.dim
+
+
+def _ranked(run: OpenedRun, asked: Asked, by: By) -> Best:
+    return run.rank(asked.queries, asked.depth, by=by, collections=asked.collections)
 
 
 def made_plan(run: OpenedRun, method: FusionMethod, weights: Mapping[str, float] | None = None) -> FusionPlan:
@@ -97,16 +124,38 @@ def _fused_cost(run: OpenedRun, plan: FusionPlan) -> Cost:
     return cost_of(run, used, plan.dim * number_bytes)
 
 
-def _ranked(run: OpenedRun, plan: FusionPlan, queries: Sequence[str], depth: int, collections: Sequence[str]) -> Best:
+def _made(run: OpenedRun, asked: Asked, plan: FusionPlan) -> Best:
     fitted = fit(run, plan) if plan.needs_fit else None
-    asked = fuse(plan, [run.encode(model, queries) for model in plan.models], fitted=fitted)
-    blocks = ((fuse(plan, block, fitted=fitted),) for block in run.blocks(plan.models, collections))
-    return search(Question.of([asked]), blocks, depth)
+    names = [f"the question {query[:40]!r}" for query in asked.queries]
+    queries = fuse(plan, run.encode_for(plan, asked.queries), names, fitted)
+
+    def blocks() -> Iterator[Block]:
+        return _fused_blocks(plan, run.blocks(plan.models, asked.collections), asked.ids, fitted)
+
+    return search_all(Question.of([queries]), blocks, asked.depth)
+
+
+def _fused_blocks(
+    plan: FusionPlan, blocks: Iterable[Block], ids: Sequence[str], fitted: Fitted | None
+) -> Iterator[Block]:
+    first = 0
+    for block in blocks:
+        end = first + len(block[0])
+        yield (fuse(plan, block, ids[first:end], fitted),)
+        first = end
 
 
 def fit(run: OpenedRun, plan: FusionPlan) -> Fitted:
-    """The matrices of a fusion, fitted to a sample of all rows of the run."""
+    """The matrices of a fusion, fitted to a sample of all rows of the run.
+
+    Raises:
+        FusionError: there are too few rows, or one is damaged: also one in a collection that nothing else looks at.
+    """
     fitting = Fitting(plan)
     for block in sampled(run.blocks(plan.models), run.places().rows):
+        if not all(np.isfinite(part).all() for part in block):
+            raise FusionError(
+                "a vector that it would be fitted to has NaN or infinity: soloist verify says in which file"
+            )
         fitting.see(block)
     return fitting.fitted()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from soloist.errors import ConfigError
-from soloist.retrieval.exact import Question, search
+from soloist.retrieval.exact import Question, Vectors, passes, search
 from soloist.retrieval.judged import Judged
-from soloist.retrieval.metrics import DEPTH, Difference, Scores, difference, score
+from soloist.retrieval.metrics import DEPTH, Difference, Scores, difference, named, score
 from soloist.retrieval.opened import OpenedRun
 
 _STEPS = {2: 20, 3: 10}  # of 1, by the number of models; with more models, 5
@@ -38,16 +38,9 @@ def tune(run: OpenedRun, judged: Judged, ids: Sequence[str], collections: Sequen
     """Try a grid of weights; `ids` are the chunks' in the order of the rows.
 
     Raises:
-        ConfigError: the run has one model, or there are too few questions to keep any back.
+        ConfigError: see `require_tunable`.
     """
-    if len(run.models) < 2:
-        raise ConfigError("the run has one model, whose weight nothing can be tuned against: leave out --tune")
-    training, held_out = split(list(judged.queries))
-    if min(len(training), len(held_out)) < _FEWEST:
-        raise ConfigError(
-            f"{len(judged.queries)} questions are too few to tune weights on a part of them and try them on the rest: "
-            f"judge {2 * _FEWEST} or more, or leave out --tune"
-        )
+    training, held_out = require_tunable(run, judged)
     candidates = list(grid(len(run.models)))
     rated = [found.mean() for found in _scores(run, judged, training, candidates, ids, collections)]
     weights = candidates[int(np.argmax(rated))]
@@ -62,6 +55,23 @@ def tune(run: OpenedRun, judged: Judged, ids: Sequence[str], collections: Sequen
         ndcg=tuned.mean(),
         gain=difference(tuned.of_query["nDCG@10"], alone.of_query["nDCG@10"]),
     )
+
+
+def require_tunable(run: OpenedRun, judged: Judged) -> tuple[list[str], list[str]]:
+    """The questions to tune on and those to try the weights on.
+
+    Raises:
+        ConfigError: the run has one model, or there are too few questions to keep any back.
+    """
+    if len(run.models) < 2:
+        raise ConfigError("the run has one model, whose weight nothing can be tuned against: leave out --tune")
+    training, held_out = split(list(judged.queries))
+    if min(len(training), len(held_out)) < _FEWEST:
+        raise ConfigError(
+            f"{len(judged.queries)} questions are too few to tune weights on a part of them and try them on the rest: "
+            f"judge {2 * _FEWEST} or more, or leave out --tune"
+        )
+    return training, held_out
 
 
 def split(queries: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -87,14 +97,27 @@ def _scores(
     ids: Sequence[str],
     collections: Sequence[str],
 ) -> list[Scores]:
-    """What each candidate's concatenation is worth: one pass over the vectors for all of them."""
-    vectors = [run.encode(model, [judged.queries[query] for query in queries]) for model in run.models]
-    many = [np.tile(part, (len(candidates), 1)) for part in vectors]
-    weights = np.repeat(np.asarray(candidates, np.float64), len(queries), axis=0)
+    """What each candidate's concatenation is worth, in passes over the vectors with as many questions as `passes` lets.
+
+    Each question is there once for each candidate; their numbers together do not matter for memory.
+    """
+    # All questions, since the systems have asked them, and then these.
+    places = {query: place for place, query in enumerate(judged.queries)}
+    rows = [places[query] for query in queries]
+    vectors = [run.encode(model, list(judged.queries.values()))[rows] for model in run.models]
     depth = min(DEPTH, run.places(collections).rows)
-    best = search(Question(vectors=many, weights=weights), run.blocks(run.models, collections), depth)
-    rankings = [[ids[position] for position in row] for row in best.positions.tolist()]
-    return [
-        score(rankings[start : start + len(queries)], queries, judged.judgements)
-        for start in range(0, len(rankings), len(queries))
-    ]
+    dims = sum(part.shape[1] for part in vectors)
+    found: list[list[Scores]] = []
+    for some in passes(len(queries), dims, depth, weightings=len(candidates)):
+        question = _weighted([part[some] for part in vectors], candidates)
+        best = search(question, run.blocks(run.models, collections), depth)
+        asked = queries[some]
+        split_up = np.split(best.positions, len(candidates))
+        found.append([score(named(positions, ids), asked, judged.judgements) for positions in split_up])
+    return [Scores.joined(parts) for parts in zip(*found, strict=True)]
+
+
+def _weighted(vectors: Sequence[Vectors], candidates: Sequence[Sequence[float]]) -> Question:
+    """All queries with the first candidate's weights, then all with the next one's."""
+    weights = np.repeat(np.asarray(candidates, np.float64), len(vectors[0]), axis=0)
+    return Question(vectors=[np.tile(part, (len(candidates), 1)) for part in vectors], weights=weights)

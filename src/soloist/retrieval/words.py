@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from soloist.errors import ConfigError
-from soloist.retrieval.exact import Best
+from soloist.errors import ConfigError, InputError
 
 
-def by_words(texts: Sequence[str], queries: Sequence[str], k: int) -> Best:
-    """The `k` best texts for each query by BM25 (Lucene's variant, English stop words, no stemming).
+def require_words() -> Any:
+    """The library that ranks by words.
 
     Raises:
-        ConfigError: bm25s is not installed, or no text has a word.
+        ConfigError: bm25s is not installed.
     """
     try:
         import bm25s
     except ImportError as exc:
         raise ConfigError("BM25 needs bm25s: pip install 'soloist[eval]', or leave it out with --no-bm25") from exc
+    return bm25s
+
+
+def by_words(texts: Sequence[str], queries: Sequence[str], k: int) -> list[NDArray[np.int64]]:
+    """The `k` best texts for each query by BM25 (Lucene's variant, English stop words, no stemming), best first.
+
+    Only those that share a word with the query, which may be none: BM25 says nothing of the others.
+
+    Raises:
+        InputError: no text has a word.
+    """
+    bm25s = require_words()
     index = bm25s.BM25()
     words = bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
     if not any(words.ids):
-        raise ConfigError("no chunk has a word that BM25 counts: leave it out with --no-bm25")
+        raise InputError("no chunk has a word that BM25 counts")
     index.index(words, show_progress=False)
     asked = bm25s.tokenize(list(queries), stopwords="en", show_progress=False, return_ids=False)
     positions, scores = index.retrieve(asked, k=min(k, len(texts)), show_progress=False)
-    return Best(positions=positions.astype(np.int64), scores=scores.astype(np.float64))
+    return [row[worth > 0].astype(np.int64) for row, worth in zip(positions, scores, strict=True)]

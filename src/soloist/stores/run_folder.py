@@ -121,7 +121,10 @@ class RunFolder:
         """
         folder = cls.at(path)
         if not folder.is_finished:
-            raise OutputError(f"{path} has no run.json, the run is not finished: give the command that began it again")
+            remedy = (
+                "it is at work, wait until it ends" if folder.is_locked() else "give the command that began it again"
+            )
+            raise OutputError(f"{path} has no run.json, the run is not finished: {remedy}")
         if folder.is_new:
             raise OutputError(f"{path} has no {NAME}: an earlier version wrote it, run again into a new folder")
         return folder

@@ -1,0 +1,79 @@
+"""Hits at every width: whole ids, long words, and texts of a million lines."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from soloist.reports.hits import print_hits, text_lines
+from soloist.reports.table import open_console
+from soloist.types import Hit
+
+ID = "https://docs.example.com/en/api/migrating-from-text-completions-to-messages#streaming-format"
+
+
+def hit(**fields) -> Hit:
+    return Hit(**{"rank": 1, "score": 0.5, "collection": "docs", "id": ID, "text": "a lease", **fields})
+
+
+def printed(console_of, *hits) -> str:
+    stream = io.StringIO()
+    print_hits(hits, console_of(stream))
+    return stream.getvalue()
+
+
+def at(width):
+    return lambda stream: Console(file=stream, width=width, color_system=None, highlight=False)
+
+
+@pytest.mark.parametrize("console_of", [at(40), at(5), open_console], ids=["40", "5", "a pipe"])
+def test_an_id_stays_whole(console_of):
+    """It was broken in two where the terminal, or the 100 columns of a pipe, ended, and could not be copied."""
+    found = printed(console_of, hit(), hit(rank=2, id=ID * 3))
+    assert f"  1  0.5000  docs  {ID}\n" in found and f"  2  0.5000  docs  {ID * 3}\n" in found
+
+
+def test_long_words_are_broken_and_not_lost():
+    """A base64 text, and metadata of one word: both vanished, or went beyond the edge."""
+    found = printed(at(40), hit(text="x" * 100, metadata={"source": "y" * 79, "other": "z" * 79}))
+    lines = found.splitlines()
+    assert lines[1] == f"source: {'y' * 68} ..."
+    assert [line.strip() for line in lines[2:]] == ["x" * 36, "x" * 36, "x" * 28]
+
+
+def test_metadata_end_at_a_word():
+    """Half a number looks like a number."""
+    found = printed(
+        at(40), hit(metadata={"title": "one two three four five six", "pages": 12, "year": 123_456_789_012})
+    )
+    assert found.splitlines()[1] == "title: one two three four five six  pages: 12  year: 123456789012"
+    found = printed(at(20), hit(metadata={"title": "one two three four five six", "pages": 123_456_789}))
+    assert found.splitlines()[1] == "title: one two three four five six ..."
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("\n\n", []),
+        ("one", ["one"]),
+        ("\n  if a:\n\tb\r\n", ["if a:", "  b"]),
+        ("one\ntwo\n\nthree\nfour\nfive", ["one", "two", "", "three", "... 2 more lines"]),
+        ("a \x1b[31mred\x00 word", ["a \\x1b[31mred\\x00 word"]),
+    ],
+)
+def test_texts_as_they_stand(text, lines):
+    """A text would move the cursor, or lose its indent."""
+    assert text_lines(text, 40) == lines
+
+
+@pytest.mark.parametrize("text", ["a line of it\n" * 10**6, "word " * 10**6, "x" * 10**7, " " * 10**7 + "x"])
+def test_of_a_text_of_a_million_lines_the_beginning_is_looked_at(text):
+    """A hit in a log of a million lines took seconds, for four of them."""
+    began = time.perf_counter()
+    found = text_lines(text, 96)
+    assert time.perf_counter() - began < 0.2
+    assert len(found) <= 5 and found[-1].startswith("... about ") and found[-1].endswith(" more characters")

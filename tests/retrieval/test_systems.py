@@ -1,0 +1,150 @@
+"""What ranks in an evaluation, and what is left out of it because this run cannot have it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from sentence_transformers import SentenceTransformer
+from torch.nn.modules.module import register_module_forward_hook
+
+from soloist.config import FusionConfig, RunConfig
+from soloist.engine import run
+from soloist.errors import ConfigError
+from soloist.retrieval import By, open_run
+from soloist.retrieval.evaluation import evaluate
+from soloist.retrieval.judged import Judged
+from soloist.retrieval.systems import made_plan
+from soloist.stores import RunFolder
+
+TEXTS = ["a lease of a device", "the batch of tokens", "a vector and its norm", "shards of chunks"]
+JUDGED = Judged(queries={"q": "which device has the lease"}, judgements={"q": {"c0": 1}})
+
+
+@pytest.fixture
+def small(tmp_path, tiny_models):
+    """`small(models, method)`: the folder of a run of four chunks; `bert` and `again` are the same model twice."""
+    (tmp_path / "chunks" / "notes").mkdir(parents=True)
+    chunks = [{"text": text, "metadata": {"chunk_id": f"c{number}"}} for number, text in enumerate(TEXTS)]
+    (tmp_path / "chunks" / "notes" / "a_chunks.json").write_text(json.dumps(chunks))
+    lines = [f'[models."{name}"]\nsource = "{tiny_models["bert"]}"\n' for name in ("bert", "again")]
+    (tmp_path / "models.toml").write_text("".join(lines))
+
+    def make(models, method="concat"):
+        run(
+            RunConfig(
+                chunks_root=tmp_path / "chunks", out=tmp_path / "run", models=models, accelerator="cpu",
+                catalogue=tmp_path / "models.toml", lock_dir=tmp_path / "locks", cache_dir=tmp_path / "cache",
+                fusion=FusionConfig(method=method),
+            )
+        )  # fmt: skip
+        return tmp_path / "run"
+
+    return make
+
+
+def negated(path, model, row):
+    """Turn a row of a model around, as one that was trained to the opposite would have it."""
+    folder = RunFolder(path)
+    summary = folder.read_json("run.json")
+    made_by = next(each.fingerprint for each in folder.manifest.read().values() if each.model == model)
+    folder.reopen()
+    ids, vectors = folder.read_vectors("notes", model, 0)
+    vectors = vectors.copy()
+    vectors[row] *= -1
+    folder.write_vectors("notes", model, 0, ids, vectors, folder.read_digests("notes", model, 0), made_by)
+    folder.finish(summary)
+
+
+def test_a_projection_that_so_few_chunks_cannot_have_is_left_out(small):
+    """All rankings were thrown away at the end, for a fusion that nobody had asked for."""
+    found = evaluate(open_run(small(("bert", "wordllama"))), JUDGED, bm25=False)
+    (missing,) = found.left_out
+    assert missing.name == "projection"
+    assert missing.reason.startswith("a projection to") and "cannot be fitted to 4 chunks" in missing.reason
+    ranked = [each.name for each in found.systems]
+    assert ranked == ["bert", "wordllama", "fused (concat)", "mean", "aligned-mean", "rrf", "standardised"]
+    assert found.verdict is not None
+    assert found.to_dict()["left_out"] == ({"name": "projection", "reason": missing.reason},)
+
+
+def test_a_mean_that_cancels_is_left_out_and_names_the_chunk(small):
+    """One chunk whose models are opposites would end the evaluation of all the others."""
+    path = small(("bert", "again"))
+    negated(path, "again", 2)
+    found = evaluate(open_run(path), JUDGED, bm25=False)
+    reasons = {each.name: each.reason for each in found.left_out}
+    assert "(c2) has a mean of 0, its models cancel each other out" in reasons["mean"]
+    assert {"bert", "again", "fused (concat)", "rrf"} <= {each.name for each in found.systems}
+
+
+@pytest.fixture
+def passes_through():
+    """The models that torch ran, a name for each batch."""
+    ran = []
+
+    def note(module, _, __):
+        if isinstance(module, SentenceTransformer):
+            ran.append(module)
+
+    hook = register_module_forward_hook(note)
+    yield ran
+    hook.remove()
+
+
+def test_each_question_goes_through_each_model_once(searched, passes_through):
+    """Eight systems and the tuning asked the same models for the same vectors: most of the time of an evaluation."""
+    opened = open_run(searched)
+    ids = [id_ for _, id_ in opened.places().ids()]
+    questions = {f"q{number}": f"lease {number} of a device" for number in range(40)}
+    judged = Judged(queries=questions, judgements={query: {ids[0]: 1} for query in questions})
+    for model in opened.models:
+        opened.encode(model, list(questions.values()))
+    once = len(passes_through)
+    assert once >= len(opened.models)
+    passes_through.clear()
+    evaluate(open_run(searched), judged, bm25=False, tuning=True)
+    assert len(passes_through) == once
+
+
+@pytest.mark.parametrize(
+    "by", [By(fusion="fused"), By(fusion="rrf"), By(fusion="standardised")], ids=lambda by: str(by.fusion)
+)
+def test_a_model_of_weight_0_is_not_even_loaded(make, by, tmp_path):
+    """A search waited for a model that has no part in it, or failed where that model is gone."""
+    path = make("weightless", fusion=FusionConfig(weights={"bert": 0.0, "qwen2": 0.4, "wordllama": 0.6}))
+    expected = open_run(path).search("lease of a device", 5, by=by)
+    copy = shutil.copytree(path, tmp_path / "copy")
+    summary = json.loads((copy / "run.json").read_text())
+    summary["models"][0]["fingerprint"] = "of a model that is gone"
+    (copy / "run.json").write_text(json.dumps(summary))
+    assert open_run(copy).search("lease of a device", 5, by=by) == expected
+    with pytest.raises(ConfigError, match="bert on this machine is not the model"):
+        open_run(copy).search("lease of a device", 5, by=By(model="bert"))
+
+
+def test_a_mean_is_cut_where_the_models_were_trained_to_be(make, tiny_models, tmp_path):
+    """An evaluation tried the mean at another dim than `--fusion mean` has, one that no model was trained for."""
+    lines = [
+        f'[models."{name}"]\nsource = "{tiny_models[name]}"\nmatryoshka_dims = [8, 16]\n' for name in ("bert", "qwen2")
+    ]
+    (tmp_path / "models.toml").write_text("".join(lines))
+    models = {"models": ("bert", "qwen2"), "catalogue": tmp_path / "models.toml"}
+    concat = open_run(make("trained", fusion=FusionConfig(), **models))
+    mean = open_run(make("trained-mean", fusion=FusionConfig(method="mean"), **models))
+    assert {model.matryoshka_dims for model in concat.record.models.values()} == {(8, 16)}
+    assert made_plan(concat, "mean") == mean.fusion_plan
+    assert mean.fusion_plan.dim == 16
+
+
+def test_a_run_of_before_trained_dims_were_recorded_still_opens(searched, tmp_path):
+    """A KeyError for whoever has a run already."""
+    copy = shutil.copytree(searched, tmp_path / "copy")
+    summary = json.loads((copy / "run.json").read_text())
+    for model in summary["models"]:
+        del model["matryoshka_dims"]
+    (copy / "run.json").write_text(json.dumps(summary))
+    opened = open_run(copy)
+    assert opened.search("lease", 3) == open_run(searched).search("lease", 3)
+    assert {model.matryoshka_dims for model in opened.record.models.values()} == {()}
