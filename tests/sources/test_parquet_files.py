@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import decimal
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from support.readings import peak_bytes
 
 from soloist.sources.faults import BadItem, UnreadableFileError
-from soloist.sources.parquet_files import batch_rows, read_parquet
+from soloist.sources.parquet_files import BATCH_BYTES, batch_rows, column_sizes, read_parquet
 
 NANOSECONDS = 1_704_164_645_123_456_789
 WHEN = "2024-01-02T03:04:05.123456"
@@ -119,26 +121,79 @@ def test_columns_of_one_name_are_a_fault(tmp_path: Path) -> None:
     assert str(caught.value) == "has several columns of one name ('page', 'n'), of which all but one would be lost"
 
 
+def rows_at_once(file: Path, batch_bytes: int = BATCH_BYTES) -> list[int]:
+    """How many rows of each row group are read at a time."""
+    metadata = pq.read_metadata(file)
+    with file.open("rb") as raw:
+        groups = [column_sizes(raw, metadata, number) for number in range(metadata.num_row_groups)]
+    return [batch_rows(group, batch_bytes) for group in groups]
+
+
 def test_large_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     """512 rows of ten megabytes would take a machine's memory; of small ones a few at a time would take long."""
     file = tmp_path / "a.parquet"
     texts = [*("small" for _ in range(1000)), *(f"{n:010000}" for n in range(1000))]
-    pq.write_table(pa.table({"text": texts}), file, row_group_size=1000)
-    metadata = pq.read_metadata(file)
-    assert batch_rows(metadata) == 512
-    assert 85 <= batch_rows(metadata, 1_000_000) <= 100  # the large ones are all in the second row group
-    assert batch_rows(metadata, 100) == 1
-    assert [row["text"] for row in read_parquet(file, "text")] == texts
+    for dictionary in (True, False):
+        pq.write_table(pa.table({"text": texts}), file, row_group_size=1000, use_dictionary=dictionary)
+        assert rows_at_once(file) == [512, 512]
+        first, second = rows_at_once(file, 1_000_000)
+        assert first == 512 and 85 <= second <= 100
+        assert rows_at_once(file, 100)[1] == 1
+        assert [row["text"] for row in read_parquet(file, "text")] == texts
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), file)
-    assert batch_rows(pq.read_metadata(file)) == 512
+    assert list(read_parquet(file, "text")) == []
     zeros = pa.array([[0] * 1_000_000] * 10, pa.list_(pa.int64()))
     pq.write_table(pa.table({"text": ["t"] * 10, "zeros": zeros}), file)  # some bytes a row, and 8 MB in memory
-    assert file.stat().st_size < 10_000 and 1 <= batch_rows(pq.read_metadata(file)) <= 4
+    assert file.stat().st_size < 10_000 and 1 <= rows_at_once(file)[0] <= 4
+    texts = [f"{n} " * 300 for n in range(20_000)]
+    pq.write_table(pa.table({"text": texts}), file)  # a dictionary of a megabyte, and plain pages after it
+    assert rows_at_once(file) == [512]
+    pq.write_table(pa.table({"text": texts}), file, dictionary_pagesize_limit=1 << 30)
+    assert rows_at_once(file) == [512]
+
+
+NESTED: dict[str, tuple[pa.DataType, Callable[[int], Any]]] = {
+    "list": (pa.list_(pa.string()), lambda n: [f"t{n % 7}", "b"]),
+    "large list": (pa.large_list(pa.large_string()), lambda n: [f"t{n % 7}"]),
+    "object": (pa.struct({"a": pa.string(), "n": pa.int64()}), lambda n: {"a": f"t{n % 7}", "n": n}),
+    "list of objects": (pa.list_(pa.struct({"a": pa.string()})), lambda n: [{"a": f"t{n % 7}"}] * (n % 3)),
+    "map": (pa.map_(pa.string(), pa.string()), lambda n: {f"k{n % 3}": f"t{n % 7}"}),
+    "pair": (pa.list_(pa.string(), 2), lambda n: [f"t{n % 7}", None]),
+    "list of pairs": (pa.list_(pa.list_(pa.string(), 2)), lambda n: [[f"t{n % 7}", "b"]]),
+    "category": (pa.dictionary(pa.int32(), pa.string()), lambda n: f"t{n % 7}"),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("as_dictionary", [False, True], ids=["plain", "as a dictionary"])
+def test_texts_in_other_values_are_read_from_any_row_groups(tmp_path: Path, name: str, as_dictionary: bool) -> None:
+    """Arrow cannot join nested dictionaries of two row groups: a sound file was unreadable from there on."""
+    kind, make = NESTED[name]
+    values = [make(n) if n % 11 else None for n in range(3000)]
+    if as_dictionary:  # which only values that could take gigabytes are
+        values[5] = make(5) if name == "category" else _with_long_texts(make(5))
+    items = [list(value.items()) if pa.types.is_map(kind) and value is not None else value for value in values]
+    column = pa.array(items, pa.string()).dictionary_encode() if name == "category" else pa.array(items, kind)
+    table = pa.table({"text": [str(n) for n in range(3000)], "m": column})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=700, dictionary_pagesize_limit=1 << 30)
+    found = list(read_parquet(tmp_path / "a.parquet", "text"))
+    assert [row["text"] for row in found] == [str(n) for n in range(3000)]
+    assert [row["m"] for row in found] == values
+
+
+def _with_long_texts(value: Any) -> Any:
+    """The value, with a text of half a megabyte in the place of its first."""
+    if isinstance(value, dict):
+        return {
+            name: _with_long_texts(item) if index == 0 else item for index, (name, item) in enumerate(value.items())
+        }
+    return [_with_long_texts(value[0]), *value[1:]] if isinstance(value, list) else "y" * 500_000
 
 
 TEXT = "x" * 1_800_000
 REPEATED = {
     "texts": {"text": [TEXT] * 400},
+    "what is before": {"text": [TEXT] * 400},
     "views of texts": {"text": pa.array([TEXT] * 400, pa.string_view())},
     "a list": {"text": ["t"] * 100, "tags": pa.array([[TEXT, "a", TEXT]] * 100)},
     "an object": {"text": ["t"] * 400, "from": pa.array([{"page": 1, "whole": TEXT}] * 400)},
@@ -146,6 +201,7 @@ REPEATED = {
         "text": ["t"] * 400,
         "from": pa.array([[("whole", TEXT)]] * 400, pa.map_(pa.string(), pa.string())),
     },
+    "bytes of one length": {"text": ["t"] * 400, "image": pa.array([b"x" * 1_800_000] * 400, pa.binary(1_800_000))},
     "a pair": {"text": ["t"] * 200, "both": pa.array([[TEXT, TEXT]] * 200, pa.list_(pa.string(), 2))},
 }
 
@@ -156,9 +212,12 @@ def test_a_value_that_a_file_has_once_is_not_held_once_for_each_row(tmp_path: Pa
     """A file of 2 KB took 2.7 GB: one text of its dictionary, named by all of its rows."""
     file = tmp_path / "a.parquet"
     table = pa.table(REPEATED[name])
-    pq.write_table(table, file, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    options = {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"} if name == "what is before" else {}
+    pq.write_table(table, file, compression="zstd", dictionary_pagesize_limit=1 << 30, **options)
     assert file.stat().st_size < 30_000
     expected = {column: values[0] for column, values in table.slice(0, 1).to_pydict(maps_as_pydicts="strict").items()}
+    if name == "bytes of one length":
+        expected["image"] = base64.b64encode(expected["image"]).decode()
     del table
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = peak_bytes()

@@ -11,9 +11,10 @@ import base64
 import datetime
 import decimal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,9 @@ BATCH_BYTES = 32 << 20
 MAX_ROW_BYTES = 256_000_000
 _ITEM_BYTES = 64  # an item of a list, as Python's object and its place in the list
 _NUMBER_BYTES = 8
+_DELTA_BYTES = 8 << 20
+_ENTRY_BYTES = 4  # of a dictionary, its length
+_PAGE_BYTES = 1 << 16  # headers and levels
 _READ_BYTES = 1 << 20
 # What a value that Arrow holds and Python cannot raises, e.g. the year 20000, text that is not UTF-8, or a map whose
 # keys are lists.
@@ -50,37 +54,121 @@ def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
     n_rows = 0
     with file.open("rb") as raw:
         try:
-            metadata = pq.read_metadata(raw)
-            raw.seek(0)
-            with pq.ParquetFile(
-                raw, metadata=metadata, read_dictionary=_dictionaries(metadata), buffer_size=_READ_BYTES,
-                pre_buffer=False,
-            ) as parquet:  # fmt: skip
+            with _opened(raw) as parquet:
+                metadata = parquet.metadata
                 _require_text(parquet.schema_arrow, text_field)
                 _require_distinct(parquet.schema_arrow)
-                schema = pa.schema([field.with_type(_readable(field.type)) for field in parquet.schema_arrow])
-                for batch in parquet.iter_batches(batch_size=batch_rows(metadata)):
-                    whole = batch if batch.schema.equals(schema) else batch.cast(schema, safe=False)
-                    for rows in _slices(whole):
-                        yield from map(_item, rows)
-                        n_rows += len(rows)
+            for batch in _batches(raw, metadata):
+                for rows in _slices(_with_readable_types(batch)):
+                    yield from map(_item, rows)
+                    n_rows += len(rows)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as exc:
             raise UnreadableFileError(f"is not readable as Parquet from row {n_rows} on ({foreign_text(exc)})") from exc
 
 
-def batch_rows(metadata: pq.FileMetaData, batch_bytes: int = BATCH_BYTES) -> int:
-    """How many rows to read at a time: fewer where those of some row group are so large that they would exceed
-    `batch_bytes`, by what the file says of their size before compression and of the number of their values. What a
-    dictionary of the file has once counts once.
+def batch_rows(group: Sequence[ColumnSize], batch_bytes: int = BATCH_BYTES) -> int:
+    """How many rows of a row group to read at a time: fewer where they are, or may be, so large that they would exceed
+    `batch_bytes`.
     """
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    largest = max((_group_bytes(group) // group.num_rows for group in groups if group.num_rows), default=0)
-    return max(1, min(_BATCH_ROWS, batch_bytes // max(1, largest)))
+    row_bytes = sum(column.row_bytes for column in group)
+    return max(1, min(_BATCH_ROWS, batch_bytes // max(1, row_bytes)))
 
 
-def _group_bytes(group: pq.RowGroupMetaData) -> int:
-    columns = [group.column(index) for index in range(group.num_columns)]
-    return sum(max(each.total_uncompressed_size, each.num_values * _NUMBER_BYTES) for each in columns)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnSize:
+    """How large the values of a column of a row group are: `largest_bytes` is a bound where some bytes of the file can
+    stand for many values, and else 0; `mean_bytes` is what the file says of all of them, before compression.
+    """
+
+    path: str
+    rows: int
+    values: int
+    mean_bytes: int
+    largest_bytes: int
+    is_read_as_dictionary: bool
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes in memory, or more."""
+        values = -(-self.values // self.rows)
+        largest = 0 if self.is_read_as_dictionary else self.largest_bytes
+        return values * max(self.mean_bytes, largest, _NUMBER_BYTES)
+
+
+def column_sizes(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> list[ColumnSize]:
+    """The columns of a row group that has rows."""
+    group = metadata.row_group(number)
+    columns = [(group.column(index), metadata.schema.column(index)) for index in range(group.num_columns)]
+    return [_column_size(raw, metadata, number, chunk, column) for chunk, column in columns]
+
+
+def _column_size(
+    raw: BinaryIO, metadata: pq.FileMetaData, number: int, chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema
+) -> ColumnSize:
+    rows, values = metadata.row_group(number).num_rows, max(1, chunk.num_values)
+    total = chunk.total_uncompressed_size
+    largest, reads_as_dictionary = 0, False
+    if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
+        largest = column.length
+    elif "DELTA_BYTE_ARRAY" in chunk.encodings:  # a value may be the one before it and nothing more
+        largest = min(total, _DELTA_BYTES)
+    elif chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page:
+        largest = total
+        if largest * min(values, _BATCH_ROWS * -(-values // rows)) > BATCH_BYTES:
+            entries = _dictionary_lengths(raw, metadata, number, chunk.path_in_schema)
+            largest = max(entries, default=0)
+            others = total - sum(entries) - _ENTRY_BYTES * len(entries)
+            # All of its values may be in one row, which is in memory before its size is known.
+            reads_as_dictionary = (
+                column.max_repetition_level > 0
+                and values * largest > MAX_ROW_BYTES
+                and others <= values * _NUMBER_BYTES + _PAGE_BYTES
+            )
+    return ColumnSize(
+        path=chunk.path_in_schema, rows=rows, values=values, mean_bytes=total // values, largest_bytes=largest,
+        is_read_as_dictionary=reads_as_dictionary,
+    )  # fmt: skip
+
+
+def _dictionary_lengths(raw: BinaryIO, metadata: pq.FileMetaData, number: int, path: str) -> NDArray[np.int64]:
+    """The bytes of each entry of a column's dictionary page."""
+    with _opened(raw, metadata, [path]) as parquet:
+        first = next(parquet.iter_batches(batch_size=1, row_groups=[number], columns=[path]), None)
+    arrays: list[Any] = [] if first is None else list(first.columns)
+    while arrays:
+        array = arrays.pop()
+        if pa.types.is_dictionary(array.type):
+            return _value_bytes(array.dictionary)
+        if pa.types.is_struct(array.type):
+            arrays += [array.field(index) for index in range(array.type.num_fields)]
+        elif pa.types.is_map(array.type):
+            arrays += [array.keys, array.items]
+        elif hasattr(array, "values"):
+            arrays.append(array.values)
+    return np.zeros(0, np.int64)
+
+
+def _batches(raw: BinaryIO, metadata: pq.FileMetaData) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, row group by row group: a dictionary is of one, and Arrow cannot join nested ones."""
+    for number in range(metadata.num_row_groups):
+        if not metadata.row_group(number).num_rows:
+            continue
+        columns = column_sizes(raw, metadata, number)
+        dictionaries = [column.path for column in columns if column.is_read_as_dictionary]
+        with _opened(raw, metadata, dictionaries) as parquet:
+            yield from parquet.iter_batches(batch_size=batch_rows(columns), row_groups=[number])
+
+
+def _opened(raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    raw.seek(0)
+    return pq.ParquetFile(
+        raw, metadata=metadata, read_dictionary=list(dictionaries), buffer_size=_READ_BYTES, pre_buffer=False
+    )
+
+
+def _with_readable_types(batch: pa.RecordBatch) -> pa.RecordBatch:
+    schema = pa.schema([field.with_type(_readable(field.type)) for field in batch.schema])
+    return batch if batch.schema.equals(schema) else batch.cast(schema, safe=False)
 
 
 def _require_distinct(schema: pa.Schema) -> None:
@@ -126,18 +214,6 @@ def _readable(type_: pa.DataType) -> pa.DataType:
 
 
 _LISTS = ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list))
-
-
-def _dictionaries(metadata: pq.FileMetaData) -> list[str]:
-    """The paths of columns of text or bytes that are to be read as Arrow's dictionaries, where the file has one.
-
-    As plain values they would be in memory once for each row: a file of 2 KB can name one text of a megabyte in
-    thousands.
-    """
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
-    found = (each for each in columns if each.physical_type == "BYTE_ARRAY" and each.has_dictionary_page)
-    return list(dict.fromkeys(each.path_in_schema for each in found))
 
 
 def _slices(batch: pa.RecordBatch) -> Iterator[list[Any]]:
