@@ -112,7 +112,10 @@ def interruptible(call: Callable[[], Result], check: Callable[[], object] = lamb
 
 def left_to_themselves() -> bool:
     """Whether a call of `interruptible` is still at work; a process that ends as usual would wait for its threads."""
-    return any(thread.name == _INTERRUPTIBLE for thread in threading.enumerate())
+    threads = [thread for thread in threading.enumerate() if thread.name == _INTERRUPTIBLE]
+    for thread in threads:
+        thread.join(_PULSE_SECONDS)  # one whose call has ended is about to end
+    return any(thread.is_alive() for thread in threads)
 
 
 def _work(tasks: queue.SimpleQueue[Task[object] | None]) -> None:

@@ -49,7 +49,7 @@ ATTEMPTS = 5
 ON_WITH = "; what is done is kept, and this goes on with it:"
 TOO_LITTLE = (
     ", before anything new was finished: give --stop-after more than reading the chunks, loading the models and one "
-    "shard take; this begins again:"
+    "shard take; what was done before is kept, and this goes on with it:"
 )
 
 

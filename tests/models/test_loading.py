@@ -394,6 +394,21 @@ def _commit(hub: Path, commit: str, files: dict[str, str]) -> None:
     (refs / "main").write_text(commit)
 
 
+def test_code_that_is_not_needed_need_not_be_there(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a model that transformers loads, refused for a module that is imported where it is there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    maps = {"auto_map": {"AutoModel": "org/code--modeling.Own"}, "vision": {"auto_map": {"AutoModel": "./a/b--c.Own"}}}
+    _edit(bert / "config.json", lambda config: config.update(maps))
+    text = "try:\n    from . import kernels\nexcept ImportError:\n    kernels = None\n"
+    _commit(tmp_path / "hub", "1" * 40, {"modeling.py": text})
+    trusted, location = replace(resolve(str(bert)), trust_remote_code=True), locate(resolve(str(bert)))
+    fetch_borrowed_code(bert)
+    assert [name for name in content_digests(trusted, location) if "--" in name] == ["org/code--modeling.py"]
+    _commit(tmp_path / "hub", "2" * 40, {"modeling.py": text, "kernels.py": "A = 1\n"})
+    assert "org/code--kernels.py" in content_digests(trusted, location)
+
+
 def test_code_that_a_part_of_a_model_takes_from_elsewhere_counts(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

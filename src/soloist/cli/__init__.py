@@ -84,7 +84,7 @@ def _exit(code: int | str | None) -> NoReturn:
     """End the process; at once where it would wait for a download that nobody needs any more."""
     if left_to_themselves() and isinstance(code, int):
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
     sys.exit(code)

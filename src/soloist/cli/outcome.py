@@ -28,7 +28,6 @@ FAILED = 1
 USAGE = 2
 STOPPED = 3
 INTERRUPTED = 130
-_KEPT = "what is done is kept, and this goes on with it:"
 
 
 @contextlib.contextmanager
@@ -106,8 +105,8 @@ def say_stopped() -> None:
 
 def _say_how_to_go_on(stopped: BaseException) -> None:
     """Say what ended a run, and the command line that goes on with it."""
-    kept = "this begins again:" if isinstance(stopped, NothingFinishedError) else _KEPT
-    typer.echo(f"soloist: {one_line(str(stopped))}; {kept}", err=True)
+    done = "was done before" if isinstance(stopped, NothingFinishedError) else "is done"
+    typer.echo(f"soloist: {one_line(str(stopped))}; what {done} is kept, and this goes on with it:", err=True)
     typer.echo(f"  {shlex.join([*_program(), *sys.argv[1:]])}", err=True)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -170,11 +170,12 @@ def known_vectors(
     model: str,
     fingerprint: str,
     vector_dtype: VectorDType = "float32",
+    check: Callable[[], object] = lambda: None,
 ) -> KnownVectors:
     """The vectors of a model with this fingerprint that serve a run of this vector dtype: in its finished shards, set
     aside, and in other runs.
 
-    Every file is read, and held against its checksum.
+    Every file is read, and held against its checksum. `check` is called before each, and may raise.
     """
     found = KnownVectors()
 
@@ -183,13 +184,16 @@ def known_vectors(
 
     for record in folder.manifest.read().values():
         if record.kind == "vectors" and record.model == model and is_of_it(record):
+            check()
             _add_file(found, folder.path / record.file, record.sha256, "this run")
     for path, stored in _set_aside(folder):
         if is_of_it(stored):
+            check()
             _add_file(found, path, path.stem, "earlier")
     for other in others:
         for record in other.manifest.read().values():
             if record.kind == "vectors" and is_of_it(record):
+                check()
                 _add_file(found, other.path / record.file, record.sha256, "other run")
     return found
 

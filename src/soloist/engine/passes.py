@@ -107,7 +107,12 @@ def run_pass(each: Pass, stage: Stage, lease: AbstractContextManager[object], si
         return
     known = {
         model: known_vectors(
-            stage.folder, stage.others, model, stage.encoders[model].staged.fingerprint, stage.vector_dtype
+            stage.folder,
+            stage.others,
+            model,
+            stage.encoders[model].staged.fingerprint,
+            stage.vector_dtype,
+            stage.stop.check,
         )
         for model in dict.fromkeys(model for _, model in work)
     }

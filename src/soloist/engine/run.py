@@ -204,8 +204,8 @@ class _Finished:
         try:
             yield
         except RunStoppedError as exc:
-            if self._anything or stop.is_asked:
-                raise
+            if self._anything or stop.is_asked or isinstance(exc.__context__, LeaseTimeoutError):
+                raise  # of the last more time is no cure: another process held the devices
             raise NothingFinishedError(
                 f"{exc}, before anything new was finished: give --stop-after more than reading the chunks, loading the "
                 "models and one shard take"

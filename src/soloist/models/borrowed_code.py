@@ -50,6 +50,8 @@ def _modules(folder: Path, find: Callable[[str, str], Path | None]) -> Iterator[
         try:
             path = find(repository, file)
         except HFValidationError as exc:
+            if not is_needed:
+                continue
             raise ModelLoadError(
                 f"{folder} takes code from {repository!a}, which is no repository of the hub: correct that name in its "
                 "configuration"
@@ -63,9 +65,10 @@ def _modules(folder: Path, find: Callable[[str, str], Path | None]) -> Iterator[
         if path is None:
             continue
         yield f"{repository}--{file}", path
-        beside = [(repository, each) for each in _imported(path)]
-        pending += [(*each, is_needed) for each in beside if each not in seen]
-        seen.update(beside)
+        for each, is_module in _imported(path).items():
+            if (repository, each) not in seen:
+                seen.add((repository, each))
+                pending.append((repository, each, is_needed and is_module))
 
 
 def _fetched(repository: str, file: str) -> Path | None:
@@ -80,17 +83,18 @@ def _cached(repository: str, file: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _imported(module: Path) -> list[str]:
-    """The files beside a module that it imports from, wherever in its text; none of a text that is not Python."""
+def _imported(module: Path) -> dict[str, bool]:
+    """The files beside a module that it imports from, wherever in its text, and whether they must be there: what it
+    imports by `from . import name` transformers does not look for. None of a text that is not Python.
+    """
     try:
         nodes = ast.walk(ast.parse(module.read_bytes()))
     except (SyntaxError, ValueError):
-        return []
+        return {}
     found = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
-    names = {node.module for node in found if node.module} | {
-        alias.name for node in found if not node.module for alias in node.names
-    }
-    return sorted(f"{name.replace('.', '/')}.py" for name in names)
+    perhaps = {alias.name: False for node in found if not node.module for alias in node.names}
+    names = perhaps | {node.module: True for node in found if node.module}
+    return {f"{name.replace('.', '/')}.py": names[name] for name in sorted(names)}
 
 
 def _references(folder: Path) -> dict[tuple[str, str], bool]:

@@ -63,8 +63,10 @@ _NOISY_LOGGERS = ("sentence_transformers", "huggingface_hub", "transformers")
 _shared_modules: weakref.WeakValueDictionary[str, SentenceTransformer] = weakref.WeakValueDictionary()
 # The limits that static models' tokenizers had, which staging lifts; so they are kept with the modules.
 _static_limits: weakref.WeakKeyDictionary[SentenceTransformer, int] = weakref.WeakKeyDictionary()
-# transformers keeps the dtype and the progress bars of a load in globals, so loads take turns.
+# transformers keeps the dtype of a load in globals, so loads take turns; downloads, which may hang, do not.
 _lock = threading.Lock()
+_quieting = threading.Lock()
+_before_quiet: list[tuple[bool, list[int]]] = []  # progress bars and levels of loggers, once for each who is at work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,14 +99,15 @@ def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
         ModelLoadError: the weights are missing, damaged, incomplete, or not those that the spec describes.
         ConfigError: the spec asks for more tokens or dimensions than the model has.
     """
-    with _lock, _quiet():
+    with _quiet():
         try:
             location = locate(spec)
             _require_pipeline(spec, location.folder)
             if spec.trust_remote_code and spec.loader != "wordllama":
                 fetch_borrowed_code(location.folder)
             contents = content_digests(spec, location)
-            module = _share(spec, dtype, location, contents)
+            with _lock:
+                module = _share(spec, dtype, location, contents)
         except _LOAD_FAILURES as exc:
             raise ModelLoadError(_explain(spec, exc)) from exc
     return _describe(spec, dtype, location, contents, module)
@@ -120,7 +123,7 @@ def overflows_float16(spec: ModelSpec) -> bool:
     """
     if spec.overflows_float16:
         return True
-    with _lock, _quiet():
+    with _quiet():
         try:
             return family_overflows_float16(network_type(locate(spec).folder))
         except _LOAD_FAILURES as exc:
@@ -325,16 +328,20 @@ def _first_sentence(exc: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars and no warnings on stderr while a model loads: soloist reports with events."""
-    bars = transformers_logging.is_progress_bar_enabled()
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    transformers_logging.disable_progress_bar()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    with _quieting:
+        switches = transformers_logging.is_progress_bar_enabled(), [logger.level for logger in loggers]
+        _before_quiet.append(_before_quiet[0] if _before_quiet else switches)
+        transformers_logging.disable_progress_bar()
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        with _quieting:
+            bars, levels = _before_quiet.pop()
+            if not _before_quiet:  # the last of those who are at work
+                for logger, level in zip(loggers, levels, strict=True):
+                    logger.setLevel(level)
+                if bars:
+                    transformers_logging.enable_progress_bar()
