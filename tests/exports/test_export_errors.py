@@ -104,6 +104,16 @@ def test_a_qdrant_that_is_down(run, closed_port):
     assert "see that it is there" in one_sentence(caught)
 
 
+def test_a_secret_in_the_url_of_a_qdrant(run, closed_port):
+    """It would be in every log of the command."""
+    with pytest.raises(ExportError) as caught:
+        export_run(run, "qdrant", url=f"http://user:s3cret@127.0.0.1:{closed_port}/?api-key=s3cret")
+    assert "s3cret" not in one_sentence(caught)
+    assert f"Qdrant at http://127.0.0.1:{closed_port}/ failed" in str(caught.value)
+    with pytest.raises(ConfigError, match="has an empty --url"):
+        export_run(run, "qdrant", url="")
+
+
 def test_a_postgres_that_is_down(run, closed_port):
     """The password would be in the error."""
     with pytest.raises(ExportError) as caught:

@@ -23,13 +23,14 @@ from soloist.engine.ingest import ingest
 from soloist.errors import InputError
 from soloist.events import ListSink
 from soloist.sources.json_files import LIST_KEYS
+from soloist.sources.nesting import MAX_LEVELS
 from soloist.stores import RunFolder
 from soloist.types import Chunk, Collection
 
 SECONDS_PER_CASE = 30
 _FAULTS = ("unreadable file", "not a chunk")
-# How deep Python's parser goes depends on the stack that it is called on, so two readers need not agree on these.
-_DEEP = re.compile(rb'(?:\[|\{"\w": ?){500}')
+# Beyond our limit, at which Python's parser may go on: two readers need not agree on these.
+_DEEP = re.compile(rb'(?:\[|\{"\w": ?){%d}' % (MAX_LEVELS - 10))
 
 
 def check_case(file: Path, folder: Path) -> Reading:

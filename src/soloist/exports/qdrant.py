@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
@@ -34,7 +35,9 @@ def export(source: Source, target: Target) -> ExportReport:
         raise ConfigError(
             "the export to qdrant needs --url of a server or --out for a folder of its own: give one of them"
         )
-    where = target.url or str(target.out)
+    if target.url == "":
+        raise ConfigError("the export to qdrant has an empty --url: give that of a server, e.g. http://localhost:6333")
+    where = _shown(target.url) if target.url is not None else str(target.out)
     try:
         client = (
             client_module.QdrantClient(
@@ -55,6 +58,12 @@ def export(source: Source, target: Target) -> ExportReport:
         ) from exc
     finally:
         client.close()
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be secret in it: user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class _Collection:
