@@ -190,6 +190,12 @@ def test_a_message_that_is_no_sentence_is_found(tmp_path: Path, message: str) ->
         check_message(message.format(file=tmp_path), tmp_path)
 
 
+@pytest.mark.parametrize("seed", [777117, 778197])
+def test_a_seed_that_was_at_fault_once(tmp_path: Path, seed: int) -> None:
+    """A list just beyond the deepest that is read; a damaged Parquet file whose metadata ended the process."""
+    worker("fuzz_worker", seed, seed + 1, tmp_path)
+
+
 def test_a_seed_makes_the_same_file_again() -> None:
     """The seed of a failure would not lead back to it."""
     again = [hostile_file(seed) for seed in range(60)]

@@ -153,10 +153,29 @@ def _batches(raw: BinaryIO, metadata: pq.FileMetaData) -> Iterator[pa.RecordBatc
     for number in range(metadata.num_row_groups):
         if not metadata.row_group(number).num_rows:
             continue
+        _require_sound(raw, metadata, number)
         columns = column_sizes(raw, metadata, number)
         dictionaries = [column.path for column in columns if column.is_read_as_dictionary]
         with _opened(raw, metadata, dictionaries) as parquet:
             yield from parquet.iter_batches(batch_size=batch_rows(columns), row_groups=[number])
+
+
+def _require_sound(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> None:
+    """Read one row of a row group, which raises where what the file says of its columns is damaged.
+
+    Asking for that itself ends the process (pyarrow 26: an exception of C++ that nobody catches). As dictionaries, so
+    that the one row is small whatever is in it.
+    """
+    columns = (metadata.schema.column(index) for index in range(metadata.num_columns))
+    paths = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    for dictionaries in (paths, []):
+        try:
+            with _opened(raw, metadata, dictionaries) as parquet:
+                next(parquet.iter_batches(batch_size=1, row_groups=[number]), None)
+            return
+        except (OSError, pa.ArrowException):  # perhaps of an encoding that cannot be read as a dictionary
+            if not dictionaries:
+                raise
 
 
 def _opened(raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
