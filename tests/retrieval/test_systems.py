@@ -124,6 +124,22 @@ def test_a_model_of_weight_0_is_not_even_loaded(make, by, tmp_path):
         open_run(copy).search("lease of a device", 5, by=By(model="bert"))
 
 
+def test_costs_are_of_what_ranks_and_of_the_chunks_that_are_ranked(searched):
+    """A model of weight 0 was paid for, and every collection, whichever was evaluated."""
+    opened = open_run(searched)
+    (_, chunk), *_ = opened.places(["beta"]).ids()
+    judged = Judged(queries={"q": "lease"}, judgements={"q": {chunk: 1}})
+    weights = {"bert": 0.0, "qwen2": 0.4, "wordllama": 0.6}
+    found = evaluate(opened, judged, collections=["beta"], weights=weights, bm25=False)
+    cost = {each.name: each.cost for each in found.systems}
+    for name in ("bert", "qwen2", "wordllama"):
+        record = opened.record.models[name]
+        assert cost[name].seconds == pytest.approx(record.seconds / record.embedded * 25)
+    for name in ("rrf", "standardised", "concat"):
+        assert cost[name].seconds == pytest.approx(cost["qwen2"].seconds + cost["wordllama"].seconds)
+        assert cost[name].bytes_per_chunk == cost["qwen2"].bytes_per_chunk + cost["wordllama"].bytes_per_chunk
+
+
 def test_a_mean_is_cut_where_the_models_were_trained_to_be(make, tiny_models, tmp_path):
     """An evaluation tried the mean at another dim than `--fusion mean` has, one that no model was trained for."""
     lines = [

@@ -52,8 +52,9 @@ def search(
 
         by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
         chosen = split("--collection", collection) or ()
-        run = open_run(run_dir, catalogue=catalogue)
-        questions = [line.rstrip("\r\n") for line in sys.stdin if line.strip()] if question == "-" else [question]
+        open_run(run_dir, catalogue=catalogue)  # another folder is an error before anybody is waited for
+        questions = _questions(question)
+        run = open_run(run_dir, catalogue=catalogue)  # as it is when it is searched
         for start in range(0, max(1, len(questions)), _AT_ONCE):
             some = questions[start : start + _AT_ONCE]
             found = run.search_all(some, k, by=by, collections=chosen)
@@ -62,6 +63,11 @@ def search(
                     _print(asked, hits, as_json, headed=len(questions) > 1)
         for notice in run.notices:
             typer.echo(f"soloist: {notice}", err=True)
+
+
+def _questions(question: str) -> list[str]:
+    """What is asked: the question itself, or each line of stdin where it is `-`."""
+    return [line.rstrip("\r\n") for line in sys.stdin if line.strip()] if question == "-" else [question]
 
 
 def _print(question: str, hits: Sequence[Hit], as_json: bool, *, headed: bool) -> None:
