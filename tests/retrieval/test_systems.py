@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, InputError
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.judged import Judged
@@ -77,6 +77,17 @@ def test_a_mean_that_cancels_is_left_out_and_names_the_chunk(small):
     reasons = {each.name: each.reason for each in found.left_out}
     assert "(c2) has a mean of 0, its models cancel each other out" in reasons["mean"]
     assert {"bert", "again", "fused (concat)", "rrf"} <= {each.name for each in found.systems}
+
+
+def test_the_chunk_that_is_named_as_absent_is_absent(small):
+    """`no judged chunk is in the run, e.g. 'c0' is not`, which it is: it was judged not relevant."""
+    opened = open_run(small(("bert",)))
+    judged = Judged(queries={"q": "lease"}, judgements={"q": {"c0": 0, "gone": 1}})
+    with pytest.raises(InputError) as caught:
+        evaluate(opened, judged, bm25=False)
+    assert "no chunk that is judged relevant is in the run, e.g. 'gone' is not: " in str(caught.value)
+    with pytest.raises(InputError, match="no chunk that is judged relevant is in the run: "):
+        evaluate(opened, Judged(queries={}, judgements={}), bm25=False)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def evaluate(
     cannot be honoured is found before any model is loaded.
 
     Raises:
-        InputError: no judged chunk is in the run, or one id is in several of the collections.
+        InputError: no chunk that is judged relevant is in the run, or one id is in several of the collections.
         ConfigError: a library is not installed; weights of other models; see also `OpenedRun.search` and `tune`.
         OutputError: a file is missing or damaged, or the run was changed meanwhile.
     """
@@ -144,9 +144,10 @@ def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]
         if any(grade > 0 and chunk in there for chunk, grade in grades.items())
     }
     if not answerable:
-        example = next(iter(next(iter(judged.judgements.values()))))
+        relevant = (chunk for grades in judged.judgements.values() for chunk, grade in grades.items() if grade > 0)
+        example = next((f", e.g. {chunk!r} is not" for chunk in relevant), "")
         raise InputError(
-            f"no judged chunk is in the run, e.g. {example!r} is not: give judgements by the ids of its chunks, such "
+            f"no chunk that is judged relevant is in the run{example}: give judgements by the ids of its chunks, such "
             f"as {ids[0]!r}"
         )
     absent = len({chunk for grades in judged.judgements.values() for chunk in grades} - there)

@@ -88,7 +88,7 @@ class QueryEncoders:
         vectors, bad = unit_rows(found)
         if bad:
             raise EncodingError(
-                f"{encoder.staged.spec.name} gives the query {texts[bad[0]]!r} no vector: ask in other words, or "
+                f"{encoder.staged.spec.name} gives the query {texts[bad[0]][:40]!r} no vector: ask in other words, or "
                 "another model"
             )
         return vectors
