@@ -221,7 +221,7 @@ def test_without_a_number_there_are_ten_hits_or_all(searched, make, base):
 
 
 def test_a_run_of_one_chunk(make, base):
-    """`there are 1 chunks to find: give a k from 1 to 1`, and no deviation to standardise by."""
+    """`There are 1 chunks to find: give a k from 1 to 1`, and no deviation to standardise by."""
     write_collection(base / "lone", "lone", 1, seed=3)
     lone = open_run(make("lone-run", chunks_root=base / "lone"))
     for by in (None, By(model="bert"), By(fusion="rrf"), By(fusion="standardised")):

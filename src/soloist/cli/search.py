@@ -36,7 +36,9 @@ def search(
     collection: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only in these. [default: all]")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="By this model's vectors alone.")] = None,
     fused: Annotated[bool, typer.Option("--fused", help="By the fused vectors. [default where there are any]")] = False,
-    rrf: Annotated[bool, typer.Option("--rrf", help="By the sum of the models' reciprocal ranks.")] = False,
+    rrf: Annotated[
+        bool, typer.Option("--rrf", help="By the sum of the models' reciprocal ranks, for up to 1,000 hits.")
+    ] = False,
     standardised: Annotated[
         bool, typer.Option("--standardised", help="By the sum of the models' standardised cosines.")
     ] = False,
