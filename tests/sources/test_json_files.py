@@ -148,6 +148,29 @@ def test_fifty_thousand_chunks_are_read_in_little_memory(folder: Path) -> None:
     assert peak_bytes(lambda: count_is(file, 50_000)) < 20_000_000
 
 
+NUMBERS = st.lists(st.integers() | st.floats(allow_nan=True) | st.sampled_from([10**299, 0, -0.0, 1e-300]), max_size=30)
+
+
+@given(NUMBERS, STYLES, st.integers(1, 40))
+def test_numbers_are_passed_over_many_at_a_time(
+    folder: Path, numbers: list[Any], style: dict[str, Any], buffer: int
+) -> None:
+    """One by one, a list of numbers beside the chunks took as long as embedding them."""
+    file = written(folder / "numbers.json", dumped({"other": [numbers, [numbers, "a"]], "chunks": ["b"]}, style))
+    assert list(read_json(file, buffer_bytes=buffer)) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "numbers", ["1,", "1,,2", "01,2", "1.,2", "1e,2", ".5,2", "+1,2", "1 2,3", "- 1,2", "1,2,]", "٣,1"]
+)
+@pytest.mark.parametrize("buffer", [1, 3, 1000])
+def test_what_is_passed_over_has_to_be_json(folder: Path, numbers: str, buffer: int) -> None:
+    """A damaged file would be taken for a whole one."""
+    file = written(folder / "numbers.json", f'{{"other": [7, 8, {numbers}], "chunks": ["b"]}}')
+    with pytest.raises(UnreadableFileError, match="is not JSON at line 1"):
+        list(read_json(file, buffer_bytes=buffer))
+
+
 def test_what_is_passed_over_need_not_fit_into_memory(folder: Path) -> None:
     """A big list beside the chunks would be read whole, and memory grow with it."""
     items = ", ".join([json.dumps({"text": "fünf Wörter stehen hier " * 1000})] * 1000)

@@ -53,7 +53,7 @@ class Stop:
     def request(self, why: str) -> None:
         """Ask for the end at the next shard."""
         self._why = self._why or why
-        for listener in self._listeners:
+        for listener in self._listeners if self._shields else ():  # else nothing is in work, and the run ends at once
             listener.put(self._why)
 
     def check(self) -> None:
@@ -88,7 +88,9 @@ class Stop:
 
     @contextlib.contextmanager
     def on_request(self, listener: Callable[[str], None]) -> Iterator[None]:
-        """Within this, call `listener` with the reason once the end is asked for, in a thread of its own."""
+        """Within this, call `listener` with the reason once an end is asked for that a shard in work delays, in a
+        thread of its own.
+        """
         asked: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
         def wait() -> None:

@@ -57,7 +57,8 @@ def _require_ours(path: Path, source: Source, take_over: bool) -> None:
     """
     if not path.exists():
         return
-    runs, collections = set(), {}
+    runs: set[str] = set()
+    collections: dict[str, None] = {}
     try:
         with path.open("rb") as lines:
             vectors = _vectors_of(lines.readline())

@@ -12,29 +12,18 @@ import datetime
 import decimal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from soloist.sources.faults import BadItem, UnreadableFileError, foreign_text, names_text
+from soloist.sources.faults import BadItem, UnreadableFileError, foreign_text, names_text, shortened
 from soloist.sources.nesting import TooDeepError, decode
+from soloist.sources.parquet_sizes import BATCH_BYTES, MAX_ROW_BYTES, batch_rows, column_sizes, row_ends
 
 METADATA_COLUMN = "metadata"
-_BATCH_ROWS = 512
-BATCH_BYTES = 32 << 20
-# Far beyond any row that means something: a text may have 2,000,000 characters.
-MAX_ROW_BYTES = 256_000_000
-_ITEM_BYTES = 64  # an item of a list, as Python's object and its place in the list
-_NUMBER_BYTES = 8
-_DELTA_BYTES = 8 << 20
-_ENTRY_BYTES = 4  # of a dictionary, its length
-_PAGE_BYTES = 1 << 16  # headers and levels
 _READ_BYTES = 1 << 20
 # What a value that Arrow holds and Python cannot raises, e.g. the year 20000, text that is not UTF-8, or a map whose
 # keys are lists.
@@ -50,114 +39,54 @@ def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
         UnreadableFileError: the file is not Parquet, is damaged, has no text in the column `text_field`, or two columns
             of one name.
         OSError: the file cannot be opened or read.
+        MemoryError: its rows take more memory than there is.
     """
     n_rows = 0
     with file.open("rb") as raw:
         try:
-            with _opened(raw) as parquet:
+            with opened(raw) as parquet:
                 metadata = parquet.metadata
+                _require_whole(metadata)
                 _require_text(parquet.schema_arrow, text_field)
                 _require_distinct(parquet.schema_arrow)
             for batch in _batches(raw, metadata):
                 for rows in _slices(_with_readable_types(batch)):
                     yield from map(_item, rows)
                     n_rows += len(rows)
+        except MemoryError:  # Arrow's too: no fault of the file
+            raise
         except (OSError, pa.ArrowException, UnicodeDecodeError) as exc:
             raise UnreadableFileError(f"is not readable as Parquet from row {n_rows} on ({foreign_text(exc)})") from exc
-
-
-def batch_rows(group: Sequence[ColumnSize], batch_bytes: int = BATCH_BYTES) -> int:
-    """How many rows of a row group to read at a time: fewer where they are, or may be, so large that they would exceed
-    `batch_bytes`.
-    """
-    row_bytes = sum(column.row_bytes for column in group)
-    return max(1, min(_BATCH_ROWS, batch_bytes // max(1, row_bytes)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnSize:
-    """How large the values of a column of a row group are: `largest_bytes` is a bound where some bytes of the file can
-    stand for many values, and else 0; `mean_bytes` is what the file says of all of them, before compression.
-    """
-
-    path: str
-    rows: int
-    values: int
-    mean_bytes: int
-    largest_bytes: int
-    is_read_as_dictionary: bool
-
-    @property
-    def row_bytes(self) -> int:
-        """What a row takes in memory, or more."""
-        values = -(-self.values // self.rows)
-        largest = 0 if self.is_read_as_dictionary else self.largest_bytes
-        return values * max(self.mean_bytes, largest, _NUMBER_BYTES)
-
-
-def column_sizes(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> list[ColumnSize]:
-    """The columns of a row group that has rows."""
-    group = metadata.row_group(number)
-    columns = [(group.column(index), metadata.schema.column(index)) for index in range(group.num_columns)]
-    return [_column_size(raw, metadata, number, chunk, column) for chunk, column in columns]
-
-
-def _column_size(
-    raw: BinaryIO, metadata: pq.FileMetaData, number: int, chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema
-) -> ColumnSize:
-    rows, values = metadata.row_group(number).num_rows, max(1, chunk.num_values)
-    total = chunk.total_uncompressed_size
-    largest, reads_as_dictionary = 0, False
-    if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
-        largest = column.length
-    elif "DELTA_BYTE_ARRAY" in chunk.encodings:  # a value may be the one before it and nothing more
-        largest = min(total, _DELTA_BYTES)
-    elif chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page:
-        largest = total
-        if largest * min(values, _BATCH_ROWS * -(-values // rows)) > BATCH_BYTES:
-            entries = _dictionary_lengths(raw, metadata, number, chunk.path_in_schema)
-            largest = max(entries, default=0)
-            others = total - sum(entries) - _ENTRY_BYTES * len(entries)
-            # All of its values may be in one row, which is in memory before its size is known.
-            reads_as_dictionary = (
-                column.max_repetition_level > 0
-                and values * largest > MAX_ROW_BYTES
-                and others <= values * _NUMBER_BYTES + _PAGE_BYTES
-            )
-    return ColumnSize(
-        path=chunk.path_in_schema, rows=rows, values=values, mean_bytes=total // values, largest_bytes=largest,
-        is_read_as_dictionary=reads_as_dictionary,
-    )  # fmt: skip
-
-
-def _dictionary_lengths(raw: BinaryIO, metadata: pq.FileMetaData, number: int, path: str) -> NDArray[np.int64]:
-    """The bytes of each entry of a column's dictionary page."""
-    with _opened(raw, metadata, [path]) as parquet:
-        first = next(parquet.iter_batches(batch_size=1, row_groups=[number], columns=[path]), None)
-    arrays: list[Any] = [] if first is None else list(first.columns)
-    while arrays:
-        array = arrays.pop()
-        if pa.types.is_dictionary(array.type):
-            return _value_bytes(array.dictionary)
-        if pa.types.is_struct(array.type):
-            arrays += [array.field(index) for index in range(array.type.num_fields)]
-        elif pa.types.is_map(array.type):
-            arrays += [array.keys, array.items]
-        elif hasattr(array, "values"):
-            arrays.append(array.values)
-    return np.zeros(0, np.int64)
 
 
 def _batches(raw: BinaryIO, metadata: pq.FileMetaData) -> Iterator[pa.RecordBatch]:
     """The rows of a file, row group by row group: a dictionary is of one, and Arrow cannot join nested ones."""
     for number in range(metadata.num_row_groups):
-        if not metadata.row_group(number).num_rows:
+        left = metadata.row_group(number).num_rows
+        if not left:
             continue
         _require_sound(raw, metadata, number)
-        columns = column_sizes(raw, metadata, number)
+        columns = column_sizes(raw, metadata, number, opened)
         dictionaries = [column.path for column in columns if column.is_read_as_dictionary]
-        with _opened(raw, metadata, dictionaries) as parquet:
-            yield from parquet.iter_batches(batch_size=batch_rows(columns), row_groups=[number])
+        with opened(raw, metadata, dictionaries) as parquet:
+            for batch in parquet.iter_batches(batch_size=batch_rows(columns), row_groups=[number]):
+                yield batch
+                left -= batch.num_rows
+        if left:
+            raise UnreadableFileError(f"is damaged: {left} rows of its row group {number} are not there")
+
+
+def _require_whole(metadata: pq.FileMetaData) -> None:
+    """Refuse a file that contradicts itself about its rows or its columns.
+
+    Asking for a column that a row group has and the schema has not ends the process (pyarrow 26).
+    """
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    rows = sum(group.num_rows for group in groups)
+    if rows != metadata.num_rows or any(group.num_rows < 0 for group in groups):
+        raise UnreadableFileError(f"is damaged: it says that it has {metadata.num_rows} rows, and then {rows}")
+    if any(group.num_columns != metadata.num_columns for group in groups):
+        raise UnreadableFileError("is damaged: its parts have other columns than it says")
 
 
 def _require_sound(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> None:
@@ -170,19 +99,24 @@ def _require_sound(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> Non
     paths = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
     for dictionaries in (paths, []):
         try:
-            with _opened(raw, metadata, dictionaries) as parquet:
+            with opened(raw, metadata, dictionaries) as parquet:
                 next(parquet.iter_batches(batch_size=1, row_groups=[number]), None)
             return
+        except MemoryError:
+            raise
         except (OSError, pa.ArrowException):  # perhaps of an encoding that cannot be read as a dictionary
             if not dictionaries:
                 raise
 
 
-def _opened(raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+def opened(raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """The file as Parquet, with some of its columns as dictionaries; closing that leaves `raw` open."""
     raw.seek(0)
     return pq.ParquetFile(
-        raw, metadata=metadata, read_dictionary=list(dictionaries), buffer_size=_READ_BYTES, pre_buffer=False
-    )
+        raw, metadata=metadata, read_dictionary=list(dictionaries), buffer_size=_READ_BYTES, pre_buffer=False,
+        # Timestamps of older Spark and Hive, of which Arrow would take years beyond 2262 for others without a word.
+        coerce_int96_timestamp_unit="us", page_checksum_verification=True,
+    )  # fmt: skip
 
 
 def _with_readable_types(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -207,6 +141,7 @@ def _require_text(schema: pa.Schema, text_field: str) -> None:
         raise UnreadableFileError(f"has {found} {text_field!r} (its columns are {names}: --text-field names another)")
     type_ = schema.field(text_field).type
     value_type = type_.value_type if pa.types.is_dictionary(type_) else type_
+    value_type = getattr(value_type, "storage_type", value_type)  # of an extension, such as DuckDB's JSON
     is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     if not any(check(value_type) for check in is_text):
         raise UnreadableFileError(
@@ -226,10 +161,16 @@ def _readable(type_: pa.DataType) -> pa.DataType:
         return pa.struct([field.with_type(_readable(field.type)) for field in type_.fields])
     if pa.types.is_map(type_):
         return pa.map_(_readable(type_.key_type), _readable(type_.item_type))
+    if pa.types.is_fixed_size_list(type_):
+        return pa.list_(_readable_items(type_), type_.list_size)
     for is_list, make in _LISTS:
         if is_list(type_):
-            return make(type_.value_field.with_type(_readable(type_.value_type)))
+            return make(_readable_items(type_))
     return type_
+
+
+def _readable_items(type_: Any) -> pa.Field:
+    return type_.value_field.with_type(_readable(type_.value_type))
 
 
 _LISTS = ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list))
@@ -237,7 +178,7 @@ _LISTS = ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list))
 
 def _slices(batch: pa.RecordBatch) -> Iterator[list[Any]]:
     """The rows of a batch as Python's, as many at a time as take `BATCH_BYTES`; a row that is far too large is none."""
-    ends = np.cumsum(_value_bytes(batch.to_struct_array()))
+    ends = row_ends(batch)
     first = 0
     while first < batch.num_rows:
         before = int(ends[first - 1]) if first else 0
@@ -249,35 +190,6 @@ def _slices(batch: pa.RecordBatch) -> Iterator[list[Any]]:
         else:
             yield _rows(batch.slice(first, last - first))
         first = last
-
-
-def _value_bytes(array: Any) -> NDArray[np.int64]:
-    """What each value takes, by its texts, bytes and items of lists; those that a dictionary has count every time."""
-    kind, rows = array.type, len(array)
-    nothing = np.zeros(rows, np.int64)
-    if pa.types.is_dictionary(kind):
-        places = array.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-        return _value_bytes(array.dictionary)[places] if len(array.dictionary) else nothing
-    if pa.types.is_struct(kind):
-        return sum((_value_bytes(array.field(index)) for index in range(kind.num_fields)), nothing)
-    if pa.types.is_fixed_size_list(kind):
-        items = _value_bytes(array.values) + _ITEM_BYTES
-        sums: NDArray[np.int64] = items.reshape(-1, kind.list_size).sum(axis=1)[array.offset : array.offset + rows]
-        return sums
-    if any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_map)):
-        inner = [array.keys, array.items] if pa.types.is_map(kind) else [array.values]
-        items = sum((_value_bytes(each) for each in inner), np.full(len(inner[0]), _ITEM_BYTES, np.int64))
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(items)])
-        offsets = array.offsets.to_numpy()
-        found: NDArray[np.int64] = ends[offsets[1:]] - ends[offsets[:-1]]
-        return found
-    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        return _value_bytes(array.cast(pa.large_binary()))
-    try:
-        lengths: NDArray[np.int64] = pc.binary_length(array).fill_null(0).to_numpy().astype(np.int64)
-        return lengths
-    except pa.ArrowNotImplementedError:  # of a type that has no texts
-        return nothing
 
 
 def _rows(batch: pa.RecordBatch) -> list[Any]:
@@ -299,7 +211,10 @@ def _row(batch: pa.RecordBatch) -> Any:
 def _item(row: Any) -> Any:
     if isinstance(row, BadItem):
         return row
-    item = _json_ready(row)
+    try:
+        item = _json_ready(row)
+    except _SameKeysError as exc:
+        return BadItem(fault=f"has a map of which two keys are {exc} as text")
     if isinstance(item.get(METADATA_COLUMN), str):
         try:
             item[METADATA_COLUMN] = _parsed_object(item[METADATA_COLUMN])
@@ -325,15 +240,27 @@ def _json_ready(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, dict):
-        return {
-            key if isinstance(key, str) else str(_json_ready(key)): _json_ready(item) for key, item in value.items()
-        }
+        return _object(value)
     if isinstance(value, (list, tuple)):
         return [_json_ready(item) for item in value]
     for types, convert in _CONVERSIONS:
         if isinstance(value, types):
             return convert(value)
     return str(value)
+
+
+def _object(value: dict[Any, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        name = key if isinstance(key, str) else str(_json_ready(key))
+        if name in found:
+            raise _SameKeysError(ascii(shortened(name)))
+        found[name] = _json_ready(item)
+    return found
+
+
+class _SameKeysError(Exception):
+    """A map has two keys that are one as text, which is the message."""
 
 
 _CONVERSIONS: tuple[tuple[Any, Any], ...] = (
