@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +295,28 @@ def test_a_real_corpus_in_the_beir_layout_is_read_without_its_queries(name: str)
     lines = (SHARED_DATA / name / "corpus.jsonl").read_text(encoding="utf-8").split("\n")
     items = [item for item in map(json.loads, filter(None, lines)) if item["text"].strip()]
     assert [(chunk.id, chunk.text) for chunk in chunks] == [(item["_id"], item["text"]) for item in items]
+
+
+def test_a_file_that_memory_is_too_small_for_is_no_bad_input(tmp_path: Path) -> None:
+    """With --on-bad-input skip, the rest of a sound file was passed over as damaged."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    table = pa.table({"text": [f"{n} " * 100_000 for n in range(400)]})  # 200 MB in one row group
+    pq.write_table(table, folder / "a.parquet", compression="zstd", use_dictionary=False)
+    script = """
+import resource, sys
+from pathlib import Path
+import pyarrow.parquet, pyarrow.compute
+from soloist.config import SourceConfig
+from soloist.errors import BadChunkFileError
+from soloist.sources import discover, read_chunks
+(collection,) = discover(Path(sys.argv[1]), SourceConfig())
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 50_000_000,) * 2)
+try:
+    print(sum(1 for _ in read_chunks(collection, SourceConfig(on_bad_input="skip"), print)))
+except BadChunkFileError as exc:
+    print(exc)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert "a.parquet takes more memory from its row 0 on than there is: give the machine more" in done.stdout
