@@ -22,7 +22,7 @@ MAX_ROW_BYTES = 256_000_000
 _BATCH_ROWS = 512
 # Of a row group that is larger than so many batches: its values may grow along it, which nothing in the file tells.
 _FEW_ROWS = 16
-_MANY_BATCHES = 4
+_MANY_BATCHES = 8
 _VALUE_BYTES = 128  # a value as Python's object, and its places in a list or a dict and in the copy of that
 _NUMBER_BYTES = 8
 _DELTA_BYTES = 8 << 20
