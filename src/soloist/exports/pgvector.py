@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from soloist.errors import ConfigError, ExportError
-from soloist.exports.columns import has_surrogate, plain_names, surrogate_error
+from soloist.exports.columns import has_surrogate, surrogate_error, vector_column
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
@@ -58,7 +58,7 @@ class _Table:
         self._source = source
         self._plain_name = identifier(name)
         self._name = self._sql.Identifier(self._plain_name)
-        self._columns = plain_names("vector_", source.dims)
+        self._columns = {name: vector_column(name) for name in source.dims}
         self.target = target
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         self._make()
