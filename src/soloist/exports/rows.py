@@ -86,7 +86,7 @@ class Rows:
 class Source:
     """What is exported of a run, `run` by its id: some collections, and vectors by name with their dims. `shards` are
     those of the collections, in order, with their rows; `makers` say what made the vectors of each file; `others` are
-    the names of vectors that the run has and that are not exported.
+    the names of vectors that the run has and that are not exported; `whole` is whether no collections were chosen.
     """
 
     folder: RunFolder
@@ -96,6 +96,7 @@ class Source:
     shards: Mapping[tuple[str, int], int]
     makers: Mapping[str, str]
     others: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def rows(self) -> int:
@@ -191,6 +192,7 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
         shards={(each.collection, each.shard): each.rows for each in records},
         makers={file: f"{each.fingerprint} {each.vector_dtype}" for file, each in manifest.items()},
         others=tuple(name for name in there if name not in dims),
+        whole=not collections,
     )
 
 
