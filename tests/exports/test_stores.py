@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import warnings
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 from exports.conftest import some_chunks, vectors_of
 from exports.reading import READERS
 
-from soloist.errors import ConfigError, ExportError, SoloistError
+from soloist.errors import ConfigError, ExportError
 from soloist.exports import export_run
 from soloist.exports.store_folders import locked
 from soloist.types import Chunk
@@ -357,16 +356,61 @@ def test_a_mark_that_somebody_has_changed(make_run, tmp_path):
     assert export_run(run, "lancedb", out=out).unchanged == 6
 
 
-def test_a_collection_whose_name_is_no_unicode(make_run, place, tmp_path):
+@pytest.mark.parametrize("kind", STORES)
+def test_a_collection_whose_name_is_no_unicode(make_run, place, kind):
     """The name of a folder on the disk can be any bytes, which a store of texts cannot have: it was a traceback."""
-    run = make_run(**{"a\ud800": some_chunks(2)})
-    for kind in STORES:
-        where, _ = place(kind)
-        if "out" in where:
-            where["out"] += kind
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                export_run(run, kind, **where)
-            except SoloistError as exc:
-                assert "\n" not in str(exc)
+    where, _ = place(kind)
+    run = make_run(**{"a\ud800": some_chunks(2), "b": some_chunks(2)})
+    if kind == "qdrant":  # a folder of it takes any
+        assert export_run(run, kind, **where).written == 4
+        return
+    with pytest.raises(ExportError) as caught:
+        export_run(run, kind, **where)
+    assert "\n" not in str(caught.value)
+    assert export_run(run, kind, collections=["b"], **where).written == 2
+
+
+@pytest.mark.parametrize("left", ["", "data", "_versions"])
+def test_a_lancedb_table_that_was_being_made(make_run, tmp_path, left):
+    """An export that was killed in that moment could never be made again: its table was there and was not found."""
+    run, out = make_run(alpha=some_chunks(3)), tmp_path / "out"
+    (out / "soloist.lance" / left).mkdir(parents=True)
+    assert export_run(run, "lancedb", out=out).written == 3
+    for file in (out / "soloist.lance" / "_versions").glob("*.manifest"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(ExportError, match=r"LanceDB at .* failed"):
+        export_run(run, "lancedb", out=out)
+    assert list((out / "soloist.lance" / "data").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_folder_of_qdrant_that_is_damaged(make_run, tmp_path):
+    """SQLite's errors, of a disk that is full too, were tracebacks."""
+    run, out = make_run(alpha=some_chunks(3)), tmp_path / "out"
+    export_run(run, "qdrant", out=out)
+    (out / "collection" / "soloist" / "storage.sqlite").write_bytes(b"junk" * 1_000)
+    with pytest.raises(ExportError, match=r"cannot be opened \(DatabaseError: file is not a database\): correct that"):
+        export_run(run, "qdrant", out=out)
+
+
+def test_a_connection_that_is_lost(make_run, postgres):
+    """It was a traceback, or rows of half a batch stayed."""
+    with connected(postgres, "lost") as connection:
+        export_run(make_run(alpha=some_chunks(1)), "pgvector", url=postgres, table="lost")
+        run = make_run(alpha=some_chunks(60))
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION end_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "IF NEW.id = 'chunk 25' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NEW; END $$"
+        )
+        connection.execute("CREATE TRIGGER lost BEFORE INSERT ON lost FOR EACH ROW EXECUTE FUNCTION end_it()")
+        with pytest.raises(ExportError, match=r"connection.*: see that it is there and has pgvector"):
+            export_run(run, "pgvector", url=postgres, table="lost", batch_rows=10)
+        assert connection.execute("SELECT count(*) FROM lost").fetchone() == (20,)
+        connection.execute("DROP TRIGGER lost ON lost")
+        report = export_run(run, "pgvector", url=postgres, table="lost")
+        assert (report.written, report.unchanged) == (40, 20)
+        connection.execute("ALTER TABLE lost ADD COLUMN mine int CHECK (mine IS NOT NULL) NOT VALID")
+        with pytest.raises(ExportError) as caught:
+            export_run(make_run(alpha=some_chunks(61)), "pgvector", url=postgres, table="lost")
+    assert "violates check constraint" in str(caught.value) and "correct that" in str(caught.value)
+    assert "text 60" not in str(caught.value)

@@ -203,10 +203,11 @@ class _LanceTable:
 
 
 def _opened(database: Any, name: str, schema: pa.Schema) -> Any:
-    """The table, made where it is not there."""
-    if name not in database.list_tables().tables:
+    """The table, made where it is not there, or was being made when an export was killed."""
+    try:
+        return database.open_table(name)
+    except (ValueError, FileNotFoundError):
         return database.create_table(name, schema=schema)
-    return database.open_table(name)
 
 
 def _sub_vectors(dim: int) -> int:

@@ -45,11 +45,16 @@ def export(source: Source, target: Target) -> ExportReport:
         with psycopg.connect(target.url, autocommit=True) as connection:
             store = _Table(psycopg, connection, source, name, f"{shown} ({target.table})", target.take_over)
             return fill(store, source, target)
-    except (psycopg.Error, UnicodeEncodeError) as exc:
+    except psycopg.Error as exc:
         is_there = not isinstance(exc, (psycopg.OperationalError, psycopg.NotSupportedError))
         remedy = "correct that" if is_there else "see that it is there and has pgvector"
-        reason = " ".join(str(exc).split())[:300]
+        reason = " ".join((exc.diag.message_primary or str(exc)).split())[:300]  # without the row that it is of
         raise ExportError(f"PostgreSQL at {shown} failed ({reason}): {remedy}, and export again") from exc
+    except UnicodeEncodeError as exc:
+        raise ExportError(
+            f"PostgreSQL at {shown} takes no text that is no Unicode, as the name of a collection: rename that, or "
+            "choose others with --collections"
+        ) from exc
 
 
 class _Table:
@@ -342,7 +347,7 @@ def _address(psycopg: Any, url: str) -> Mapping[str, str]:
 def _name_parts(table: str) -> tuple[str, ...]:
     """The parts of a table's name: a dot is between the schema and the name in it."""
     parts = table.split(".")
-    if len(parts) > 2 or not all(parts):
+    if len(parts) > 2 or not all(parts) or any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in table):
         raise ConfigError(f"--table {table!r} is no table of PostgreSQL: give it as name, or as schema.name")
     return tuple(map(identifier, parts))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import sqlite3
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ _REQUEST_BYTES = 16 << 20
 _NUMBER_BYTES = 25
 _POINT_BYTES = 1_000  # keys and names; a character has up to 6, as an escape of JSON
 _CHARACTER_BYTES = 6
+# The client of a folder has SQLite's errors and those of what it finds in it.
+_FOLDER_ERRORS = (OSError, RuntimeError, ValueError, sqlite3.Error, pickle.UnpicklingError)
 
 
 def export(source: Source, target: Target) -> ExportReport:
@@ -48,7 +52,7 @@ def export(source: Source, target: Target) -> ExportReport:
     client = _client(client_module, target, where)
     try:
         return fill(_Collection(client, source, target, where), source, target)
-    except (OSError, RuntimeError, ValueError, client_module.http.exceptions.ApiException) as exc:
+    except (*_FOLDER_ERRORS, client_module.http.exceptions.ApiException) as exc:
         raise ExportError(
             f"Qdrant at {where} failed ({_first_line(exc)}): see that it is there, and export again, which goes on"
         ) from exc
@@ -70,7 +74,7 @@ def _client(client_module: Any, target: Target, where: str) -> Any:
             f"the Qdrant folder {where} is open in another process: wait until that has ended, or use a server with "
             "--url"
         ) from exc
-    except (OSError, ValueError, LookupError) as exc:
+    except (*_FOLDER_ERRORS, LookupError, EOFError) as exc:
         raise ExportError(
             f"Qdrant at {where} cannot be opened ({_first_line(exc)}): correct that, and export again"
         ) from exc
