@@ -70,7 +70,25 @@ def test_without_questions_headings_are_asked(folder):
     result = invoke("eval", folder / "run", "--no-bm25")
     assert result.exit_code == 0, result.stderr
     assert "weak evidence" in result.stdout
-    assert "note: nobody judged these questions: they are 60 headings" in result.stdout
+    assert "note: asked without a judge: 60 headings, each of which should find its own chunk" in result.stdout
+
+
+def test_one_question_shows_nothing(folder, tmp_path):
+    """Of one question the interval was one number, and the verdict that the ensemble hurts, or helps."""
+    opened = open_run(folder / "run")
+    (hit,) = opened.search(QUESTION, 1)
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": QUESTION}) + "\n")
+    (tmp_path / "qrels.tsv").write_text(f"q\t{hit.id}\t1\nq\tgone\t1\n")
+    command = ("eval", folder / "run", *judged_by(tmp_path), "--no-bm25")
+    shown = invoke(*command).stdout
+    assert "It is not shown that the ensemble helps here: " in shown and "the best single model (1 question)" in shown
+    assert "[" not in shown.split("It is not shown")[0], "an interval of one question"
+    assert "note: not in the run, so never found: 1 judged chunk\n" in shown
+    found = json.loads(invoke(*command, "--json").stdout)
+    assert found["verdict"]["answer"] == "not shown"
+    gains = [each["gain"] for each in found["systems"] if each["gain"] is not None]
+    assert gains and {(gain["low"], gain["high"]) for gain in gains} == {(None, None)}
+    assert invoke(*command, "--plot", tmp_path / "plot.png").exit_code == 0
 
 
 @pytest.fixture

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -94,3 +99,44 @@ def test_a_first_run_of_three_chunks_with_half_a_character(options, chunks_root,
     result = invoke("search", tmp_path / "run", QUESTION, *options_of_search)
     assert result.exit_code == 0, result.stderr
     assert all(f"n{number}" in result.stdout for number in range(3)) and "half \\ud800" in result.stdout
+
+
+DEAF = """
+import hashlib
+from pathlib import Path
+
+from sentence_transformers.sentence_transformer.modules import Transformer
+
+
+class Own(Transformer):
+    @classmethod
+    def load(cls, *args, **kwargs):
+        Path({at_work!r}).touch()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 500_000_000)  # minutes in C, which hears no signal
+        return super().load(*args, **kwargs)
+"""
+
+
+def test_ctrl_c_is_heard_while_a_model_is_loaded(folder, tiny_models, tmp_path):
+    """A model of gigabytes is downloaded for a question, and the terminal hangs until it is there."""
+    own, at_work = shutil.copytree(tiny_models["bert"], tmp_path / "own"), tmp_path / "at-work"
+    (own / "own_code.py").write_text(DEAF.format(at_work=str(at_work)))
+    modules = json.loads((own / "modules.json").read_text())
+    modules[0]["type"] = "own_code.Own"
+    (own / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "own.toml").write_text(f'[models."random"]\nsource = "{own}"\ntrust_remote_code = true\n')
+    command = [sys.executable, "-m", "soloist", "search", folder / "run", "x", "--catalogue", tmp_path / "own.toml"]
+    process = subprocess.Popen(
+        [*command, "--model", "random"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not at_work.exists():
+            assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, stdout, stderr) == (130, "", "soloist: stopped\n")

@@ -240,6 +240,21 @@ def test_the_plan_is_what_the_run_does(planning, tmp_path):
     assert planned.fused_bytes == 7 * ran.fusion.dim * 4
 
 
+def test_a_mean_is_foretold_at_the_dim_that_the_models_were_trained_for(planning, tiny_models, tmp_path):
+    """The plan cut to the narrowest model's full dim, and the run to what both were trained for."""
+    catalogue = tmp_path / "trained.toml"
+    lines = [
+        f'[models."{name}"]\nsource = "{tiny_models[name]}"\nmatryoshka_dims = [8, 16]\n' for name in ("bert", "qwen2")
+    ]
+    catalogue.write_text("".join(lines))
+    config = dataclasses.replace(
+        planning, models=("bert", "qwen2"), catalogue=catalogue, accelerator="cpu", fusion=FusionConfig(method="mean")
+    )
+    planned, ran = plan_session(config), run(config)
+    assert ran.fusion is not None and ran.fusion.dim == 16
+    assert planned.fused_bytes == planned.chunks * 16 * 4
+
+
 def weights_bytes(folder: Path, model: str) -> int:
     """What the run said of a staged model."""
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]

@@ -14,7 +14,8 @@ from exports.reading import READERS
 
 from soloist.errors import ConfigError, ExportError
 from soloist.exports import export_run
-from soloist.exports.store_folders import locked
+from soloist.exports.locks import exclusive
+from soloist.exports.rows import key_of
 from soloist.types import Chunk
 
 STORES = ("lancedb", "qdrant", "pgvector")
@@ -69,7 +70,10 @@ COMMAND = [sys.executable, "-m", "soloist", "export"]
 def test_two_exports_at_once_into_a_folder_of_lancedb(make_run, tmp_path):
     """Each added the rows that the other was adding: every row was there twice, for good."""
     run, out = make_run(alpha=some_chunks(5)), tmp_path / "out"
-    with locked(out), pytest.raises(ExportError, match=r"another export is writing to .*: wait until it has ended"):
+    with (
+        exclusive(out / ".lock", "it"),
+        pytest.raises(ExportError, match=r"another export is writing to .*: wait until it has ended"),
+    ):
         export_run(run, "lancedb", out=out)
     assert export_run(run, "lancedb", out=out).written == 5
     import lancedb
@@ -343,6 +347,26 @@ def test_vectors_of_one_dim_and_of_very_many(tmp_path, place, kind, dim, monkeyp
     assert collection == "it's" and len(vectors["fused"]) == dim
 
 
+@pytest.mark.parametrize("kind", STORES)
+def test_a_vector_that_somebody_has_taken_away(make_run, place, kind):
+    """The row's mark says that it is there: reading it back was a traceback."""
+    where, _ = place(kind)
+    run = make_run(alpha=some_chunks(3))
+    export_run(run, kind, **where)
+    if kind == "lancedb":
+        lance(where["out"]).update(where="id = 'chunk 1'", values_sql={"vector_fused": "NULL"})
+    elif kind == "pgvector":
+        with connected(where["url"]) as connection:
+            connection.execute("UPDATE soloist SET vector_fused = NULL WHERE id = 'chunk 1'")
+    else:
+        from qdrant_client import QdrantClient
+
+        with closing(QdrantClient(path=where["out"])) as client:
+            client.delete_vectors("soloist", ["fused"], points=[key_of("alpha", "chunk 1")])
+    with pytest.raises(ExportError, match="has another fused vector of chunk 'chunk 1' than was written"):
+        export_run(run, kind, **where)
+
+
 def test_a_mark_that_somebody_has_changed(make_run, tmp_path):
     """It was a traceback, or the row was taken for unchanged."""
     run, out = make_run(alpha=some_chunks(6)), tmp_path / "out"
@@ -409,7 +433,7 @@ def test_a_connection_that_is_lost(make_run, postgres):
         connection.execute("DROP TRIGGER lost ON lost")
         report = export_run(run, "pgvector", url=postgres, table="lost")
         assert (report.written, report.unchanged) == (40, 20)
-        connection.execute("ALTER TABLE lost ADD COLUMN mine int CHECK (mine IS NOT NULL) NOT VALID")
+        connection.execute("ALTER TABLE lost ADD CONSTRAINT short CHECK (id <> 'chunk 60')")
         with pytest.raises(ExportError) as caught:
             export_run(make_run(alpha=some_chunks(61)), "pgvector", url=postgres, table="lost")
     assert "violates check constraint" in str(caught.value) and "correct that" in str(caught.value)

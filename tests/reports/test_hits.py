@@ -62,6 +62,7 @@ def test_metadata_end_at_a_word():
         ("one", ["one"]),
         ("\n  if a:\n\tb\r\n", ["if a:", "  b"]),
         ("one\ntwo\n\nthree\nfour\nfive", ["one", "two", "", "three", "... 2 more lines"]),
+        ("one\ntwo\nthree\nfour\nfive", ["one", "two", "three", "four", "... 1 more line"]),
         ("a \x1b[31mred\x00 word", ["a \\x1b[31mred\\x00 word"]),
     ],
 )

@@ -39,7 +39,12 @@ def test_judgements_as_people_have_them(tmp_path, queries, qrels):
     found = read_judged(*written(tmp_path, queries, qrels))
     assert found.queries == {"q1": "one?", "2": "two?"}
     assert found.judgements == {"q1": {"a": 2, "b": 0}, "2": {"a b": 1}}
-    assert found.notices == ("1 of 3 queries have no relevant chunk by their judgements: left out",)
+    assert found.notices == ("without a relevant chunk by the judgements, so left out: 1 of 3 queries",)
+
+
+def test_a_judgement_may_be_there_twice(tmp_path):
+    """Files that were joined have lines in common, which say nothing new."""
+    assert read_judged(*written(tmp_path, QUERIES, "q1\ta\t2\nq1\ta\t2\n")).judgements == {"q1": {"a": 2}}
 
 
 def test_columns_apart_by_spaces(tmp_path):
@@ -63,6 +68,7 @@ def test_columns_apart_by_spaces(tmp_path):
         ('{"_id": null, "text": "x"}\n', "q1\ta\t1\n", "no plain _id"),
         (QUERIES + '{"_id": "q1", "text": "again"}\n', "q1\ta\t1\n", "the query 'q1' is there twice"),
         (b"\xff\xfe\x00", "q1\ta\t1\n", "cannot be read"),
+        (QUERIES, "q1\ta\t2\nq3\ta\t1\nq1\ta\t0\n", "line 3: it gives 'a' the grade 0 for the query 'q1', and a line"),
     ],
 )
 def test_files_that_are_none(tmp_path, queries, qrels, sentence):
@@ -121,7 +127,7 @@ COSTS = "1.5 times the time and 1.7 times the bytes of"
         ),
         (
             0.01, -0.01, 0.03, "not shown", "It is not shown that the ensemble helps here",
-            f"With so few questions chance could do that much; m alone is cheaper: the ensemble costs {COSTS} it.",
+            f"Chance could do that much, since 0 is in the interval. The ensemble costs {COSTS} what m costs alone.",
         ),
     ],
 )  # fmt: skip
@@ -132,6 +138,29 @@ def test_verdicts(mean, low, high, answer, opening, advice):
     interval = f"95% interval {low:+.4f} to {high:+.4f}, 50 questions"
     figures = f"fused (concat) is {mean:+.4f} nDCG@10 from m, the best single model ({interval})"
     assert (found.answer, found.text) == (answer, f"{opening}: {figures}. {advice}")
+
+
+@pytest.mark.parametrize("mean", [0.3, 0.0, -0.3])
+@pytest.mark.parametrize(("questions", "asked"), [(1, "1 question"), (19, "19 questions")])
+def test_so_few_questions_show_nothing(mean, questions, asked):
+    """One judged question is drawn again and again: its interval was one number, and the ensemble helped or hurt."""
+    gain = difference(np.full(questions, 0.5 + mean), np.full(questions, 0.5))
+    assert (gain.mean, gain.interval) == (pytest.approx(mean), None)
+    found = judge("f", "m", gain, questions, FUSED, ALONE, weak=False)
+    assert found.answer == "not shown"
+    assert found.text == (
+        f"It is not shown that the ensemble helps here: f is {mean:+.4f} nDCG@10 from m, the best single model "
+        f"({asked}). Fewer than 20 different questions show nothing, whatever they find: judge 20 or more. "
+        f"The ensemble costs {COSTS} what m costs alone."
+    )
+
+
+def test_twenty_questions_have_an_interval_unless_they_are_the_same():
+    """A question that is copied twenty times would pass for twenty."""
+    one, other = np.linspace(0.4, 0.9, 20), np.full(20, 0.3)
+    assert difference(one, other).interval is not None
+    assert difference(one, other, distinct=20).interval is not None
+    assert difference(one, other, distinct=19).interval is None
 
 
 def test_a_verdict_says_when_its_evidence_is_weak_and_time_unknown():
@@ -155,6 +184,7 @@ def test_probes_are_headings_that_tell_chunks_apart():
     asked = {text: found.judgements[id_] for id_, text in found.queries.items()}
     assert asked == {"Giving devices back": {"a": 1}, "How leases end": {"b": 1}, "Batches that fit": {"c": 1}}
     assert found.weak and "weaker evidence" in found.notices[0]
+    assert probes(chunks[:1]).notices[0].startswith("asked without a judge: 1 heading, each of which")
     assert len(probes(chunks, most=2).queries) == 2
     assert heading_of(chunks[3]) is None
     with pytest.raises(InputError, match="give --queries and --qrels"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soloist.retrieval.exact import Best, Question, moments, search
+from soloist.retrieval.exact import Best, DamagedRowError, Question, moments, search
 from soloist.retrieval.ranking import reciprocal_ranks
 
 
@@ -90,6 +90,31 @@ def test_moments_are_those_of_all_scores():
         scores = questions[model].astype(np.float64) @ parts[model].T.astype(np.float64)
         np.testing.assert_allclose(mean[:, model], scores.mean(axis=1), atol=1e-6)
         np.testing.assert_allclose(deviation[:, model], scores.std(axis=1), atol=1e-5)
+
+
+def across(length):
+    """Two questions, and three rows of which the second is at right angles to the first question and this long."""
+    part = np.array([[1, 0, 0], [0, length, 0], [0, 0, 1]], np.float32)
+    return Question.of([np.eye(3, dtype=np.float32)[:2]]), part
+
+
+@pytest.mark.parametrize("length", [3e30, 2.0])
+def test_a_row_that_is_too_long_is_seen_by_whichever_question_it_answers(length):
+    """Only the first question's scores were looked at: a row at right angles to it came first for all others."""
+    question, part = across(length)
+    with pytest.raises(DamagedRowError) as caught:
+        search(question, blocks_of([part], [0, 1, 3]), 1)
+    assert (caught.value.position, caught.value.model) == (1, 0)
+    assert search(across(1.0)[0], [[across(1.0)[1]]], 1).positions[1].tolist() == [1]
+
+
+@pytest.mark.parametrize("length", [3e30, 2.0, -2.0])
+def test_a_row_that_is_too_long_is_in_no_mean(length):
+    """One row made the deviation of all scores its own."""
+    question, part = across(length)
+    with pytest.raises(DamagedRowError) as caught:
+        moments(question, blocks_of([part], [0, 1, 3]))
+    assert (caught.value.position, caught.value.model) == (1, 0)
 
 
 def test_reciprocal_ranks_by_hand():

@@ -130,6 +130,19 @@ def test_matrices_of_another_run_are_refused(projected, make, tmp_path):
         open_run(copy).search(QUESTION, 3)
 
 
+def test_fused_vectors_that_are_left_out_are_not_denied(projected, make, tmp_path):
+    """An evaluation said that the run has no fused vectors, which it has: their matrices were another run's."""
+    other = make("projected-other", fusion=FusionConfig(method="projection", dim=8), models=("bert", "wordllama"))
+    copy = shutil.copytree(projected, tmp_path / "copy")
+    shutil.copy(other / FIT, copy / FIT)
+    opened = open_run(copy)
+    (_, chunk), *_ = opened.places().ids()
+    found = evaluate(opened, Judged(queries={"q": QUESTION}, judgements={"q": {chunk: 1}}), bm25=False)
+    assert "fused (projection)" in [each.name for each in found.left_out]
+    assert "The run has fused vectors that are left out here: " in found.verdict.text
+    assert "no fused vectors" not in found.verdict.text
+
+
 def test_a_run_behind_a_link_is_the_run(searched, tmp_path):
     """People keep runs on another disk."""
     (tmp_path / "link").symlink_to(searched, target_is_directory=True)

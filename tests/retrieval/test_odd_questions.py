@@ -21,6 +21,12 @@ def command(*arguments):
     return [sys.executable, "-m", "soloist", *map(str, arguments)]
 
 
+def test_a_file_that_begins_with_a_mark_alone_asks_nothing(searched):
+    """An empty file of some editors: the mark was a question, with ten answers."""
+    result = CliRunner().invoke(app, ["search", str(searched), "-"], input="\ufeff\n")
+    assert result.exit_code == 2 and "there is no query" in result.stderr
+
+
 def test_a_nul_is_a_character_like_others(searched):
     """A C string would end there, and half of the question be asked."""
     opened = open_run(searched)
@@ -41,21 +47,26 @@ def test_half_a_character_is_a_sentence(searched, by):
 
 
 @pytest.mark.parametrize("stdin", [False, True])
-def test_bytes_that_are_no_utf_8_are_one_line_and_a_usage_error(searched, stdin):
-    """`unexpected TypeError`, where a file of questions is in another encoding."""
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8:surrogateescape"], ids=["as in en_US", "as in C"])
+def test_bytes_that_are_no_utf_8_are_one_line_and_a_usage_error(searched, stdin, encoding):
+    """`unexpected TypeError` or `UnicodeDecodeError`, where a file of questions is in another encoding."""
     question = b"caf\xe9 lease"
     asked = command("search", searched, "-") if stdin else [*command("search", searched), question]
-    done = subprocess.run(asked, input=question + b"\n" if stdin else b"", capture_output=True, check=False)
+    done = subprocess.run(
+        asked, input=question + b"\n" if stdin else b"", capture_output=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
     assert done.returncode == 2
     assert b"has a lone surrogate at character 3" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not done.stdout
 
 
-def test_questions_with_carriage_returns_are_those_without(searched):
-    """A file from Windows: each question would end in a character that tokenizers know."""
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_questions_from_windows_are_those_from_elsewhere(searched, encoding):
+    """Each question would end in a character that tokenizers know, and the first begin with one that nobody sees."""
     done = subprocess.run(
-        command("search", searched, "-", "--json", "-k", 5), input=f"{QUESTION}\r\n\r\ntokens\r\n".encode(),
-        capture_output=True, check=True,
+        command("search", searched, "-", "--json", "-k", 5), capture_output=True, check=True,
+        input=f"{QUESTION}\r\n\r\ntokens\r\n".encode(encoding), env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["query"] for line in lines] == [QUESTION, "tokens"]

@@ -220,6 +220,17 @@ def test_without_a_number_there_are_ten_hits_or_all(searched, make, base):
         few.search(QUESTION, 10)
 
 
+def test_a_run_of_one_chunk(make, base):
+    """`There are 1 chunks to find: give a k from 1 to 1`, and no deviation to standardise by."""
+    write_collection(base / "lone", "lone", 1, seed=3)
+    lone = open_run(make("lone-run", chunks_root=base / "lone"))
+    for by in (None, By(model="bert"), By(fusion="rrf"), By(fusion="standardised")):
+        (hit,) = lone.search(QUESTION, by=by)
+        assert (hit.rank, hit.id) == (1, "lone-0000")
+    with pytest.raises(ConfigError, match=r"k is 2, but there is 1 chunk to find: give a k of 1$"):
+        lone.search(QUESTION, 2)
+
+
 def test_a_run_that_changes_while_it_is_open(searched, tmp_path):
     """Rows would be read at the places of the file before."""
     copy = shutil.copytree(searched, tmp_path / "copy")

@@ -7,12 +7,13 @@ import json
 
 import numpy as np
 import pytest
-from engine.conftest import WORDS
+from engine.conftest import WORDS, write_collection
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
 from soloist.errors import ConfigError, FusionError
 from soloist.retrieval import By, open_run
+from soloist.retrieval.ranking import RRF_DEPTH
 
 QUESTION = "which shard holds the lease of a device"
 
@@ -85,6 +86,29 @@ def test_fewer_hits_are_the_beginning_of_more(searched):
         most = opened.search(QUESTION, 95, by=by)
         for k in (1, 3, 30):
             assert opened.search(QUESTION, k, by=by) == most[:k]
+
+
+@pytest.fixture(scope="module")
+def many(make, base):
+    """More chunks than reciprocal ranks count."""
+    write_collection(base / "many", "many", RRF_DEPTH + 200, longest=12, seed=5)
+    models = {"models": ("qwen2", "wordllama"), "fusion": FusionConfig(method="none")}
+    return open_run(make("many-run", chunks_root=base / "many", **models))
+
+
+def test_reciprocal_ranks_do_not_depend_on_how_many_hits_are_asked_for(many):
+    """Beyond 1,000 hits each ranking counted deeper, so that the first ten were others."""
+    most = many.search(QUESTION, RRF_DEPTH, by=By(fusion="rrf"))
+    assert len(set(ids_of(most))) == RRF_DEPTH
+    for k in (1, 10, 100):
+        assert many.search(QUESTION, k, by=By(fusion="rrf")) == most[:k]
+    with pytest.raises(ConfigError) as caught:
+        many.search(QUESTION, RRF_DEPTH + 1, by=By(fusion="rrf"))
+    assert str(caught.value) == (
+        "k is 1,001, but reciprocal ranks count 1,000 deep in each model's ranking: give a k of 1,000 or less, or rank "
+        "otherwise"
+    )
+    assert len(many.search(QUESTION, RRF_DEPTH + 1, by=By(fusion="standardised"))) == RRF_DEPTH + 1
 
 
 def test_a_model_that_gives_every_chunk_the_same_score_ranks_nothing(tmp_path, tiny_models):

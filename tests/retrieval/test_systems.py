@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, InputError
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.judged import Judged
@@ -79,6 +79,17 @@ def test_a_mean_that_cancels_is_left_out_and_names_the_chunk(small):
     assert {"bert", "again", "fused (concat)", "rrf"} <= {each.name for each in found.systems}
 
 
+def test_the_chunk_that_is_named_as_absent_is_absent(small):
+    """`no judged chunk is in the run, e.g. 'c0' is not`, which it is: it was judged not relevant."""
+    opened = open_run(small(("bert",)))
+    judged = Judged(queries={"q": "lease"}, judgements={"q": {"c0": 0, "gone": 1}})
+    with pytest.raises(InputError) as caught:
+        evaluate(opened, judged, bm25=False)
+    assert "no chunk that is judged relevant is in the run, e.g. 'gone' is not: " in str(caught.value)
+    with pytest.raises(InputError, match="no chunk that is judged relevant is in the run: "):
+        evaluate(opened, Judged(queries={}, judgements={}), bm25=False)
+
+
 @pytest.fixture
 def passes_through():
     """The models that torch ran, a name for each batch."""
@@ -122,6 +133,22 @@ def test_a_model_of_weight_0_is_not_even_loaded(make, by, tmp_path):
     assert open_run(copy).search("lease of a device", 5, by=by) == expected
     with pytest.raises(ConfigError, match="bert on this machine is not the model"):
         open_run(copy).search("lease of a device", 5, by=By(model="bert"))
+
+
+def test_costs_are_of_what_ranks_and_of_the_chunks_that_are_ranked(searched):
+    """A model of weight 0 was paid for, and every collection, whichever was evaluated."""
+    opened = open_run(searched)
+    (_, chunk), *_ = opened.places(["beta"]).ids()
+    judged = Judged(queries={"q": "lease"}, judgements={"q": {chunk: 1}})
+    weights = {"bert": 0.0, "qwen2": 0.4, "wordllama": 0.6}
+    found = evaluate(opened, judged, collections=["beta"], weights=weights, bm25=False)
+    cost = {each.name: each.cost for each in found.systems}
+    for name in ("bert", "qwen2", "wordllama"):
+        record = opened.record.models[name]
+        assert cost[name].seconds == pytest.approx(record.seconds / record.embedded * 25)
+    for name in ("rrf", "standardised", "concat"):
+        assert cost[name].seconds == pytest.approx(cost["qwen2"].seconds + cost["wordllama"].seconds)
+        assert cost[name].bytes_per_chunk == cost["qwen2"].bytes_per_chunk + cost["wordllama"].bytes_per_chunk
 
 
 def test_a_mean_is_cut_where_the_models_were_trained_to_be(make, tiny_models, tmp_path):

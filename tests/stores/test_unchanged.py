@@ -9,7 +9,6 @@ import pytest
 from soloist.errors import OutputError
 from soloist.stores import RunFolder, Unchanged
 
-
 SUMMARY = {"models": [], "fusion": None}
 
 

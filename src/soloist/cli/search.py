@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from soloist.retrieval import By
     from soloist.types import Hit
 
-_AT_ONCE = 1_000  # questions whose hits are in memory together
+_AT_ONCE = 1_000  # questions that are searched together, or fewer where they would have more hits than the next
+_HITS_AT_ONCE = 100_000
+_MARK = "\ufeff"  # with which editors of Windows begin a file
 _CATALOGUE_HELP = "A TOML file with models of your own, where those of the run lie elsewhere on this machine."
 
 
@@ -33,7 +36,9 @@ def search(
     collection: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only in these. [default: all]")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="By this model's vectors alone.")] = None,
     fused: Annotated[bool, typer.Option("--fused", help="By the fused vectors. [default where there are any]")] = False,
-    rrf: Annotated[bool, typer.Option("--rrf", help="By the sum of the models' reciprocal ranks.")] = False,
+    rrf: Annotated[
+        bool, typer.Option("--rrf", help="By the sum of the models' reciprocal ranks, for up to 1,000 hits.")
+    ] = False,
     standardised: Annotated[
         bool, typer.Option("--standardised", help="By the sum of the models' standardised cosines.")
     ] = False,
@@ -52,16 +57,28 @@ def search(
 
         by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
         chosen = split("--collection", collection) or ()
-        run = open_run(run_dir, catalogue=catalogue)
-        questions = [line.rstrip("\r\n") for line in sys.stdin if line.strip()] if question == "-" else [question]
-        for start in range(0, max(1, len(questions)), _AT_ONCE):
-            some = questions[start : start + _AT_ONCE]
+        open_run(run_dir, catalogue=catalogue)  # another folder is an error before anybody is waited for
+        questions = _questions(question)
+        run = open_run(run_dir, catalogue=catalogue)  # as it is when it is searched
+        at_once = max(1, min(_AT_ONCE, _HITS_AT_ONCE // (k or 1)))
+        for start in range(0, max(1, len(questions)), at_once):
+            some = questions[start : start + at_once]
             found = run.search_all(some, k, by=by, collections=chosen)
             with written_to_stdout("the hits"):
                 for asked, hits in zip(some, found, strict=True):
                     _print(asked, hits, as_json, headed=len(questions) > 1)
         for notice in run.notices:
             typer.echo(f"soloist: {notice}", err=True)
+
+
+def _questions(question: str) -> list[str]:
+    """What is asked: the question itself, or each line of stdin where it is `-`."""
+    if question != "-":
+        return [question]
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: what is no text is said of its question
+    lines = (line.removeprefix(_MARK) if number == 0 else line for number, line in enumerate(sys.stdin))
+    return [line.rstrip("\r\n") for line in lines if line.strip()]
 
 
 def _print(question: str, hits: Sequence[Hit], as_json: bool, *, headed: bool) -> None:

@@ -61,14 +61,16 @@ class BatchPlan:
 class ModelPlan:
     """What one model will need. Bytes are per device unless the name says otherwise; lengths in tokens.
 
-    `rows` are those to embed: a text that occurs several times counts once. `histogram` has them up to each power of
-    two. `lengths_estimated` where the tokenizer was not on this machine, `seconds` None where nothing is known of the
-    rate. `curve` are the traced points, in bytes a padded token.
+    `matryoshka_dims` are those that it was trained to be cut to. `rows` are those to embed: a text that occurs several
+    times counts once. `histogram` has them up to each power of two. `lengths_estimated` where the tokenizer was not on
+    this machine, `seconds` None where nothing is known of the rate. `curve` are the traced points, in bytes a padded
+    token.
     """
 
     name: str
     dtype: DType
     dim: int | None
+    matryoshka_dims: tuple[int, ...]
     max_tokens: int | None
     rows: int
     tokens: int
@@ -218,6 +220,7 @@ def _model_plan(
         name=name,
         dtype=known.dtype,
         dim=known.settings.dim,
+        matryoshka_dims=known.spec.matryoshka_dims,
         max_tokens=limit,
         rows=counts.rows,
         tokens=tokens,
@@ -354,7 +357,11 @@ def _session(
 
 
 def _fused_bytes(config: RunConfig, chunks: int, models: Sequence[ModelPlan]) -> int:
-    members = [Member(name=model.name, dim=model.dim, matryoshka_dims=()) for model in models if model.dim is not None]
+    members = [
+        Member(name=model.name, dim=model.dim, matryoshka_dims=model.matryoshka_dims)
+        for model in models
+        if model.dim is not None
+    ]
     if len(members) < len(models):
         return 0
     fusion = plan_fusion(config.fusion, members)

@@ -88,13 +88,14 @@ class Columns:
         return pa.table([values[name] for name in self.schema.names], schema=self.schema)
 
     def read(self, table: pa.Table) -> dict[str, dict[str, Vectors]]:
-        """The vectors of a table's rows, by key and name."""
-        matrices = {
-            name: table_matrix(table.select([column]).rename_columns(["vector"]))
-            for name, column in self.vectors.items()
-        }
-        keys = table["key"].to_pylist()
-        return {key: {name: matrix[row] for name, matrix in matrices.items()} for row, key in enumerate(keys)}
+        """The vectors of a table's rows that have them, by key and name."""
+        found: dict[str, dict[str, Vectors]] = {key: {} for key in table["key"].to_pylist()}
+        for name, column in self.vectors.items():
+            there = table.filter(table[column].is_valid())
+            matrix = table_matrix(there.select([column]).rename_columns(["vector"]))
+            for key, vector in zip(there["key"].to_pylist(), matrix, strict=True):
+                found[key][name] = vector
+        return found
 
 
 def _metadata_types(source: Source) -> dict[str, pa.DataType]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from soloist.exports.extras import load
-from soloist.exports.folders import ExportFolder
+from soloist.exports.folders import ExportFolder, export_folder
 from soloist.exports.numpy_files import IDS, gone_count, places_of, write_ids
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import Source, Vectors
@@ -24,7 +24,11 @@ _CONSTRUCTION = 200
 def export(source: Source, target: Target) -> ExportReport:
     """Write the index anew, in the order of the run, and read a sample back. All vectors are in memory meanwhile."""
     faiss = load("faiss", "faiss", "faiss-cpu")
-    folder = ExportFolder(source, target, "faiss", several=False)
+    with export_folder(source, target, "faiss", several=False) as folder:
+        return _filled(folder, source, faiss)
+
+
+def _filled(folder: ExportFolder, source: Source, faiss: Any) -> ExportReport:
     ((name, dim),) = source.dims.items()
     deleted = gone_count(folder.path / IDS, source)
     index = _index(faiss, dim, source.rows)

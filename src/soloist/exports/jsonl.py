@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from soloist.errors import ExportError
-from soloist.exports.folders import require_taken_over, require_vectors
+from soloist.exports.folders import require_collections, require_taken_over, require_vectors
+from soloist.exports.locks import exclusive
 from soloist.exports.numpy_files import gone_count, row_count
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import Rows, Source, Vectors, key_of
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, is_temporary
+
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_HEAD = re.compile(rb'\{"key": ?%b, ?"run": ?%b, ?"collection": ?%b, ?"id": ?%b, ?(?="text": ?")' % ((_TEXT,) * 4))
 
 
 def export(source: Source, target: Target) -> ExportReport:
@@ -25,10 +30,16 @@ def export(source: Source, target: Target) -> ExportReport:
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
     _require_ours(path, source, target.take_over)
+    with exclusive(path.with_name(f".{path.name}.lock"), str(path)):
+        _require_ours(path, source, target.take_over)
+        return _filled(path, source, target.batch_rows)
+
+
+def _filled(path: Path, source: Source, batch_rows: int) -> ExportReport:
     _clean(path)
     deleted = gone_count(path, source)
     with atomic_path(path) as temp, disk_errors(path), temp.open("w", encoding="utf-8", newline="\n") as file:
-        for rows in source.batches(target.batch_rows):
+        for rows in source.batches(batch_rows):
             for place in range(len(rows)):
                 file.write(json_text(_object(source.run, rows, place)) + "\n")
     return ExportReport(
@@ -38,31 +49,55 @@ def export(source: Source, target: Target) -> ExportReport:
 
 
 def _require_ours(path: Path, source: Source, take_over: bool) -> None:
-    """Refuse a file that no export of this run wrote: its first line is no row of one.
+    """Refuse a file that no export of this run wrote: every line is a row of one.
 
     Raises:
         ExportError: it is somebody else's, or another run's that is not taken over, or cannot be read, or has vectors
-            that would be taken away.
+            or collections that would be taken away.
     """
     if not path.exists():
         return
+    runs, collections = set(), {}
     try:
-        with path.open("rb") as file:
-            line = file.readline()
-        if not line:
-            return
-        row = json.loads(line)
-        is_ours = row["key"] == key_of(row["collection"], row["id"]) and isinstance(row["vectors"], dict)
+        with path.open("rb") as lines:
+            vectors = _vectors_of(lines.readline())
+            lines.seek(0)
+            for number, line in enumerate(lines, 1):
+                row = _head(line)
+                if row is None:
+                    which = "is a file" if number == 1 else f"has a line {number}"
+                    raise ExportError(
+                        f"{path} {which} that no export to jsonl wrote: choose another --out, or remove it"
+                    )
+                runs.add(row["run"])
+                collections[row["collection"]] = None
     except OSError as exc:
         raise ExportError(f"{path} cannot be read ({exc.strerror}): choose another --out") from exc
-    except (ValueError, LookupError, TypeError, RecursionError):
-        is_ours = False
-    if not is_ours:
-        raise ExportError(f"{path} is a file that no export to jsonl wrote: choose another --out, or remove it")
-    if row.get("run") != source.run:
+    if runs - {source.run}:
         require_taken_over(str(path), take_over)
     else:
-        require_vectors(str(path), row["vectors"], source)
+        require_vectors(str(path), vectors, source)
+        require_collections(str(path), collections, source)
+
+
+def _head(line: bytes) -> dict[str, Any] | None:
+    """Key, run, collection and id of a row, whose vectors are not read; None where no export wrote the line."""
+    found = _HEAD.match(line)
+    if found is None or not line.endswith(b"}}\n"):
+        return None
+    try:
+        row: dict[str, Any] = json.loads(found[0].rstrip(b", ") + b"}")
+        return row if row["key"] == key_of(row["collection"], row["id"]) else None
+    except (ValueError, LookupError):
+        return None
+
+
+def _vectors_of(line: bytes) -> list[str]:
+    """The names of a row's vectors; none where it is no row."""
+    try:
+        return list(json.loads(line)["vectors"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return []
 
 
 def _clean(path: Path) -> None:

@@ -14,9 +14,10 @@ import pyarrow as pa
 from soloist.errors import ExportError
 from soloist.exports.columns import METADATA, VECTOR, Columns
 from soloist.exports.extras import load
+from soloist.exports.locks import exclusive
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
-from soloist.exports.store_folders import locked, require_store_folder
+from soloist.exports.store_folders import LOCK, require_store_folder
 from soloist.exports.stores import Place, Scope, fill
 from soloist.exports.target import Target
 
@@ -32,7 +33,7 @@ def export(source: Source, target: Target) -> ExportReport:
     path = target.folder
     require_store_folder(path, "lancedb", _has_tables)
     columns = Columns.of(source)
-    with locked(path):
+    with exclusive(path / LOCK, str(path)):
         try:
             store = _LanceTable(lancedb.connect(str(path)), target.table, source, columns, f"{path} ({target.table})")
             return fill(store, source, target)
@@ -112,6 +113,9 @@ class _LanceTable:
 
     def index(self) -> Sequence[str]:
         self._table.optimize()  # which takes new rows into the indexes that are there
+        few = ("LanceDB scans all rows: so few need no index",)
+        if self._table.count_rows() < self._indexed_rows:
+            return few
         counts = {
             name: self._table.count_rows(f"{column} IS NOT NULL") for name, column in self._columns.vectors.items()
         }
@@ -119,7 +123,7 @@ class _LanceTable:
             if rows >= self._indexed_rows:
                 self._index(self._columns.vectors[name], self._source.dims[name], rows)
         if max(counts.values()) < self._indexed_rows:
-            return ("LanceDB scans all rows: so few need no index",)
+            return few
         return ("LanceDB's search is approximate: IVF_PQ indexes",)
 
     def _index(self, column: str, dim: int, rows: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from soloist.exports.folders import ExportFolder
+from soloist.exports.folders import ExportFolder, export_folder
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import Source, Vectors, key_of
 from soloist.exports.target import Target
@@ -23,7 +23,11 @@ _KEY = re.compile(rb'\{"key": ?"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"')
 
 def export(source: Source, target: Target) -> ExportReport:
     """Write all arrays anew, in the order of the run, and read a sample back."""
-    folder = ExportFolder(source, target, "numpy")
+    with export_folder(source, target, "numpy") as folder:
+        return _filled(folder, source)
+
+
+def _filled(folder: ExportFolder, source: Source) -> ExportReport:
     arrays = {name: f"{folder_name(name)}.npy" for name in source.dims}
     deleted = gone_count(folder.path / IDS, source)
     with folder.switching() as path_of:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
 from soloist.exports.columns import Columns
-from soloist.exports.folders import ExportFolder
+from soloist.exports.folders import ExportFolder, export_folder
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import Rows, Source, Vectors
 from soloist.exports.target import Target
@@ -22,27 +22,32 @@ from soloist.stores.tables import read_errors
 
 def export(source: Source, target: Target) -> ExportReport:
     """Write what has changed, remove files of shards that are gone, and read a sample back."""
-    folder, columns = ExportFolder(source, target, "parquet"), Columns.of(source)
+    with export_folder(source, target, "parquet") as folder:
+        return _filled(folder, source, Columns.of(source))
+
+
+def _filled(folder: ExportFolder, source: Source, columns: Columns) -> ExportReport:
     names = {at: f"{folder_name(at[0])}-part-{at[1]:05d}.parquet" for at in source.shards}
-    before, files = folder.files, {}
     keys = source.keys()
-    deleted = sum(_gone_count(folder.path / name, keys) for name in before if name not in names.values())
+    deleted = sum(_gone_count(folder.path / name, keys) for name in folder.files if name not in names.values())
     written = 0
     for at, name in names.items():
         rows = source.shard(*at)
-        files[name] = _digest(columns, rows)
-        if before.get(name) == files[name] and (folder.path / name).is_file():
+        digest = _digest(columns, rows)
+        if folder.has(name, digest):
             continue
         written += len(rows)
         deleted += _gone_count(folder.path / name, keys)
-        with folder.replacing(name, files[name]) as temp:
+        with folder.replacing(name, digest) as temp:
             pq.write_table(columns.table(rows), temp, compression="zstd")
-    folder.finish(files)
-    count = sum(_rows(folder.path / name) for name in files)
+    count = sum(_rows(folder.path / name) for name in names.values())
+    compared = compare(
+        source, str(folder.path), count, lambda keys: _read(folder.path, list(names.values()), columns, keys)
+    )  # fmt: skip
+    folder.finish(names.values())
     return ExportReport(
-        target=str(folder.path), rows=source.rows, written=written, unchanged=source.rows - written,
-        deleted=deleted,
-        compared=compare(source, str(folder.path), count, lambda keys: _read(folder.path, list(files), columns, keys)),
+        target=str(folder.path), rows=source.rows, written=written, unchanged=source.rows - written, deleted=deleted,
+        compared=compared,
     )  # fmt: skip
 
 

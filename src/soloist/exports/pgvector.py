@@ -152,6 +152,7 @@ class _Table:
             key: {
                 name: np.array(text[1:-1].split(","), np.float32)
                 for name, text in zip(self._columns, texts, strict=True)
+                if text is not None
             }
             for key, *texts in found
         }

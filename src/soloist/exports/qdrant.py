@@ -69,12 +69,12 @@ def _client(client_module: Any, target: Target, where: str) -> Any:
             )
         require_store_folder(target.out, "qdrant", _has_collections)
         return client_module.QdrantClient(path=str(target.out))
-    except RuntimeError as exc:
-        raise ExportError(
-            f"the Qdrant folder {where} is open in another process: wait until that has ended, or use a server with "
-            "--url"
-        ) from exc
     except (*_FOLDER_ERRORS, LookupError, EOFError) as exc:
+        if "already accessed" in str(exc):
+            raise ExportError(
+                f"the Qdrant folder {where} is open in another process: wait until that has ended, or use a server "
+                "with --url"
+            ) from exc
         raise ExportError(
             f"Qdrant at {where} cannot be opened ({_first_line(exc)}): correct that, and export again"
         ) from exc
@@ -181,7 +181,11 @@ class _Collection:
     def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
         found = self._client.retrieve(self._name, ids=list(keys), with_vectors=True)
         return {
-            str(point.id): {name: np.asarray(point.vector[own], np.float32) for name, own in self._names.items()}
+            str(point.id): {
+                name: np.asarray(point.vector[own], np.float32)
+                for name, own in self._names.items()
+                if own in (point.vector or {})
+            }
             for point in found
         }
 

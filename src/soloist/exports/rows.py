@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from soloist.digests import DigestTable
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, OutputError
 from soloist.jsontext import json_text
-from soloist.stores import RunFolder
+from soloist.stores import RunFolder, Unchanged
 from soloist.types import Chunk
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -27,6 +27,7 @@ Vectors = np.ndarray[Any, np.dtype[np.float32]]
 FUSED = "fused"
 ALL = "all"
 _NAMESPACE = uuid.UUID("8f0b5a1e-6a0e-5d0c-9d5e-2f6a4c1b7e90")
+_WAY_ON = "export it again"
 SAMPLED_ROWS = 64  # of which vectors are read back at the end
 
 
@@ -85,8 +86,11 @@ class Rows:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
     """What is exported of a run, `run` by its id: some collections, and vectors by name with their dims. `shards` are
-    those of the collections, in order, with their rows; `makers` say what made the vectors of each file; `others` are
-    the names of vectors that the run has and that are not exported; `whole` is whether no collections were chosen.
+    those of the collections, in order, with their rows; `makers` say what made the vectors of each file; `others` and
+    `other_collections` are the names of what the run has and that is not exported; `whole` is whether no collections
+    were chosen.
+
+    Each read raises OutputError where the run is not the one any more that was opened.
     """
 
     folder: RunFolder
@@ -95,7 +99,9 @@ class Source:
     dims: Mapping[str, int]
     shards: Mapping[tuple[str, int], int]
     makers: Mapping[str, str]
+    unchanged: Unchanged
     others: tuple[str, ...] = ()
+    other_collections: tuple[str, ...] = ()
     whole: bool = False
 
     @property
@@ -113,13 +119,13 @@ class Source:
 
     def ids(self, collection: str, index: int) -> list[str]:
         """The ids of a shard."""
-        return self.folder.read_ids(collection, index)
+        ids = self.folder.read_ids(collection, index)
+        self.unchanged.require(_WAY_ON)
+        return ids
 
     def vectors(self, name: str, collection: str, index: int) -> Vectors:
         """The vectors of a shard by one name, (rows, dim)."""
-        if name == FUSED:
-            return self.folder.read_fused(collection, index)[1]
-        return self.folder.read_vectors(collection, name, index)[1]
+        return self._vectors(name, collection, index)[1]
 
     def shard(self, collection: str, index: int) -> Rows:
         """All rows of a shard."""
@@ -127,7 +133,12 @@ class Source:
         vectors: dict[str, Vectors] = {}
         made_by: dict[str, str] = {}
         for name in self.dims:
-            vectors[name] = self.vectors(name, collection, index)
+            ids, vectors[name] = self._vectors(name, collection, index)
+            if ids != [chunk.id for chunk in chunks]:
+                raise OutputError(
+                    f"{self.folder.path} has {name} vectors of other chunks in shard {index} of {collection}: give the "
+                    "command that made it again, which mends it"
+                )
             made_by[name] = _short_digest(self._maker(name, collection, index))
         return Rows(
             collection=collection,
@@ -154,6 +165,15 @@ class Source:
                 yield self.shard(collection, index).take(places)
             first += count
 
+    def _vectors(self, name: str, collection: str, index: int) -> tuple[list[str], Vectors]:
+        """The ids of a shard and their vectors by one name."""
+        if name == FUSED:
+            found = self.folder.read_fused(collection, index)
+        else:
+            found = self.folder.read_vectors(collection, name, index)
+        self.unchanged.require(_WAY_ON)
+        return found
+
     def _maker(self, name: str, collection: str, index: int) -> str:
         """What made the vectors of a file, as the manifest has it."""
         folder = self.folder
@@ -174,7 +194,7 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
         OutputError: there is no finished run.
         ConfigError: it has no such vectors or collection.
     """
-    folder = RunFolder.open(path)
+    folder, unchanged = RunFolder.open(path), Unchanged.of(path)
     there, known = folder.read_json_as("run.json", _described)
     for name in collections:
         if name not in known:
@@ -184,6 +204,7 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
     records = [each for each in manifest.values() if each.kind == "chunks" and each.collection in chosen]
     records.sort(key=lambda each: (chosen.index(each.collection), each.shard))
     dims = _chosen_vectors(path, vectors, there, several)
+    unchanged.require(_WAY_ON)
     return Source(
         folder=folder,
         run=folder.identity(),
@@ -191,7 +212,9 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
         dims=dims,
         shards={(each.collection, each.shard): each.rows for each in records},
         makers={file: f"{each.fingerprint} {each.vector_dtype}" for file, each in manifest.items()},
+        unchanged=unchanged,
         others=tuple(name for name in there if name not in dims),
+        other_collections=tuple(name for name in known if name not in chosen),
         whole=not collections,
     )
 

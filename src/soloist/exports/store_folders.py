@@ -1,20 +1,16 @@
-"""Folders that a store's own client keeps: whose they are, and that one export at a time writes there."""
+"""Folders that a store's own client keeps: whose they are."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from soloist.errors import ExportError
-from soloist.stores.atomic import disk_errors, is_temporary, make_folder
+from soloist.stores.atomic import disk_errors, is_temporary
 from soloist.stores.manifest import NAME
 from soloist.stores.run_folder import IDENTITY, STATE
 
-LOCK = ".soloist-export.lock"
-_LOCK_SECONDS = 1.0
+LOCK = ".lock"
 
 
 def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool]) -> None:
@@ -35,29 +31,6 @@ def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool
     others = [name for name in names if name != LOCK and not is_temporary(name)]
     if others and not has_store(path):
         raise ExportError(f"{path} has files that no export to {kind} wrote: choose another folder, or empty it")
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Make a folder where it is not there, and hold it for one export.
-
-    Raises:
-        ExportError: another export holds it.
-        OutputError: it cannot be written.
-    """
-    with disk_errors(path):
-        make_folder(path)
-        lock = FileLock(path / LOCK)
-        try:
-            lock.acquire(timeout=_LOCK_SECONDS)
-        except Timeout as exc:  # an OSError too
-            raise ExportError(
-                f"another export is writing to {path}: wait until it has ended, and export again"
-            ) from exc
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _is_run(path: Path) -> bool:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from soloist.errors import FusionError
 from soloist.fusion.plan import FusionPlan
+from soloist.wording import count_text
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -43,8 +44,8 @@ def require_rows(plan: FusionPlan, rows: int) -> None:
     """
     if plan.method == "projection" and rows < plan.dim:
         raise FusionError(
-            f"a projection to {plan.dim} dims cannot be fitted to {rows} chunks: choose a dim of {rows} or less, or "
-            "concat"
+            f"a projection to {plan.dim} dims cannot be fitted to {count_text(rows, 'chunk')}: choose a dim of {rows} "
+            "or less, or concat"
         )
 
 

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from soloist.errors import ConfigError, OutputError
 from soloist.reports.table import print_table
-from soloist.reports.text import bytes_text, one_line
+from soloist.reports.text import bytes_text, count_text, one_line
 from soloist.retrieval.evaluation import Evaluation, Rated
-from soloist.retrieval.metrics import MAIN, MEASURES
+from soloist.retrieval.metrics import MAIN, MEASURES, Difference
 from soloist.stores.atomic import atomic_path, disk_errors
 
 _COLUMNS = ("ranked by", *MEASURES, "against the best model", "seconds", "bytes a chunk")
@@ -38,10 +38,15 @@ def lines(found: Evaluation) -> list[str]:
     if found.tuned is not None:
         weights = ",".join(f"{name}={weight:g}" for name, weight in found.tuned.weights.items())
         gain = found.tuned.gain
+        interval = (
+            "95% interval {:+.4f} to {:+.4f}".format(*gain.interval)
+            if gain.interval is not None
+            else "too few different questions for an interval"
+        )
         said.append(
             f"Best weights of concat on {found.tuned.training} of the questions: {weights}. On the other "
             f"{found.tuned.held_out} they give {found.tuned.ndcg:.4f} {MAIN}, {gain.mean:+.4f} from "
-            f"{found.tuned.single} (95% interval {gain.low:+.4f} to {gain.high:+.4f})."
+            f"{found.tuned.single} ({interval})."
         )
     left_out = [f"{each.name} is left out: {each.reason}" for each in found.left_out]
     return [*said, *(f"note: {notice}" for notice in (*left_out, *found.notices))]
@@ -77,13 +82,18 @@ def plot_evaluation(found: Evaluation, path: Path) -> None:
     for place, each in enumerate(ordered):
         colour = {"model": "#4c78a8", "run": "#e45756", "fusion": "#f2a34a", "words": "#9d9d9d"}[each.kind]
         axes.plot(each.measures[MAIN], place, "o", color=colour)
-        if each.gain is not None:
-            axes.plot([single + each.gain.low, single + each.gain.high], [place, place], color=colour, linewidth=2)
+        if each.gain is not None and each.gain.interval is not None:
+            axes.plot([single + end for end in each.gain.interval], [place, place], color=colour, linewidth=2)
     axes.axvline(single, color="#4c78a8", linestyle=":", linewidth=1)
     axes.set_yticks(range(len(ordered)), [each.name for each in ordered])
-    axes.set_xlabel(f"{MAIN}, {found.questions} questions; bars: 95% interval of the gain over {found.best_single}")
+    asked = count_text(found.questions, "question")
+    axes.set_xlabel(f"{MAIN}, {asked}; bars: 95% interval of the gain over {found.best_single}")
     with atomic_path(path) as temp, disk_errors(path), temp.open("wb") as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)
+
+
+def _interval_text(gain: Difference) -> str:
+    return "" if gain.interval is None else " [{:+.4f}, {:+.4f}]".format(*gain.interval)
 
 
 def _row(each: Rated, single: str) -> list[str]:
@@ -92,7 +102,7 @@ def _row(each: Rated, single: str) -> list[str]:
     elif each.gain is None:
         against = "-"
     else:
-        against = f"{each.gain.mean:+.4f} [{each.gain.low:+.4f}, {each.gain.high:+.4f}]"
+        against = f"{each.gain.mean:+.4f}{_interval_text(each.gain)}"
     seconds = f"{each.cost.seconds:,.1f}" if each.cost is not None and each.cost.seconds is not None else "-"
     size = bytes_text(each.cost.bytes_per_chunk) if each.cost is not None else "-"
     return [each.name, *(f"{each.measures[measure]:.4f}" for measure in MEASURES), against, seconds, size]

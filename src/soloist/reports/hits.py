@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from soloist.reports.text import one_line, printable
+from soloist.reports.text import count_text, one_line, printable
 from soloist.types import Hit
 
 _TEXT_LINES = 4
@@ -52,8 +52,8 @@ def text_lines(text: str, width: int, most: int = _TEXT_LINES) -> list[str]:
     ]
     shown = lines[:most]
     if len(head) < len(whole):
-        return [*shown, f"... about {len(whole) - sum(map(len, shown)):,} more characters"]
-    return shown if len(lines) <= most else [*shown, f"... {len(lines) - most} more lines"]
+        return [*shown, f"... about {count_text(len(whole) - sum(map(len, shown)), 'more character')}"]
+    return shown if len(lines) <= most else [*shown, f"... {count_text(len(lines) - most, 'more line')}"]
 
 
 def _shortened(line: str, most: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from soloist.wording import count_text as count_text
+
 
 def one_line(text: str) -> str:
     """The text on one line, with every control character written as an escape: a name must not move the cursor."""
@@ -40,8 +42,3 @@ def time_of_day(now: float, seconds: float) -> str:
     """The local time in so many seconds, e.g. `14:32`, or `2026-03-01 00:10` if not today; `now` is since 1970."""
     today, end = datetime.fromtimestamp(now).date(), datetime.fromtimestamp(now + seconds)
     return f"{end:%H:%M}" if end.date() == today else f"{end:%Y-%m-%d %H:%M}"
-
-
-def count_text(count: int, noun: str) -> str:
-    """A number with its noun, e.g. `1 chunk`, `1,200 chunks`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

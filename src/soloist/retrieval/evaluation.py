@@ -27,6 +27,7 @@ from soloist.retrieval.systems import Asked, Kind, LeftOut, System, systems
 from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Cost, Verdict, judge
 from soloist.retrieval.words import by_words, require_words
+from soloist.wording import count_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +78,26 @@ def evaluate(
     cannot be honoured is found before any model is loaded.
 
     Raises:
-        InputError: no judged chunk is in the run, or one id is in several of the collections.
+        InputError: no chunk that is judged relevant is in the run, or one id is in several of the collections.
         ConfigError: a library is not installed; weights of other models; see also `OpenedRun.search` and `tune`.
+        OutputError: a file is missing or damaged, or the run was changed meanwhile.
     """
     require_measures()
     if bm25:
         require_words()
     require_weights(FusionConfig(weights=weights or {}), run.models)
+    with run.unchanged("open and evaluate it again"):
+        return _evaluated(run, judged, collections, weights, bm25, tuning)
+
+
+def _evaluated(
+    run: OpenedRun,
+    judged: Judged,
+    collections: Sequence[str],
+    weights: Mapping[str, float] | None,
+    bm25: bool,
+    tuning: bool,
+) -> Evaluation:
     ids = _ids(run, collections)
     judged, notices = _known(judged, ids)
     if tuning:
@@ -94,13 +108,14 @@ def evaluate(
         tried.append(_by_words(run, asked))
     found, left_out = _scored(itertools.chain(*tried), ids, judged)
     single = max((each for each in found if each.kind == "model"), key=lambda each: each.scores.mean())
-    rated = tuple(_rated(each, single) for each in found)
+    distinct = len(set(asked.queries))
+    rated = tuple(_rated(each, single, distinct) for each in found)
     return Evaluation(
         questions=len(asked.queries),
         chunks=len(ids),
         systems=rated,
         best_single=single.name,
-        verdict=_verdict(rated, single.name, len(asked.queries), judged.weak),
+        verdict=_verdict(run, rated, single.name, len(asked.queries), judged.weak),
         left_out=tuple(left_out),
         tuned=tune(run, judged, ids, collections) if tuning else None,
         notices=(*judged.notices, *notices, *run.notices),
@@ -129,16 +144,17 @@ def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]
         if any(grade > 0 and chunk in there for chunk, grade in grades.items())
     }
     if not answerable:
-        example = next(iter(next(iter(judged.judgements.values()))))
+        relevant = (chunk for grades in judged.judgements.values() for chunk, grade in grades.items() if grade > 0)
+        example = next((f", e.g. {chunk!r} is not" for chunk in relevant), "")
         raise InputError(
-            f"no judged chunk is in the run, e.g. {example!r} is not: give judgements by the ids of its chunks, such "
+            f"no chunk that is judged relevant is in the run{example}: give judgements by the ids of its chunks, such "
             f"as {ids[0]!r}"
         )
     absent = len({chunk for grades in judged.judgements.values() for chunk in grades} - there)
-    notices = [f"{absent} judged chunks are not in the run: they count as not found"] if absent else []
+    notices = [f"not in the run, so never found: {count_text(absent, 'judged chunk')}"] if absent else []
     if len(answerable) < len(judged.judgements):
         left_out = len(judged.judgements) - len(answerable)
-        notices.append(f"{left_out} questions have all their relevant chunks outside of the run: left out")
+        notices.append(f"without a relevant chunk in the run, so left out: {count_text(left_out, 'question')}")
     queries = {query: text for query, text in judged.queries.items() if query in answerable}
     return Judged(queries=queries, judgements=answerable, notices=judged.notices, weak=judged.weak), tuple(notices)
 
@@ -178,8 +194,8 @@ def _scored(
     return found, left_out
 
 
-def _rated(each: _Scored, single: _Scored) -> Rated:
-    gain = difference(each.scores.of_query[MAIN], single.scores.of_query[MAIN])
+def _rated(each: _Scored, single: _Scored, distinct: int) -> Rated:
+    gain = difference(each.scores.of_query[MAIN], single.scores.of_query[MAIN], distinct=distinct)
     return Rated(
         name=each.name,
         kind=each.kind,
@@ -189,7 +205,7 @@ def _rated(each: _Scored, single: _Scored) -> Rated:
     )
 
 
-def _verdict(rated: Sequence[Rated], single: str, questions: int, weak: bool) -> Verdict | None:
+def _verdict(run: OpenedRun, rated: Sequence[Rated], single: str, questions: int, weak: bool) -> Verdict | None:
     """None where the run has one model, and so no ensemble."""
     own = [each for each in rated if each.kind == "run"]
     made = [each for each in rated if each.kind == "fusion"]
@@ -202,5 +218,6 @@ def _verdict(rated: Sequence[Rated], single: str, questions: int, weak: bool) ->
     found = judge(fused.name, single, fused.gain, questions, fused.cost, alone.cost, weak=weak)
     if own:
         return found
-    flattered = f"{fused.name} is the best of {len(made)} fusions by these very questions, which flatters it."
-    return replace(found, text=f"{found.text} The run has no fused vectors: {flattered}")
+    why = "has no fused vectors" if run.record.fusion is None else "has fused vectors that are left out here"
+    flattered = f"{fused.name} is the best of {count_text(len(made), 'fusion')} by these very questions"
+    return replace(found, text=f"{found.text} The run {why}: {flattered}, which flatters it.")

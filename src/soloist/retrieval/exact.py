@@ -137,9 +137,10 @@ class _Gathering:
             quick = self._scaled[0] @ block[0].T
             for scaled, part in zip(self._scaled[1:], block[1:], strict=True):
                 quick += scaled @ part.T
-        _require_scores(quick[:1], np.abs(self._question.weights[:1]).sum(), block, self._seen)
+        highest = quick.max(axis=1)
+        _require_scores(quick, highest, np.abs(self._question.weights).sum(axis=1), block, self._seen)
         bound = self._quick.min(axis=1)
-        better = quick.max(axis=1) >= bound - self._margin
+        better = highest >= bound - self._margin
         for query in np.flatnonzero(better):
             self._take(int(query), quick[query], block)
         self._seen += rows
@@ -182,9 +183,13 @@ def moments(question: Question, blocks: Iterable[Block]) -> tuple[NDArray[np.flo
     count, total, squares = 0, np.zeros(shape), np.zeros(shape)
     for block in blocks:
         for model, (asked, part) in enumerate(zip(question.vectors, block, strict=True)):
+            if not len(part):
+                continue
             with np.errstate(invalid="ignore", over="ignore"):
-                scores = (asked @ part.T).astype(np.float64)
-            _require_scores(scores[:1], 1.0, block, count)
+                quick = asked @ part.T
+            farthest = np.maximum(quick.max(axis=1), -quick.min(axis=1))
+            _require_scores(quick, farthest, np.ones(len(quick)), block, count)
+            scores = quick.astype(np.float64)
             total[:, model] += scores.sum(axis=1)
             squares[:, model] += np.square(scores).sum(axis=1)
         count += len(block[0])
@@ -197,12 +202,19 @@ def _pieces(rows: NDArray[np.int64], size: int) -> Iterator[slice]:
         yield slice(start, start + max(1, size))
 
 
-def _require_scores(scores: NDArray[Any], weights: float, block: Block, first: int) -> None:
-    """Refuse scores that no unit rows have. Those of one query will do: NaN and infinity show in every product."""
-    good = (np.abs(scores) <= _LONGEST * weights).all(axis=0)
-    if good.all():
+def _require_scores(
+    quick: NDArray[np.float32], extremes: NDArray[np.float32], weights: NDArray[np.float64], block: Block, first: int
+) -> None:
+    """Refuse scores (queries, rows) that no unit rows have, given an extreme of each query's and its weights' sum.
+
+    NaN and infinity show in every product, and so in those of the first query. A row that is too long may be at right
+    angles to it, and shows where another query would find it.
+    """
+    good = (np.abs(quick[:1]) <= _LONGEST * weights[:1, None]).all(axis=0)
+    beyond = np.flatnonzero(~(extremes <= _LONGEST * weights))
+    if good.all() and not len(beyond):
         return
-    row = int(np.argmin(good))
+    row = int(np.abs(quick[beyond[0]]).argmax()) if good.all() else int(good.argmin())
     with np.errstate(over="ignore"):
         norms = [float(np.linalg.norm(part[row])) for part in block]
     model = next((place for place, norm in enumerate(norms) if not norm <= _LONGEST), 0)

@@ -35,7 +35,7 @@ def read_judged(queries: Path, qrels: Path) -> Judged:
 
     Raises:
         InputError: a file cannot be read, a line is none of these, a query is empty or there twice, or a judgement
-            names a query that is not there.
+            names a query that is not there, or contradicts one before.
     """
     texts = _queries(queries)
     judgements: dict[str, dict[str, int]] = {}
@@ -44,13 +44,18 @@ def read_judged(queries: Path, qrels: Path) -> Judged:
             raise InputError(
                 f"{place}: it judges the query {query!r}, which {queries} does not have: correct either file"
             )
-        judgements.setdefault(query, {})[chunk] = grade
+        known = judgements.setdefault(query, {}).setdefault(chunk, grade)
+        if known != grade:
+            raise InputError(
+                f"{place}: it gives {chunk!r} the grade {grade} for the query {query!r}, and a line before gives it "
+                f"{known}: keep one of them"
+            )
     relevant = {query: grades for query, grades in judgements.items() if max(grades.values()) > 0}
     if not relevant:
         raise InputError(f"{qrels} judges no chunk as relevant, with a grade above 0: give judgements of these queries")
     left_out = len(texts) - len(relevant)
     notices = (
-        (f"{left_out} of {len(texts)} queries have no relevant chunk by their judgements: left out",)
+        (f"without a relevant chunk by the judgements, so left out: {left_out:,} of {len(texts):,} queries",)
         if left_out
         else ()
     )

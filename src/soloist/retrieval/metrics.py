@@ -15,6 +15,7 @@ DEPTH = 100
 MEASURES = ("nDCG@10", "R@100", "RR@10")
 MAIN = "nDCG@10"
 RESAMPLES = 10_000
+FEWEST = 20  # different questions: of two or three, a resample is often one of them drawn again and again
 _SCORED_AT_ONCE = 1_000  # questions: trec_eval's view of each takes about 13 kB
 _RESAMPLED_BYTES = 32 << 20  # of the questions that are drawn, whatever their number
 _CONFIDENCE = 0.95
@@ -40,11 +41,16 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A mean difference over the same questions, and the 95% interval of its bootstrap."""
+    """A mean difference over the same questions, and the 95% interval of its bootstrap, None of fewer than `FEWEST`."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, where there is one."""
+        return (self.low, self.high) if self.low is not None and self.high is not None else None
 
 
 def require_measures() -> Any:
@@ -102,13 +108,18 @@ def _name(names: dict[str, str], chunk: str) -> str:
     return names.setdefault(chunk, str(len(names)))
 
 
-def difference(one: NDArray[np.float64], other: NDArray[np.float64], *, seed: int = 0) -> Difference:
+def difference(
+    one: NDArray[np.float64], other: NDArray[np.float64], *, distinct: int | None = None, seed: int = 0
+) -> Difference:
     """How much better `one` is than `other`: questions are drawn again and again, the same ones for both.
 
-    Efron's percentile interval; `seed` makes it the same each time. The resamples are drawn a part at a time, from one
-    stream: memory is 32 MiB whatever the number of questions (a single resample of 2 million takes that).
+    Efron's percentile interval; `seed` makes it the same each time. There is none of fewer than `FEWEST` questions, of
+    which only the `distinct` ones count where some are asked several times. The resamples are drawn a part at a time,
+    from one stream: memory is 32 MiB whatever the number of questions (a single resample of 2 million takes that).
     """
     differences = one - other
+    if min(len(differences), len(differences) if distinct is None else distinct) < FEWEST:
+        return Difference(mean=float(differences.mean()), low=None, high=None)
     means = np.concatenate(list(_resampled(differences, seed)))
     low, high = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return Difference(mean=float(differences.mean()), low=float(low), high=float(high))

@@ -25,8 +25,9 @@ from soloist.retrieval.places import Places, RunVectors
 from soloist.retrieval.queries import QueryEncoders
 from soloist.retrieval.ranking import RRF_DEPTH, reciprocal_ranks
 from soloist.retrieval.run_record import RunRecord, read_record
-from soloist.stores import RunFolder
+from soloist.stores import RunFolder, Unchanged
 from soloist.types import Chunk, Hit
+from soloist.wording import count_text, is_or_are
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 QueryFusion = Literal["rrf", "standardised"]
@@ -66,16 +67,18 @@ def open_run(path: str | Path, *, catalogue: str | Path | None = None) -> Opened
     Raises:
         OutputError: there is no finished run, or its files cannot be read.
     """
+    opened = Unchanged.of(Path(path))  # before anything is read
     folder = RunFolder.open(Path(path))
-    return OpenedRun(folder, read_record(folder), Path(catalogue) if catalogue is not None else None)
+    return OpenedRun(folder, read_record(folder), opened, Path(catalogue) if catalogue is not None else None)
 
 
 class OpenedRun:
-    """A finished run, made by `open_run`. One that is changed meanwhile has to be opened again."""
+    """A finished run, made by `open_run`. One that is changed meanwhile has to be opened again, and says so."""
 
-    def __init__(self, folder: RunFolder, record: RunRecord, catalogue: Path | None = None) -> None:
+    def __init__(self, folder: RunFolder, record: RunRecord, opened: Unchanged, catalogue: Path | None = None) -> None:
         self._folder = folder
         self._record = record
+        self._opened = opened
         self._encoders = QueryEncoders(record.config, record.models, catalogue)
         self._places: dict[tuple[str, ...], Places] = {}
         self._vectors: dict[tuple[tuple[str, ...], str], RunVectors] = {}
@@ -101,6 +104,21 @@ class OpenedRun:
         """What was found out about queries so far, e.g. that one was cut."""
         return self._encoders.notices
 
+    @contextlib.contextmanager
+    def unchanged(self, way_on: str = "open and search it again") -> Iterator[None]:
+        """Within this, what is read of the run is that of the run that was opened: no new texts beside old vectors.
+
+        Raises:
+            OutputError: the run was changed meanwhile, which is then what any other error came of; `way_on` ends the
+                sentence.
+        """
+        try:
+            yield
+        except Exception:
+            self._opened.require(way_on)
+            raise
+        self._opened.require(way_on)
+
     def search(
         self, query: str, k: int | None = None, *, by: By | None = None, collections: Sequence[str] = ()
     ) -> list[Hit]:
@@ -116,21 +134,30 @@ class OpenedRun:
         the only model. Without collections all are searched.
 
         Raises:
-            ConfigError: a query is empty, `k` is more than there are chunks, or the run has no such model, collection
-                or fusion; or a model on this machine is not the one that made the run.
+            ConfigError: a query is empty, `k` is more than there are chunks or, by reciprocal ranks, more than
+                `RRF_DEPTH`, or the run has no such model, collection or fusion; or a model on this machine is not the
+                one that made the run.
             OutputError: a file is missing, has changed or is damaged.
         """
-        shown = min(_HITS, self.places(collections).rows) if k is None else k
-        best = self.rank(queries, shown, by=by or self.default, collections=collections)
-        chunks = self._chunks_at(self.places(collections), best.positions)
-        return [_hits(*each, chunks) for each in zip(best.positions, best.scores, strict=True)]
+        with self.unchanged():
+            shown = min(_HITS, self.places(collections).rows) if k is None else k
+            best = self.rank(queries, shown, by=by or self.default, collections=collections)
+            chunks = self._chunks_at(self.places(collections), best.positions)
+            return [_hits(*each, chunks) for each in zip(best.positions, best.scores, strict=True)]
 
     def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Best:
         """The positions and scores of the `k` best rows for each query, without their texts; see `search`."""
+        with self.unchanged():
+            return self._rank(queries, k, by, collections)
+
+    def _rank(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         _require_queries(queries)
         places = self.places(collections)
         if not 1 <= k <= places.rows:
-            raise ConfigError(f"k is {k}, but there are {places.rows} chunks to find: give a k from 1 to {places.rows}")
+            raise ConfigError(
+                f"k is {k}, but there {is_or_are(places.rows)} {count_text(places.rows, 'chunk')} to find: give a k "
+                f"{'of 1' if places.rows == 1 else f'from 1 to {places.rows}'}"
+            )
         if by.model is not None:
             return self._nearest(by.model, self.encode(by.model, queries), k, collections)
         if by.fusion == "rrf":
@@ -246,8 +273,13 @@ class OpenedRun:
             return search_all(Question.of([asked]), lambda: self.blocks([name], collections), k)
 
     def _by_ranks(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
-        depth = min(self.places(collections).rows, max(k, RRF_DEPTH))
-        models, weights = self._weighted(by)
+        if k > RRF_DEPTH:
+            raise ConfigError(
+                f"k is {k:,}, but reciprocal ranks count {RRF_DEPTH:,} deep in each model's ranking: give a k of "
+                f"{RRF_DEPTH:,} or less, or rank otherwise"
+            )
+        depth = min(self.places(collections).rows, RRF_DEPTH)
+        models, weights = self.weighted(by)
         asked = {model: self.encode(model, queries) for model in models}
         found = []
         for part in passes(len(queries), max(each.shape[1] for each in asked.values()), depth):
@@ -261,7 +293,7 @@ class OpenedRun:
         What their mean takes away is the same for every row and ranks nothing. So does a model that gives all rows the
         same score, e.g. because they begin alike and it reads no more than the beginning: it has no part in the sum.
         """
-        models, weights = self._weighted(by)
+        models, weights = self.weighted(by)
         question = Question.of([self.encode(model, queries) for model in models], weights)
         return Best.joined([self._standardised(part, models, k, collections) for part in question.batches(k)])
 
@@ -286,7 +318,7 @@ class OpenedRun:
                 f"verify {self._folder.path} lists all that is wrong, and the command that made the run mends it"
             ) from exc
 
-    def _weighted(self, by: By) -> tuple[list[str], list[float]]:
+    def weighted(self, by: By) -> tuple[list[str], list[float]]:
         """The models that have a weight in a fusion at query time, and their weights: the others need not be run."""
         used = [(model, weight) for model, weight in zip(self.models, self.weights(by), strict=True) if weight]
         return [model for model, _ in used], [weight for _, weight in used]

@@ -14,6 +14,7 @@ from soloist.errors import OutputError
 from soloist.retrieval.exact import BLOCK_ROWS
 from soloist.stores import RunFolder
 from soloist.stores.mapped import MappedVectors
+from soloist.wording import count_text
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -105,6 +106,7 @@ def _open(folder: RunFolder, name: str, rows: int) -> MappedVectors:
     file = MappedVectors.open(folder.path / name)
     if file.rows != rows:
         raise OutputError(
-            f"{folder.path / name} has {file.rows} rows for {rows} chunks: give the command that made the run again"
+            f"{folder.path / name} has {count_text(file.rows, 'row')} for {count_text(rows, 'chunk')}: give the "
+            "command that made the run again"
         )
     return file

@@ -13,6 +13,7 @@ from typing import Any
 from soloist.errors import InputError
 from soloist.retrieval.judged import Judged
 from soloist.types import Chunk
+from soloist.wording import count_text
 
 _TITLE_FIELDS = ("title", "heading_text", "heading", "chunk_heading", "section_title")
 # Of these the last part is asked; a title is one whole, such as "TCP/IP basics".
@@ -46,7 +47,7 @@ def probes(chunks: Iterable[Chunk], most: int = 300) -> Judged:
         queries=dict(zip(ids, chosen, strict=True)),
         judgements={id_: dict.fromkeys(telling[heading], 1) for id_, heading in zip(ids, chosen, strict=True)},
         notices=(
-            f"nobody judged these questions: they are {len(chosen)} headings, each of which should find its own chunk, "
+            f"asked without a judge: {count_text(len(chosen), 'heading')}, each of which should find its own chunk, "
             "which is weaker evidence than judged questions",
         ),
         weak=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from soloist.models.loading import StagedModel, stage
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.retrieval.run_record import ModelRecord
+from soloist.workers import interruptible
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -66,7 +68,8 @@ class QueryEncoders:
 
     def _load(self, record: ModelRecord) -> Encoder:
         spec = self._spec(record)
-        staged = stage(dataclasses.replace(spec, revision=record.revision or spec.revision), record.dtype)
+        spec = dataclasses.replace(spec, revision=record.revision or spec.revision)
+        staged = interruptible(functools.partial(stage, spec, record.dtype))  # it may be downloaded
         _require_same(staged, record)
         # A query is a document with another prompt.
         return Encoder(dataclasses.replace(staged, document_prompt=record.query_prompt), packs=True)
@@ -76,7 +79,8 @@ class QueryEncoders:
         for text, dropped in zip(texts, tokenized.dropped, strict=True):
             if dropped:
                 name, limit = encoder.staged.spec.name, encoder.staged.max_tokens
-                self._notices[f"{name} reads {limit} tokens of a query: {dropped} of {text[:40]!r} were cut"] = None
+                were = "was" if dropped == 1 else "were"
+                self._notices[f"{name} reads {limit} tokens of a query: {dropped} of {text[:40]!r} {were} cut"] = None
         found = np.zeros((len(texts), encoder.staged.dim), dtype=np.float32)
         for batch in encoder.plan(tokenized, lambda length: max(1, _BATCH_TOKENS // max(1, length))):
             vectors = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
@@ -84,7 +88,7 @@ class QueryEncoders:
         vectors, bad = unit_rows(found)
         if bad:
             raise EncodingError(
-                f"{encoder.staged.spec.name} gives the query {texts[bad[0]]!r} no vector: ask in other words, or "
+                f"{encoder.staged.spec.name} gives the query {texts[bad[0]][:40]!r} no vector: ask in other words, or "
                 "another model"
             )
         return vectors

@@ -11,7 +11,8 @@ from soloist.retrieval.exact import Best
 
 # The constant of Cormack, Clarke and Buettcher (2009), with whom the method begins.
 RRF_CONSTANT = 60
-# How far down a model's ranking counts: below it a row adds less than a sixtieth of what the first rank does.
+# How far down each model's ranking counts, whatever the number of hits, of which there can be no more: below it a row
+# adds less than a seventeenth of what the first rank does.
 RRF_DEPTH = 1_000
 
 

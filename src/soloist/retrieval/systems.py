@@ -65,20 +65,21 @@ def systems(run: OpenedRun, asked: Asked, weights: Mapping[str, float] | None = 
     """
     for model in run.models:
         best = _ranked(run, asked, By(model=model))
-        yield System(name=model, kind="model", positions=list(best.positions), cost=cost_of(run, [model]))
+        yield System(name=model, kind="model", positions=list(best.positions), cost=cost_of(run, asked, [model]))
     if len(run.models) < 2:
         return
     own = run.record.fusion
     if own is not None:
         stored = functools.partial(_ranked, run, asked, By(fusion="fused"))
-        yield _tried(f"{FUSED} ({own.method})", "run", stored, _fused_cost(run, own))
+        yield _tried(f"{FUSED} ({own.method})", "run", stored, _fused_cost(run, asked, own))
     for method in _MADE:
         plan = made_plan(run, method, weights)
         if own is None or _arithmetic(plan) != _arithmetic(own):
-            yield _tried(method, "fusion", functools.partial(_made, run, asked, plan), _fused_cost(run, plan))
+            yield _tried(method, "fusion", functools.partial(_made, run, asked, plan), _fused_cost(run, asked, plan))
     for fusion in get_args(QueryFusion):
         by = By(fusion=fusion, weights=weights)
-        yield _tried(fusion, "fusion", functools.partial(_ranked, run, asked, by), cost_of(run, run.models))
+        used, _ = run.weighted(by)
+        yield _tried(fusion, "fusion", functools.partial(_ranked, run, asked, by), cost_of(run, asked, used))
 
 
 def _tried(name: str, kind: Kind, rank: Callable[[], Best], cost: Cost) -> System | LeftOut:
@@ -106,22 +107,24 @@ def made_plan(run: OpenedRun, method: FusionMethod, weights: Mapping[str, float]
     return plan
 
 
-def cost_of(run: OpenedRun, models: Sequence[str], bytes_per_chunk: int | None = None) -> Cost:
-    """What some models' encoding took, at the rate of the session that embedded, and what their vectors take."""
-    rows = run.places().rows
+def cost_of(run: OpenedRun, asked: Asked, models: Sequence[str], bytes_per_chunk: int | None = None) -> Cost:
+    """What encoding the chunks that are ranked took of some models, at the rate of the session that embedded, and what
+    their vectors take.
+    """
+    rows = run.places(asked.collections).rows
     records = [run.record.models[model] for model in models]
     known = [record.seconds / record.embedded * rows for record in records if record.embedded]
-    stored = sum(run.vectors(model).stored_bytes for model in models)
+    stored = sum(run.vectors(model, asked.collections).stored_bytes for model in models)
     return Cost(
         seconds=sum(known) if len(known) == len(records) else None,
         bytes_per_chunk=stored if bytes_per_chunk is None else bytes_per_chunk,
     )
 
 
-def _fused_cost(run: OpenedRun, plan: FusionPlan) -> Cost:
+def _fused_cost(run: OpenedRun, asked: Asked, plan: FusionPlan) -> Cost:
     used = [model for model, kept in zip(plan.models, plan.kept_dims, strict=True) if kept]
-    number_bytes = run.vectors(used[0]).stored_bytes // run.record.models[used[0]].dim
-    return cost_of(run, used, plan.dim * number_bytes)
+    number_bytes = run.vectors(used[0], asked.collections).stored_bytes // run.record.models[used[0]].dim
+    return cost_of(run, asked, used, plan.dim * number_bytes)
 
 
 def _made(run: OpenedRun, asked: Asked, plan: FusionPlan) -> Best:

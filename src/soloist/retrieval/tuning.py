@@ -12,11 +12,11 @@ import numpy as np
 from soloist.errors import ConfigError
 from soloist.retrieval.exact import Question, Vectors, passes, search
 from soloist.retrieval.judged import Judged
-from soloist.retrieval.metrics import DEPTH, Difference, Scores, difference, named, score
+from soloist.retrieval.metrics import DEPTH, FEWEST, MAIN, Difference, Scores, difference, named, score
 from soloist.retrieval.opened import OpenedRun
+from soloist.wording import count_text, is_or_are
 
 _STEPS = {2: 20, 3: 10}  # of 1, by the number of models; with more models, 5
-_FEWEST = 20  # questions in either part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,9 @@ def tune(run: OpenedRun, judged: Judged, ids: Sequence[str], collections: Sequen
         training=len(training),
         held_out=len(held_out),
         ndcg=tuned.mean(),
-        gain=difference(tuned.of_query["nDCG@10"], alone.of_query["nDCG@10"]),
+        gain=difference(
+            tuned.of_query[MAIN], alone.of_query[MAIN], distinct=len({judged.queries[query] for query in held_out})
+        ),
     )
 
 
@@ -66,10 +68,11 @@ def require_tunable(run: OpenedRun, judged: Judged) -> tuple[list[str], list[str
     if len(run.models) < 2:
         raise ConfigError("the run has one model, whose weight nothing can be tuned against: leave out --tune")
     training, held_out = split(list(judged.queries))
-    if min(len(training), len(held_out)) < _FEWEST:
+    if min(len(training), len(held_out)) < FEWEST:
+        count = len(judged.queries)
         raise ConfigError(
-            f"{len(judged.queries)} questions are too few to tune weights on a part of them and try them on the rest: "
-            f"judge {2 * _FEWEST} or more, or leave out --tune"
+            f"{count_text(count, 'question')} {is_or_are(count)} too few to tune weights on a part of them and try "
+            f"them on the rest: judge {2 * FEWEST} or more, or leave out --tune"
         )
     return training, held_out
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from soloist.retrieval.metrics import MAIN, Difference
+from soloist.retrieval.metrics import FEWEST, MAIN, Difference
+from soloist.wording import count_text
 
 Answer = Literal["helps", "hurts", "no gain", "not shown"]
 
@@ -32,19 +33,14 @@ def judge(
     """What a fusion's gain over the best single model means.
 
     It helps where the whole interval is above 0, and hurts where it is below. In between nothing is shown, and a gain
-    of 0 or less is none.
+    of 0 or less is none. Where there is no interval, because the questions are too few, nothing is shown either way.
     """
-    answer: Answer
-    if gain.low > 0:
-        answer = "helps"
-    elif gain.high < 0:
-        answer = "hurts"
-    else:
-        answer = "not shown" if gain.mean > 0 else "no gain"
-    figures = (
-        f"{fusion} is {gain.mean:+.4f} {MAIN} from {single}, the best single model (95% interval {gain.low:+.4f} to "
-        f"{gain.high:+.4f}, {questions} questions)"
-    )
+    answer = _answer(gain)
+    asked = count_text(questions, "question")
+    if gain.interval is not None:
+        low, high = gain.interval
+        asked = f"95% interval {low:+.4f} to {high:+.4f}, {asked}"
+    figures = f"{fusion} is {gain.mean:+.4f} {MAIN} from {single}, the best single model ({asked})"
     opening = {
         "helps": "The ensemble helps here",
         "hurts": "The ensemble does not help here, it hurts",
@@ -55,11 +51,28 @@ def judge(
         "helps": f"It costs {_share(fused, alone)} of what {single} costs alone.",
         "hurts": f"Take {single} alone, or other weights.",
         "no gain": f"Take {single} alone: the ensemble costs {_share(fused, alone)} of it.",
-        "not shown": f"With so few questions chance could do that much; {single} alone is cheaper: the ensemble "
-        f"costs {_share(fused, alone)} of it.",
+        "not shown": f"{_doubt(gain)} The ensemble costs {_share(fused, alone)} of what {single} costs alone.",
     }[answer]
     caution = " The questions are headings and nobody judged them: weak evidence." if weak else ""
     return Verdict(answer=answer, text=f"{opening}: {figures}. {advice}{caution}")
+
+
+def _answer(gain: Difference) -> Answer:
+    if gain.interval is None:
+        return "not shown"
+    low, high = gain.interval
+    if low > 0:
+        return "helps"
+    if high < 0:
+        return "hurts"
+    return "not shown" if gain.mean > 0 else "no gain"
+
+
+def _doubt(gain: Difference) -> str:
+    """Why a figure shows nothing."""
+    if gain.interval is None:
+        return f"Fewer than {FEWEST} different questions show nothing, whatever they find: judge {FEWEST} or more."
+    return "Chance could do that much, since 0 is in the interval."
 
 
 def _share(fused: Cost, alone: Cost) -> str:

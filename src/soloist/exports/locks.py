@@ -1,0 +1,35 @@
+"""One export into a place at a time: two at once would take each other's files away."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from soloist.errors import ExportError
+from soloist.stores.atomic import disk_errors, make_folder
+
+_SECONDS = 1.0  # what an export that is ending may still need
+
+
+@contextlib.contextmanager
+def exclusive(lock: Path, target: str) -> Iterator[None]:
+    """Hold a lock file, which stays, for an export to `target`.
+
+    Raises:
+        ExportError: another export holds it.
+        OutputError: it cannot be written.
+    """
+    held = FileLock(lock)
+    with disk_errors(lock):
+        make_folder(lock.parent)
+        try:
+            held.acquire(timeout=_SECONDS)
+        except Timeout as exc:  # an OSError too
+            raise ExportError(f"another export is writing to {target}: wait until it has ended") from exc
+    try:
+        yield
+    finally:
+        held.release()
