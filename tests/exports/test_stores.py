@@ -289,6 +289,25 @@ def test_a_column_of_vectors_that_is_of_another_type(make_run, postgres):
             export_run(run, "pgvector", url=postgres, table="typed", vectors="model-a")
 
 
+def test_a_user_of_postgres_who_may_make_no_table(make_run, postgres):
+    """One that was there was made all the same, if it was not there: that asks for the right to make any."""
+    from psycopg.conninfo import make_conninfo
+
+    run = make_run(alpha=some_chunks(3))
+    with connected(postgres) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS given CASCADE")
+        connection.execute("DROP ROLE IF EXISTS guest")
+        connection.execute("CREATE SCHEMA given")
+        export_run(run, "pgvector", url=postgres, table="given.chunks")
+        connection.execute("CREATE ROLE guest LOGIN")
+        connection.execute("GRANT USAGE ON SCHEMA given TO guest")
+        connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON given.chunks TO guest")
+        url = make_conninfo(postgres, user="guest")
+        assert export_run(make_run(alpha=some_chunks(5)), "pgvector", url=url, table="given.chunks").written == 2
+        with pytest.raises(ExportError, match=r"permission denied for schema given\): correct that"):
+            export_run(run, "pgvector", url=url, table="given.other")
+
+
 def test_postgres_keeps_the_rows_until_they_are_asked_for(make_run, postgres):
     """The client had the keys of all rows in memory before it looked at the first."""
     import psycopg

@@ -85,7 +85,8 @@ class _Table:
         self._run("CREATE EXTENSION IF NOT EXISTS vector")
         self._require_schema()
         self._lock()
-        self._make()
+        if not self._there():  # which may be all that this user is allowed
+            self._make()
         there = self._there()
         self._require_own(there)
         self._has_run = "run" in there
@@ -237,7 +238,7 @@ class _Table:
             for name, column in self._columns.items()
         )
         self._run(
-            "CREATE TABLE IF NOT EXISTS {table} (key uuid PRIMARY KEY, run text, collection text NOT NULL, "
+            "CREATE TABLE {table} (key uuid PRIMARY KEY, run text, collection text NOT NULL, "
             "id text NOT NULL, text text NOT NULL, metadata jsonb NOT NULL, digest text NOT NULL, {vectors})",
             vectors=vectors,
         )
