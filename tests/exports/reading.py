@@ -14,7 +14,7 @@ import numpy as np
 Row = tuple[str, str, str, dict[str, list[float]]]  # collection, id, text (empty where it is not kept), vectors
 
 
-COLUMNS = {"model-a": "vector_model_a", "org/model.b": "vector_org_model_b", "fused": "vector_fused"}
+COLUMNS = {"model-a": "vector_model_a", "org/model.b": "vector_org_model_b_13d65151", "fused": "vector_fused"}
 
 
 def _row(row: Mapping[str, Any]) -> Row:

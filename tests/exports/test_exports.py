@@ -23,6 +23,7 @@ from soloist.exports import EXPORTS, export_run
 from soloist.exports.lancedb_table import _sub_vectors
 from soloist.exports.qdrant import _Collection, _requests
 from soloist.exports.rows import key_of, open_source
+from soloist.exports.stores import Scope
 from soloist.exports.target import Target
 from soloist.stores import RunFolder
 from soloist.types import Chunk
@@ -323,8 +324,8 @@ def test_a_folder_of_qdrant_is_asked_once_for_all_its_points(make_run, tmp_path)
     with closing(QdrantClient(path=str(tmp_path / "out"))) as client:
         source = open_source(run, "org/model.b", (), several=True)
         store = _Collection(client, source, Target(out=tmp_path / "out"), "here")
-        assert [len(page) for page in store.places(["alpha"])] == [1_050]
-        assert [len(page) for page in store.places(["beta"])] == [0]
+        assert [len(page) for page in store.places(Scope(("alpha",), None))] == [1_050]
+        assert [len(page) for page in store.places(Scope(("beta",), None))] == [0]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "lancedb"])
@@ -349,7 +350,7 @@ def test_a_number_and_its_digits_stay_two_values(kind, request, tmp_path, make_r
     mixed = [*chunks, Chunk(id="c", text="three", metadata={"n": 1})]
     export(make_run(alpha=mixed))
     assert values() == {"a": '"1"', "b": '"x"', "c": "1"}
-    assert [json.loads(each) for each in values().values()] == ["1", "x", 1]
+    assert {id_: json.loads(each) for id_, each in values().items()} == {"a": "1", "b": "x", "c": 1}
     export(make_run(alpha=[*chunks, Chunk(id="c", text="three", metadata={"n": "y"})]))
     if kind == "lancedb":  # a column of JSON stays one
         assert values() == {"a": '"1"', "b": '"x"', "c": '"y"'}

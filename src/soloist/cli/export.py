@@ -16,6 +16,8 @@ from soloist.reports.text import count_text, one_line
 _TO_HELP = "parquet, numpy, jsonl, faiss, lancedb, qdrant or pgvector."
 _VECTORS_HELP = "fused, the name of a model, or all. [default: all; for faiss the fused ones]"
 
+_TABLE_HELP = "The table or collection in a store; for pgvector also SCHEMA.NAME."
+
 _TAKE_OVER_HELP = "Make this run's what another run exported to the same place, instead of refusing to touch it."
 
 
@@ -28,7 +30,7 @@ def export(
     url: Annotated[str | None, typer.Option(metavar="URL", help="The server of qdrant or pgvector.")] = None,
     vectors: Annotated[str | None, typer.Option(metavar="NAME", help=_VECTORS_HELP)] = None,
     collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
-    table: Annotated[str, typer.Option(metavar="NAME", help="The table or collection in a store.")] = "soloist",
+    table: Annotated[str, typer.Option(metavar="NAME", help=_TABLE_HELP)] = "soloist",
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are sent at once.")] = 1_000,
     take_over: Annotated[bool, typer.Option("--take-over", help=_TAKE_OVER_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

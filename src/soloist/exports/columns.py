@@ -6,8 +6,9 @@ A column of JSON holds a text in quotes, so that 1 and "1" stay two values; its 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +26,20 @@ _TYPES: Mapping[type, pa.DataType] = {
 }  # fmt: skip
 _JSON = pa.large_string()
 _INT64 = 1 << 63
-_UNSAFE = re.compile(r"\W", re.ASCII)
+METADATA = "metadata_"
+VECTOR = "vector_"
 _LONGEST_NAME = 60  # of a column: what PostgreSQL and others keep whole
+_DIGEST_DIGITS = 8
+_PLAIN = re.compile(r"[a-z0-9_]+")
+_TAKEN = re.compile(r".*_[0-9a-f]{8}")  # the ending of a digest that we append
+_UNSAFE = re.compile(r"[^a-z0-9_]")
+_DASHES = str.maketrans("-_", "_-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
     """The columns of an export: key, run, collection, id, text, those of the metadata by field, digest (a `Mark`), and
-    those of the vectors by name. Names of columns have letters, digits and `_` alone, whatever the fields are called.
+    those of the vectors by name.
     """
 
     run: str
@@ -44,8 +51,8 @@ class Columns:
     def of(cls, source: Source) -> Columns:
         """The columns for a source; one pass over its chunks for the types of their metadata."""
         types = _metadata_types(source)
-        metadata = plain_names("metadata_", types)
-        vectors = plain_names("vector_", source.dims)
+        metadata = {field: metadata_column(field) for field in types}
+        vectors = {name: vector_column(name) for name in source.dims}
         schema = pa.schema(
             [
                 *((name, pa.string()) for name in ("key", "run", "collection", "id", "text")),
@@ -81,13 +88,14 @@ class Columns:
         return pa.table([values[name] for name in self.schema.names], schema=self.schema)
 
     def read(self, table: pa.Table) -> dict[str, dict[str, Vectors]]:
-        """The vectors of a table's rows, by key and name."""
-        matrices = {
-            name: table_matrix(table.select([column]).rename_columns(["vector"]))
-            for name, column in self.vectors.items()
-        }
-        keys = table["key"].to_pylist()
-        return {key: {name: matrix[row] for name, matrix in matrices.items()} for row, key in enumerate(keys)}
+        """The vectors of a table's rows that have them, by key and name."""
+        found: dict[str, dict[str, Vectors]] = {key: {} for key in table["key"].to_pylist()}
+        for name, column in self.vectors.items():
+            there = table.filter(table[column].is_valid())
+            matrix = table_matrix(there.select([column]).rename_columns(["vector"]))
+            for key, vector in zip(there["key"].to_pylist(), matrix, strict=True):
+                found[key][name] = vector
+        return found
 
 
 def _metadata_types(source: Source) -> dict[str, pa.DataType]:
@@ -102,18 +110,39 @@ def _metadata_types(source: Source) -> dict[str, pa.DataType]:
     return {name: kind if kind is not None else _JSON for name, kind in sorted(found.items())}
 
 
-def plain_names(prefix: str, fields: Iterable[str]) -> dict[str, str]:
-    """A column's name for each field, no two alike whatever the case of their letters."""
-    found: dict[str, str] = {}
-    taken: set[str] = set()
-    for field in fields:
-        plain = (prefix + _UNSAFE.sub("_", field))[:_LONGEST_NAME]
-        name, number = plain, 2
-        while name.casefold() in taken:
-            name, number = f"{plain[: _LONGEST_NAME - 4]}_{number}", number + 1
-        taken.add(name.casefold())
-        found[field] = name
-    return found
+def metadata_column(field: str) -> str:
+    """The name of a field's column: its own where that is plain, else a readable form with a digest.
+
+    Plain are small letters, digits and `_`. The name depends on the field alone, so that two fields never share a
+    column, whatever else is exported and whatever the case of their letters, and needs no quotes in SQL.
+
+        >>> metadata_column("page_no")
+        'metadata_page_no'
+        >>> metadata_column("page no")
+        'metadata_page_no_b62b1584'
+    """
+    return _column(METADATA, field, field)
+
+
+def vector_column(name: str) -> str:
+    """The name of a column of vectors, likewise; of models it is `-` that is plain, which becomes `_`.
+
+    >>> vector_column("bge-m3")
+    'vector_bge_m3'
+    >>> vector_column("bge_m3")
+    'vector_bge_m3_f47e8ecc'
+    """
+    return _column(VECTOR, name, name.translate(_DASHES))
+
+
+def _column(prefix: str, name: str, spelled: str) -> str:
+    """`spelled` is the name with `_` where a plain one has its sign."""
+    whole = prefix + spelled
+    if len(whole) <= _LONGEST_NAME and _PLAIN.fullmatch(spelled) and not _TAKEN.fullmatch(spelled):
+        return whole
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_DIGITS]
+    readable = _UNSAFE.sub("_", whole.lower())
+    return f"{readable[: _LONGEST_NAME - _DIGEST_DIGITS - 1]}_{digest}"
 
 
 def _kind(value: Any) -> pa.DataType | None:

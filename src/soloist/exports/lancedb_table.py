@@ -1,18 +1,24 @@
-"""A LanceDB table in a folder, which needs no server: metadata as columns, a column for each name of vectors."""
+"""A LanceDB table in a folder, which needs no server: metadata as columns, a column for each name of vectors.
+
+Columns of metadata and of vectors, told by how their names begin, are the export's; all others are somebody's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from soloist.errors import ExportError
-from soloist.exports.columns import Columns
+from soloist.exports.columns import METADATA, VECTOR, Columns
 from soloist.exports.extras import load
+from soloist.exports.locks import exclusive
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
-from soloist.exports.stores import Place, fill
+from soloist.exports.store_folders import LOCK, require_store_folder
+from soloist.exports.stores import Place, Scope, fill
 from soloist.exports.target import Target
 
 # Up to here a scan of all rows is a matter of milliseconds, and an index only loses recall.
@@ -22,66 +28,23 @@ _KEYS_AT_ONCE = 10_000
 
 
 def export(source: Source, target: Target) -> ExportReport:
-    """Make the table have the rows of the run."""
+    """Make the table have the rows of the run, as the only export that writes to the folder."""
     lancedb = load("lancedb", "lancedb", "lancedb")
-    columns = Columns.of(source)
     path = target.folder
-    if path.is_file():
-        raise ExportError(f"{path} is a file: choose a folder for the export to lancedb")
-    try:
-        database = lancedb.connect(str(path))
-        store = _LanceTable(database, target.table, source, columns, f"{path} ({target.table})")
-        return fill(store, source, target)
-    except (OSError, RuntimeError, ValueError) as exc:
-        raise ExportError(
-            f"LanceDB at {path} failed ({' '.join(str(exc).split())[:300]}): correct that, and export again"
-        ) from exc
-
-
-def _table(database: Any, name: str, columns: Columns, target: str) -> Any:
-    """The table, made where it is not there."""
-    if name not in database.list_tables().tables:
-        return database.create_table(name, schema=columns.schema)
-    table = database.open_table(name)
-    there = table.schema
-    for column in columns.vectors.values():
-        kind, other = columns.schema.field(column).type, there.field(column).type if column in there.names else None
-        if other is not None and other != kind:
+    require_store_folder(path, "lancedb", _has_tables)
+    columns = Columns.of(source)
+    with exclusive(path / LOCK, str(path)):
+        try:
+            store = _LanceTable(lancedb.connect(str(path)), target.table, source, columns, f"{path} ({target.table})")
+            return fill(store, source, target)
+        except (OSError, RuntimeError, ValueError) as exc:
             raise ExportError(
-                f"{target} has {column} of {other}, and the run of {kind}: choose another --table, or drop that one"
-            )
-    if not {"key", "digest", "collection", "id"} <= set(there.names):
-        raise ExportError(f"{target} is a table that no export wrote: choose another --table")
-    return table
+                f"LanceDB at {path} failed ({' '.join(str(exc).split())[:300]}): correct that, and export again"
+            ) from exc
 
 
-def _with_columns(database: Any, table: Any, columns: Columns, source: Source, target: str) -> Any:
-    """The table with an export's columns too; made anew where one has another type and nothing else is in it."""
-    there = table.schema
-    other = [each for each in columns.schema if each.name in there.names and there.field(each.name).type != each.type]
-    if other:
-        if table.count_rows(f"collection IS NULL OR NOT ({_among('collection', source.collections)})"):
-            raise ExportError(
-                f"{target} has other collections, in which {other[0].name} is {there.field(other[0].name).type} and "
-                f"not {other[0].type}: choose another --table, or export all collections together"
-            )
-        lost = [name for name in _other_vectors(table, columns) if table.count_rows(f"{name} IS NOT NULL")]
-        if lost:
-            raise ExportError(
-                f"{target} has {lost[0]}, which it would lose as {other[0].name} is {there.field(other[0].name).type} "
-                f"there and not {other[0].type}: export it too, with --vectors all, or choose another --table"
-            )
-        return database.create_table(table.name, schema=columns.schema, mode="overwrite")
-    new = [field for field in columns.schema if field.name not in there.names]
-    if new:
-        table.add_columns(pa.schema(new))
-    return table
-
-
-def _other_vectors(table: Any, columns: Columns) -> list[str]:
-    """The columns of vectors by names that are not exported now."""
-    own = set(columns.vectors.values())
-    return [name for name in table.schema.names if name.startswith("vector_") and name not in own]
+def _has_tables(path: Path) -> bool:
+    return any(path.glob("*.lance"))
 
 
 class _LanceTable:
@@ -89,63 +52,78 @@ class _LanceTable:
 
     normalises = False
 
-    def __init__(self, database: Any, name: str, source: Source, columns: Columns, target: str) -> None:
-        self._database = database
-        self._table = _table(database, name, columns, target)
+    def __init__(
+        self,
+        database: Any,
+        name: str,
+        source: Source,
+        columns: Columns,
+        target: str,
+        indexed_rows: int = INDEXED_ROWS,
+    ) -> None:
+        self._table = _opened(database, name, columns.schema)
         self._source = source
-        self._columns = columns
+        self._columns = columns.widened(self._table.schema)
+        self._indexed_rows = indexed_rows
         self.target = target
+        self._require_own()
 
-    def prepare(self) -> None:
-        self._columns = self._columns.widened(self._table.schema)
-        self._table = _with_columns(self._database, self._table, self._columns, self._source, self.target)
+    def places(self, scope: Scope) -> Generator[Sequence[Place], None, None]:
+        names = [name for name in ("key", "run", "collection", "id", "digest") if name in self._table.schema.names]
+        found = self._table.search().where(self._of(scope)).select(names).limit(max(1, self.count(scope)))
+        lost = bool(self._retyped())  # in prepare
+        for batch in found.to_batches(_KEYS_AT_ONCE):
+            yield [
+                Place(row["key"], row.get("run"), row["collection"], row["id"], None if lost else row["digest"])
+                for row in batch.to_pylist()
+            ]
 
-    def marks(self, keys: Sequence[str]) -> Mapping[str, object]:
-        found = self._rows(keys, ["key", "digest"])
-        return dict(zip(found["key"].to_pylist(), found["digest"].to_pylist(), strict=True))
+    def prepare(self, twice: Sequence[str]) -> None:
+        for start in range(0, len(twice), _KEYS_AT_ONCE):
+            self._leave_one(twice[start : start + _KEYS_AT_ONCE])
+        retyped = self._retyped()
+        if retyped:
+            self._require_nothing_lost(retyped[0])
+            self._table.update(values={"digest": ""})  # whatever comes, each row is written again
+            self._table.drop_columns([field.name for field in retyped])
+        new = [field for field in self._columns.schema if field.name not in self._table.schema.names]
+        if new:
+            self._table.add_columns(pa.schema(new))
 
-    def upsert(self, rows: Rows) -> None:
-        self._merge(self._columns.table(rows), len(rows))
+    def add(self, rows: Rows) -> None:
+        self._table.add(self._columns.table(rows))
 
-    def update(self, rows: Rows) -> None:
-        table, others = self._columns.table(rows), _other_vectors(self._table, self._columns)
-        if others:
-            there = self._rows(rows.keys, ["key", *others])
-            at = {key: place for place, key in enumerate(there["key"].to_pylist())}
-            there = there.take([at[key] for key in rows.keys])
-            for name in others:
-                table = table.append_column(there.schema.field(name), there[name])
-        self._merge(table, len(rows))
-
-    def _merge(self, table: pa.Table, rows: int) -> None:
-        merge = self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-        for field in self._table.schema:  # of other collections, or of an export of other vectors
-            if field.name not in table.column_names:
-                table = table.append_column(field, pa.nulls(rows, field.type))
-        merge.execute(table, on_bad_vectors="null")  # it counts those that are not there among the bad
-
-    def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
-        names = [name for name in ("key", "run", "collection", "id") if name in self._table.schema.names]
-        chosen = self._table.search().where(_among("collection", collections)).select(names)
-        found = chosen.limit(max(1, self.count(collections))).to_arrow()
-        for batch in found.to_batches(max_chunksize=_KEYS_AT_ONCE):
-            yield [Place(row["key"], row.get("run"), row["collection"], row["id"]) for row in batch.to_pylist()]
+    def update(self, rows: Rows, *, keep: bool) -> None:
+        table = self._columns.table(rows)
+        for field in self._table.schema:
+            is_emptied = field.name.startswith(METADATA) or (field.name.startswith(VECTOR) and not keep)
+            if field.name not in table.column_names and is_emptied:
+                table = table.append_column(field, pa.nulls(len(rows), field.type))
+        # Columns that the rows do not have stay as they are.
+        self._table.merge_insert("key").when_matched_update_all().execute(table, on_bad_vectors="null")
 
     def delete(self, keys: Sequence[str]) -> None:
         self._table.delete(_among("key", keys))
 
-    def count(self, collections: Sequence[str]) -> int:
-        return int(self._table.count_rows(_among("collection", collections)))
+    def count(self, scope: Scope) -> int:
+        return int(self._table.count_rows(self._of(scope)))
 
     def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
-        return self._columns.read(self._rows(keys, ["key", *self._columns.vectors.values()]))
+        return self._columns.read(self._rows(keys, ["key", *self._columns.vectors.values()]).to_arrow())
 
-    def index(self, rows: int) -> Sequence[str]:
+    def index(self) -> Sequence[str]:
         self._table.optimize()  # which takes new rows into the indexes that are there
-        if rows < INDEXED_ROWS:
-            return ("LanceDB scans all rows: so few need no index",)
-        for name, dim in self._source.dims.items():
-            self._index(self._columns.vectors[name], dim, rows)
+        few = ("LanceDB scans all rows: so few need no index",)
+        if self._table.count_rows() < self._indexed_rows:
+            return few
+        counts = {
+            name: self._table.count_rows(f"{column} IS NOT NULL") for name, column in self._columns.vectors.items()
+        }
+        for name, rows in counts.items():
+            if rows >= self._indexed_rows:
+                self._index(self._columns.vectors[name], self._source.dims[name], rows)
+        if max(counts.values()) < self._indexed_rows:
+            return few
         return ("LanceDB's search is approximate: IVF_PQ indexes",)
 
     def _index(self, column: str, dim: int, rows: int) -> None:
@@ -162,8 +140,78 @@ class _LanceTable:
         for name in there:
             self._table.drop_index(name)
 
-    def _rows(self, keys: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        return self._table.search().where(_among("key", keys)).select(list(columns)).limit(max(1, len(keys))).to_arrow()
+    def _require_own(self) -> None:
+        """Refuse a table that no export wrote, or that has no room for the vectors."""
+        there, own = self._table.schema, self._columns.schema
+        for name in ("key", "run", "collection", "id", "text", "digest"):
+            if name in there.names and there.field(name).type != own.field(name).type:
+                raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
+        if not {"key", "digest", "collection", "id"} <= set(there.names):
+            raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
+        for column in self._columns.vectors.values():
+            kind, other = own.field(column).type, there.field(column).type if column in there.names else None
+            if other is not None and other != kind:
+                raise ExportError(
+                    f"{self.target} has {column} of {other}, and the run of {kind}: choose another --table, or drop "
+                    "that one"
+                )
+        for field in there:
+            if field.name not in own.names and not field.nullable:
+                raise ExportError(
+                    f"{self.target} has a column {field.name} that has to have values, and an export has none for it: "
+                    "choose another --table, or drop that column"
+                )
+
+    def _retyped(self) -> list[pa.Field]:
+        """Columns that are there with another type than the run has now."""
+        own = self._columns.schema
+        return [
+            field
+            for field in self._table.schema
+            if field.name in own.names and field.type != own.field(field.name).type
+        ]
+
+    def _require_nothing_lost(self, retyped: pa.Field) -> None:
+        """Refuse to empty a column of rows that are not written now, or to write rows without vectors they have."""
+        own = self._columns.schema.field(retyped.name).type
+        if self._table.count_rows() > self.count(Scope.of(self._source)):
+            raise ExportError(
+                f"{self.target} has other collections, in which {retyped.name} is {retyped.type} and not {own}: choose "
+                "another --table, or export all collections together"
+            )
+        vectors = self._columns.vectors.values()
+        others = [name for name in self._table.schema.names if name.startswith(VECTOR) and name not in vectors]
+        lost = [name for name in others if self._table.count_rows(f"{name} IS NOT NULL")]
+        if lost:
+            raise ExportError(
+                f"{self.target} has {lost[0]}, which it would lose as {retyped.name} is {retyped.type} there and not "
+                f"{own}: export it too, with --vectors all, or choose another --table"
+            )
+
+    def _leave_one(self, keys: Sequence[str]) -> None:
+        """Take away all rows of a key but one, as two exports at once have left them."""
+        found = self._table.search().where(_among("key", keys)).select(["key"]).with_row_id(True)
+        rows = found.limit(self._table.count_rows(_among("key", keys))).to_arrow()
+        first = dict(zip(reversed(rows["key"].to_pylist()), reversed(rows["_rowid"].to_pylist()), strict=True))
+        more = set(rows["_rowid"].to_pylist()) - set(first.values())
+        self._table.delete(f"_rowid IN ({', '.join(map(str, sorted(more)))})")
+
+    def _rows(self, keys: Sequence[str], columns: Sequence[str]) -> Any:
+        return self._table.search().where(_among("key", keys)).select(list(columns)).limit(max(1, len(keys)))
+
+    def _of(self, scope: Scope) -> str:
+        among = _among("collection", scope.collections)
+        if scope.run is None or "run" not in self._table.schema.names:
+            return among
+        return f"{among} OR {_among('run', [scope.run])}"
+
+
+def _opened(database: Any, name: str, schema: pa.Schema) -> Any:
+    """The table, made where it is not there, or was being made when an export was killed."""
+    try:
+        return database.open_table(name)
+    except (ValueError, FileNotFoundError):
+        return database.create_table(name, schema=schema)
 
 
 def _sub_vectors(dim: int) -> int:

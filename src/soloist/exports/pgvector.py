@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from soloist.errors import ConfigError, ExportError
-from soloist.exports.columns import has_surrogate, plain_names, surrogate_error
+from soloist.exports.columns import VECTOR, has_surrogate, surrogate_error, vector_column
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
-from soloist.exports.stores import Place, fill
+from soloist.exports.stores import Place, Scope, fill
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
 
@@ -23,119 +24,156 @@ INDEXED_ROWS = 10_000
 _MOST_INDEXED_DIMS = 2_000
 _MOST_HALFVEC_DIMS = 4_000
 _KEYS_AT_ONCE = 10_000
-_COLUMNS = ("key", "run", "collection", "id", "text", "metadata", "digest")
+_LOCK_TIMEOUT = "3s"  # a server takes a moment to see that a client was killed
+_COLUMNS = {
+    "key": "uuid", "run": "text", "collection": "text", "id": "text", "text": "text", "metadata": "jsonb",
+    "digest": "text",
+}  # fmt: skip
 _NAME_BYTES = 63  # of an identifier of PostgreSQL; longer ones it cuts without a word
 
 
 def export(source: Source, target: Target) -> ExportReport:
-    """Make the table have the rows of the run; a batch is a transaction."""
+    """Make the table have the rows of the run, as the only export that writes to it; a batch is a transaction.
+
+    A table is `name`, found or made as the search path has it, or `schema.name`.
+    """
     psycopg = load("psycopg", "pgvector", "psycopg")
     if target.url is None or target.out is not None:
         raise ConfigError("the export to pgvector needs --url postgresql://user@host/database, and no --out: give it")
-    shown = _shown(psycopg, target.url)
+    shown, name = _shown(psycopg, target.url), _name_parts(target.table)
     try:
         with psycopg.connect(target.url, autocommit=True) as connection:
-            return fill(
-                _Table(psycopg, connection, source, target.table, f"{shown} ({target.table})"),
-                source,
-                target,
-            )
+            store = _Table(psycopg, connection, source, name, f"{shown} ({target.table})", target.take_over)
+            return fill(store, source, target)
     except psycopg.Error as exc:
-        reason = " ".join(str(exc).split())[:300]
+        is_there = not isinstance(exc, (psycopg.OperationalError, psycopg.NotSupportedError))
+        remedy = "correct that" if is_there else "see that it is there and has pgvector"
+        reason = " ".join((exc.diag.message_primary or str(exc)).split())[:300]  # without the row that it is of
+        raise ExportError(f"PostgreSQL at {shown} failed ({reason}): {remedy}, and export again") from exc
+    except UnicodeEncodeError as exc:
         raise ExportError(
-            f"PostgreSQL at {shown} failed ({reason}): see that it is there and has pgvector, and export again"
+            f"PostgreSQL at {shown} takes no text that is no Unicode, as the name of a collection: rename that, or "
+            "choose others with --collections"
         ) from exc
 
 
 class _Table:
-    """A table that is open, made where it is not there."""
+    """A table that is open and locked, made where it is not there."""
 
     normalises = False
 
-    def __init__(self, psycopg: Any, connection: Any, source: Source, name: str, target: str) -> None:
+    def __init__(
+        self,
+        psycopg: Any,
+        connection: Any,
+        source: Source,
+        name: tuple[str, ...],
+        target: str,
+        take_over: bool = False,
+        indexed_rows: int = INDEXED_ROWS,
+    ) -> None:
+        self._psycopg = psycopg
         self._sql = psycopg.sql
         self._connection = connection
         self._source = source
-        self._plain_name = identifier(name)
-        self._name = self._sql.Identifier(self._plain_name)
-        self._columns = plain_names("vector_", source.dims)
+        self._parts = name
+        self._name = self._sql.Identifier(*(part.replace("%", "%%") for part in name))  # beside placeholders
+        self._columns = {name: vector_column(name) for name in source.dims}
+        self._take_over = take_over
+        self._indexed_rows = indexed_rows
         self.target = target
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        self._make()
+        self._run("CREATE EXTENSION IF NOT EXISTS vector")
+        self._require_schema()
+        self._lock()
+        if not self._there():  # which may be all that this user is allowed
+            self._make()
         there = self._there()
         self._require_own(there)
         self._has_run = "run" in there
-        self._others = [name for name in there if name.startswith("vector_") and name not in self._columns.values()]
+        self._others = [name for name in there if name.startswith(VECTOR) and name not in self._columns.values()]
 
-    def prepare(self) -> None:
+    def places(self, scope: Scope) -> Generator[Sequence[Place], None, None]:
+        run = "run" if self._has_run else "NULL"
+        condition, values = self._of(scope)
+        query = f"SELECT key::text, {run}, collection, id, digest FROM {{table}} WHERE {condition}"
+        # A cursor of the server's, which lives in a transaction: the client's own would have all rows in memory.
+        with self._connection.transaction(), self._connection.cursor(name="soloist_places") as cursor:
+            cursor.execute(self._query(query), values)
+            while page := cursor.fetchmany(_KEYS_AT_ONCE):
+                yield [Place(*row) for row in page]
+
+    def prepare(self, twice: Sequence[str]) -> None:  # its keys are unique
         if not self._has_run:
-            self._run("ALTER TABLE {table} ADD COLUMN run text", [])
+            self._run("ALTER TABLE {table} ADD COLUMN run text")
+            self._has_run = True
 
-    def marks(self, keys: Sequence[str]) -> Mapping[str, object]:
-        found = self._run("SELECT key::text, digest FROM {table} WHERE key = ANY(%s::uuid[])", [list(keys)])
-        return dict(found.fetchall())
-
-    def upsert(self, rows: Rows) -> None:
-        # A row of another text, whose vectors of these are not exported now, must not keep those of the text before.
-        self._write(rows, self._others)
-
-    def update(self, rows: Rows) -> None:
+    def add(self, rows: Rows) -> None:
         self._write(rows, [])
 
+    def update(self, rows: Rows, *, keep: bool) -> None:
+        self._write(rows, [] if keep else self._others)
+
     def _write(self, rows: Rows, emptied: Sequence[str]) -> None:
+        """Write rows, of which some may be there, and empty these columns of those."""
         names = [*_COLUMNS, *self._columns.values()]
-        columns = self._sql.SQL(", ").join(map(self._sql.Identifier, names))
-        places = self._sql.SQL(", ").join(self._sql.Placeholder() for _ in names)
-        updates = self._sql.SQL(", ").join(
+        query = "INSERT INTO {table} AS there ({names}) VALUES ({values}) ON CONFLICT (key) DO UPDATE SET {updates}"
+        if not self._take_over:
+            query += " WHERE there.run = EXCLUDED.run"
+        updates = [
             self._sql.SQL("{0} = EXCLUDED.{0}").format(self._sql.Identifier(name)) for name in [*names[1:], *emptied]
+        ]
+        query = self._query(
+            query,
+            names=self._joined(map(self._sql.Identifier, names)),
+            values=self._joined(self._sql.Placeholder() for _ in names),
+            updates=self._joined(updates),
         )
-        query = self._sql.SQL(
-            "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (key) DO UPDATE SET {}"
-        ).format(self._name, columns, places, updates)  # fmt: skip
         with self._connection.transaction(), self._connection.cursor() as cursor:
             cursor.executemany(query, [self._values(rows, place) for place in range(len(rows))])
-
-    def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
-        run = "run" if self._has_run else "NULL"
-        query = "SELECT key::text, " + run + ", collection, id FROM {table} WHERE collection = ANY(%s)"
-        found = self._run(query, [list(collections)])
-        while page := found.fetchmany(_KEYS_AT_ONCE):
-            yield [Place(*row) for row in page]
+            if cursor.rowcount != len(rows):
+                raise ExportError(
+                    f"{self.target} has got rows of collection {rows.collection} from another run in the meantime: "
+                    "choose another --table, or export again with --take-over, which makes them this run's"
+                )
 
     def delete(self, keys: Sequence[str]) -> None:
         self._run("DELETE FROM {table} WHERE key = ANY(%s::uuid[])", [list(keys)])
 
-    def count(self, collections: Sequence[str]) -> int:
-        found = self._run("SELECT count(*) FROM {table} WHERE collection = ANY(%s)", [list(collections)])
-        return int(found.fetchone()[0])
+    def count(self, scope: Scope) -> int:
+        condition, values = self._of(scope)
+        return int(self._run(f"SELECT count(*) FROM {{table}} WHERE {condition}", values).fetchone()[0])
 
     def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
-        columns = self._sql.SQL(", ").join(
+        columns = self._joined(
             self._sql.SQL("{}::text").format(self._sql.Identifier(column)) for column in self._columns.values()
         )
-        query = self._sql.SQL("SELECT key::text, {} FROM {} WHERE key = ANY(%s::uuid[])").format(columns, self._name)
-        found = self._connection.execute(query, [list(keys)]).fetchall()
+        query = "SELECT key::text, {columns} FROM {table} WHERE key = ANY(%s::uuid[])"
+        found = self._run(query, [list(keys)], columns=columns).fetchall()
         return {
             key: {
                 name: np.array(text[1:-1].split(","), np.float32)
                 for name, text in zip(self._columns, texts, strict=True)
+                if text is not None
             }
             for key, *texts in found
         }
 
-    def index(self, rows: int) -> Sequence[str]:
-        if rows < INDEXED_ROWS:
+    def index(self) -> Sequence[str]:
+        counts = self._counts()
+        if max(counts.values()) < self._indexed_rows:
             return ("PostgreSQL scans all rows: so few need no index",)
-        has_halfvec = self._run("SELECT to_regtype('halfvec') IS NOT NULL", []).fetchone()[0]
+        has_halfvec = self._run("SELECT to_regtype('halfvec') IS NOT NULL").fetchone()[0]
+        there = self._indexes()
         notes: list[str] = []
         for name, column in self._columns.items():
             dim = self._source.dims[name]
-            if dim <= _MOST_INDEXED_DIMS:
-                self._index(column, self._sql.SQL("{} vector_cosine_ops").format(self._sql.Identifier(column)))
+            if counts[name] < self._indexed_rows:
+                notes.append(f"{name} is scanned: so few rows need no index")
+            elif dim <= _MOST_INDEXED_DIMS:
+                self._index(column, "{column} vector_cosine_ops", there)
                 notes.append(f"{name} has an HNSW index: its search is approximate")
             elif has_halfvec and dim <= _MOST_HALFVEC_DIMS:
-                half = self._sql.SQL("({}::halfvec({})) halfvec_cosine_ops")
-                self._index(column, half.format(self._sql.Identifier(column), self._sql.Literal(dim)))
+                self._index(column, f"({{column}}::halfvec({dim})) halfvec_cosine_ops", there)
                 notes.append(
                     f"{name} has an HNSW index in half precision, for ORDER BY {column}::halfvec({dim}) <=> ...: its "
                     "search is approximate"
@@ -145,43 +183,90 @@ class _Table:
                 notes.append(f"{name} has more than {most} dims, which this pgvector does not index: it is scanned")
         return tuple(notes)
 
-    def _index(self, column: str, indexed: Any) -> None:
-        name = self._sql.Identifier(identifier(f"{self._plain_name}_{column}_hnsw"))
-        query = self._sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw ({})")
-        self._connection.execute(query.format(name, self._name, indexed))
+    def _counts(self) -> dict[str, int]:
+        """How many vectors the table has, of this run or another, by name."""
+        columns = self._joined(
+            self._sql.SQL("count({})").format(self._sql.Identifier(column)) for column in self._columns.values()
+        )
+        return dict(
+            zip(self._columns, self._run("SELECT {columns} FROM {table}", columns=columns).fetchone(), strict=True)
+        )
+
+    def _indexes(self) -> list[str]:
+        """The definitions of the indexes that searches by cosine use."""
+        found = self._run(
+            "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = to_regclass(%s)", [self._quoted()]
+        )
+        return [made for (made,) in found.fetchall() if "_cosine_ops" in made]
+
+    def _index(self, column: str, indexed: str, there: Sequence[str]) -> None:
+        """Make an index where the column has none, under a name that is nobody's yet."""
+        if any(re.search(rf"\({column}[ )]", made) for made in there):
+            return
+        self._run(f"CREATE INDEX ON {{table}} USING hnsw ({indexed})", column=self._sql.Identifier(column))
+
+    def _require_schema(self) -> None:
+        if len(self._parts) > 1 and self._run("SELECT to_regnamespace(%s)", [self._quoted(1)]).fetchone() == (None,):
+            raise ExportError(
+                f"{self.target} is of a schema {self._parts[0]} that is not there: make it with CREATE SCHEMA, or give "
+                "--table a name without a dot"
+            )
+
+    def _lock(self) -> None:
+        """Hold the table for this export, as long as the connection lasts."""
+        schema = self._run(
+            "SELECT coalesce((SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
+            "WHERE pg_class.oid = to_regclass(%s)), %s, current_schema())",
+            [self._quoted(), self._parts[0] if len(self._parts) > 1 else None],
+        ).fetchone()[0]
+        name = f"soloist {self._sql.Identifier(str(schema), self._parts[-1]).as_string()}"
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        self._run("SELECT set_config('lock_timeout', %s, false)", [_LOCK_TIMEOUT])
+        try:
+            self._run("SELECT pg_advisory_lock(%s::bigint)", [number])
+        except self._psycopg.errors.LockNotAvailable as exc:
+            raise ExportError(
+                f"another export is writing to {self.target}: wait until it has ended, and export again"
+            ) from exc
+        self._run("RESET lock_timeout")
 
     def _make(self) -> None:
-        vectors = [
+        vectors = self._joined(
             self._sql.SQL("{} vector({})").format(
                 self._sql.Identifier(column), self._sql.Literal(self._source.dims[name])
             )
             for name, column in self._columns.items()
-        ]
-        self._connection.execute(
-            self._sql.SQL(
-                "CREATE TABLE IF NOT EXISTS {} (key uuid PRIMARY KEY, run text, collection text NOT NULL, "
-                "id text NOT NULL, text text NOT NULL, metadata jsonb NOT NULL, digest text NOT NULL, {})"
-            ).format(self._name, self._sql.SQL(", ").join(vectors))
+        )
+        self._run(
+            "CREATE TABLE {table} (key uuid PRIMARY KEY, run text, collection text NOT NULL, "
+            "id text NOT NULL, text text NOT NULL, metadata jsonb NOT NULL, digest text NOT NULL, {vectors})",
+            vectors=vectors,
         )
 
-    def _there(self) -> dict[str, int]:
-        """The columns of the table with the modifier of their type, which of a vector is its dim."""
-        found = self._connection.execute(
-            "SELECT attname, atttypmod FROM pg_attribute "
+    def _there(self) -> dict[str, tuple[str, int]]:
+        """The columns of the table with their type and its modifier, which of a vector is its dim."""
+        found = self._run(
+            "SELECT attname, typname, atttypmod FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
             "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-            [self._name.as_string()],
+            [self._quoted()],
         )
-        return dict(found.fetchall())
+        return {name: (kind, modifier) for name, kind, modifier in found.fetchall()}
 
-    def _require_own(self, there: Mapping[str, int]) -> None:
-        if not {*_COLUMNS} - {"run"} <= there.keys():  # which tables of an earlier version do not have
+    def _require_own(self, there: Mapping[str, tuple[str, int]]) -> None:
+        """Refuse a table that no export wrote, or that has no room for the vectors."""
+        # Tables of an earlier version do not have a run.
+        is_alike = all(
+            there[name][0] == kind if name in there else name == "run" for name, kind in _COLUMNS.items()
+        )  # fmt: skip
+        if not (is_alike and self._has_unique_key()):
             raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
         for name, column in self._columns.items():
-            if there.get(column) != self._source.dims[name]:
-                has = f"{there[column]} dims of {name}" if column in there else f"no column {column}"
+            dim = self._source.dims[name]
+            kind, there_dim = there.get(column, ("", 0))
+            if (kind, there_dim) != ("vector", dim):
+                has = f"{there_dim} dims of {name}" if kind == "vector" else f"no column {column} of vectors"
                 raise ExportError(
-                    f"{self.target} has {has}, and the run has {self._source.dims[name]}: choose another --table, or "
-                    "drop that one"
+                    f"{self.target} has {has}, and the run has {dim}: choose another --table, or drop that one"
                 )
 
     def _values(self, rows: Rows, place: int) -> list[Any]:
@@ -200,8 +285,35 @@ class _Table:
             str(rows.marks[place]), *vectors,
         ]  # fmt: skip
 
-    def _run(self, query: str, values: Sequence[Any]) -> Any:
-        return self._connection.execute(self._sql.SQL(query).format(table=self._name), values)
+    def _run(self, query: str, values: Sequence[Any] = (), **parts: Any) -> Any:
+        return self._connection.execute(self._query(query, **parts), list(values))
+
+    def _query(self, query: str, **parts: Any) -> Any:
+        return self._sql.SQL(query).format(table=self._name, **parts)
+
+    def _joined(self, parts: Iterable[Any]) -> Any:
+        return self._sql.SQL(", ").join(parts)
+
+    def _quoted(self, parts: int | None = None) -> str:
+        """The name, or its first parts, as a text that PostgreSQL reads as a name."""
+        quoted: str = self._sql.Identifier(*self._parts[:parts]).as_string()
+        return quoted
+
+    def _has_unique_key(self) -> bool:
+        """Whether no two rows can have one key, which an upsert needs."""
+        found = self._run(
+            "SELECT 1 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] "
+            "WHERE indrelid = to_regclass(%s) AND attname = 'key' AND indisunique AND indnkeyatts = 1 "
+            "AND indpred IS NULL",
+            [self._quoted()],
+        )
+        return found.fetchone() is not None
+
+    def _of(self, scope: Scope) -> tuple[str, list[Any]]:
+        """A scope as a condition with its values."""
+        if scope.run is None or not self._has_run:
+            return "collection = ANY(%s)", [list(scope.collections)]
+        return "(collection = ANY(%s) OR run = %s)", [list(scope.collections), scope.run]
 
 
 def _has_nul(value: Any) -> bool:
@@ -232,6 +344,14 @@ def _address(psycopg: Any, url: str) -> Mapping[str, str]:
             "password in PGPASSWORD or with its special characters percent-encoded"
         ) from None
     return parts
+
+
+def _name_parts(table: str) -> tuple[str, ...]:
+    """The parts of a table's name: a dot is between the schema and the name in it."""
+    parts = table.split(".")
+    if len(parts) > 2 or not all(parts) or any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in table):
+        raise ConfigError(f"--table {table!r} is no table of PostgreSQL: give it as name, or as schema.name")
+    return tuple(map(identifier, parts))
 
 
 def identifier(name: str) -> str:

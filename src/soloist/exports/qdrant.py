@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import pickle
+import sqlite3
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,7 +17,8 @@ from soloist.errors import ConfigError, ExportError
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
-from soloist.exports.stores import Place, fill
+from soloist.exports.store_folders import require_store_folder
+from soloist.exports.stores import Place, Scope, fill
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
 from soloist.stores import folder_name
@@ -26,10 +31,16 @@ _REQUEST_BYTES = 16 << 20
 _NUMBER_BYTES = 25
 _POINT_BYTES = 1_000  # keys and names; a character has up to 6, as an escape of JSON
 _CHARACTER_BYTES = 6
+# The client of a folder has SQLite's errors and those of what it finds in it.
+_FOLDER_ERRORS = (OSError, RuntimeError, ValueError, sqlite3.Error, pickle.UnpicklingError)
 
 
 def export(source: Source, target: Target) -> ExportReport:
-    """Make the collection have the rows of the run."""
+    """Make the collection have the rows of the run.
+
+    A folder is held by one client alone. On a server two exports into one collection at once are not noticed until
+    each counts its rows.
+    """
     client_module = load("qdrant_client", "qdrant", "qdrant-client")
     if (target.out is None) == (target.url is None):
         raise ConfigError(
@@ -38,26 +49,44 @@ def export(source: Source, target: Target) -> ExportReport:
     if target.url == "":
         raise ConfigError("the export to qdrant has an empty --url: give that of a server, e.g. http://localhost:6333")
     where = _shown(target.url) if target.url is not None else str(target.out)
-    try:
-        client = (
-            client_module.QdrantClient(
-                url=target.url, api_key=os.environ.get(API_KEY), timeout=_SECONDS, check_compatibility=False
-            )
-            if target.url is not None
-            else client_module.QdrantClient(path=str(target.out))
-        )
-    except (OSError, RuntimeError, ValueError) as exc:
-        raise ExportError(
-            f"Qdrant at {where} cannot be opened ({_first_line(exc)}): correct that, and export again"
-        ) from exc
+    client = _client(client_module, target, where)
     try:
         return fill(_Collection(client, source, target, where), source, target)
-    except (OSError, RuntimeError, ValueError, client_module.http.exceptions.ApiException) as exc:
+    except (*_FOLDER_ERRORS, client_module.http.exceptions.ApiException) as exc:
         raise ExportError(
             f"Qdrant at {where} failed ({_first_line(exc)}): see that it is there, and export again, which goes on"
         ) from exc
     finally:
         client.close()
+
+
+def _client(client_module: Any, target: Target, where: str) -> Any:
+    """The client of a server, which is not asked yet, or of a folder, which is read and locked."""
+    try:
+        if target.out is None:
+            return client_module.QdrantClient(
+                url=target.url, api_key=os.environ.get(API_KEY), timeout=_SECONDS, check_compatibility=False
+            )
+        require_store_folder(target.out, "qdrant", _has_collections)
+        return client_module.QdrantClient(path=str(target.out))
+    except (*_FOLDER_ERRORS, LookupError, EOFError) as exc:
+        if "already accessed" in str(exc):
+            raise ExportError(
+                f"the Qdrant folder {where} is open in another process: wait until that has ended, or use a server "
+                "with --url"
+            ) from exc
+        raise ExportError(
+            f"Qdrant at {where} cannot be opened ({_first_line(exc)}): correct that, and export again"
+        ) from exc
+
+
+def _has_collections(path: Path) -> bool:
+    """Whether a folder has the file that says which collections it has."""
+    try:
+        known = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        return isinstance(known["collections"], dict) and isinstance(known["aliases"], dict)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _shown(url: str) -> str:
@@ -79,40 +108,60 @@ class _Collection:
         self._names = {name: folder_name(name) for name in source.dims}  # Qdrant takes no / in them
         self._name = target.table
         self.target = f"{where} ({target.table})"
+        self._has_others = False  # vectors by other names
         if client.collection_exists(self._name):
             self._require_same_dims()
         else:
             self._make()
 
-    def prepare(self) -> None:
-        """A collection has room for any payload."""
-
-    def marks(self, keys: Sequence[str]) -> Mapping[str, object]:
-        found = self._client.retrieve(self._name, ids=list(keys), with_payload=["digest"])
-        return {str(point.id): (point.payload or {}).get("digest") for point in found}
-
-    def upsert(self, rows: Rows) -> None:
-        for places in _requests(rows):
-            points = [
-                self._models.PointStruct(id=key, payload=payload, vector=vectors)
-                for key, payload, vectors in self._points(rows.take(places))
+    def places(self, scope: Scope) -> Generator[Sequence[Place], None, None]:
+        # The client of a folder looks at every point for each page.
+        limit = _KEYS_AT_ONCE if self._is_server else max(1, self.count(scope))
+        offset = None
+        while True:
+            found, offset = self._client.scroll(
+                self._name, scroll_filter=self._of(scope), limit=limit, offset=offset,
+                with_payload=["run", "collection", "id", "digest"],
+            )  # fmt: skip
+            payloads = [point.payload or {} for point in found]
+            yield [
+                Place(str(point.id), *(payload.get(name) for name in ("run", "collection", "id", "digest")))
+                for point, payload in zip(found, payloads, strict=True)
             ]
-            self._client.upsert(self._name, points=points, wait=True)
+            if offset is None:
+                return
 
-    def update(self, rows: Rows) -> None:
+    def prepare(self, twice: Sequence[str]) -> None:
+        """A collection has room for any payload, and each point once."""
+
+    def add(self, rows: Rows) -> None:
+        self._upsert(rows, {})
+
+    def update(self, rows: Rows, *, keep: bool) -> None:
+        if not (keep and self._has_others):  # one change of a point, not two
+            found = self._client.retrieve(self._name, ids=list(rows.keys), with_payload=True)
+            self._upsert(rows, {str(point.id): point.payload or {} for point in found})
+            return
         for places in _requests(rows):
             points = list(self._points(rows.take(places)))
             vectors = [self._models.PointVectors(id=key, vector=vectors) for key, _, vectors in points]
             payloads = [
-                self._models.OverwritePayloadOperation(
-                    overwrite_payload=self._models.SetPayload(payload=payload, points=[key])
-                )
+                self._models.SetPayloadOperation(set_payload=self._models.SetPayload(payload=payload, points=[key]))
                 for key, payload, _ in points
             ]
             written = self._models.UpdateVectorsOperation(
                 update_vectors=self._models.UpdateVectors(points=vectors)
             )  # first: the mark in the payload says that they are there
             self._client.batch_update_points(self._name, update_operations=[written, *payloads], wait=True)
+
+    def _upsert(self, rows: Rows, there: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write points anew, with what somebody else has put into the payloads that are there."""
+        for places in _requests(rows):
+            points = [
+                self._models.PointStruct(id=key, payload={**there.get(key, {}), **payload}, vector=vectors)
+                for key, payload, vectors in self._points(rows.take(places))
+            ]
+            self._client.upsert(self._name, points=points, wait=True)
 
     def _points(self, rows: Rows) -> Iterator[tuple[str, dict[str, Any], dict[str, list[float]]]]:
         """Key, payload and vectors of rows."""
@@ -123,37 +172,24 @@ class _Collection:
             }  # fmt: skip
             yield key, payload, {self._names[name]: each[place].tolist() for name, each in rows.vectors.items()}
 
-    def places(self, collections: Sequence[str]) -> Iterator[Sequence[Place]]:
-        # The client of a folder looks at every point for each page.
-        limit = _KEYS_AT_ONCE if self._is_server else max(1, self.count(collections))
-        offset = None
-        while True:
-            found, offset = self._client.scroll(
-                self._name, scroll_filter=self._of(collections), limit=limit, offset=offset,
-                with_payload=["run", "collection", "id"],
-            )  # fmt: skip
-            payloads = [point.payload or {} for point in found]
-            yield [
-                Place(str(point.id), payload.get("run"), payload.get("collection"), payload.get("id"))
-                for point, payload in zip(found, payloads, strict=True)
-            ]
-            if offset is None:
-                return
-
     def delete(self, keys: Sequence[str]) -> None:
         self._client.delete(self._name, points_selector=self._models.PointIdsList(points=list(keys)), wait=True)
 
-    def count(self, collections: Sequence[str]) -> int:
-        return int(self._client.count(self._name, count_filter=self._of(collections), exact=True).count)
+    def count(self, scope: Scope) -> int:
+        return int(self._client.count(self._name, count_filter=self._of(scope), exact=True).count)
 
     def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
         found = self._client.retrieve(self._name, ids=list(keys), with_vectors=True)
         return {
-            str(point.id): {name: np.asarray(point.vector[own], np.float32) for name, own in self._names.items()}
+            str(point.id): {
+                name: np.asarray(point.vector[own], np.float32)
+                for name, own in self._names.items()
+                if own in (point.vector or {})
+            }
             for point in found
         }
 
-    def index(self, rows: int) -> Sequence[str]:
+    def index(self) -> Sequence[str]:
         if self._is_server:
             return ("Qdrant indexes by itself, from its own threshold of rows on",)
         return ("Qdrant in a folder scans all rows",)
@@ -167,11 +203,13 @@ class _Collection:
         self._client.create_collection(self._name, vectors_config=vectors)
         if self._is_server:  # a folder has no indexes
             keyword = self._models.PayloadSchemaType.KEYWORD
-            self._client.create_payload_index(self._name, field_name="collection", field_schema=keyword)
+            for field in ("collection", "run"):
+                self._client.create_payload_index(self._name, field_name=field, field_schema=keyword)
 
     def _require_same_dims(self) -> None:
         there = self._client.get_collection(self._name).config.params.vectors
         dims = {name: params.size for name, params in there.items()} if isinstance(there, dict) else {}
+        self._has_others = not dims.keys() <= set(self._names.values())
         for name, dim in self._source.dims.items():
             own = self._names[name]
             if own in dims and there[own].distance != self._models.Distance.COSINE:
@@ -185,9 +223,15 @@ class _Collection:
                     f"{self.target} has {has}, and the run has {dim}: choose another --table, or delete that one"
                 )
 
-    def _of(self, collections: Sequence[str]) -> Any:
-        among = self._models.MatchAny(any=list(collections))
-        return self._models.Filter(must=[self._models.FieldCondition(key="collection", match=among)])
+    def _of(self, scope: Scope) -> Any:
+        among = {"collection": list(scope.collections), "run": [scope.run] if scope.run is not None else []}
+        return self._models.Filter(
+            should=[
+                self._models.FieldCondition(key=field, match=self._models.MatchAny(any=values))
+                for field, values in among.items()
+                if values
+            ]
+        )
 
 
 def _requests(rows: Rows) -> Iterator[range]:

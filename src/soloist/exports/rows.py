@@ -87,7 +87,8 @@ class Rows:
 class Source:
     """What is exported of a run, `run` by its id: some collections, and vectors by name with their dims. `shards` are
     those of the collections, in order, with their rows; `makers` say what made the vectors of each file; `others` and
-    `other_collections` are the names of what the run has and that is not exported.
+    `other_collections` are the names of what the run has and that is not exported; `whole` is whether no collections
+    were chosen.
 
     Each read raises OutputError where the run is not the one any more that was opened.
     """
@@ -101,6 +102,7 @@ class Source:
     unchanged: Unchanged
     others: tuple[str, ...] = ()
     other_collections: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def rows(self) -> int:
@@ -213,6 +215,7 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
         unchanged=unchanged,
         others=tuple(name for name in there if name not in dims),
         other_collections=tuple(name for name in known if name not in chosen),
+        whole=not collections,
     )
 
 

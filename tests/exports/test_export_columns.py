@@ -1,0 +1,93 @@
+"""Columns are told apart by the names of fields and models alone, whatever else is exported."""
+
+from __future__ import annotations
+
+import lancedb
+import numpy as np
+import psycopg
+import pytest
+from exports.conftest import some_chunks
+from exports.reading import READERS
+
+from soloist.errors import ExportError
+from soloist.exports import export_run
+from soloist.exports.columns import metadata_column, vector_column
+from soloist.stores import RunFolder
+from soloist.types import Chunk
+
+NAMES = ["page no", "page-no", "page_no", "page.no", "Page_no", "PAGE_NO", "", "_", "é", "è", "a_0123abcd", "x" * 200]
+NAMES += ["x" * 201, "a", "A", "cosine-ops", "\ud800"]
+
+
+@pytest.mark.parametrize("column", [metadata_column, vector_column])
+def test_no_two_names_share_a_column(column):
+    """Which of two had the plain name was a matter of what else was exported."""
+    columns = [column(name) for name in NAMES]
+    assert len({each.casefold() for each in columns}) == len(NAMES)
+    assert all(each.isascii() and each.islower() and len(each) <= 60 for each in columns)
+    assert all(each.replace("_", "").isalnum() for each in columns)
+    digests = [column(name).rpartition("_")[2] for name in NAMES]
+    assert column(f"a_{digests[0]}") not in columns
+    assert metadata_column("page_no") == "metadata_page_no"
+    assert vector_column("bge-m3") == "vector_bge_m3"
+
+
+def with_model(run, name, vector):
+    """The run, with a third model whose vectors are all the same."""
+    folder = RunFolder(run)
+    summary = folder.read_json("run.json")
+    summary["models"].append({"name": name, "dim": len(vector), "fingerprint": name})
+    folder.reopen()
+    ids = folder.read_ids("alpha", 0)
+    vectors = np.tile(np.float32(vector), (len(ids), 1))
+    folder.write_vectors("alpha", name, 0, ids, vectors, [b"0" * 16] * len(ids), name)
+    folder.finish(summary)
+    return run
+
+
+def test_models_whose_names_differ_in_a_sign_have_a_column_each(make_run, tmp_path):
+    """An export of model.a alone wrote over the vectors of model-a."""
+    run, out = with_model(make_run(alpha=some_chunks(3)), "model.a", [0, 0, 0, 0, 0, 1]), str(tmp_path / "out")
+    export_run(run, "lancedb", out=out)
+    before = READERS["lancedb"](out)
+    assert export_run(run, "lancedb", out=out, vectors="model.a").unchanged == 3
+    lancedb.connect(out).open_table("soloist").delete("id = 'chunk 1'")
+    assert export_run(run, "lancedb", out=out, vectors="model.a").written == 1
+    row = next(
+        row for row in lancedb.connect(out).open_table("soloist").to_arrow().to_pylist() if row["id"] == "chunk 1"
+    )
+    assert row[vector_column("model.a")] == [0, 0, 0, 0, 0, 1] and row["vector_model_a"] is None
+    export_run(run, "lancedb", out=out, vectors="model-a")
+    export_run(run, "lancedb", out=out)
+    assert READERS["lancedb"](out) == before
+
+
+def test_postgres_does_not_take_a_model_for_another(make_run, postgres):
+    """The table had a column by the name that model.a was given where it was alone: that of model-a."""
+    run = with_model(make_run(alpha=some_chunks(3)), "model.a", [0, 0, 0, 0, 0, 1])
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS signs")
+        export_run(run, "pgvector", url=postgres, table="signs", vectors="model-a")
+        before = connection.execute("SELECT id, vector_model_a::text FROM signs ORDER BY id").fetchall()
+        with pytest.raises(
+            ExportError, match=f"has no column {vector_column('model.a')} of vectors, and the run has 6"
+        ):
+            export_run(run, "pgvector", url=postgres, table="signs", vectors="model.a")
+        assert connection.execute("SELECT id, vector_model_a::text FROM signs ORDER BY id").fetchall() == before
+
+
+def test_fields_whose_names_differ_in_a_sign_have_a_column_each(make_run, tmp_path):
+    """The pages of one collection came under the name of the other's field."""
+    out = str(tmp_path / "out")
+    run = make_run(
+        alpha=[Chunk(id="a", text="one", metadata={"page no": 1})],
+        beta=[Chunk(id="b", text="two", metadata={"page-no": 2})],
+    )
+    for collection in ("beta", "alpha"):
+        export_run(run, "lancedb", out=out, collections=[collection])
+    columns = [metadata_column(field) for field in ("page no", "page-no")]
+    rows = {
+        row["id"]: [row[column] for column in columns]
+        for row in lancedb.connect(out).open_table("soloist").to_arrow().to_pylist()
+    }
+    assert rows == {"a": [1, None], "b": [None, 2]}
