@@ -119,8 +119,8 @@ class _FileReading:
             raise UnreadableFileError(f"cannot be read ({exc.strerror or exc})") from exc
         except MemoryError as exc:  # to pass over a sound file would lose it
             raise BadChunkFileError(
-                f"{self._file} takes more memory from its {self._format.unit} {self._n_items} on than there is: give the "
-                "machine more, or write the file in smaller parts"
+                f"{self._file} takes more memory from its {self._format.unit} {self._n_items} on than there is: give "
+                "the machine more, or write the file in smaller parts"
             ) from exc
         except RecursionError as exc:
             raise UnreadableFileError(f"nests too deeply after its first {self._n_items} items") from exc
