@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 from contextlib import closing
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from exports.conftest import some_chunks
@@ -57,11 +59,78 @@ def test_a_setting_that_cannot_be_honoured(run, options, sentence):
     assert sentence in one_sentence(caught)
 
 
-@pytest.mark.parametrize("inside", ["", "exported", "alpha/../x.jsonl"])
-def test_an_export_into_the_run_itself(run, inside):
-    """Files that no run has would lie in it, or a run's own be taken for stale ones."""
-    with pytest.raises(ConfigError, match="is inside the run folder"):
-        export_run(run, "jsonl", out=run / inside)
+@pytest.mark.parametrize("inside", ["", "exported", "alpha/../x.jsonl", "skipped.jsonl"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "lancedb"])
+@pytest.mark.parametrize("other", [False, True])
+def test_an_export_into_a_run(run, make_run, kind, inside, other):
+    """Files that no run has would lie in it, or a run's own be taken for stale ones; so it is with another run."""
+    into = make_run(name="other", alpha=some_chunks(3)) if other else run
+    (into / "skipped.jsonl").touch()
+    before = sorted(into.rglob("*"))
+    with pytest.raises(ConfigError, match=r"is (a|inside the) run folder.*, which has its own files only: choose"):
+        export_run(run, kind, out=into / inside)
+    assert sorted(into.rglob("*")) == before and not (into / "skipped.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "name"), [("numpy", "fused.npy"), ("parquet", "beta-part-00000.parquet")])
+def test_a_users_own_file_in_the_folder_is_not_overwritten(make_run, tmp_path, kind, name):
+    """It was taken for a file of the export, because an export would call one so."""
+    out, run = tmp_path / "out", make_run(alpha=some_chunks(3))
+    export_run(run, kind, out=out, vectors="model-a")
+    (out / name).write_text("my own")
+    make_run(alpha=some_chunks(3), beta=some_chunks(2))
+    with pytest.raises(ExportError, match=f"has a file {name} that no export wrote: move it away, or choose"):
+        export_run(run, kind, out=out)
+    assert (out / name).read_text() == "my own"
+    (out / name).unlink()
+    assert export_run(run, kind, out=out).rows == 5
+
+
+def test_a_marker_cannot_name_files_outside_of_its_folder(make_run, tmp_path):
+    """They were removed as files of the export before."""
+    out, mine = tmp_path / "out", tmp_path / "mine.txt"
+    run = make_run(alpha=some_chunks(3))
+    export_run(run, "parquet", out=out)
+    mine.write_text("my own")
+    marker = json.loads((out / "soloist-export.json").read_text())
+    marker["files"]["../mine.txt"] = {"of": "", "sha256": ""}
+    (out / "soloist-export.json").write_text(json.dumps(marker))
+    with pytest.raises(ExportError, match="has files that no export to parquet wrote"):
+        export_run(run, "parquet", out=out)
+    assert mine.read_text() == "my own"
+
+
+def test_a_file_of_ours_that_somebody_replaced_is_written_anew(make_run, tmp_path):
+    """Its keys were taken for UUIDs, which was an unexpected error."""
+    out, run = tmp_path / "out", make_run(alpha=some_chunks(3))
+    export_run(run, "parquet", out=out)
+    for keys in (["no uuid"], [None], [7]):
+        pq.write_table(pa.table({"key": keys}), out / "alpha-part-00000.parquet")
+        assert export_run(run, "parquet", out=out).written == 3
+
+
+def test_what_is_no_file_is_not_replaced(run, tmp_path):
+    """A pipe hung for ever, a device became a file, and a link was replaced where its target was meant."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(ExportError, match="is no file but a device or a pipe: give --out the name of a file"):
+            export_run(run, "jsonl", out=path)
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "target.jsonl")
+    export_run(run, "jsonl", out=tmp_path / "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink() and len((tmp_path / "target.jsonl").read_text().splitlines()) == 5
+    assert export_run(run, "jsonl", out=tmp_path / "link.jsonl").rows == 5
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_group_that_may_write_to_a_place_may_export_to_it(run, tmp_path, kind):
+    """The lock of the first was nobody else's to take, so that the second was refused for ever."""
+    before = os.umask(0o022)
+    try:
+        export_run(run, kind, out=tmp_path / "out")
+    finally:
+        os.umask(before)
+    (lock,) = (path for path in tmp_path.rglob("*.lock") if path.parent in (tmp_path, tmp_path / "out"))
+    assert lock.stat().st_mode & 0o777 == 0o666
 
 
 def test_a_run_that_is_not_there_or_not_finished(run, tmp_path):

@@ -332,7 +332,7 @@ def test_a_folder_that_is_not_the_stores(make_run, tmp_path, kind):
     """An export lay among the files of another run, of another export or of somebody, or ended in a KeyError."""
     run, other = make_run(alpha=some_chunks(3)), make_run(name="other", alpha=some_chunks(3))
     for out in (other, other / "alpha", other / "new" / "er"):
-        with pytest.raises(ExportError, match=r"is (a|inside the) run folder.*, which has its own files only: choose"):
+        with pytest.raises(ConfigError, match=r"is (a|inside the) run folder.*, which has its own files only: choose"):
             export_run(run, kind, out=out)
     export_run(run, "parquet", out=tmp_path / "parquet")
     export_run(run, "qdrant" if kind == "lancedb" else "lancedb", out=tmp_path / "store")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,6 +10,7 @@ from pathlib import Path
 from soloist.errors import ConfigError
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Source, open_source
+from soloist.exports.store_folders import require_outside_runs
 from soloist.exports.target import BATCH_ROWS, DEFAULT_TABLE, Target
 
 __all__ = ["EXPORTS", "ExportReport", "Target", "export_run"]
@@ -66,8 +66,8 @@ def export_run(
         raise ConfigError(f"there is no export to {to}: choose one of {', '.join(EXPORTS)}")
     if batch_rows < 1:
         raise ConfigError(f"batch_rows is {batch_rows}: give a number of rows of 1 or more")
-    if out is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(run)):
-        raise ConfigError(f"{out} is inside the run folder {run}, which has its own files only: choose another --out")
+    if out is not None:
+        require_outside_runs(Path(out))
     source = open_source(Path(run), vectors, collections, several=kind.several)
     target = Target(
         out=Path(out) if out is not None else None, url=url, table=table, batch_rows=batch_rows, take_over=take_over

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,15 +75,20 @@ class ExportFolder:
         self.path = path
         self._vectors = tuple(source.dims)
         self._collections = source.collections
-        with disk_errors(path):
-            for entry in list(path.iterdir()):
-                if is_temporary(entry.name):
-                    entry.unlink()
         self._marker = _Marker(to=kind, run=source.run, files=there.files if there is not None else {})
+        self._clean()
         if there is None:
             self._write(self._marker)
         elif there.run == source.run:
             self._marker = there
+
+    def _clean(self) -> None:
+        """Remove what a killed export has left half-written."""
+        with disk_errors(self.path):
+            for name in (MARKER, *self.files):
+                for temp in self.path.glob(f".{glob.escape(name)}.*.tmp"):
+                    if is_temporary(temp.name) and temp.is_file():
+                        temp.unlink()
 
     @property
     def files(self) -> Mapping[str, _File]:
@@ -144,7 +151,17 @@ class ExportFolder:
             self._write(done)
 
     def _begin(self, names: Iterable[str]) -> None:
-        """Say that these files are not to be believed."""
+        """Say that these files are not to be believed.
+
+        Raises:
+            ExportError: one is there that no export wrote.
+        """
+        names = list(names)
+        for name in names:
+            if name not in self.files and os.path.lexists(self.path / name):
+                raise ExportError(
+                    f"{self.path} has a file {name} that no export wrote: move it away, or choose another --out"
+                )
         self._write(
             dataclasses.replace(
                 self._marker,
@@ -165,7 +182,9 @@ def _read(path: Path) -> _Marker | None:
     """The marker of a folder; None where there is none."""
     try:
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files = {str(name): _File(**file) for name, file in known["files"].items()}
+        files = {name: _File(**file) if isinstance(file, dict) else _File("") for name, file in known["files"].items()}
+        if any(Path(name).name != name for name in files):  # no export wrote that, and they may be removed
+            return None
         return _Marker(
             to=str(known["to"]), run=known.get("run"), finished=known.get("finished") is True,
             vectors=tuple(known.get("vectors", ())), collections=tuple(known.get("collections", ())), files=files,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from soloist.exports.target import Target
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, is_temporary
 
+_BEGINNING = b'{"key": "'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
 _HEAD = re.compile(rb'\{"key": ?%b, ?"run": ?%b, ?"collection": ?%b, ?"id": ?%b, ?(?="text": ?")' % ((_TEXT,) * 4))
 
@@ -27,8 +29,12 @@ _HEAD = re.compile(rb'\{"key": ?%b, ?"run": ?%b, ?"collection": ?%b, ?"id": ?%b,
 def export(source: Source, target: Target) -> ExportReport:
     """Write the file anew, in the order of the run, and read a sample back."""
     path = target.folder
+    if path.is_symlink():  # which stays, and what it names is written
+        path = Path(os.path.realpath(path))
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
+    if path.exists() and not path.is_file():
+        raise ExportError(f"{path} is no file but a device or a pipe: give --out the name of a file")
     _require_ours(path, source, target.take_over)
     with exclusive(path.with_name(f".{path.name}.lock"), str(path)):
         _require_ours(path, source, target.take_over)
@@ -61,9 +67,11 @@ def _require_ours(path: Path, source: Source, take_over: bool) -> None:
     collections: dict[str, None] = {}
     try:
         with path.open("rb") as lines:
-            vectors = _vectors_of(lines.readline())
+            is_ours = lines.read(len(_BEGINNING)) in (_BEGINNING, b"")  # before a line of any length is read
             lines.seek(0)
-            for number, line in enumerate(lines, 1):
+            vectors = _vectors_of(lines.readline()) if is_ours else []
+            lines.seek(0)
+            for number, line in enumerate(lines if is_ours else [b""], 1):
                 row = _head(line)
                 if row is None:
                     which = "is a file" if number == 1 else f"has a line {number}"

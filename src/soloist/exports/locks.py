@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from filelock import FileLock, Timeout
 from soloist.errors import ExportError
 from soloist.stores.atomic import disk_errors, make_folder
 
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}
 _SECONDS = 1.0  # what an export that is ending may still need
 
 
@@ -22,13 +24,19 @@ def exclusive(lock: Path, target: str) -> Iterator[None]:
         ExportError: another export holds it.
         OutputError: it cannot be written.
     """
-    held = FileLock(lock)
+    held = FileLock(lock, mode=0o666)  # whoever may write to the place may export to it
     with disk_errors(lock):
         make_folder(lock.parent)
         try:
             held.acquire(timeout=_SECONDS)
         except Timeout as exc:  # an OSError too
             raise ExportError(f"another export is writing to {target}: wait until it has ended") from exc
+        except OSError as exc:
+            if exc.errno not in _NO_LOCKS:
+                raise
+            raise ExportError(
+                f"{target} is on a file system without locks: export to another place and copy it there"
+            ) from exc
     try:
         yield
     finally:

@@ -63,9 +63,9 @@ def _gone_count(path: Path, keys: DigestTable) -> int:
     try:
         with read_errors(path):
             there = pq.read_table(path, columns=["key"])["key"].to_pylist()
-    except OutputError:  # missing, or damaged: it is written anew
+            return sum(keys.find(uuid.UUID(str(key)).bytes) is None for key in there)
+    except OutputError:  # missing, damaged, or somebody's: it is written anew
         return 0
-    return sum(keys.find(uuid.UUID(key).bytes) is None for key in there)
 
 
 def _digest(columns: Columns, rows: Rows) -> str:

@@ -27,13 +27,17 @@ Vectors = np.ndarray[Any, np.dtype[np.float32]]
 FUSED = "fused"
 ALL = "all"
 _NAMESPACE = uuid.UUID("8f0b5a1e-6a0e-5d0c-9d5e-2f6a4c1b7e90")
+VECTOR_DIGEST_BYTES = 8
 _WAY_ON = "export it again"
 SAMPLED_ROWS = 64  # of which vectors are read back at the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """What a row is of, in digests: its run with its text, its metadata, and what made its vectors, by name."""
+    """What a row is, in digests: its run with its text, its metadata, and its vectors by name.
+
+    Of the vectors themselves: what made them says less, since in half precision another batch gives other bits.
+    """
 
     text: str
     metadata: str
@@ -86,9 +90,8 @@ class Rows:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
     """What is exported of a run, `run` by its id: some collections, and vectors by name with their dims. `shards` are
-    those of the collections, in order, with their rows; `makers` say what made the vectors of each file; `others` and
-    `other_collections` are the names of what the run has and that is not exported; `whole` is whether no collections
-    were chosen.
+    those of the collections, in order, with their rows; `others` and `other_collections` are the names of what the run
+    has and that is not exported; `whole` is whether no collections were chosen.
 
     Each read raises OutputError where the run is not the one any more that was opened.
     """
@@ -98,7 +101,6 @@ class Source:
     collections: tuple[str, ...]
     dims: Mapping[str, int]
     shards: Mapping[tuple[str, int], int]
-    makers: Mapping[str, str]
     unchanged: Unchanged
     others: tuple[str, ...] = ()
     other_collections: tuple[str, ...] = ()
@@ -131,7 +133,7 @@ class Source:
         """All rows of a shard."""
         chunks = self.folder.read_chunks(collection, index)
         vectors: dict[str, Vectors] = {}
-        made_by: dict[str, str] = {}
+        digests: dict[str, list[str]] = {}
         for name in self.dims:
             ids, vectors[name] = self._vectors(name, collection, index)
             if ids != [chunk.id for chunk in chunks]:
@@ -139,11 +141,14 @@ class Source:
                     f"{self.folder.path} has {name} vectors of other chunks in shard {index} of {collection}: give the "
                     "command that made it again, which mends it"
                 )
-            made_by[name] = _short_digest(self._maker(name, collection, index))
+            digests[name] = _vector_digests(vectors[name])
         return Rows(
             collection=collection,
             keys=[key_of(collection, chunk.id) for chunk in chunks],
-            marks=[_mark(self.run, chunk, made_by) for chunk in chunks],
+            marks=[
+                _mark(self.run, chunk, {name: each[row] for name, each in digests.items()})
+                for row, chunk in enumerate(chunks)
+            ],
             chunks=chunks,
             vectors=vectors,
         )
@@ -174,12 +179,6 @@ class Source:
         self.unchanged.require(_WAY_ON)
         return found
 
-    def _maker(self, name: str, collection: str, index: int) -> str:
-        """What made the vectors of a file, as the manifest has it."""
-        folder = self.folder
-        file = folder.fused_file(collection, index) if name == FUSED else folder.vectors_file(collection, name, index)
-        return self.makers.get(file, "")
-
 
 def key_of(collection: str, id_: str) -> str:
     """The UUID of a chunk, by its collection and id."""
@@ -200,9 +199,9 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
         if name not in known:
             raise ConfigError(f"{path} has no collection {name}: choose of {', '.join(known)}")
     chosen = tuple(collections) or tuple(known)
-    manifest = folder.manifest.read()
-    records = [each for each in manifest.values() if each.kind == "chunks" and each.collection in chosen]
-    records.sort(key=lambda each: (chosen.index(each.collection), each.shard))
+    order = {name: place for place, name in enumerate(chosen)}
+    records = [each for each in folder.manifest.read().values() if each.kind == "chunks" and each.collection in order]
+    records.sort(key=lambda each: (order[each.collection], each.shard))
     dims = _chosen_vectors(path, vectors, there, several)
     unchanged.require(_WAY_ON)
     return Source(
@@ -211,7 +210,6 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
         collections=chosen,
         dims=dims,
         shards={(each.collection, each.shard): each.rows for each in records},
-        makers={file: f"{each.fingerprint} {each.vector_dtype}" for file, each in manifest.items()},
         unchanged=unchanged,
         others=tuple(name for name in there if name not in dims),
         other_collections=tuple(name for name in known if name not in chosen),
@@ -241,10 +239,16 @@ def _chosen_vectors(path: Path, asked: str | None, there: Mapping[str, int], sev
     return {asked: there[asked]}
 
 
-def _mark(run: str, chunk: Chunk, made_by: Mapping[str, str]) -> Mark:
+def _mark(run: str, chunk: Chunk, vectors: Mapping[str, str]) -> Mark:
     return Mark(
-        text=_short_digest([run, chunk.text]), metadata=_short_digest(dict(chunk.metadata)), vectors=made_by
+        text=_short_digest([run, chunk.text]), metadata=_short_digest(dict(chunk.metadata)), vectors=vectors
     )  # fmt: skip
+
+
+def _vector_digests(vectors: Vectors) -> list[str]:
+    """16 hex digits over each row."""
+    rows = np.ascontiguousarray(vectors, "<f4")
+    return [hashlib.blake2b(row, digest_size=VECTOR_DIGEST_BYTES).hexdigest() for row in rows]
 
 
 def _short_digest(value: Any) -> str:

@@ -1,11 +1,11 @@
-"""Folders that a store's own client keeps: whose they are."""
+"""Where exports may go, and whose the folders are that a store's own client keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from soloist.errors import ExportError
+from soloist.errors import ConfigError, ExportError
 from soloist.stores.atomic import disk_errors, is_temporary
 from soloist.stores.manifest import NAME
 from soloist.stores.run_folder import IDENTITY, STATE
@@ -17,20 +17,29 @@ def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool
     """Refuse a folder that is neither new, nor empty, nor one that `has_store` finds the store's files in.
 
     Raises:
-        ExportError: it is a file, a run folder or in one, or has files of somebody else.
+        ExportError: it is a file, or has files of somebody else.
     """
     if path.exists() and not path.is_dir():
         raise ExportError(f"{path} is a file: choose a folder for the export to {kind}")
     with disk_errors(path):
-        whole = path.resolve()
-        run = next((folder for folder in (whole, *whole.parents) if _is_run(folder)), None)
         names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
-    if run is not None:
-        where = f"{path} is a run folder" if run == whole else f"{path} is inside the run folder {run}"
-        raise ExportError(f"{where}, which has its own files only: choose another --out")
     others = [name for name in names if name != LOCK and not is_temporary(name)]
     if others and not has_store(path):
         raise ExportError(f"{path} has files that no export to {kind} wrote: choose another folder, or empty it")
+
+
+def require_outside_runs(path: Path) -> None:
+    """Refuse a place in the folder of any run.
+
+    Raises:
+        ConfigError: it is one, or is in one.
+    """
+    with disk_errors(path):
+        whole = path.resolve()
+        run = next((folder for folder in (whole, *whole.parents) if _is_run(folder)), None)
+    if run is not None:
+        where = f"{path} is a run folder" if run == whole else f"{path} is inside the run folder {run}"
+        raise ConfigError(f"{where}, which has its own files only: choose another --out")
 
 
 def _is_run(path: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from array import array
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,12 +15,12 @@ from typing import Protocol
 from soloist.digests import DigestTable
 from soloist.errors import ExportError
 from soloist.exports.report import ExportReport, compare
-from soloist.exports.rows import Mark, Rows, Source, Vectors, key_of
+from soloist.exports.rows import VECTOR_DIGEST_BYTES, Mark, Rows, Source, Vectors, key_of
 from soloist.exports.target import Target
 
 _DELETED_AT_ONCE = 1_000
 _DIGEST_BYTES = 16  # of a text and of metadata, as a mark has them
-_ABSENT, _TWICE, _UNMARKED = -1, -2, -3
+_ABSENT, _MARKED, _UNMARKED, _TWICE = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +119,16 @@ def fill(store: Store, source: Source, target: Target) -> ExportReport:
 
 
 class _There:
-    """What a store has of a run's rows: the mark of each, in 36 bytes, and the keys of those that the run lacks."""
+    """What a store has of a run's rows: the mark of each, in 33 bytes and 8 for each name of vectors, and the keys of
+    those that the run lacks.
+    """
 
     def __init__(self, keys: DigestTable) -> None:
         self._keys = keys
-        self._digests = bytearray(2 * _DIGEST_BYTES * len(keys))
-        self._vectors = array("i", [_ABSENT]) * len(keys)  # by their number among the kinds
-        self._kinds: list[dict[str, str]] = []  # a few: what made a row's vectors is the same for whole files
-        self._numbers: dict[tuple[tuple[str, str], ...], int] = {}
+        self._states = bytearray(len(keys))
+        self._texts = _Digests(len(keys), _DIGEST_BYTES)
+        self._metadata = _Digests(len(keys), _DIGEST_BYTES)
+        self._vectors: dict[str, _Digests] = {}
         self.gone: list[str] = []
         self.twice: list[str] = []
 
@@ -136,42 +137,54 @@ class _There:
         at = self._keys.find(_key_bytes(place.key))
         if at is None:
             self.gone.append(place.key)
-        elif self._vectors[at] == _ABSENT:
-            self._vectors[at] = self._keep(at, Mark.of(place.mark))
-        elif self._vectors[at] != _TWICE:
-            self._vectors[at] = _TWICE
+        elif self._states[at] == _ABSENT:
+            self._states[at] = _MARKED if self._keep(at, Mark.of(place.mark)) else _UNMARKED
+        elif self._states[at] != _TWICE:
+            self._states[at] = _TWICE
             self.twice.append(place.key)
 
     def find(self, key: str) -> Mark | None:
         """The mark of a row; one of nothing where it has none that can be believed, None where it is not there."""
         at = self._keys.find(_key_bytes(key))
-        if at is None or self._vectors[at] == _ABSENT:
+        if at is None or self._states[at] == _ABSENT:
             return None
-        if self._vectors[at] < 0:
+        if self._states[at] != _MARKED:
             return Mark(text="", metadata="", vectors={})
-        start = 2 * _DIGEST_BYTES * at
-        text, metadata = (
-            self._digests[begin : begin + _DIGEST_BYTES].hex() for begin in (start, start + _DIGEST_BYTES)
-        )
-        return Mark(text=text, metadata=metadata, vectors=self._kinds[self._vectors[at]])
+        vectors = {name: digest for name, digests in self._vectors.items() if (digest := digests.read(at)) is not None}
+        return Mark(text=self._texts.read(at) or "", metadata=self._metadata.read(at) or "", vectors=vectors)
 
-    def _keep(self, at: int, mark: Mark | None) -> int:
-        """Put a mark away; the number of its vectors."""
-        if mark is None:
-            return _UNMARKED
+    def _keep(self, at: int, mark: Mark | None) -> bool:
+        """Put a mark away, if it is one that an export of this version wrote."""
+        if mark is None or not (self._texts.write(at, mark.text) and self._metadata.write(at, mark.metadata)):
+            return False
+        for name, digest in mark.vectors.items():
+            digests = self._vectors.setdefault(name, _Digests(len(self._keys), VECTOR_DIGEST_BYTES))
+            digests.write(at, digest)  # one that is none is no vector that is there
+        return True
+
+
+class _Digests:
+    """A digest for each row, or none."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        self._bytes = bytearray(rows * size)
+        self._size = size
+
+    def write(self, at: int, digest: object) -> bool:
+        """Keep a digest in hex digits; False where it is none of this size."""
         try:
-            text, metadata = bytes.fromhex(mark.text), bytes.fromhex(mark.metadata)
-            kind = tuple(sorted(mark.vectors.items()))
-            known = self._numbers.get(kind)
+            found = bytes.fromhex(digest)  # type: ignore[arg-type]
         except (TypeError, ValueError):  # somebody has changed it
-            return _UNMARKED
-        if not len(text) == len(metadata) == _DIGEST_BYTES:
-            return _UNMARKED
-        if known is None:
-            known = self._numbers[kind] = len(self._kinds)
-            self._kinds.append(dict(kind))
-        self._digests[2 * _DIGEST_BYTES * at : 2 * _DIGEST_BYTES * (at + 1)] = text + metadata
-        return known
+            return False
+        if len(found) != self._size:
+            return False
+        self._bytes[at * self._size : (at + 1) * self._size] = found
+        return True
+
+    def read(self, at: int) -> str | None:
+        """The digest of a row in hex digits; None where it has none."""
+        found = self._bytes[at * self._size : (at + 1) * self._size]
+        return found.hex() if any(found) else None
 
 
 def _key_bytes(key: str) -> bytes:

@@ -35,9 +35,8 @@ class Places:
         records = folder.manifest.read().values()
         rows = {(each.collection, each.shard): each.rows for each in records if each.kind == "chunks"}
         self._folder = folder
-        self._shards = [
-            (collection, shard) for collection in collections for shard in sorted(s for c, s in rows if c == collection)
-        ]
+        order = {name: place for place, name in enumerate(collections)}
+        self._shards = sorted((each for each in rows if each[0] in order), key=lambda each: (order[each[0]], each[1]))
         self._starts = [0, *itertools.accumulate(rows[each] for each in self._shards)]
 
     @property
