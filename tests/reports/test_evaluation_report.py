@@ -15,7 +15,7 @@ from soloist.retrieval.systems import LeftOut
 from soloist.retrieval.verdict import Cost, Verdict
 
 LONG = "an-organisation/a-model-with-a-name-of-more-than-forty-characters"
-GAIN = Difference(mean=0.0141, low=0.0022, high=0.0260)
+GAIN = Difference(mean=0.0141, low=0.0022, high=0.0260, p_value=0.02)
 
 
 @pytest.fixture

@@ -102,10 +102,13 @@ def test_an_interval_is_the_same_each_time_and_covers_noise():
     """A verdict would change with the hour, or see a gain in chance."""
     drawn = np.random.default_rng(0)
     one, noise = drawn.random(200), drawn.normal(0, 0.1, 200)
-    found = difference(one + noise, one)
-    assert found == difference(one + noise, one)
+    asked = [f"question {number}" for number in range(200)]
+    found = difference(one + noise, one, asked)
+    assert found == difference(one + noise, one, asked)
     assert found.low < 0 < found.high
-    gain = difference(one + 0.1 + noise, one)
+    assert not found.is_shown and found.p_value > 0.05
+    gain = difference(one + 0.1 + noise, one, asked)
+    assert gain.is_shown and gain.p_value < 0.001
     assert 0 < gain.low < gain.mean < gain.high
     assert gain.high - gain.low == pytest.approx(2 * 1.96 * noise.std() / np.sqrt(200), rel=0.1)
 
@@ -123,8 +126,9 @@ COSTS = "1.5 times the time and 1.7 times the bytes of"
         (-0.02, -0.03, -0.01, "hurts", "The ensemble does not help here, it hurts", "Take m alone, or other weights."),
         (
             0.0, -0.01, 0.01, "no gain", "The ensemble does not help here",
-            f"Take m alone: the ensemble costs {COSTS} it.",
+            f"No gain is seen, and one of more than +0.0100 is unlikely. Take m alone: the ensemble costs {COSTS} it.",
         ),
+        (0.0, 0.0, 0.0, "no gain", "The ensemble does not help here", f"Take m alone: the ensemble costs {COSTS} it."),
         (
             0.01, -0.01, 0.03, "not shown", "It is not shown that the ensemble helps here",
             f"Chance could do that much, since 0 is in the interval. The ensemble costs {COSTS} what m costs alone.",
@@ -133,7 +137,7 @@ COSTS = "1.5 times the time and 1.7 times the bytes of"
 )  # fmt: skip
 def test_verdicts(mean, low, high, answer, opening, advice):
     """A gain that chance makes would be called one, or a loss be kept quiet."""
-    gain = Difference(mean=mean, low=low, high=high)
+    gain = Difference(mean=mean, low=low, high=high, p_value=0.01 if answer in ("helps", "hurts") else 0.3)
     found = judge("fused (concat)", "m", gain, 50, FUSED, ALONE, weak=False)
     interval = f"95% interval {low:+.4f} to {high:+.4f}, 50 questions"
     figures = f"fused (concat) is {mean:+.4f} nDCG@10 from m, the best single model ({interval})"
@@ -144,7 +148,8 @@ def test_verdicts(mean, low, high, answer, opening, advice):
 @pytest.mark.parametrize(("questions", "asked"), [(1, "1 question"), (19, "19 questions")])
 def test_so_few_questions_show_nothing(mean, questions, asked):
     """One judged question is drawn again and again: its interval was one number, and the ensemble helped or hurt."""
-    gain = difference(np.full(questions, 0.5 + mean), np.full(questions, 0.5))
+    texts = [f"question {number}" for number in range(questions)]
+    gain = difference(np.full(questions, 0.5 + mean), np.full(questions, 0.5), texts)
     assert (gain.mean, gain.interval) == (pytest.approx(mean), None)
     found = judge("f", "m", gain, questions, FUSED, ALONE, weak=False)
     assert found.answer == "not shown"
@@ -158,15 +163,37 @@ def test_so_few_questions_show_nothing(mean, questions, asked):
 def test_twenty_questions_have_an_interval_unless_they_are_the_same():
     """A question that is copied twenty times would pass for twenty."""
     one, other = np.linspace(0.4, 0.9, 20), np.full(20, 0.3)
-    assert difference(one, other).interval is not None
-    assert difference(one, other, distinct=20).interval is not None
-    assert difference(one, other, distinct=19).interval is None
+    assert difference(one, other, [*"abcdefghijklmnopqrst"]).interval is not None
+    assert difference(one, other, [*"abcdefghijklmnopqrss"]).interval is None
+
+
+@pytest.mark.parametrize("questions", [25, 40, 200])
+@pytest.mark.parametrize(("won", "answer"), [(4, "not shown"), (5, "not shown"), (7, "helps")])
+def test_few_questions_that_differ_show_nothing(questions, won, answer):
+    """Nearly every resample has one of four that were won: its interval is above 0, and a coin does that in 1 of 8."""
+    one = np.full(questions, 0.5)
+    one[:won] = 1.0
+    gain = difference(one, np.full(questions, 0.5), [f"{number}" for number in range(questions)])
+    assert gain.p_value == pytest.approx(2 / 2**won, rel=0.15)
+    found = judge("f", "m", gain, questions, FUSED, ALONE, weak=False)
+    assert found.answer == answer
+    if gain.low > 0 and answer == "not shown":
+        assert f"Too few of the questions differ: chance alone does as much in {gain.p_value:.0%}" in found.text
+
+
+def test_a_question_that_is_asked_often_is_one():
+    """Twenty questions were lost and one was won 1,180 times: the ensemble helped."""
+    one = np.array([0.2] * 20 + [0.6] * 1_180)
+    texts = [f"lost {number}" for number in range(20)] + ["won"] * 1_180
+    gain = difference(one, np.full(1_200, 0.5), texts)
+    assert gain.mean > 0.09 and gain.low < 0 < gain.high and not gain.is_shown
+    assert judge("f", "m", gain, 1_200, FUSED, ALONE, weak=False).answer == "not shown"
 
 
 def test_a_verdict_says_when_its_evidence_is_weak_and_time_unknown():
     """Headings would pass for questions that people asked, and no time for none."""
     unknown = Cost(seconds=None, bytes_per_chunk=2560)
-    found = judge("f", "m", Difference(mean=0.02, low=0.01, high=0.03), 50, unknown, ALONE, weak=True)
+    found = judge("f", "m", Difference(mean=0.02, low=0.01, high=0.03, p_value=0.01), 50, unknown, ALONE, weak=True)
     end = "It costs 1.7 times the bytes of what m costs alone. The questions are headings and nobody judged them: weak"
     assert found.text.endswith(f"{end} evidence.")
 

@@ -108,8 +108,7 @@ def _evaluated(
         tried.append(_by_words(run, asked))
     found, left_out = _scored(itertools.chain(*tried), ids, judged)
     single = max((each for each in found if each.kind == "model"), key=lambda each: each.scores.mean())
-    distinct = len(set(asked.queries))
-    rated = tuple(_rated(each, single, distinct) for each in found)
+    rated = tuple(_rated(each, single, asked.queries) for each in found)
     return Evaluation(
         questions=len(asked.queries),
         chunks=len(ids),
@@ -194,8 +193,8 @@ def _scored(
     return found, left_out
 
 
-def _rated(each: _Scored, single: _Scored, distinct: int) -> Rated:
-    gain = difference(each.scores.of_query[MAIN], single.scores.of_query[MAIN], distinct=distinct)
+def _rated(each: _Scored, single: _Scored, questions: Sequence[str]) -> Rated:
+    gain = difference(each.scores.of_query[MAIN], single.scores.of_query[MAIN], questions)
     return Rated(
         name=each.name,
         kind=each.kind,

@@ -19,6 +19,7 @@ FEWEST = 20  # different questions: of two or three, a resample is often one of 
 _SCORED_AT_ONCE = 1_000  # questions: trec_eval's view of each takes about 13 kB
 _RESAMPLED_BYTES = 32 << 20  # of the questions that are drawn, whatever their number
 _CONFIDENCE = 0.95
+_SAME = 1e-9  # sums that differ by less, in proportion, are of the same numbers in another order
 
 Grades = Mapping[str, Mapping[str, int]]
 
@@ -41,16 +42,29 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A mean difference over the same questions, and the 95% interval of its bootstrap, None of fewer than `FEWEST`."""
+    """A mean difference over the same questions, the 95% interval of its bootstrap, and how often chance makes as much
+    of it; None of fewer than `FEWEST` questions.
+    """
 
     mean: float
     low: float | None
     high: float | None
+    p_value: float | None
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """Both ends, where there is one."""
         return (self.low, self.high) if self.low is not None and self.high is not None else None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the difference is more than chance makes: the interval says so, and the test.
+
+        Where few questions differ, nearly every resample has one of them, and the interval alone is too sure.
+        """
+        if self.interval is None or self.p_value is None:
+            return False
+        return (self.interval[0] > 0 or self.interval[1] < 0) and self.p_value < 1 - _CONFIDENCE
 
 
 def require_measures() -> Any:
@@ -109,26 +123,50 @@ def _name(names: dict[str, str], chunk: str) -> str:
 
 
 def difference(
-    one: NDArray[np.float64], other: NDArray[np.float64], *, distinct: int | None = None, seed: int = 0
+    one: NDArray[np.float64], other: NDArray[np.float64], questions: Sequence[str], *, seed: int = 0
 ) -> Difference:
-    """How much better `one` is than `other`: questions are drawn again and again, the same ones for both.
+    """How much better `one` is than `other` on these questions, which are drawn again and again, the same for both.
 
-    Efron's percentile interval; `seed` makes it the same each time. There is none of fewer than `FEWEST` questions, of
-    which only the `distinct` ones count where some are asked several times. The resamples are drawn a part at a time,
-    from one stream: memory is 32 MiB whatever the number of questions (a single resample of 2 million takes that).
+    Efron's percentile interval, and Fisher's randomisation test: how often signs that chance gives to the differences
+    make a mean as far from 0. A question that is asked several times is drawn as one, with all its answers. There is
+    neither for fewer than `FEWEST` different questions. `seed` makes both the same each time. Draws are made a part at
+    a time, from one stream: memory is 32 MiB whatever the number of questions (one draw of 2 million takes that).
     """
     differences = one - other
-    if min(len(differences), len(differences) if distinct is None else distinct) < FEWEST:
-        return Difference(mean=float(differences.mean()), low=None, high=None)
-    means = np.concatenate(list(_resampled(differences, seed)))
+    numbers: dict[str, int] = {}
+    asked = np.array([numbers.setdefault(question, len(numbers)) for question in questions])
+    mean = float(differences.mean())
+    if len(numbers) < FEWEST:
+        return Difference(mean=mean, low=None, high=None, p_value=None)
+    sums = np.bincount(asked, differences).astype(np.float64)
+    counts = np.bincount(asked).astype(np.float64)
+    means = np.concatenate(list(_resampled(sums, counts, seed)))
     low, high = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    return Difference(mean=float(differences.mean()), low=float(low), high=float(high))
+    return Difference(mean=mean, low=float(low), high=float(high), p_value=_p_value(sums, seed))
 
 
-def _resampled(differences: NDArray[np.float64], seed: int) -> Iterator[NDArray[np.float64]]:
+def _resampled(sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int) -> Iterator[NDArray[np.float64]]:
     """The means of all resamples, a part of them at a time."""
     drawing = np.random.default_rng(seed)
-    at_once = max(1, _RESAMPLED_BYTES // (16 * len(differences)))  # an index and a value of 8 bytes each
+    for rows in _parts(len(sums)):
+        drawn = drawing.integers(0, len(sums), (rows, len(sums)))
+        yield sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+
+
+def _p_value(sums: NDArray[np.float64], seed: int) -> float:
+    """Two-sided, and never 0: what was seen counts among the draws."""
+    sums = sums[sums != 0]
+    seen = abs(sums.sum()) * (1 - _SAME)
+    drawing = np.random.default_rng(seed)
+    as_far = sum(
+        int((np.abs((2.0 * drawing.integers(0, 2, (rows, len(sums))) - 1.0) @ sums) >= seen).sum())
+        for rows in _parts(len(sums))
+    )
+    return (1 + as_far) / (1 + RESAMPLES)
+
+
+def _parts(width: int) -> Iterator[int]:
+    """The resamples in parts of some memory: an index and a value of 8 bytes for each question."""
+    at_once = max(1, _RESAMPLED_BYTES // (24 * max(1, width)))
     for start in range(0, RESAMPLES, at_once):
-        count = min(at_once, RESAMPLES - start)
-        yield differences[drawing.integers(0, len(differences), (count, len(differences)))].mean(axis=1)
+        yield min(at_once, RESAMPLES - start)

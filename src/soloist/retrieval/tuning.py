@@ -53,9 +53,7 @@ def tune(run: OpenedRun, judged: Judged, ids: Sequence[str], collections: Sequen
         training=len(training),
         held_out=len(held_out),
         ndcg=tuned.mean(),
-        gain=difference(
-            tuned.of_query[MAIN], alone.of_query[MAIN], distinct=len({judged.queries[query] for query in held_out})
-        ),
+        gain=difference(tuned.of_query[MAIN], alone.of_query[MAIN], [judged.queries[query] for query in held_out]),
     )
 
 

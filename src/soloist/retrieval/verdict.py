@@ -32,7 +32,7 @@ def judge(
 ) -> Verdict:
     """What a fusion's gain over the best single model means.
 
-    It helps where the whole interval is above 0, and hurts where it is below. In between nothing is shown, and a gain
+    It helps where a gain is more than chance makes, and hurts where a loss is. In between nothing is shown, and a gain
     of 0 or less is none. Where there is no interval, because the questions are too few, nothing is shown either way.
     """
     answer = _answer(gain)
@@ -50,7 +50,7 @@ def judge(
     advice = {
         "helps": f"It costs {_share(fused, alone)} of what {single} costs alone.",
         "hurts": f"Take {single} alone, or other weights.",
-        "no gain": f"Take {single} alone: the ensemble costs {_share(fused, alone)} of it.",
+        "no gain": f"{_allowed(gain)} Take {single} alone: the ensemble costs {_share(fused, alone)} of it.".lstrip(),
         "not shown": f"{_doubt(gain)} The ensemble costs {_share(fused, alone)} of what {single} costs alone.",
     }[answer]
     caution = " The questions are headings and nobody judged them: weak evidence." if weak else ""
@@ -58,21 +58,25 @@ def judge(
 
 
 def _answer(gain: Difference) -> Answer:
-    if gain.interval is None:
-        return "not shown"
-    low, high = gain.interval
-    if low > 0:
-        return "helps"
-    if high < 0:
-        return "hurts"
-    return "not shown" if gain.mean > 0 else "no gain"
+    if gain.is_shown:
+        return "helps" if gain.mean > 0 else "hurts"
+    return "not shown" if gain.mean > 0 or gain.interval is None else "no gain"
 
 
 def _doubt(gain: Difference) -> str:
     """Why a figure shows nothing."""
     if gain.interval is None:
         return f"Fewer than {FEWEST} different questions show nothing, whatever they find: judge {FEWEST} or more."
+    if gain.interval[0] > 0:
+        return f"Too few of the questions differ: chance alone does as much in {gain.p_value:.0%} of draws."
     return "Chance could do that much, since 0 is in the interval."
+
+
+def _allowed(gain: Difference) -> str:
+    """What gain there may be all the same."""
+    if gain.interval is None or gain.interval[1] <= 0:
+        return ""
+    return f"No gain is seen, and one of more than {gain.interval[1]:+.4f} is unlikely."
 
 
 def _share(fused: Cost, alone: Cost) -> str:
