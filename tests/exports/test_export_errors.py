@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pyarrow.parquet as pq
 import pytest
@@ -112,6 +114,48 @@ def test_a_secret_in_the_url_of_a_qdrant(run, closed_port):
     assert f"Qdrant at http://127.0.0.1:{closed_port}/ failed" in str(caught.value)
     with pytest.raises(ConfigError, match="has an empty --url"):
         export_run(run, "qdrant", url="")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "me:s3cret@host:6333", "https:/me:s3cret@host", "//me:s3cret@host", "ftp://me:s3cret@host", "http://me:s3cret@",
+        "http://me:s3cret@127.0.0.1:99999", "http://me:s3cret@127.0.0.1:port", "http://me:s3/cret@host",
+        "http://me:12/s3cret@host", "http://me:12#s3cret@host", "http://me:12?s3cret@host", "http://me:12\\s3cret@host",
+        "http://me:s3\u2100cret@127.0.0.1:1", "http://me:s3cret@[::1", "http://me:s3 cret@host", "http://me:s3cret@1.2.3.999",
+        "http://\ud800:s3cret@host", "localhost",
+    ],
+)  # fmt: skip
+def test_a_url_that_is_none_of_a_qdrant(run, url):
+    """The message or the client's own had it whole, password and all, or it was a traceback."""
+    with pytest.raises(ConfigError) as caught:
+        export_run(run, "qdrant", url=url)
+    assert "is no address of a server: give http://host:port" in one_sentence(caught)
+    assert not any(part in str(caught.value) for part in ("s3", "cret", "me:", url))
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'{"result": null, "status": "ok", "time": 0}', b"null", b"<html></html>"])
+def test_a_service_that_is_no_qdrant(run, answer):
+    """The client asserts that there is a result: it was an unexpected AssertionError."""
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(
+            ExportError, match=r"Qdrant at http://127.0.0.1:\d+ failed .*: see that it is there"
+        ) as caught:
+            export_run(run, "qdrant", url=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    one_sentence(caught)
 
 
 def test_a_postgres_that_is_down(run, closed_port):

@@ -52,7 +52,8 @@ def export(source: Source, target: Target) -> ExportReport:
     client = _client(client_module, target, where)
     try:
         return fill(_Collection(client, source, target, where), source, target)
-    except (*_FOLDER_ERRORS, client_module.http.exceptions.ApiException) as exc:
+    # The client asserts that an answer has a result, which that of another service has not.
+    except (*_FOLDER_ERRORS, AssertionError, client_module.http.exceptions.ApiException) as exc:
         raise ExportError(
             f"Qdrant at {where} failed ({_first_line(exc)}): see that it is there, and export again, which goes on"
         ) from exc
@@ -62,11 +63,14 @@ def export(source: Source, target: Target) -> ExportReport:
 
 def _client(client_module: Any, target: Target, where: str) -> Any:
     """The client of a server, which is not asked yet, or of a folder, which is read and locked."""
-    try:
-        if target.out is None:
+    if target.out is None:
+        try:
             return client_module.QdrantClient(
                 url=target.url, api_key=os.environ.get(API_KEY), timeout=_SECONDS, check_compatibility=False
             )
+        except ValueError:  # its text has all of the URL
+            raise _no_address() from None
+    try:
         require_store_folder(target.out, "qdrant", _has_collections)
         return client_module.QdrantClient(path=str(target.out))
     except (*_FOLDER_ERRORS, LookupError, EOFError) as exc:
@@ -90,9 +94,30 @@ def _has_collections(path: Path) -> bool:
 
 
 def _shown(url: str) -> str:
-    """A URL without what may be secret in it: user, password and query."""
-    parts = urlsplit(url)
+    """The URL of a server without what may be secret in it: user, password and query.
+
+    Signs that a URL has not, and an `@` behind the host, are of a password that was not encoded: what is before them
+    would be taken for the host.
+    """
+    httpx = load("httpx", "qdrant", "qdrant-client")
+    try:
+        httpx.URL(url)  # which the client asks, with an error of no kind that it translates
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        raise _no_address() from None
+    is_plain = url.isascii() and url.isprintable() and not set(url) & set(" \\")
+    if not (is_address and is_plain) or "@" in parts.path + parts.query + parts.fragment:
+        raise _no_address()
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _no_address() -> ConfigError:
+    """What is said of a URL that is none: nothing of it, as any part can be a password."""
+    return ConfigError(
+        "the --url of qdrant is no address of a server: give http://host:port or https://host:port, and the key in "
+        f"{API_KEY}"
+    )
 
 
 class _Collection:
