@@ -234,6 +234,110 @@ def test_what_somebody_else_put_into_a_payload_of_qdrant(make_run, tmp_path):
     assert payloads["chunk 0"]["metadata"] == {} and payloads["chunk 1"]["metadata"] == {"page": 7}
 
 
+def test_vectors_that_somebody_else_put_beside_those_of_an_export_to_qdrant(make_run, tmp_path):
+    """Each point that was written again lost them: sparse ones were not seen, dense ones went with another text."""
+    from qdrant_client import QdrantClient, models
+
+    from soloist.stores import folder_name
+
+    out, chunks = tmp_path / "out", some_chunks(5)
+    dims = {"model-a": 6, "org/model.b": 4, "fused": 10, "dense": 2}
+    with closing(QdrantClient(path=str(out))) as client:
+        vectors = {
+            folder_name(name): models.VectorParams(size=dim, distance=models.Distance.COSINE)
+            for name, dim in dims.items()
+        }
+        client.create_collection("sparse", vectors, sparse_vectors_config={"bm25": models.SparseVectorParams()})
+        client.create_collection("dense", vectors)
+    chunks[1] = Chunk(id="chunk 1", text=chunks[1].text, metadata={"page": 9})
+    changed = [*chunks]
+    changed[2] = Chunk(id="chunk 2", text="another", metadata={})
+    changed[3] = Chunk(id="chunk 3", text="another, of no mark", metadata={})
+    for table, own in {
+        "sparse": {"bm25": models.SparseVector(indices=[1], values=[0.5]), "dense": [1.0, 0.0]},
+        "dense": {"dense": [1.0, 0.0]},
+    }.items():
+        export_run(make_run(alpha=some_chunks(5)), "qdrant", out=out, table=table)
+        with closing(QdrantClient(path=str(out))) as client:
+            keys = [point.id for point in client.scroll(table)[0]]
+            client.update_vectors(table, [models.PointVectors(id=key, vector=own) for key in keys])
+            client.set_payload(table, {"digest": "gone"}, points=[key_of("alpha", "chunk 3")])
+        assert export_run(make_run(alpha=changed), "qdrant", out=out, table=table, vectors="fused").written == 3
+        with closing(QdrantClient(path=str(out))) as client:
+            points = {point.payload["id"]: point for point in client.scroll(table, with_vectors=True)[0]}
+        names = {id_: sorted(point.vector) for id_, point in points.items()}
+        all_names = sorted([*own, "fused", "model-a", folder_name("org/model.b")])
+        sparse = [name for name in own if name == "bm25"]
+        assert names == dict.fromkeys(names, all_names) | {
+            "chunk 2": sorted([*own, "fused"]), "chunk 3": sorted([*sparse, "fused"]),
+        }  # fmt: skip
+        np.testing.assert_allclose(points["chunk 2"].vector["fused"], vectors_of(["another"], "fused")[0], atol=1e-6)
+        assert points["chunk 2"].payload["text"] == "another" and points["chunk 1"].payload["metadata"] == {"page": 9}
+        assert export_run(make_run(alpha=changed), "qdrant", out=out, table=table).written == 2
+
+
+def test_an_export_to_qdrant_that_was_broken_off_at_a_text_that_is_taken_back(make_run, tmp_path, monkeypatch):
+    """The vectors of the text between had the mark of the first one, and were believed to be its own."""
+    from qdrant_client import QdrantClient
+    from qdrant_client.local.local_collection import LocalCollection
+
+    out, before = tmp_path / "out", some_chunks(1)
+    export_run(make_run(alpha=before), "qdrant", out=out)
+    changed = make_run(alpha=[Chunk(id="chunk 0", text="another", metadata=before[0].metadata)])
+    write = LocalCollection.update_vectors
+
+    def written_and_killed(*args, **options):
+        write(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalCollection, "update_vectors", written_and_killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_run(changed, "qdrant", out=out, vectors="fused")
+    monkeypatch.undo()
+    assert export_run(make_run(alpha=before), "qdrant", out=out, vectors="fused").written == 1
+    with closing(QdrantClient(path=str(out))) as client:
+        (point,) = client.scroll("soloist", with_vectors=True)[0]
+    np.testing.assert_allclose(point.vector["fused"], vectors_of([before[0].text], "fused")[0], atol=1e-6)
+    assert set(point.vector) == {"fused"}
+
+
+def test_indexes_of_a_qdrant_server_that_an_export_was_broken_off_before(make_run, tmp_path):
+    """They were made with the collection alone, and never where that moment had passed."""
+    from qdrant_client import QdrantClient
+
+    from soloist.exports.qdrant import _Collection
+    from soloist.exports.rows import open_source
+    from soloist.exports.stores import fill
+    from soloist.exports.target import Target
+
+    class Server(QdrantClient):
+        """A folder that keeps indexes of payloads, as a server does."""
+
+        def __init__(self, path):
+            super().__init__(path=path)
+            self.made, self.left = [], 1
+
+        def create_payload_index(self, collection_name, field_name, field_schema):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            self.made.append(field_name)
+
+        def get_collection(self, collection_name):
+            found = super().get_collection(collection_name)
+            return found.model_copy(update={"payload_schema": dict.fromkeys(self.made)})
+
+    source, target = open_source(make_run(alpha=some_chunks(3)), None, (), several=True), Target(url="http://server")
+    with closing(Server(str(tmp_path / "out"))) as client:
+        with pytest.raises(KeyboardInterrupt):
+            fill(_Collection(client, source, target, "here"), source, target)
+        assert len(client.made) == 1
+        client.left = 9
+        for written in (3, 0):
+            assert fill(_Collection(client, source, target, "here"), source, target).written == written
+        assert sorted(client.made) == ["collection", "run"]
+
+
 @pytest.mark.parametrize("table", ["per%cent", "100%s", 'quo"te', "it's", "Ünï cödé", "x" * 90, "%(a)s", "a {b}"])
 def test_any_name_of_a_postgres_table(make_run, postgres, table):
     """A % was taken for the place of a value, where the name is in a query that has such."""

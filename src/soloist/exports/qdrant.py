@@ -16,7 +16,7 @@ import numpy as np
 from soloist.errors import ConfigError, ExportError
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
-from soloist.exports.rows import Rows, Source, Vectors
+from soloist.exports.rows import Mark, Rows, Source, Vectors
 from soloist.exports.store_folders import require_store_folder
 from soloist.exports.stores import Place, Scope, fill
 from soloist.exports.target import Target
@@ -133,9 +133,11 @@ class _Collection:
         self._names = {name: folder_name(name) for name in source.dims}  # Qdrant takes no / in them
         self._name = target.table
         self.target = f"{where} ({target.table})"
-        self._has_others = False  # vectors by other names
+        self._others: set[str] = set()  # names of other vectors, dense ones as exports write
+        self._has_sparse = False
+        self._indexed: set[str] = set()
         if client.collection_exists(self._name):
-            self._require_same_dims()
+            self._look()
         else:
             self._make()
 
@@ -157,27 +159,54 @@ class _Collection:
                 return
 
     def prepare(self, twice: Sequence[str]) -> None:
-        """A collection has room for any payload, and each point once."""
+        """A collection has room for any payload, and each point once; an export may have been broken off before it
+        had all indexes.
+        """
+        self._index_payload()
 
     def add(self, rows: Rows) -> None:
         self._upsert(rows, {})
 
     def update(self, rows: Rows, *, keep: bool) -> None:
-        if not (keep and self._has_others):  # one change of a point, not two
-            found = self._client.retrieve(self._name, ids=list(rows.keys), with_payload=True)
-            self._upsert(rows, {str(point.id): point.payload or {} for point in found})
+        found = self._client.retrieve(self._name, ids=list(rows.keys), with_payload=True)
+        there = {str(point.id): point.payload or {} for point in found}
+        if not (self._others or self._has_sparse):  # one change of a point, not several
+            self._upsert(rows, there)
             return
         for places in _requests(rows):
-            points = list(self._points(rows.take(places)))
-            vectors = [self._models.PointVectors(id=key, vector=vectors) for key, _, vectors in points]
-            payloads = [
-                self._models.SetPayloadOperation(set_payload=self._models.SetPayload(payload=payload, points=[key]))
-                for key, payload, _ in points
-            ]
-            written = self._models.UpdateVectorsOperation(
-                update_vectors=self._models.UpdateVectors(points=vectors)
-            )  # first: the mark in the payload says that they are there
-            self._client.batch_update_points(self._name, update_operations=[written, *payloads], wait=True)
+            some = rows.take(places)
+            taken = [] if keep else self._taken(some.keys, there)
+            self._client.batch_update_points(self._name, update_operations=[*taken, *self._changes(some)], wait=True)
+
+    def _changes(self, rows: Rows) -> Iterator[Any]:
+        """The operations that write rows and leave all else of their points."""
+        points = list(self._points(rows))
+        vectors = [self._models.PointVectors(id=key, vector=vectors) for key, _, vectors in points]
+        # First: the mark in the payload says that they are there.
+        yield self._models.UpdateVectorsOperation(update_vectors=self._models.UpdateVectors(points=vectors))
+        for key, payload, _ in points:
+            yield self._models.SetPayloadOperation(set_payload=self._models.SetPayload(payload=payload, points=[key]))
+
+    def _taken(self, keys: Sequence[str], there: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
+        """The operations that take vectors of another text away: those by other names that exports have written, as
+        the mark has them, or all where it is none.
+
+        The mark goes first: broken off, and the text being the old one again, it would be believed.
+        """
+        by_names: dict[frozenset[str] | None, list[str]] = {}
+        for key in keys:
+            mark = Mark.of(there.get(key, {}).get("digest"))
+            by_names.setdefault(frozenset(mark.vectors) if mark is not None else None, []).append(key)
+        for names, some in by_names.items():
+            blank = str(Mark(text="", metadata="", vectors=dict.fromkeys(sorted(names), ""))) if names else ""
+            yield self._models.SetPayloadOperation(
+                set_payload=self._models.SetPayload(payload={"digest": blank}, points=some)
+            )
+            gone = self._others if names is None else self._others.intersection(map(folder_name, names))
+            if gone:
+                yield self._models.DeleteVectorsOperation(
+                    delete_vectors=self._models.DeleteVectors(points=some, vector=sorted(gone))
+                )
 
     def _upsert(self, rows: Rows, there: Mapping[str, Mapping[str, Any]]) -> None:
         """Write points anew, with what somebody else has put into the payloads that are there."""
@@ -226,15 +255,30 @@ class _Collection:
             for name, dim in self._source.dims.items()
         }
         self._client.create_collection(self._name, vectors_config=vectors)
-        if self._is_server:  # a folder has no indexes
-            keyword = self._models.PayloadSchemaType.KEYWORD
-            for field in ("collection", "run"):
-                self._client.create_payload_index(self._name, field_name=field, field_schema=keyword)
+        self._index_payload()
 
-    def _require_same_dims(self) -> None:
-        there = self._client.get_collection(self._name).config.params.vectors
-        dims = {name: params.size for name, params in there.items()} if isinstance(there, dict) else {}
-        self._has_others = not dims.keys() <= set(self._names.values())
+    def _index_payload(self) -> None:
+        """Make the indexes that are not there yet, of what rows are looked up by; a folder has none."""
+        if not self._is_server:
+            return
+        for field in ("collection", "run"):
+            if field not in self._indexed:
+                keyword = self._models.PayloadSchemaType.KEYWORD
+                self._client.create_payload_index(self._name, field_name=field, field_schema=keyword)
+                self._indexed.add(field)
+
+    def _look(self) -> None:
+        """See what a collection that is there has, and refuse one with other dims."""
+        found = self._client.get_collection(self._name)
+        params = found.config.params
+        vectors = params.vectors if isinstance(params.vectors, dict) else {}
+        self._others = vectors.keys() - set(self._names.values())
+        self._has_sparse = bool(params.sparse_vectors)
+        self._indexed = set(found.payload_schema)
+        self._require_same_dims(vectors)
+
+    def _require_same_dims(self, there: Mapping[str, Any]) -> None:
+        dims = {name: params.size for name, params in there.items()}
         for name, dim in self._source.dims.items():
             own = self._names[name]
             if own in dims and there[own].distance != self._models.Distance.COSINE:
