@@ -322,6 +322,26 @@ def test_a_library_that_is_not_installed(run, kind, module, package):
     assert done.stderr == f"soloist: error: the export to {kind} needs {package}: pip install 'soloist[{kind}]'\n"
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise ImportError('libpq.so.5: cannot open\\n- no such file')", "libpq.so.5: cannot open - no such file"),
+        ("import a_part_of_it_that_is_gone", "No module named 'a_part_of_it_that_is_gone'"),
+    ],
+)
+def test_a_library_that_is_broken(run, tmp_path, source, reason):
+    """It was said not to be installed, and installing it changed nothing."""
+    (tmp_path / "broken_client.py").write_text(source)
+    code = "from soloist.exports.extras import load; load('broken_client', 'qdrant', 'qdrant-client')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == (
+        f"soloist.errors.ConfigError: the export to qdrant cannot load qdrant-client ({reason}): correct that, or "
+        "install it again with pip install --force-reinstall qdrant-client"
+    )
+
+
 def test_damage_to_a_files_vectors_is_mended(run, tmp_path):
     """An export whose file was damaged since would be taken for whole because its digest is."""
     out = tmp_path / "out"
