@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -197,6 +199,25 @@ def test_columns_of_a_lancedb_table_that_are_somebody_elses(make_run, tmp_path):
     rows = holds({6})
     assert rows["chunk 3"]["metadata_page"] == '"one"' and rows["chunk 6"]["metadata_page"] == "6"
     np.testing.assert_allclose(rows["chunk 1"]["vector_fused"], vectors_of(["another text"], "fused")[0], atol=1e-6)
+
+
+def test_a_column_of_a_lancedb_table_that_only_begins_as_one_of_vectors(make_run, tmp_path):
+    """It was emptied with the vectors of another text, or kept a field from getting another type."""
+    import pyarrow as pa
+
+    out, chunks = tmp_path / "out", some_chunks(2)
+    export_run(make_run(alpha=chunks), "lancedb", out=out)
+    own = [pa.field("vector_note", pa.string()), pa.field("vector_ids", pa.list_(pa.int64(), 2))]
+    lance(out).add_columns(pa.schema(own))
+    lance(out).update(values={"vector_note": "mine", "vector_ids": [1, 2]})
+    chunks[0] = Chunk(id="chunk 0", text="another", metadata=chunks[0].metadata)
+    assert export_run(make_run(alpha=chunks), "lancedb", out=out, vectors="fused").written == 1
+    rows = {row["id"]: row for row in lance(out).to_arrow().to_pylist()}
+    assert rows["chunk 0"]["vector_model_a"] is None and rows["chunk 1"]["vector_model_a"] is not None
+    chunks = [Chunk(id=chunk.id, text=chunk.text, metadata={"page": "one"}) for chunk in chunks]
+    assert export_run(make_run(alpha=chunks), "lancedb", out=out).written == 2
+    rows = lance(out).to_arrow().to_pylist()
+    assert [(row["vector_note"], row["vector_ids"]) for row in rows] == [("mine", [1, 2])] * 2
 
 
 def test_a_column_of_a_lancedb_table_that_has_to_have_values(make_run, tmp_path):
@@ -410,6 +431,42 @@ def test_a_user_of_postgres_who_may_make_no_table(make_run, postgres):
         assert export_run(make_run(alpha=some_chunks(5)), "pgvector", url=url, table="given.chunks").written == 2
         with pytest.raises(ExportError, match=r"permission denied for schema given\): correct that"):
             export_run(run, "pgvector", url=url, table="given.other")
+
+
+def test_two_first_exports_at_once_into_a_database(make_run, postgres):
+    """Both made the extension: one of them failed with `duplicate key value violates unique constraint`."""
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    run = make_run(alpha=some_chunks(3))
+    with connected(postgres) as connection:
+        connection.execute("DROP DATABASE IF EXISTS fresh")
+        connection.execute("CREATE DATABASE fresh")
+    url = make_conninfo(postgres, dbname="fresh")
+    with psycopg.connect(url) as first, psycopg.connect(url, autocommit=True) as watched:
+        first.execute("CREATE EXTENSION vector")  # not committed yet
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(export_run, run, "pgvector", url=url)
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE EXTENSION%'"
+            while not watched.execute(waiting).fetchone() and not second.done():
+                time.sleep(0.01)
+            first.commit()
+            assert second.result().written == 3
+        assert export_run(run, "pgvector", url=url).unchanged == 3
+
+
+def test_columns_of_a_postgres_table_that_are_somebody_elses(make_run, postgres):
+    """A text in a column `vector_note` was emptied with the vectors of another text."""
+    chunks = some_chunks(2)
+    with connected(postgres, "noted") as connection:
+        export_run(make_run(alpha=chunks), "pgvector", url=postgres, table="noted")
+        connection.execute("ALTER TABLE noted ADD COLUMN vector_note text")
+        connection.execute("UPDATE noted SET vector_note = 'mine'")
+        chunks[0] = Chunk(id="chunk 0", text="another", metadata={})
+        report = export_run(make_run(alpha=chunks), "pgvector", url=postgres, table="noted", vectors="fused")
+        assert (report.written, report.unchanged) == (1, 1)
+        found = connection.execute("SELECT vector_note, vector_model_a IS NULL FROM noted ORDER BY id").fetchall()
+    assert found == [("mine", True), ("mine", False)]
 
 
 def test_postgres_keeps_the_rows_until_they_are_asked_for(make_run, postgres):
