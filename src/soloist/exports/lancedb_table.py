@@ -64,7 +64,7 @@ class _LanceTable:
     ) -> None:
         self._table = _opened(database, name, columns.schema)
         self._source = source
-        self._columns = columns.widened(self._table.schema)
+        self._columns = columns.fitted(self._table.schema)
         self._indexed_rows = indexed_rows
         self.target = target
         self._require_own()
