@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -183,6 +185,48 @@ def test_a_secret_in_the_url_of_a_qdrant(run, closed_port):
         export_run(run, "qdrant", url="")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "me:s3cret@host:6333", "https:/me:s3cret@host", "//me:s3cret@host", "ftp://me:s3cret@host", "http://me:s3cret@",
+        "http://me:s3cret@127.0.0.1:99999", "http://me:s3cret@127.0.0.1:port", "http://me:s3/cret@host",
+        "http://me:12/s3cret@host", "http://me:12#s3cret@host", "http://me:12?s3cret@host", "http://me:12\\s3cret@host",
+        "http://me:s3\u2100cret@127.0.0.1:1", "http://me:s3cret@[::1", "http://me:s3 cret@host", "http://me:s3cret@1.2.3.999",
+        "http://\ud800:s3cret@host", "localhost",
+    ],
+)  # fmt: skip
+def test_a_url_that_is_none_of_a_qdrant(run, url):
+    """The message or the client's own had it whole, password and all, or it was a traceback."""
+    with pytest.raises(ConfigError) as caught:
+        export_run(run, "qdrant", url=url)
+    assert "is no address of a server: give http://host:port" in one_sentence(caught)
+    assert not any(part in str(caught.value) for part in ("s3", "cret", "me:", url))
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'{"result": null, "status": "ok", "time": 0}', b"null", b"<html></html>"])
+def test_a_service_that_is_no_qdrant(run, answer):
+    """The client asserts that there is a result: it was an unexpected AssertionError."""
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(
+            ExportError, match=r"Qdrant at http://127.0.0.1:\d+ failed .*: see that it is there"
+        ) as caught:
+            export_run(run, "qdrant", url=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    one_sentence(caught)
+
+
 def test_a_postgres_that_is_down(run, closed_port):
     """The password would be in the error."""
     with pytest.raises(ExportError) as caught:
@@ -345,6 +389,26 @@ def test_a_library_that_is_not_installed(run, kind, module, package):
     )
     assert done.returncode == 2
     assert done.stderr == f"soloist: error: the export to {kind} needs {package}: pip install 'soloist[{kind}]'\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise ImportError('libpq.so.5: cannot open\\n- no such file')", "libpq.so.5: cannot open - no such file"),
+        ("import a_part_of_it_that_is_gone", "No module named 'a_part_of_it_that_is_gone'"),
+    ],
+)
+def test_a_library_that_is_broken(run, tmp_path, source, reason):
+    """It was said not to be installed, and installing it changed nothing."""
+    (tmp_path / "broken_client.py").write_text(source)
+    code = "from soloist.exports.extras import load; load('broken_client', 'qdrant', 'qdrant-client')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == (
+        f"soloist.errors.ConfigError: the export to qdrant cannot load qdrant-client ({reason}): correct that, or "
+        "install it again with pip install --force-reinstall qdrant-client"
+    )
 
 
 def test_damage_to_a_files_vectors_is_mended(run, tmp_path):

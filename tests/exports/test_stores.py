@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -199,6 +201,25 @@ def test_columns_of_a_lancedb_table_that_are_somebody_elses(make_run, tmp_path):
     np.testing.assert_allclose(rows["chunk 1"]["vector_fused"], vectors_of(["another text"], "fused")[0], atol=1e-6)
 
 
+def test_a_column_of_a_lancedb_table_that_only_begins_as_one_of_vectors(make_run, tmp_path):
+    """It was emptied with the vectors of another text, or kept a field from getting another type."""
+    import pyarrow as pa
+
+    out, chunks = tmp_path / "out", some_chunks(2)
+    export_run(make_run(alpha=chunks), "lancedb", out=out)
+    own = [pa.field("vector_note", pa.string()), pa.field("vector_ids", pa.list_(pa.int64(), 2))]
+    lance(out).add_columns(pa.schema(own))
+    lance(out).update(values={"vector_note": "mine", "vector_ids": [1, 2]})
+    chunks[0] = Chunk(id="chunk 0", text="another", metadata=chunks[0].metadata)
+    assert export_run(make_run(alpha=chunks), "lancedb", out=out, vectors="fused").written == 1
+    rows = {row["id"]: row for row in lance(out).to_arrow().to_pylist()}
+    assert rows["chunk 0"]["vector_model_a"] is None and rows["chunk 1"]["vector_model_a"] is not None
+    chunks = [Chunk(id=chunk.id, text=chunk.text, metadata={"page": "one"}) for chunk in chunks]
+    assert export_run(make_run(alpha=chunks), "lancedb", out=out).written == 2
+    rows = lance(out).to_arrow().to_pylist()
+    assert [(row["vector_note"], row["vector_ids"]) for row in rows] == [("mine", [1, 2])] * 2
+
+
 def test_a_column_of_a_lancedb_table_that_has_to_have_values(make_run, tmp_path):
     """LanceDB's own error came after some rows had been written, and names no way on."""
     import lancedb
@@ -232,6 +253,110 @@ def test_what_somebody_else_put_into_a_payload_of_qdrant(make_run, tmp_path):
         payloads = {point.payload["id"]: point.payload for point in client.scroll("soloist")[0]}
     assert [payload["mine"] for payload in payloads.values()] == ["kept"] * 3
     assert payloads["chunk 0"]["metadata"] == {} and payloads["chunk 1"]["metadata"] == {"page": 7}
+
+
+def test_vectors_that_somebody_else_put_beside_those_of_an_export_to_qdrant(make_run, tmp_path):
+    """Each point that was written again lost them: sparse ones were not seen, dense ones went with another text."""
+    from qdrant_client import QdrantClient, models
+
+    from soloist.stores import folder_name
+
+    out, chunks = tmp_path / "out", some_chunks(5)
+    dims = {"model-a": 6, "org/model.b": 4, "fused": 10, "dense": 2}
+    with closing(QdrantClient(path=str(out))) as client:
+        vectors = {
+            folder_name(name): models.VectorParams(size=dim, distance=models.Distance.COSINE)
+            for name, dim in dims.items()
+        }
+        client.create_collection("sparse", vectors, sparse_vectors_config={"bm25": models.SparseVectorParams()})
+        client.create_collection("dense", vectors)
+    chunks[1] = Chunk(id="chunk 1", text=chunks[1].text, metadata={"page": 9})
+    changed = [*chunks]
+    changed[2] = Chunk(id="chunk 2", text="another", metadata={})
+    changed[3] = Chunk(id="chunk 3", text="another, of no mark", metadata={})
+    for table, own in {
+        "sparse": {"bm25": models.SparseVector(indices=[1], values=[0.5]), "dense": [1.0, 0.0]},
+        "dense": {"dense": [1.0, 0.0]},
+    }.items():
+        export_run(make_run(alpha=some_chunks(5)), "qdrant", out=out, table=table)
+        with closing(QdrantClient(path=str(out))) as client:
+            keys = [point.id for point in client.scroll(table)[0]]
+            client.update_vectors(table, [models.PointVectors(id=key, vector=own) for key in keys])
+            client.set_payload(table, {"digest": "gone"}, points=[key_of("alpha", "chunk 3")])
+        assert export_run(make_run(alpha=changed), "qdrant", out=out, table=table, vectors="fused").written == 3
+        with closing(QdrantClient(path=str(out))) as client:
+            points = {point.payload["id"]: point for point in client.scroll(table, with_vectors=True)[0]}
+        names = {id_: sorted(point.vector) for id_, point in points.items()}
+        all_names = sorted([*own, "fused", "model-a", folder_name("org/model.b")])
+        sparse = [name for name in own if name == "bm25"]
+        assert names == dict.fromkeys(names, all_names) | {
+            "chunk 2": sorted([*own, "fused"]), "chunk 3": sorted([*sparse, "fused"]),
+        }  # fmt: skip
+        np.testing.assert_allclose(points["chunk 2"].vector["fused"], vectors_of(["another"], "fused")[0], atol=1e-6)
+        assert points["chunk 2"].payload["text"] == "another" and points["chunk 1"].payload["metadata"] == {"page": 9}
+        assert export_run(make_run(alpha=changed), "qdrant", out=out, table=table).written == 2
+
+
+def test_an_export_to_qdrant_that_was_broken_off_at_a_text_that_is_taken_back(make_run, tmp_path, monkeypatch):
+    """The vectors of the text between had the mark of the first one, and were believed to be its own."""
+    from qdrant_client import QdrantClient
+    from qdrant_client.local.local_collection import LocalCollection
+
+    out, before = tmp_path / "out", some_chunks(1)
+    export_run(make_run(alpha=before), "qdrant", out=out)
+    changed = make_run(alpha=[Chunk(id="chunk 0", text="another", metadata=before[0].metadata)])
+    write = LocalCollection.update_vectors
+
+    def written_and_killed(*args, **options):
+        write(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalCollection, "update_vectors", written_and_killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_run(changed, "qdrant", out=out, vectors="fused")
+    monkeypatch.undo()
+    assert export_run(make_run(alpha=before), "qdrant", out=out, vectors="fused").written == 1
+    with closing(QdrantClient(path=str(out))) as client:
+        (point,) = client.scroll("soloist", with_vectors=True)[0]
+    np.testing.assert_allclose(point.vector["fused"], vectors_of([before[0].text], "fused")[0], atol=1e-6)
+    assert set(point.vector) == {"fused"}
+
+
+def test_indexes_of_a_qdrant_server_that_an_export_was_broken_off_before(make_run, tmp_path):
+    """They were made with the collection alone, and never where that moment had passed."""
+    from qdrant_client import QdrantClient
+
+    from soloist.exports.qdrant import _Collection
+    from soloist.exports.rows import open_source
+    from soloist.exports.stores import fill
+    from soloist.exports.target import Target
+
+    class Server(QdrantClient):
+        """A folder that keeps indexes of payloads, as a server does."""
+
+        def __init__(self, path):
+            super().__init__(path=path)
+            self.made, self.left = [], 1
+
+        def create_payload_index(self, collection_name, field_name, field_schema):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            self.made.append(field_name)
+
+        def get_collection(self, collection_name):
+            found = super().get_collection(collection_name)
+            return found.model_copy(update={"payload_schema": dict.fromkeys(self.made)})
+
+    source, target = open_source(make_run(alpha=some_chunks(3)), None, (), several=True), Target(url="http://server")
+    with closing(Server(str(tmp_path / "out"))) as client:
+        with pytest.raises(KeyboardInterrupt):
+            fill(_Collection(client, source, target, "here"), source, target)
+        assert len(client.made) == 1
+        client.left = 9
+        for written in (3, 0):
+            assert fill(_Collection(client, source, target, "here"), source, target).written == written
+        assert sorted(client.made) == ["collection", "run"]
 
 
 @pytest.mark.parametrize("table", ["per%cent", "100%s", 'quo"te', "it's", "Ünï cödé", "x" * 90, "%(a)s", "a {b}"])
@@ -306,6 +431,42 @@ def test_a_user_of_postgres_who_may_make_no_table(make_run, postgres):
         assert export_run(make_run(alpha=some_chunks(5)), "pgvector", url=url, table="given.chunks").written == 2
         with pytest.raises(ExportError, match=r"permission denied for schema given\): correct that"):
             export_run(run, "pgvector", url=url, table="given.other")
+
+
+def test_two_first_exports_at_once_into_a_database(make_run, postgres):
+    """Both made the extension: one of them failed with `duplicate key value violates unique constraint`."""
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    run = make_run(alpha=some_chunks(3))
+    with connected(postgres) as connection:
+        connection.execute("DROP DATABASE IF EXISTS fresh")
+        connection.execute("CREATE DATABASE fresh")
+    url = make_conninfo(postgres, dbname="fresh")
+    with psycopg.connect(url) as first, psycopg.connect(url, autocommit=True) as watched:
+        first.execute("CREATE EXTENSION vector")  # not committed yet
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(export_run, run, "pgvector", url=url)
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE EXTENSION%'"
+            while not watched.execute(waiting).fetchone() and not second.done():
+                time.sleep(0.01)
+            first.commit()
+            assert second.result().written == 3
+        assert export_run(run, "pgvector", url=url).unchanged == 3
+
+
+def test_columns_of_a_postgres_table_that_are_somebody_elses(make_run, postgres):
+    """A text in a column `vector_note` was emptied with the vectors of another text."""
+    chunks = some_chunks(2)
+    with connected(postgres, "noted") as connection:
+        export_run(make_run(alpha=chunks), "pgvector", url=postgres, table="noted")
+        connection.execute("ALTER TABLE noted ADD COLUMN vector_note text")
+        connection.execute("UPDATE noted SET vector_note = 'mine'")
+        chunks[0] = Chunk(id="chunk 0", text="another", metadata={})
+        report = export_run(make_run(alpha=chunks), "pgvector", url=postgres, table="noted", vectors="fused")
+        assert (report.written, report.unchanged) == (1, 1)
+        found = connection.execute("SELECT vector_note, vector_model_a IS NULL FROM noted ORDER BY id").fetchall()
+    assert found == [("mine", True), ("mine", False)]
 
 
 def test_postgres_keeps_the_rows_until_they_are_asked_for(make_run, postgres):

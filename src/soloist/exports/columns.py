@@ -1,6 +1,7 @@
 """Rows as Arrow tables: metadata as columns with types where all chunks agree on one, as the text of JSON where not.
 
 A column of JSON holds a text in quotes, so that 1 and "1" stay two values; its type is another than that of plain text.
+Beyond so many fields the rare ones have one column together, as an object of JSON.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,8 @@ _TYPES: Mapping[type, pa.DataType] = {
 _JSON = pa.large_string()
 _INT64 = 1 << 63
 METADATA = "metadata_"
+OTHERS = METADATA  # the column of fields that have none of their own: no field has one of this name, "" neither
+_MOST_FIELDS = 256  # a column costs time and memory in each row and file, also where it is empty
 VECTOR = "vector_"
 _LONGEST_NAME = 60  # of a column: what PostgreSQL and others keep whole
 _DIGEST_DIGITS = 8
@@ -38,36 +42,45 @@ _DASHES = str.maketrans("-_", "_-")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
-    """The columns of an export: key, run, collection, id, text, those of the metadata by field, digest (a `Mark`), and
-    those of the vectors by name.
+    """The columns of an export: key, run, collection, id, text, those of the metadata by field, that of other fields
+    where there are such, digest (a `Mark`), and those of the vectors by name. `types` are of all fields, the most
+    frequent first.
     """
 
     run: str
     schema: pa.Schema
     metadata: Mapping[str, str]
     vectors: Mapping[str, str]
+    types: Mapping[str, pa.DataType]
 
     @classmethod
     def of(cls, source: Source) -> Columns:
         """The columns for a source; one pass over its chunks for the types of their metadata."""
         types = _metadata_types(source)
-        metadata = {field: metadata_column(field) for field in types}
+        metadata = _own_columns(types, [])
         vectors = {name: vector_column(name) for name in source.dims}
         schema = pa.schema(
             [
                 *((name, pa.string()) for name in ("key", "run", "collection", "id", "text")),
-                *((metadata[field], kind) for field, kind in types.items()),
+                *_metadata_fields(metadata, types, []),
                 ("digest", pa.string()),
                 *((vectors[name], pa.list_(pa.float32(), dim)) for name, dim in source.dims.items()),
             ]
         )
-        return cls(run=source.run, schema=schema, metadata=metadata, vectors=vectors)
+        return cls(run=source.run, schema=schema, metadata=metadata, vectors=vectors, types=types)
 
-    def widened(self, there: pa.Schema) -> Columns:
-        """These columns, of metadata those as JSON that are so in a table that is there: JSON holds every value."""
-        names = set(self.metadata.values()) & {field.name for field in there if field.type == _JSON}
-        fields = [field.with_type(_JSON) if field.name in names else field for field in self.schema]
-        return dataclasses.replace(self, schema=pa.schema(fields))
+    def fitted(self, there: pa.Schema) -> Columns:
+        """These columns, for a table that is there, some of whose rows stay as they are.
+
+        Fields that have a column in it keep that, and others get none where it has that of the others: so each is
+        where it is in those rows. Columns that are JSON in it stay so: JSON holds every value.
+        """
+        metadata = _own_columns(self.types, there.names)
+        own = [field for field in self.schema if not field.name.startswith(METADATA)]
+        fields = [*_metadata_fields(metadata, self.types, there.names), *own]
+        as_json = {field.name for field in there if field.type == _JSON and field.name.startswith(METADATA)}
+        fields = [field.with_type(_JSON) if field.name in as_json else field for field in fields]
+        return dataclasses.replace(self, schema=pa.schema(fields), metadata=metadata)
 
     def table(self, rows: Rows) -> pa.Table:
         """Some rows as a table of these columns."""
@@ -82,6 +95,8 @@ class Columns:
         for field, column in self.metadata.items():
             kind = self.schema.field(column).type
             values[column] = _metadata_column(rows.chunks, field, kind)
+        if OTHERS in self.schema.names:
+            values[OTHERS] = _others_column(rows.chunks, self.metadata)
         for name, column in self.vectors.items():
             vectors = np.ascontiguousarray(rows.vectors[name], dtype=np.float32)
             values[column] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
@@ -99,15 +114,36 @@ class Columns:
 
 
 def _metadata_types(source: Source) -> dict[str, pa.DataType]:
-    """The type of each field of the metadata over all rows."""
+    """The type of each field of the metadata over all rows, the most frequent first."""
     found: dict[str, pa.DataType | None] = {}
+    counts: Counter[str] = Counter()
     for collection, index in source.shards:
         for chunk in source.folder.read_chunks(collection, index):
             for name, value in chunk.metadata.items():
                 if value is not None:
                     kind = _kind(value)
                     found[name] = kind if found.get(name, kind) == kind else None
-    return {name: kind if kind is not None else _JSON for name, kind in sorted(found.items())}
+                    counts[name] += 1
+    ranked = sorted(found.items(), key=lambda item: (-counts[item[0]], item[0]))
+    return {name: kind if kind is not None else _JSON for name, kind in ranked}
+
+
+def _own_columns(types: Mapping[str, pa.DataType], there: Sequence[str]) -> dict[str, str]:
+    """The fields that have a column of their own, beside the columns of a table that is there."""
+    columns, names = {field: metadata_column(field) for field in types}, set(there)
+    free = 0 if OTHERS in names else max(0, _MOST_FIELDS - sum(name.startswith(METADATA) for name in names))
+    kept = {field for field, column in columns.items() if column in names}
+    new = [field for field in columns if field not in kept][:free]
+    return {field: columns[field] for field in sorted(kept.union(new))}
+
+
+def _metadata_fields(
+    metadata: Mapping[str, str], types: Mapping[str, pa.DataType], there: Sequence[str]
+) -> list[pa.Field]:
+    """Those columns, and that of other fields where there are such, or were."""
+    fields = [pa.field(column, types[field]) for field, column in metadata.items()]
+    has_others = len(metadata) < len(types) or OTHERS in there
+    return [*fields, pa.field(OTHERS, _JSON)] if has_others else fields
 
 
 def metadata_column(field: str) -> str:
@@ -159,6 +195,15 @@ def _metadata_column(chunks: Sequence[Chunk], field: str, kind: pa.DataType) -> 
     except UnicodeEncodeError as exc:
         chunk = next(chunk for chunk in chunks if has_surrogate(chunk.metadata.get(field)))
         raise surrogate_error(chunk, "a column of text") from exc
+
+
+def _others_column(chunks: Sequence[Chunk], metadata: Mapping[str, str]) -> pa.Array:
+    """An object of the fields that have no column; null where there are none."""
+    others = [
+        {field: value for field, value in chunk.metadata.items() if value is not None and field not in metadata}
+        for chunk in chunks
+    ]
+    return pa.array([json_text(each) if each else None for each in others], _JSON)
 
 
 def has_surrogate(value: Any) -> bool:

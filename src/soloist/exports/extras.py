@@ -12,9 +12,15 @@ def load(module: str, extra: str, package: str) -> Any:
     """Import a client library.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: it is not installed, or cannot be loaded.
     """
     try:
         return importlib.import_module(module)
     except ImportError as exc:
-        raise ConfigError(f"the export to {extra} needs {package}: pip install 'soloist[{extra}]'") from exc
+        if isinstance(exc, ModuleNotFoundError) and exc.name in (module, module.partition(".")[0]):
+            raise ConfigError(f"the export to {extra} needs {package}: pip install 'soloist[{extra}]'") from exc
+        reason = " ".join(str(exc).split())[:300]
+        raise ConfigError(
+            f"the export to {extra} cannot load {package} ({reason}): correct that, or install it again with "
+            f"pip install --force-reinstall {package}"
+        ) from exc

@@ -1,6 +1,7 @@
 """A LanceDB table in a folder, which needs no server: metadata as columns, a column for each name of vectors.
 
-Columns of metadata and of vectors, told by how their names begin, are the export's; all others are somebody's own.
+Columns of metadata, told by how their names begin, and of vectors, by their type too, are the export's; all others are
+somebody's own.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class _LanceTable:
     ) -> None:
         self._table = _opened(database, name, columns.schema)
         self._source = source
-        self._columns = columns.widened(self._table.schema)
+        self._columns = columns.fitted(self._table.schema)
         self._indexed_rows = indexed_rows
         self.target = target
         self._require_own()
@@ -96,7 +97,7 @@ class _LanceTable:
     def update(self, rows: Rows, *, keep: bool) -> None:
         table = self._columns.table(rows)
         for field in self._table.schema:
-            is_emptied = field.name.startswith(METADATA) or (field.name.startswith(VECTOR) and not keep)
+            is_emptied = field.name.startswith(METADATA) or (_has_vectors(field) and not keep)
             if field.name not in table.column_names and is_emptied:
                 table = table.append_column(field, pa.nulls(len(rows), field.type))
         # Columns that the rows do not have stay as they are.
@@ -180,7 +181,7 @@ class _LanceTable:
                 "another --table, or export all collections together"
             )
         vectors = self._columns.vectors.values()
-        others = [name for name in self._table.schema.names if name.startswith(VECTOR) and name not in vectors]
+        others = [field.name for field in self._table.schema if _has_vectors(field) and field.name not in vectors]
         lost = [name for name in others if self._table.count_rows(f"{name} IS NOT NULL")]
         if lost:
             raise ExportError(
@@ -212,6 +213,14 @@ def _opened(database: Any, name: str, schema: pa.Schema) -> Any:
         return database.open_table(name)
     except (ValueError, FileNotFoundError):
         return database.create_table(name, schema=schema)
+
+
+def _has_vectors(field: pa.Field) -> bool:
+    """Whether a column is one as exports make for vectors."""
+    kind = field.type
+    return bool(
+        field.name.startswith(VECTOR) and pa.types.is_fixed_size_list(kind) and pa.types.is_float32(kind.value_type)
+    )
 
 
 def _sub_vectors(dim: int) -> int:

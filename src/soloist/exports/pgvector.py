@@ -82,7 +82,7 @@ class _Table:
         self._take_over = take_over
         self._indexed_rows = indexed_rows
         self.target = target
-        self._run("CREATE EXTENSION IF NOT EXISTS vector")
+        self._require_extension()
         self._require_schema()
         self._lock()
         if not self._there():  # which may be all that this user is allowed
@@ -90,7 +90,11 @@ class _Table:
         there = self._there()
         self._require_own(there)
         self._has_run = "run" in there
-        self._others = [name for name in there if name.startswith(VECTOR) and name not in self._columns.values()]
+        self._others = [
+            name
+            for name, (kind, _) in there.items()
+            if name.startswith(VECTOR) and kind == "vector" and name not in self._columns.values()
+        ]
 
     def places(self, scope: Scope) -> Generator[Sequence[Place], None, None]:
         run = "run" if self._has_run else "NULL"
@@ -204,6 +208,16 @@ class _Table:
         if any(re.search(rf"\({column}[ )]", made) for made in there):
             return
         self._run(f"CREATE INDEX ON {{table}} USING hnsw ({indexed})", column=self._sql.Identifier(column))
+
+    def _require_extension(self) -> None:
+        """Make the extension where it is not there, which another export may be about to do."""
+        if self._run("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone():
+            return
+        make = "CREATE EXTENSION IF NOT EXISTS vector"
+        try:
+            self._run(make)
+        except self._psycopg.errors.UniqueViolation:  # which comes when the other has made it
+            self._run(make)
 
     def _require_schema(self) -> None:
         if len(self._parts) > 1 and self._run("SELECT to_regnamespace(%s)", [self._quoted(1)]).fetchone() == (None,):

@@ -16,7 +16,7 @@ import numpy as np
 from soloist.errors import ConfigError, ExportError
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
-from soloist.exports.rows import Rows, Source, Vectors
+from soloist.exports.rows import Mark, Rows, Source, Vectors
 from soloist.exports.store_folders import require_store_folder
 from soloist.exports.stores import Place, Scope, fill
 from soloist.exports.target import Target
@@ -52,7 +52,8 @@ def export(source: Source, target: Target) -> ExportReport:
     client = _client(client_module, target, where)
     try:
         return fill(_Collection(client, source, target, where), source, target)
-    except (*_FOLDER_ERRORS, client_module.http.exceptions.ApiException) as exc:
+    # The client asserts that an answer has a result, which that of another service has not.
+    except (*_FOLDER_ERRORS, AssertionError, client_module.http.exceptions.ApiException) as exc:
         raise ExportError(
             f"Qdrant at {where} failed ({_first_line(exc)}): see that it is there, and export again, which goes on"
         ) from exc
@@ -62,11 +63,14 @@ def export(source: Source, target: Target) -> ExportReport:
 
 def _client(client_module: Any, target: Target, where: str) -> Any:
     """The client of a server, which is not asked yet, or of a folder, which is read and locked."""
-    try:
-        if target.out is None:
+    if target.out is None:
+        try:
             return client_module.QdrantClient(
                 url=target.url, api_key=os.environ.get(API_KEY), timeout=_SECONDS, check_compatibility=False
             )
+        except ValueError:  # its text has all of the URL
+            raise _no_address() from None
+    try:
         require_store_folder(target.out, "qdrant", _has_collections)
         return client_module.QdrantClient(path=str(target.out))
     except (*_FOLDER_ERRORS, LookupError, EOFError) as exc:
@@ -90,9 +94,30 @@ def _has_collections(path: Path) -> bool:
 
 
 def _shown(url: str) -> str:
-    """A URL without what may be secret in it: user, password and query."""
-    parts = urlsplit(url)
+    """The URL of a server without what may be secret in it: user, password and query.
+
+    Signs that a URL has not, and an `@` behind the host, are of a password that was not encoded: what is before them
+    would be taken for the host.
+    """
+    httpx = load("httpx", "qdrant", "qdrant-client")
+    try:
+        httpx.URL(url)  # which the client asks, with an error of no kind that it translates
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        raise _no_address() from None
+    is_plain = url.isascii() and url.isprintable() and not set(url) & set(" \\")
+    if not (is_address and is_plain) or "@" in parts.path + parts.query + parts.fragment:
+        raise _no_address()
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _no_address() -> ConfigError:
+    """What is said of a URL that is none: nothing of it, as any part can be a password."""
+    return ConfigError(
+        "the --url of qdrant is no address of a server: give http://host:port or https://host:port, and the key in "
+        f"{API_KEY}"
+    )
 
 
 class _Collection:
@@ -108,9 +133,11 @@ class _Collection:
         self._names = {name: folder_name(name) for name in source.dims}  # Qdrant takes no / in them
         self._name = target.table
         self.target = f"{where} ({target.table})"
-        self._has_others = False  # vectors by other names
+        self._others: set[str] = set()  # names of other vectors, dense ones as exports write
+        self._has_sparse = False
+        self._indexed: set[str] = set()
         if client.collection_exists(self._name):
-            self._require_same_dims()
+            self._look()
         else:
             self._make()
 
@@ -132,27 +159,54 @@ class _Collection:
                 return
 
     def prepare(self, twice: Sequence[str]) -> None:
-        """A collection has room for any payload, and each point once."""
+        """A collection has room for any payload, and each point once; an export may have been broken off before it
+        had all indexes.
+        """
+        self._index_payload()
 
     def add(self, rows: Rows) -> None:
         self._upsert(rows, {})
 
     def update(self, rows: Rows, *, keep: bool) -> None:
-        if not (keep and self._has_others):  # one change of a point, not two
-            found = self._client.retrieve(self._name, ids=list(rows.keys), with_payload=True)
-            self._upsert(rows, {str(point.id): point.payload or {} for point in found})
+        found = self._client.retrieve(self._name, ids=list(rows.keys), with_payload=True)
+        there = {str(point.id): point.payload or {} for point in found}
+        if not (self._others or self._has_sparse):  # one change of a point, not several
+            self._upsert(rows, there)
             return
         for places in _requests(rows):
-            points = list(self._points(rows.take(places)))
-            vectors = [self._models.PointVectors(id=key, vector=vectors) for key, _, vectors in points]
-            payloads = [
-                self._models.SetPayloadOperation(set_payload=self._models.SetPayload(payload=payload, points=[key]))
-                for key, payload, _ in points
-            ]
-            written = self._models.UpdateVectorsOperation(
-                update_vectors=self._models.UpdateVectors(points=vectors)
-            )  # first: the mark in the payload says that they are there
-            self._client.batch_update_points(self._name, update_operations=[written, *payloads], wait=True)
+            some = rows.take(places)
+            taken = [] if keep else self._taken(some.keys, there)
+            self._client.batch_update_points(self._name, update_operations=[*taken, *self._changes(some)], wait=True)
+
+    def _changes(self, rows: Rows) -> Iterator[Any]:
+        """The operations that write rows and leave all else of their points."""
+        points = list(self._points(rows))
+        vectors = [self._models.PointVectors(id=key, vector=vectors) for key, _, vectors in points]
+        # First: the mark in the payload says that they are there.
+        yield self._models.UpdateVectorsOperation(update_vectors=self._models.UpdateVectors(points=vectors))
+        for key, payload, _ in points:
+            yield self._models.SetPayloadOperation(set_payload=self._models.SetPayload(payload=payload, points=[key]))
+
+    def _taken(self, keys: Sequence[str], there: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
+        """The operations that take vectors of another text away: those by other names that exports have written, as
+        the mark has them, or all where it is none.
+
+        The mark goes first: broken off, and the text being the old one again, it would be believed.
+        """
+        by_names: dict[frozenset[str] | None, list[str]] = {}
+        for key in keys:
+            mark = Mark.of(there.get(key, {}).get("digest"))
+            by_names.setdefault(frozenset(mark.vectors) if mark is not None else None, []).append(key)
+        for names, some in by_names.items():
+            blank = str(Mark(text="", metadata="", vectors=dict.fromkeys(sorted(names), ""))) if names else ""
+            yield self._models.SetPayloadOperation(
+                set_payload=self._models.SetPayload(payload={"digest": blank}, points=some)
+            )
+            gone = self._others if names is None else self._others.intersection(map(folder_name, names))
+            if gone:
+                yield self._models.DeleteVectorsOperation(
+                    delete_vectors=self._models.DeleteVectors(points=some, vector=sorted(gone))
+                )
 
     def _upsert(self, rows: Rows, there: Mapping[str, Mapping[str, Any]]) -> None:
         """Write points anew, with what somebody else has put into the payloads that are there."""
@@ -201,15 +255,30 @@ class _Collection:
             for name, dim in self._source.dims.items()
         }
         self._client.create_collection(self._name, vectors_config=vectors)
-        if self._is_server:  # a folder has no indexes
-            keyword = self._models.PayloadSchemaType.KEYWORD
-            for field in ("collection", "run"):
-                self._client.create_payload_index(self._name, field_name=field, field_schema=keyword)
+        self._index_payload()
 
-    def _require_same_dims(self) -> None:
-        there = self._client.get_collection(self._name).config.params.vectors
-        dims = {name: params.size for name, params in there.items()} if isinstance(there, dict) else {}
-        self._has_others = not dims.keys() <= set(self._names.values())
+    def _index_payload(self) -> None:
+        """Make the indexes that are not there yet, of what rows are looked up by; a folder has none."""
+        if not self._is_server:
+            return
+        for field in ("collection", "run"):
+            if field not in self._indexed:
+                keyword = self._models.PayloadSchemaType.KEYWORD
+                self._client.create_payload_index(self._name, field_name=field, field_schema=keyword)
+                self._indexed.add(field)
+
+    def _look(self) -> None:
+        """See what a collection that is there has, and refuse one with other dims."""
+        found = self._client.get_collection(self._name)
+        params = found.config.params
+        vectors = params.vectors if isinstance(params.vectors, dict) else {}
+        self._others = vectors.keys() - set(self._names.values())
+        self._has_sparse = bool(params.sparse_vectors)
+        self._indexed = set(found.payload_schema)
+        self._require_same_dims(vectors)
+
+    def _require_same_dims(self, there: Mapping[str, Any]) -> None:
+        dims = {name: params.size for name, params in there.items()}
         for name, dim in self._source.dims.items():
             own = self._names[name]
             if own in dims and there[own].distance != self._models.Distance.COSINE:
