@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,7 +18,7 @@ from soloist.digests import text_digest
 from soloist.engine import run
 from soloist.engine.known import known_vectors
 from soloist.engine.stopping import Stop
-from soloist.errors import ConfigError, InputError, OutputError
+from soloist.errors import ConfigError, InputError, OutputError, RunStoppedError
 from soloist.events import Event, ShardEncoded
 from soloist.stores import RunFolder
 from soloist.stores.status import run_status
@@ -209,9 +210,18 @@ def test_listeners_of_a_stop_end_with_their_run():
     with stop.on_request(heard.append):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
-    with stop.on_request(heard.append):
+    with stop.on_request(heard.append), stop.shielded():
         stop.request("Ctrl-C")
     assert heard == ["Ctrl-C"]
+
+
+def test_nobody_is_told_of_a_shard_in_work_where_there_is_none():
+    """A stop in a download said that the run ends with the shard in work, and a second Ctrl-C ends it at once."""
+    heard, stop = [], Stop()
+    with stop.on_request(heard.append), stop.shielded(), contextlib.suppress(RunStoppedError), stop.interruptible():
+        stop.request("Ctrl-C")
+        stop.check()
+    assert heard == []
 
 
 def test_waiting_for_devices_ends_with_the_time_of_the_run(config, tmp_path):

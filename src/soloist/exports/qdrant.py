@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import sqlite3
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -32,7 +32,7 @@ _NUMBER_BYTES = 25
 _POINT_BYTES = 1_000  # keys and names; a character has up to 6, as an escape of JSON
 _CHARACTER_BYTES = 6
 # The client of a folder has SQLite's errors and those of what it finds in it.
-_FOLDER_ERRORS = (OSError, RuntimeError, ValueError, sqlite3.Error, pickle.UnpicklingError)
+_FOLDER_ERRORS = (OSError, RuntimeError, ValueError, sqlite3.Error, UnpicklingError)
 
 
 def export(source: Source, target: Target) -> ExportReport:
