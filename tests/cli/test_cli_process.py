@@ -64,6 +64,35 @@ def test_ctrl_c_stops_a_run_and_frees_the_devices(options, chunks_root, tmp_path
     assert not list((tmp_path / "locks").glob("*.holder"))
 
 
+@pytest.mark.parametrize(
+    ("command", "library"),
+    [
+        (["embed", "chunks", "--out", "run"], "torch"),
+        (["plan", "chunks"], "numpy"),
+        (["search", "run", "question"], "numpy"),
+        (["eval", "run"], "torch"),
+        (["export", "run", "--to", "jsonl", "--out", "out.jsonl"], "pyarrow"),
+        (["verify", "run"], "pyarrow"),
+    ],
+    ids=str,
+)
+def test_ctrl_c_while_libraries_are_imported_is_no_error_of_theirs(tmp_path, command, library):
+    """A module that was broken off in the middle raised a RecursionError or an AttributeError, or aborted."""
+    code = f"""
+import os, signal, sys
+def hook(event, arguments):
+    if event == "import" and arguments[0].startswith({library + "."!r}) and not done:
+        done.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+done = []
+sys.addaudithook(hook)
+from soloist.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "soloist: stopped\n")
+
+
 def test_a_closed_pipe_is_quiet():
     """`soloist models list | head -1` ends with a traceback in many programs."""
     read_end, write_end = os.pipe()

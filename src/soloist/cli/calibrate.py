@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from soloist.cli.embed import DTYPE_HELP, choices, split
-from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.config import DEFAULT_MODELS, CalibrationConfig
 from soloist.types import DTypeRequest
 
@@ -51,11 +51,12 @@ def calibrate(
 
 
 def _run(config: CalibrationConfig, as_json: bool) -> None:
-    from soloist.engine.budgets import Calibrations
-    from soloist.engine.calibration import calibrate as measure
-    from soloist.reports.calibration import print_calibrations
-    from soloist.reports.progress import progress
-    from soloist.reports.table import open_console
+    with importing():
+        from soloist.engine.budgets import Calibrations
+        from soloist.engine.calibration import calibrate as measure
+        from soloist.reports.calibration import print_calibrations
+        from soloist.reports.progress import progress
+        from soloist.reports.table import open_console
 
     path = Calibrations(config.cache_dir).path
     with progress(sys.stderr) as sink:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.config import DEFAULT_FILE_PATTERNS, DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
 from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
@@ -161,9 +161,10 @@ def _config(path: Path | None, given: dict[str, Any]) -> RunConfig:
 def _run(config: RunConfig) -> None:
     import sys
 
-    from soloist import engine
-    from soloist.reports.progress import progress
-    from soloist.reports.table import open_console, print_result
+    with importing():
+        from soloist import engine
+        from soloist.reports.progress import progress
+        from soloist.reports.table import open_console, print_result
 
     with progress(sys.stderr) as sink:
         result = engine.run(config, sink)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soloist.cli.embed import numbers_by_name, split
-from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def evaluate(
     paired bootstrap, and beside it what encoding took and what vectors take.
     """
     with exit_codes(debug=debug):
-        from soloist.jsontext import json_text
-        from soloist.reports.evaluation import plot_evaluation, print_evaluation, require_plot
-        from soloist.reports.table import open_console
-        from soloist.retrieval import open_run
-        from soloist.retrieval.evaluation import evaluate as evaluate_run
+        with importing():
+            from soloist.jsontext import json_text
+            from soloist.reports.evaluation import plot_evaluation, print_evaluation, require_plot
+            from soloist.reports.table import open_console
+            from soloist.retrieval import open_run
+            from soloist.retrieval.evaluation import evaluate as evaluate_run
 
         chosen, given = split("--collections", collections) or (), numbers_by_name(weights)
         _require_both(queries, qrels)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from soloist.cli.embed import split
-from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.reports.text import count_text, one_line
 
 _TO_HELP = "parquet, numpy, jsonl, faiss, lancedb, qdrant or pgvector."
@@ -42,7 +42,8 @@ def export(
     sample of vectors is read back and compared. Ids in stores are UUIDs that follow from collection and chunk id.
     """
     with exit_codes(debug=debug):
-        from soloist.exports import export_run
+        with importing():
+            from soloist.exports import export_run
 
         found = export_run(
             run_dir, to, out=out, url=url, vectors=vectors, collections=split("--collections", collections) or (),

@@ -6,11 +6,14 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from types import FrameType
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -28,6 +31,7 @@ FAILED = 1
 USAGE = 2
 STOPPED = 3
 INTERRUPTED = 130
+_STOPPED_LINE = "soloist: stopped"
 
 
 @contextlib.contextmanager
@@ -57,6 +61,29 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
         remedy = "" if debug else " (run again with --debug for the traceback)"
         _say_error(f"unexpected {type(exc).__name__}: {exc}{remedy}", debug)
         raise typer.Exit(FAILED) from exc
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Within this, Ctrl-C ends the process at once: nothing is begun yet, and a library whose import is broken off in
+    the middle raises anything, or aborts.
+    """
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, _end_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{_STOPPED_LINE}\n".encode())
+    os._exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -100,7 +127,7 @@ def _nowhere() -> TextIO:
 
 def say_stopped() -> None:
     """Say on stderr that Ctrl-C was heard; what became of the devices is for the progress lines to say."""
-    typer.echo("soloist: stopped", err=True)
+    typer.echo(_STOPPED_LINE, err=True)
 
 
 def _say_how_to_go_on(stopped: BaseException) -> None:

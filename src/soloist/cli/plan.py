@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from soloist.cli.embed import DTYPE_HELP, choices, split
-from soloist.cli.outcome import FAILED, exit_codes, written_to_stdout
+from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.config import RunConfig, seconds_of
 from soloist.types import DTypeRequest, FusionMethod, Mode, VectorDType
 
@@ -64,9 +64,10 @@ def plan(
 
 def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> bool:
     """Whether the run is known to fit."""
-    from soloist.engine.session import plan_session
-    from soloist.reports.session import print_session
-    from soloist.reports.table import open_console
+    with importing():
+        from soloist.engine.session import plan_session
+        from soloist.reports.session import print_session
+        from soloist.reports.table import open_console
 
     found = plan_session(config, session_seconds)
     with written_to_stdout("the plan"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soloist.cli.outcome import FAILED, exit_codes, written_to_stdout
+from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.reports.text import count_text, one_line
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ def status(run_dir: _RunDir, as_json: _Json = False, debug: _Debug = False) -> N
     The time left is of encoding alone, at the rate of each model's last session; the hour of its end is local time.
     """
     with exit_codes(debug=debug):
-        from soloist.reports.status import print_status
-        from soloist.reports.table import open_console
-        from soloist.stores.status import run_status
+        with importing():
+            from soloist.reports.status import print_status
+            from soloist.reports.table import open_console
+            from soloist.stores.status import run_status
 
         found = run_status(run_dir)
         with written_to_stdout("the status"):
@@ -47,8 +48,9 @@ def verify(run_dir: _RunDir, as_json: _Json = False, debug: _Debug = False) -> N
     says so; of its finished files the checksums are read.
     """
     with exit_codes(debug=debug):
-        from soloist.stores.run_folder import RunFolder
-        from soloist.stores.verification import verify_run
+        with importing():
+            from soloist.stores.run_folder import RunFolder
+            from soloist.stores.verification import verify_run
 
         found = verify_run(RunFolder.at(run_dir))
         with written_to_stdout("what was verified"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soloist.cli.embed import numbers_by_name, split
-from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def search(
 ) -> None:
     """Search a finished run with the models, prompts and fusion that made it. Exact: every chunk is scored."""
     with exit_codes(debug=debug):
-        from soloist.retrieval import open_run
+        with importing():
+            from soloist.retrieval import open_run
 
         by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
         chosen = split("--collection", collection) or ()

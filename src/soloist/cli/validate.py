@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from soloist.cli.embed import DTYPE_HELP, choices, split
-from soloist.cli.outcome import FAILED, exit_codes, written_to_stdout
+from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.config import RunConfig
 from soloist.types import DTypeRequest
 
@@ -59,15 +59,16 @@ def _run(config: RunConfig, sample_chunks: int, quick: bool) -> bool:
     """Whether no point fails."""
     import dataclasses
 
-    import torch
+    with importing():
+        import torch
 
-    from soloist.jsontext import json_text
-    from soloist.reports.progress import progress
-    from soloist.reports.table import open_console
-    from soloist.reports.validation import checks_to_dict, markdown, print_checks
-    from soloist.stores.atomic import atomic_path, disk_errors
-    from soloist.validation import judge, rehearse
-    from soloist.validation.rehearsal import prepare_folder
+        from soloist.jsontext import json_text
+        from soloist.reports.progress import progress
+        from soloist.reports.table import open_console
+        from soloist.reports.validation import checks_to_dict, markdown, print_checks
+        from soloist.stores.atomic import atomic_path, disk_errors
+        from soloist.validation import judge, rehearse
+        from soloist.validation.rehearsal import prepare_folder
 
     if config.accelerator == "auto":
         config = dataclasses.replace(config, accelerator="cuda" if torch.cuda.is_available() else "simulated:2xT4")
