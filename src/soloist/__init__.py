@@ -18,11 +18,21 @@ from soloist.types import Chunk
 
 if TYPE_CHECKING:
     from soloist.engine.run import run as embed
-    from soloist.retrieval import open_run
+    from soloist.retrieval import By, open_run
 
     __version__: str
 
-__all__ = ["Chunk", "FusionConfig", "RunConfig", "SoloistError", "SourceConfig", "__version__", "embed", "open_run"]
+__all__ = [
+    "By",
+    "Chunk",
+    "FusionConfig",
+    "RunConfig",
+    "SoloistError",
+    "SourceConfig",
+    "__version__",
+    "embed",
+    "open_run",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,10 +40,10 @@ def __getattr__(name: str) -> Any:
         from soloist.engine import run
 
         return run
-    if name == "open_run":
-        from soloist.retrieval import open_run
+    if name in ("By", "open_run"):
+        from soloist import retrieval
 
-        return open_run
+        return getattr(retrieval, name)
     if name == "__version__":
         from importlib.metadata import version
 

@@ -410,7 +410,7 @@ def test_a_column_of_vectors_that_is_of_another_type(make_run, postgres):
     with connected(postgres, "typed") as connection:
         export_run(run, "pgvector", url=postgres, table="typed", vectors="fused")
         connection.execute("ALTER TABLE typed ADD COLUMN vector_model_a varchar(6)")
-        with pytest.raises(ExportError, match="has no column vector_model_a of vectors, and the run has 6"):
+        with pytest.raises(ExportError, match="has no column vector_model_a for vectors of model-a: give"):
             export_run(run, "pgvector", url=postgres, table="typed", vectors="model-a")
 
 

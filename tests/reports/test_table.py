@@ -103,7 +103,7 @@ def test_vectors_that_were_taken_over_are_said_with_their_place(result):
     taken = dataclasses.replace(MODEL, embedded=123_000, reused=456, from_others=400)
     config = dataclasses.replace(result.config, reuse=(Path("old"), Path("older")))
     text = "\n".join(printed(dataclasses.replace(result, config=config, models=(taken, OTHER)), 100))
-    expected = "123,000 chunks embedded, 56 taken from an earlier state of this run, 400 taken from old and older"
+    expected = "123,000 chunks embedded, 56 taken from an earlier state of this run, 400 taken from old or older"
     assert f"{MODEL.name}: {expected}" in text
 
 

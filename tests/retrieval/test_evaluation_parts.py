@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soloist.errors import InputError
+from soloist.retrieval.evaluation import Rated, _word_notices
 from soloist.retrieval.judged import read_judged
 from soloist.retrieval.metrics import Difference, difference, named, score
 from soloist.retrieval.probes import heading_of, probes
@@ -269,3 +270,17 @@ def test_chunks_without_a_word_of_the_question_are_no_hits_by_words():
     ids = [f"c{number}" for number in range(50)]
     rankings = named(by_words(texts, ["lease of a device"], 50), ids)
     assert score(rankings, ["q"], {"q": {"c0": 1}}).mean("R@100") == 0
+
+
+@pytest.mark.parametrize("weak", [False, True])
+@pytest.mark.parametrize(("low", "p_value", "said"), [(0.05, 0.001, True), (0.05, 0.2, False), (-0.01, 0.001, False)])
+def test_words_that_do_better_than_vectors_are_told(low, p_value, said, weak):
+    """The best model alone was advised, where no model at all found more."""
+    gain = Difference(mean=0.1163, low=low, high=0.16, p_value=p_value)
+    words = Rated(name="BM25", kind="words", measures={}, gain=gain, cost=None)
+    alone = Rated(name="m", kind="model", measures={}, gain=None, cost=ALONE)
+    found = _word_notices([alone, words], "m", weak)
+    assert bool(found) == said
+    if said:
+        assert found[0].startswith("BM25, which needs no model, is +0.1163 nDCG@10 from m")
+        assert ("heading that stands in its chunk" in found[0]) == weak

@@ -24,7 +24,7 @@ def command(*arguments):
 def test_a_file_that_begins_with_a_mark_alone_asks_nothing(searched):
     """An empty file of some editors: the mark was a question, with ten answers."""
     result = CliRunner().invoke(app, ["search", str(searched), "-"], input="\ufeff\n")
-    assert result.exit_code == 2 and "there is no query" in result.stderr
+    assert result.exit_code == 2 and "stdin has no query: give one a line" in result.stderr
 
 
 def test_a_nul_is_a_character_like_others(searched):

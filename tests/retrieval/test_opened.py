@@ -167,6 +167,14 @@ def test_a_long_question_is_cut_and_said_to_be(searched):
         (lambda run: run.search("x", by=By(model="bge-m3")), "the run has no model bge-m3: choose one of bert, qwen2"),
         (lambda run: run.search("x", collections=["gamma"]), "the run has no collection gamma: choose of alpha, beta"),
         (lambda run: run.search("x", by=By(fusion="rrf", weights={"a": 1})), "weights name a, which is no model"),
+        (
+            lambda run: run.search("x", by="bge-m3"),
+            "the run has no model bge-m3, and there is no such fusion: choose of",
+        ),
+        (lambda run: run.search("x", collections="beta"), "collections is the text 'beta': give a list of names"),
+        (lambda run: run.search(None), "a query is a NoneType: give a text"),
+        (lambda run: run.search(["x"]), "a query is a list: give a text"),
+        (lambda run: run.search("x", "3"), "k is 3, but there are 95 chunks"),
     ],
 )
 def test_what_cannot_be_asked(searched, ask, sentence):
@@ -174,6 +182,14 @@ def test_what_cannot_be_asked(searched, ask, sentence):
     with pytest.raises(ConfigError) as caught:
         ask(open_run(searched))
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fused", "rrf", "standardised", "bert", "wordllama"])
+def test_what_ranks_can_be_named(searched, name):
+    """It was an AttributeError of a text that has no model."""
+    run = open_run(searched)
+    by = By(model=name) if name in run.models else By(fusion=name)
+    assert run.search(QUESTION, 5, by=name) == run.search(QUESTION, 5, by=by)
 
 
 def test_a_run_without_fused_vectors(make):

@@ -33,7 +33,10 @@ def search(
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="How many chunks to show. [default: 10, or all of fewer]")
     ] = None,
-    collection: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only in these. [default: all]")] = None,
+    collection: Annotated[
+        list[str] | None,
+        typer.Option("--collection", "--collections", metavar="A,B", help="Only in these. [default: all]"),
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="By this model's vectors alone.")] = None,
     fused: Annotated[bool, typer.Option("--fused", help="By the fused vectors. [default where there are any]")] = False,
     rrf: Annotated[
@@ -62,7 +65,7 @@ def search(
         questions = _questions(question)
         run = open_run(run_dir, catalogue=catalogue)  # as it is when it is searched
         at_once = max(1, min(_AT_ONCE, _HITS_AT_ONCE // (k or 1)))
-        for start in range(0, max(1, len(questions)), at_once):
+        for start in range(0, len(questions), at_once):
             some = questions[start : start + at_once]
             found = run.search_all(some, k, by=by, collections=chosen)
             with written_to_stdout("the hits"):
@@ -79,7 +82,10 @@ def _questions(question: str) -> list[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: what is no text is said of its question
     lines = (line.removeprefix(_MARK) if number == 0 else line for number, line in enumerate(sys.stdin))
-    return [line.rstrip("\r\n") for line in lines if line.strip()]
+    questions = [line.rstrip("\r\n") for line in lines if line.strip()]
+    if not questions:
+        raise ConfigError("stdin has no query: give one a line, or give it as QUESTION")
+    return questions
 
 
 def _print(question: str, hits: Sequence[Hit], as_json: bool, *, headed: bool) -> None:

@@ -277,10 +277,15 @@ class _Table:
         for name, column in self._columns.items():
             dim = self._source.dims[name]
             kind, there_dim = there.get(column, ("", 0))
-            if (kind, there_dim) != ("vector", dim):
-                has = f"{there_dim} dims of {name}" if kind == "vector" else f"no column {column} of vectors"
+            if kind != "vector":
                 raise ExportError(
-                    f"{self.target} has {has}, and the run has {dim}: choose another --table, or drop that one"
+                    f"{self.target} has no column {column} for vectors of {name}: give --vectors of those that it has, "
+                    "choose another --table, or drop that one"
+                )
+            if there_dim != dim:
+                raise ExportError(
+                    f"{self.target} has {there_dim} dims of {name}, and the run has {dim}: choose another --table, or "
+                    "drop that one"
                 )
 
     def _values(self, rows: Rows, place: int) -> list[Any]:

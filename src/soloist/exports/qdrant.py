@@ -286,10 +286,15 @@ class _Collection:
                     f"{self.target} compares {name} by {there[own].distance.value}, and an export by Cosine: choose "
                     "another --table, or delete that one"
                 )
-            if dims.get(own) != dim:
-                has = f"{dims[own]} dims of {name}" if own in dims else f"no vectors of {name}"
+            if own not in dims:
                 raise ExportError(
-                    f"{self.target} has {has}, and the run has {dim}: choose another --table, or delete that one"
+                    f"{self.target} has no room for vectors of {name}: give --vectors of those that it has, choose "
+                    "another --table, or delete that one"
+                )
+            if dims[own] != dim:
+                raise ExportError(
+                    f"{self.target} has {dims[own]} dims of {name}, and the run has {dim}: choose another --table, or "
+                    "delete that one"
                 )
 
     def _of(self, scope: Scope) -> Any:

@@ -117,7 +117,7 @@ def _others(model: ModelReport, reuse: Sequence[Path]) -> str:
     parts = {
         "kept from an earlier session": model.kept,
         "taken from an earlier state of this run": model.reused - model.from_others,
-        f"taken from {' and '.join(map(str, reuse))}": model.from_others,
+        f"taken from {' or '.join(map(str, reuse))}": model.from_others,
         "repeat the text of another": model.repeated,
     }
     return "".join(f", {count:,} {what}" for what, count in parts.items() if count)

@@ -117,7 +117,7 @@ def _evaluated(
         verdict=_verdict(run, rated, single.name, len(asked.queries), judged.weak),
         left_out=tuple(left_out),
         tuned=tune(run, judged, ids, collections) if tuning else None,
-        notices=(*judged.notices, *notices, *run.notices),
+        notices=(*judged.notices, *notices, *run.notices, *_word_notices(rated, single.name, judged.weak)),
         weak=judged.weak,
     )
 
@@ -156,6 +156,15 @@ def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]
         notices.append(f"without a relevant chunk in the run, so left out: {count_text(left_out, 'question')}")
     queries = {query: text for query, text in judged.queries.items() if query in answerable}
     return Judged(queries=queries, judgements=answerable, notices=judged.notices, weak=judged.weak), tuple(notices)
+
+
+def _word_notices(rated: Sequence[Rated], single: str, weak: bool) -> list[str]:
+    """That words alone do better than all vectors, which no comparison of models tells."""
+    words = next((each for each in rated if each.kind == "words"), None)
+    if words is None or words.gain is None or not words.gain.is_shown or words.gain.mean < 0:
+        return []
+    why = ", as words do where the question is a heading that stands in its chunk" if weak else ""
+    return [f"{words.name}, which needs no model, is {words.gain.mean:+.4f} {MAIN} from {single}{why}"]
 
 
 def _by_words(run: OpenedRun, asked: Asked) -> Iterator[System | LeftOut]:

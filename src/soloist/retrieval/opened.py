@@ -120,18 +120,24 @@ class OpenedRun:
         self._opened.require(way_on)
 
     def search(
-        self, query: str, k: int | None = None, *, by: By | None = None, collections: Sequence[str] = ()
+        self, query: str, k: int | None = None, *, by: By | str | None = None, collections: Sequence[str] = ()
     ) -> list[Hit]:
         """The `k` best chunks for a query; see `search_all`."""
         return self.search_all([query], k, by=by, collections=collections)[0]
 
     def search_all(
-        self, queries: Sequence[str], k: int | None = None, *, by: By | None = None, collections: Sequence[str] = ()
+        self,
+        queries: Sequence[str],
+        k: int | None = None,
+        *,
+        by: By | str | None = None,
+        collections: Sequence[str] = (),
     ) -> list[list[Hit]]:
         """The `k` best chunks for each query, in as few passes over the vectors as memory allows.
 
-        Without `k` they are 10, or all chunks where there are fewer. Without `by` the fused vectors rank, or those of
-        the only model. Without collections all are searched.
+        Without `k` they are 10, or all chunks where there are fewer. `by` is a `By`, or the name of a model, "fused",
+        "rrf" or "standardised"; without it the fused vectors rank, or those of the only model. Without collections
+        all are searched.
 
         Raises:
             ConfigError: a query is empty, `k` is more than there are chunks or, by reciprocal ranks, more than
@@ -141,7 +147,7 @@ class OpenedRun:
         """
         with self.unchanged():
             shown = min(_HITS, self.places(collections).rows) if k is None else k
-            best = self.rank(queries, shown, by=by or self.default, collections=collections)
+            best = self.rank(queries, shown, by=self._by(by), collections=collections)
             chunks = self._chunks_at(self.places(collections), best.positions)
             return [_hits(*each, chunks) for each in zip(best.positions, best.scores, strict=True)]
 
@@ -153,7 +159,7 @@ class OpenedRun:
     def _rank(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         _require_queries(queries)
         places = self.places(collections)
-        if not 1 <= k <= places.rows:
+        if not isinstance(k, int) or not 1 <= k <= places.rows:
             raise ConfigError(
                 f"k is {k}, but there {is_or_are(places.rows)} {count_text(places.rows, 'chunk')} to find: give a k "
                 f"{'of 1' if places.rows == 1 else f'from 1 to {places.rows}'}"
@@ -165,6 +171,20 @@ class OpenedRun:
         if by.fusion == "standardised":
             return self._by_scores(queries, k, by, collections)
         return self._nearest(FUSED, self.encode_fused(queries), k, collections)
+
+    def _by(self, by: By | str | None) -> By:
+        """What ranks, spelled out; a model that is called as a fusion is the model."""
+        if by is None:
+            return self.default
+        if isinstance(by, By):
+            return by
+        if by in self.models:
+            return By(model=by)
+        fusions = (FUSED, *get_args(QueryFusion))
+        if by not in fusions:
+            every = ", ".join((*self.models, *fusions))
+            raise ConfigError(f"the run has no model {by}, and there is no such fusion: choose of {every}")
+        return By(fusion=by)  # type: ignore[arg-type]
 
     @property
     def default(self) -> By:
@@ -328,6 +348,8 @@ class OpenedRun:
         return zip(*(self.vectors(name, collections).blocks() for name in names), strict=True)
 
     def _chosen(self, collections: Sequence[str]) -> tuple[str, ...]:
+        if isinstance(collections, str):
+            raise ConfigError(f"collections is the text {collections!a}: give a list of names")
         for name in collections:
             if name not in self.collections:
                 raise ConfigError(f"the run has no collection {name}: choose of {', '.join(self.collections)}")
@@ -367,6 +389,8 @@ def _require_queries(queries: Sequence[str]) -> None:
     if not queries:
         raise ConfigError("there is no query: ask something")
     for query in queries:
+        if not isinstance(query, str):
+            raise ConfigError(f"a query is a {type(query).__name__}: give a text")
         if not query.strip():
             raise ConfigError("a query is empty: ask something")
         try:

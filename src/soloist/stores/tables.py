@@ -27,7 +27,9 @@ from soloist.types import Chunk, VectorDType
 # that take it whole, and of fewer rows than the 20,000 at which Arrow begins another page.
 _PAGE_BYTES = 64 << 20
 _GROUP_ROWS = 1 << 14
-_IF_MISSING = "name a collection, a model and a shard that the run has"
+_IF_MISSING = (
+    "give the command that made the run again, which mends it, or name a collection, model and shard that the run has"
+)
 COUNT_COLUMNS = ("tokens", "truncated_tokens")
 _ARROW_TYPES: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
 CHUNK_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()})
