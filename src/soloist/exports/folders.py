@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -85,10 +84,9 @@ class ExportFolder:
     def _clean(self) -> None:
         """Remove what a killed export has left half-written."""
         with disk_errors(self.path):
-            for name in (MARKER, *self.files):
-                for temp in self.path.glob(f".{glob.escape(name)}.*.tmp"):
-                    if is_temporary(temp.name) and temp.is_file():
-                        temp.unlink()
+            for temp in list(self.path.iterdir()):
+                if is_temporary(temp.name) and temp.is_file():
+                    temp.unlink()
 
     @property
     def files(self) -> Mapping[str, _File]:
