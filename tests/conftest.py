@@ -18,6 +18,21 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # Models this small spend their time at the barriers between threads, above all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Files that take minutes, the longest first: one that begins last would leave a single process at work at the end.
+LONGEST = (
+    "memory/test_predicted_peaks.py", "validation/test_faults.py", "engine/test_isolation.py", "faults/test_stopping.py",
+    "engine/test_parity.py", "memory/test_random_capacities.py", "cli/test_cli_validate.py", "engine/test_run.py",
+    "retrieval/test_judged_sets.py", "adapters/test_plan_scenarios.py", "retrieval/test_odd_questions.py",
+    "durability/test_processes.py", "durability/test_kills.py", "devices/test_device_contract.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which files are given to the processes."""
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
