@@ -19,7 +19,7 @@ from support.parquet_footers import with_column_twice, with_rows
 from support.readings import peak_bytes
 
 from soloist.sources.faults import BadItem, UnreadableFileError
-from soloist.sources.parquet_files import opened, read_parquet
+from soloist.sources.parquet_files import read_parquet
 from soloist.sources.parquet_sizes import BATCH_BYTES, batch_rows, column_sizes
 
 NANOSECONDS = 1_704_164_645_123_456_789
@@ -130,7 +130,7 @@ def rows_at_once(file: Path, batch_bytes: int = BATCH_BYTES) -> list[int]:
     """How many rows of each row group are read at a time."""
     metadata = pq.read_metadata(file)
     with file.open("rb") as raw:
-        groups = [column_sizes(raw, metadata, number, opened) for number in range(metadata.num_row_groups)]
+        groups = [column_sizes(raw, metadata, number) for number in range(metadata.num_row_groups)]
     return [batch_rows(group, batch_bytes) for group in groups]
 
 

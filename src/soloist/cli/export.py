@@ -11,7 +11,8 @@ import typer
 
 from soloist.cli.embed import split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
-from soloist.reports.text import count_text, one_line
+from soloist.reports.text import one_line
+from soloist.wording import count_text
 
 _TO_HELP = "parquet, numpy, jsonl, faiss, lancedb, qdrant or pgvector."
 _VECTORS_HELP = "fused, the name of a model, or all. [default: all; for faiss the fused ones]"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
-from soloist.reports.text import count_text, one_line
+from soloist.reports.text import one_line
+from soloist.wording import count_text
 
 if TYPE_CHECKING:
     from soloist.stores.verification import Verified

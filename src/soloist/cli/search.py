@@ -61,9 +61,11 @@ def search(
 
         by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
         chosen = split("--collection", collection) or ()
-        open_run(run_dir, catalogue=catalogue)  # another folder is an error before anybody is waited for
-        questions = _questions(question)
-        run = open_run(run_dir, catalogue=catalogue)  # as it is when it is searched
+        run = open_run(run_dir, catalogue=catalogue)  # another folder is an error before anybody is waited for
+        questions = [question]
+        if question == "-":
+            questions = _questions()
+            run = open_run(run_dir, catalogue=catalogue)  # as it is when it is searched
         at_once = max(1, min(_AT_ONCE, _HITS_AT_ONCE // (k or 1)))
         for start in range(0, len(questions), at_once):
             some = questions[start : start + at_once]
@@ -75,10 +77,8 @@ def search(
             typer.echo(f"soloist: {notice}", err=True)
 
 
-def _questions(question: str) -> list[str]:
-    """What is asked: the question itself, or each line of stdin where it is `-`."""
-    if question != "-":
-        return [question]
+def _questions() -> list[str]:
+    """Each line of stdin."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: what is no text is said of its question
     lines = (line.removeprefix(_MARK) if number == 0 else line for number, line in enumerate(sys.stdin))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soloist.errors import ExportError
-from soloist.exports.locks import exclusive
+from soloist.exports.locks import LOCK, exclusive
 from soloist.exports.rows import Source
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
@@ -24,7 +24,6 @@ from soloist.stores.atomic import atomic_path, disk_errors, is_temporary, make_f
 from soloist.stores.manifest import file_sha256
 
 MARKER = "soloist-export.json"
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def export_folder(source: Source, target: Target, kind: str, *, several: bool = 
     with disk_errors(path):
         make_folder(path)
     _there(source, target, kind, several)  # before a file of ours is in it
-    with exclusive(path / _LOCK, str(path)):
+    with exclusive(path / LOCK, str(path)):
         yield ExportFolder(path, kind, source, _there(source, target, kind, several))
 
 
@@ -195,7 +194,7 @@ def _there(source: Source, target: Target, kind: str, several: bool) -> _Marker 
     """What the folder has of an export before, if that is this run's or taken over; nothing is changed."""
     path = target.folder
     with disk_errors(path):
-        names = {entry.name for entry in path.iterdir()} - {_LOCK}
+        names = {entry.name for entry in path.iterdir()} - {LOCK}
     there = _read(path / MARKER)
     own = f".{MARKER}."  # of a first export that was killed before its marker was there
     if (there is None or there.to != kind) and not all(is_temporary(name) and name.startswith(own) for name in names):

@@ -15,10 +15,10 @@ import pyarrow as pa
 from soloist.errors import ExportError
 from soloist.exports.columns import METADATA, VECTOR, Columns
 from soloist.exports.extras import load
-from soloist.exports.locks import exclusive
+from soloist.exports.locks import LOCK, exclusive
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
-from soloist.exports.store_folders import LOCK, require_store_folder
+from soloist.exports.store_folders import require_store_folder
 from soloist.exports.stores import Place, Scope, fill
 from soloist.exports.target import Target
 

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from soloist.errors import ExportError
 from soloist.stores.atomic import disk_errors, make_folder
 
+LOCK = ".lock"  # its name in a folder
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}
 _SECONDS = 1.0  # what an export that is ending may still need
 

@@ -173,8 +173,8 @@ class _Digests:
     def write(self, at: int, digest: object) -> bool:
         """Keep a digest in hex digits; False where it is none of this size."""
         try:
-            found = bytes.fromhex(digest)  # type: ignore[arg-type]
-        except (TypeError, ValueError):  # somebody has changed it
+            found = bytes.fromhex(digest) if isinstance(digest, str) else b""
+        except ValueError:  # somebody has changed it
             return False
         if len(found) != self._size:
             return False

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from soloist.errors import ConfigError, OutputError
 from soloist.reports.table import print_table
-from soloist.reports.text import bytes_text, count_text, one_line
+from soloist.reports.text import bytes_text, one_line
 from soloist.retrieval.evaluation import Evaluation, Rated
 from soloist.retrieval.metrics import MAIN, MEASURES, Difference
 from soloist.stores.atomic import atomic_path, disk_errors
+from soloist.wording import count_text
 
 _COLUMNS = ("ranked by", *MEASURES, "against the best model", "seconds", "bytes a chunk")
 _PLOTS = (".png", ".svg", ".pdf")

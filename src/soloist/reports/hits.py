@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from soloist.reports.text import count_text, one_line, printable
+from soloist.reports.text import one_line, printable
 from soloist.types import Hit
+from soloist.wording import count_text
 
 _TEXT_LINES = 4
 _LOOKED_AT = 4  # times the characters of the lines that are shown, some of which may be blanks

@@ -34,8 +34,9 @@ from soloist.events import (
     ShardEncoded,
     ShardsKept,
 )
-from soloist.reports.text import bytes_text, clock_text, count_text, one_line
+from soloist.reports.text import bytes_text, clock_text, one_line
 from soloist.types import MemoryStats
+from soloist.wording import count_text
 
 WIDE = 70  # columns
 

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from soloist.reports.table import print_table
-from soloist.reports.text import bytes_text, clock_text, compact_text, count_text, one_line
+from soloist.reports.text import bytes_text, clock_text, compact_text, one_line
+from soloist.wording import count_text
 
 if TYPE_CHECKING:
     from soloist.engine.session import BatchPlan, ModelPlan, SessionPlan

@@ -13,7 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from soloist.reports.text import bytes_text, compact_text, count_text, one_line
+from soloist.reports.text import bytes_text, compact_text, one_line
+from soloist.wording import count_text
 
 if TYPE_CHECKING:
     from soloist.engine import ModelReport, RunResult

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from soloist.wording import count_text as count_text
-
 
 def one_line(text: str) -> str:
     """The text on one line, with every control character written as an escape: a name must not move the cursor."""

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,7 +184,7 @@ class OpenedRun:
         if by not in fusions:
             every = ", ".join((*self.models, *fusions))
             raise ConfigError(f"the run has no model {by}, and there is no such fusion: choose of {every}")
-        return By(fusion=by)  # type: ignore[arg-type]
+        return By(fusion=cast(QueryFusion, by))
 
     @property
     def default(self) -> By:

@@ -11,7 +11,7 @@ import base64
 import datetime
 import decimal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,10 +21,9 @@ import pyarrow.parquet as pq
 
 from soloist.sources.faults import BadItem, UnreadableFileError, foreign_text, names_text, shortened
 from soloist.sources.nesting import TooDeepError, decode
-from soloist.sources.parquet_sizes import BATCH_BYTES, MAX_ROW_BYTES, batch_rows, column_sizes, row_ends
+from soloist.sources.parquet_sizes import BATCH_BYTES, MAX_ROW_BYTES, batch_rows, column_sizes, opened, row_ends
 
 METADATA_COLUMN = "metadata"
-_READ_BYTES = 1 << 20
 # What a value that Arrow holds and Python cannot raises, e.g. the year 20000, text that is not UTF-8, or a map whose
 # keys are lists.
 _NO_PYTHON_VALUE = (ValueError, OverflowError, KeyError, TypeError)
@@ -66,7 +65,7 @@ def _batches(raw: BinaryIO, metadata: pq.FileMetaData) -> Iterator[pa.RecordBatc
         if not left:
             continue
         _require_sound(raw, metadata, number)
-        columns = column_sizes(raw, metadata, number, opened)
+        columns = column_sizes(raw, metadata, number)
         dictionaries = [column.path for column in columns if column.is_read_as_dictionary]
         with opened(raw, metadata, dictionaries) as parquet:
             for batch in parquet.iter_batches(batch_size=batch_rows(columns), row_groups=[number]):
@@ -107,16 +106,6 @@ def _require_sound(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> Non
         except (OSError, pa.ArrowException):  # perhaps of an encoding that cannot be read as a dictionary
             if not dictionaries:
                 raise
-
-
-def opened(raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-    """The file as Parquet, with some of its columns as dictionaries; closing that leaves `raw` open."""
-    raw.seek(0)
-    return pq.ParquetFile(
-        raw, metadata=metadata, read_dictionary=list(dictionaries), buffer_size=_READ_BYTES, pre_buffer=False,
-        # Timestamps of older Spark and Hive, of which Arrow would take years beyond 2262 for others without a word.
-        coerce_int96_timestamp_unit="us", page_checksum_verification=True,
-    )  # fmt: skip
 
 
 def _with_readable_types(batch: pa.RecordBatch) -> pa.RecordBatch:

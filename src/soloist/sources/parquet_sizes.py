@@ -4,7 +4,7 @@ after, by their values. A file of a kilobyte can hold a row of gigabytes. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -27,10 +27,20 @@ _VALUE_BYTES = 128  # a value as Python's object, and its places in a list or a 
 _NUMBER_BYTES = 8
 _DELTA_BYTES = 8 << 20
 _ENTRY_BYTES = 4  # of a dictionary, its length
+_READ_BYTES = 1 << 20
 _PAGE_BYTES = 1 << 16  # headers and levels
 
-Open = Callable[..., pq.ParquetFile]
 Sizes = NDArray[np.int64]
+
+
+def opened(raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """The file as Parquet, with some of its columns as dictionaries; closing that leaves `raw` open."""
+    raw.seek(0)
+    return pq.ParquetFile(
+        raw, metadata=metadata, read_dictionary=list(dictionaries), buffer_size=_READ_BYTES, pre_buffer=False,
+        # Timestamps of older Spark and Hive, of which Arrow would take years beyond 2262 for others without a word.
+        coerce_int96_timestamp_unit="us", page_checksum_verification=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +74,15 @@ def batch_rows(group: Sequence[ColumnSize], batch_bytes: int = BATCH_BYTES) -> i
     return max(1, min(most, batch_bytes // max(1, sum(column.row_bytes for column in group))))
 
 
-def column_sizes(raw: BinaryIO, metadata: pq.FileMetaData, number: int, open_file: Open) -> list[ColumnSize]:
-    """The columns of a row group that has rows; `open_file` opens the file with some columns as dictionaries.
+def column_sizes(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> list[ColumnSize]:
+    """The columns of a row group that has rows.
 
     Raises:
         UnreadableFileError: its rows have so many values that none of them fits into memory.
     """
     group = metadata.row_group(number)
     columns = [(group.column(index), metadata.schema.column(index)) for index in range(group.num_columns)]
-    sizes = [_column_size(raw, metadata, number, chunk, column, open_file) for chunk, column in columns]
+    sizes = [_column_size(raw, metadata, number, chunk, column) for chunk, column in columns]
     values = sum(column.values for column in sizes if column.is_repeated)
     if values * _VALUE_BYTES > group.num_rows * MAX_ROW_BYTES:
         raise UnreadableFileError(
@@ -88,7 +98,6 @@ def _column_size(
     number: int,
     chunk: pq.ColumnChunkMetaData,
     column: pq.ColumnSchema,
-    open_file: Open,
 ) -> ColumnSize:
     rows, values = metadata.row_group(number).num_rows, max(1, chunk.num_values)
     total, is_repeated = chunk.total_uncompressed_size, column.max_repetition_level > 0
@@ -100,7 +109,7 @@ def _column_size(
     elif chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page:
         largest = total
         if largest * min(values, _BATCH_ROWS * -(-values // rows)) > BATCH_BYTES:
-            with open_file(raw, metadata, [chunk.path_in_schema]) as parquet:
+            with opened(raw, metadata, [chunk.path_in_schema]) as parquet:
                 entries = _dictionary_lengths(parquet, number, chunk.path_in_schema)
             largest = max(entries, default=0) if entries is not None else total
             others = total if entries is None else total - sum(entries) - _ENTRY_BYTES * len(entries)
