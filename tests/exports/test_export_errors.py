@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from exports.conftest import some_chunks
 
-from soloist.errors import ConfigError, ExportError, OutputError
+from soloist.errors import ConfigError, ExportError, OutputError, SoloistError
 from soloist.exports import export_run
 from soloist.types import Chunk
 
@@ -121,6 +121,15 @@ def test_what_is_no_file_is_not_replaced(run, tmp_path):
     export_run(run, "jsonl", out=tmp_path / "link.jsonl")
     assert (tmp_path / "link.jsonl").is_symlink() and len((tmp_path / "target.jsonl").read_text().splitlines()) == 5
     assert export_run(run, "jsonl", out=tmp_path / "link.jsonl").rows == 5
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "lancedb"])
+def test_a_link_to_itself_is_a_sentence(run, tmp_path, kind):
+    """It was a RuntimeError of a symlink loop."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SoloistError) as caught:
+        export_run(run, kind, out=tmp_path / "loop")
+    assert "loop" in one_sentence(caught)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

@@ -182,6 +182,13 @@ def test_few_questions_that_differ_show_nothing(questions, won, answer):
         assert f"Too few of the questions differ: chance alone does as much in {gain.p_value:.0%}" in found.text
 
 
+def test_differences_that_cancel_are_none():
+    """What rounding leaves of .1 + .2 - .3 was the same for each question, and so certain: the ensemble helped."""
+    texts = [f"{number}" for number in range(30) for _ in range(3)]
+    gain = difference(np.tile([0.6, 0.7, 0.2], 30), np.full(90, 0.5), texts)
+    assert (gain.interval, gain.p_value) == ((0.0, 0.0), 1.0) and not gain.is_shown
+
+
 def test_a_question_that_is_asked_often_is_one():
     """Twenty questions were lost and one was won 1,180 times: the ensemble helped."""
     one = np.array([0.2] * 20 + [0.6] * 1_180)

@@ -33,8 +33,9 @@ def export(source: Source, target: Target) -> ExportReport:
         path = Path(os.path.realpath(path))
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
-    if path.exists() and not path.is_file():
-        raise ExportError(f"{path} is no file but a device or a pipe: give --out the name of a file")
+    if os.path.lexists(path) and not path.is_file():
+        what = "a link to itself" if path.is_symlink() else "a device or a pipe"
+        raise ExportError(f"{path} is no file but {what}: give --out the name of a file")
     _require_ours(path, source, target.take_over)
     with exclusive(path.with_name(f".{path.name}.lock"), str(path)):
         _require_ours(path, source, target.take_over)

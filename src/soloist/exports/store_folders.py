@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def require_outside_runs(path: Path) -> None:
         ConfigError: it is one, or is in one.
     """
     with disk_errors(path):
-        whole = path.resolve()
+        whole = Path(os.path.realpath(path))  # which takes a link to itself as it is
         run = next((folder for folder in (whole, *whole.parents) if _is_run(folder)), None)
     if run is not None:
         where = f"{path} is a run folder" if run == whole else f"{path} is inside the run folder {run}"

@@ -139,6 +139,9 @@ def difference(
     if len(numbers) < FEWEST:
         return Difference(mean=mean, low=None, high=None, p_value=None)
     sums = np.bincount(asked, differences).astype(np.float64)
+    sums[np.abs(sums) <= _SAME * np.bincount(asked, np.abs(differences))] = (
+        0.0  # what cancels leaves a rest of rounding
+    )
     counts = np.bincount(asked).astype(np.float64)
     means = np.concatenate(list(_resampled(sums, counts, seed)))
     low, high = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
