@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -47,6 +48,10 @@ def rows(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in (folder / "device.held").iterdir() if not path.name.startswith(".")}
 
 
+def starts_of(pid: int, folder: Path) -> list[str]:
+    return [start for row, _, start in (name.partition("-") for name in rows(folder)) if row == str(pid)]
+
+
 def test_what_others_hold_is_not_free(memory, holder):
     assert memory.free_bytes() in (TOTAL - 300, TOTAL - 301)
     assert not memory.take(701)
@@ -55,7 +60,7 @@ def test_what_others_hold_is_not_free(memory, holder):
 
 def test_a_reused_process_id_does_not_inherit(memory, tmp_path):
     """The kernel hands ids out again: a dead process's bytes must not be those of whoever has its id now."""
-    started = psutil.Process(os.getppid()).create_time() - 3600
+    started = simulated_driver._started(os.getppid()) + 3600
     (tmp_path / "device.held" / f"{os.getppid()}-{started:.2f}").write_text("400")
     assert memory.free_bytes() == TOTAL
     assert rows(tmp_path) == {}
@@ -64,7 +69,35 @@ def test_a_reused_process_id_does_not_inherit(memory, tmp_path):
 def test_a_living_process_is_known_by_its_id_and_its_start(memory, holder, tmp_path):
     memory.take(10)
     for pid in (os.getpid(), holder.pid):
-        assert f"{pid}-{psutil.Process(pid).create_time():.2f}" in rows(tmp_path)
+        since_boot = psutil.Process(pid).create_time() - psutil.boot_time()
+        assert any(abs(since_boot - float(started)) < 0.1 for started in starts_of(pid, tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux moves the dates of processes with the clock")
+@pytest.mark.parametrize("jump", [28, -28, 40 * 365 * 86400])
+def test_a_clock_that_is_set_frees_nothing(memory, holder, tmp_path, jump):
+    """Linux moves the date of its own start with the clock, and with it those of all processes."""
+    memory.take(10)
+    moved = re.sub(r"(?m)^btime (\d+)", lambda found: f"btime {int(found[1]) + jump}", Path("/proc/stat").read_text())
+    (tmp_path / "stat").write_text(moved)
+    look = textwrap.dedent("""
+        import sys, psutil
+        from pathlib import Path
+        from soloist.devices.simulated_driver import DriverMemory
+        print(int(psutil.boot_time()), DriverMemory("device", 1000, Path(sys.argv[1])).free_bytes())
+    """)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", 'mount --bind "$0/stat" /proc/stat || exit 77; exec "$1" -c "$2" "$0"',
+         str(tmp_path), sys.executable, look],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    date, free = map(int, done.stdout.split())
+    assert date == int(psutil.boot_time()) + jump
+    assert free in (TOTAL - 310, TOTAL - 311)
+    assert len(rows(tmp_path)) == 2
 
 
 def test_a_killed_writer_leaves_nothing_torn(memory, tmp_path):

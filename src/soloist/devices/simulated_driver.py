@@ -2,7 +2,8 @@
 
 A device is a folder that all processes share, with one small file for each process, which nobody else writes. It is
 named by the process's id and the time of its start, because ids are used again; it is replaced in one step, so that
-a kill leaves the old bytes or the new. What a killed process held is free again, as on a real device.
+a kill leaves the old bytes or the new. What a killed process held is free again, as on a real device. The start is
+counted from the machine's own, as Linux keeps it: dates of a living process move when the clock is set.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import functools
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from soloist.errors import AcceleratorError
 _ROW = re.compile(r"(?P<new>\.?)(?P<pid>\d{1,9})-(?P<started>\d+\.\d+)")
 # What two processes may differ by when they work out when a third one was started.
 _START_TOLERANCE_SECONDS = 2.0
+# Field 22 of /proc/PID/stat, by proc(5), counted from the third: the second is a name that may hold blanks.
+_STARTTIME_AFTER_NAME = 19
 
 
 class DriverMemory:
@@ -115,15 +119,22 @@ def _write(path: Path, size: int) -> None:
 
 @functools.lru_cache(maxsize=1)  # of this process: asked again after a fork
 def _row(pid: int) -> str:
-    return f"{pid}-{psutil.Process(pid).create_time():.2f}"
+    return f"{pid}-{_started(pid):.2f}"
 
 
 def _is_alive(pid: int, started: float) -> bool:
     try:
-        process = psutil.Process(pid)
-        is_same = abs(process.create_time() - started) <= _START_TOLERANCE_SECONDS
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        is_same = abs(_started(pid) - started) <= _START_TOLERANCE_SECONDS
+        return is_same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return psutil.pid_exists(pid)  # where it is hidden: somebody else's
     except psutil.AccessDenied:  # it is there, and somebody else's
         return True
+
+
+def _started(pid: int) -> float:
+    """Seconds from the machine's start to the process's; where the system does not say it, a date as psutil has it."""
+    if sys.platform != "linux":
+        return psutil.Process(pid).create_time()
+    after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return int(after_name[_STARTTIME_AFTER_NAME]) / os.sysconf("SC_CLK_TCK")
