@@ -48,8 +48,9 @@ def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
                 _require_whole(metadata)
                 _require_text(parquet.schema_arrow, text_field)
                 _require_distinct(parquet.schema_arrow)
+                declared = parquet.schema_arrow
             for batch in _batches(raw, metadata):
-                for rows in _slices(_with_readable_types(batch)):
+                for rows in _slices(_with_readable_types(batch, declared)):
                     yield from map(_item, rows)
                     n_rows += len(rows)
         except MemoryError:  # Arrow's too: no fault of the file
@@ -108,8 +109,9 @@ def _require_sound(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> Non
                 raise
 
 
-def _with_readable_types(batch: pa.RecordBatch) -> pa.RecordBatch:
-    schema = pa.schema([field.with_type(_readable(field.type)) for field in batch.schema])
+def _with_readable_types(batch: pa.RecordBatch, declared: pa.Schema) -> pa.RecordBatch:
+    types = map(_readable, batch.schema.types, declared.types)
+    schema = pa.schema([field.with_type(type_) for field, type_ in zip(batch.schema, types, strict=True)])
     return batch if batch.schema.equals(schema) else batch.cast(schema, safe=False)
 
 
@@ -138,8 +140,10 @@ def _require_text(schema: pa.Schema, text_field: str) -> None:
         )
 
 
-def _readable(type_: pa.DataType) -> pa.DataType:
-    """The type with its times in the steps that Python has, and its time zones as UTC."""
+def _readable(type_: pa.DataType, declared: pa.DataType) -> pa.DataType:
+    """The type with its times in the steps that Python has, its time zones as UTC, and its UUIDs as such."""
+    if isinstance(declared, pa.UuidType):
+        return declared
     if pa.types.is_timestamp(type_) and (type_.unit == "ns" or type_.tz is not None):
         return pa.timestamp("us" if type_.unit == "ns" else type_.unit, type_.tz and "UTC")
     if pa.types.is_time64(type_):
@@ -147,19 +151,19 @@ def _readable(type_: pa.DataType) -> pa.DataType:
     if pa.types.is_duration(type_) and type_.unit == "ns":
         return pa.duration("us")
     if pa.types.is_struct(type_):
-        return pa.struct([field.with_type(_readable(field.type)) for field in type_.fields])
+        return pa.struct(list(map(_readable_field, type_.fields, declared.fields)))
     if pa.types.is_map(type_):
-        return pa.map_(_readable(type_.key_type), _readable(type_.item_type))
+        return pa.map_(_readable(type_.key_type, declared.key_type), _readable(type_.item_type, declared.item_type))
     if pa.types.is_fixed_size_list(type_):
-        return pa.list_(_readable_items(type_), type_.list_size)
+        return pa.list_(_readable_field(type_.value_field, declared.value_field), type_.list_size)
     for is_list, make in _LISTS:
         if is_list(type_):
-            return make(_readable_items(type_))
+            return make(_readable_field(type_.value_field, declared.value_field))
     return type_
 
 
-def _readable_items(type_: Any) -> pa.Field:
-    return type_.value_field.with_type(_readable(type_.value_type))
+def _readable_field(field: pa.Field, declared: pa.Field) -> pa.Field:
+    return field.with_type(_readable(field.type, declared.type))
 
 
 _LISTS = ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list))

@@ -34,12 +34,16 @@ Sizes = NDArray[np.int64]
 
 
 def opened(raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-    """The file as Parquet, with some of its columns as dictionaries; closing that leaves `raw` open."""
+    """The file as Parquet, with some of its columns as dictionaries; closing that leaves `raw` open.
+
+    With dictionaries it has none of Arrow's extension types, since such a column never comes as a dictionary: what JSON
+    is comes as texts, and UUIDs come as bytes.
+    """
     raw.seek(0)
     return pq.ParquetFile(
         raw, metadata=metadata, read_dictionary=list(dictionaries), buffer_size=_READ_BYTES, pre_buffer=False,
         # Timestamps of older Spark and Hive, of which Arrow would take years beyond 2262 for others without a word.
-        coerce_int96_timestamp_unit="us", page_checksum_verification=True,
+        coerce_int96_timestamp_unit="us", page_checksum_verification=True, arrow_extensions_enabled=not dictionaries,
     )  # fmt: skip
 
 
