@@ -150,6 +150,24 @@ def test_a_terminal_gets_bars_and_whole_words(options, columns):
     assert "…" not in closing
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["search", "RUN", "which device has the lease"], ["searching RUN"]),
+        (["export", "RUN", "--to", "jsonl", "--out", "OUT"], [f"exporting: {done} of 60 rows" for done in (0, 60)]),
+        (["eval", "RUN"], [f"ranking 60 chunks for 60 questions by {name}" for name in ("random", "rrf", "BM25")]),
+    ],
+    ids=["search", "export", "eval"],
+)
+def test_a_terminal_is_told_what_takes_so_long(folder, tmp_path, arguments, shown):
+    """Minutes without a word look like a command that hangs; what was said is no part of the result."""
+    named = {"RUN": str(folder / "run"), "OUT": str(tmp_path / "a.jsonl")}
+    told = on_terminal([named.get(each, each) for each in arguments], 200).split("\r\x1b[2K")
+    assert {line.replace("RUN", named["RUN"]) for line in shown} <= set(told[1:-1])
+    assert len(told[-1].split()) > 5 and not any(line in told[-1] for line in told[1:-1] if line)
+    assert "\x1b[?25l" not in "".join(told), "a kill would leave the terminal without a cursor"
+
+
 def test_a_name_with_no_letter_in_the_encoding_is_printed(options, chunks_root, tmp_path):
     """An ASCII terminal and a collection named 文書 must not end a finished run with an error."""
     (chunks_root / "notes").rename(chunks_root / "文書")

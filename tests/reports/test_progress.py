@@ -23,7 +23,7 @@ from soloist.events import (
     ShardEncoded,
     ShardFused,
 )
-from soloist.reports.progress import BarProgress, LineProgress, progress
+from soloist.reports.progress import BarProgress, LineProgress, progress, status_line
 from soloist.types import HeldTensor, MemoryStats
 
 EMPTY = MemoryStats(
@@ -179,3 +179,31 @@ def test_no_terminal_gives_lines():
     stream = io.StringIO()
     with progress(stream) as sink:
         assert isinstance(sink, LineProgress)
+
+
+class Terminal(io.StringIO):
+    """Keeps what is written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_status_line_is_gone_in_the_end(monkeypatch):
+    """It would stand before the result, or a name would move the cursor."""
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with pytest.raises(KeyboardInterrupt), status_line(stream) as show:
+        show("a name with \x1b[2J in it that is long")
+        show("next")
+        raise KeyboardInterrupt
+    assert stream.getvalue().split("\r\x1b[2K") == ["", "a name with \\x1b[2…", "next", ""]
+
+
+@pytest.mark.parametrize(("stream", "term"), [(io.StringIO(), "xterm"), (Terminal(), "dumb")])
+def test_no_status_line_where_nobody_watches(stream, term, monkeypatch):
+    """A log would fill with control characters."""
+    monkeypatch.setenv("TERM", term)
+    with status_line(stream) as show:
+        show("searching")
+    assert stream.getvalue() == ""

@@ -53,6 +53,7 @@ def evaluate(
         with importing():
             from soloist.jsontext import json_text
             from soloist.reports.evaluation import plot_evaluation, print_evaluation, require_plot
+            from soloist.reports.progress import status_line
             from soloist.reports.table import open_console
             from soloist.retrieval import open_run
             from soloist.retrieval.evaluation import evaluate as evaluate_run
@@ -63,7 +64,10 @@ def evaluate(
             require_plot(plot)
         run = open_run(run_dir, catalogue=catalogue)
         judged = _judged(run, queries, qrels, chosen)
-        found = evaluate_run(run, judged, collections=chosen, weights=given, bm25=bm25, tuning=tune)
+        with status_line(sys.stderr) as show:
+            found = evaluate_run(
+                run, judged, collections=chosen, weights=given, bm25=bm25, tuning=tune, progress=show
+            )  # fmt: skip
         with written_to_stdout("the evaluation"):
             if as_json:
                 typer.echo(json_text(found.to_dict(), indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -45,11 +46,14 @@ def export(
     with exit_codes(debug=debug):
         with importing():
             from soloist.exports import export_run
+            from soloist.reports.progress import status_line
 
-        found = export_run(
-            run_dir, to, out=out, url=url, vectors=vectors, collections=split("--collections", collections) or (),
-            table=table, batch_rows=batch_rows, take_over=take_over,
-        )  # fmt: skip
+        with status_line(sys.stderr) as show:
+            found = export_run(
+                run_dir, to, out=out, url=url, vectors=vectors, collections=split("--collections", collections) or (),
+                table=table, batch_rows=batch_rows, take_over=take_over,
+                progress=lambda done, rows: show(f"exporting: {done:,} of {count_text(rows, 'row')}"),
+            )  # fmt: skip
         with written_to_stdout("the report", before=f"the export to {found.target} is done, but "):
             if as_json:
                 typer.echo(json.dumps(dataclasses.asdict(found), indent=2))

@@ -57,6 +57,7 @@ def search(
     """Search a finished run with the models, prompts and fusion that made it. Exact: every chunk is scored."""
     with exit_codes(debug=debug):
         with importing():
+            from soloist.reports.progress import status_line
             from soloist.retrieval import open_run
 
         by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
@@ -69,12 +70,18 @@ def search(
         at_once = max(1, min(_AT_ONCE, _HITS_AT_ONCE // (k or 1)))
         for start in range(0, len(questions), at_once):
             some = questions[start : start + at_once]
-            found = run.search_all(some, k, by=by, collections=chosen)
+            with status_line(sys.stderr) as show:
+                show(f"searching {run_dir}{_which(start, questions)}")
+                found = run.search_all(some, k, by=by, collections=chosen)
             with written_to_stdout("the hits"):
                 for asked, hits in zip(some, found, strict=True):
                     _print(asked, hits, as_json, headed=len(questions) > 1)
         for notice in run.notices:
             typer.echo(f"soloist: {notice}", err=True)
+
+
+def _which(start: int, questions: Sequence[str]) -> str:
+    return f": question {start + 1:,} of {len(questions):,}" if len(questions) > 1 else ""
 
 
 def _questions() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -46,6 +46,7 @@ def export_run(
     table: str = DEFAULT_TABLE,
     batch_rows: int = BATCH_ROWS,
     take_over: bool = False,
+    progress: Callable[[int, int], None] = lambda done, rows: None,
 ) -> ExportReport:
     """Export a finished run, or bring what was exported up to date with it.
 
@@ -53,7 +54,8 @@ def export_run(
     counted and a sample of their vectors is read back and compared. What another run exported to the same place, of
     the same collections where it is a store, stays untouched unless `take_over` makes it this run's. `vectors` are
     `fused`, those of a model, or `all`; by default all, but for faiss, which has one vector a row. In a store, vectors
-    that are not exported now stay for the rows whose text has.
+    that are not exported now stay for the rows whose text has. `progress` is called now and then with how many rows are
+    done and how many there are.
 
     Raises:
         ConfigError: a kind, vectors or collections that are not there, or a client library that is not installed.
@@ -69,6 +71,8 @@ def export_run(
     if out is not None:
         require_outside_runs(Path(out))
     source = open_source(Path(run), vectors, collections, several=kind.several)
+    progress(0, source.rows)
+    source = replace(source, progress=lambda done: progress(done, source.rows))
     target = Target(
         out=Path(out) if out is not None else None, url=url, table=table, batch_rows=batch_rows, take_over=take_over
     )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ class Rows:
 class Source:
     """What is exported of a run, `run` by its id: some collections, and vectors by name with their dims. `shards` are
     those of the collections, in order, with their rows; `others` and `other_collections` are the names of what the run
-    has and that is not exported; `whole` is whether no collections were chosen.
+    has and that is not exported; `whole` is whether no collections were chosen. Whoever goes through the rows calls
+    `progress` with how many are done.
 
     Each read raises OutputError where the run is not the one any more that was opened.
     """
@@ -105,6 +106,7 @@ class Source:
     others: tuple[str, ...] = ()
     other_collections: tuple[str, ...] = ()
     whole: bool = False
+    progress: Callable[[int], None] = lambda _: None
 
     @property
     def rows(self) -> int:
@@ -155,10 +157,14 @@ class Source:
 
     def batches(self, size: int) -> Iterator[Rows]:
         """All rows in their order, up to `size` at a time."""
+        done = 0
         for collection, index in self.shards:
             rows = self.shard(collection, index)
             for start in range(0, len(rows), size):
-                yield rows.take(range(start, min(len(rows), start + size)))
+                some = rows.take(range(start, min(len(rows), start + size)))
+                yield some
+                done += len(some)
+                self.progress(done)
 
     def sample(self) -> Iterator[Rows]:
         """Some rows, evenly spread over the shards: the same ones each time."""

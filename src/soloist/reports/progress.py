@@ -1,4 +1,5 @@
-"""Progress of a run, read from its events: bars on a terminal, plain lines everywhere else.
+"""Progress of a run, read from its events: bars on a terminal, plain lines everywhere else. And a line for commands
+that have no events.
 
 Knows events and rich. Knows nothing of the engine, and decides nothing.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -39,19 +40,48 @@ from soloist.types import MemoryStats
 from soloist.wording import count_text
 
 WIDE = 70  # columns
+_LINE_AGAIN = "\r\x1b[2K"  # to the line's begin, and the line erased
 
 
 @contextlib.contextmanager
 def progress(stream: TextIO | None = None) -> Iterator[EventSink]:
     """A sink that shows a run on `stream` (by default stderr): bars on a terminal, plain lines elsewhere."""
     stream = stream or sys.stderr
-    console = Console(file=stream, force_terminal=stream.isatty(), force_jupyter=False)
+    console = _console(stream)
     if not console.is_terminal or console.is_dumb_terminal:
         yield LineProgress(stream)
         return
     bars = BarProgress(console)
     with contextlib.closing(bars):
         yield bars
+
+
+@contextlib.contextmanager
+def status_line(stream: TextIO | None = None) -> Iterator[Callable[[str], None]]:
+    """What shows on a terminal, by default stderr, what a command is at: one line that is gone in the end, and leaves
+    the cursor alone, so that a command may be killed while it is there. Elsewhere nothing is shown.
+    """
+    stream = stream or sys.stderr
+    console = _console(stream)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda _: None
+        return
+
+    def show(text: str) -> None:
+        line = Text(one_line(text))
+        line.truncate(console.width - 1, overflow="ellipsis")
+        with contextlib.suppress(OSError):  # a terminal that has gone
+            stream.write(f"{_LINE_AGAIN}{line.plain}")
+            stream.flush()
+
+    try:
+        yield show
+    finally:
+        show("")
+
+
+def _console(stream: TextIO) -> Console:
+    return Console(file=stream, force_terminal=stream.isatty(), force_jupyter=False)
 
 
 @dataclass(slots=True, kw_only=True)

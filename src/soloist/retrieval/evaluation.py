@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Cost, Verdict, judge
 from soloist.retrieval.words import by_words, require_words
 from soloist.wording import count_text
+
+_WORDS = "BM25"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +73,12 @@ def evaluate(
     weights: Mapping[str, float] | None = None,
     bm25: bool = True,
     tuning: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Rank for every question by every system, and say what the rankings are worth.
 
-    `weights` are for the fusions that the run does not have; `tuning` chooses some on a half of the questions. What
-    cannot be honoured is found before any model is loaded.
+    `weights` are for the fusions that the run does not have; `tuning` chooses some on a half of the questions;
+    `progress` is called with what is being done. What cannot be honoured is found before any model is loaded.
 
     Raises:
         InputError: no chunk that is judged relevant is in the run, or one id is in several of the collections.
@@ -87,7 +90,7 @@ def evaluate(
         require_words()
     require_weights(FusionConfig(weights=weights or {}), run.models)
     with run.unchanged("open and evaluate it again"):
-        return _evaluated(run, judged, collections, weights, bm25, tuning)
+        return _evaluated(run, judged, collections, weights, bm25, tuning, progress)
 
 
 def _evaluated(
@@ -97,18 +100,25 @@ def _evaluated(
     weights: Mapping[str, float] | None,
     bm25: bool,
     tuning: bool,
+    progress: Callable[[str], None],
 ) -> Evaluation:
     ids = _ids(run, collections)
     judged, notices = _known(judged, ids)
     if tuning:
         require_tunable(run, judged)
     asked = Asked(queries=list(judged.queries.values()), depth=min(DEPTH, len(ids)), ids=ids, collections=collections)
-    tried: list[Iterable[System | LeftOut]] = [systems(run, asked, weights)]
+
+    def begun(name: str) -> None:
+        progress(f"ranking {count_text(len(ids), 'chunk')} for {count_text(len(asked.queries), 'question')} by {name}")
+
+    tried: list[Iterable[System | LeftOut]] = [systems(run, asked, weights, begun)]
     if bm25:
-        tried.append(_by_words(run, asked))
+        tried.append(_by_words(run, asked, begun))
     found, left_out = _scored(itertools.chain(*tried), ids, judged)
     single = max((each for each in found if each.kind == "model"), key=lambda each: each.scores.mean())
     rated = tuple(_rated(each, single, asked.queries) for each in found)
+    if tuning:
+        progress("tuning the weights")
     return Evaluation(
         questions=len(asked.queries),
         chunks=len(ids),
@@ -167,14 +177,15 @@ def _word_notices(rated: Sequence[Rated], single: str, weak: bool) -> list[str]:
     return [f"{words.name}, which needs no model, is {words.gain.mean:+.4f} {MAIN} from {single}{why}"]
 
 
-def _by_words(run: OpenedRun, asked: Asked) -> Iterator[System | LeftOut]:
+def _by_words(run: OpenedRun, asked: Asked, begun: Callable[[str], None]) -> Iterator[System | LeftOut]:
+    begun(_WORDS)
     texts = [chunk.text for place in run.places(asked.collections).shards for chunk in run.chunks(*place)]
     try:
         positions = by_words(texts, asked.queries, asked.depth)
     except InputError as exc:
-        yield LeftOut(name="BM25", reason=str(exc))
+        yield LeftOut(name=_WORDS, reason=str(exc))
     else:
-        yield System(name="BM25", kind="words", positions=positions, cost=None)
+        yield System(name=_WORDS, kind="words", positions=positions, cost=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -57,28 +57,35 @@ class Asked:
     collections: Sequence[str] = ()
 
 
-def systems(run: OpenedRun, asked: Asked, weights: Mapping[str, float] | None = None) -> Iterator[System | LeftOut]:
-    """The rankings of each system in turn. `weights` are for the fusions; the run's own by default.
+def systems(
+    run: OpenedRun, asked: Asked, weights: Mapping[str, float] | None, begun: Callable[[str], None]
+) -> Iterator[System | LeftOut]:
+    """The rankings of each system in turn, whose name `begun` is called with before. `weights` are for the fusions; the
+    run's own by default.
 
     A fusion that cannot be made, e.g. since it is fitted to more chunks than there are, is left out: nobody asked for
     it by name. A model that cannot rank is an error.
     """
     for model in run.models:
+        begun(model)
         best = _ranked(run, asked, By(model=model))
         yield System(name=model, kind="model", positions=list(best.positions), cost=cost_of(run, asked, [model]))
     if len(run.models) < 2:
         return
     own = run.record.fusion
     if own is not None:
-        stored = functools.partial(_ranked, run, asked, By(fusion="fused"))
-        yield _tried(f"{FUSED} ({own.method})", "run", stored, _fused_cost(run, asked, own))
+        name, stored = f"{FUSED} ({own.method})", functools.partial(_ranked, run, asked, By(fusion="fused"))
+        begun(name)
+        yield _tried(name, "run", stored, _fused_cost(run, asked, own))
     for method in _MADE:
         plan = made_plan(run, method, weights)
         if own is None or _arithmetic(plan) != _arithmetic(own):
+            begun(method)
             yield _tried(method, "fusion", functools.partial(_made, run, asked, plan), _fused_cost(run, asked, plan))
     for fusion in get_args(QueryFusion):
         by = By(fusion=fusion, weights=weights)
         used, _ = run.weighted(by)
+        begun(fusion)
         yield _tried(fusion, "fusion", functools.partial(_ranked, run, asked, by), cost_of(run, asked, used))
 
 
