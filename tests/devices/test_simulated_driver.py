@@ -73,6 +73,20 @@ def test_a_living_process_is_known_by_its_id_and_its_start(memory, holder, tmp_p
         assert any(abs(since_boot - float(started)) < 0.1 for started in starts_of(pid, tmp_path))
 
 
+def with_mount(mount: str, code: str, *arguments: object) -> list[str]:
+    """What Python prints where something is mounted for it alone."""
+    script = f'{mount} || exit 77; shift; exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", str(arguments[0]), sys.executable, "-c", textwrap.dedent(code),
+         *map(str, arguments)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux moves the dates of processes with the clock")
 @pytest.mark.parametrize("jump", [28, -28, 40 * 365 * 86400])
 def test_a_clock_that_is_set_frees_nothing(memory, holder, tmp_path, jump):
@@ -80,24 +94,32 @@ def test_a_clock_that_is_set_frees_nothing(memory, holder, tmp_path, jump):
     memory.take(10)
     moved = re.sub(r"(?m)^btime (\d+)", lambda found: f"btime {int(found[1]) + jump}", Path("/proc/stat").read_text())
     (tmp_path / "stat").write_text(moved)
-    look = textwrap.dedent("""
+    look = """
         import sys, psutil
         from pathlib import Path
         from soloist.devices.simulated_driver import DriverMemory
         print(int(psutil.boot_time()), DriverMemory("device", 1000, Path(sys.argv[1])).free_bytes())
-    """)
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", 'mount --bind "$0/stat" /proc/stat || exit 77; exec "$1" -c "$2" "$0"',
-         str(tmp_path), sys.executable, look],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode == 77 or done.stderr.startswith("unshare:"):
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stderr
-    date, free = map(int, done.stdout.split())
+    """
+    date, free = map(int, with_mount('mount --bind "$1/stat" /proc/stat', look, tmp_path))
     assert date == int(psutil.boot_time()) + jump
     assert free in (TOTAL - 310, TOTAL - 311)
     assert len(rows(tmp_path)) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts /proc as Linux has it")
+@pytest.mark.parametrize("hidden", [0, 1, 2])
+def test_a_process_of_another_user_is_alive_though_it_is_hidden(holder, hidden):
+    """Machines that many share show nobody the processes of others: their bytes would be free."""
+    look = """
+        import os, sys
+        from soloist.devices.simulated_driver import _is_alive, _started
+        pid = int(sys.argv[1])
+        started = _started(pid)
+        os.setuid(65534)
+        print(_is_alive(pid, started), _is_alive(os.getpid(), _started(os.getpid())), _is_alive(999_999_999, started))
+    """
+    mount = f"mount -t proc -o hidepid={hidden} proc /proc"
+    assert with_mount(mount, look, holder.pid) == ["True", "True", "False"]
 
 
 def test_a_killed_writer_leaves_nothing_torn(memory, tmp_path):

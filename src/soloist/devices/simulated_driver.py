@@ -126,10 +126,19 @@ def _is_alive(pid: int, started: float) -> bool:
     try:
         is_same = abs(_started(pid) - started) <= _START_TOLERANCE_SECONDS
         return is_same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        return psutil.pid_exists(pid)  # where it is hidden: somebody else's
+    except (psutil.NoSuchProcess, OSError):
+        return _is_hidden(pid)
     except psutil.AccessDenied:  # it is there, and somebody else's
         return True
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process of another user, of which the system shows nothing but that."""
+    try:
+        os.kill(pid, 0)
+    except OSError as exc:
+        return isinstance(exc, PermissionError)
+    return False
 
 
 def _started(pid: int) -> float:
