@@ -54,6 +54,20 @@ def test_metadata_end_at_a_word():
     assert found.splitlines()[1] == "title: one two three four five six ..."
 
 
+def test_metadata_say_what_is_not_said_yet():
+    """The line was full of the id, the file's path in five forms, and empty lists, and ended before the heading."""
+    known = {
+        "chunk_id": ID, "file": "docs/a b.md", "filename": "a b.md", "file_extension": ".md", "parent": None,
+        "children": [], "index": 5, "language": "b", "grade": "d", "heading_text": "Write (a) *lease*",
+        "section_path": ["Write (a) *lease*"], "tags": ["docs"], "draft": False, "kind": " ", "whole": "x" * 81,
+    }  # fmt: skip
+    found = printed(at(400), hit(metadata=known)).splitlines()[1]
+    assert found == "heading_text: Write (a) *lease*  file: docs/a b.md  index: 5  grade: d  draft: false"
+    path = ["Guides", "Leases"]
+    found = printed(at(400), hit(metadata={"n": "a", "title": "Leases", "section_path": path})).splitlines()[1]
+    assert found == 'title: Leases  section_path: ["Guides", "Leases"]  n: a'
+
+
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
@@ -63,6 +77,7 @@ def test_metadata_end_at_a_word():
         ("\n  if a:\n\tb\r\n", ["if a:", "  b"]),
         ("one\ntwo\n\nthree\nfour\nfive", ["one", "two", "", "three", "... 2 more lines"]),
         ("one\ntwo\nthree\nfour\nfive", ["one", "two", "three", "four", "... 1 more line"]),
+        ("    if a:\n  " + "word " * 9, ["  if a:", "word " * 7 + "word", "word"]),
         ("a \x1b[31mred\x00 word", ["a \\x1b[31mred\\x00 word"]),
     ],
 )

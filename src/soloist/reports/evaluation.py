@@ -14,11 +14,18 @@ from soloist.reports.table import print_table
 from soloist.reports.text import bytes_text, one_line
 from soloist.retrieval.evaluation import Evaluation, Rated
 from soloist.retrieval.metrics import MAIN, MEASURES, Difference
+from soloist.retrieval.systems import Kind
 from soloist.stores.atomic import atomic_path, disk_errors
 from soloist.wording import count_text
 
 _COLUMNS = ("ranked by", *MEASURES, "against the best model", "seconds", "bytes a chunk")
 _PLOTS = (".png", ".svg", ".pdf")
+_COLOURS: dict[Kind, tuple[str, str]] = {
+    "model": ("#4c78a8", "a model"),
+    "run": ("#e45756", "the run's fusion"),
+    "fusion": ("#f2a34a", "another fusion"),
+    "words": ("#9d9d9d", "words alone"),
+}
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
@@ -81,14 +88,16 @@ def plot_evaluation(found: Evaluation, path: Path) -> None:
     ordered = sorted(found.systems, key=lambda each: each.measures[MAIN])
     single = next(each.measures[MAIN] for each in found.systems if each.name == found.best_single)
     for place, each in enumerate(ordered):
-        colour = {"model": "#4c78a8", "run": "#e45756", "fusion": "#f2a34a", "words": "#9d9d9d"}[each.kind]
-        axes.plot(each.measures[MAIN], place, "o", color=colour)
+        colour, called = _COLOURS[each.kind]
+        axes.plot(each.measures[MAIN], place, "o", color=colour, label=called)
         if each.gain is not None and each.gain.interval is not None:
             axes.plot([single + end for end in each.gain.interval], [place, place], color=colour, linewidth=2)
-    axes.axvline(single, color="#4c78a8", linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(ordered)), [each.name for each in ordered])
+    axes.axvline(single, color=_COLOURS["model"][0], linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(ordered)), [each.name for each in ordered], parse_math=False)
+    marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one of each kind
+    figure.legend(marks.values(), marks, loc="outside upper center", ncols=len(marks), frameon=False)
     asked = count_text(found.questions, "question")
-    axes.set_xlabel(f"{MAIN}, {asked}; bars: 95% interval of the gain over {found.best_single}")
+    axes.set_xlabel(f"{MAIN}, {asked}; bars: 95% interval of the gain over {found.best_single}", parse_math=False)
     with atomic_path(path) as temp, disk_errors(path), temp.open("wb") as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from soloist.reports.text import one_line, printable
+from soloist.retrieval.probes import HEADING_FIELDS
 from soloist.types import Hit
 from soloist.wording import count_text
 
@@ -32,7 +34,7 @@ def print_hits(hits: Sequence[Hit], console: Console) -> None:
             console.print()
         place = f"{hit.rank:>3}  {hit.score:.4f}  {one_line(hit.collection)}  {one_line(hit.id)}"
         console.print(Text(place, style="bold"), soft_wrap=True)
-        known = metadata_line(hit.metadata)
+        known = metadata_line(hit)
         if known:
             console.print(Text(_shortened(known, max(_NARROWEST, 2 * console.width)), style="dim"), soft_wrap=True)
         for line in text_lines(hit.text, max(_NARROWEST, console.width - len(_INDENT))):
@@ -49,7 +51,7 @@ def text_lines(text: str, width: int, most: int = _TEXT_LINES) -> list[str]:
     lines = [
         piece
         for line in textwrap.dedent(head.expandtabs(4)).splitlines()
-        for piece in (textwrap.wrap(printable(line.rstrip()), width, drop_whitespace=False) or [""])
+        for piece in (textwrap.wrap(printable(line.rstrip()), width) or [""])
     ]
     shown = lines[:most]
     if len(head) < len(whole):
@@ -66,14 +68,33 @@ def _shortened(line: str, most: int) -> str:
     return (words if len(words) > most // 2 else head) + _CUT
 
 
-def metadata_line(metadata: Mapping[str, Any]) -> str:
-    """The metadata that are short, as `name: value`."""
-    parts = []
-    for name, value in metadata.items():
+def metadata_line(hit: Hit) -> str:
+    """The metadata that are short, as `name: value`, the headings first; none that is empty, nor a text that the line
+    above or a value before has as a word, such as the name of a file whose path is there.
+    """
+    said, parts = [hit.collection, hit.id], []
+    for name in sorted(hit.metadata, key=_place):
+        value = hit.metadata[name]
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        if shown and len(shown) <= _SHOWN_VALUES:
-            parts.append(f"{name}: {shown}")
+        if value in (None, "", [], {}) or len(shown) > _SHOWN_VALUES:
+            continue
+        if isinstance(value, str) and any(_has_word(text, value) for text in said):
+            continue
+        said.append(shown)
+        parts.append(f"{name}: {shown}")
     return one_line("  ".join(parts))
+
+
+def _place(name: str) -> int:
+    """Of a field of the metadata; the others stay as they are."""
+    return HEADING_FIELDS.index(name) if name in HEADING_FIELDS else len(HEADING_FIELDS)
+
+
+def _has_word(text: str, value: str) -> bool:
+    begin = r"\b" if value[0].isalnum() else ""
+    return re.search(rf"{begin}{re.escape(value)}(?!\w)", text) is not None
 
 
 def hit_values(hit: Hit) -> dict[str, Any]:
