@@ -154,14 +154,14 @@ def test_a_terminal_gets_bars_and_whole_words(options, columns):
     ("arguments", "shown"),
     [
         (["search", "RUN", "which device has the lease"], ["searching RUN"]),
-        (["export", "RUN", "--to", "jsonl", "--out", "OUT"], [f"exporting: {done} of 60 rows" for done in (0, 60)]),
+        (["export", "RUN", "--to", "numpy", "--out", "OUT"], [f"exporting: {done} of 60 rows" for done in (0, 60)]),
         (["eval", "RUN"], [f"ranking 60 chunks for 60 questions by {name}" for name in ("random", "rrf", "BM25")]),
     ],
     ids=["search", "export", "eval"],
 )
 def test_a_terminal_is_told_what_takes_so_long(folder, tmp_path, arguments, shown):
     """Minutes without a word look like a command that hangs; what was said is no part of the result."""
-    named = {"RUN": str(folder / "run"), "OUT": str(tmp_path / "a.jsonl")}
+    named = {"RUN": str(folder / "run"), "OUT": str(tmp_path / "out")}
     told = on_terminal([named.get(each, each) for each in arguments], 200).split("\r\x1b[2K")
     assert {line.replace("RUN", named["RUN"]) for line in shown} <= set(told[1:-1])
     assert len(told[-1].split()) > 5 and not any(line in told[-1] for line in told[1:-1] if line)

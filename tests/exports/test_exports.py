@@ -79,9 +79,10 @@ def assert_holds(export, run):
 
 def test_every_row_is_there_with_its_vectors(export, make_run):
     """A row of another shard, or vectors of another row, would be a search that finds the wrong chunk."""
-    run = make_run(alpha=some_chunks(95), beta=some_chunks(7))
-    report = export(run)
+    run, told = make_run(alpha=some_chunks(95), beta=some_chunks(7)), []
+    report = export(run, progress=lambda *done_of_all: told.append(done_of_all))
     assert (report.rows, report.written, report.unchanged, report.deleted) == (102, 102, 0, 0)
+    assert told == sorted(told) and len(told) > 2 and (told[0], told[-1]) == ((0, 102), (102, 102))
     assert report.compared >= 64
     assert_holds(export, run)
 

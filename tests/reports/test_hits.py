@@ -58,11 +58,13 @@ def test_metadata_say_what_is_not_said_yet():
     """The line was full of the id, the file's path in five forms, and empty lists, and ended before the heading."""
     known = {
         "chunk_id": ID, "file": "docs/a b.md", "filename": "a b.md", "file_extension": ".md", "parent": None,
-        "children": [], "index": 5, "language": "b", "grade": "d", "heading_text": "Write (a) *lease*",
-        "section_path": ["Write (a) *lease*"], "tags": ["docs"], "draft": False, "kind": " ", "whole": "x" * 81,
+        "children": [], "index": 5, "language": "md", "heading_text": "Write md", "section_path": ["Write md"],
+        "state": "5", "source": "docs/a b.md", "tags": ["docs"], "draft": False, "kind": " ", "whole": "x" * 81,
     }  # fmt: skip
     found = printed(at(400), hit(metadata=known)).splitlines()[1]
-    assert found == "heading_text: Write (a) *lease*  file: docs/a b.md  index: 5  grade: d  draft: false"
+    assert found == (
+        "heading_text: Write md  file: docs/a b.md  index: 5  language: md  state: 5  tags: docs  draft: false"
+    )
     path = ["Guides", "Leases"]
     found = printed(at(400), hit(metadata={"n": "a", "title": "Leases", "section_path": path})).splitlines()[1]
     assert found == 'title: Leases  section_path: ["Guides", "Leases"]  n: a'

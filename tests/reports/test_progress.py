@@ -184,6 +184,8 @@ def test_no_terminal_gives_lines():
 class Terminal(io.StringIO):
     """Keeps what is written to it."""
 
+    encoding = "ascii"
+
     def isatty(self) -> bool:
         return True
 
@@ -194,10 +196,12 @@ def test_a_status_line_is_gone_in_the_end(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with pytest.raises(KeyboardInterrupt), status_line(stream) as show:
-        show("a name with \x1b[2J in it that is long")
-        show("next")
+        show("a name \x1b[2J, long")
+        show("文書文書文")
+        show("nineteen characters")
         raise KeyboardInterrupt
-    assert stream.getvalue().split("\r\x1b[2K") == ["", "a name with \\x1b[2…", "next", ""]
+    shown = ["a name \\x1b[2J, ...", "\\u6587\\u66f8\\u6 ...", "nineteen characters"]
+    assert stream.getvalue().split("\r\x1b[2K") == ["", *shown, ""]
 
 
 @pytest.mark.parametrize(("stream", "term"), [(io.StringIO(), "xterm"), (Terminal(), "dumb")])

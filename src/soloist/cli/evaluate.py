@@ -63,8 +63,9 @@ def evaluate(
         if plot is not None:
             require_plot(plot)
         run = open_run(run_dir, catalogue=catalogue)
-        judged = _judged(run, queries, qrels, chosen)
         with status_line(sys.stderr) as show:
+            show(f"reading {run_dir}")
+            judged = _judged(run, queries, qrels, chosen)
             found = evaluate_run(
                 run, judged, collections=chosen, weights=given, bm25=bm25, tuning=tune, progress=show
             )  # fmt: skip

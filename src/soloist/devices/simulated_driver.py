@@ -1,9 +1,8 @@
 """The memory of simulated devices as a driver sees it: what every process of the machine has taken. Knows files only.
 
 A device is a folder that all processes share, with one small file for each process, which nobody else writes. It is
-named by the process's id and the time of its start, because ids are used again; it is replaced in one step, so that
-a kill leaves the old bytes or the new. What a killed process held is free again, as on a real device. The start is
-counted from the machine's own, as Linux keeps it: dates of a living process move when the clock is set.
+named by the process's id and what tells it from others that had the same; it is replaced in one step, so that a kill
+leaves the old bytes or the new. What a killed process held is free again, as on a real device.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from filelock import FileLock
 
 from soloist.errors import AcceleratorError
 
-_ROW = re.compile(r"(?P<new>\.?)(?P<pid>\d{1,9})-(?P<started>\d+\.\d+)")
-# What two processes may differ by when they work out when a third one was started.
-_START_TOLERANCE_SECONDS = 2.0
+_ROW = re.compile(r"(?P<new>\.?)(?P<pid>\d{1,9})-(?P<start>\d+[-.][0-9a-f-]+)")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Field 22 of /proc/PID/stat, by proc(5), counted from the third: the second is a name that may hold blanks.
 _STARTTIME_AFTER_NAME = 19
 
@@ -95,7 +93,7 @@ def _read(folder: Path) -> dict[str, int]:
         named = _ROW.fullmatch(path.name)
         if named is None:
             continue
-        if not _is_alive(int(named["pid"]), float(named["started"])):
+        if not _is_alive(int(named["pid"]), named["start"]):
             with contextlib.suppress(OSError):  # another user's, which only its owner may remove
                 path.unlink()
         elif not named["new"]:
@@ -119,13 +117,12 @@ def _write(path: Path, size: int) -> None:
 
 @functools.lru_cache(maxsize=1)  # of this process: asked again after a fork
 def _row(pid: int) -> str:
-    return f"{pid}-{_started(pid):.2f}"
+    return f"{pid}-{_start(pid)}"
 
 
-def _is_alive(pid: int, started: float) -> bool:
+def _is_alive(pid: int, start: str) -> bool:
     try:
-        is_same = abs(_started(pid) - started) <= _START_TOLERANCE_SECONDS
-        return is_same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return _start(pid) == start and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, OSError):
         return _is_hidden(pid)
     except psutil.AccessDenied:  # it is there, and somebody else's
@@ -141,9 +138,11 @@ def _is_hidden(pid: int) -> bool:
     return False
 
 
-def _started(pid: int) -> float:
-    """Seconds from the machine's start to the process's; where the system does not say it, a date as psutil has it."""
+def _start(pid: int) -> str:
+    """When a process was started. On Linux in ticks since the machine was, with the id of that: its date would move
+    whenever the clock is set.
+    """
     if sys.platform != "linux":
-        return psutil.Process(pid).create_time()
+        return f"{psutil.Process(pid).create_time():.2f}"
     after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return int(after_name[_STARTTIME_AFTER_NAME]) / os.sysconf("SC_CLK_TCK")
+    return f"{int(after_name[_STARTTIME_AFTER_NAME])}-{_BOOT_ID.read_text(encoding='ascii').strip()}"

@@ -32,7 +32,7 @@ def _filled(folder: ExportFolder, source: Source, faiss: Any) -> ExportReport:
     ((name, dim),) = source.dims.items()
     deleted = gone_count(folder.path / IDS, source)
     index = _index(faiss, dim, source.rows)
-    for collection, shard in source.shards:
+    for collection, shard in source.each_shard():
         index.add(np.ascontiguousarray(source.vectors(name, collection, shard), dtype=np.float32))
     with folder.switching() as path_of:
         faiss.write_index(index, str(path_of(INDEX)))

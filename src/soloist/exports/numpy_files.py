@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -31,8 +32,7 @@ def _filled(folder: ExportFolder, source: Source) -> ExportReport:
     arrays = {name: f"{folder_name(name)}.npy" for name in source.dims}
     deleted = gone_count(folder.path / IDS, source)
     with folder.switching() as path_of:
-        for name, file in arrays.items():
-            _write(source, name, path_of(file))
+        _write(source, {name: path_of(file) for name, file in arrays.items()})
         write_ids(source, path_of(IDS))
     count = row_count(folder.path / IDS)
     return ExportReport(
@@ -79,12 +79,16 @@ def places_of(path: Path, keys: Sequence[str]) -> dict[str, int]:
         return {key: place for key, place in found if key in wanted}
 
 
-def _write(source: Source, name: str, path: Path) -> None:
-    shape = (source.rows, source.dims[name])
-    with path.open("wb") as file:  # not open_memmap, which a full disk kills without a word
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        for collection, index in source.shards:
-            file.write(np.ascontiguousarray(source.vectors(name, collection, index), "<f4").data)
+def _write(source: Source, paths: Mapping[str, Path]) -> None:
+    """The arrays by the names of their vectors, all in one pass over the run."""
+    with contextlib.ExitStack() as closed:
+        files = {name: closed.enter_context(path.open("wb")) for name, path in paths.items()}
+        for name, file in files.items():  # not open_memmap, which a full disk kills without a word
+            shape = (source.rows, source.dims[name])
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for collection, index in source.each_shard():
+            for name, file in files.items():
+                file.write(np.ascontiguousarray(source.vectors(name, collection, index), "<f4").data)
 
 
 def _read(folder: Path, arrays: Mapping[str, str], keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:

@@ -30,11 +30,9 @@ def _filled(folder: ExportFolder, source: Source, columns: Columns) -> ExportRep
     names = {at: f"{folder_name(at[0])}-part-{at[1]:05d}.parquet" for at in source.shards}
     keys = source.keys()
     deleted = sum(_gone_count(folder.path / name, keys) for name in folder.files if name not in names.values())
-    written = done = 0
-    for at, name in names.items():
-        source.progress(done)
-        rows = source.shard(*at)
-        done += len(rows)
+    written = 0
+    for at in source.each_shard():
+        name, rows = names[at], source.shard(*at)
         digest = _digest(columns, rows)
         if folder.has(name, digest):
             continue

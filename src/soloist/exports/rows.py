@@ -91,8 +91,8 @@ class Rows:
 class Source:
     """What is exported of a run, `run` by its id: some collections, and vectors by name with their dims. `shards` are
     those of the collections, in order, with their rows; `others` and `other_collections` are the names of what the run
-    has and that is not exported; `whole` is whether no collections were chosen. Whoever goes through the rows calls
-    `progress` with how many are done.
+    has and that is not exported; `whole` is whether no collections were chosen. `progress` is called with how many rows
+    are done while `batches` or `each_shard` is gone through.
 
     Each read raises OutputError where the run is not the one any more that was opened.
     """
@@ -154,6 +154,14 @@ class Source:
             chunks=chunks,
             vectors=vectors,
         )
+
+    def each_shard(self) -> Iterator[tuple[str, int]]:
+        """Collection and number of each shard, in order."""
+        done = 0
+        for at, rows in self.shards.items():
+            yield at
+            done += rows
+            self.progress(done)
 
     def batches(self, size: int) -> Iterator[Rows]:
         """All rows in their order, up to `size` at a time."""

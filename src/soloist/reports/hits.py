@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +20,7 @@ _LOOKED_AT = 4  # times the characters of the lines that are shown, some of whic
 _NARROWEST = 20
 _CUT = " ..."
 _INDENT = "    "
+_SEPARATORS = ("/", "\\")
 _SHOWN_VALUES = 80  # characters of a value of the metadata
 
 
@@ -69,20 +69,25 @@ def _shortened(line: str, most: int) -> str:
 
 
 def metadata_line(hit: Hit) -> str:
-    """The metadata that are short, as `name: value`, the headings first; none that is empty, nor a text that the line
-    above or a value before has as a word, such as the name of a file whose path is there.
+    """The metadata that are short, as `name: value`, the headings first; not what is empty, is the hit's id, is a
+    heading once more, or is a path or the end of one that is there.
     """
-    said, parts = [hit.collection, hit.id], []
+    headings: set[str] = set()
+    paths: list[str] = []
+    parts: list[str] = []
     for name in sorted(hit.metadata, key=_place):
         value = hit.metadata[name]
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        if value in (None, "", [], {}) or len(shown) > _SHOWN_VALUES:
+        shown = value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if value in (None, [], {}) or not 0 < len(shown) <= _SHOWN_VALUES or shown in (hit.id, *headings):
             continue
-        if isinstance(value, str) and any(_has_word(text, value) for text in said):
+        if any(_ends(path, shown) for path in paths):
             continue
-        said.append(shown)
+        if name in HEADING_FIELDS:
+            headings.add(shown)
+        if any(separator in shown for separator in _SEPARATORS):
+            paths.append(shown)
         parts.append(f"{name}: {shown}")
     return one_line("  ".join(parts))
 
@@ -92,9 +97,11 @@ def _place(name: str) -> int:
     return HEADING_FIELDS.index(name) if name in HEADING_FIELDS else len(HEADING_FIELDS)
 
 
-def _has_word(text: str, value: str) -> bool:
-    begin = r"\b" if value[0].isalnum() else ""
-    return re.search(rf"{begin}{re.escape(value)}(?!\w)", text) is not None
+def _ends(path: str, value: str) -> bool:
+    """Whether a path is this, or ends in a file or with an ending of this name."""
+    if not path.endswith(value):
+        return False
+    return path == value or value[0] == "." or path[-len(value) - 1] in _SEPARATORS
 
 
 def hit_values(hit: Hit) -> dict[str, Any]:

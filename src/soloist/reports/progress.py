@@ -40,7 +40,8 @@ from soloist.types import MemoryStats
 from soloist.wording import count_text
 
 WIDE = 70  # columns
-_LINE_AGAIN = "\r\x1b[2K"  # to the line's begin, and the line erased
+_LINE_AGAIN = "\r\x1b[2K"  # the cursor goes to the line's beginning, and the line is erased
+_CUT = " ..."
 
 
 @contextlib.contextmanager
@@ -68,8 +69,11 @@ def status_line(stream: TextIO | None = None) -> Iterator[Callable[[str], None]]
         return
 
     def show(text: str) -> None:
-        line = Text(one_line(text))
-        line.truncate(console.width - 1, overflow="ellipsis")
+        encoding = stream.encoding or "utf-8"
+        line = Text(one_line(text).encode(encoding, "backslashreplace").decode(encoding))
+        if line.cell_len >= console.width:  # in the last column a terminal may begin a new line
+            line.truncate(max(0, console.width - 1 - len(_CUT)))
+            line.append(_CUT)
         with contextlib.suppress(OSError):  # a terminal that has gone
             stream.write(f"{_LINE_AGAIN}{line.plain}")
             stream.flush()

@@ -60,8 +60,8 @@ class Asked:
 def systems(
     run: OpenedRun, asked: Asked, weights: Mapping[str, float] | None, begun: Callable[[str], None]
 ) -> Iterator[System | LeftOut]:
-    """The rankings of each system in turn, whose name `begun` is called with before. `weights` are for the fusions; the
-    run's own by default.
+    """The rankings of each system in turn. `weights` are for the fusions, by default the run's own; `begun` is called
+    with the name of each system before it ranks.
 
     A fusion that cannot be made, e.g. since it is fitted to more chunks than there are, is left out: nobody asked for
     it by name. A model that cannot rank is an error.

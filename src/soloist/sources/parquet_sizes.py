@@ -36,8 +36,8 @@ Sizes = NDArray[np.int64]
 def opened(raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     """The file as Parquet, with some of its columns as dictionaries; closing that leaves `raw` open.
 
-    With dictionaries it has none of Arrow's extension types, since such a column never comes as a dictionary: what JSON
-    is comes as texts, and UUIDs come as bytes.
+    With dictionaries it has none of the extension types that Arrow makes of Parquet's own, since such a column never
+    comes as a dictionary: what is JSON comes as texts, and UUIDs come as bytes.
     """
     raw.seek(0)
     return pq.ParquetFile(
