@@ -1,0 +1,234 @@
+"""What a run folder, and those that --reuse names, have from earlier sessions: what may not be dropped, what is taken
+over, and what is said of it. Knows files and fingerprints; runs no model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from soloist.config import RunConfig
+from soloist.engine.budgets import Budget, budget_of
+from soloist.engine.fusing import Fusing
+from soloist.engine.known import models_set_aside, serves
+from soloist.errors import ConfigError, OutputError
+from soloist.events import ChunksRemoved, EventSink, Notice
+from soloist.models.loading import StagedModel
+from soloist.stores import RunFolder
+from soloist.stores.adoption import adopt_incoming
+from soloist.stores.manifest import FileRecord
+from soloist.stores.run_folder import STATE
+from soloist.types import VectorDType
+
+
+def other_run(path: Path) -> RunFolder:
+    """A run whose vectors may be taken, finished or not.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not RunFolder(path).manifest.exists():
+        raise ConfigError(f"{path} has no manifest.jsonl: give --reuse the folder of a run")
+    return RunFolder(path)
+
+
+def require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str], collections: Sequence[str]) -> None:
+    """Refuse to drop what a run has because a command does not name it.
+
+    Raises:
+        ConfigError: it would be dropped.
+    """
+    records = folder.manifest.read().values()
+    has = {
+        "model": {record.model for record in records if record.kind == "vectors"} | set(models_set_aside(folder)),
+        "collection": {record.collection for record in records if record.kind == "chunks"},
+    }
+    if has["collection"] and not has["collection"] & set(collections):
+        raise ConfigError(
+            f"{folder.path} is a run over {', '.join(sorted(has['collection']))}, and {config.chunks_root} has none of "
+            "them: give the folder of its chunks, or choose another --out"
+        )
+    gone = sorted(has["collection"] - set(collections))
+    before = _root_before(folder)
+    if gone and before is not None and os.path.realpath(before) != os.path.realpath(config.chunks_root):
+        raise ConfigError(
+            f"{folder.path} has the collection {gone[0]} of {before}, which {config.chunks_root} does not have: give "
+            "the folder that it was made from, or choose another --out"
+        )
+    named = {"model": models} if not config.collections else {"model": models, "collection": collections}
+    for kind, names in named.items():  # of collections that nobody names, those that are gone go from the run
+        left_out = sorted(has[kind] - set(names))
+        if left_out:
+            raise ConfigError(
+                f"{folder.path} has vectors of the {kind} {left_out[0]}, which this command leaves out: name it too, "
+                f"or choose another --out with --reuse {folder.path}"
+            )
+
+
+def _root_before(folder: RunFolder) -> str | None:
+    """The folder of chunks of the last session; None where it is not known."""
+    for name in (STATE, "run.json"):
+        with contextlib.suppress(OutputError, KeyError, TypeError):
+            return str(folder.read_json(name)["config"]["chunks_root"])
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What the last session of a run made a model's vectors with. An earlier version wrote no budget down."""
+
+    fingerprint: str
+    dtype: str
+    budget: Budget | None
+
+
+def made_with(folder: RunFolder) -> dict[str, Made]:
+    """By model, as the last session had it; empty where it did not come so far."""
+    try:
+        if (folder.path / STATE).is_file():
+            state = folder.read_json(STATE)
+            budgets = state.get("budgets", {})
+            return {
+                name: Made(fingerprint=state["models"][name], dtype=dtype, budget=budget_of(budgets.get(name)))
+                for name, dtype in state["dtypes"].items()
+            }
+        models = folder.read_json("run.json")["models"]
+        return {
+            model["name"]: Made(
+                fingerprint=model["fingerprint"], dtype=model["dtype"], budget=budget_of(model.get("budget"))
+            )
+            for model in models
+        }
+    except (OutputError, AttributeError, KeyError, TypeError):  # damaged, or of another version: they are written anew
+        return {}
+
+
+def require_dtypes(
+    folder: RunFolder, config: RunConfig, staged: Mapping[str, StagedModel], made: Mapping[str, Made]
+) -> None:
+    """Refuse to compute everything again because `auto` is another dtype on this machine.
+
+    Raises:
+        ConfigError: it would be computed again.
+    """
+    if config.dtype not in ("auto", "auto-fast") or folder.is_new:
+        return
+    fingerprints = {record.fingerprint for record in folder.manifest.read().values() if record.kind == "vectors"}
+    for name, before in made.items():
+        model, dtype = staged.get(name), before.dtype
+        if model is None or model.spec.dtype not in ("auto", "auto-fast"):
+            continue
+        if model.dtype != dtype and before.fingerprint in fingerprints:
+            raise ConfigError(
+                f"{folder.path} has vectors of {name} in {dtype}, and {config.dtype} is {model.dtype} on this machine: "
+                f"give --dtype {dtype} to go on with them, --dtype {model.dtype} to compute them again, or another "
+                "--out"
+            )
+
+
+def recorded_budgets(made: Mapping[str, Made], fingerprints: Mapping[str, str]) -> dict[str, Budget]:
+    """The budgets with which the run was begun, of the models that are still the same."""
+    return {
+        name: each.budget
+        for name, each in made.items()
+        if each.budget is not None and each.fingerprint == fingerprints.get(name)
+    }
+
+
+def mend(folder: RunFolder, sink: EventSink) -> None:
+    """Take away what a killed run has left."""
+    folder.clean()
+    rows = folder.manifest.mend()
+    if rows:
+        sink.emit(
+            Notice(
+                about="manifest.jsonl",
+                message=f"{rows} of its rows could not be read: the files that they named are written again",
+            )
+        )
+
+
+def adopt(
+    folder: RunFolder,
+    fingerprints: Mapping[str, str],
+    fused: Fusing | None,
+    vector_dtype: VectorDType,
+    sink: EventSink,
+) -> None:
+    """Make the chunks that were read those of the run, and say what that changes."""
+    of_fusion = fused.fingerprint if fused is not None else None
+
+    def is_current(record: FileRecord) -> bool:
+        if record.kind == "fit":
+            return fused is not None and fused.plan.needs_fit and record.fingerprint == of_fusion
+        fingerprint = of_fusion if record.kind == "fused" else fingerprints.get(record.model)
+        return (record.fingerprint, record.vector_dtype) == (fingerprint, vector_dtype)
+
+    before = folder.manifest.read().values()
+    adopted = adopt_incoming(folder, is_current)
+    for file in adopted.damaged:
+        sink.emit(Notice(about=file, message="its bytes are not those that were written: it is written again"))
+    changed = (record.model for record in adopted.outdated if record.fingerprint != fingerprints.get(record.model))
+    for model in dict.fromkeys(changed):
+        sink.emit(Notice(about=model, message="its weights or settings have changed: its vectors are computed again"))
+    _tell_other_dtype(before, fingerprints, vector_dtype, sink)
+    for collection, chunks in adopted.removed.items():
+        sink.emit(ChunksRemoved(collection=collection, chunks=chunks))
+
+
+def _tell_other_dtype(
+    before: Iterable[FileRecord], fingerprints: Mapping[str, str], vector_dtype: VectorDType, sink: EventSink
+) -> None:
+    """Say of which models the run has had vectors that are what they should be but for what they are stored as."""
+    own = [each for each in before if each.kind == "vectors" and each.fingerprint == fingerprints.get(each.model)]
+    for model, stored in dict.fromkeys((each.model, each.vector_dtype) for each in own):
+        if stored == vector_dtype:
+            continue
+        if serves(stored, vector_dtype):
+            message = f"its {stored} vectors are rounded to {vector_dtype}, and not computed again"
+        else:
+            message = (
+                f"its {stored} vectors are not taken for {vector_dtype}: what is in {stored} alone is computed again"
+            )
+        sink.emit(Notice(about=model, message=message))
+
+
+def warn_of_other_settings(
+    others: Sequence[RunFolder], fingerprints: Mapping[str, str], vector_dtype: VectorDType, sink: EventSink
+) -> None:
+    """Say where --reuse names a run whose vectors by a model are not those that the model gives now."""
+    for other in others:
+        records = [record for record in other.manifest.read().values() if record.kind == "vectors"]
+        names = {record.model for record in records}
+        made = {record.fingerprint: record.vector_dtype for record in records}
+        taken = {record.fingerprint for record in records if serves(record.vector_dtype, vector_dtype)}
+        for model, fingerprint in sorted(fingerprints.items()):
+            if fingerprint in taken or (fingerprint not in made and model not in names):
+                continue
+            what = f"rounded to {made[fingerprint]}" if fingerprint in made else "of other weights or settings"
+            sink.emit(Notice(about=model, message=f"its vectors in {other.path} are {what}: none is taken over"))
+
+
+def warn_of_missing_vectors(others: Sequence[RunFolder], fingerprints: Mapping[str, str], sink: EventSink) -> None:
+    """Say where none of the runs that --reuse names has any vectors by a model."""
+    records = [each for other in others for each in other.manifest.read().values() if each.kind == "vectors"]
+    known = {record.model for record in records} | {record.fingerprint for record in records}
+    for model, fingerprint in fingerprints.items():
+        if others and not known & {model, fingerprint}:
+            where = " and ".join(str(other.path) for other in others)
+            sink.emit(Notice(about=model, message=f"there are no vectors of it in {where}: none is taken over"))
+
+
+def warn_of_other_budgets(recorded: Mapping[str, Budget], budgets: Mapping[str, Budget], sink: EventSink) -> None:
+    """Say where batches have another size than those before, because a GPU chooses its kernels by it."""
+    for model, budget in budgets.items():
+        before = recorded.get(model)
+        if before is not None and before.device == budget.device and before.tokens != budget.tokens:
+            message = (
+                f"its batches had {before.tokens:,} tokens before and have {budget.tokens:,} from here on: on a GPU "
+                "the last bits of a vector may depend on it"
+            )
+            sink.emit(Notice(about=model, message=message))
