@@ -20,7 +20,8 @@ from soloist.engine.cache import measured_key
 from soloist.engine.feedback import FILE_NAME, Feedback, Measured
 from soloist.engine.memory import PeakWatch, compare_peaks, remember
 from soloist.engine.plan import PlannedModel, RunPlan, plan_run
-from soloist.engine.session import LEAST_MEASURED_TOKENS, SessionPlan, plan_session
+from soloist.engine.session import plan_session
+from soloist.engine.session_plan import LEAST_MEASURED_TOKENS, SessionPlan
 from soloist.events import ListSink, Notice, PeakCompared
 from soloist.memory.cards import CARDS, bare_card
 from soloist.memory.prediction import blueprint_of, tracer_of

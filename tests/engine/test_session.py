@@ -19,7 +19,8 @@ from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.encoding.encoder import Encoder
 from soloist.engine import run
 from soloist.engine.lengths import BLOCK_CHUNKS, CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
-from soloist.engine.session import ModelPlan, SessionPlan, plan_session
+from soloist.engine.session import plan_session
+from soloist.engine.session_plan import ModelPlan, SessionPlan
 from soloist.errors import ConfigError, DuplicateIdError, InputError, PredictionError, SoloistError
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import BUILT_IN, resolve

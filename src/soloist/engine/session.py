@@ -6,12 +6,8 @@ machine can be planned on this one. Every figure that is no measurement says so.
 
 from __future__ import annotations
 
-import math
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, open_accelerator
@@ -19,13 +15,14 @@ from soloist.encoding.batching import bucket
 from soloist.engine.budgets import Budget, Calibrations, choose_budget, table_row
 from soloist.engine.cache import measured_key
 from soloist.engine.feedback import Feedback, Measured
-from soloist.engine.lengths import CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
+from soloist.engine.lengths import Scan, TokenCounts, scan
 from soloist.engine.plan import PlannedModel, RunPlan, plan_run
+from soloist.engine.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, Basis, BatchPlan, ModelPlan, SessionPlan
+from soloist.engine.session_remarks import disk_problems, memory_problems, notes, session_problems, unknowns
 from soloist.engine.staging import dtype_on, select_models
 from soloist.fusion import Member, plan_fusion
-from soloist.memory.cards import Card
 from soloist.memory.planner import BatchLimits, memory_limit
-from soloist.memory.prediction import PeakCurve, Predictor, blueprint_of, tracer_of
+from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
 from soloist.models.blueprint import Blueprint
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import known_fingerprint
@@ -33,103 +30,12 @@ from soloist.models.location import weight_files
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover
-from soloist.types import BudgetSource, DType, Mode, VectorDType
+from soloist.types import DType, Mode, VectorDType
 
-Basis = Literal["measured on this machine", "estimated from the card's data sheet", "unknown"]
-
-# The share of a card's data sheet rate that models reach: on two T4 in 2025, sentence-transformers reached 21% with
-# bge-m3 and qwen3-embedding-0.6b and 40% with jina-code-embeddings-1.5b, padding counted as work.
-RATE_SHARE = 0.2
 # Bytes a second from a disk or a network volume into host memory, while a model is staged. An assumption.
 STAGING_BYTES_PER_SECOND = 400e6
-LEAST_MEASURED_TOKENS = 20_000  # fewer measure how a run begins
 VECTOR_BYTES: Mapping[VectorDType, int] = {"float32": 4, "float16": 2}
 _CURVE_LENGTHS = tuple(1 << power for power in range(6, 15))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan:
-    """Rows in a full batch of rows of the median and of the longest length, and what limits them."""
-
-    median_rows: int
-    longest_rows: int
-    limited_by: str
-    fits: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPlan:
-    """What one model will need. Bytes are per device unless the name says otherwise; lengths in tokens.
-
-    `matryoshka_dims` are those that it was trained to be cut to. `rows` are those to embed: a text that occurs several
-    times counts once. `histogram` has them up to each power of two. `lengths_estimated` where the tokenizer was not on
-    this machine, `seconds` None where nothing is known of the rate. `curve` are the traced points, in bytes a padded
-    token.
-    """
-
-    name: str
-    dtype: DType
-    dim: int | None
-    matryoshka_dims: tuple[int, ...]
-    max_tokens: int | None
-    rows: int
-    tokens: int
-    lengths_estimated: bool
-    median_length: int
-    longest_length: int
-    histogram: Mapping[int, int]
-    truncated_rows: int
-    padding_share: float
-    weights_bytes: int
-    peak_bytes: int
-    reserved_bytes: int
-    token_budget: int
-    budget_source: BudgetSource
-    exclusive: BatchPlan
-    standard: BatchPlan
-    curve: PeakCurve
-    seconds: float | None
-    basis: Basis
-    staging_seconds: float
-    download_bytes: int | None
-    host_bytes: int
-    vectors_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionPlan:
-    """A run foretold. `problems` stand against it, and `unknowns` are what cannot be said of it; each is a sentence
-    that says what to do.
-
-    `repeated` of the `chunks` have the text of another one, and are not embedded.
-    """
-
-    accelerator: str
-    card: Card
-    devices: int
-    chunks: int
-    repeated: int
-    skipped: int
-    text_bytes: int
-    limit_bytes: int
-    models: tuple[ModelPlan, ...]
-    fused_bytes: int
-    disk_bytes: int
-    host_bytes: int
-    seconds: float | None
-    session_seconds: float | None
-    problems: tuple[str, ...]
-    unknowns: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def fits(self) -> bool | None:
-        """Whether nothing stands against the run; None where that is not known."""
-        return False if self.problems else None if self.unknowns else True
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON-ready values."""
-        return {"fits": self.fits, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -331,9 +237,9 @@ def _session(
     seconds = sum(time for time in times if time is not None) + staging if None not in times else None
     disk = found.text_bytes + fused + sum(model.vectors_bytes for model in models)
     problems = [
-        *_memory_problems(config, accelerator, models, plans),
-        *_session_problems(models, seconds, session_seconds),
-        *_disk_problems(config.out, disk),
+        *memory_problems(config, accelerator, models, plans),
+        *session_problems(models, seconds, session_seconds),
+        *disk_problems(config.out, disk),
     ]
     return SessionPlan(
         accelerator=config.accelerator,
@@ -351,8 +257,8 @@ def _session(
         seconds=seconds,
         session_seconds=session_seconds,
         problems=tuple(problems),
-        unknowns=tuple(_unknowns(models, session_seconds)),
-        notes=tuple(_notes(config, models)),
+        unknowns=tuple(unknowns(models, session_seconds)),
+        notes=tuple(notes(config, models)),
     )
 
 
@@ -366,101 +272,3 @@ def _fused_bytes(config: RunConfig, chunks: int, models: Sequence[ModelPlan]) ->
         return 0
     fusion = plan_fusion(config.fusion, members)
     return chunks * fusion.dim * VECTOR_BYTES[config.vector_dtype] if fusion is not None else 0
-
-
-def _memory_problems(
-    config: RunConfig, accelerator: Accelerator, models: Sequence[ModelPlan], plans: Mapping[Mode, RunPlan]
-) -> list[str]:
-    """What does not fit on a device, in the mode that is asked for."""
-    problems, limit = [], memory_limit(accelerator.card)
-    if not accelerator.copies_weights:
-        return []
-    for model in models:
-        resident = plans[config.mode].predictors[model.name].resident_bytes()
-        batches = model.exclusive if config.mode == "exclusive" else model.standard
-        if resident > limit:
-            what = "all models'" if config.mode == "standard" else "its"
-            problems.append(
-                f"{model.name} needs {resident / 1e9:.2f} GB for {what} weights in {model.dtype}, and "
-                f"{limit / 1e9:.2f} GB of {accelerator.card.name} can be planned with: choose a device with more "
-                f"memory, a smaller dtype"
-                f"{', or exclusive mode' if config.mode == 'standard' else ''}"
-            )
-        elif not batches.fits:
-            problems.append(
-                f"{model.name} cannot take even one row of {model.longest_length} tokens beside its weights on "
-                f"{accelerator.card.name}: lower its max_tokens in a catalogue, or choose a smaller dtype"
-            )
-    return problems
-
-
-def _session_problems(models: Sequence[ModelPlan], seconds: float | None, session_seconds: float | None) -> list[str]:
-    if session_seconds is None or seconds is None or seconds <= session_seconds:
-        return []
-    slowest = max(models, key=lambda model: model.seconds or 0.0)
-    sessions = math.ceil(seconds / session_seconds)
-    without = f", or leave out {slowest.name}, the slowest" if len(models) > 1 else ""
-    return [
-        f"the run would take {_duration(seconds)} and the session has {_duration(session_seconds)}: give it "
-        f"{sessions:,} sessions, in each of which the same command with --stop-after goes on with the run folder"
-        f"{', or' if not without else ','} lower max_tokens{without}"
-    ]
-
-
-def _unknowns(models: Sequence[ModelPlan], session_seconds: float | None) -> list[str]:
-    unknown = ", ".join(model.name for model in models if model.seconds is None)
-    if session_seconds is None or not unknown:
-        return []
-    return [
-        f"whether the session of {_duration(session_seconds)} is long enough, because the rate of {unknown} is not "
-        f"known: run it once on this machine with chunks of {LEAST_MEASURED_TOKENS:,} tokens or more, which measures it"
-    ]
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _disk_problems(out: Path, needed: int) -> list[str]:
-    place = next((each for each in (out.absolute(), *out.absolute().parents) if each.exists()), None)
-    free = shutil.disk_usage(place).free if place is not None else needed
-    if needed <= free:
-        return []
-    return [
-        f"the run folder needs {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free: free some space, or "
-        "choose another --out"
-    ]
-
-
-def _notes(config: RunConfig, models: Sequence[ModelPlan]) -> list[str]:
-    """What the reader should know of the figures."""
-    estimated = [model.name for model in models if model.lengths_estimated]
-    notes = []
-    if estimated:
-        notes.append(
-            f"the tokenizer of {', '.join(estimated)} is not on this machine: lengths are estimated at "
-            f"{CHARACTERS_PER_TOKEN} characters a token"
-        )
-    smaller = [model.name for model in models if _is_smaller(model.standard, model.exclusive)]
-    if not all(model.exclusive.fits for model in models):
-        pass  # the problems say so, and there is nothing to compare
-    elif smaller:
-        notes.append(
-            f"exclusive mode allows larger batches of {', '.join(smaller)}, because standard mode keeps all models' "
-            "weights on the device"
-        )
-    else:
-        notes.append("both modes allow the same batches: beside all models' weights there is still room for them")
-    if any(model.basis.startswith("estimated") for model in models):
-        notes.append(f"times from a data sheet assume {RATE_SHARE:.0%} of its rate, and are estimates")
-    return notes
-
-
-def _is_smaller(batches: BatchPlan, than: BatchPlan) -> bool:
-    """Whether batches of the median or the longest length have fewer rows, or not even one fits any more."""
-    return (
-        batches.fits < than.fits or batches.median_rows < than.median_rows or batches.longest_rows < than.longest_rows
-    )

@@ -1,0 +1,103 @@
+"""What a run will need, as it is foretold: values, and the assumptions that they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from soloist.memory.cards import Card
+from soloist.memory.prediction import PeakCurve
+from soloist.types import BudgetSource, DType
+
+Basis = Literal["measured on this machine", "estimated from the card's data sheet", "unknown"]
+
+# The share of a card's data sheet rate that models reach: on two T4 in 2025, sentence-transformers reached 21% with
+# bge-m3 and qwen3-embedding-0.6b and 40% with jina-code-embeddings-1.5b, padding counted as work.
+RATE_SHARE = 0.2
+LEAST_MEASURED_TOKENS = 20_000  # fewer measure how a run begins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """Rows in a full batch of rows of the median and of the longest length, and what limits them."""
+
+    median_rows: int
+    longest_rows: int
+    limited_by: str
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """What one model will need. Bytes are per device unless the name says otherwise; lengths in tokens.
+
+    `matryoshka_dims` are those that it was trained to be cut to. `rows` are those to embed: a text that occurs several
+    times counts once. `histogram` has them up to each power of two. `lengths_estimated` where the tokenizer was not on
+    this machine, `seconds` None where nothing is known of the rate. `curve` are the traced points, in bytes a padded
+    token.
+    """
+
+    name: str
+    dtype: DType
+    dim: int | None
+    matryoshka_dims: tuple[int, ...]
+    max_tokens: int | None
+    rows: int
+    tokens: int
+    lengths_estimated: bool
+    median_length: int
+    longest_length: int
+    histogram: Mapping[int, int]
+    truncated_rows: int
+    padding_share: float
+    weights_bytes: int
+    peak_bytes: int
+    reserved_bytes: int
+    token_budget: int
+    budget_source: BudgetSource
+    exclusive: BatchPlan
+    standard: BatchPlan
+    curve: PeakCurve
+    seconds: float | None
+    basis: Basis
+    staging_seconds: float
+    download_bytes: int | None
+    host_bytes: int
+    vectors_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """A run foretold. `problems` stand against it, and `unknowns` are what cannot be said of it; each is a sentence
+    that says what to do.
+
+    `repeated` of the `chunks` have the text of another one, and are not embedded.
+    """
+
+    accelerator: str
+    card: Card
+    devices: int
+    chunks: int
+    repeated: int
+    skipped: int
+    text_bytes: int
+    limit_bytes: int
+    models: tuple[ModelPlan, ...]
+    fused_bytes: int
+    disk_bytes: int
+    host_bytes: int
+    seconds: float | None
+    session_seconds: float | None
+    problems: tuple[str, ...]
+    unknowns: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether nothing stands against the run; None where that is not known."""
+        return False if self.problems else None if self.unknowns else True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready values."""
+        return {"fits": self.fits, **asdict(self)}
