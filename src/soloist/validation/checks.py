@@ -6,20 +6,31 @@ says so and why, and never passes for it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from soloist.engine import ModelReport
-from soloist.engine.result import LengthLimit
-from soloist.events import LeaseAcquired, LeaseReleased, ModelStaged, ShardEncoded, ShardsKept
+from soloist.events import LeaseAcquired, ShardEncoded, ShardsKept
 from soloist.validation.evidence import Evidence, RunRecord
-
-Verdict = Literal["pass", "fail", "cannot be shown here"]
-Finding = tuple[Verdict, str]
+from soloist.validation.readings import (
+    Finding,
+    Verdict,
+    batches_of,
+    bytes_on,
+    compare,
+    end_of,
+    failure_of,
+    has_a_batch_for_each,
+    last_line,
+    limits_of,
+    listed,
+    models_of,
+    over_residue,
+    report_of,
+    rows_by_length,
+    weights_bytes,
+)
 
 _QUICK: Finding = ("cannot be shown here", "a quick rehearsal starts no processes of its own")
 LEAST_COSINE = 0.9999
@@ -70,13 +81,13 @@ def _staging(evidence: Evidence) -> Finding:
         return "fail", f"parameters are not on the CPU: {elsewhere}"
     touched = {device: peak for device, peak in staging.peak_bytes.items() if peak}
     if touched:
-        return "fail", f"staging went through the devices: {_bytes(touched)} at its peak"
+        return "fail", f"staging went through the devices: {bytes_on(touched)} at its peak"
     return "pass", f"{', '.join(staging.parameter_devices)}: all parameters on the CPU, 0 bytes on any device meanwhile"
 
 
 def _lease_devices(evidence: Evidence) -> Finding:
     run = evidence.exclusive
-    if (failed := _failed(run)) is not None:
+    if (failed := failure_of(run)) is not None:
         return failed
     expected = [(kind, model) for model in evidence.models for kind in ("acquire", "release")]
     found = [
@@ -89,14 +100,14 @@ def _lease_devices(evidence: Evidence) -> Finding:
         return "fail", f"{wrong[0].models} leased {wrong[0].devices}, not {evidence.devices}"
     return (
         "pass",
-        f"{len(expected)} events, one acquire and one release a model in turn, each of {_list(evidence.devices)}",
+        f"{len(expected)} events, one acquire and one release a model in turn, each of {listed(evidence.devices)}",
     )
 
 
 def _lease_memory(evidence: Evidence) -> Finding:
     for event in evidence.exclusive.leases:
         if set(event.memory) != set(evidence.devices):
-            return "fail", f"a lease event of {event.models[0]} has memory of {_list(event.memory)} only"
+            return "fail", f"a lease event of {event.models[0]} has memory of {listed(event.memory)} only"
         if any(stats.total_bytes <= 0 or not stats.free_bytes for stats in event.memory.values()):
             return "fail", f"a lease event of {event.models[0]} has devices without memory"
     if not evidence.exclusive.leases:
@@ -112,20 +123,20 @@ def _release(evidence: Evidence) -> Finding:
     for run in (evidence.exclusive, evidence.standard):
         for release in run.releases:
             reported = {device: stats.allocated_bytes for device, stats in release.memory.items()}
-            if (over := _over(reported, evidence)) or release.held:
+            if (over := over_residue(reported, evidence)) or release.held:
                 return (
                     "fail",
-                    f"after {_list(release.models)} ({run.mode}) the lease reports {_bytes(over or reported)}",
+                    f"after {listed(release.models)} ({run.mode}) the lease reports {bytes_on(over or reported)}",
                 )
         for seen in run.observations:
-            if over := _over(seen.allocated_bytes, evidence):
-                what = f"the {_end(seen.event)} of {_list(seen.event.models)} ({run.mode})"
-                return "fail", f"at {what} there were {_bytes(over)}"
-        if over := _over(run.allocated_after, evidence):
-            return "fail", f"after the {run.mode} run there were still {_bytes(over)}"
-    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+            if over := over_residue(seen.allocated_bytes, evidence):
+                what = f"the {end_of(seen.event)} of {listed(seen.event.models)} ({run.mode})"
+                return "fail", f"at {what} there were {bytes_on(over)}"
+        if over := over_residue(run.allocated_after, evidence):
+            return "fail", f"after the {run.mode} run there were still {bytes_on(over)}"
+    if (failed := failure_of(evidence.exclusive) or failure_of(evidence.standard)) is not None:
         return failed
-    peaks = [peak for model in _models(evidence.exclusive) for peak in model.peak_bytes.values()]
+    peaks = [peak for model in models_of(evidence.exclusive) for peak in model.peak_bytes.values()]
     return "pass", (
         f"from peaks of up to {max(peaks) / 1e6:,.1f} MB to 0 bytes after every release, the last one included, by the "
         "lease's statistics and by the rehearsal's own"
@@ -133,18 +144,18 @@ def _release(evidence: Evidence) -> Finding:
 
 
 def _batch_sizes(evidence: Evidence) -> Finding:
-    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+    if (failed := failure_of(evidence.exclusive) or failure_of(evidence.standard)) is not None:
         return failed
     shown = []
     for name in evidence.models:
-        alone, together = _limits(evidence.exclusive, name), _limits(evidence.standard, name)
+        alone, together = limits_of(evidence.exclusive, name), limits_of(evidence.standard, name)
         common = sorted(alone.keys() & together.keys())
         fewer = [length for length in common if alone[length].rows < together[length].rows]
         if fewer:
             mine, theirs = (limits[fewer[0]].rows for limits in (alone, together))
             return "fail", f"{name}: {mine} rows of {fewer[0]} tokens in exclusive mode, {theirs} in standard"
         larger = sum(alone[length].rows > together[length].rows for length in common)
-        rows, others = (_report(run, name).batch_sizes.planned for run in (evidence.exclusive, evidence.standard))
+        rows, others = (report_of(run, name).batch_sizes.planned for run in (evidence.exclusive, evidence.standard))
         shown.append(
             f"{name}: {rows} rows of the median length, {others} in standard mode; more at {larger} of "
             f"{len(common)} lengths, fewer at none"
@@ -158,13 +169,13 @@ def _no_oom(evidence: Evidence) -> Finding:
         first = run.splits[0]
         where = f"{first.rows} rows of {first.model} on {first.device}"
         return "fail", f"{len(run.splits)} batches ran out of memory, the first with {where}"
-    return _failed(run) or ("pass", "no batch ran out of memory")
+    return failure_of(run) or ("pass", "no batch ran out of memory")
 
 
 def _parity(evidence: Evidence) -> Finding:
-    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+    if (failed := failure_of(evidence.exclusive) or failure_of(evidence.standard)) is not None:
         return failed
-    cosine, difference = _compare(evidence.exclusive, evidence.standard)
+    cosine, difference = compare(evidence.exclusive, evidence.standard)
     text = f"lowest cosine of a row {cosine:.7f}, largest absolute difference {difference:.3g}"
     good = cosine >= LEAST_COSINE and difference < LARGEST_DIFFERENCE
     return ("pass" if good else "fail"), text
@@ -179,7 +190,7 @@ def _flag(evidence: Evidence) -> Finding:
         )
     script = evidence.script
     if script.exit_code:
-        return "fail", f"the script ended with {script.exit_code}: {_last_line(script.stderr)}"
+        return "fail", f"the script ended with {script.exit_code}: {last_line(script.stderr)}"
     summary = script.files.get("embedding_summary.json")
     modes = (
         {item.get("ensemble_mode") for item in summary if isinstance(item, dict)}
@@ -198,7 +209,7 @@ def _telemetry(evidence: Evidence) -> Finding:
         return _QUICK
     run = evidence.embed.files.get("run.json")
     if evidence.embed.exit_code or not isinstance(run, dict):
-        return "fail", f"soloist embed ended with {evidence.embed.exit_code}: {_last_line(evidence.embed.stderr)}"
+        return "fail", f"soloist embed ended with {evidence.embed.exit_code}: {last_line(evidence.embed.stderr)}"
     expected = 2 * len(evidence.models)
     counts = {"run.json": len(run.get("lease_events", []))}
     if evidence.script is not None:
@@ -209,21 +220,24 @@ def _telemetry(evidence: Evidence) -> Finding:
     wrong = {name: count for name, count in counts.items() if count != expected}
     if wrong or run.get("mode") != "exclusive":
         return "fail", f"lease events, of {expected}: {wrong or counts}; the mode is {run.get('mode')}"
-    return "pass", f"{expected} lease events in {_list(counts)}"
+    return "pass", f"{expected} lease events in {listed(counts)}"
 
 
 def _replicas(evidence: Evidence) -> Finding:
     """Nothing of ours on a device when a pass begins, and the model's whole weights on each when it is at work."""
     run = evidence.exclusive
     for seen in run.observations:
-        if isinstance(seen.event, LeaseAcquired) and (over := _over(seen.allocated_bytes, evidence)):
-            return "fail", f"{_list(seen.event.models)} began on devices that held {_bytes(over)} of an earlier pass"
-    if (failed := _failed(run)) is not None:
+        if isinstance(seen.event, LeaseAcquired) and (over := over_residue(seen.allocated_bytes, evidence)):
+            return (
+                "fail",
+                f"{listed(seen.event.models)} began on devices that held {bytes_on(over)} of an earlier pass",
+            )
+    if (failed := failure_of(run)) is not None:
         return failed
     if evidence.kind == "cpu":
         return "cannot be shown here", "a CPU computes on the staged weights: there are no replicas"
-    for model in _models(run):
-        weights = _weights_bytes(run, model.name)
+    for model in models_of(run):
+        weights = weights_bytes(run, model.name)
         bare = [device for device, peak in model.peak_bytes.items() if peak < weights]
         if bare:
             return "fail", f"{model.name} was never whole on {bare[0]}: its peak was {model.peak_bytes[bare[0]]} bytes"
@@ -240,7 +254,7 @@ def _peaks(evidence: Evidence) -> Finding:
     )
     if any(each.missed for each in compared):
         return "fail", text
-    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+    if (failed := failure_of(evidence.exclusive) or failure_of(evidence.standard)) is not None:
         return failed
     if not compared:
         return "cannot be shown here", "nothing was predicted for these models"
@@ -253,13 +267,13 @@ def _not_compared(run: RunRecord, models: Iterable[str]) -> str:
     """The models of whose passes no peak was compared, in words; empty where there are none."""
     known = {model for each in run.comparisons for model in each.models}
     missing = [model for model in models if model not in known]
-    return f"no peak was compared of {_list(missing)} in {run.mode} mode" if missing else ""
+    return f"no peak was compared of {listed(missing)} in {run.mode} mode" if missing else ""
 
 
 def _twice(evidence: Evidence) -> Finding:
-    if (failed := _failed(evidence.exclusive) or _failed(evidence.again)) is not None:
+    if (failed := failure_of(evidence.exclusive) or failure_of(evidence.again)) is not None:
         return failed
-    cosine, difference = _compare(evidence.exclusive, evidence.again)
+    cosine, difference = compare(evidence.exclusive, evidence.again)
     good = (
         cosine >= LEAST_COSINE
         and difference < LARGEST_DIFFERENCE
@@ -274,16 +288,16 @@ def _devices_compute(evidence: Evidence) -> Finding:
     """A shard with a batch for every device must have kept every device at work."""
     if len(evidence.devices) < 2:
         return "cannot be shown here", "there is one device: this point needs two"
-    if (failed := _failed(evidence.exclusive)) is not None:
+    if (failed := failure_of(evidence.exclusive)) is not None:
         return failed
     shown = []
-    for model in _models(evidence.exclusive):
-        if not _has_a_batch_for_each(evidence.exclusive, model.name, len(evidence.devices)):
+    for model in models_of(evidence.exclusive):
+        if not has_a_batch_for_each(evidence.exclusive, model.name, len(evidence.devices)):
             continue
         idle = [device for device, rows in model.rows_per_device.items() if not rows]
         if idle:
             batches = model.batch_sizes.batches
-            return "fail", f"{_list(idle)} computed nothing of {model.name}, which had {batches} batches"
+            return "fail", f"{listed(idle)} computed nothing of {model.name}, which had {batches} batches"
         parts = " and ".join(f"{share:.0%}" for share in model.device_shares.values())
         shown.append(f"{model.name}: {parts} of the rows")
     if not shown:
@@ -291,17 +305,12 @@ def _devices_compute(evidence: Evidence) -> Finding:
     return "pass", "; ".join(shown)
 
 
-def _has_a_batch_for_each(run: RunRecord, model: str, devices: int) -> bool:
-    shards = [event for event in run.events if isinstance(event, ShardEncoded) and event.model == model]
-    return any(len(event.batch_rows) >= devices for event in shards)
-
-
 def _errors(evidence: Evidence) -> Finding:
     failure = evidence.failure
     if failure.raised is None:
         return "fail", f"the run did not report the error that was planted: {failure.planted}"
-    if over := _over(failure.allocated_after, evidence):
-        return "fail", f"after the error the devices still held {_bytes(over)}"
+    if over := over_residue(failure.allocated_after, evidence):
+        return "fail", f"after the error the devices still held {bytes_on(over)}"
     if not failure.released or failure.next_lease_error is not None:
         return "fail", f"after the error the lease was not given back: {failure.next_lease_error or 'no release event'}"
     return "pass", "after an error in mid-pass: a release event, 0 bytes on the devices, and the next lease at once"
@@ -309,12 +318,12 @@ def _errors(evidence: Evidence) -> Finding:
 
 def _batch_plan(evidence: Evidence) -> Finding:
     """The same batches in both modes or, where all models together leave less room, smaller ones of equal lengths."""
-    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+    if (failed := failure_of(evidence.exclusive) or failure_of(evidence.standard)) is not None:
         return failed
     smaller, lengths = [], 0
     for model in evidence.models:
-        alone, together = _batches(evidence.exclusive, model), _batches(evidence.standard, model)
-        if _rows_by_length(alone) != _rows_by_length(together):
+        alone, together = batches_of(evidence.exclusive, model), batches_of(evidence.standard, model)
+        if rows_by_length(alone) != rows_by_length(together):
             return "fail", f"{model} pads its rows to other lengths in standard mode"
         other = sorted({length for _, length in (alone - together) + (together - alone)})
         unexplained = [length for length in other if not _has_less_room(evidence, model, length)]
@@ -323,7 +332,7 @@ def _batch_plan(evidence: Evidence) -> Finding:
                 "fail",
                 f"{model} has other batches of {unexplained[0]} tokens in standard mode, and memory is not the reason",
             )
-        lengths += len(_rows_by_length(alone))
+        lengths += len(rows_by_length(alone))
         if other:
             more = f", and {len(other) - 1} more lengths up to {other[-1]}" if len(other) > 1 else ""
             smaller.append(f"{model} at {other[0]} tokens{more}")
@@ -337,14 +346,14 @@ def _batch_plan(evidence: Evidence) -> Finding:
 
 def _has_less_room(evidence: Evidence, model: str, length: int) -> bool:
     """Whether memory, and nothing else, allows fewer rows of a length beside all models' weights."""
-    alone, together = (_limits(run, model).get(length) for run in (evidence.exclusive, evidence.standard))
+    alone, together = (limits_of(run, model).get(length) for run in (evidence.exclusive, evidence.standard))
     if alone is None or together is None:
         return False
     return together.limited_by == "memory" and together.rows < alone.rows
 
 
 def _aggregation(evidence: Evidence) -> Finding:
-    if (failed := _failed(evidence.exclusive) or _failed(evidence.standard)) is not None:
+    if (failed := failure_of(evidence.exclusive) or failure_of(evidence.standard)) is not None:
         return failed
     assert evidence.exclusive.result is not None and evidence.standard.result is not None
     first, second = evidence.exclusive.result.fusion, evidence.standard.result.fusion
@@ -373,7 +382,7 @@ def _isolation(evidence: Evidence) -> Finding:
         return _QUICK
     if evidence.kind == "cpu":
         return "cannot be shown here", "the host's memory belongs to all processes: whose it is cannot be told"
-    if (failed := _failed(run)) is not None:
+    if (failed := failure_of(run)) is not None:
         return failed
     for acquired, released in zip(run.leases[::2], run.leases[1::2], strict=True):
         for device in evidence.devices:
@@ -385,7 +394,7 @@ def _isolation(evidence: Evidence) -> Finding:
                     "fail",
                     f"the driver had {before} bytes free of {device} before {acquired.models[0]}, and {after} after",
                 )
-    cosine, difference = _compare(evidence.exclusive, run)
+    cosine, difference = compare(evidence.exclusive, run)
     if cosine < LEAST_COSINE or difference >= LARGEST_DIFFERENCE:
         return "fail", f"passes in their own processes give other vectors: lowest cosine {cosine:.7f}"
     return "pass", "after each pass in a process of its own the driver had back what it had before, contexts included"
@@ -393,7 +402,7 @@ def _isolation(evidence: Evidence) -> Finding:
 
 def _resume(evidence: Evidence) -> Finding:
     record = evidence.resume
-    if (failed := _failed(evidence.exclusive) or _failed(record.resumed)) is not None:
+    if (failed := failure_of(evidence.exclusive) or failure_of(record.resumed)) is not None:
         return failed
     if record.broken_off is None:
         return (
@@ -437,77 +446,3 @@ CHECKS: tuple[Check, ...] = (
     Check(name="isolation", point=None, title="Process isolation gives the driver its memory back", find=_isolation),
     Check(name="resume", point=None, title="A resumed run equals an uninterrupted one", find=_resume),
 )
-
-
-def _end(event: LeaseAcquired | LeaseReleased) -> str:
-    return "acquire" if isinstance(event, LeaseAcquired) else "release"
-
-
-def _failed(run: RunRecord) -> Finding | None:
-    return ("fail", f"the {run.mode} run failed: {run.error}") if run.error is not None else None
-
-
-def _models(run: RunRecord) -> tuple[ModelReport, ...]:
-    assert run.result is not None
-    return run.result.models
-
-
-def _report(run: RunRecord, model: str) -> ModelReport:
-    return next(report for report in _models(run) if report.name == model)
-
-
-def _limits(run: RunRecord, model: str) -> dict[int, LengthLimit]:
-    """The planner's limits by padded length, for all lengths that occurred."""
-    return {limit.padded_length: limit for limit in _report(run, model).batch_sizes.limits}
-
-
-def _over(allocated: Mapping[str, int], evidence: Evidence) -> dict[str, int]:
-    """The devices that hold more than a library may keep."""
-    return {device: size for device, size in allocated.items() if size > evidence.residue_bytes}
-
-
-def _weights_bytes(run: RunRecord, model: str) -> int:
-    return next(event.weights_bytes for event in run.events if isinstance(event, ModelStaged) and event.model == model)
-
-
-def _batches(run: RunRecord, model: str) -> Counter[tuple[int, int]]:
-    """How many batches of each number of rows and padded length a model had."""
-    found: Counter[tuple[int, int]] = Counter()
-    for event in run.events:
-        if isinstance(event, ShardEncoded) and event.model == model:
-            found.update(zip(event.batch_rows, event.padded_lengths, strict=True))
-    return found
-
-
-def _rows_by_length(batches: Counter[tuple[int, int]]) -> Counter[int]:
-    found: Counter[int] = Counter()
-    for (rows, length), count in batches.items():
-        found[length] += rows * count
-    return found
-
-
-def _compare(first: RunRecord, second: RunRecord) -> tuple[float, float]:
-    """The lowest cosine of a row and the largest absolute difference of a component, over all final vectors."""
-    if first.vectors.keys() != second.vectors.keys():
-        return 0.0, float("inf")
-    cosine, difference = 1.0, 0.0
-    for name, vectors in first.vectors.items():
-        others = second.vectors[name]
-        if vectors.shape != others.shape:
-            return 0.0, float("inf")
-        cosine = min(cosine, float(np.einsum("ij,ij->i", vectors, others, dtype=np.float64).min()))
-        difference = max(difference, float(np.abs(vectors - others).max()))
-    return min(cosine, 1.0), difference
-
-
-def _bytes(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{size:,} bytes on {device}" for device, size in sizes.items())
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
