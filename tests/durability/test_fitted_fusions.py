@@ -15,7 +15,7 @@ from soloist.engine import run
 from soloist.errors import FusionError, RunStoppedError
 from soloist.events import ListSink, ShardEncoded, ShardFused
 from soloist.stores import RunFolder
-from soloist.stores.run_folder import FIT
+from soloist.stores.layout import FIT
 from soloist.stores.verification import verify_run
 
 METHODS = ("projection", "aligned-mean")

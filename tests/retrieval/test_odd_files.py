@@ -16,8 +16,8 @@ from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.judged import Judged, read_judged
 from soloist.stores import RunFolder
+from soloist.stores.layout import FIT
 from soloist.stores.rows import vector_column
-from soloist.stores.run_folder import FIT
 from soloist.stores.verification import verify_run
 
 QUESTION = "which shard holds the lease of a device"

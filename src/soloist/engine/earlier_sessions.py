@@ -19,8 +19,8 @@ from soloist.events import ChunksRemoved, EventSink, Notice
 from soloist.models.loading import StagedModel
 from soloist.stores import RunFolder
 from soloist.stores.adoption import adopt_incoming
+from soloist.stores.layout import STATE
 from soloist.stores.manifest import FileRecord
-from soloist.stores.run_folder import STATE
 from soloist.types import VectorDType
 
 

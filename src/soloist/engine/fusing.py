@@ -11,7 +11,8 @@ from soloist.engine.passes import Stage
 from soloist.events import EventSink, ShardFused
 from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, require_rows, sampled
 from soloist.jsontext import json_text
-from soloist.stores.run_folder import FIT, RunFolder, Vectors
+from soloist.stores.layout import FIT
+from soloist.stores.run_folder import RunFolder, Vectors
 from soloist.types import VectorDType
 
 

@@ -68,7 +68,7 @@ from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover
 from soloist.stores import RunFolder
-from soloist.stores.run_folder import STATE
+from soloist.stores.layout import STATE
 from soloist.types import Collection
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from soloist.errors import ConfigError, ExportError
 from soloist.exports.locks import LOCK
 from soloist.stores.atomic import disk_errors, is_temporary
+from soloist.stores.layout import IDENTITY, STATE
 from soloist.stores.manifest import NAME
-from soloist.stores.run_folder import IDENTITY, STATE
 
 
 def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool]) -> None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from soloist.digests import DigestTable, text_digest
 from soloist.stores.atomic import disk_errors, make_folder, sync_folder
+from soloist.stores.layout import FIT
 from soloist.stores.manifest import FileRecord, is_intact
-from soloist.stores.run_folder import FIT, RunFolder
+from soloist.stores.run_folder import RunFolder
 
 _SHARD_FILE = re.compile(r"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{5,}\.parquet")
 

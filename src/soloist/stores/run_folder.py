@@ -1,34 +1,22 @@
-"""The folder of one run: where each file lies, and the only way to write or read one.
+"""The folder of one run, and the only way to write or read a file of it; `layout` says where each of them lies.
 
-    RUN/run.json  RUN/id.json  RUN/skipped.jsonl  RUN/manifest.jsonl  RUN/events.jsonl (the event sink's own)
-    RUN/<collection>/chunks/part-00000.parquet
-    RUN/<collection>/vectors/<model>/part-00000.parquet
-    RUN/<collection>/fused/part-00000.parquet
-    RUN/fusion.safetensors (of a fusion that is fitted)
-
-run.json is there when the run is finished, manifest.jsonl says which files are, and id.json tells the run from every
-other, whatever becomes of its chunks. While a run is at work there are
-also `state.json`, `.lock`, `.incoming` (chunks as they are read) and `.previous` (vectors of the chunks before).
-
-Knows layout and files. Knows nothing of models, of what a vector means, or of what run.json says.
+Knows files. Knows nothing of models, of what a vector means, or of what run.json says.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -36,9 +24,11 @@ from soloist.digests import shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, is_temporary, make_folder, sync_folder
+from soloist.stores.folder_lock import held, is_held
+from soloist.stores.layout import FIT, IDENTITY, STATE, Layout
 from soloist.stores.manifest import NAME, FileRecord, Kind, Manifest, file_sha256
-from soloist.stores.names import folder_name
 from soloist.stores.skipped import SkippedWriter
+from soloist.stores.summary import made_by
 from soloist.stores.tables import (
     chunk_table,
     read_errors,
@@ -55,12 +45,6 @@ from soloist.types import Chunk, Shard, TokenTally, VectorDType
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Used = TypeVar("Used")
-
-STATE = "state.json"
-IDENTITY = "id.json"
-FIT = "fusion.safetensors"
-_LOCK_SECONDS = 1.0  # to ask whether a folder is locked holds it for a moment
-_JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +73,9 @@ class RunFolder:
             if path.exists() and not path.is_dir():
                 raise OutputError(f"{path} is a file: choose a new folder for the run")
             make_folder(path)
-            if any(path.iterdir()) and not _is_run(path):
+            if any(path.iterdir()) and not Layout(path).is_run():
                 raise OutputError(f"{path} is not empty and no run of soloist: choose a new folder, or empty it")
-            _require_no_links(path)
+            Layout(path).require_no_links()
             with tempfile.TemporaryFile(dir=path):  # found out now, not after the first pass
                 pass
         return cls(path)
@@ -108,7 +92,7 @@ class RunFolder:
             raise OutputError(f"{path} does not exist: {remedy}")
         if not path.is_dir():
             raise OutputError(f"{path} is a file and no run folder: {remedy}")
-        if not (path / "run.json").is_file() and not _is_run(path):
+        if not (path / "run.json").is_file() and not Layout(path).is_run():
             raise OutputError(f"{path} is no run folder, it has neither {NAME} nor {STATE}: {remedy}")
         return cls(path)
 
@@ -128,6 +112,10 @@ class RunFolder:
         if folder.is_new:
             raise OutputError(f"{path} has no {NAME}: an earlier version wrote it, run again into a new folder")
         return folder
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self.path)
 
     @property
     def manifest(self) -> Manifest:
@@ -154,44 +142,17 @@ class RunFolder:
         """Whether no file of it was ever finished."""
         return not self.manifest.exists()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder for one run.
 
         Raises:
             OutputError: another run holds it.
         """
-        lock = self._acquire(_LOCK_SECONDS)
-        if lock is None:
-            raise OutputError(
-                f"another run is writing to {self.path}: wait until it has ended, or choose another folder"
-            )
-        try:
-            yield
-        finally:
-            lock.release()
+        return held(self.path)
 
     def is_locked(self) -> bool:
-        """Whether a run is at work in it now; no run is where nothing can be written, e.g. on a read-only disk."""
-        if not (self.path / ".lock").is_file():
-            return False
-        try:
-            lock = self._acquire(0)
-        except OutputError:
-            return False
-        if lock is not None:
-            lock.release()
-        return lock is None
-
-    def _acquire(self, seconds: float) -> BaseFileLock | None:
-        """The lock of the folder; None where another run has it."""
-        lock = FileLock(self.path / ".lock")
-        with disk_errors(self.path):
-            try:
-                lock.acquire(timeout=seconds)
-            except Timeout:  # an OSError too
-                return None
-        return lock
+        """Whether a run is at work in it now."""
+        return is_held(self.path)
 
     def reopen(self) -> None:
         """Take back that the run is finished, because its files are about to change.
@@ -214,7 +175,7 @@ class RunFolder:
                 shutil.rmtree(self.previous)
             (self.path / STATE).unlink(missing_ok=True)
         self._draw_identity()
-        if _made_by(self._summary()) != _made_by(json.loads(json_text(summary))):
+        if made_by(self._summary()) != made_by(json.loads(json_text(summary))):
             self.write_json("run.json", summary)
 
     def identity(self) -> str:
@@ -245,15 +206,15 @@ class RunFolder:
 
     def chunks_file(self, collection: str, index: int) -> str:
         """The path of a file of chunks inside the folder, as the manifest has it."""
-        return self._chunks(collection, index).relative_to(self.path).as_posix()
+        return self._layout.inside(self._layout.chunks(collection, index))
 
     def vectors_file(self, collection: str, model: str, index: int) -> str:
         """The path of a file of vectors inside the folder, as the manifest has it."""
-        return self._vectors(collection, model, index).relative_to(self.path).as_posix()
+        return self._layout.inside(self._layout.vectors(collection, model, index))
 
     def fused_file(self, collection: str, index: int) -> str:
         """The path of a file of fused vectors inside the folder, as the manifest has it."""
-        return self._fused(collection, index).relative_to(self.path).as_posix()
+        return self._layout.inside(self._layout.fused(collection, index))
 
     def clean(self) -> None:
         """Remove what a killed run has left: half-written files, and chunks that it had not taken over."""
@@ -290,7 +251,7 @@ class RunFolder:
         Raises:
             InputError: a chunk that no file can hold, e.g. a lone surrogate in its text.
         """
-        path, table = self._chunks(collection, index), chunk_table(chunks)
+        path, table = self._layout.chunks(collection, index), chunk_table(chunks)
         self.require_inside(path)
         write_chunk_file(path, table)
         digests = [text_digest(chunk.text) for chunk in chunks]
@@ -300,7 +261,7 @@ class RunFolder:
 
     def read_shard(self, collection: str, index: int) -> Shard:
         """The ids and texts of a shard; the metadata stay on the disk."""
-        path = self._chunks(collection, index)
+        path = self._layout.chunks(collection, index)
         with read_errors(path):
             table = read_table(path, columns=("id", "text"))
             ids, texts = (tuple(table_texts(table, name)) for name in ("id", "text"))
@@ -308,13 +269,13 @@ class RunFolder:
 
     def read_ids(self, collection: str, index: int) -> list[str]:
         """The ids of a shard."""
-        path = self._chunks(collection, index)
+        path = self._layout.chunks(collection, index)
         with read_errors(path):
             return table_texts(read_table(path, columns=("id",)), "id")
 
     def read_chunks(self, collection: str, index: int, rows: Sequence[int] | None = None) -> list[Chunk]:
         """The chunks of a shard with their metadata, or those of some rows."""
-        path = self._chunks(collection, index)
+        path = self._layout.chunks(collection, index)
         with read_errors(path):
             table = read_table(path)
             return table_chunks(table if rows is None else table.take(list(rows)))
@@ -338,7 +299,7 @@ class RunFolder:
         Raises:
             ValueError: another dtype than float32, NaN or infinity, or another number of ids.
         """
-        path = self._vectors(collection, model, index)
+        path = self._layout.vectors(collection, model, index)
         table = vector_table(model, ids, vectors, digests, fingerprint, counts, vector_dtype)
         tally = _tally(counts) if counts is not None else None
         self.require_inside(path)
@@ -352,13 +313,13 @@ class RunFolder:
 
     def read_vectors(self, collection: str, model: str, index: int) -> tuple[list[str], Vectors]:
         """The ids and one model's vectors of a shard; the array is read-only."""
-        path = self._vectors(collection, model, index)
+        path = self._layout.vectors(collection, model, index)
         with read_errors(path):
             return table_vectors(read_table(path))
 
     def read_digests(self, collection: str, model: str, index: int) -> list[bytes] | None:
         """The digests of the texts that the vectors of a shard are of; None where the file has none."""
-        path = self._vectors(collection, model, index)
+        path = self._layout.vectors(collection, model, index)
         with read_errors(path):
             return table_digests(read_table(path, columns=("text_digest",)))
 
@@ -373,7 +334,7 @@ class RunFolder:
         vector_dtype: VectorDType = "float32",
     ) -> None:
         """Write the fused vectors of one shard; rounded, and with the same errors, as in `write_vectors`."""
-        path = self._fused(collection, index)
+        path = self._layout.fused(collection, index)
         table = vector_table("fused", ids, vectors, None, fingerprint, vector_dtype=vector_dtype)
         self.require_inside(path)
         write_vector_file(path, table)
@@ -384,7 +345,7 @@ class RunFolder:
 
     def read_fused(self, collection: str, index: int) -> tuple[list[str], Vectors]:
         """The ids and fused vectors of a shard; the array is read-only."""
-        path = self._fused(collection, index)
+        path = self._layout.fused(collection, index)
         with read_errors(path):
             return table_vectors(read_table(path))
 
@@ -416,7 +377,7 @@ class RunFolder:
             ValueError: a name that is not a plain `*.json`, or NaN or infinity in the value.
             TypeError: a value that JSON does not have.
         """
-        path, text = self._json(name), json_text(value, indent=2)
+        path, text = self._layout.json(name), json_text(value, indent=2)
         with atomic_path(path) as temp, disk_errors(path):
             temp.write_text(text + "\n", encoding="utf-8", newline="\n")
 
@@ -430,7 +391,7 @@ class RunFolder:
         Raises:
             OutputError: the file cannot be read, or its value is another than `use` takes.
         """
-        path = self._json(name)
+        path = self._layout.json(name)
         try:
             return use(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
@@ -455,22 +416,10 @@ class RunFolder:
                     file.close()
         self._record(path, "skipped", 0)
 
-    def _collection(self, collection: str) -> Path:
-        return self.path / folder_name(collection)
-
-    def _chunks(self, collection: str, index: int) -> Path:
-        return self._collection(collection) / "chunks" / _part(index)
-
-    def _vectors(self, collection: str, model: str, index: int) -> Path:
-        return self._collection(collection) / "vectors" / folder_name(model) / _part(index)
-
-    def _fused(self, collection: str, index: int) -> Path:
-        return self._collection(collection) / "fused" / _part(index)
-
     def _record(self, path: Path, kind: Kind, rows: int, **what: Any) -> None:
         with read_errors(path):
             size, sha256 = path.stat().st_size, file_sha256(path)
-        inside = path.relative_to(self.path).as_posix()
+        inside = self._layout.inside(path)
         self.manifest.append(FileRecord(file=inside, kind=kind, rows=rows, bytes=size, sha256=sha256, **what))
 
     def require_inside(self, path: Path) -> None:
@@ -479,15 +428,7 @@ class RunFolder:
         Raises:
             OutputError: one does.
         """
-        for place in (path, *path.parents):
-            if place == self.path:
-                return
-            _require_no_link(place)
-
-    def _json(self, name: str) -> Path:
-        if not _JSON_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no plain name of a JSON file: give one like 'run.json'")
-        return self.path / name
+        self._layout.require_inside(path)
 
 
 def _tally(counts: np.ndarray[Any, np.dtype[np.int32]]) -> TokenTally:
@@ -498,43 +439,5 @@ def _tally(counts: np.ndarray[Any, np.dtype[np.int32]]) -> TokenTally:
     )
 
 
-def declared_dtype(summary: Any) -> VectorDType:
-    """What a run.json says that vectors are stored as; those of earlier versions do not, and are of float32."""
-    found: VectorDType = summary.get("vector_dtype", "float32")
-    return found
-
-
 def _identity(value: Any) -> str:
     return uuid.UUID(hex=value["id"]).hex
-
-
-def _made_by(summary: Any) -> object:
-    """Models, fusion and vector dtype of a summary; None where it is none."""
-    try:
-        models = [(model["name"], model["fingerprint"]) for model in summary["models"]]
-        return models, summary["fusion"], declared_dtype(summary)
-    except (TypeError, KeyError):
-        return None
-
-
-def _is_run(path: Path) -> bool:
-    """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
-    begun = {entry.name for entry in path.iterdir() if not is_temporary(entry.name)}
-    return NAME in begun or (".lock" in begun and begun <= {".lock", "events.jsonl", STATE, ".incoming"})
-
-
-def _require_no_links(folder: Path) -> None:
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            _require_no_link(Path(place, name))
-
-
-def _require_no_link(place: Path) -> None:
-    if place.is_symlink():
-        raise OutputError(f"{place} is a symbolic link, and a run writes inside its own folder only: remove it")
-
-
-def _part(index: int) -> str:
-    if index < 0:
-        raise ValueError(f"shard index {index} is negative: shards count from 0")
-    return f"part-{index:05d}.parquet"

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from soloist.stores.layout import STATE
 from soloist.stores.manifest import FileRecord
-from soloist.stores.run_folder import STATE, RunFolder
+from soloist.stores.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
