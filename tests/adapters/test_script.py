@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from adapters.conftest import write_catalogue, write_collection
 from support import tiny_models
+from support.ctrl_c import interrupted
 
 from scripts.embed_collections_v5 import install, main
 from soloist.errors import OutputError
@@ -273,22 +272,14 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     write_collection(tmp_path / "chunks/notes", records)
     command = [sys.executable, str(ROOT / "scripts/embed_collections_v5.py"), "--model", "tiny-bert"]
     command += ["--chunks-root", str(tmp_path / "chunks"), "--output-root", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not any("PassStarted" in log.read_text() for log in tmp_path.glob("out/.embedding-*/run/events.jsonl")):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "stopped"
-    assert "Traceback" not in stderr
+
+    def is_encoding() -> bool:
+        return any("PassStarted" in log.read_text() for log in tmp_path.glob("out/.embedding-*/run/events.jsonl"))
+
+    ended = interrupted(command, is_encoding, times=2, begins_within=120, ends_within=60)
+    assert ended.returncode == 130
+    assert ended.stderr.splitlines()[-1] == "stopped"
+    assert "Traceback" not in ended.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
+from support.ctrl_c import interrupted
 from typer.testing import CliRunner
 
 from soloist.cli import app
@@ -126,17 +124,5 @@ def test_ctrl_c_is_heard_while_a_model_is_loaded(folder, tiny_models, tmp_path):
     (own / "modules.json").write_text(json.dumps(modules))
     (tmp_path / "own.toml").write_text(f'[models."random"]\nsource = "{own}"\ntrust_remote_code = true\n')
     command = [sys.executable, "-m", "soloist", "search", folder / "run", "x", "--catalogue", tmp_path / "own.toml"]
-    process = subprocess.Popen(
-        [*command, "--model", "random"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not at_work.exists():
-            assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=20)
-    finally:
-        process.kill()
-        process.communicate()
-    assert (process.returncode, stdout, stderr) == (130, "", "soloist: stopped\n")
+    ended = interrupted([*command, "--model", "random"], at_work.exists)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "soloist: stopped\n")

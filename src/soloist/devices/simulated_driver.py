@@ -21,7 +21,6 @@ from filelock import FileLock
 from soloist.errors import AcceleratorError
 
 _ROW = re.compile(r"(?P<new>\.?)(?P<pid>\d{1,9})-(?P<start>\d+[-.][0-9a-f-]+)")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Field 22 of /proc/PID/stat, by proc(5), counted from the third: the second is a name that may hold blanks.
 _STARTTIME_AFTER_NAME = 19
 
@@ -145,4 +144,9 @@ def _start(pid: int) -> str:
     if sys.platform != "linux":
         return f"{psutil.Process(pid).create_time():.2f}"
     after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return f"{int(after_name[_STARTTIME_AFTER_NAME])}-{_BOOT_ID.read_text(encoding='ascii').strip()}"
+    return f"{int(after_name[_STARTTIME_AFTER_NAME])}-{_boot_id()}"
+
+
+@functools.cache  # there is one as long as this process lives
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
