@@ -16,7 +16,7 @@ from engine.conftest import write_collection
 from soloist.config import RunConfig
 from soloist.devices.lease import GpuLease
 from soloist.encoding.replicas import Replicas
-from soloist.engine import passes, staging
+from soloist.engine import earlier_sessions, passes, staging
 from soloist.engine.passes import run_pass
 from soloist.events import ListSink
 from soloist.validation import judge, rehearse
@@ -199,6 +199,8 @@ def test_wrong_aggregation_weights_in_one_mode(failures, monkeypatch):
 
 def test_a_resumed_run_that_keeps_nothing(failures, monkeypatch):
     """All is computed again, the vectors are right, and only the count of the kept shards tells."""
-    adopt = ENGINE.adopt_incoming
-    monkeypatch.setattr(ENGINE, "adopt_incoming", lambda folder, is_current: adopt(folder, lambda record: False))
+    adopt = earlier_sessions.adopt_incoming
+    monkeypatch.setattr(
+        earlier_sessions, "adopt_incoming", lambda folder, is_current: adopt(folder, lambda record: False)
+    )
     assert failures() == {"resume": "2 shards were done, and 0 were kept"}
