@@ -7,6 +7,8 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +105,39 @@ def test_two_encoders_of_one_tokenizer_take_turns(tiny_models):
     assert all(one.dropped == expected.dropped and one.lengths == expected.lengths for one in found)
 
 
+class _Forgetful:
+    """A Rust tokenizer as in tokenizers 0.23.1 and 0.23.2: of what it cuts off it gives one token."""
+
+    def __init__(self, real: Tokenizer) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def encode_batch_fast(self, texts: list[str]) -> list[Any]:
+        def piece(row: Any) -> list[Any]:
+            return [row.ids[:3]] if row.overflowing else []
+
+        encoded = self._real.encode_batch_fast(texts)
+        return [SimpleNamespace(ids=row.ids, overflowing=piece(row)) for row in encoded]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_tokenizer_that_forgets_what_it_cuts_is_found_out(tiny_models, monkeypatch, side):
+    """Two releases of tokenizers counted two tokens cut off where there were thousands."""
+    staged = replace(stage(resolve(str(tiny_models["bert"])), "float32"), max_tokens=32)
+    tokenizer = staged.module.tokenizer
+    monkeypatch.setattr(tokenizer, "truncation_side", side)
+    texts = ["harbour " * words for words in (1, 25, 60, 400)]
+    whole = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    kept = tokenizer(texts, truncation=True, max_length=32)["input_ids"]
+    assert Encoder(staged).tokenize(texts).dropped == tuple(max(0, length - 32) for length in whole)
+    monkeypatch.setattr(tokenizer, "_tokenizer", _Forgetful(tokenizer._tokenizer))
+    tokenized = Encoder(staged).tokenize(texts)
+    assert [ids.tolist() for ids in tokenized.ids] == kept
+    assert tokenized.dropped == tuple(max(0, length - 32) for length in whole)
+
+
 @pytest.fixture
 def config(tmp_path) -> RunConfig:
     """A run over one collection of two chunks on a simulated device; its models are still to be given."""
@@ -170,7 +205,7 @@ def test_one_pass_of_the_tokenizer_finds_what_two_find(tiny_models, model, promp
     staged = stage(resolve(str(tiny_models[model])), "float32")
     encoder = Encoder(replace(staged, document_prompt=prompt, max_tokens=limit))
     assert encoder._backend is not None
-    one = encoder._in_one_pass(encoder._backend, [prompt + text for text in texts])
-    two = encoder._in_two_passes([prompt + text for text in texts])
+    one = encoder._in_one_pass(encoder._backend, [prompt + text for text in texts], limit)
+    two = encoder._in_two_passes([prompt + text for text in texts], limit)
     assert [ids.tolist() for ids in one.ids] == [ids.tolist() for ids in two.ids]
     assert one.dropped == two.dropped

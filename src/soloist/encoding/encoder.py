@@ -29,6 +29,9 @@ from soloist.types import Batch
 Features = dict[str, Any]
 # Two texts of other lengths, on which packed rows must give the vectors that padded rows give.
 _PROBES = ("which of the rows is longer than the other one, and by how many tokens?", "a short row")
+# Longer than a limit by these factors, so that a tokenizer cuts off one piece, a few, and the last of them a short one.
+_TIMES_TOO_LONG = (1.2, 3.5, 6)
+_LONGEST_TRIED_LIMIT = 512  # tokens; a higher limit would only take longer to try
 _NEAR_ENOUGH = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # 1 - cosine
 _PADDED_FEATURES = {"input_ids", "attention_mask", "token_type_ids"}
 # A Rust tokenizer's truncation is a setting of the object, and models that share weights share that object. One
@@ -73,6 +76,8 @@ class Encoder:
         self._backend: Tokenizer | None = None if staged.is_static else getattr(self._tokenizer, "_tokenizer", None)
         with _tokenizing:
             probe = staged.module.preprocess(["a"], prompt=staged.document_prompt or None)
+            if self._backend is not None and not self._tells_what_it_cuts(self._backend):
+                self._backend = None
         self._tensor_names = {name for name, value in probe.items() if isinstance(value, torch.Tensor)}
         self._constants = {name: value for name, value in probe.items() if name not in self._tensor_names}
         known = {"input_ids", "offsets"} if staged.is_static else _PADDED_FEATURES
@@ -171,12 +176,24 @@ class Encoder:
         prompted = [self._staged.document_prompt + text for text in texts]
         with _tokenizing:
             if self._backend is not None:
-                return self._in_one_pass(self._backend, prompted)
-            return self._in_two_passes(prompted)
+                return self._in_one_pass(self._backend, prompted, self._staged.max_tokens)
+            return self._in_two_passes(prompted, self._staged.max_tokens)
 
-    def _in_one_pass(self, backend: Tokenizer, texts: Sequence[str]) -> TokenizedTexts:
+    def _tells_what_it_cuts(self, backend: Tokenizer) -> bool:
+        """Whether one pass finds what two find, tried on texts that are too long: tokenizers 0.23.1 and 0.23.2 give
+        only some of the pieces that they cut off.
+        """
+        if self._staged.max_tokens is None:
+            return True
+        limit = min(self._staged.max_tokens, _LONGEST_TRIED_LIMIT)
+        words = len(_PROBES[0].split())  # a token each, at the least
+        texts = [" ".join([_PROBES[0]] * -(-round(times * limit) // words)) for times in _TIMES_TOO_LONG]
+        one, two = self._in_one_pass(backend, texts, limit), self._in_two_passes(texts, limit)
+        same_ids = all(np.array_equal(a, b) for a, b in zip(one.ids, two.ids, strict=True))
+        return same_ids and one.dropped == two.dropped and all(two.dropped)
+
+    def _in_one_pass(self, backend: Tokenizer, texts: Sequence[str], limit: int | None) -> TokenizedTexts:
         """What the limit cuts off comes along, in pieces that have special tokens of their own."""
-        limit = self._staged.max_tokens
         backend.no_padding()
         if limit is None:
             backend.no_truncation()
@@ -189,10 +206,9 @@ class Encoder:
             dropped=tuple(sum(len(piece) - added for piece in row.overflowing) for row in encoded),
         )
 
-    def _in_two_passes(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Whole, and those that are too long once more: for tokenizers that say nothing of what they cut off."""
+    def _in_two_passes(self, texts: Sequence[str], limit: int | None) -> TokenizedTexts:
+        """Whole, and those that are too long once more: for tokenizers that do not say what they cut off."""
         whole = self._ids(texts, limit=None)
-        limit = self._staged.max_tokens
         long = [row for row, ids in enumerate(whole) if limit is not None and len(ids) > limit]
         cut = dict(zip(long, self._ids([texts[row] for row in long], limit=limit), strict=True)) if long else {}
         return TokenizedTexts(
