@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 Row = tuple[str, str, str, dict[str, list[float]]]  # collection, id, text (empty where it is not kept), vectors
 
@@ -111,6 +112,14 @@ READERS: Mapping[str, Callable[[str], dict[str, Row]]] = {
     "parquet": read_parquet, "numpy": read_numpy, "jsonl": read_jsonl, "faiss": read_faiss, "lancedb": read_lancedb,
     "qdrant": read_qdrant, "pgvector": read_pgvector,
 }  # fmt: skip
+
+
+def marker_of(out: str | Path) -> dict[str, Any]:
+    """What the marker of a folder says; in a folder of Parquet files it is the metadata of one of them."""
+    (path,) = Path(out).glob(".soloist-export.*")
+    text = path.read_text() if path.suffix == ".json" else pq.read_schema(path).metadata[b"soloist.export"]
+    marker: dict[str, Any] = json.loads(text)
+    return marker
 
 
 def has_begun(kind: str, target: str) -> bool:

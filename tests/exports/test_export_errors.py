@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from exports.conftest import some_chunks
+from exports.reading import marker_of
 
 from soloist.errors import ConfigError, ExportError, OutputError, SoloistError
 from soloist.exports import export_run
@@ -92,13 +93,13 @@ def test_a_marker_cannot_name_files_outside_of_its_folder(make_run, tmp_path):
     """They were removed as files of the export before."""
     out, mine = tmp_path / "out", tmp_path / "mine.txt"
     run = make_run(alpha=some_chunks(3))
-    export_run(run, "parquet", out=out)
+    export_run(run, "numpy", out=out)
     mine.write_text("my own")
-    marker = json.loads((out / "soloist-export.json").read_text())
+    marker = marker_of(out)
     marker["files"]["../mine.txt"] = {"of": "", "sha256": ""}
-    (out / "soloist-export.json").write_text(json.dumps(marker))
-    with pytest.raises(ExportError, match="has files that no export to parquet wrote"):
-        export_run(run, "parquet", out=out)
+    (out / ".soloist-export.json").write_text(json.dumps(marker))
+    with pytest.raises(ExportError, match="has files that no export to numpy wrote"):
+        export_run(run, "numpy", out=out)
     assert mine.read_text() == "my own"
 
 
@@ -424,7 +425,7 @@ def test_damage_to_a_files_vectors_is_mended(run, tmp_path):
     """An export whose file was damaged since would be taken for whole because its digest is."""
     out = tmp_path / "out"
     export_run(run, "parquet", out=out)
-    (part,) = out.glob("*.parquet")
+    (part,) = out.glob("alpha*.parquet")
     whole, group = part.read_bytes(), pq.read_metadata(part).row_group(0)
     content = bytearray(whole)
     vectors = next(column for column in map(group.column, range(group.num_columns)) if "fused" in column.path_in_schema)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from exports.conftest import some_chunks
 from exports.killing import run_killed
-from exports.reading import READERS
+from exports.reading import READERS, marker_of
 
 from soloist.errors import ExportError
 from soloist.exports import EXPORTS, export_run
+from soloist.exports.markers import marker_name
 
 
 def is_finished(out):
     """What the marker says."""
-    return json.loads((out / "soloist-export.json").read_text())["finished"]
+    return marker_of(out)["finished"]
 
 
 def ids(kind, out):
@@ -92,9 +91,9 @@ def test_temporary_files_of_somebody_else_are_left(make_run, tmp_path, kind):
     with pytest.raises(ExportError, match="has files that no export"):
         export_run(run, kind, out=out)
     assert [path.name for path in out.iterdir()] == [mine.name]
-    mine.rename(out / ".soloist-export.json.0123abcd.tmp")  # a first export that was killed at once
+    mine.rename(out / f".{marker_name(kind)}.0123abcd.tmp")  # a first export that was killed at once
     export_run(run, kind, out=out)
-    assert [path.name for path in out.glob(".*")] == [".lock"]
+    assert sorted(path.name for path in out.glob(".*")) == [".lock", marker_name(kind)]
 
 
 @pytest.mark.parametrize("kind", list(EXPORTS))

@@ -7,7 +7,7 @@ import json
 import pytest
 from exports.conftest import some_chunks
 from exports.killing import run_killed
-from exports.reading import READERS
+from exports.reading import READERS, marker_of
 
 from soloist.errors import ExportError
 from soloist.exports import EXPORTS, export_run
@@ -109,7 +109,7 @@ def test_rows_say_of_which_run_they_are(make_run, tmp_path):
     assert polars.read_parquet(f"{tmp_path}/out/*.parquet")["run"].to_list() == [named] * 3
     export_run(run, "jsonl", out=tmp_path / "out.jsonl")
     assert [json.loads(line)["run"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [named] * 3
-    assert json.loads((tmp_path / "out" / "soloist-export.json").read_text())["run"] == named
+    assert marker_of(tmp_path / "out")["run"] == named
 
 
 def test_a_take_over_that_was_killed_is_not_taken_for_the_other_runs(make_run, tmp_path):
@@ -119,7 +119,7 @@ def test_a_take_over_that_was_killed_is_not_taken_for_the_other_runs(make_run, t
     second = make_run(name="second", alpha=some_chunks(80, first=10))
     command = ["export", str(second), "--to", "parquet", "--out", str(out), "--take-over"]
     run_killed(command, event="os.rename", ending="part-00001.parquet")
-    assert json.loads((out / "soloist-export.json").read_text())["finished"] is False
+    assert marker_of(out)["finished"] is False
     with pytest.raises(ExportError, match="another run exported"):
         export_run(tmp_path / "run", "parquet", out=out)
     export_run(second, "parquet", out=out)

@@ -8,44 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
 
 from soloist.errors import ExportError
+from soloist.exported import MARKERS
 from soloist.exports.locks import LOCK, exclusive
+from soloist.exports.markers import File, Marker, is_at_its_place, read_marker, write_marker
 from soloist.exports.rows import Source
 from soloist.exports.target import Target
-from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, is_temporary, make_folder, sync_file
 from soloist.stores.manifest import file_sha256
 
-MARKER = "soloist-export.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file: the digest of what it is of, or none where it may be half of another export's, and that of its bytes
-    where it is not written anew each time.
-    """
-
-    of: str
-    sha256: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Marker:
-    """What is in a folder: files, the kind and the run of the export, and the names of its vectors and collections."""
-
-    to: str
-    run: str | None = None  # of an earlier version, which did not say
-    finished: bool = False
-    vectors: tuple[str, ...] = ()
-    collections: tuple[str, ...] = ()
-    files: Mapping[str, _File] = dataclasses.field(default_factory=dict)
+_NO_COLUMNS = pa.schema([])  # of files that are not Parquet, or that are not there yet
 
 
 @contextlib.contextmanager
@@ -69,11 +47,11 @@ def export_folder(source: Source, target: Target, kind: str, *, several: bool = 
 class ExportFolder:
     """A folder that is held for an export, opened with `export_folder`."""
 
-    def __init__(self, path: Path, kind: str, source: Source, there: _Marker | None) -> None:
+    def __init__(self, path: Path, kind: str, source: Source, there: Marker | None) -> None:
         self.path = path
         self._vectors = tuple(source.dims)
         self._collections = source.collections
-        self._marker = _Marker(to=kind, run=source.run, files=there.files if there is not None else {})
+        self._marker = Marker(to=kind, run=source.run, files=there.files if there is not None else {})
         self._clean()
         if there is None:
             self._write(self._marker)
@@ -88,7 +66,7 @@ class ExportFolder:
                     temp.unlink()
 
     @property
-    def files(self) -> Mapping[str, _File]:
+    def files(self) -> Mapping[str, File]:
         """The files of the last export."""
         return self._marker.files
 
@@ -102,12 +80,14 @@ class ExportFolder:
         return False
 
     @contextlib.contextmanager
-    def replacing(self, name: str, of: str) -> Iterator[Path]:
-        """A path to write to, which becomes the file of this name; the folder is not finished until `finish`."""
-        self._begin([name])
+    def replacing(self, name: str, of: str, schema: pa.Schema) -> Iterator[Path]:
+        """A path to write to, which becomes the Parquet file of this name with these columns; the folder is not
+        finished until `finish`.
+        """
+        self._begin([name], schema)
         with atomic_path(self.path / name) as temp, disk_errors(self.path / name):
             yield temp
-            file = _File(of=of, sha256=file_sha256(temp))
+            file = File(of=of, sha256=file_sha256(temp))
         # It is on the disk with the next: a kill before that costs this file once more.
         self._marker = dataclasses.replace(self._marker, files={**self.files, name: file})
 
@@ -126,17 +106,17 @@ class ExportFolder:
                 for temp in temps.values():
                     sync_file(temp)
             self._begin(temps)
-        self._marker = dataclasses.replace(
-            self._marker, files={**self.files, **dict.fromkeys(temps, _File("all rows"))}
-        )
+        self._marker = dataclasses.replace(self._marker, files={**self.files, **dict.fromkeys(temps, File("all rows"))})
         self.finish(temps)
 
-    def finish(self, files: Iterable[str]) -> None:
-        """Say that the folder is finished and has these files, and remove others of the export before."""
+    def finish(self, files: Iterable[str], schema: pa.Schema = _NO_COLUMNS) -> None:
+        """Say that the folder is finished and has these files, with these columns where they are Parquet, and remove
+        others of the export before.
+        """
         files = list(files)
         gone = [name for name in self.files if name not in files]
         if gone:
-            self._begin(gone)
+            self._begin(gone, schema)
         with disk_errors(self.path):
             for name in gone:
                 (self.path / name).unlink(missing_ok=True)
@@ -144,10 +124,10 @@ class ExportFolder:
             self._marker, finished=True, vectors=self._vectors, collections=self._collections,
             files={name: self.files[name] for name in files},
         )  # fmt: skip
-        if done != self._marker:
-            self._write(done)
+        if done != self._marker or not is_at_its_place(self.path, done.to):
+            self._write(done, schema)
 
-    def _begin(self, names: Iterable[str]) -> None:
+    def _begin(self, names: Iterable[str], schema: pa.Schema = _NO_COLUMNS) -> None:
         """Say that these files are not to be believed.
 
         Raises:
@@ -165,38 +145,23 @@ class ExportFolder:
                 finished=False,
                 vectors=tuple(dict.fromkeys([*self._marker.vectors, *self._vectors])),
                 collections=tuple(dict.fromkeys([*self._marker.collections, *self._collections])),
-                files={**self.files, **dict.fromkeys(names, _File(""))},
-            )
+                files={**self.files, **dict.fromkeys(names, File(""))},
+            ),
+            schema,
         )
 
-    def _write(self, marker: _Marker) -> None:
+    def _write(self, marker: Marker, schema: pa.Schema = _NO_COLUMNS) -> None:
         self._marker = marker
-        with atomic_path(self.path / MARKER) as temp, disk_errors(self.path / MARKER):
-            temp.write_text(json_text(dataclasses.asdict(marker), indent=2) + "\n", encoding="utf-8")
+        write_marker(self.path, marker, schema)
 
 
-def _read(path: Path) -> _Marker | None:
-    """The marker of a folder; None where there is none."""
-    try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: _File(**file) if isinstance(file, dict) else _File("") for name, file in known["files"].items()}
-        if any(Path(name).name != name for name in files):  # no export wrote that, and they may be removed
-            return None
-        return _Marker(
-            to=str(known["to"]), run=known.get("run"), finished=known.get("finished") is True,
-            vectors=tuple(known.get("vectors", ())), collections=tuple(known.get("collections", ())), files=files,
-        )  # fmt: skip
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
-
-
-def _there(source: Source, target: Target, kind: str, several: bool) -> _Marker | None:
+def _there(source: Source, target: Target, kind: str, several: bool) -> Marker | None:
     """What the folder has of an export before, if that is this run's or taken over; nothing is changed."""
     path = target.folder
     with disk_errors(path):
         names = {entry.name for entry in path.iterdir()} - {LOCK}
-    there = _read(path / MARKER)
-    own = f".{MARKER}."  # of a first export that was killed before its marker was there
+    there = read_marker(path)
+    own = tuple(f".{name}." for name in MARKERS)  # of a first export that was killed before its marker was there
     if (there is None or there.to != kind) and not all(is_temporary(name) and name.startswith(own) for name in names):
         raise ExportError(f"{path} has files that no export to {kind} wrote: choose another folder, or empty it")
     if there is None:

@@ -38,13 +38,13 @@ def _filled(folder: ExportFolder, source: Source, columns: Columns) -> ExportRep
             continue
         written += len(rows)
         deleted += _gone_count(folder.path / name, keys)
-        with folder.replacing(name, digest) as temp:
+        with folder.replacing(name, digest, columns.schema) as temp:
             pq.write_table(columns.table(rows), temp, compression="zstd")
     count = sum(_rows(folder.path / name) for name in names.values())
     compared = compare(
         source, str(folder.path), count, lambda keys: _read(folder.path, list(names.values()), columns, keys)
     )  # fmt: skip
-    folder.finish(names.values())
+    folder.finish(names.values(), columns.schema)
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=written, unchanged=source.rows - written, deleted=deleted,
         compared=compared,
