@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from soloist.devices import referrers
 from soloist.devices.referrers import holder_of
 
 KEPT: list[object] = []
@@ -121,3 +125,42 @@ def test_the_search_keeps_nothing_alive():
     assert holder_of(thing).startswith("the local variable thing")
     del thing
     assert end() is None
+
+
+# Without soloist's other parts, which another Python may not have.
+SEARCHES = """
+import gc, runpy, sys, weakref
+
+class Thing: pass
+
+def search():
+    thing = Thing()
+    found.append(holder_of(thing))
+    return weakref.ref(thing)
+
+gc.disable()
+found = []
+holder_of = runpy.run_path(sys.argv[1], run_name="referrers")["holder_of"]
+assert search()() is None, "kept"
+assert found == ["the local variable thing of search"], found
+"""
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_the_search_keeps_nothing_alive_in_any_python(version):
+    """Since Python 3.12 a frame that refers to itself outlives its function, and kept what had been searched."""
+    python = another_python(version)
+    if python is None:
+        pytest.skip(f"there is no Python {version} on this machine")
+    command = [python, "-I", "-c", SEARCHES, referrers.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def another_python(version):
+    """One on the path, or one that is installed beside ours, as pyenv lays them. Some on the path are only pointers."""
+    beside = Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python")
+    for python in filter(None, (shutil.which(f"python{version}"), *map(str, beside))):
+        if subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return python
+    return None

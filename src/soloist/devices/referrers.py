@@ -75,12 +75,17 @@ def _what(referrer: object) -> str:
 
 def _running_frames() -> Iterator[FrameType]:
     """Of all threads, innermost first: what a running frame holds, the collector does not tell."""
-    for top in sys._current_frames().values():
-        frame: FrameType | None = top
-        while frame is not None:
-            if not _is_ours(frame):
-                yield frame
-            frame = frame.f_back
+    top = frame = None
+    try:
+        for top in sys._current_frames().values():
+            frame = top
+            while frame is not None:
+                if not _is_ours(frame):
+                    yield frame
+                frame = frame.f_back
+    finally:
+        # This very frame is one of them. Since Python 3.12 a frame in its own variable lives on, with its callers.
+        top = frame = None
 
 
 def _frame_text(frame: FrameType, target: object) -> str:
