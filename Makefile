@@ -11,10 +11,12 @@ export TOKENIZERS_PARALLELISM = true
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
-# Two tests at a time, each file's in one process, in the order of tests/conftest.py; one thread for the arithmetic of each.
+# Two tests at a time, each file's in one process, the longest files first; one thread for the arithmetic of each.
+# make test ORDER=random takes the files in another order, whose seed is printed; ORDER=SEED takes that order again.
 WORKERS ?= 2
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		$(if $(ORDER),--order $(ORDER)) $(PYTEST)
 
 # The tests of hostile chunk files, with many more of them, from a seed that is new each time and is printed.
 FUZZ_CASES ?= 10000

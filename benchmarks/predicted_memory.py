@@ -15,13 +15,14 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.backends import mkldnn
 from torch.profiler import ProfilerActivity, profile
 
 from soloist.devices import simulated
@@ -92,10 +93,11 @@ class Comparison:
     def recorded(self, shape: Shape) -> int:
         """The weights, and the highest sum of what the CPU's allocator gave and took in the pass.
 
-        With one thread: the CPU's kernels take scratch memory for each of theirs, which a device does not have.
+        With one thread and without oneDNN: the CPU's kernels take scratch memory for each of theirs, and oneDNN takes
+        as much as that kind of processor wants. A device has neither.
         """
         features = self._features(shape)
-        with _one_thread(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        with _plain_kernels(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             forward(self._staged.module, features, "cpu")
         now = peak = 0
         for event in record.profiler.kineto_results.events():
@@ -116,13 +118,15 @@ class Comparison:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def _plain_kernels() -> Iterator[None]:
+    set_flags: Callable[..., tuple[bool, ...]] = mkldnn.set_flags
+    threads, (one_dnn, *_) = torch.get_num_threads(), set_flags(_enabled=False)
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        set_flags(_enabled=one_dnn)
 
 
 def makers() -> dict[str, Any]:

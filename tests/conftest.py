@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -28,11 +29,32 @@ LONGEST = (
 )  # fmt: skip
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--order SEED`: no file may depend on what another has left in the process."""
+    parser.addoption("--order", metavar="SEED", help="take the files in the order of this seed, or `random`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A random seed is drawn once, before the processes begin, so that all of them have the same."""
+    if config.option.order == "random":
+        config.option.order = str(random.randrange(1_000_000))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The order in which files are given to the processes."""
     tests = Path(__file__).parent
-    places = {tests / name: place for place, name in enumerate(LONGEST)}
+    files = [tests / name for name in LONGEST]
+    if config.option.order is not None:
+        files = sorted({item.path for item in items})
+        random.Random(config.option.order).shuffle(files)
+    places = {file: place for place, file in enumerate(files)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """A failure has to be seen again."""
+    if config.option.order is not None:
+        terminalreporter.write_line(f"files in the order of --order {config.option.order}")
 
 
 @pytest.fixture(scope="session")

@@ -205,11 +205,14 @@ def test_the_rate_of_a_run_is_of_what_it_embedded(config, tmp_path):
 
 def test_listeners_of_a_stop_end_with_their_run():
     """A notebook that runs a hundred times would have two hundred threads that wait for nothing."""
-    before, heard = threading.active_count(), []
-    stop = Stop()
+
+    def listeners() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "soloist-stop"}
+
+    stop, heard, others = Stop(), [], listeners()
     with stop.on_request(heard.append):
-        assert threading.active_count() == before + 1
-    assert threading.active_count() == before
+        (listener,) = listeners() - others
+    assert not listener.is_alive()
     with stop.on_request(heard.append), stop.shielded():
         stop.request("Ctrl-C")
     assert heard == ["Ctrl-C"]
