@@ -27,9 +27,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "soloist_packed"
-# Products of fewer tokens go through another kernel of the matrix library, which rounds otherwise (measured with MKL in
-# float32: 1 to 3 rows differ in their last bits from the same rows among others).
-FEWEST = 4
+# Products of fewer tokens go through another kernel of the matrix library, which rounds otherwise. Measured with MKL in
+# float32: up to 3 rows differ in their last bits from the same rows among others on AMD, up to 15 on Intel (AVX-512).
+FEWEST = 16
 # Rotary embeddings whose frequencies depend on the largest position of a batch.
 _ROTATIONS_OF_THE_LONGEST = frozenset({"dynamic", "longrope"})
 # What attention functions are given beside tensors and scale; anything else that is not None is not understood here.
