@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ _BATCH_TOKENS = 2_048
 class QueryEncoders:
     """Encoders for the query side of a run's models, on the CPU; each is loaded when it is first asked for.
 
+    Threads may share them. A model encodes for one thread at a time, since its tokenizer and its last batch are shared.
+
     `catalogue` is a file of models of one's own, for where those of the run lie elsewhere on this machine.
     """
 
@@ -37,6 +40,7 @@ class QueryEncoders:
         self._config = config
         self._models = models
         self._catalogue = catalogue
+        self._locks = {model: threading.Lock() for model in models}
         self._encoders: dict[str, Encoder] = {}
         self._last: dict[str, tuple[tuple[str, ...], Vectors]] = {}
         self._notices: dict[str, None] = {}
@@ -57,14 +61,16 @@ class QueryEncoders:
             EncodingError: a query has no vector, e.g. because the model knows none of its words.
         """
         asked = tuple(texts)
-        if model not in self._last or self._last[model][0] != asked:
-            encoder = self._encoders.get(model)
-            if encoder is None:
-                encoder = self._encoders[model] = self._load(self._models[model])
-            vectors = self._encode(encoder, asked)
-            vectors.flags.writeable = False
-            self._last[model] = asked, vectors
-        return self._last[model][1]
+        with self._locks[model]:
+            last, vectors = self._last.get(model, (None, None))
+            if vectors is None or last != asked:
+                encoder = self._encoders.get(model)
+                if encoder is None:
+                    encoder = self._encoders[model] = self._load(self._models[model])
+                vectors = self._encode(encoder, asked)
+                vectors.flags.writeable = False
+                self._last[model] = asked, vectors
+            return vectors
 
     def _load(self, record: ModelRecord) -> Encoder:
         spec = self._spec(record)
