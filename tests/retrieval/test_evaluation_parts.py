@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from soloist.errors import InputError
 from soloist.retrieval.evaluation import Rated, _word_notices
 from soloist.retrieval.judged import read_judged
-from soloist.retrieval.metrics import Difference, difference, named, score
+from soloist.retrieval.metrics import Difference, difference, score
 from soloist.retrieval.probes import heading_of, probes
 from soloist.retrieval.tuning import grid, split
 from soloist.retrieval.verdict import Cost, judge
@@ -275,7 +275,7 @@ def test_chunks_without_a_word_of_the_question_are_no_hits_by_words():
     """The first chunks of a run were found by every question of other words, and the floor stood too high."""
     texts = [f"rain on harbour {number}" for number in range(50)]
     ids = [f"c{number}" for number in range(50)]
-    rankings = named(by_words(texts, ["lease of a device"], 50), ids)
+    rankings = [[ids[row] for row in rows] for rows in by_words(texts, ["lease of a device"], 50)]
     assert score(rankings, ["q"], {"q": {"c0": 1}}).mean("R@100") == 0
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _QUERIES_HELP = """BEIR's queries.jsonl: an object with _id and text a line. Without it, headings in the chunks'
 metadata are asked, each of which should find its own chunk: weaker evidence."""
 _QRELS_HELP = "BEIR's judgements, query-id, corpus-id and score a line, by the ids of the run's chunks."
+_KEEP_OWN_HELP = """Count a chunk that has a question's own id as a hit of that question. [default: it does not count,
+which is BEIR's rule]"""
 _TUNE_HELP = "Choose weights for concat on half of the questions, and say what they are worth on the others."
 
 
@@ -37,6 +39,7 @@ def evaluate(
     bm25: Annotated[
         bool, typer.Option("--bm25/--no-bm25", help="BM25 as a floor; it holds all texts in memory.")
     ] = True,
+    keep_own: Annotated[bool, typer.Option("--keep-own", help=_KEEP_OWN_HELP)] = False,
     plot: Annotated[Path | None, typer.Option(metavar="PATH", help="A plot as .png, .svg or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     catalogue: Annotated[
@@ -67,7 +70,8 @@ def evaluate(
             show(f"reading {run_dir}")
             judged = _judged(run, queries, qrels, chosen)
             found = evaluate_run(
-                run, judged, collections=chosen, weights=given, bm25=bm25, tuning=tune, progress=show
+                run, judged, collections=chosen, weights=given, bm25=bm25, tuning=tune, keep_own=keep_own,
+                progress=show,
             )  # fmt: skip
         with written_to_stdout("the evaluation"):
             if as_json:

@@ -7,22 +7,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from soloist.config import FusionConfig
 from soloist.errors import ConfigError, InputError
 from soloist.fusion import require_weights
 from soloist.retrieval.judged import Judged
 from soloist.retrieval.metrics import (
-    DEPTH,
     MAIN,
     MEASURES,
     Difference,
     Scores,
     difference,
-    named,
     require_measures,
     score,
 )
 from soloist.retrieval.opened import OpenedRun
+from soloist.retrieval.own import Counted
 from soloist.retrieval.systems import Asked, Kind, LeftOut, System, systems
 from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Cost, Verdict, judge
@@ -73,12 +74,14 @@ def evaluate(
     weights: Mapping[str, float] | None = None,
     bm25: bool = True,
     tuning: bool = False,
+    keep_own: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Rank for every question by every system, and say what the rankings are worth.
 
     `weights` are for the fusions that the run does not have; `tuning` chooses some on a half of the questions;
-    `progress` is called with what is being done. What cannot be honoured is found before any model is loaded.
+    with `keep_own` a chunk that has a question's own id counts as its hit, see `own`; `progress` is called with what is
+    being done. What cannot be honoured is found before any model is loaded.
 
     Raises:
         InputError: no chunk that is judged relevant is in the run, or one id is in several of the collections.
@@ -90,7 +93,7 @@ def evaluate(
         require_words()
     require_weights(FusionConfig(weights=weights or {}), run.models)
     with run.unchanged("open and evaluate it again"):
-        return _evaluated(run, judged, collections, weights, bm25, tuning, progress)
+        return _evaluated(run, judged, collections, weights, bm25, tuning, keep_own, progress)
 
 
 def _evaluated(
@@ -100,13 +103,16 @@ def _evaluated(
     weights: Mapping[str, float] | None,
     bm25: bool,
     tuning: bool,
+    keep_own: bool,
     progress: Callable[[str], None],
 ) -> Evaluation:
     ids = _ids(run, collections)
     judged, notices = _known(judged, ids)
     if tuning:
         require_tunable(run, judged)
-    asked = Asked(queries=list(judged.queries.values()), depth=min(DEPTH, len(ids)), ids=ids, collections=collections)
+    counted = Counted.of(judged, ids, keep_own=keep_own)
+    notices = (*notices, *_own_notices(run, judged, counted, collections))
+    asked = Asked(queries=list(judged.queries.values()), depth=counted.depth, ids=ids, collections=collections)
 
     def begun(name: str) -> None:
         progress(f"ranking {count_text(len(ids), 'chunk')} for {count_text(len(asked.queries), 'question')} by {name}")
@@ -114,7 +120,7 @@ def _evaluated(
     tried: list[Iterable[System | LeftOut]] = [systems(run, asked, weights, begun)]
     if bm25:
         tried.append(_by_words(run, asked, begun))
-    found, left_out = _scored(itertools.chain(*tried), ids, judged)
+    found, left_out = _scored(itertools.chain(*tried), counted, judged)
     single = max((each for each in found if each.kind == "model"), key=lambda each: each.scores.mean())
     rated = tuple(_rated(each, single, asked.queries) for each in found)
     if tuning:
@@ -126,7 +132,7 @@ def _evaluated(
         best_single=single.name,
         verdict=_verdict(run, rated, single.name, len(asked.queries), judged.weak),
         left_out=tuple(left_out),
-        tuned=tune(run, judged, ids, collections) if tuning else None,
+        tuned=tune(run, judged, counted, collections) if tuning else None,
         notices=(*judged.notices, *notices, *run.notices, *_word_notices(rated, single.name, judged.weak)),
         weak=judged.weak,
     )
@@ -168,6 +174,12 @@ def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]
     return Judged(queries=queries, judgements=answerable, notices=judged.notices, weak=judged.weak), tuple(notices)
 
 
+def _own_notices(run: OpenedRun, judged: Judged, counted: Counted, collections: Sequence[str]) -> tuple[str, ...]:
+    rows = np.array(sorted(counted.own.values()), np.int64)
+    texts = {row: chunk.text for row, (_, chunk) in run.chunks_at(rows, collections).items()}
+    return counted.notices(judged, texts)
+
+
 def _word_notices(rated: Sequence[Rated], single: str, weak: bool) -> list[str]:
     """That words alone do better than all vectors, which no comparison of models tells."""
     words = next((each for each in rated if each.kind == "words"), None)
@@ -198,9 +210,7 @@ class _Scored:
     scores: Scores
 
 
-def _scored(
-    tried: Iterable[System | LeftOut], ids: Sequence[str], judged: Judged
-) -> tuple[list[_Scored], list[LeftOut]]:
+def _scored(tried: Iterable[System | LeftOut], counted: Counted, judged: Judged) -> tuple[list[_Scored], list[LeftOut]]:
     """The scores of each system as soon as it has ranked, so that one system's rankings are in memory at a time."""
     found: list[_Scored] = []
     left_out: list[LeftOut] = []
@@ -208,7 +218,8 @@ def _scored(
         if isinstance(each, LeftOut):
             left_out.append(each)
             continue
-        scores = score(named(each.positions, ids), list(judged.queries), judged.judgements)
+        queries = list(judged.queries)
+        scores = score(counted.rankings(each.positions, queries), queries, judged.judgements)
         found.append(_Scored(name=each.name, kind=each.kind, cost=each.cost, scores=scores))
     return found, left_out
 

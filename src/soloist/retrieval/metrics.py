@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,11 +91,6 @@ def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements:
         for each in ir_measures.iter_calc(measures, wanted, runs):
             found[str(each.measure)][start + int(each.query_id)] = each.value
     return Scores(of_query=found)
-
-
-def named(positions: Iterable[NDArray[np.int64]], ids: Sequence[str]) -> list[list[str]]:
-    """Rankings of rows as rankings of the chunks' ids, which are in the order of the rows."""
-    return [[ids[position] for position in row.tolist()] for row in positions]
 
 
 def _numbered(

@@ -148,7 +148,7 @@ class OpenedRun:
         with self.unchanged():
             shown = min(_HITS, self.places(collections).rows) if k is None else k
             best = self.rank(queries, shown, by=self._by(by), collections=collections)
-            chunks = self._chunks_at(self.places(collections), best.positions)
+            chunks = self.chunks_at(best.positions, collections)
             return [_hits(*each, chunks) for each in zip(best.positions, best.scores, strict=True)]
 
     def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Best:
@@ -355,8 +355,9 @@ class OpenedRun:
                 raise ConfigError(f"the run has no collection {name}: choose of {', '.join(self.collections)}")
         return tuple(dict.fromkeys(collections)) or self.collections
 
-    def _chunks_at(self, places: Places, positions: NDArray[np.int64]) -> dict[int, tuple[str, Chunk]]:
-        """Collection and chunk of each row, whoever asks for it: every shard is read once."""
+    def chunks_at(self, positions: NDArray[np.int64], collections: Sequence[str] = ()) -> dict[int, tuple[str, Chunk]]:
+        """Collection and chunk of each of these rows; every shard is read once."""
+        places = self.places(collections)
         rows: dict[tuple[str, int], dict[int, int]] = {}
         for position in np.unique(positions).tolist():
             place = places.place(position)

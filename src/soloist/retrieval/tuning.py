@@ -12,8 +12,9 @@ import numpy as np
 from soloist.errors import ConfigError
 from soloist.retrieval.exact import Question, Vectors, passes, search
 from soloist.retrieval.judged import Judged
-from soloist.retrieval.metrics import DEPTH, FEWEST, MAIN, Difference, Scores, difference, named, score
+from soloist.retrieval.metrics import FEWEST, MAIN, Difference, Scores, difference, score
 from soloist.retrieval.opened import OpenedRun
+from soloist.retrieval.own import Counted
 from soloist.wording import count_text, is_or_are
 
 _STEPS = {2: 20, 3: 10}  # of 1, by the number of models; with more models, 5
@@ -34,19 +35,19 @@ class Tuned:
     gain: Difference
 
 
-def tune(run: OpenedRun, judged: Judged, ids: Sequence[str], collections: Sequence[str] = ()) -> Tuned:
-    """Try a grid of weights; `ids` are the chunks' in the order of the rows.
+def tune(run: OpenedRun, judged: Judged, counted: Counted, collections: Sequence[str] = ()) -> Tuned:
+    """Try a grid of weights; `counted` are the rows that count as hits.
 
     Raises:
         ConfigError: see `require_tunable`.
     """
     training, held_out = require_tunable(run, judged)
     candidates = list(grid(len(run.models)))
-    rated = [found.mean() for found in _scores(run, judged, training, candidates, ids, collections)]
+    rated = [found.mean() for found in _scores(run, judged, training, candidates, counted, collections)]
     weights = candidates[int(np.argmax(rated))]
     singles = [tuple(float(place == model) for place in range(len(run.models))) for model in range(len(run.models))]
     single = max(singles, key=lambda each: rated[candidates.index(each)])
-    tuned, alone = _scores(run, judged, held_out, [weights, single], ids, collections)
+    tuned, alone = _scores(run, judged, held_out, [weights, single], counted, collections)
     return Tuned(
         weights=dict(zip(run.models, weights, strict=True)),
         single=run.models[single.index(1.0)],
@@ -95,7 +96,7 @@ def _scores(
     judged: Judged,
     queries: Sequence[str],
     candidates: Sequence[Sequence[float]],
-    ids: Sequence[str],
+    counted: Counted,
     collections: Sequence[str],
 ) -> list[Scores]:
     """What each candidate's concatenation is worth, in passes over the vectors with as many questions as `passes` lets.
@@ -106,15 +107,14 @@ def _scores(
     places = {query: place for place, query in enumerate(judged.queries)}
     rows = [places[query] for query in queries]
     vectors = [run.encode(model, list(judged.queries.values()))[rows] for model in run.models]
-    depth = min(DEPTH, run.places(collections).rows)
     dims = sum(part.shape[1] for part in vectors)
     found: list[list[Scores]] = []
-    for some in passes(len(queries), dims, depth, weightings=len(candidates)):
+    for some in passes(len(queries), dims, counted.depth, weightings=len(candidates)):
         question = _weighted([part[some] for part in vectors], candidates)
-        best = search(question, run.blocks(run.models, collections), depth)
+        best = search(question, run.blocks(run.models, collections), counted.depth)
         asked = queries[some]
         split_up = np.split(best.positions, len(candidates))
-        found.append([score(named(positions, ids), asked, judged.judgements) for positions in split_up])
+        found.append([score(counted.rankings(positions, asked), asked, judged.judgements) for positions in split_up])
     return [Scores.joined(parts) for parts in zip(*found, strict=True)]
 
 
