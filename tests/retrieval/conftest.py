@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from engine.conftest import write_collection
+from sentence_transformers import SentenceTransformer
+from torch.nn.modules.module import register_module_forward_hook
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
@@ -65,3 +67,14 @@ def every_row():
         return ids, np.concatenate(vectors)
 
     return read
+
+
+@pytest.fixture
+def passes_through():
+    """The passes that torch ran through a model, also those with which a model is tried out once it is loaded."""
+    ran = []
+    hook = register_module_forward_hook(
+        lambda module, _, __: ran.append(module) if isinstance(module, SentenceTransformer) else None
+    )
+    yield ran
+    hook.remove()

@@ -14,6 +14,7 @@ from soloist.retrieval import By, open_run
 from soloist.retrieval.exact import Question, passes, search, search_all
 from soloist.retrieval.judged import Judged
 from soloist.retrieval.metrics import RESAMPLES, difference, score
+from soloist.retrieval.own import Counted
 from soloist.retrieval.ranking import reciprocal_ranks
 from soloist.retrieval.tuning import grid, split, tune
 
@@ -80,7 +81,7 @@ def test_tuning_in_passes_is_tuning_at_once(searched):
     candidates = list(grid(3))
     dims = sum(opened.record.models[model].dim for model in MODELS)
     assert len(list(passes(len(training), dims, 70, weightings=len(candidates)))) > 1
-    found = tune(opened, judged, ids, ["alpha"])
+    found = tune(opened, judged, Counted.of(judged, ids, keep_own=False), ["alpha"])
 
     vectors = [opened.encode(model, [queries[query] for query in training]) for model in MODELS]
     worth = []

@@ -6,8 +6,6 @@ import json
 import shutil
 
 import pytest
-from sentence_transformers import SentenceTransformer
-from torch.nn.modules.module import register_module_forward_hook
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
@@ -88,20 +86,6 @@ def test_the_chunk_that_is_named_as_absent_is_absent(small):
     assert "no chunk that is judged relevant is in the run, e.g. 'gone' is not: " in str(caught.value)
     with pytest.raises(InputError, match="no chunk that is judged relevant is in the run: "):
         evaluate(opened, Judged(queries={}, judgements={}), bm25=False)
-
-
-@pytest.fixture
-def passes_through():
-    """The models that torch ran, a name for each batch."""
-    ran = []
-
-    def note(module, _, __):
-        if isinstance(module, SentenceTransformer):
-            ran.append(module)
-
-    hook = register_module_forward_hook(note)
-    yield ran
-    hook.remove()
 
 
 def test_each_question_goes_through_each_model_once(searched, passes_through):
