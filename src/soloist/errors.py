@@ -8,6 +8,7 @@ SoloistError
 +-- InputError                  chunk files that cannot be read as asked
 |   +-- BadChunkFileError       one file, with the position of the fault
 |   +-- DuplicateIdError        two chunks with one id, both places named
+|   +-- VectorlessTextsError    texts of which a model makes no vector, all of them counted
 +-- OutputError                 the run folder cannot be used
 +-- ExportError                 a store that fails, or does not have what was written to it
 +-- ModelLoadError              a model that is named correctly but cannot be loaded
@@ -57,6 +58,10 @@ class BadChunkFileError(InputError):
 
 class DuplicateIdError(InputError):
     """Two chunks of a collection have the same id; the message names both places."""
+
+
+class VectorlessTextsError(InputError):
+    """A model makes no vector of some texts; the message counts all of them and names the first."""
 
 
 class OutputError(SoloistError):

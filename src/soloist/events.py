@@ -48,13 +48,25 @@ class InputScanned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSkipped(Event):
-    """A chunk or a file was left out."""
+    """A chunk or a file was left out. `models` are those that make no vector of the chunk."""
 
     collection: str
     file: str
     index: int | None
     reason: str
     detail: str
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextsLeftOut(Event):
+    """Chunks of a collection were left out for all models, because some models make no vector of their texts;
+    `by_model` counts those of each. They were among the chunks of `InputScanned`.
+    """
+
+    collection: str
+    chunks: int
+    by_model: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

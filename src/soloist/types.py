@@ -20,7 +20,8 @@ OnBadInput = Literal["error", "skip"]
 Packing = Literal["auto", "on", "off"]
 FusionMethod = Literal["concat", "mean", "projection", "aligned-mean", "none"]
 BudgetSource = Literal["given", "calibrated", "table"]
-SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"]
+Vectorless = Literal["no tokens", "zero vector", "NaN or infinity"]  # why a model makes no vector of a text
+SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"] | Vectorless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +46,21 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedInput:
-    """A chunk or a file that was left out, and why. `index` is None where a whole file was left out."""
+    """A chunk or a file that was left out, and why. `index` is None where a whole file was left out; `models` are those
+    that make no vector of the chunk.
+    """
 
     collection: str
     file: Path
     index: int | None
     reason: SkipReason
     detail: str = ""
+    models: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = self.file if self.index is None else Place(file=self.file, index=self.index)
-        return f"{place}: {self.reason}" + (f", {self.detail}" if self.detail else "")
+        models = f" in {', '.join(self.models)}" if self.models else ""
+        return f"{place}: {self.reason}{models}" + (f", {self.detail}" if self.detail else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 from soloist.config import SourceConfig
 from soloist.errors import InputError
 from soloist.events import EventSink, InputScanned, InputSkipped
-from soloist.sources import DuplicateIds, SkippedInputs, read_chunks
+from soloist.sources import DuplicateIds, ReadPlaces, SkippedInputs, read_chunks
 from soloist.stores import RunFolder
 from soloist.types import Chunk, Collection, SkippedInput
 
@@ -40,12 +40,13 @@ def ingest(
     sink: EventSink,
     required: Sequence[str] = (),
     check: Callable[[], object] = lambda: None,
+    places: ReadPlaces | None = None,
 ) -> tuple[ShardRef, ...]:
     """Write the chunks of all collections as shards of `shard_chunks`, in order; fewer where they are long, so that
     none goes beyond `SHARD_CHARACTERS` by more than one chunk.
 
-    What is left out goes to `skipped.jsonl` and to the sink. `check` is called for every item, and raises where the
-    reading should end.
+    What is left out goes to `skipped.jsonl` and to the sink, and where each chunk was read to `places`. `check` is
+    called for every item, and raises where the reading should end.
 
     Raises:
         InputError: a file is not readable as chunks, two chunks of a collection have one id, a
@@ -61,9 +62,9 @@ def ingest(
                 skipped.add(item)
                 in_all.add(item)
                 log.append(item)
-                sink.emit(_skip_event(item))
+                sink.emit(skip_event(item))
 
-            written = list(_write_shards(collection, source, folder, shard_chunks, on_skip, check))
+            written = list(_write_shards(collection, source, folder, shard_chunks, on_skip, check, places))
             if not written and collection.name in required:
                 raise empty_collection(collection, skipped)
             shards += written
@@ -98,12 +99,15 @@ def _write_shards(
     shard_chunks: int,
     on_skip: Callable[[SkippedInput], None],
     check: Callable[[], object],
+    places: ReadPlaces | None,
 ) -> Iterator[ShardRef]:
     duplicates = DuplicateIds()
     pending: list[Chunk] = []
     index = characters = 0
     for chunk, place in read_chunks(collection, source, on_skip, check):
         duplicates.check(chunk.id, place)
+        if places is not None:
+            places.note(collection.name, place)
         pending.append(chunk)
         characters += len(chunk.text) + _characters(chunk.metadata)
         if len(pending) == shard_chunks or characters >= SHARD_CHARACTERS:
@@ -127,7 +131,9 @@ def _characters(value: Any) -> int:
     return sum(map(_characters, value)) if isinstance(value, list) else _VALUE_CHARACTERS
 
 
-def _skip_event(item: SkippedInput) -> InputSkipped:
+def skip_event(item: SkippedInput) -> InputSkipped:
+    """The event of something that was left out."""
     return InputSkipped(
-        collection=item.collection, file=str(item.file), index=item.index, reason=item.reason, detail=item.detail
-    )
+        collection=item.collection, file=str(item.file), index=item.index, reason=item.reason, detail=item.detail,
+        models=item.models,
+    )  # fmt: skip

@@ -28,6 +28,7 @@ from soloist.events import (
     RunStarted,
     ShardEncoded,
     ShardsKept,
+    TextsLeftOut,
 )
 from soloist.fusion import FusionPlan
 from soloist.memory.planner import BatchLimits, Reason
@@ -129,7 +130,8 @@ class ModelReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionReport:
     """One collection's part in a run. `removed` counts the ids that the run had before and has no more: also
-    those of chunks that moved, where the ids are derived from file and index.
+    those of chunks that moved, where the ids are derived from file and index. `without_vector` counts those of the
+    skipped that were left out because of a model, by that model.
     """
 
     name: str
@@ -137,6 +139,7 @@ class CollectionReport:
     chunks: int
     skipped: int
     removed: int = 0
+    without_vector: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +242,8 @@ class ResultBuilder:
                         name=event.collection, files=event.files, chunks=event.chunks, skipped=event.skipped
                     )
                 )
+            case TextsLeftOut():
+                self._leave_out(event)
             case Notice():
                 self._notices.append(f"{event.about}: {event.message}")
             case LeaseAcquired() | LeaseReleased():
@@ -262,6 +267,14 @@ class ResultBuilder:
                     self._tallies[model].compared = event
             case RunFinished():
                 self._seconds = event.seconds
+
+    def _leave_out(self, event: TextsLeftOut) -> None:
+        """Count chunks that were read, and left out afterwards, as skipped."""
+        at = next(at for at, report in enumerate(self._collections) if report.name == event.collection)
+        read = self._collections[at]
+        self._collections[at] = dataclasses.replace(
+            read, chunks=read.chunks - event.chunks, skipped=read.skipped + event.chunks, without_vector=event.by_model
+        )
 
     def compared(self, model: str) -> PeakCompared | None:
         """What a model's prediction was worth, where it was alone on the devices."""

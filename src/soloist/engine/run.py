@@ -42,6 +42,7 @@ from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import encoders_of, require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
+from soloist.engine.vectorless import without_vectorless
 from soloist.errors import (
     ConfigError,
     LeaseTimeoutError,
@@ -66,7 +67,7 @@ from soloist.events import (
 from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
-from soloist.sources import discover
+from soloist.sources import ReadPlaces, discover
 from soloist.stores import RunFolder
 from soloist.stores.layout import STATE
 from soloist.types import Collection
@@ -145,12 +146,16 @@ class _Run:
         with _undone_on_error(folder), self._told(sink):
             _announce(config, self._specs, accelerator, sink)
             mend(folder, sink)
+            places = ReadPlaces()
             shards = ingest(
                 self._collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections,
-                self._stop.check,
+                self._stop.check, places,
             )  # fmt: skip
             staged = stage_all(self._specs, config, accelerator, sink, self._stop.check)
             encoders = encoders_of(staged, config, accelerator, sink)
+            shards = without_vectorless(
+                shards, encoders, folder, places, self._collections, config.source.on_bad_input, sink, self._stop.check
+            )
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()
             made = made_with(folder)

@@ -2,7 +2,8 @@
 
 from soloist.sources.discovery import discover
 from soloist.sources.duplicates import DuplicateIds
+from soloist.sources.read_places import ReadPlaces
 from soloist.sources.reading import read_chunks
 from soloist.sources.skipped import SkippedInputs
 
-__all__ = ["DuplicateIds", "SkippedInputs", "discover", "read_chunks"]
+__all__ = ["DuplicateIds", "ReadPlaces", "SkippedInputs", "discover", "read_chunks"]

@@ -402,12 +402,16 @@ class RunFolder:
             raise OutputError(f"{path} {reason}: give the command that wrote it again, which writes it anew") from exc
 
     @contextmanager
-    def skipped(self) -> Iterator[SkippedWriter]:
-        """Write skipped.jsonl: it appears when the body ends well, also where nothing was appended."""
+    def skipped(self, *, more: bool = False) -> Iterator[SkippedWriter]:
+        """Write skipped.jsonl, with `more` behind the rows that it has: it appears when the body ends well, also where
+        nothing was appended.
+        """
         path = self.path / "skipped.jsonl"
         with atomic_path(path) as temp:
             with disk_errors(path):
-                file = temp.open("w", encoding="utf-8", newline="\n")
+                if more:
+                    shutil.copyfile(path, temp)
+                file = temp.open("a", encoding="utf-8", newline="\n")
             writer = SkippedWriter(file, path)
             try:
                 yield writer

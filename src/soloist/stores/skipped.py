@@ -19,7 +19,7 @@ class SkippedWriter:
     path: Path
 
     def append(self, skipped: SkippedInput) -> None:
-        """Write one row: collection, file, index, reason, detail.
+        """Write one row: collection, file, index, reason, detail and, where models are the reason, models.
 
         Raises:
             OutputError: the disk does not take it.
@@ -30,6 +30,7 @@ class SkippedWriter:
             "index": skipped.index,
             "reason": skipped.reason,
             "detail": skipped.detail,
+            **({"models": list(skipped.models)} if skipped.models else {}),
         }
         with disk_errors(self.path):
             self.file.write(json_text(row) + "\n")

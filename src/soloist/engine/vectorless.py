@@ -1,0 +1,218 @@
+"""The texts of a run of which one of its models makes no vector: all of them are found before the first lease.
+
+They are an error that counts them or, as the run's `on_bad_input` says, left out for all models, so that all members of
+the ensemble have the same rows. Works on the chunks as they were read, which are not those of the run yet. So each
+session finds them again by the models that it has: a text that another model could not read comes back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from soloist.digests import DigestTable, text_digest
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.vectorless import Look, may_lack_vectors
+from soloist.engine.ingest import ShardRef, nothing_to_embed, skip_event
+from soloist.errors import OutputError, VectorlessTextsError
+from soloist.events import EventSink, Notice, TextsLeftOut
+from soloist.sources import ReadPlaces, SkippedInputs
+from soloist.sources.faults import shortened
+from soloist.stores import RunFolder
+from soloist.stores.leaving_out import keep_chunks
+from soloist.types import Collection, OnBadInput, Shard, SkippedInput, Vectorless
+from soloist.wording import count_text
+
+_NAMED = 3
+_LOOKED_AT_TOGETHER = 512  # texts, between two looks at whether the run is to stop
+# Of one text and of several.
+_WORDS: Mapping[Vectorless, tuple[str, str]] = {
+    "no tokens": ("has no tokens", "have no tokens"),
+    "zero vector": ("has a zero vector", "have a zero vector"),
+    "NaN or infinity": ("has NaN or infinity in its vector", "have NaN or infinity in their vectors"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A text without a vector: its row, its id, where it was read, and the reason in each of the models."""
+
+    row: int
+    id: str
+    place: SkippedInput
+    reasons: Mapping[str, Vectorless]
+
+
+def without_vectorless(
+    shards: Sequence[ShardRef],
+    encoders: Mapping[str, Encoder],
+    folder: RunFolder,
+    places: ReadPlaces,
+    collections: Sequence[Collection],
+    on_bad_input: OnBadInput,
+    sink: EventSink,
+    check: Callable[[], object],
+) -> tuple[ShardRef, ...]:
+    """The incoming shards of a run without the texts of which a model makes no vector; `skipped.jsonl` has those.
+
+    `check` is called now and then, and raises where the run should end.
+
+    Raises:
+        VectorlessTextsError: there are such texts, and `on_bad_input` is "error".
+        InputError: nothing is left.
+    """
+    looks = {name: Look(encoder) for name, encoder in encoders.items() if may_lack_vectors(encoder)}
+    if not looks:
+        return tuple(shards)
+    fingerprints = {name: encoders[name].staged.fingerprint for name in looks}
+    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), places, check)
+    if on_bad_input == "error":
+        _require_none(search, shards)
+        return tuple(shards)
+    left = _left_out(search, shards, folder.incoming, sink)
+    if not left:
+        raise nothing_to_embed(collections, search.skipped)
+    return left
+
+
+class _Search:
+    """Looks through shards, and keeps count of what it has found."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        looks: Mapping[str, Look],
+        known: Mapping[str, DigestTable],
+        places: ReadPlaces,
+        check: Callable[[], object],
+    ) -> None:
+        self._folder = folder
+        self._looks = looks
+        self._known = known
+        self._places = places
+        self._check = check
+        self._before: Counter[str] = Counter()  # chunks of each collection in the shards so far
+        self.counts: Counter[tuple[str, Vectorless]] = Counter()
+        self.skipped = SkippedInputs()
+        self.first: list[_Found] = []
+
+    def through(self, ref: ShardRef) -> list[_Found]:
+        """The texts of the next shard without a vector, in order."""
+        shard = self._folder.incoming.read_shard(ref.collection, ref.index)
+        reasons: dict[int, dict[str, Vectorless]] = {}
+        digests = [text_digest(text) for text in shard.texts]
+        for model in self._looks:
+            for row, reason in self._look(model, shard, digests):
+                reasons.setdefault(row, {})[model] = reason
+        found = [self._found(shard, row, reasons[row]) for row in sorted(reasons)]
+        self._before[ref.collection] += ref.rows
+        for each in found:
+            self.skipped.add(each.place)
+            self.counts.update(each.reasons.items())
+        self.first += found[: _NAMED - len(self.first)]
+        return found
+
+    def _look(self, model: str, shard: Shard, digests: Sequence[bytes]) -> Iterator[tuple[int, Vectorless]]:
+        """The rows of a shard of which a model makes no vector. A text that has one is not looked at again."""
+        known = self._known[model]
+        unknown = [row for row, digest in enumerate(digests) if known.find(digest) is None]
+        for start in range(0, len(unknown), _LOOKED_AT_TOGETHER):
+            self._check()
+            rows = unknown[start : start + _LOOKED_AT_TOGETHER]
+            found = self._looks[model].at([shard.texts[row] for row in rows])
+            for at, row in enumerate(rows):
+                if at in found:
+                    yield row, found[at]
+                else:
+                    known.add(digests[row])
+
+    def _found(self, shard: Shard, row: int, reasons: Mapping[str, Vectorless]) -> _Found:
+        place = self._places.of(shard.collection, self._before[shard.collection] + row)
+        return _Found(
+            row=row,
+            id=shard.ids[row],
+            reasons=reasons,
+            place=SkippedInput(
+                collection=shard.collection,
+                file=place.file,
+                index=place.index,
+                reason=next(iter(reasons.values())),
+                detail=f"its id is {shortened(shard.ids[row])!a}",
+                models=tuple(reasons),
+            ),
+        )
+
+
+def _with_vectors(
+    folder: RunFolder, fingerprints: Mapping[str, str], check: Callable[[], object]
+) -> dict[str, DigestTable]:
+    """The texts of which a finished file has a vector by each model: only of others there may be none."""
+    tables = {name: DigestTable() for name in fingerprints}
+    for record in folder.manifest.read().values():
+        if record.kind != "vectors" or fingerprints.get(record.model) != record.fingerprint:
+            continue
+        check()
+        try:
+            digests = folder.read_digests(record.collection, record.model, record.shard)
+        except OutputError:  # damaged: its texts are looked at, and its vectors made again
+            continue
+        for digest in digests or ():
+            tables[record.model].add(digest)
+    return tables
+
+
+def _require_none(search: _Search, shards: Sequence[ShardRef]) -> None:
+    for ref in shards:
+        search.through(ref)
+    if search.skipped.count:
+        raise VectorlessTextsError(vectorless_message(search.counts, search.skipped.count, search.first))
+
+
+def _left_out(
+    search: _Search, shards: Sequence[ShardRef], incoming: RunFolder, sink: EventSink
+) -> tuple[ShardRef, ...]:
+    """Take what is found out of the shards, and say so: in the log, as events, and a notice a model."""
+    kept: list[ShardRef] = []
+    with incoming.skipped(more=True) as log:
+        for collection, refs in itertools.groupby(shards, key=lambda ref: ref.collection):
+            chunks, by_model = 0, Counter[str]()
+            for ref in refs:
+                found = search.through(ref)
+                for each in found:
+                    log.append(each.place)
+                    sink.emit(skip_event(each.place))
+                    by_model.update(each.reasons.keys())
+                chunks += len(found)
+                kept += _rest(incoming, ref, found)
+            if chunks:
+                sink.emit(TextsLeftOut(collection=collection, chunks=chunks, by_model=dict(by_model)))
+    for (model, reason), count in search.counts.items():
+        verb = _WORDS[reason][count != 1]
+        message = f"{count_text(count, 'text')} {verb} in it: left out for all models, see skipped.jsonl"
+        sink.emit(Notice(about=model, message=message))
+    return tuple(kept)
+
+
+def _rest(incoming: RunFolder, ref: ShardRef, found: Sequence[_Found]) -> list[ShardRef]:
+    """The shard without what was found; none where nothing is left of it."""
+    if not found:
+        return [ref]
+    gone = {each.row for each in found}
+    rows = [row for row in range(ref.rows) if row not in gone]
+    content = keep_chunks(incoming, ref.collection, ref.index, rows)
+    return [replace(ref, rows=len(rows), content=content)] if rows else []
+
+
+def vectorless_message(counts: Mapping[tuple[str, Vectorless], int], texts: int, first: Sequence[_Found]) -> str:
+    """The sentence of the error: how many in which model, the first by name, and what to do."""
+    parts = [
+        f"{count_text(count, 'text')} {_WORDS[reason][count != 1]} in {model}"
+        for (model, reason), count in counts.items()
+    ]
+    named = [f"{shortened(each.id)!a} in {each.place.file} (chunk {each.place.index})" for each in first]
+    some = f"the first {len(named)} are " if texts > len(named) else ""
+    them = "it" if texts == 1 else "them"
+    where = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+    return f"{', '.join(parts)}; {some}{where}: remove {them}, or go on without {them} with --on-bad-input skip"

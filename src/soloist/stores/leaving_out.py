@@ -1,0 +1,24 @@
+"""Chunks that are taken out of a shard which is written already. Knows a run folder, and not why they go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from soloist.stores.atomic import disk_errors
+from soloist.stores.run_folder import RunFolder
+
+
+def keep_chunks(folder: RunFolder, collection: str, index: int, rows: Sequence[int]) -> str:
+    """Write a shard again with these rows of it, in their order; the digest of what is left. Without rows the shard
+    goes, and the digest is empty: the shards beside it keep their numbers.
+
+    Raises:
+        OutputError: the shard cannot be read, or the disk does not take what is left.
+    """
+    if rows:
+        return folder.write_chunks(collection, index, folder.read_chunks(collection, index, rows))
+    file = folder.chunks_file(collection, index)
+    folder.manifest.replace(record for record in folder.manifest.read().values() if record.file != file)
+    with disk_errors(folder.path / file):
+        (folder.path / file).unlink()
+    return ""
