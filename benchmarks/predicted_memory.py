@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from soloist.devices import simulated
 from soloist.encoding.encoder import Encoder, forward
-from soloist.encoding.replicas import replicate
+from soloist.encoding.copies import replicate
 from soloist.memory.cards import CARDS, Card, bare_card
 from soloist.memory.kernels import ExpandGroupedHeads
 from soloist.memory.prediction import Predictor, blueprint_of, tracer_of

@@ -126,7 +126,7 @@ def test_frequencies_of_the_longest_row_are_not_packed(all_tiny_models):
     rotary = next(part for part in staged.module[0].model.modules() if hasattr(part, "rope_type"))
     before, rotary.rope_type = rotary.rope_type, "longrope"
     try:
-        assert not Encoder(staged, packs=True).packs
+        assert not packing.prepare(staged.module)
     finally:
         rotary.rope_type = before
 
@@ -141,7 +141,7 @@ def test_a_module_that_mixes_rows_is_not_packed(all_tiny_models):
     cnn = CNN(folder[0].get_embedding_dimension(), out_channels=16)
     mixed = SentenceTransformer(modules=[folder[0], cnn, type(folder[1])(cnn.get_embedding_dimension())], device="cpu")
     staged = dataclasses.replace(
-        stage(resolve(str(all_tiny_models["bert"])), "bfloat16"), module=mixed.to(torch.bfloat16).eval()
+        stage(resolve(str(all_tiny_models["bert"])), "bfloat16"), module=mixed.to(torch.bfloat16).eval(), dim=48
     )
     assert not Encoder(staged, packs=True).packs
 

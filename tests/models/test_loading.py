@@ -246,12 +246,15 @@ def _damage_weight_names(folder: Path) -> None:
         (_damage_nothing_there, "does not exist, attach it or correct the source"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "modules.json").unlink(), "no modules.json that says how to pool"),
-        (lambda folder: (folder / "modules.json").write_text("{"), "attach complete weights"),
-        (lambda folder: (folder / "config.json").unlink(), "attach complete weights"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), "attach complete weights"),
-        (lambda folder: (folder / "1_Pooling" / "config.json").unlink(), "attach complete weights"),
-        (_damage_weights_pointer, "attach complete weights"),
-        (_damage_weight_names, "1 weights are not in its files, the first is encoder.layer.0.attention.self.query"),
+        (lambda folder: (folder / "modules.json").write_text("{"), "modules.json is no JSON"),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            "config.json is missing, copy or download the model in full",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is no JSON"),
+        (lambda folder: (folder / "1_Pooling" / "config.json").unlink(), "1_Pooling/config.json is missing"),
+        (_damage_weights_pointer, "model.safetensors is a pointer of git-lfs"),
+        (_damage_weight_names, "1 weight is not in its files, such as encoder.layer.0.attention.self.query"),
     ],
 )
 def test_a_damaged_model_is_one_sentence(bert: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -435,7 +438,7 @@ def test_a_repository_of_code_with_an_impossible_name_is_named(bert: Path) -> No
 def test_a_model_of_another_kind_is_refused(bert: Path) -> None:
     """Catches a sparse encoder or a reranker that is converted, with pooling that nobody chose."""
     _edit(bert / "config_sentence_transformers.json", lambda config: config.update(model_type="SparseEncoder"))
-    with pytest.raises(ModelLoadError, match="bert is a SparseEncoder"):
+    with pytest.raises(ModelLoadError, match=r"it is a sparse encoder .* \(SparseEncoder in config_sentence"):
         _stage(bert)
 
 
@@ -487,7 +490,8 @@ def test_the_gemma_3_family_is_known_by_its_configuration(bert: Path, kind: str 
 def test_overflow_is_found_where_the_network_has_a_folder_of_its_own(bert: Path) -> None:
     """Catches a look at the model's folder alone, where older pipelines have no config.json."""
     (bert / "0_Transformer").mkdir()
-    (bert / "config.json").unlink()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (bert / name).rename(bert / "0_Transformer" / name)
     (bert / "0_Transformer" / "config.json").write_text('{"model_type": "gemma3_text"}')
     _edit(bert / "modules.json", lambda modules: modules[0].update(path="0_Transformer"))  # type: ignore[index]
     assert overflows_float16(resolve(str(bert)))

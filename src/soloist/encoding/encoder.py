@@ -22,12 +22,13 @@ from torch.overrides import TorchFunctionMode
 
 from soloist.encoding import packing
 from soloist.encoding.batching import RowsFor, plan_batches, plan_unpadded, slices
+from soloist.encoding.trial import foreign_features_text, tried
 from soloist.errors import ModelLoadError
 from soloist.models.loading import StagedModel
 from soloist.types import Batch
 
 Features = dict[str, Any]
-# Two texts of other lengths, on which packed rows must give the vectors that padded rows give.
+# Two texts of other lengths: every model is tried on them, and packed rows must give the vectors of padded ones.
 _PROBES = ("which of the rows is longer than the other one, and by how many tokens?", "a short row")
 # Longer than a limit by these factors, so that a tokenizer cuts off one piece, a few, and the last of them a short one.
 _TIMES_TOO_LONG = (1.2, 3.5, 6)
@@ -58,11 +59,11 @@ class TokenizedTexts:
 class Encoder:
     """The model-specific side of encoding: tokenizing, putting rows together, and one forward pass.
 
-    With `packs`, rows are packed without padding where the model allows for it. That is tried on two texts: what does
-    not give the vectors of padded rows is padded.
+    A model is tried on two texts before anything is leased. With `packs`, rows are packed without padding where the
+    model allows for it: what does not give the vectors of padded rows on those texts is padded.
 
     Raises:
-        ModelLoadError: the model is no plain text encoder, or its tokenizer cannot pad.
+        ModelLoadError: the model is no plain text encoder, its tokenizer cannot pad, or it gives no usable vectors.
     """
 
     def __init__(self, staged: StagedModel, *, packs: bool = False) -> None:
@@ -82,10 +83,11 @@ class Encoder:
         self._constants = {name: value for name, value in probe.items() if name not in self._tensor_names}
         known = {"input_ids", "offsets"} if staged.is_static else _PADDED_FEATURES
         if not self._tensor_names <= known or self._constants.get("modality", "text") != "text":
-            names = ", ".join(sorted(self._tensor_names))
-            raise ModelLoadError(f"{staged.spec.name} is no plain text encoder (it asks for {names}): choose another")
+            raise ModelLoadError(foreign_features_text(staged.spec.name, self._tensor_names - known, self._constants))
         self._padding_index: int | None = None
-        self._packs = packs and not staged.is_static and self._can_pack()
+        rows = self.tokenize(_PROBES).ids
+        padded = tried(staged, lambda module: self._together(module, rows)) if all(map(len, rows)) else None
+        self._packs = packs and not staged.is_static and padded is not None and self._can_pack(rows, padded)
 
     @property
     def packs(self) -> bool:
@@ -147,13 +149,16 @@ class Encoder:
             return {**self._constants, **self._packed(rows)}
         return {**self._constants, **self._padded(rows, batch.padded_length)}
 
-    def _can_pack(self) -> bool:
+    def _together(self, module: SentenceTransformer, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        made = self._flat(rows) if self._staged.is_static else self._padded(rows, max(map(len, rows)))
+        return forward(module, {**self._constants, **made}, "cpu")[: len(rows)]
+
+    def _can_pack(self, rows: Sequence[NDArray[np.int32]], padded: NDArray[np.float32]) -> bool:
         """Whether packed rows have the vectors of padded ones, and the same bits whatever lies beside them."""
         module = self._staged.module
         if not packing.prepare(module):
             return False
         self._padding_index = packing.padding_index(module)
-        rows = self.tokenize(_PROBES).ids
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as a lane has it: with more a product is cut where its size says
         try:
@@ -163,8 +168,7 @@ class Encoder:
             return False
         finally:
             torch.set_num_threads(threads)
-        padded = forward(module, {**self._constants, **self._padded(rows, max(map(len, rows)))}, "cpu")
-        cosines = np.einsum("ij,ij->i", unit_rows(together)[0], unit_rows(padded[: len(rows)])[0])
+        cosines = np.einsum("ij,ij->i", unit_rows(together)[0], unit_rows(padded)[0])
         near = cosines.min() >= 1 - _NEAR_ENOUGH[self._staged.dtype]
         return bool(near) and np.array_equal(together, alone)
 

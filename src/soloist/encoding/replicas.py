@@ -10,7 +10,6 @@ a replica is its own module tree around copied tensors, so giving it back is for
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import gc
 import queue
@@ -28,6 +27,7 @@ from sentence_transformers import SentenceTransformer
 from soloist.devices.accelerator import Accelerator, run_on
 from soloist.devices.lease import error_chain, forget_frames
 from soloist.encoding.batching import halves
+from soloist.encoding.copies import replicate, twin
 from soloist.encoding.encoder import Computed, Encoder, TokenizedTexts, begin, forward, unit_rows
 from soloist.errors import BadVectorError, EncodingError, ModelTooLargeError, RowTooLargeError
 from soloist.events import BatchEncoded, BatchSplit, EventSink, Notice
@@ -128,7 +128,7 @@ class Replicas:
             return
         for number in range(count):
             # Trees of their own: a module may keep state while it computes.
-            lane = _Lane(device=device, module=_twin(module), thread=WorkerThread(f"soloist-{device}-{number}"))
+            lane = _Lane(device=device, module=twin(module), thread=WorkerThread(f"soloist-{device}-{number}"))
             self._lanes.append(lane)
             lane.thread.submit(functools.partial(torch.set_num_threads, 1)).result()
 
@@ -363,36 +363,3 @@ def _next(batches: queue.SimpleQueue[Batch]) -> Batch | None:
         return batches.get_nowait()
     except queue.Empty:
         return None
-
-
-def replicate(module: SentenceTransformer, device: str, dtype: torch.dtype | None = None) -> SentenceTransformer:
-    """A copy of a module tree whose parameters and buffers are on `device`; tokenizers are shared.
-
-    Nothing is copied on the host on the way, and tied parameters stay tied.
-    """
-    memo: dict[int, object] = {}
-    for parameter in module.parameters():
-        moved = parameter.detach().to(device, _floating(parameter, dtype), copy=True)
-        memo[id(parameter)] = torch.nn.Parameter(moved, requires_grad=False)
-    for buffer in module.buffers():
-        memo[id(buffer)] = buffer.detach().to(device, _floating(buffer, dtype), copy=True)
-    return _tree(module, memo)
-
-
-def _twin(module: SentenceTransformer) -> SentenceTransformer:
-    """Another module tree around the same tensors."""
-    return _tree(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
-
-
-def _tree(module: SentenceTransformer, memo: dict[int, object]) -> SentenceTransformer:
-    """A module tree around the tensors of a memo; tokenizers and configurations are shared."""
-    for part in module.modules():
-        for name in ("tokenizer", "processor", "config"):
-            shared = vars(part).get(name)
-            if shared is not None:
-                memo[id(shared)] = shared
-    return copy.deepcopy(module, memo).eval()
-
-
-def _floating(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, open_accelerator
@@ -26,7 +27,8 @@ from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
 from soloist.models.blueprint import Blueprint
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import known_fingerprint
-from soloist.models.location import weight_files
+from soloist.models.location import find_settings, weight_files
+from soloist.models.refusals import require_dense_encoder
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
 from soloist.sources import discover
@@ -70,6 +72,9 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
 
 
 def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Known:
+    folder = find_settings(spec)
+    if folder is not None:  # of a model of the hub the weights may be fetched later
+        require_dense_encoder(spec, folder, with_weights=Path(spec.source).is_dir())
     blueprint = blueprint_of(spec)
     overflows = spec.overflows_float16 or family_overflows_float16(blueprint.config.get("model_type"))
     spec = replace(spec, overflows_float16=overflows)

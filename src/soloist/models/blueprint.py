@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from soloist.errors import PredictionError
+from soloist.models.pipeline import ModuleEntry, modules_for
 from soloist.types import DType
 
 INPUT_NAMES = ("input_ids", "attention_mask")
@@ -96,9 +97,8 @@ def read_blueprint(folder: Path) -> Blueprint:
         PredictionError: a file or a field is missing, or a module is of a kind whose memory is not known.
     """
     blueprint = Blueprint(source=str(folder))
-    for module in _modules(folder / "modules.json"):
-        kind, place = str(module["type"]).rpartition(".")[2], folder / module["path"]
-        changes = _read_module(kind, place)
+    for module in _modules(folder):
+        changes = _read_module(module.kind, module.place)
         blueprint = Blueprint(**{**_fields(blueprint), **_joined(blueprint, changes)})
     if not blueprint.config and blueprint.static_shape is None:
         raise PredictionError(f"{folder} has no transformer in its modules.json: its memory cannot be predicted")
@@ -117,14 +117,12 @@ def _input_names(place: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     return (*INPUT_NAMES, "token_type_ids") if two_kinds else INPUT_NAMES
 
 
-def _modules(path: Path) -> list[Mapping[str, Any]]:
-    """The list of modules, each with its `type` and `path`."""
-    found = _json(path)
-    if not isinstance(found, list) or not all(
-        isinstance(each, dict) and {"type", "path"} <= set(each) for each in found
-    ):
-        raise PredictionError(f"{path} is no list of modules with a type and a path: save the model's pipeline again")
-    return found
+def _modules(folder: Path) -> tuple[ModuleEntry, ...]:
+    """Those that documents go through: no others are on a device."""
+    try:
+        return modules_for(folder, "document")
+    except (OSError, ValueError, LookupError) as exc:
+        raise PredictionError(f"{folder} does not say of which modules it is ({exc}): save it again") from exc
 
 
 def _fields(blueprint: Blueprint) -> dict[str, Any]:

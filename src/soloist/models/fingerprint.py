@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soloist.errors import ModelLoadError
+from soloist.models.adapters import adapter_in
 from soloist.models.borrowed_code import borrowed_code
 from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, module_folders, weight_files
 from soloist.models.settings import ModelSettings
@@ -28,7 +29,7 @@ ENCODER_VERSION = 3
 _SETTINGS = (
     "modules.json", "config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "sentence_*_config.json",
-    "adapter_config.json", "adapter_model.safetensors",
+    "router_config.json", "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin",
 )  # fmt: skip
 # Read only where there is no tokenizer.json, which says all that they say.
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
@@ -50,8 +51,12 @@ def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
     if spec.loader == "wordllama":
         files = [folder / WORDLLAMA_WEIGHTS, folder / WORDLLAMA_TOKENIZER]
     else:
-        files = [*weight_files(folder), *_settings_files(folder, with_code=spec.trust_remote_code)]
+        code = sorted(folder.rglob("*.py")) if spec.trust_remote_code else []
+        files = [*weight_files(folder), *settings_files(folder), *code]
         borrowed = borrowed_code(folder) if spec.trust_remote_code else {}
+        for place in module_folders(folder):
+            adapter = adapter_in(place)
+            borrowed |= adapter.base_files() if adapter is not None else {}
     by_name = {file.relative_to(folder).as_posix(): file for file in files} | borrowed
     return {name: file_sha256(file) for name, file in by_name.items()}
 
@@ -98,9 +103,9 @@ def file_sha256(path: Path) -> str:
     return _known_digests[key]
 
 
-def _settings_files(folder: Path, *, with_code: bool) -> list[Path]:
-    files = [file for place in module_folders(folder) for file in _settings_in(place)]
-    return files + (sorted(folder.rglob("*.py")) if with_code else [])
+def settings_files(folder: Path) -> list[Path]:
+    """The files beside the weights that decide the vectors: settings, tokenizers and adapters of every module."""
+    return [file for place in module_folders(folder) for file in _settings_in(place)]
 
 
 def _settings_in(place: Path) -> list[Path]:

@@ -8,7 +8,6 @@ spec says `trust_remote_code`.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
@@ -25,7 +24,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
 from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -43,8 +42,10 @@ from soloist.models.location import (
     network_type,
     weight_files,
 )
+from soloist.models.refusals import require_dense_encoder
 from soloist.models.settings import require_dims, require_positions, static_token_limit
 from soloist.models.spec import ModelSpec
+from soloist.models.weights_check import LoadReport, complaint, integers_in, observed_loads
 from soloist.types import DType
 
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
@@ -102,7 +103,8 @@ def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
     with _quiet():
         try:
             location = locate(spec)
-            _require_pipeline(spec, location.folder)
+            require_dense_encoder(spec, location.folder)
+            _require_floats(spec, location.folder)
             if spec.trust_remote_code and spec.loader != "wordllama":
                 fetch_borrowed_code(location.folder)
             contents = content_digests(spec, location)
@@ -125,7 +127,9 @@ def overflows_float16(spec: ModelSpec) -> bool:
         return True
     with _quiet():
         try:
-            return family_overflows_float16(network_type(locate(spec).folder))
+            folder = locate(spec).folder
+            require_dense_encoder(spec, folder)
+            return family_overflows_float16(network_type(folder))
         except _LOAD_FAILURES as exc:
             raise ModelLoadError(_explain(spec, exc)) from exc
 
@@ -155,17 +159,27 @@ def _lift_truncation(module: SentenceTransformer) -> None:
 
 
 def _load_pipeline(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTransformer:
-    module = SentenceTransformer(
-        str(folder),
-        device="cpu",
-        # Code that a model is trusted to run may be in another repository than its weights.
-        local_files_only=not spec.trust_remote_code,
-        trust_remote_code=spec.trust_remote_code,
-        model_kwargs={"dtype": TORCH_DTYPES[dtype], "weights_only": True},
-    )
-    _require_all_weights(spec, module)
+    module = None
+    with observed_loads() as reports:
+        try:
+            module = SentenceTransformer(
+                str(folder),
+                device="cpu",
+                # Code that a model is trusted to run may be in another repository than its weights.
+                local_files_only=not spec.trust_remote_code,
+                trust_remote_code=spec.trust_remote_code,
+                model_kwargs={"dtype": TORCH_DTYPES[dtype], "weights_only": True},
+            )
+        finally:
+            _require_right_weights(spec, module, reports)  # which says more than an error that follows from them
     # Not where transformers loaded it: it keeps some buffers, such as rotary frequencies, in float32 on purpose.
     return module if module.transformers_model is not None else module.to(TORCH_DTYPES[dtype])
+
+
+def _require_floats(spec: ModelSpec, folder: Path) -> None:
+    found = integers_in(weight_files(folder)) if spec.loader != "wordllama" else None
+    if found is not None:
+        raise ModelLoadError(f"{spec.name} cannot be loaded from {folder}: {found}")
 
 
 def _load_wordllama(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTransformer:
@@ -252,47 +266,17 @@ def _is_static(module: SentenceTransformer) -> bool:
     return isinstance(module[0], StaticEmbedding)
 
 
-def _require_pipeline(spec: ModelSpec, folder: Path) -> None:
-    """Without modules.json the pooling would be guessed, and a guess gives vectors that look right."""
-    if spec.loader == "wordllama":
-        return
-    if not (folder / "modules.json").is_file():
-        raise ModelLoadError(
-            f"{spec.name} cannot be loaded from {folder}: it has no modules.json that says how to pool, "
-            "save it there with SentenceTransformer.save"
-        )
-    kind = _model_type(folder / "config_sentence_transformers.json")
-    if kind != "SentenceTransformer":
-        raise ModelLoadError(f"{spec.name} is a {kind}, which gives no dense vectors: choose a SentenceTransformer")
-    missing = [file.name for file in weight_files(folder) if not file.is_file()]
-    if missing or not weight_files(folder):
-        raise ModelLoadError(
-            f"{spec.name} cannot be loaded from {folder}: {', '.join(missing) or 'model.safetensors'} is missing, "
-            "copy or download the model in full"
-        )
+def _require_right_weights(spec: ModelSpec, module: SentenceTransformer | None, reports: list[LoadReport]) -> None:
+    for report in reports:
+        found = complaint(report, uses_pooler=module is not None and _uses_pooler(module))
+        if found is not None:
+            raise ModelLoadError(f"{spec.name} cannot be loaded from {spec.source}: {found}")
 
 
-def _model_type(config: Path) -> str:
-    if not config.is_file():
-        return "SentenceTransformer"
-    return str(json.loads(config.read_text(encoding="utf-8")).get("model_type", "SentenceTransformer"))
-
-
-def _require_all_weights(spec: ModelSpec, module: SentenceTransformer) -> None:
-    """transformers fills weights that a file lacks with random numbers, and marks those that it did read.
-
-    The pooler is exempt: many files lack it, and no pipeline reads it.
-    """
-    network = module.transformers_model
-    if network is None:
-        return
-    read = {name: getattr(weight, "_is_hf_initialized", False) for name, weight in network.named_parameters()}
-    absent = sorted(name for name, was_read in read.items() if not was_read and "pooler." not in name)
-    if absent and any(read.values()):
-        raise ModelLoadError(
-            f"{spec.name} cannot be loaded from {spec.source}: {len(absent)} weights are not in its files, "
-            f"the first is {absent[0]}, get the complete model"
-        )
+def _uses_pooler(module: SentenceTransformer) -> bool:
+    """Whether a pipeline reads what the network's own pooler gives, which most pipelines leave aside."""
+    found = [part.modality_config for part in module.modules() if isinstance(part, Transformer)]
+    return any("pooler_output" in str(way["method_output_name"]) for config in found for way in config.values())
 
 
 def _explain(spec: ModelSpec, exc: BaseException) -> str:
@@ -321,6 +305,9 @@ def _network_config(spec: ModelSpec) -> Path | str:
 
 
 def _first_sentence(exc: BaseException) -> str:
+    if str(exc).startswith("Error(s) in loading state_dict for "):  # of a module beside the network: keys follow below
+        first, *others = (line.strip() for line in str(exc).splitlines())
+        return f"its {first.removeprefix('Error(s) in loading state_dict for ')} {' '.join(others)}".rstrip(". ")
     line = next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
     return line.split(". ")[0].rstrip(".")
 

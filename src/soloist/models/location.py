@@ -16,6 +16,7 @@ import huggingface_hub
 
 from soloist.errors import ModelLoadError
 from soloist.models.catalogue import is_hub_id
+from soloist.models.pipeline import modules_of
 from soloist.models.spec import ModelSpec
 
 WORDLLAMA_WEIGHTS = "weights/l2_supercat_256.safetensors"
@@ -93,9 +94,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def module_folders(folder: Path) -> tuple[Path, ...]:
-    """The model's folder, then those of the modules that modules.json names, each once."""
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    return tuple(dict.fromkeys((folder, *(folder / module["path"] for module in modules))))
+    """The model's folder, then those of its modules and of its routers' modules, each once."""
+    return tuple(dict.fromkeys((folder, *(module.place for module in modules_of(folder)))))
 
 
 def network_config(folder: Path) -> Path | None:

@@ -1,0 +1,98 @@
+"""The first pass of a model: on the host, on two short texts, before anything is leased for it.
+
+What gives no vector, a vector of another width than the model says, or one that is not finite is found there. In half
+precision the host's arithmetic is not a device's, and a run computes rows that overflow once more in float32: so a
+model is judged by its float32, where its own format does not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from soloist.encoding.copies import replicate
+from soloist.errors import ModelLoadError
+from soloist.models.loading import StagedModel
+
+Vectors = NDArray[np.float32]
+
+
+def tried(staged: StagedModel, compute: Callable[[SentenceTransformer], Vectors]) -> Vectors | None:
+    """The vectors (texts, dim) that `compute` has of the model; None where only its float32 gives any.
+
+    Raises:
+        ModelLoadError: it gives none, or none that is of use.
+    """
+    name, in_float32 = staged.spec.name, staged.dtype == "float32"
+    try:
+        vectors = compute(staged.module)
+        _require_width(staged, vectors)
+        if np.isfinite(vectors).all():
+            return vectors
+    except ModelLoadError:
+        raise
+    except Exception as exc:  # whatever a network or a module of its own says to two plain texts
+        if in_float32 or _has_no_vector(exc):
+            raise ModelLoadError(_failed_text(name, exc)) from exc
+    if not in_float32:
+        _require_float32(staged, compute)
+        return None
+    raise ModelLoadError(
+        f"{name} gives NaN or infinity for a plain text in float32: its weights or its config.json are damaged, get "
+        "them again"
+    )
+
+
+def foreign_features_text(name: str, foreign: set[str], constants: Mapping[str, Any]) -> str:
+    """Why a model is refused whose tokenizer gives other features than those of plain texts."""
+    modality = constants.get("modality", "text")
+    if modality == "message":
+        return f"{name} reads its texts through a chat template, which soloist does not: choose a plain text encoder"
+    what = f"it asks for {', '.join(sorted(foreign))}" if foreign else f"it reads {modality}"
+    return f"{name} is no plain text encoder ({what}): choose another"
+
+
+def _require_width(staged: StagedModel, vectors: Vectors) -> None:
+    name = staged.spec.name
+    if vectors.ndim != 2:
+        raise ModelLoadError(
+            f"{name} gives a vector for each token and none for a text: add Pooling to its modules.json"
+        )
+    if vectors.shape[1] != staged.dim:
+        raise ModelLoadError(
+            f"{name} says that its vectors have {staged.dim} dimensions, and they have {vectors.shape[1]}: correct the "
+            "configuration of its last modules"
+        )
+
+
+def _require_float32(staged: StagedModel, compute: Callable[[SentenceTransformer], Vectors]) -> None:
+    name = staged.spec.name
+    try:
+        vectors = compute(replicate(staged.module, "cpu", torch.float32))
+    except Exception as exc:
+        raise ModelLoadError(_failed_text(name, exc)) from exc
+    _require_width(staged, vectors)
+    if not np.isfinite(vectors).all():
+        raise ModelLoadError(
+            f"{name} gives NaN or infinity for a plain text, in {staged.dtype} and in float32: its weights or its "
+            "config.json are damaged, get them again"
+        )
+
+
+def _has_no_vector(exc: Exception) -> bool:
+    return isinstance(exc, KeyError) and exc.args == ("sentence_embedding",)
+
+
+def _failed_text(name: str, exc: Exception) -> str:
+    if _has_no_vector(exc):
+        return f"{name} gives no vector of a text (no sentence_embedding): add Pooling to its modules.json"
+    line = next((line.strip() for line in str(exc).splitlines() if line.strip()), "no more is known")
+    return (
+        f"{name} fails at a plain text ({type(exc).__name__}: {line}): its configuration does not fit its weights or "
+        "its tokenizer, get all of its files from one place"
+    )

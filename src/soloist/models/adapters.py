@@ -1,0 +1,75 @@
+"""Folders that a LoRA training left: an adapter, which is a difference to the weights of a base model.
+
+Knows files, the hub's cache, and whether the package `peft` is installed, which it does not import. Opens no weights.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_BASE_FILES = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """An adapter in a module's folder. `base` is a folder or a hub id, empty where its file does not name one."""
+
+    place: Path
+    kind: str
+    base: str
+
+    @property
+    def weights(self) -> Path | None:
+        """Its own weights; None where they are not there."""
+        return next((self.place / name for name in ADAPTER_WEIGHTS if (self.place / name).is_file()), None)
+
+    @property
+    def base_folder(self) -> Path | None:
+        """Where the base's files are on this machine; None where they are not."""
+        if self.base and Path(self.base).is_dir():
+            return Path(self.base)
+        try:
+            found = huggingface_hub.try_to_load_from_cache(self.base, "config.json") if self.base else None
+        except HFValidationError:  # a path of the machine that trained it
+            return None
+        return Path(found).parent if isinstance(found, str) else None
+
+    def base_files(self) -> dict[str, Path]:
+        """What decides the vectors of the base, by name; nothing where the folder holds the base's weights itself."""
+        folder = self.base_folder
+        if folder is None or folder.resolve() == self.place.resolve():
+            return {}
+        found = (file for pattern in _BASE_FILES for file in folder.glob(pattern))
+        return {f"base/{file.name}": file for file in sorted(found)}
+
+
+def adapter_in(place: Path) -> Adapter | None:
+    """The adapter in a folder; None where there is none.
+
+    Raises:
+        ValueError: its file is no JSON object.
+    """
+    path = place / ADAPTER_CONFIG
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return Adapter(
+        place=place,
+        kind=str(config.get("peft_type") or "LoRA").replace("LORA", "LoRA"),
+        base=str(config.get("base_model_name_or_path") or ""),
+    )
+
+
+def can_load_adapters() -> bool:
+    """Whether the package that loads them is installed."""
+    return importlib.util.find_spec("peft") is not None

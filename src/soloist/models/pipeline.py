@@ -1,0 +1,142 @@
+"""The modules of a model's folder, as `modules.json` and the files of its routers name them. Pure; no torch.
+
+A router has routes, each a list of modules. A task, `document` or `query`, takes one of them. What is true of a model
+is asked of the modules that a task goes through; what belongs to a model is asked of all of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Task = Literal["document", "query"]
+
+_ROUTERS = ("Router", "Asym")
+_ROUTER_FILES = ("router_config.json", "config.json")  # the second is what earlier versions wrote
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleEntry:
+    """One module: the class that its file names, and the folder of its files."""
+
+    type: str
+    place: Path
+
+    @property
+    def kind(self) -> str:
+        """The name of its class, without the packages before it."""
+        return self.type.rpartition(".")[2]
+
+    @property
+    def is_router(self) -> bool:
+        """Whether it has routes of modules of its own."""
+        return self.kind in _ROUTERS and self.is_of_the_library
+
+    @property
+    def is_of_the_library(self) -> bool:
+        """Whether the class is one of sentence-transformers', and no code of the model's own."""
+        return self.type.startswith("sentence_transformers.")
+
+
+class RouteError(ValueError):
+    """A router has no route for a task; the message names the routes that it has."""
+
+
+def modules_of(folder: Path) -> tuple[ModuleEntry, ...]:
+    """Every module of a folder, and those of all routes behind their router.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is no list of modules with a type and a path, or no description of routes.
+    """
+    return tuple(each for entry in _listed(folder) for each in _with_routes(entry))
+
+
+def modules_for(folder: Path, task: Task) -> tuple[ModuleEntry, ...]:
+    """The modules that a text of this task goes through, in their order; no routers.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file does not say what it should (`RouteError`: a router has no route for the task).
+    """
+    return tuple(each for entry in _listed(folder) for each in _routed(entry, task))
+
+
+def input_folder(folder: Path, task: Task = "document") -> Path:
+    """The folder of the module that reads texts of this task: its tokenizer is there. The model's own where no file
+    says more.
+    """
+    try:
+        return modules_for(folder, task)[0].place
+    except (OSError, ValueError, LookupError):
+        return folder
+
+
+def route_of(mappings: Mapping[Any, str], routes: Collection[str], task: Task) -> str:
+    """The route that texts of a task take, as sentence-transformers' Router resolves it.
+
+    Raises:
+        RouteError: there is none.
+    """
+    for key in ((task, "text"), (task, None), (None, "text"), (None, None)):
+        if key in mappings:
+            return mappings[key]
+    for name in (task, "text"):
+        if name in routes:
+            return name
+    raise RouteError(f"its router has the routes {', '.join(routes)} and none for a {task}")
+
+
+def router_file(place: Path) -> Path:
+    """The file that describes a router's routes."""
+    return next((place / name for name in _ROUTER_FILES if (place / name).is_file()), place / _ROUTER_FILES[0])
+
+
+def _listed(folder: Path) -> list[ModuleEntry]:
+    path = folder / "modules.json"
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(listed, list) or not all(isinstance(e, dict) and {"type", "path"} <= set(e) for e in listed):
+        raise ValueError(f"{path} is no list of modules with a type and a path: save the model's pipeline again")
+    return [ModuleEntry(type=str(each["type"]), place=folder / each["path"]) for each in listed]
+
+
+def _with_routes(entry: ModuleEntry) -> Iterator[ModuleEntry]:
+    yield entry
+    if entry.is_router:
+        for inside in _entries(entry, _router(entry)).values():
+            yield from _with_routes(inside)
+
+
+def _routed(entry: ModuleEntry, task: Task) -> Iterator[ModuleEntry]:
+    if not entry.is_router:
+        yield entry
+        return
+    config = _router(entry)
+    entries, structure = _entries(entry, config), config["structure"]
+    mappings = (config.get("parameters") or {}).get("route_mappings") or {}
+    for name in structure[route_of({_key(text): route for text, route in mappings.items()}, structure, task)]:
+        yield from _routed(entries[name], task)
+
+
+def _router(entry: ModuleEntry) -> Mapping[str, Any]:
+    path = router_file(entry.place)
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or not all(isinstance(config.get(n), dict) for n in ("types", "structure")):
+        raise ValueError(f"{path} does not say which routes there are: save the model's pipeline again")
+    return config
+
+
+def _entries(entry: ModuleEntry, config: Mapping[str, Any]) -> dict[str, ModuleEntry]:
+    return {name: ModuleEntry(type=str(kind), place=entry.place / name) for name, kind in config["types"].items()}
+
+
+def _key(text: str) -> Any:
+    """A pair of task and modality, which is a key of JSON as Python writes it."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

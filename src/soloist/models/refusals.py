@@ -1,0 +1,336 @@
+"""What a model's folder is, where it is no dense text encoder or no complete one. Knows files; no torch, no weights.
+
+`embed` asks before it loads a model, and `plan` before it reads what a model needs, so both say the same. A refusal is
+a sentence that names the reason, the file at fault and the way on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from soloist.errors import ModelLoadError
+from soloist.models.adapters import Adapter, adapter_in, can_load_adapters
+from soloist.models.damage import GET_AGAIN, damage_in
+from soloist.models.fingerprint import settings_files
+from soloist.models.location import weight_files
+from soloist.models.pipeline import ModuleEntry, RouteError, Task, modules_for, modules_of
+from soloist.models.spec import ModelSpec
+
+CHOOSE_DENSE = "choose a model of dense vectors"
+
+_SPARSE = "a sparse encoder (SPLADE and its kind), which gives a weight for each word of its vocabulary"
+_RERANKER = "a cross-encoder, which scores pairs of texts"
+_MULTI_VECTOR = "a late-interaction model (ColBERT and its kind), which gives a vector for each token"
+_PICTURES = "a model of pictures and their captions (CLIP and its kind)"
+_WORDS = "a model of whole words, which no tokenizer of transformers reads"
+# What config_sentence_transformers.json calls the model.
+_MODEL_TYPES: Mapping[str, str] = {
+    "CrossEncoder": _RERANKER,
+    "SparseEncoder": _SPARSE,
+    "MultiVectorEncoder": _MULTI_VECTOR,
+    "ColBERT": _MULTI_VECTOR,
+}
+# Modules of sentence-transformers that no dense text encoder has, or whose vectors depend on what is beside a text.
+_MODULES: Mapping[str, str] = {
+    "SpladePooling": _SPARSE,
+    "MLMTransformer": _SPARSE,
+    "SparseAutoEncoder": _SPARSE,
+    "SparseStaticEmbedding": _SPARSE,
+    "LogitScore": _RERANKER,
+    "MultiVectorMask": _MULTI_VECTOR,
+    "BaseTokenPooling": _MULTI_VECTOR,
+    "HierarchicalTokenPooling": _MULTI_VECTOR,
+    "LambdaTokenPooling": _MULTI_VECTOR,
+    "CLIPModel": _PICTURES,
+    "BoW": "a bag of words, which counts words and has no network",
+    "WordEmbeddings": _WORDS,
+    "LSTM": _WORDS,
+    "CNN": "a convolution over tokens, whose vectors depend on how far a row is padded",
+}
+# What a transformer is loaded for, by sentence_bert_config.json.
+_TASKS: Mapping[str, str] = {
+    "sequence-classification": _RERANKER,
+    "text-generation": "a model that writes text",
+    "any-to-any": "a model that writes text",
+    "fill-mask": _SPARSE,
+    "retrieval": _MULTI_VECTOR,
+}
+# By the model_type of config.json.
+_OTHER_NETWORKS: Mapping[str, str] = dict.fromkeys(
+    ("clip", "chinese_clip", "siglip", "siglip2", "align", "altclip", "blip", "clipseg", "vit", "dinov2"), _PICTURES
+)
+# By the end of a network's class, for folders without modules.json.
+_ARCHITECTURES: Mapping[str, str] = {
+    "ForSequenceClassification": _RERANKER,
+    "HF_ColBERT": _MULTI_VECTOR,
+    "CLIPModel": _PICTURES,
+}
+_GIVES_A_VECTOR = ("Pooling", "StaticEmbedding")
+
+
+def require_dense_encoder(spec: ModelSpec, folder: Path, *, with_weights: bool = True) -> None:
+    """Refuse a folder that is no dense text encoder, or lacks a file that its modules read.
+
+    Without `with_weights` a model whose weights have not been fetched yet is taken.
+
+    Raises:
+        ModelLoadError: it is one; the message says what it is instead, or what is wrong with which file.
+    """
+    if spec.loader == "wordllama":
+        return
+    try:
+        complaint = next(_complaints(spec, folder, with_weights), None)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
+        complaint = f"its files do not fit together ({_first_line(exc)}): {GET_AGAIN}"
+    if complaint is not None:  # which need not name the folder once more before each of its files
+        raise ModelLoadError(f"{spec.name} cannot be loaded from {folder}: {complaint.replace(f'{folder}/', '')}")
+
+
+def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[str]:
+    """One after the other, so that each may rely on what those before it looked at."""
+    if not (folder / "modules.json").is_file():
+        yield _without_modules(folder)
+        return
+    yield from damage_in((folder / "modules.json", folder / "config_sentence_transformers.json"))
+    yield from _of_another_kind(folder)
+    yield from _unroutable(folder)
+    yield from damage_in(settings_files(folder))
+    for module in modules_of(folder):
+        if module.is_of_the_library:
+            yield from _incomplete(module, spec)
+    yield from _tokenless(modules_for(folder, "document"))
+    yield from _without_weights(folder, with_weights)
+    yield from damage_in(weight_files(folder))
+
+
+def _of_another_kind(folder: Path) -> Iterator[str]:
+    config = _json(folder / "config_sentence_transformers.json")
+    kind = str(config.get("model_type", "SentenceTransformer"))
+    if kind != "SentenceTransformer":
+        what = _MODEL_TYPES.get(kind, f"a {kind}, which gives no dense vectors")
+        yield f"it is {what} ({kind} in config_sentence_transformers.json), {CHOOSE_DENSE}"
+    if str(config.get("similarity_fn_name", "")).lower() == "maxsim":
+        yield f"it is {_MULTI_VECTOR} (MaxSim in config_sentence_transformers.json), {CHOOSE_DENSE}"
+    for module in modules_of(folder):
+        if module.type.startswith("pylate."):
+            yield f"it is {_MULTI_VECTOR} ({module.type} in modules.json), {CHOOSE_DENSE}"
+        if module.is_of_the_library and module.kind in _MODULES:
+            yield f"it is {_MODULES[module.kind]} ({module.kind} in modules.json), {CHOOSE_DENSE}"
+        if module.is_of_the_library and module.kind == "Transformer":
+            yield from _other_transformer(module.place)
+
+
+def _other_transformer(place: Path) -> Iterator[str]:
+    settings = transformer_settings(place)
+    task = str(settings.get("transformer_task"))
+    if task in _TASKS:
+        yield f"it is {_TASKS[task]} (its transformer_task is {task}), {CHOOSE_DENSE}"
+    inputs = settings.get("modality_config") or {"text": {}}
+    if "text" not in inputs:
+        yield f"it reads {', '.join(inputs)} and no plain text (modality_config), {CHOOSE_DENSE}"
+    network = str(_json(place / "config.json").get("model_type"))
+    if network in _OTHER_NETWORKS:
+        yield f"it is {_OTHER_NETWORKS[network]} (model_type {network} in {place / 'config.json'}), {CHOOSE_DENSE}"
+
+
+def _unroutable(folder: Path) -> Iterator[str]:
+    tasks: tuple[Task, ...] = ("document", "query")
+    for task in tasks:
+        try:
+            modules_for(folder, task)
+        except RouteError as exc:
+            yield f"{exc}, so sentence-transformers has no vectors for it either: name its routes document and query"
+
+
+def _incomplete(module: ModuleEntry, spec: ModelSpec) -> Iterator[str]:
+    """What a module lacks of the files that its class reads."""
+    needed = _NEEDED.get(module.kind)
+    if needed is not None:
+        yield from needed(module.place, spec)
+
+
+def _needs_network(place: Path, spec: ModelSpec) -> Iterator[str]:
+    adapter = adapter_in(place)
+    if adapter is not None:
+        yield from _unloadable(adapter)
+    elif not (place / "config.json").is_file():
+        yield f"{place / 'config.json'} is missing, {GET_AGAIN}"
+    else:
+        yield from _quantised(place / "config.json")
+
+
+def _needs_config(place: Path, spec: ModelSpec) -> Iterator[str]:
+    if not (place / "config.json").is_file():
+        yield f"{place / 'config.json'} is missing, {GET_AGAIN}"
+
+
+def _needs_both(place: Path, spec: ModelSpec) -> Iterator[str]:
+    yield from _needs_config(place, spec)
+    if not any((place / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
+        yield f"{place / 'model.safetensors'} is missing, {GET_AGAIN}"
+
+
+def _needs_tokenizer(place: Path, spec: ModelSpec) -> Iterator[str]:
+    if not (place / "tokenizer.json").is_file():
+        yield f"{place / 'tokenizer.json'} is missing, {GET_AGAIN}"
+
+
+_NEEDED: Mapping[str, Callable[[Path, ModelSpec], Iterator[str]]] = {
+    "Transformer": _needs_network,
+    "Pooling": _needs_config,
+    "Dropout": _needs_config,
+    "Dense": _needs_both,
+    "LayerNorm": _needs_both,
+    "WeightedLayerPooling": _needs_both,
+    "WordWeights": _needs_config,
+    "StaticEmbedding": _needs_tokenizer,
+}
+_TOKENIZERS = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tokenizer_config.json", "tekken.json",
+)  # fmt: skip
+
+
+def _unloadable(adapter: Adapter) -> Iterator[str]:
+    what = f"it holds a {adapter.kind} adapter ({adapter.place / 'adapter_config.json'}) and not a whole model"
+    merge = "or merge it into its base and save that whole model"
+    if not adapter.base:
+        yield f"{what}, and does not say of which base: add base_model_name_or_path to that file, {merge}"
+    if not can_load_adapters():
+        yield f"{what}, of the base {adapter.base}: install soloist[peft], which loads it on its base, {merge}"
+    if adapter.base_folder is None:
+        yield (
+            f"{what}, and its base {adapter.base} is not on this machine: put the base there or name its folder as "
+            f"base_model_name_or_path in that file, {merge}"
+        )
+    if adapter.weights is None:
+        yield f"{what}, whose adapter_model.safetensors is missing, {GET_AGAIN}"
+
+
+def _quantised(path: Path) -> Iterator[str]:
+    settings = _json(path).get("quantization_config")
+    if isinstance(settings, dict):
+        method = settings.get("quant_method") or next(
+            ("bitsandbytes" for name in ("load_in_4bit", "load_in_8bit") if settings.get(name)), "an unknown method"
+        )
+        yield (
+            f"its weights are quantised by {method} (quantization_config in {path}), which soloist does not compute "
+            "with: choose the model that it was made of"
+        )
+
+
+def _tokenless(modules: tuple[ModuleEntry, ...]) -> Iterator[str]:
+    """Where no module makes one vector of a text, or no file says how a text becomes tokens."""
+    first = modules[0]
+    if not first.is_of_the_library:
+        return
+    if first.kind == "Transformer":
+        if not [file for pattern in _TOKENIZERS for file in first.place.glob(pattern)]:
+            yield f"{first.place / 'tokenizer.json'} is missing, {GET_AGAIN}"
+        whole = transformer_settings(first.place).get("module_output_name") == "sentence_embedding"
+        if not whole and all(m.is_of_the_library and m.kind not in _GIVES_A_VECTOR for m in modules):
+            yield (
+                f"it is {_MULTI_VECTOR} (its modules.json has no Pooling), {CHOOSE_DENSE}, or add a Pooling module "
+                "where its tokens are meant to be pooled"
+            )
+
+
+def _without_weights(folder: Path, with_weights: bool) -> Iterator[str]:
+    files = weight_files(folder)
+    missing = [file for file in files if not file.is_file()]
+    if missing and (with_weights or any(file.is_file() for file in files)):
+        index = next(iter(sorted(missing[0].parent.glob("*.index.json"))), "its index")
+        yield f"{missing[0].name} is missing, of which {index} speaks, {GET_AGAIN}"
+    if with_weights and not missing:
+        networks = _networks(folder)
+        bare = (p for p in networks if adapter_in(p) is None and not any(file.parent == p for file in files))
+        wanting = next(bare, folder if not files and not networks else None)
+        if wanting is not None:
+            yield _only_other_formats(wanting)
+
+
+def _networks(folder: Path) -> list[Path]:
+    return [m.place for m in modules_of(folder) if m.is_of_the_library and m.kind in ("Transformer", "StaticEmbedding")]
+
+
+# Files of weights that soloist does not compute with, and what they are.
+_FORMATS: Mapping[str, str] = {
+    "*.gguf": "GGUF (llama.cpp)",
+    "*.onnx": "ONNX",
+    "onnx/*.onnx": "ONNX",
+    "openvino_model.xml": "OpenVINO",
+    "openvino/*.xml": "OpenVINO",
+    "tf_model.h5": "TensorFlow",
+    "flax_model.msgpack": "Flax",
+    "*.mlmodel*": "Core ML",
+    "*.pt": "a pickle of torch",
+    "*.pth": "a pickle of torch",
+    "*.pkl": "a pickle",
+}
+
+
+def _only_other_formats(place: Path) -> str:
+    for pattern, what in _FORMATS.items():
+        found = next(iter(sorted(place.glob(pattern))), None)
+        if found is not None:
+            return (
+                f"it has its weights as {what} alone ({found.relative_to(place)}), and soloist computes with torch: "
+                "get the model's model.safetensors"
+            )
+    return f"{place / 'model.safetensors'} is missing, {GET_AGAIN}"
+
+
+def _without_modules(folder: Path) -> str:
+    """Without modules.json the pooling would be guessed, and a guess gives vectors that look right."""
+    complaint = next(damage_in((folder / "config.json", folder / "adapter_config.json")), None)
+    if complaint is not None:
+        return complaint
+    lacking = "it has no modules.json that says how to pool"
+    adapter = adapter_in(folder)
+    if adapter is not None:
+        return next(_unloadable(adapter), None) or (
+            f"it holds a {adapter.kind} adapter of {adapter.base}, and {lacking[3:]}: load it with SentenceTransformer "
+            "and its pooling, and save that there with SentenceTransformer.save"
+        )
+    config = _json(folder / "config.json")
+    if config:
+        return _plain_network(folder, config, lacking)
+    below = sorted(folder.glob("*/modules.json"))
+    if below:
+        return f"{lacking}, and its folder {below[0].parent.name} has one: name that folder"
+    other = _only_other_formats(folder)
+    return other if " alone (" in other else f"{lacking}, save it there with SentenceTransformer.save"
+
+
+def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str:
+    named = [str(name) for name in config.get("architectures") or []]
+    kind = next((what for end, what in _ARCHITECTURES.items() for name in named if name.endswith(end)), None)
+    kind = kind or _OTHER_NETWORKS.get(str(config.get("model_type")))
+    if kind is None and (folder / "artifact.metadata").is_file():
+        kind = _MULTI_VECTOR
+    if kind is not None:
+        return f"it is {kind} ({', '.join(named) or config.get('model_type')} in config.json), {CHOOSE_DENSE}"
+    return (
+        f"{lacking}, as a plain folder of transformers has none: choose the pooling that the model was trained with, "
+        "and save it there with SentenceTransformer.save"
+    )
+
+
+def transformer_settings(place: Path) -> Mapping[str, Any]:
+    """The file of a Transformer module beside its network's own configuration; the first that is there."""
+    found = sorted(place.glob("sentence_*_config.json"), key=lambda file: file.name != "sentence_bert_config.json")
+    return _json(found[0]) if found else {}
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _first_line(exc: BaseException) -> str:
+    return next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)

@@ -1,0 +1,145 @@
+"""Weights that a network lacks, and weights that nothing takes: what transformers reports of a load, and what it means.
+
+transformers fills what a file lacks with random numbers, and passes over what it does not know, each with a warning.
+Both are harmless for the head of another task, and both give wrong vectors where they are inside of the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import modeling_utils
+from transformers.integrations import peft as peft_integration
+
+from soloist.models.damage import integers_text, is_count
+
+_QUANTISED = (
+    "which is of quantised weights, and its config.json has no quantization_config: choose the model that they were "
+    "made of"
+)
+_ADAPTED = (
+    "which is of an adapter (LoRA) that was not merged into them: merge it (merge_and_unload of peft) and save the "
+    "model"
+)
+# transformers' own patterns cover most of these; older files have more.
+_HARMLESS_ENDS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", "num_batches_tracked")
+_ADAPTERS = ("lora_", "base_layer", ".adapter_", "modules_to_save", "ia3_")
+_SCALES = (
+    "absmax", "quant_map", "quant_state", "SCB", "qweight", "qzeros", "g_idx", "scales", "weight_scale",
+    "weight_scale_inv", "weight_packed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What transformers said of one network that it loaded: names of weights, as the network or the file has them.
+
+    `parts` are the network's own children, below which a weight that nothing takes shows that the network is another.
+    `prefix` stands before the network's names in files of the same network with a head. `is_own_code` says that the
+    network's code came with the model: what it passes over is its own affair.
+    """
+
+    network: str
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    parts: frozenset[str]
+    prefix: str
+    is_own_code: bool = False
+
+
+@contextlib.contextmanager
+def observed_loads() -> Iterator[list[LoadReport]]:
+    """Within this, the reports of the networks that transformers loads; one thread at a time."""
+    reports: list[LoadReport] = []
+    modules = [module for module in (modeling_utils, peft_integration) if hasattr(module, "log_state_dict_report")]
+    before = [module.log_state_dict_report for module in modules]
+    for module, function in zip(modules, before, strict=True):
+        module.log_state_dict_report = _noting(function, reports)
+    try:
+        yield reports
+    finally:
+        for module, function in zip(modules, before, strict=True):
+            module.log_state_dict_report = function
+
+
+def _noting(function: Callable[..., Any], reports: list[LoadReport]) -> Callable[..., Any]:
+    def note(*args: Any, **kwargs: Any) -> Any:
+        model, info = kwargs.get("model", args[0] if args else None), kwargs.get("loading_info")
+        if model is not None and info is not None:
+            reports.append(
+                LoadReport(
+                    network=type(model).__name__,
+                    missing=frozenset(info.missing_keys),
+                    unexpected=frozenset(info.unexpected_keys),
+                    mismatched=tuple(sorted((n, tuple(a), tuple(b)) for n, a, b in info.mismatched_keys)),
+                    parts=frozenset(name for name, _ in model.named_children()),
+                    prefix=str(getattr(model, "base_model_prefix", "")),
+                    is_own_code=not type(model).__module__.startswith("transformers."),
+                )
+            )
+        return function(*args, **kwargs)
+
+    return note
+
+
+def complaint(report: LoadReport, *, uses_pooler: bool = False) -> str | None:
+    """What is wrong with the weights of a network, as the end of a sentence; None where all that counts was read.
+
+    The pooler is exempt: many files lack it, and few pipelines read it.
+    """
+    if report.mismatched:
+        name, there, wanted = report.mismatched[0]
+        return (
+            f"its weights have {name} of the shape {list(there)}, and its config.json asks for {list(wanted)}: these "
+            "files are of two models, get all of one"
+        )
+    missing = sorted(n for n in report.missing if uses_pooler or "pooler." not in n)
+    foreign = sorted(n for n in report.unexpected if _is_inside(n, report))
+    for marks, what in ((_SCALES, _QUANTISED), (_ADAPTERS, _ADAPTED)):
+        marked = next((n for n in sorted(report.unexpected) if any(mark in n for mark in marks)), None)
+        if marked is not None:
+            return f"its weights have {marked}, {what}"
+    if missing:
+        also = f", while nothing takes {sorted(report.unexpected)[0]}" if report.unexpected else ""
+        return (
+            f"{_weights(len(missing))} not in its files, such as {missing[0]}{also}: get the complete model, with "
+            "the config.json that belongs to its weights"
+        )
+    if foreign and not report.is_own_code:
+        return (
+            f"{_weights(len(foreign))} in its files and in no part of the network that its config.json describes, such "
+            f"as {foreign[0]}: get the config.json that belongs to its weights"
+        )
+    return None
+
+
+def _weights(count: int) -> str:
+    return "1 weight is" if count == 1 else f"{count} weights are"
+
+
+def _is_inside(name: str, report: LoadReport) -> bool:
+    """Whether a weight that nothing took belongs to a part that the network has."""
+    if name.endswith(_HARMLESS_ENDS):
+        return False
+    own = name.removeprefix(f"{report.prefix}.") if report.prefix else name
+    return own.split(".")[0] in report.parts and not own.startswith("pooler.")
+
+
+def integers_in(files: Iterator[Path] | tuple[Path, ...]) -> str | None:
+    """What is wrong where a torch file has weights that are whole numbers; None where none has any.
+
+    Files of safetensors say so in their header, and are asked by `damage_in`.
+    """
+    for file in files:
+        if file.suffix != ".bin":
+            continue
+        for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():
+            if isinstance(tensor, torch.Tensor) and not tensor.is_floating_point() and not is_count(name, tensor.shape):
+                return integers_text(file, name, str(tensor.dtype).removeprefix("torch."))
+    return None
