@@ -26,8 +26,8 @@ from torch.backends import mkldnn
 from torch.profiler import ProfilerActivity, profile
 
 from soloist.devices import simulated
-from soloist.encoding.encoder import Encoder, forward
 from soloist.encoding.copies import replicate
+from soloist.encoding.encoder import Encoder, forward
 from soloist.memory.cards import CARDS, Card, bare_card
 from soloist.memory.kernels import ExpandGroupedHeads
 from soloist.memory.prediction import Predictor, blueprint_of, tracer_of

@@ -18,8 +18,8 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, pre_tokenizers
 
 from soloist.encoding.batching import within
+from soloist.encoding.copies import replicate
 from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
-from soloist.encoding.replicas import replicate
 from soloist.types import Batch, Vectorless
 
 _BATCH_TOKENS = 1 << 16
