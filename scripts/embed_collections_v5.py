@@ -40,8 +40,9 @@ if importlib.util.find_spec("soloist") is None:
 # Below the lines that make them importable from a checkout.
 from processor.ultimate_embedder.config import FUSION_METHODS, EnsembleConfig  # noqa: E402
 from processor.ultimate_embedder.log import logger, make_visible  # noqa: E402
-from soloist.config import DEFAULT_FILE_PATTERNS, DEFAULT_MODELS, SourceConfig  # noqa: E402
+from soloist.config import DEFAULT_MODELS, SourceConfig  # noqa: E402
 from soloist.errors import ConfigError, OutputError, SoloistError  # noqa: E402
+from soloist.formats import DEFAULT_FILE_PATTERNS  # noqa: E402
 from soloist.jsontext import json_text  # noqa: E402
 from soloist.sources import discover, read_chunks  # noqa: E402
 from soloist.stores import RunFolder, folder_name  # noqa: E402

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from soloist.errors import ConfigError
+from soloist.formats import DEFAULT_FILE_PATTERNS
 from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
 
 if sys.version_info >= (3, 11):
@@ -26,16 +27,15 @@ else:
     import tomli as tomllib
 
 DEFAULT_MODELS = ("jina-code-embeddings-1.5b", "bge-m3")
-DEFAULT_FILE_PATTERNS = ("*_chunks.json", "chunks.json", "*.jsonl", "*.parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
     """How chunk files are found and read.
 
-    `text_field` and `id_field` name the field (JSON, JSON Lines) or column (Parquet) of the text and
+    `text_field` and `id_field` name the field (JSON, JSON Lines) or column (of tables) of the text and
     of the id; without `id_field`, the usual names are tried and then an id is derived.
-    `file_patterns` are matched against file names.
+    `file_patterns` are matched against file names, of which an ending `.gz`, `.bz2` or `.zst` is no part.
     """
 
     text_field: str = "text"

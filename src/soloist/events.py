@@ -47,6 +47,15 @@ class InputScanned(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputPassedOver(Event):
+    """Files below the root that are no chunk files: how many by reason and ending, and the first of each reason."""
+
+    files: int
+    by_reason: Mapping[str, Mapping[str, int]]
+    first: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InputSkipped(Event):
     """A chunk or a file was left out. `models` are those that make no vector of the chunk."""
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any, get_args
 import typer
 
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
-from soloist.config import DEFAULT_FILE_PATTERNS, DEFAULT_MODELS, RunConfig
+from soloist.config import DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
+from soloist.formats import DEFAULT_FILE_PATTERNS
 from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids, in the order of their passes.

@@ -12,8 +12,8 @@ from typing import Any
 
 from soloist.config import SourceConfig
 from soloist.errors import InputError
-from soloist.events import EventSink, InputScanned, InputSkipped
-from soloist.sources import DuplicateIds, ReadPlaces, SkippedInputs, read_chunks
+from soloist.events import EventSink, InputPassedOver, InputScanned, InputSkipped, Notice
+from soloist.sources import DuplicateIds, PassedOverFiles, ReadPlaces, SkippedInputs, read_chunks
 from soloist.stores import RunFolder
 from soloist.types import Chunk, Collection, SkippedInput
 
@@ -79,6 +79,14 @@ def ingest(
     if not shards:
         raise nothing_to_embed(collections, in_all)
     return tuple(shards)
+
+
+def tell_passed_over(files: PassedOverFiles, sink: EventSink) -> None:
+    """Say which files below the root are no chunk files, where there are any."""
+    if files.count:
+        sink.emit(InputPassedOver(**files.to_dict()))
+    if sentence := files.sentence():
+        sink.emit(Notice(about="input", message=sentence))
 
 
 def empty_collection(collection: Collection, skipped: SkippedInputs) -> InputError:

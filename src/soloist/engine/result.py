@@ -17,6 +17,7 @@ from soloist.events import (
     BatchSplit,
     ChunksRemoved,
     Event,
+    InputPassedOver,
     InputScanned,
     LeaseAcquired,
     LeaseReleased,
@@ -36,6 +37,7 @@ from soloist.models.loading import StagedModel
 from soloist.types import MemoryStats, TokenTally
 
 FORMAT = 2
+_NOTHING_PASSED_OVER = InputPassedOver(files=0, by_reason={}, first=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,9 @@ class CollectionReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What a run did. `seconds` is everything, from the first file read to the last vector fused."""
+    """What a run did. `seconds` is everything, from the first file read to the last vector fused. `passed_over` are the
+    files beside the chunk files, as `InputPassedOver` has them; None where there are none.
+    """
 
     config: RunConfig
     devices: tuple[str, ...]
@@ -155,6 +159,7 @@ class RunResult:
     notices: tuple[str, ...]
     started: float
     seconds: float
+    passed_over: InputPassedOver | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-ready values, as `run.json` has it."""
@@ -172,6 +177,7 @@ class RunResult:
             "collections": [dataclasses.asdict(collection) for collection in self.collections],
             "models": [dataclasses.asdict(model) for model in self.models],
             "lease_events": [dataclasses.asdict(event) for event in self.lease_events],
+            "passed_over": dataclasses.asdict(self.passed_over or _NOTHING_PASSED_OVER),
             "notices": list(self.notices),
             "seconds": self.seconds,
         }
@@ -227,6 +233,7 @@ class ResultBuilder:
         self._tallies: dict[str, _Tally] = {}
         self._leases: list[LeaseRecord] = []
         self._notices: list[str] = []
+        self._passed_over: InputPassedOver | None = None
         self._removed: dict[str, int] = {}
         self._seconds = 0.0
 
@@ -236,6 +243,8 @@ class ResultBuilder:
             case RunStarted():
                 self._devices = event.devices
                 self._tallies = {model: _Tally() for model in event.models}
+            case InputPassedOver():
+                self._passed_over = event
             case InputScanned():
                 self._collections.append(
                     CollectionReport(
@@ -297,6 +306,7 @@ class ResultBuilder:
             notices=tuple(self._notices),
             started=self._started,
             seconds=self._seconds,
+            passed_over=self._passed_over,
         )
 
     def _collection_reports(self) -> tuple[CollectionReport, ...]:

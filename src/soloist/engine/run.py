@@ -34,7 +34,7 @@ from soloist.engine.earlier_sessions import (
 )
 from soloist.engine.feedback import Feedback
 from soloist.engine.fusing import fuse_all, fusing, is_fused
-from soloist.engine.ingest import ShardRef, ingest
+from soloist.engine.ingest import ShardRef, ingest, tell_passed_over
 from soloist.engine.isolation import run_isolated
 from soloist.engine.memory import plan_memory, remember
 from soloist.engine.passes import Stage, pending, run_pass
@@ -67,10 +67,9 @@ from soloist.events import (
 from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
-from soloist.sources import ReadPlaces, discover
+from soloist.sources import FoundInput, ReadPlaces, find_input
 from soloist.stores import RunFolder
 from soloist.stores.layout import STATE
-from soloist.types import Collection
 
 
 def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.time) -> RunResult:
@@ -91,13 +90,14 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
     specs = select_models(config)
     require_weights(config.fusion, tuple(specs))
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
-    collections = discover(config.chunks_root, config.source, config.collections)
-    require_distinct("collections", [collection.name for collection in collections])
+    found = find_input(config.chunks_root, config.source, config.collections)
+    names = [collection.name for collection in found.collections]
+    require_distinct("collections", names)
     others = [other_run(path) for path in config.reuse]
     folder = RunFolder.create(config.out)
     with folder.locked(), stop.on_signals():
-        require_the_same(folder, config, tuple(specs), [collection.name for collection in collections])
-        return _Run(config, folder, specs, accelerator, collections, others, stop).through(sinks, clock)
+        require_the_same(folder, config, tuple(specs), names)
+        return _Run(config, folder, specs, accelerator, found, others, stop).through(sinks, clock)
 
 
 class _Run:
@@ -109,7 +109,7 @@ class _Run:
         folder: RunFolder,
         specs: Mapping[str, ModelSpec],
         accelerator: Accelerator,
-        collections: Sequence[Collection],
+        found: FoundInput,
         others: Sequence[RunFolder],
         stop: Stop,
     ) -> None:
@@ -117,7 +117,7 @@ class _Run:
         self._folder = folder
         self._specs = specs
         self._accelerator = accelerator
-        self._collections = collections
+        self._found = found
         self._others = others
         self._stop = stop
 
@@ -145,10 +145,11 @@ class _Run:
         config, folder, accelerator = self._config, self._folder, self._accelerator
         with _undone_on_error(folder), self._told(sink):
             _announce(config, self._specs, accelerator, sink)
+            tell_passed_over(self._found.passed_over, sink)
             mend(folder, sink)
             places = ReadPlaces()
             shards = ingest(
-                self._collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections,
+                self._found.collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections,
                 self._stop.check, places,
             )  # fmt: skip
             staged = stage_all(self._specs, config, accelerator, sink, self._stop.check)

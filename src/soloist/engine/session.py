@@ -31,7 +31,7 @@ from soloist.models.location import find_settings, weight_files
 from soloist.models.refusals import require_dense_encoder
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
-from soloist.sources import discover
+from soloist.sources import find_input
 from soloist.types import DType, Mode, VectorDType
 
 # Bytes a second from a disk or a network volume into host memory, while a model is staged. An assumption.
@@ -62,13 +62,14 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
     accelerator = open_accelerator(config.accelerator)
     specs = select_models(config)
     known = [_know(spec, config, accelerator) for spec in specs.values()]
-    collections = discover(config.chunks_root, config.source, config.collections)
-    found = scan(collections, config.source, [(each.spec, each.settings) for each in known], config.collections)
+    given = find_input(config.chunks_root, config.source, config.collections)
+    found = scan(given.collections, config.source, [(each.spec, each.settings) for each in known], config.collections)
     planned = [_planned(each, accelerator) for each in known]
     modes: tuple[Mode, ...] = ("exclusive", "standard")
     plans = {mode: plan_run(planned, mode, accelerator.card) for mode in modes}
     models = tuple(_model_plan(each, found, plans, config, accelerator) for each in known)
-    return _session(config, accelerator, found, models, plans, session_seconds)
+    passed_over = given.passed_over.sentence()
+    return _session(config, accelerator, found, models, plans, session_seconds, [passed_over] if passed_over else [])
 
 
 def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Known:
@@ -235,6 +236,7 @@ def _session(
     models: tuple[ModelPlan, ...],
     plans: Mapping[Mode, RunPlan],
     session_seconds: float | None,
+    of_input: Sequence[str],
 ) -> SessionPlan:
     fused = _fused_bytes(config, found.chunks, models)
     times = [model.seconds for model in models]
@@ -263,7 +265,7 @@ def _session(
         session_seconds=session_seconds,
         problems=tuple(problems),
         unknowns=tuple(unknowns(models, session_seconds)),
-        notes=tuple(notes(config, models)),
+        notes=(*of_input, *notes(config, models)),
     )
 
 

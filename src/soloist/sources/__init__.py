@@ -1,9 +1,19 @@
 """Chunk files in, chunks out: discovery, a reader a format, and the check that ids are unique. Knows no torch."""
 
-from soloist.sources.discovery import discover
+from soloist.sources.discovery import FoundInput, discover, find_input
 from soloist.sources.duplicates import DuplicateIds
+from soloist.sources.passed_over import PassedOverFiles
 from soloist.sources.read_places import ReadPlaces
 from soloist.sources.reading import read_chunks
 from soloist.sources.skipped import SkippedInputs
 
-__all__ = ["DuplicateIds", "ReadPlaces", "SkippedInputs", "discover", "read_chunks"]
+__all__ = [
+    "DuplicateIds",
+    "FoundInput",
+    "PassedOverFiles",
+    "ReadPlaces",
+    "SkippedInputs",
+    "discover",
+    "find_input",
+    "read_chunks",
+]

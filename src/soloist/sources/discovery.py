@@ -1,4 +1,5 @@
-"""Where the chunk files are. Knows names and folders; never opens a file.
+"""Where the chunk files are, and which other files lie beside them. Knows names and folders, and of a file no more than
+its first line.
 
 Every folder is read once, however many links lead to it, and the order is the same on every file system.
 """
@@ -9,11 +10,17 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from soloist.config import SourceConfig
 from soloist.errors import InputError
+from soloist.formats import DEFAULT_FILE_PATTERNS, JSON_LINES, format_of, uncompressed_name
+from soloist.own_files import EXPORTED_LINE_BYTES, is_exported_line, own_folder
+from soloist.sources.csv_files import lacks_text_column
+from soloist.sources.partitions import partition_of
+from soloist.sources.passed_over import PassedOver, PassedOverFiles, reason_of
 from soloist.types import Collection
 
 # Beside a corpus in the BEIR layout: lines with text that are no chunks.
@@ -21,32 +28,62 @@ _QUERIES_FILE = "queries.jsonl"
 _Identity = tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundInput:
+    """The collections below a root, and the files that are in none of them."""
+
+    collections: tuple[Collection, ...]
+    passed_over: PassedOverFiles
+
+
 def discover(root: Path, config: SourceConfig, wanted: Sequence[str] = ()) -> tuple[Collection, ...]:
+    """The collections below `root`, see `find_input`."""
+    return find_input(root, config, wanted).collections
+
+
+def find_input(root: Path, config: SourceConfig, wanted: Sequence[str] = ()) -> FoundInput:
     """Find the collections below `root`, sorted by name, their files sorted by POSIX path relative to the collection.
 
     Each folder in `root` that holds chunk files at any depth is a collection with the folder's name. A
-    `root` that directly holds chunk files is one collection, with its own name and all files below it.
-    Chunk files are those whose name matches one of `config.file_patterns`, whatever its case. Hidden
-    files and folders, and `queries.jsonl`, are passed over. Links to folders are followed, but none
+    `root` that directly holds chunk files is one collection, with its own name and all files below it; so is one whose
+    folders are the partitions of a table (`lang=en`, `lang=de`).
+    Chunk files are those whose name matches one of `config.file_patterns`, whatever its case and with or without the
+    ending of a compression; with the default patterns, a CSV or TSV file without the column of texts is none. Hidden
+    files and folders are no input, and `queries.jsonl` is passed over. Links to folders are followed, but none
     to a folder that has been read already or that contains `root`.
 
     Args:
         root: the folder to look in; it is only read.
         config: the patterns of the file names.
-        wanted: names of collections; empty for all.
+        wanted: names of collections; empty for all. What lies in others is not counted.
 
     Raises:
-        InputError: a folder is missing or cannot be read, there are no chunk files, or a wanted collection
-            is not there.
+        InputError: a folder is missing or cannot be read, there are no chunk files, a wanted collection
+            is not there, or soloist itself wrote a folder or a file below `root`.
     """
     _require_folder(root)
-    collections = _collections(root, config.file_patterns)
-    if not collections:
-        patterns = ", ".join(config.file_patterns) or "nothing"
-        raise InputError(
-            f"{root} holds no chunk files: looked for {patterns} at any depth, and --file-patterns names others"
-        )
-    return _select(collections, wanted, root)
+    candidates, loose = _candidates(root, config)
+    named = {name: each for name, each in candidates.items() if each.files}
+    if not named:
+        raise _nothing_found(root, config, [loose, *(each.passed_over for each in candidates.values())])
+    collections = tuple(_collection(name, each) for name, each in named.items())
+    chosen = _select(collections, wanted, root)
+    passed_over = PassedOverFiles()
+    for counted in (loose, *(each.passed_over for name, each in candidates.items() if not wanted or name in wanted)):
+        passed_over.add_all(counted)
+    return FoundInput(collections=chosen, passed_over=passed_over)
+
+
+def _nothing_found(root: Path, config: SourceConfig, others: Iterable[PassedOverFiles]) -> InputError:
+    passed_over = PassedOverFiles()
+    for counted in others:
+        passed_over.add_all(counted)
+    patterns = ", ".join(config.file_patterns) or "nothing"
+    sentence = passed_over.sentence()
+    return InputError(
+        f"{root} holds no chunk files: looked for {patterns} at any depth, and --file-patterns names others"
+        + (f"; {sentence}" if sentence else "")
+    )
 
 
 def _require_folder(root: Path) -> None:
@@ -60,52 +97,155 @@ def _require_folder(root: Path) -> None:
         raise InputError(f"the folder of chunks {root} is a file: name the folder that it is in")
 
 
-def _collections(root: Path, patterns: Sequence[str]) -> tuple[Collection, ...]:
-    entries = _entries(root)
+@dataclass(slots=True, kw_only=True)
+class _Candidate:
+    """A folder that is a collection if it holds chunk files."""
+
+    root: Path
+    files: list[Path] = field(default_factory=list)
+    passed_over: PassedOverFiles = field(default_factory=PassedOverFiles)
+
+
+def _candidates(root: Path, config: SourceConfig) -> tuple[dict[str, _Candidate], PassedOverFiles]:
+    """What may be collections, by name in order, and the files in the root itself that are in none of them."""
+    sorter = _Sorter(root, config)
+    entries = _entries(root, root)
     containing = _identities_upwards(root)
-    if any(_is_chunk_file(entry, patterns) for entry in entries):
-        # Its own name must be readable from a root such as "." or "..".
-        name = root.resolve().name or "root"
-        return (_collection(name, root, patterns, containing[1:]),)
-    folders = [entry.name for entry in entries if _is_folder(entry)]
-    candidates = [_collection(name, root / name, patterns, containing) for name in folders]
-    return tuple(candidate for candidate in candidates if candidate.files)
+    top = _Candidate(root=root)
+    for entry in entries:
+        if not _is_folder(entry):
+            sorter.sort(entry, top)
+    # Its own name must be readable from a root such as "." or "..".
+    own_name = root.resolve().name or "root"
+    if top.files:
+        return {own_name: _filled(_Candidate(root=root), sorter, containing[1:])}, PassedOverFiles()
+    found = {
+        entry.name: _filled(_Candidate(root=root / entry.name), sorter, containing)
+        for entry in entries
+        if _is_folder(entry)
+    }
+    if _is_one_table([name for name, each in found.items() if each.files]):
+        return {own_name: _filled(_Candidate(root=root), sorter, containing[1:])}, PassedOverFiles()
+    return found, top.passed_over
 
 
-def _collection(name: str, folder: Path, patterns: Sequence[str], closed: Iterable[_Identity]) -> Collection:
-    files = _files_below(folder, patterns, set(closed))
-    return Collection(
-        name=name, root=folder, files=tuple(sorted(files, key=lambda file: file.relative_to(folder).as_posix()))
-    )
+def _is_one_table(folder_names: Sequence[str]) -> bool:
+    """Whether folders are the partitions of one table: all of one key."""
+    keys = {partition[0] if (partition := partition_of(name)) else None for name in folder_names}
+    return len(keys) == 1 and None not in keys
 
 
-def _files_below(folder: Path, patterns: Sequence[str], closed: set[_Identity]) -> list[Path]:
-    files: list[Path] = []
-    waiting = deque([folder])
+def _collection(name: str, found: _Candidate) -> Collection:
+    files = sorted(found.files, key=lambda file: file.relative_to(found.root).as_posix())
+    return Collection(name=name, root=found.root, files=tuple(files))
+
+
+def _filled(candidate: _Candidate, sorter: _Sorter, closed: Iterable[_Identity]) -> _Candidate:
+    """The candidate with all files below its folder."""
+    read = set(closed)
+    waiting = deque([candidate.root])
     while waiting:
         current = waiting.pop()
         identity = _identity(current)
-        if identity in closed:
+        if identity in read:
             continue
-        closed.add(identity)
-        for entry in _entries(current):
+        read.add(identity)
+        for entry in _entries(current, sorter.root):
             if _is_folder(entry):
                 # Links wait until all true folders are read, so that a link never takes a folder's files over.
                 (waiting.appendleft if entry.is_symlink() else waiting.append)(current / entry.name)
-            elif _is_chunk_file(entry, patterns):
-                files.append(current / entry.name)
-    return files
+            else:
+                sorter.sort(entry, candidate)
+    return candidate
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+class _Sorter:
+    """Tells chunk files from others."""
+
+    def __init__(self, root: Path, config: SourceConfig) -> None:
+        self.root = root
+        self._text_field = config.text_field
+        self._patterns = tuple(pattern.lower() for pattern in config.file_patterns)
+        self._is_default = config.file_patterns == DEFAULT_FILE_PATTERNS
+
+    def sort(self, entry: os.DirEntry[str], candidate: _Candidate) -> None:
+        """Add the file to the candidate's own, or to those that are passed over.
+
+        Raises:
+            InputError: it is a file that soloist exported.
+        """
+        file = Path(entry.path)
+        other = self._why_not(entry, file)
+        if other is None:
+            candidate.files.append(file)
+        else:
+            candidate.passed_over.add(other)
+
+    def _why_not(self, entry: os.DirEntry[str], file: Path) -> PassedOver | None:
+        place = file.relative_to(self.root)
+        name = uncompressed_name(entry.name)
+        takes = self._takes(entry.name.lower())
+        if name == _QUERIES_FILE:
+            return PassedOver(file=place, reason="questions", detail="the questions of a BEIR folder")
+        if not _is_plain(entry, is_chunk_file=takes):
+            return PassedOver(file=place, reason="not a plain file")
+        if not takes:
+            return PassedOver(file=place, reason=reason_of(entry.name))
+        format_ = format_of(entry.name)
+        if format_.needs_text_column and self._is_default:
+            found = lacks_text_column(file, self._text_field, format_.name)
+            if found:
+                return PassedOver(file=place, reason="no column of texts", detail=found)
+        if format_ is JSON_LINES:
+            _require_no_export(file, self.root)
+        return None
+
+    def _takes(self, name: str) -> bool:
+        plain = uncompressed_name(name)
+        names = {name, plain} if format_of(name).is_text else {name}
+        return any(fnmatchcase(each, pattern) for each in names for pattern in self._patterns)
+
+
+def _is_plain(entry: os.DirEntry[str], *, is_chunk_file: bool) -> bool:
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:  # e.g. a broken link: reading it says what is wrong, passing over it would hide it
+        return is_chunk_file
+
+
+def _require_no_export(file: Path, root: Path) -> None:
+    try:
+        with file.open("rb") as raw:
+            head = raw.read(EXPORTED_LINE_BYTES)
+    except OSError:  # reading it tells
+        return
+    if is_exported_line(head):
+        raise _own(file, "a file that soloist exported", root)
+
+
+def _own(path: Path, what: str, root: Path) -> InputError:
+    return InputError(
+        f"{path} is {what}, and its rows are no chunks: name a folder of chunks alone, or move it out of {root}"
+    )
+
+
+def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, by name.
+
+    Raises:
+        InputError: it cannot be read, or soloist wrote it.
+    """
     try:
         with os.scandir(folder) as listing:
-            visible = [entry for entry in listing if not entry.name.startswith(".")]
+            entries = list(listing)
     except OSError as exc:
         raise InputError(
             f"the folder {folder} cannot be read ({exc.strerror}): allow it, or hide the folder by a leading dot"
         ) from exc
-    return sorted(visible, key=lambda entry: entry.name)
+    own = own_folder([entry.name for entry in entries])
+    if own is not None:
+        raise _own(folder, own, root)
+    return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -113,16 +253,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-def _is_chunk_file(entry: os.DirEntry[str], patterns: Sequence[str]) -> bool:
-    name = entry.name.lower()
-    if name == _QUERIES_FILE or not any(fnmatchcase(name, pattern.lower()) for pattern in patterns):
-        return False
-    try:
-        return stat.S_ISREG(entry.stat().st_mode)
-    except OSError:  # e.g. a broken link: reading it says what is wrong, passing over it would hide it
-        return True
 
 
 def _identity(folder: Path) -> _Identity:

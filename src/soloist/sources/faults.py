@@ -56,3 +56,17 @@ def foreign_text(exc: Exception) -> str:
     """What another library says of a fault, on one line, without control characters, and not at any length."""
     joined = shortened(" ".join(str(exc).split()), _FOREIGN_CHARS)
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in joined)
+
+
+def require_unicode(text: str, name: str) -> None:
+    """Refuse a text that no UTF-8 can hold.
+
+    Raises:
+        NotAChunkError: it has a lone surrogate.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise NotAChunkError(
+            f"is not a chunk: its {name!r} has a lone surrogate at character {exc.start}, which is no text"
+        ) from exc

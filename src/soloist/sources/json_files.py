@@ -5,33 +5,60 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from soloist.formats import JSON, JSON_LINES
 from soloist.sources.faults import BadItem, UnreadableFileError
 from soloist.sources.json_stream import BUFFER_BYTES, JsonStream
+from soloist.sources.lines import MAX_LINE_BYTES, Line, read_lines
 from soloist.sources.nesting import TooDeepError, decode
+from soloist.sources.opening import opened_bytes
 
 # In this order: the first that holds a list is read.
 LIST_KEYS = ("chunks", "data", "records", "items")
+# What a chunk begins with.
+_OPENINGS = '{"'
+_NAME, _LINES_NAME = JSON.name, JSON_LINES.name
+_BLANK = object()
+
+
+class _Shape(Enum):
+    """What a JSON file holds, where it is no object with a list of chunks."""
+
+    LIST = "a list of chunks"
+    CHUNK = "an object that is a chunk"
+    VALUES = "one value after another, as JSON Lines have them"
 
 
 def read_json(
-    file: Path, *, buffer_bytes: int = BUFFER_BYTES, check: Callable[[], object] = lambda: None
+    file: Path,
+    text_field: str = "text",
+    *,
+    buffer_bytes: int = BUFFER_BYTES,
+    check: Callable[[], object] = lambda: None,
 ) -> Iterator[Any]:
-    """The items of the list that a JSON file is, or that it holds under one of `LIST_KEYS`, in order.
+    """The items of a JSON file, in order: those of the list that it is, or holds under one of `LIST_KEYS`; the object
+    itself, where that has a text; or one value after another, where the file is JSON Lines under another name.
 
-    A file that is an object is read twice: which of its lists is meant is known only at its end. `check` is called
-    whenever some more of the file is read, and may raise.
+    A file that begins with an object is read twice up to that object's end, where it is known what the file is.
+    `check` is called whenever some more of the file is read, and may raise.
 
     Raises:
-        UnreadableFileError: the file is not well-formed, or holds no list. Items before the fault come first.
+        UnreadableFileError: the file is not well-formed, or holds no chunks. Items before the fault come first.
         OSError: the file cannot be opened or read.
     """
-    member = _find_list(file, buffer_bytes, check)
-    with file.open("rb", buffering=0) as raw:
+    with opened_bytes(file, _NAME) as raw:
+        shape = _shape(JsonStream(raw, buffer_bytes, check), text_field)
+    with opened_bytes(file, _NAME) as raw:
         stream = JsonStream(raw, buffer_bytes, check)
-        yield from _list_values(stream) if member is None else _member_values(stream, member)
+        if isinstance(shape, int):
+            yield from _member_values(stream, shape)
+        elif shape is _Shape.LIST:
+            yield from _list_values(stream)
+        else:
+            yield from _values(stream)
         stream.finish()
 
 
@@ -40,47 +67,78 @@ def read_json_lines(file: Path, *, check: Callable[[], object] = lambda: None) -
     line, and may raise.
 
     Raises:
+        UnreadableFileError: the file is one JSON text that is spread over several lines, or no text at all.
         OSError: the file cannot be opened or read.
     """
-    at_byte = 0
-    with file.open("rb") as raw:
-        for number, line in enumerate(raw, start=1):
+    is_first = True
+    with opened_bytes(file, _LINES_NAME) as raw:
+        for line in read_lines(raw, check):
             check()
-            content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if content and not content.isspace():  # strip would copy a line that may be a hundred megabytes
-                yield _line_value(content, number, at_byte + len(line) - len(content))
-            at_byte += len(line)
+            value = _line_item(line)
+            if value is _BLANK:
+                continue
+            if is_first and isinstance(value, BadItem) and _is_spread(line.content):
+                raise UnreadableFileError(
+                    "is one JSON text over several lines, and not an object a line: name it as a JSON file, such as "
+                    f"{file.name.split('.')[0]}_chunks.json"
+                )
+            is_first = False
+            yield value
 
 
-def _find_list(file: Path, buffer_bytes: int, check: Callable[[], object]) -> int | None:
-    """The number of the member that holds the chunks; None where the whole file is their list."""
-    with file.open("rb", buffering=0) as raw:
-        stream = JsonStream(raw, buffer_bytes, check)
-        opening = stream.peek()
-        if opening == "[":
-            return None
-        if opening == "{":
-            return _find_member(stream)
-        stream.value()
-        raise UnreadableFileError(f"holds neither a list of chunks nor an object with one, but {opening} at its start")
+def _shape(stream: JsonStream, text_field: str) -> _Shape | int:
+    """What the file holds, or the number of the member that holds the chunks."""
+    opening = stream.peek()
+    if opening == "[":
+        return _Shape.LIST
+    if opening == "{":
+        return _find_chunks(stream, text_field)
+    stream.value()
+    if opening == '"' and stream.peek() and stream.peek() in _OPENINGS:
+        return _Shape.VALUES
+    raise UnreadableFileError(f"holds neither a list of chunks nor an object with one, but {opening} at its start")
 
 
-def _find_member(stream: JsonStream) -> int:
+def _find_chunks(stream: JsonStream, text_field: str) -> _Shape | int:
     lists: dict[str, int] = {}
+    has_text = False
     try:
         for number, key in enumerate(stream.members()):
             lists.pop(key, None)  # of equal keys the last wins
-            if key in LIST_KEYS and stream.peek() == "[":
+            opening = stream.peek()
+            if key == text_field:
+                has_text = _passes_text(stream, opening)
+                continue
+            if key in LIST_KEYS and opening == "[":
                 lists[key] = number
             stream.skip()
+        following = stream.peek()
     except UnreadableFileError:
-        # With a list to read, the fault is met again by who reads it, after the items before it.
+        # With something to read, the fault is met again by who reads it, after the items before it.
+        if has_text:
+            return _Shape.CHUNK
         if not lists:
             raise
+        following = ""
+    if following and following in _OPENINGS:
+        return _Shape.VALUES
+    if has_text:
+        return _Shape.CHUNK
     for key in LIST_KEYS:
         if key in lists:
             return lists[key]
-    raise UnreadableFileError(f"is an object without a list of chunks under {', '.join(LIST_KEYS)}")
+    raise UnreadableFileError(
+        f"is an object without a list of chunks under {', '.join(LIST_KEYS)}, and without a text in {text_field!r}"
+    )
+
+
+def _passes_text(stream: JsonStream, opening: str) -> bool:
+    """Whether the value that comes next is a text that is not blank; it is consumed."""
+    if opening != '"':
+        stream.skip()
+        return False
+    text = stream.value()
+    return bool(text) and not text.isspace()
 
 
 def _member_values(stream: JsonStream, member: int) -> Iterator[Any]:
@@ -94,6 +152,29 @@ def _member_values(stream: JsonStream, member: int) -> Iterator[Any]:
 def _list_values(stream: JsonStream) -> Iterator[Any]:
     for _ in stream.elements():
         yield stream.value()
+
+
+def _values(stream: JsonStream) -> Iterator[Any]:
+    """One value after another, up to the end of the file or to what begins none."""
+    while (opening := stream.peek()) and opening in _OPENINGS:
+        yield stream.value()
+
+
+def _line_item(line: Line) -> Any:
+    """The value of a line, `_BLANK` where it has none."""
+    content = line.content
+    if content is None:
+        return BadItem(fault=f"is too large: line {line.number} has more than {MAX_LINE_BYTES / 1e6:,.0f} MB")
+    mark = len(codecs.BOM_UTF8) if line.number == 1 and content.startswith(codecs.BOM_UTF8) else 0
+    content = content[mark:] if mark else content
+    if not content or content.isspace():  # strip would copy a line that may be a hundred megabytes
+        return _BLANK
+    return _line_value(content, line.number, line.at_byte + mark)
+
+
+def _is_spread(line: bytes | None) -> bool:
+    """Whether a line that is no JSON ends as one of a JSON text with line breaks does."""
+    return line is not None and line.rstrip()[-1:] in (b"[", b"{", b",")
 
 
 def _line_value(line: bytes, number: int, at_byte: int) -> Any:

@@ -10,12 +10,15 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from soloist.sources.faults import UnreadableFileError
 from soloist.sources.nesting import is_too_deep
+from soloist.sources.opening import ByteStream
 
 BUFFER_BYTES = 1 << 20
+# As of a row of Parquet: a packed file of a megabyte can hold a string of gigabytes.
+MAX_VALUE_CHARS = 256_000_000
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
 # Each with its comma; none of more digits than Python converts.
 _NUMBERS = re.compile(
@@ -38,7 +41,7 @@ class JsonStream:
     """
 
     def __init__(
-        self, raw: BinaryIO, buffer_bytes: int = BUFFER_BYTES, check: Callable[[], object] = lambda: None
+        self, raw: ByteStream, buffer_bytes: int = BUFFER_BYTES, check: Callable[[], object] = lambda: None
     ) -> None:
         self._source = _Utf8Source(raw)
         self._buffer_bytes = buffer_bytes
@@ -158,6 +161,10 @@ class JsonStream:
     def _fill(self, size_bytes: int) -> None:
         """Read on, and let go of what is consumed."""
         self._check()
+        if len(self._text) - self._at > MAX_VALUE_CHARS:
+            raise UnreadableFileError(
+                f"has a value of more than {MAX_VALUE_CHARS:,} characters at {self._position(self._at)}"
+            )
         more = self._source.read(size_bytes)
         self._ended = not more
         self._line, self._column = self._line_and_column(self._at)
@@ -183,7 +190,7 @@ class JsonStream:
 class _Utf8Source:
     """The text of a UTF-8 file. A fault is raised only after all the text before it has been given out."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: ByteStream) -> None:
         self._raw = raw
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._read_bytes = 0

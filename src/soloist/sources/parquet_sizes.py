@@ -164,7 +164,7 @@ def value_bytes(array: Any) -> Sizes | int:
     if any(is_kind(kind) for is_kind in _LISTS):
         return _of_lists(array)
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        array = array.cast(pa.large_binary())
+        return _of_views(array)
     try:
         lengths: Sizes = pc.binary_length(array).fill_null(0).to_numpy().astype(np.int64)
         return lengths + _VALUE_BYTES
@@ -175,6 +175,13 @@ def value_bytes(array: Any) -> Sizes | int:
 _LISTS = (
     pa.types.is_list, pa.types.is_large_list, pa.types.is_map, pa.types.is_list_view, pa.types.is_large_list_view,
 )  # fmt: skip
+
+
+def _of_views(array: Any) -> Sizes:
+    """Without the values themselves: all views may be of the same bytes."""
+    views = np.frombuffer(array.buffers()[1], dtype="<i4", count=4 * (array.offset + len(array))).reshape(-1, 4)
+    lengths: Sizes = np.where(array.is_valid(), views[array.offset :, 0], 0).astype(np.int64)
+    return lengths + _VALUE_BYTES
 
 
 def _of_dictionary(array: Any) -> Sizes | int:

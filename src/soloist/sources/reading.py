@@ -7,39 +7,23 @@ is `chunk_fields`'.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from soloist.config import SourceConfig
 from soloist.errors import BadChunkFileError
+from soloist.formats import format_of
 from soloist.sources.chunk_fields import chunk_of, fields_of
 from soloist.sources.faults import BadItem, NotAChunkError, UnreadableFileError
-from soloist.sources.json_files import read_json, read_json_lines
-from soloist.sources.parquet_files import read_parquet
+from soloist.sources.ids import find_id
+from soloist.sources.partitions import partitions_of
+from soloist.sources.readers import READERS
 from soloist.types import Chunk, Collection, Place, SkippedInput, SkipReason
 
 _REMEDY = "repair it, or go on without it with --on-bad-input skip"
 _ITEMS_BETWEEN_LOOKS = 256
 _Version = tuple[int, int, int]
 _Check = Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class _Format:
-    """How the items of a file are read, and what one is called."""
-
-    read: Callable[[Path, SourceConfig, _Check], Iterator[Any]]
-    unit: str
-
-
-_JSON = _Format(lambda file, config, check: read_json(file, check=check), "chunk")
-_JSON_LINES = _Format(lambda file, config, check: read_json_lines(file, check=check), "chunk")
-_FORMATS = {
-    ".jsonl": _JSON_LINES,
-    ".ndjson": _JSON_LINES,
-    ".parquet": _Format(lambda file, config, check: read_parquet(file, config.text_field), "row"),
-}
 
 
 def read_chunks(
@@ -51,9 +35,8 @@ def read_chunks(
     """Give each chunk of the collection with its place, file by file, in memory bounded by the largest chunk, or by
     512 rows of a Parquet file, fewer where its rows are large.
 
-    Files that end in `.jsonl` or `.ndjson` hold a JSON value a line, those that end in `.parquet` are Parquet, and all
-    others are JSON: a list, or an object with a list under `chunks`, `data`, `records` or `items`. An item
-    is an object or a plain string; the module `chunk_fields` says how it becomes a chunk.
+    The ending of a file's name says its format (`soloist.formats`). An item is an object, a row or a plain string; the
+    module `chunk_fields` says how it becomes a chunk.
 
     Each text that is empty or whitespace only and each file without items goes to `on_skip`. So do
     faults where `config.on_bad_input` is "skip": a fault of one item costs that item; a fault of the
@@ -85,7 +68,9 @@ class _FileReading:
         self._config = config
         self._on_skip = on_skip
         self._check = check
-        self._format = _FORMATS.get(file.suffix.lower(), _JSON)
+        self._format = format_of(file.name)
+        self._partitions = partitions_of(collection, file)
+        self._has_ids: bool | None = None
         self._n_items = 0
         self._n_chunks = 0
         self._version: _Version | None = None
@@ -114,7 +99,7 @@ class _FileReading:
     def _items(self) -> Iterator[Any]:
         """The items of the file, with every way in which reading them can fail as one error."""
         try:
-            yield from self._format.read(self._file, self._config, self._check)
+            yield from READERS[self._format.name](self._file, self._config.text_field, self._check)
         except OSError as exc:
             raise UnreadableFileError(f"cannot be read ({exc.strerror or exc})") from exc
         except MemoryError as exc:  # to pass over a sound file would lose it
@@ -134,10 +119,29 @@ class _FileReading:
             if not text or text.isspace():
                 self._skip(index, "empty text")
                 return None
-            return chunk_of(fields, self._config, origin, index)
+            return chunk_of(fields, self._config, origin, index, self._partitions, self._others_have_ids)
         except NotAChunkError as exc:
             self._report_item(index, exc)
             return None
+
+    def _others_have_ids(self) -> bool:
+        """Whether any chunk of the file brings an id, which takes one more reading of it, up to the first that does."""
+        if self._has_ids is None:
+            try:
+                self._has_ids = any(map(self._brings_an_id, self._items()))
+            except UnreadableFileError:  # it is met again by who reads the chunks
+                self._has_ids = False
+        return self._has_ids
+
+    def _brings_an_id(self, item: Any) -> bool:
+        self._check()
+        if not isinstance(item, dict):
+            return False
+        metadata = item.get("metadata")
+        try:
+            return find_id(item, metadata if isinstance(metadata, dict) else {}, None).id is not None
+        except NotAChunkError:
+            return False
 
     def _require_unchanged(self) -> None:
         if self._version is not None and _version(self._file) != self._version:

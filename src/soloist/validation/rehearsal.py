@@ -23,6 +23,7 @@ from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.devices import Accelerator, GpuLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR
 from soloist.engine import RunResult, run
+from soloist.engine.ingest import tell_passed_over
 from soloist.engine.staging import select_models, stage_all
 from soloist.errors import ConfigError, InputError, OutputError
 from soloist.events import (
@@ -37,7 +38,7 @@ from soloist.events import (
 )
 from soloist.jsontext import json_text
 from soloist.models.loading import StagedModel
-from soloist.sources import discover, read_chunks
+from soloist.sources import find_input, read_chunks
 from soloist.stores import RunFolder
 from soloist.stores.atomic import disk_errors
 from soloist.types import Collection
@@ -83,7 +84,9 @@ def rehearse(
     """
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     sample = folder / "chunks"
-    chunks = _write_sample(config, sample, sample_chunks)
+    given = find_input(config.chunks_root, config.source, config.collections)
+    tell_passed_over(given.passed_over, sink)
+    chunks = _write_sample(config, given.collections, sample, sample_chunks)
     base = replace(
         config, chunks_root=sample, collections=(), source=SourceConfig(), lock_dir=config.lock_dir or LOCK_DIR,
         cache_dir=folder / "cache", isolation="allocator", shard_chunks=max(16, chunks // 3),
@@ -121,9 +124,8 @@ def rehearse(
         )
 
 
-def _write_sample(config: RunConfig, target: Path, limit: int) -> int:
+def _write_sample(config: RunConfig, collections: Sequence[Collection], target: Path, limit: int) -> int:
     """The first chunks of every collection, as JSON Lines that every command can read; how many they are."""
-    collections = discover(config.chunks_root, config.source, config.collections)
     each = max(1, -(-limit // len(collections)))
     total = 0
     for collection in collections:

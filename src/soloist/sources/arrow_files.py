@@ -1,0 +1,88 @@
+"""The rows of Arrow files: Feather, and the stream and the file of Arrow IPC. Knows Arrow IPC; not what a chunk is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from soloist.sources.arrow_messages import require_bounded
+from soloist.sources.arrow_rows import items_of, require_columns
+from soloist.sources.faults import UnreadableFileError, foreign_text, names_text
+
+_FILE_MAGIC = b"ARROW1"
+_FIRST_FEATHER_MAGIC = b"FEA1"
+_STREAM_IN_FILE = 8  # bytes before it: the magic and its padding
+
+
+def read_arrow(file: Path, text_field: str) -> Iterator[Any]:
+    """Each row as a dict by column names; a `BadItem` for one with a value that Python cannot hold.
+
+    A file of Arrow IPC is read as the stream that it contains. A `metadata` column of strings that are JSON objects
+    comes parsed.
+
+    Raises:
+        UnreadableFileError: the file is not Arrow, is damaged or cut off, has a batch that does not fit into memory, no
+            text in the column `text_field`, or two columns of one name.
+        OSError: the file cannot be opened or read.
+        MemoryError: its rows take more memory than there is.
+    """
+    n_rows = 0
+    with file.open("rb") as raw:
+        start = _start(raw)
+        require_bounded(raw, start)
+        raw.seek(start)
+        try:
+            with pa.ipc.open_stream(pa.PythonFile(raw, mode="r")) as stream:
+                require_columns(stream.schema, text_field)
+                _require_plain(stream.schema)
+                for batch in stream:
+                    batch.validate(full=True)  # a place beyond the end of a buffer would end the process
+                    for item in items_of(batch, stream.schema):
+                        yield item
+                        n_rows += 1
+        except MemoryError:  # Arrow's too: no fault of the file
+            raise
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as exc:
+            raise UnreadableFileError(f"is not readable as Arrow from row {n_rows} on ({foreign_text(exc)})") from exc
+
+
+def _start(raw: BinaryIO) -> int:
+    """Where the stream begins."""
+    head = raw.read(len(_FILE_MAGIC))
+    if head.startswith(_FIRST_FEATHER_MAGIC):
+        raise UnreadableFileError("is Feather of version 1, which is no longer read: write it again as version 2")
+    if head != _FILE_MAGIC:
+        return 0
+    size = raw.seek(0, 2)
+    raw.seek(max(0, size - len(_FILE_MAGIC)))
+    if size < 2 * _STREAM_IN_FILE or raw.read(len(_FILE_MAGIC)) != _FILE_MAGIC:
+        raise UnreadableFileError("is cut off: it begins as an Arrow file, and does not end as one")
+    return _STREAM_IN_FILE
+
+
+def _require_plain(schema: pa.Schema) -> None:
+    """Refuse columns of which a few bytes can stand for any number of values."""
+    odd = [field.name for field in schema if any(map(_is_odd, _types_in(field.type)))]
+    if odd:
+        raise UnreadableFileError(
+            f"has columns of unions or of runs ({names_text(odd)}), which are not read: write them as plain columns"
+        )
+
+
+def _is_odd(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_union(type_) or pa.types.is_run_end_encoded(type_))
+
+
+def _types_in(type_: pa.DataType) -> Iterator[pa.DataType]:
+    """The type and all types within it."""
+    yield type_
+    if isinstance(type_, pa.BaseExtensionType):
+        yield from _types_in(type_.storage_type)
+    elif pa.types.is_dictionary(type_):
+        yield from _types_in(type_.value_type)
+    else:
+        for number in range(type_.num_fields):
+            yield from _types_in(type_.field(number).type)

@@ -1,0 +1,116 @@
+"""A chunk file as a stream of its bytes, decompressed where it is compressed. Knows first bytes; no format's content.
+
+What a file is compressed with is told by its first bytes and not by its name: browsers unpack a `.gz` and keep its
+name, and others pack with one tool under the name of another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import pyarrow as pa
+
+from soloist.formats import COMPRESSIONS
+from soloist.sources.faults import UnreadableFileError, foreign_text
+
+_HEAD_BYTES = 64
+_COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+# What lies under the name of a text file in practice, with what to do about it.
+_FOREIGN = (
+    (b"PAR1", "Parquet: name it .parquet"),
+    (b"ARROW1", "Arrow: name it .arrow"),
+    (b"PK\x03\x04", "a ZIP archive: unpack it"),
+    (b"\xfd7zXZ\x00", "packed with xz: unpack it, or pack it with gzip, bzip2 or zstd"),
+    (b"\x04\x22\x4d\x18", "packed with lz4: unpack it, or pack it with gzip, bzip2 or zstd"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
+    (b"SQLite format 3\x00", "an SQLite database: export its table as CSV"),
+    (b"%PDF-", "a PDF document: extract its text"),
+    (b"\xff\xfe\x00\x00", "text in UTF-32: save it as UTF-8"),
+    (b"\xff\xfe", "text in UTF-16: save it as UTF-8"),
+    (b"\xfe\xff", "text in UTF-16: save it as UTF-8"),
+    (b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
+    (b"<!doctype html", "an HTML page: download the file itself"),
+    (b"<html", "an HTML page: download the file itself"),
+)
+
+
+class ByteStream(Protocol):
+    """What is read piece by piece."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; empty at the end only."""
+        ...
+
+
+@contextlib.contextmanager
+def opened_bytes(file: Path, format_name: str) -> Iterator[ByteStream]:
+    """The bytes of a text file, decompressed; the file is closed at the end.
+
+    Raises:
+        UnreadableFileError: its first bytes are those of something else.
+        OSError: it cannot be opened or read.
+    """
+    with file.open("rb", buffering=0) as raw:
+        codec = _codec(_head(raw))
+        stream = raw if codec is None else _Decompressed(raw, codec)
+        first = _head(stream) if codec is None else stream.read(_HEAD_BYTES)
+        _require_text(file, first, format_name, codec)
+        yield raw if codec is None else _Prefixed(first, stream)
+
+
+def _head(raw: Any) -> bytes:
+    """The first bytes of a file, which stays at its beginning."""
+    found = b""
+    while len(found) < _HEAD_BYTES and (more := raw.read(_HEAD_BYTES - len(found))):
+        found += more
+    raw.seek(0)
+    return found
+
+
+def _codec(head: bytes) -> str | None:
+    return next((codec for magic, codec in _COMPRESSED.items() if head.startswith(magic)), None)
+
+
+def _require_text(file: Path, head: bytes, format_name: str, codec: str | None) -> None:
+    inside = f" packed with {codec}" if codec is not None else ""
+    for magic, what in _FOREIGN:
+        if head.lower().startswith(magic.lower()):
+            raise UnreadableFileError(f"is not {format_name}{inside} but {what}")
+    packed_again = _codec(head) if codec is not None else None
+    if packed_again is not None:
+        raise UnreadableFileError(f"is packed twice, with {codec} and in it with {packed_again}: unpack it once")
+    named = COMPRESSIONS.get(file.suffix.lower())
+    if named is not None and codec is None and b"\0" in head:
+        raise UnreadableFileError(f"is not packed with {named}, as its name says, and no text either")
+
+
+class _Decompressed:
+    """Decompresses as it is read, in little memory, whatever comes of it."""
+
+    def __init__(self, raw: BinaryIO | Any, codec: str) -> None:
+        self._codec = codec
+        self._stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; empty at the end only."""
+        try:
+            found: bytes = self._stream.read(size)
+        except (OSError, pa.ArrowException) as exc:
+            raise UnreadableFileError(f"is damaged or cut off: it cannot be unpacked ({foreign_text(exc)})") from exc
+        return found
+
+
+class _Prefixed:
+    """A stream of which some bytes were read before."""
+
+    def __init__(self, first: bytes, stream: ByteStream) -> None:
+        self._first = first
+        self._stream = stream
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; empty at the end only."""
+        found, self._first = self._first[:size], self._first[size:]
+        return found or self._stream.read(size)
