@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from soloist.config import SourceConfig
 from soloist.sources.chunk_fields import chunk_of, fields_of
 from soloist.sources.faults import NotAChunkError
+from soloist.sources.ids import DecimalText, MomentText
 from soloist.types import Chunk
 
 
@@ -34,7 +35,11 @@ def derived(text: str) -> str:
         ({"text": "t", "metadata": {"id": "e", "chunk_id": None}}, "e"),
         ({"text": "t", "id": 0}, "0"),
         ({"text": "t", "id": "", "chunk_id": None, "_id": 12}, "12"),
-        ({"text": "t", "id": True, "_id": 1.5, "metadata": {"id": ["x"]}}, derived("t")),
+        ({"text": "t", "id": 1.0, "_id": 1.5}, "1"),
+        ({"text": "t", "id": None, "metadata": {"id": -0.0}}, "0"),
+        ({"text": "t", "id": 10**400}, str(10**400)),
+        ({"text": "t", "id": DecimalText("7.00")}, "7"),
+        ({"text": "t", "id": None, "chunk_id": "", "metadata": {"id": None}}, derived("t")),
         ({"text": "t"}, derived("t")),
         ("plain é", derived("plain é")),
     ],
@@ -113,10 +118,19 @@ def test_the_text_is_what_it_was(text: str) -> None:
         ({"text": "a", "id": 1}, {"id_field": "key"}, "has no id: neither it nor its metadata has the id field 'key'"),
         ({"text": "a", "key": None}, {"id_field": "key"}, "has no id: neither it nor its metadata has the id field"),
         (
-            {"text": "a", "key": 1.0},
+            {"text": "a", "key": 1.5},
             {"id_field": "key"},
-            "has no id: its 'key' is a number, not a string or an integer",
+            "has no id: its 'key' is 1.5, not a string or a whole number (--id-field names another field)",
         ),
+        ({"text": "a", "id": True, "_id": 1}, {}, "has no id: its 'id' is true, not a string or a whole number"),
+        ({"text": "a", "chunk_id": float("nan")}, {}, "has no id: its 'chunk_id' is nan, not"),
+        ({"text": "a", "_id": -float("inf")}, {}, "has no id: its '_id' is -inf, not"),
+        ({"text": "a", "id": 2.0**53}, {}, "has no id: its 'id' is 9007199254740992.0, not"),
+        ({"text": "a", "id": ["x"] * 999}, {}, "has no id: its 'id' is ['x', 'x', 'x', 'x', 'x', 'x', ...], not"),
+        ({"text": "a", "id": {"$oid": "5"}}, {}, "has no id: its 'id' is {'$oid': '5'}, not"),
+        ({"text": "a", "id": DecimalText("7.50")}, {}, "has no id: its 'id' is 7.50, not"),
+        ({"text": "a", "id": MomentText("2024-01-01")}, {}, "has no id: its 'id' is the date or time 2024-01-01, not"),
+        ({"text": "a", "id": "", "metadata": {"id": 0.5}}, {}, "has no id: its metadata's 'id' is 0.5, not"),
         ("plain", {"id_field": "key"}, "has no id: neither it nor its metadata has the id field 'key'"),
     ],
 )

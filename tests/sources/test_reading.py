@@ -128,7 +128,11 @@ def test_empty_texts_and_empty_files_are_counted(tmp_path: Path, mode: str) -> N
         ("x_json", '["a",\n "b"', "{file} is not JSON at line 2, column 5 (Expecting ',' or ']'): "),
         ("x_json", b'["\xff"]', "{file} is not UTF-8 at byte 2 (invalid start byte): "),
         ("x_json", "[" * 100_000, "{file} nests too deeply at line 1, column 2: "),
-        ("x_json", "{}", "{file} is an object without a list of chunks under chunks, data, records, items: "),
+        (
+            "x_json",
+            "{}",
+            "{file} is an object without a list of chunks under chunks, data, records, items, and without a text in",
+        ),
         ("x_json", '["a", 5]', "chunk 1 of {file} is not a chunk: it is a number, not an object or a string: "),
         ("x_json", '["\\ud800"]', "chunk 0 of {file} is not a chunk: its 'text' has a lone surrogate at character 0,"),
         (

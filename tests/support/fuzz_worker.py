@@ -6,15 +6,19 @@ seed before it begins with it, and ends with one line of JSON; the first case th
 
 from __future__ import annotations
 
+import bz2
 import faulthandler
+import gzip
 import json
 import re
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 from support.hostile_files import hostile_file
 from support.readings import Reading, check_message, peak_bytes, read
 
@@ -22,12 +26,15 @@ from soloist.config import SourceConfig
 from soloist.engine.ingest import ingest
 from soloist.errors import InputError
 from soloist.events import ListSink
+from soloist.formats import JSON, JSON_LINES, format_of
 from soloist.sources.json_files import LIST_KEYS
 from soloist.sources.nesting import MAX_LEVELS
+from soloist.sources.opening import _FOREIGN
 from soloist.stores import RunFolder
 from soloist.types import Chunk, Collection
 
 SECONDS_PER_CASE = 30
+_NO_TEXT = tuple(magic.lower() for magic, _ in _FOREIGN)
 _FAULTS = ("unreadable file", "not a chunk")
 # Beyond our limit, at which Python's parser may go on: two readers need not agree on these.
 _DEEP = re.compile(rb'(?:\[|\{"\w": ?){%d}' % (MAX_LEVELS - 10))
@@ -57,7 +64,7 @@ def check_case(file: Path, folder: Path) -> Reading:
 
 def _check_against_json(file: Path, lenient: Reading) -> None:
     """The same number of items as Python's own parser finds; a file that it refuses must not pass for a whole one."""
-    if file.suffix.lower() == ".parquet":  # no second reader at hand
+    if format_of(file.name) not in (JSON, JSON_LINES):  # no second reader at hand
         return
     expected = _items_of(file)
     if expected is not None:
@@ -68,15 +75,62 @@ def _check_against_json(file: Path, lenient: Reading) -> None:
 
 def _items_of(file: Path) -> int | None:
     """The number of items; None where the file is to be refused."""
-    content = file.read_bytes()
-    if file.suffix.lower() in (".jsonl", ".ndjson"):
-        lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-        return sum(1 for line in lines if line.strip())
+    packed = file.read_bytes()
     try:
-        value = json.loads(content.decode("utf-8-sig"))
+        content = unpacked(packed)
+    except (OSError, EOFError, ValueError, zlib.error):
+        return None
+    if content is packed and file.suffix in (".gz", ".bz2", ".zst") and b"\0" in content[:64]:
+        return None
+    if content.lower().startswith(_NO_TEXT) or content.startswith((b"\x1f\x8b\x08", b"BZh", b"\x28\xb5\x2f\xfd")):
+        return None
+    if format_of(file.name) is JSON_LINES:
+        end = b"\n" if b"\n" in content[:1_000_000] or b"\r" not in content[:1_000_000].rstrip(b"\r") else b"\r"
+        lines = [line for line in content.removeprefix(b"\xef\xbb\xbf").split(end) if line.strip()]
+        return None if lines and _is_spread(lines[0]) else len(lines)
+    return _count_in_document(content)
+
+
+def unpacked(content: bytes) -> bytes:
+    """As the tools of each compression unpack it."""
+    if content.startswith(b"\x1f\x8b\x08"):
+        return gzip.decompress(content)
+    if content.startswith(b"BZh"):
+        return bz2.decompress(content)
+    if content.startswith(b"\x28\xb5\x2f\xfd"):
+        return bytes(pa.input_stream(pa.py_buffer(content), compression="zstd").read())
+    return content
+
+
+def _is_spread(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return line.rstrip()[-1:] in (b"[", b"{", b",")
+    return False
+
+
+def _count_in_document(content: bytes) -> int | None:
+    try:
+        text = content.decode("utf-8-sig")
     except ValueError:
         return None
+    values, at = [], len(text) - len(text.lstrip(" \t\n\r"))
+    try:
+        while at < len(text) and (not values or text[at] in '{"'):
+            value, at = json.JSONDecoder().raw_decode(text, at)
+            values.append(value)
+            at += len(text[at:]) - len(text[at:].lstrip(" \t\n\r"))
+    except ValueError:
+        return None
+    if at < len(text) or not values:
+        return None
+    if len(values) > 1:
+        return len(values) if isinstance(values[0], (dict, str)) else None
+    (value,) = values
     if isinstance(value, dict):
+        if isinstance(value.get("text"), str) and value["text"] and not value["text"].isspace():
+            return 1
         value = next((value[key] for key in LIST_KEYS if isinstance(value.get(key), list)), None)
     return len(value) if isinstance(value, list) else None
 
@@ -112,7 +166,7 @@ def main(arguments: Sequence[str]) -> None:
         slowest = max(slowest, time.perf_counter() - began)
         faulthandler.cancel_dump_traceback_later()
         largest = max(largest, len(made.content))
-        kind = file.suffix.lower().removeprefix(".")
+        kind = format_of(file.name).endings[0].removeprefix(".")
         counts[f"{kind} whole" if not any(s.reason in _FAULTS for s in reading.skipped) else f"{kind} at fault"] += 1
         counts["chunks"] += len(reading.chunks)
         file.unlink()

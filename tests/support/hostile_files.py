@@ -6,6 +6,8 @@ half are such files with bytes flipped, cut, inserted or spliced, and plain nois
 
 from __future__ import annotations
 
+import bz2
+import csv
 import datetime
 import functools
 import gzip
@@ -20,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _EXTENSIONS = ("json", "jsonl", "parquet")
+_MORE_EXTENSIONS = ("csv", "tsv", "arrow", "feather", "jsonl.gz", "json.zst", "csv.bz2", "ndjson.zst")
 # Read as the format that the ending says, by --file-patterns of the tests.
 _ODD_ENDINGS = ("JSON", "Jsonl", "ndjson", "PARQUET", "gz", "txt")
 _TOKENS = (
@@ -58,6 +61,10 @@ def hostile_file(seed: int) -> HostileFile:
     random_ = random.Random(seed)
     format_ = random_.choice(_EXTENSIONS)
     ending = random_.choice(_ODD_ENDINGS) if random_.random() < 0.1 else format_
+    # Drawn apart, so that the seeds of before make the files of before.
+    more = random.Random(f"format {seed}")
+    if more.random() < 0.25:
+        ending = format_ = more.choice(_MORE_EXTENSIONS)
     content = _noise(random_) if random_.random() < 0.05 else _well_formed(random_, format_)
     if random_.random() < 0.5:
         content = _mutated(random_, content)
@@ -66,7 +73,57 @@ def hostile_file(seed: int) -> HostileFile:
     return HostileFile(seed=seed, name=f"{seed}.{ending}", content=content)
 
 
+def _packed(random_: random.Random, format_: str) -> bytes:
+    """A text format, compressed as its ending says or as another does."""
+    plain, _, ending = format_.rpartition(".")
+    content = _well_formed(random_, plain)
+    if random_.random() < 0.3:
+        content = _mutated(random_, content)
+    return _PACKERS[ending if random_.random() < 0.8 else random_.choice(list(_PACKERS))](content)
+
+
+_PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": lambda content: gzip.compress(content, compresslevel=1, mtime=0),
+    "bz2": bz2.compress,
+    "zst": lambda content: bytes(pa.compress(content, "zstd", asbytes=True)),
+}
+
+
+def _csv(random_: random.Random, separator: str) -> bytes:
+    """A table of texts; most rows are as RFC 4180 wants them."""
+    names = ["text", *random_.sample(_NAMES[1:], random_.randrange(4))]
+    rows = [names] + [
+        [random_.choice((*_TEXTS, "plain", "7", "1.0")) for _ in names] for _ in range(random_.choice((0, 1, 9)))
+    ]
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=separator, lineterminator=random_.choice(("\n", "\r\n", "\r"))).writerows(rows)
+    return file.getvalue().encode("utf-8", "replace")
+
+
+@functools.cache
+def _arrow_files() -> tuple[bytes, ...]:
+    """The tables of the Parquet files as streams and files of Arrow, packed and plain, and as views."""
+    files = []
+    for number, content in enumerate(_parquet_files()):
+        table = pq.read_table(io.BytesIO(content))
+        sink = io.BytesIO()
+        options = pa.ipc.IpcWriteOptions(compression=(None, "lz4", "zstd")[number % 3])
+        writer = pa.ipc.new_file if number % 2 else pa.ipc.new_stream
+        if number % 4 == 0 and table.schema.field(0).type == pa.string():
+            table = table.set_column(0, table.schema.names[0], table.column(0).cast(pa.string_view()))
+        with writer(sink, table.schema, options=options) as out:
+            out.write_table(table, max_chunksize=20)
+        files.append(sink.getvalue())
+    return tuple(files)
+
+
 def _well_formed(random_: random.Random, format_: str) -> bytes:
+    if "." in format_:
+        return _packed(random_, format_)
+    if format_ in ("csv", "tsv"):
+        return _csv(random_, "," if format_ == "csv" else "\t")
+    if format_ in ("arrow", "feather"):
+        return random_.choice(_arrow_files())
     if format_ == "parquet":
         return random_.choice(_parquet_files())
     items = [_item(random_) for _ in range(random_.choice((0, 1, 2, 3, 8, 40)))]

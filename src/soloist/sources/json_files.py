@@ -77,7 +77,7 @@ def read_json_lines(file: Path, *, check: Callable[[], object] = lambda: None) -
             value = _line_item(line)
             if value is _BLANK:
                 continue
-            if is_first and isinstance(value, BadItem) and _is_spread(line.content):
+            if is_first and _is_spread(line.content, value):
                 raise UnreadableFileError(
                     "is one JSON text over several lines, and not an object a line: name it as a JSON file, such as "
                     f"{file.name.split('.')[0]}_chunks.json"
@@ -172,9 +172,10 @@ def _line_item(line: Line) -> Any:
     return _line_value(content, line.number, line.at_byte + mark)
 
 
-def _is_spread(line: bytes | None) -> bool:
-    """Whether a line that is no JSON ends as one of a JSON text with line breaks does."""
-    return line is not None and line.rstrip()[-1:] in (b"[", b"{", b",")
+def _is_spread(line: bytes | None, value: Any) -> bool:
+    """Whether a line is no JSON and ends as one of a JSON text with line breaks does."""
+    is_cut = isinstance(value, BadItem) and value.fault.startswith("is not JSON")
+    return is_cut and line is not None and line.rstrip()[-1:] in (b"[", b"{", b",")
 
 
 def _line_value(line: bytes, number: int, at_byte: int) -> Any:
