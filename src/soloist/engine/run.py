@@ -155,8 +155,9 @@ class _Run:
             staged = stage_all(self._specs, config, accelerator, sink, self._stop.check)
             encoders = encoders_of(staged, config, accelerator, sink)
             shards = without_vectorless(
-                shards, encoders, folder, places, self._collections, config.source.on_bad_input, sink, self._stop.check
-            )
+                shards, encoders, folder, places, self._found.collections, config.source.on_bad_input, sink,
+                self._stop.check,
+            )  # fmt: skip
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()
             made = made_with(folder)
