@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from soloist.config import FusionConfig, RunConfig, SourceConfig
-from soloist.errors import SoloistError
+from soloist.errors import NothingFinishedError, RunInterruptedError, RunStoppedError, SoloistError
 from soloist.types import Chunk
 
 if TYPE_CHECKING:
-    from soloist.engine.run import run as embed
+    from soloist.engine import embed
     from soloist.retrieval import By, open_run
 
     __version__: str
@@ -26,7 +26,10 @@ __all__ = [
     "By",
     "Chunk",
     "FusionConfig",
+    "NothingFinishedError",
     "RunConfig",
+    "RunInterruptedError",
+    "RunStoppedError",
     "SoloistError",
     "SourceConfig",
     "__version__",
@@ -37,9 +40,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "embed":
-        from soloist.engine import run
+        from soloist.engine import embed
 
-        return run
+        return embed
     if name in ("By", "open_run"):
         from soloist import retrieval
 

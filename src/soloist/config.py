@@ -1,6 +1,8 @@
 """What a run is asked to do. Values only: nothing here touches a file's content, a model or a device.
 
-`RunConfig.from_toml` reads the same names that the command line uses for its options.
+`RunConfig.from_toml` reads the same names that the command line uses for its options. A setting that is left out, or
+None, has its default here and is marked as `unnamed`: a run folder's own settings stand in for it (see
+`soloist.engine.kept_settings`).
 """
 
 from __future__ import annotations
@@ -9,14 +11,26 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from soloist.checked import (
+    a_path,
+    a_string,
+    is_named,
+    number,
+    paths,
+    require_choice,
+    seconds,
+    seconds_of,
+    strings,
+    unnamed,
+    weights,
+    whole_number,
+)
 from soloist.errors import ConfigError
 from soloist.formats import DEFAULT_FILE_PATTERNS
 from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
@@ -25,6 +39,11 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+__all__ = [
+    "DEFAULT_FILE_PATTERNS", "DEFAULT_MODELS", "CalibrationConfig", "FusionConfig", "RunConfig", "SourceConfig",
+    "read_toml", "seconds_of",
+]  # fmt: skip
 
 DEFAULT_MODELS = ("jina-code-embeddings-1.5b", "bge-m3")
 
@@ -38,16 +57,17 @@ class SourceConfig:
     `file_patterns` are matched against file names, of which an ending `.gz`, `.bz2` or `.zst` is no part.
     """
 
-    text_field: str = "text"
+    text_field: str = unnamed("text")
     id_field: str | None = None
-    file_patterns: tuple[str, ...] = DEFAULT_FILE_PATTERNS
-    on_bad_input: OnBadInput = "error"
+    file_patterns: tuple[str, ...] = unnamed(DEFAULT_FILE_PATTERNS)
+    on_bad_input: OnBadInput = unnamed("error")
 
     def __post_init__(self) -> None:
-        _require_choice("on_bad_input", self.on_bad_input, get_args(OnBadInput))
-        object.__setattr__(self, "file_patterns", _strings("file_patterns", self.file_patterns))
-        if not self.text_field:
-            raise ConfigError("text_field is empty: name the field that holds the text")
+        _check_types(self)
+        require_choice("on_bad_input", self.on_bad_input, get_args(OnBadInput))
+        for name in ("text_field", "id_field"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"{name} is empty: name the field that holds the {name.removesuffix('_field')}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +77,16 @@ class FusionConfig:
     `weights` maps every model's name to a non-negative number, 0 to leave it out of the fused vector;
     an empty mapping weighs all alike. `dim` cuts every model's vector to its
     first `dim` components before fusion; for `projection` it is the number of components of the fused vector.
+    A single model is not fused unless one of the three is named: its fused vectors would be its own once more.
     """
 
-    method: FusionMethod = "concat"
-    weights: Mapping[str, float] = field(default_factory=dict)
+    method: FusionMethod = unnamed("concat")
+    weights: Mapping[str, float] = field(default_factory=lambda: unnamed({}))
     dim: int | None = None
 
     def __post_init__(self) -> None:
-        _require_choice("fusion", self.method, get_args(FusionMethod))
+        _check_types(self)
+        require_choice("fusion", self.method, get_args(FusionMethod))
         if self.dim is not None and self.dim < 1:
             raise ConfigError(f"dim is {self.dim}: give a number of components of 1 or more")
         if self.method == "none" and (self.weights or self.dim is not None):
@@ -85,50 +107,62 @@ class RunConfig:
     After `stop_after` seconds (or a duration such as "8h30m") the run ends with the shard in work; the same config
     goes on with it. `reuse` names other runs whose vectors of the same texts by the same models are taken over.
     `vector_dtype` is what vectors are stored as, whatever the models compute in: in float16 each number is rounded
-    to the nearest. A path may be given as a string, models and collections as any sequence of strings; they become
-    what the fields say.
+    to the nearest. A path may be given as a string, models and collections as any sequence of strings, and a fusion by
+    its method alone; they become what the fields say.
 
-        RunConfig(chunks_root="chunks", out="run", models=["wordllama"], fusion=FusionConfig(method="none"))
+    Where `out` is the folder of a run, what it was made with stays unless it is named here: models, collections,
+    catalogue, fusion, source, dtypes, packing and shard_chunks that are left out, or None, are those of the folder.
+
+        RunConfig(chunks_root="chunks", out="run", models=["all-MiniLM-L6-v2", "wordllama"], fusion="none")
     """
 
     chunks_root: Path
     out: Path
-    collections: tuple[str, ...] = ()
-    models: tuple[str, ...] = DEFAULT_MODELS
+    collections: tuple[str, ...] = unnamed(())
+    models: tuple[str, ...] = unnamed(DEFAULT_MODELS)
     mode: Mode = "exclusive"
     fusion: FusionConfig = field(default_factory=FusionConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
-    dtype: DTypeRequest = "auto"
-    vector_dtype: VectorDType = "float32"
+    dtype: DTypeRequest = unnamed("auto")
+    vector_dtype: VectorDType = unnamed("float32")
     accelerator: str = "auto"
     token_budget: int | None = None
-    shard_chunks: int = 4096
+    shard_chunks: int = unnamed(4096)
     catalogue: Path | None = None
     lock_dir: Path | None = None
     lease_timeout_seconds: float | None = None
     cache_dir: Path | None = None
     isolation: Isolation = "allocator"
-    packing: Packing = "auto"
+    packing: Packing = unnamed("auto")
     stop_after: float | None = None
     reuse: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("chunks_root", "out"):
-            object.__setattr__(self, name, _path(name, getattr(self, name)))
-        object.__setattr__(self, "collections", _strings("collections", self.collections))
+        if isinstance(self.fusion, str):
+            object.__setattr__(self, "fusion", FusionConfig(method=self.fusion))
+        _check_types(self)
         _check_models_and_devices(self)
-        if not isinstance(self.reuse, Sequence) or isinstance(self.reuse, str):
-            raise ConfigError(f"reuse is {self.reuse!r}: give a list of run folders")
-        object.__setattr__(self, "reuse", tuple(_path("reuse", each) for each in self.reuse))
-        object.__setattr__(self, "stop_after", _seconds("stop_after", self.stop_after))
-        _require_choice("mode", self.mode, get_args(Mode))
-        _require_choice("vector_dtype", self.vector_dtype, get_args(VectorDType))
-        _require_choice("isolation", self.isolation, get_args(Isolation))
-        _require_choice("packing", self.packing, get_args(Packing))
+        require_choice("mode", self.mode, get_args(Mode))
+        require_choice("vector_dtype", self.vector_dtype, get_args(VectorDType))
+        require_choice("isolation", self.isolation, get_args(Isolation))
+        require_choice("packing", self.packing, get_args(Packing))
         if self.token_budget is not None and self.token_budget < 1:
             raise ConfigError(f"token_budget is {self.token_budget}: give a number of tokens of 1 or more")
         if self.shard_chunks < 1:
             raise ConfigError(f"shard_chunks is {self.shard_chunks}: give a number of chunks of 1 or more")
+
+    def settings(self) -> dict[str, Any]:
+        """All settings by their flat names, as `from_mapping` takes them: those of fusion and source beside the others.
+
+        {"chunks_root": Path("chunks"), ..., "fusion": "concat", "weights": {}, "dim": None, "text_field": "text"}
+        """
+        flat = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name not in _NESTED}
+        flat |= {name: getattr(self.fusion, inner) for name, inner in _FUSION.items()}
+        return flat | {name: getattr(self.source, name) for name in _SOURCE}
+
+    def named(self) -> dict[str, Any]:
+        """The settings that somebody gave, by their flat names."""
+        return {name: value for name, value in self.settings().items() if is_named(value)}
 
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON-ready values, in the field names' own order."""
@@ -195,21 +229,19 @@ class CalibrationConfig:
     sample_seconds: float = 3.0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_models_and_devices(self)
         if not (math.isfinite(self.sample_seconds) and self.sample_seconds > 0):
             raise ConfigError(f"sample_seconds is {self.sample_seconds}: give seconds of more than 0")
 
 
 def _check_models_and_devices(config: RunConfig | CalibrationConfig) -> None:
-    """Make the fields that both have what they say.
+    """Look at the fields that both have.
 
     Raises:
         ConfigError: one of them cannot be that.
     """
-    for name in ("catalogue", "lock_dir", "cache_dir"):
-        object.__setattr__(config, name, _path(name, getattr(config, name)))
-    object.__setattr__(config, "models", _strings("models", config.models))
-    _require_choice("dtype", config.dtype, get_args(DTypeRequest))
+    require_choice("dtype", config.dtype, get_args(DTypeRequest))
     if not config.models:
         raise ConfigError("no models are named: give at least one, e.g. --models all-MiniLM-L6-v2")
     timeout = config.lease_timeout_seconds
@@ -223,16 +255,49 @@ _WHERE_AND_WHEN = {
     "chunks_root", "out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode", "catalogue", "cache_dir",
     "isolation", "stop_after", "reuse",
 }  # fmt: skip
-_DURATION = re.compile(
-    r"(?:(?P<hours>\d+(?:\.\d+)?)h)?(?:(?P<minutes>\d+(?:\.\d+)?)m)?(?:(?P<seconds>\d+(?:\.\d+)?)s)?"
-)
-_LISTS = {"collections", "models", "file_patterns", "reuse"}
-_NUMBERS: dict[str, type | tuple[type, ...]] = {
-    "dim": int, "token_budget": int, "shard_chunks": int, "lease_timeout_seconds": (int, float),
+_Check = Callable[[str, Any], Any]
+_TYPES: Mapping[str, _Check] = {
+    **dict.fromkeys(("chunks_root", "out", "catalogue", "lock_dir", "cache_dir"), a_path),
+    **dict.fromkeys(("collections", "models", "file_patterns"), strings),
+    **dict.fromkeys(("dim", "token_budget", "shard_chunks"), whole_number),
+    **dict.fromkeys(("lease_timeout_seconds", "sample_seconds"), number),
+    "reuse": paths, "stop_after": seconds, "weights": weights,
 }  # fmt: skip
 _FUSION = {"fusion": "method", "weights": "weights", "dim": "dim"}
 _SOURCE = {name: name for name in ("text_field", "id_field", "file_patterns", "on_bad_input")}
+_NESTED: Mapping[str, type] = {"fusion": FusionConfig, "source": SourceConfig}
+_CHOICES = {"fusion", "method", "mode", "dtype", "vector_dtype", "isolation", "packing", "on_bad_input"}
 _SETTINGS = {f.name for f in dataclasses.fields(RunConfig)} - {"source"} | set(_FUSION) | set(_SOURCE)
+
+
+def _check_types(config: RunConfig | CalibrationConfig | FusionConfig | SourceConfig) -> None:
+    """Make every field what it says; None is what a field without a value has.
+
+    Raises:
+        ConfigError: one of them cannot be that.
+    """
+    for each in dataclasses.fields(config):
+        name, value = each.name, getattr(config, each.name)
+        if value is None and each.default is not MISSING:
+            value = each.default
+        elif value is None and each.default_factory is not MISSING:
+            value = each.default_factory()
+        elif isinstance(config, RunConfig) and name in _NESTED:
+            _require_nested(name, value)
+        elif name not in _CHOICES:  # whose sentence names the choices
+            value = _check_of(name)(f"{name} is {value!r}", value)
+        object.__setattr__(config, name, value)
+
+
+def _check_of(name: str) -> _Check:
+    return _TYPES.get(name, a_string)
+
+
+def _require_nested(name: str, value: Any) -> None:
+    kind = _NESTED[name]
+    if not isinstance(value, kind):
+        also = "a method such as 'mean', or " if name == "fusion" else ""
+        raise ConfigError(f"{name} is {value!r}: give {also}a soloist.{kind.__name__}")
 
 
 def _nest(settings: dict[str, Any], origin: str) -> dict[str, Any]:
@@ -243,29 +308,14 @@ def _nest(settings: dict[str, Any], origin: str) -> dict[str, Any]:
 
 
 def _convert(key: str, value: Any, origin: str) -> Any:
-    expected = _NUMBERS.get(key)
-    if expected is not None and (isinstance(value, bool) or not isinstance(value, expected)):
-        raise ConfigError(f"{origin} sets {key} to {value!r}: give a number")
-    if key in _LISTS:
-        if not _are_strings(value):
-            raise ConfigError(f"{origin} sets {key} to {value!r}: give a list of strings")
-        return tuple(value)
-    if key == "stop_after" and not isinstance(value, bool) and isinstance(value, (int, float)):
+    """A value of the right kind, else an error that says where it stands; whether it is a good one shows later."""
+    check = _check_of(key)
+    if value is None or check is seconds:
         return value
-    if key == "weights":
-        return _weights(value, origin)
-    if expected is None and not isinstance(value, (str, Path)):
-        raise ConfigError(f"{origin} sets {key} to {value!r}: give a string")
-    return value
-
-
-def _weights(value: Any, origin: str) -> dict[str, float]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{origin} sets weights to {value!r}: give a table of model = number")
-    for name, weight in value.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise ConfigError(f"{origin} sets the weight of {name} to {weight!r}: give a number")
-    return {name: float(weight) for name, weight in value.items()}
+    said = f"{origin} sets {key} to {value!r}"
+    if check is a_path:
+        return value if isinstance(value, Path) else a_string(said, value)
+    return check(said, value)
 
 
 def read_toml(path: Path, kind: str) -> dict[str, Any]:
@@ -279,56 +329,6 @@ def read_toml(path: Path, kind: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc  # an OSError's own text has the path once more
         raise ConfigError(f"the {kind} {path} cannot be read ({reason}): correct it, or name another") from exc
-
-
-def seconds_of(name: str, text: str) -> float:
-    """A duration such as `9h`, `8h30m`, `45m` or `90s`, in seconds; `name` is what an error calls it.
-
-    Raises:
-        ConfigError: the text is no duration, or one of 0.
-    """
-    found = _DURATION.fullmatch(text.strip().lower())
-    parts = {unit: float(value) for unit, value in found.groupdict().items() if value} if found is not None else {}
-    seconds = parts.get("hours", 0) * 3600 + parts.get("minutes", 0) * 60 + parts.get("seconds", 0)
-    if not seconds:
-        raise ConfigError(f"{name} is {text!r}: give hours, minutes and seconds, such as 9h, 8h30m, 45m or 90s")
-    return seconds
-
-
-def _seconds(name: str, value: Any) -> float | None:
-    if isinstance(value, str):
-        return seconds_of(name, value)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ConfigError(f"{name} is {value!r}: give seconds, or a duration such as 8h30m")
-    return float(value)
-
-
-def _path(name: str, value: Any) -> Path | None:
-    if value is None and name not in ("chunks_root", "out"):
-        return None
-    if not isinstance(value, (str, os.PathLike)) or value == "":
-        raise ConfigError(f"{name} is {value!r}: give a path")
-    if "\0" in os.fspath(value):
-        raise ConfigError(f"{name} is {value!r}, with a NUL in it, which no path has: give a path")
-    return Path(value)
-
-
-def _strings(name: str, value: Any) -> tuple[str, ...]:
-    if not _are_strings(value):
-        raise ConfigError(f"{name} is {value!r}: give a list of strings")
-    return tuple(value)
-
-
-def _are_strings(value: Any) -> bool:
-    """A string is a sequence of strings too, its letters: never what was meant."""
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
-
-
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import IO, Any, Protocol, get_args, get_origin, get_type_hints
 
-from soloist.errors import OutputError
+from soloist.errors import ConfigError, OutputError
 from soloist.jsontext import json_text
 from soloist.types import BudgetSource, HeldTensor, Isolation, MemoryStats, TokenTally
 
@@ -305,6 +305,33 @@ class EventSink(Protocol):
     def emit(self, event: Event) -> None:
         """Take one event; must not raise on one that it does not know."""
         ...
+
+
+def as_sink(given: EventSink | Callable[[Event], object]) -> EventSink:
+    """A sink as it is; of a function that takes an event, one that calls it.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(given, type):
+        raise ConfigError(f"a sink is the class {given.__name__}: give an object of it")
+    if callable(getattr(given, "emit", None)):
+        return given  # type: ignore[return-value]
+    if not callable(given):
+        raise ConfigError(
+            f"a sink is {given!r}: give a function that takes an event, or an object whose emit takes one"
+        )
+    return _Calling(given)
+
+
+class _Calling:
+    """Hands every event to a function."""
+
+    def __init__(self, call: Callable[[Event], object]) -> None:
+        self._call = call
+
+    def emit(self, event: Event) -> None:
+        self._call(event)
 
 
 class ListSink:

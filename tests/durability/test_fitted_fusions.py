@@ -137,7 +137,7 @@ def test_a_lost_fit_is_found_and_made_again(config, damage):
 def test_another_fusion_takes_its_fit_away(config):
     """A file of matrices that belong to nothing would stay in the folder."""
     run(config)
-    run(dataclasses.replace(config, fusion=FusionConfig()))
+    run(dataclasses.replace(config, fusion=FusionConfig(method="concat")))
     assert not (config.out / FIT).exists()
     assert not verify_run(RunFolder.open(config.out)).problems
 

@@ -210,6 +210,7 @@ def test_a_switch_that_was_stopped_can_be_taken_back(runs, tmp_path, shards):
     """The float32 vectors are there until the switch is done: nothing of them may be computed or rounded."""
     config = copied(runs["float32"], tmp_path / "run")
     stop(dataclasses.replace(config, vector_dtype="float16"), shards)
+    config = dataclasses.replace(config, vector_dtype="float32")
     assert embedded(run(config)) == [0, 0]
     require_fresh(config, runs["float32"])
 

@@ -42,7 +42,7 @@ def test_a_model_that_does_not_load_fails_before_the_first_pass(config, own_mode
     with pytest.raises(ModelLoadError) as caught:
         run(own)
     assert require_sentence(caught.value).startswith(f"two cannot be loaded from {own_models['two']}")
-    assert not any(own.out.iterdir())
+    assert not own.out.exists()
 
 
 def test_a_model_that_does_not_load_in_the_second_pass_keeps_the_first(config, own_models, tmp_path, fresh):

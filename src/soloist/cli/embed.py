@@ -12,6 +12,8 @@ from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.config import DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
 from soloist.formats import DEFAULT_FILE_PATTERNS
+from soloist.models.catalogue import resolve
+from soloist.models.user_catalogue import load_catalogue
 from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids, in the order of their passes.
@@ -49,20 +51,48 @@ def choices(literal: Any) -> str:
     return "|".join(get_args(literal))
 
 
-def numbers_by_name(items: Sequence[str] | None) -> dict[str, float] | None:
-    """The numbers of an option such as `A=.7,B=.3`; None where it was not given."""
+def numbers_by_name(items: Sequence[str] | None, models: Sequence[str] = ()) -> dict[str, float] | None:
+    """The numbers of an option such as `A=.7,B=.3`; None where it was not given. An error shows it for the `models`."""
     if not items:  # as in split
         return None
+    given = [item.strip() for item in ",".join(items).split(",")]
     weights: dict[str, float] = {}
-    for item in ",".join(items).split(","):
-        name, _, number = (part.strip() for part in item.rpartition("="))
+    for item in given:
+        name, equals, number = (part.strip() for part in item.rpartition("="))
+        if not (equals and name and _is_number(number)):
+            raise ConfigError(
+                f"--weights has {item!r}, {_fault(name, equals, number)}: give each model a weight, e.g. --weights "
+                f"{_example(given, models)}"
+            )
         if name in weights:
-            raise ConfigError(f"--weights names {name} twice: give each model one weight, e.g. a=.7,b=.3")
-        try:
-            weights[name] = float(number)
-        except ValueError as exc:
-            raise ConfigError(f"--weights has {item!r}: give model=number, e.g. a=.7,b=.3") from exc
+            raise ConfigError(
+                f"--weights names {name} twice: give each model one weight, e.g. --weights {_example(given, models)}"
+            )
+        weights[name] = float(number)
     return weights
+
+
+def _fault(name: str, equals: str, number: str) -> str:
+    if equals and name:
+        return f"where {number!r} is no number"
+    return "which names no model" if _is_number(number) else "which has no model=number"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _example(given: Sequence[str], models: Sequence[str]) -> str:
+    """The right form, with the numbers that were given where there is one for each model."""
+    names = tuple(dict.fromkeys(models)) or ("a", "b")
+    numbers = [item.rpartition("=")[2].strip() for item in given]
+    if len(numbers) != len(names) or not all(map(_is_number, numbers)):
+        numbers = [".7", ".3"] if len(names) == 2 else ["1"] * len(names)
+    return ",".join(f"{name}={number}" for name, number in zip(names, numbers, strict=True))
 
 
 def split(option: str, items: Sequence[str] | None) -> list[str] | None:
@@ -146,7 +176,8 @@ def embed(
     with exit_codes(debug=debug):
         for name in ("collections", "models", "file_patterns", "reuse"):
             given[name] = split(f"--{name.replace('_', '-')}", given[name])
-        given["weights"] = numbers_by_name(weights)
+        if weights:
+            given["weights"] = numbers_by_name(weights, _model_names(_config(config, {**given, "weights": None})))
         _run(_config(config, given))
 
 
@@ -157,6 +188,17 @@ def _config(path: Path | None, given: dict[str, Any]) -> RunConfig:
         if given[name] is None:
             raise ConfigError(f"the command line does not name {what}, or a --config that sets {name}")
     return RunConfig.from_mapping({}, origin="the command line", **given)
+
+
+def _model_names(config: RunConfig) -> list[str]:
+    """The names by which weights call the models: those of the command or, where it names none, of the run's folder."""
+    if "models" not in config.named() and config.out.is_dir():
+        with importing():
+            from soloist.engine.kept_settings import settled
+
+        config = settled(config).config
+    known = load_catalogue(config.catalogue)
+    return [resolve(each, known).name for each in config.models]
 
 
 def _run(config: RunConfig) -> None:

@@ -167,16 +167,28 @@ def adopt(
         fingerprint = of_fusion if record.kind == "fused" else fingerprints.get(record.model)
         return (record.fingerprint, record.vector_dtype) == (fingerprint, vector_dtype)
 
-    before = folder.manifest.read().values()
+    _tell_other_settings(folder, fingerprints, sink)
+    _tell_other_dtype(folder.manifest.read().values(), fingerprints, vector_dtype, sink)
     adopted = adopt_incoming(folder, is_current)
     for file in adopted.damaged:
         sink.emit(Notice(about=file, message="its bytes are not those that were written: it is written again"))
-    changed = (record.model for record in adopted.outdated if record.fingerprint != fingerprints.get(record.model))
-    for model in dict.fromkeys(changed):
-        sink.emit(Notice(about=model, message="its weights or settings have changed: its vectors are computed again"))
-    _tell_other_dtype(before, fingerprints, vector_dtype, sink)
     for collection, chunks in adopted.removed.items():
         sink.emit(ChunksRemoved(collection=collection, chunks=chunks))
+
+
+def _tell_other_settings(folder: RunFolder, fingerprints: Mapping[str, str], sink: EventSink) -> None:
+    """Say of which models the present chunks have vectors that were made otherwise."""
+    incoming = [each for each in folder.incoming.manifest.read().values() if each.kind == "chunks"]
+    contents = {(each.collection, each.shard): each.content for each in incoming}
+    changed = (
+        record.model
+        for record in folder.manifest.read().values()
+        if record.kind == "vectors"
+        and contents.get((record.collection, record.shard)) == record.content
+        and record.fingerprint != fingerprints.get(record.model)
+    )
+    for model in dict.fromkeys(changed):
+        sink.emit(Notice(about=model, message="its weights or settings have changed: its vectors are computed again"))
 
 
 def _tell_other_dtype(

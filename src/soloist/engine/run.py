@@ -36,6 +36,7 @@ from soloist.engine.feedback import Feedback
 from soloist.engine.fusing import fuse_all, fusing, is_fused
 from soloist.engine.ingest import ShardRef, ingest, tell_passed_over
 from soloist.engine.isolation import run_isolated
+from soloist.engine.kept_settings import Settled, require_weights_for_all, settled, tell_fusion
 from soloist.engine.memory import plan_memory, remember
 from soloist.engine.passes import Stage, pending, run_pass
 from soloist.engine.plan import Pass
@@ -63,21 +64,26 @@ from soloist.events import (
     ShardEncoded,
     ShardFused,
     TeeSink,
+    as_sink,
 )
 from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
 from soloist.sources import FoundInput, ReadPlaces, find_input
 from soloist.stores import RunFolder
+from soloist.stores.atomic import none_left_on_error
 from soloist.stores.layout import STATE
 
 
-def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.time) -> RunResult:
+def run(
+    config: RunConfig, *sinks: EventSink | Callable[[Event], object], clock: Callable[[], float] = time.time
+) -> RunResult:
     """Embed what the config names, and write a run folder; go on with the one that is there.
 
     What the folder has of the same chunks by the same models is kept, so that a run that was stopped, or whose chunks
-    have changed since, costs what is left to do. Events go to `events.jsonl` in that folder and to `sinks`. `clock`
-    gives seconds since 1970. In the main thread Ctrl-C and SIGTERM end the run at the end of the shard in work.
+    have changed since, costs what is left to do. Events go to `events.jsonl` in that folder and to `sinks`, functions
+    that take an event or objects whose `emit` does. `clock` gives seconds since 1970. In the main thread Ctrl-C and
+    SIGTERM end the run at the end of the shard in work.
 
     Raises:
         RunStoppedError: the run was to end before it was done; the same config goes on with it.
@@ -85,19 +91,27 @@ def run(config: RunConfig, *sinks: EventSink, clock: Callable[[], float] = time.
         SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
             used, the folder is as it was before.
     """
+    if not isinstance(config, RunConfig):
+        raise ConfigError(f"the config is {config!r}: give a soloist.RunConfig")
     stop = Stop(config.stop_after)
+    listening = [as_sink(each) for each in sinks]
     _require_apart(config)
+    asked, kept = config, settled(config)
+    config = kept.config
     specs = select_models(config)
+    require_weights_for_all(kept, tuple(specs))
     require_weights(config.fusion, tuple(specs))
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     found = find_input(config.chunks_root, config.source, config.collections)
     names = [collection.name for collection in found.collections]
     require_distinct("collections", names)
     others = [other_run(path) for path in config.reuse]
-    folder = RunFolder.create(config.out)
-    with folder.locked(), stop.on_signals():
+    with none_left_on_error(config.out), RunFolder.create(config.out).locked(), stop.on_signals():
+        folder = RunFolder(config.out)
+        if settled(asked) != kept:
+            raise OutputError(f"another run has changed {config.out} meanwhile: give the same command again")
         require_the_same(folder, config, tuple(specs), names)
-        return _Run(config, folder, specs, accelerator, found, others, stop).through(sinks, clock)
+        return _Run(kept, folder, specs, accelerator, found, others, stop).through(listening, clock)
 
 
 class _Run:
@@ -105,7 +119,7 @@ class _Run:
 
     def __init__(
         self,
-        config: RunConfig,
+        kept: Settled,
         folder: RunFolder,
         specs: Mapping[str, ModelSpec],
         accelerator: Accelerator,
@@ -113,7 +127,8 @@ class _Run:
         others: Sequence[RunFolder],
         stop: Stop,
     ) -> None:
-        self._config = config
+        self._config = kept.config
+        self._kept = kept.notices
         self._folder = folder
         self._specs = specs
         self._accelerator = accelerator
@@ -132,7 +147,7 @@ class _Run:
                 with finished.something_or_said(self._stop):
                     result = self._work(builder, sink)
             except BaseException as exc:
-                with contextlib.suppress(OutputError):  # the error to tell is the first
+                with contextlib.suppress(Exception):  # the error to tell is the first, also one of a sink itself
                     sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
                 raise
             with self._stop.shielded():  # there is nothing left to stop
@@ -145,6 +160,8 @@ class _Run:
         config, folder, accelerator = self._config, self._folder, self._accelerator
         with _undone_on_error(folder), self._told(sink):
             _announce(config, self._specs, accelerator, sink)
+            for notice in self._kept:
+                sink.emit(notice)
             tell_passed_over(self._found.passed_over, sink)
             mend(folder, sink)
             places = ReadPlaces()
@@ -164,12 +181,14 @@ class _Run:
             require_dtypes(folder, config, staged, made)
             fingerprints = {name: model.fingerprint for name, model in staged.items()}
             fused = fusing(fusion, fingerprints, config.vector_dtype, shards)
+        tell_fusion(folder, fusion, sink)
+        recorded = recorded_budgets(made, fingerprints)
+        budgets = run_budgets(config.token_budget, staged, accelerator, recorded, Calibrations(config.cache_dir))
+        # Before run.json may go: whatever ends this, the folder says what it is made with.
+        folder.write_json(STATE, _state(config, staged, shards, budgets, fusion))
         adopt(folder, fingerprints, fused, config.vector_dtype, sink)
         warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         warn_of_missing_vectors(self._others, fingerprints, sink)
-        recorded = recorded_budgets(made, fingerprints)
-        budgets = run_budgets(config.token_budget, staged, accelerator, recorded, Calibrations(config.cache_dir))
-        folder.write_json(STATE, _state(config, staged, shards, budgets))
         _warn_of_fusion(fusion, sink)
         feedback = Feedback(config.cache_dir)
         plan = plan_memory(config, encoders, budgets, accelerator, feedback, sink)
@@ -302,7 +321,11 @@ def _undone_on_error(folder: RunFolder) -> Iterator[None]:
 
 
 def _state(
-    config: RunConfig, staged: Mapping[str, StagedModel], shards: Sequence[ShardRef], budgets: Mapping[str, Budget]
+    config: RunConfig,
+    staged: Mapping[str, StagedModel],
+    shards: Sequence[ShardRef],
+    budgets: Mapping[str, Budget],
+    fusion: FusionPlan | None,
 ) -> dict[str, Any]:
     """What is to be known of a run that is not finished."""
     return {
@@ -311,6 +334,7 @@ def _state(
         "models": {name: model.fingerprint for name, model in staged.items()},
         "dtypes": {name: model.dtype for name, model in staged.items()},
         "budgets": {name: asdict(budget) for name, budget in budgets.items()},
+        "fusion": fusion.to_dict() if fusion is not None else None,
         "shards": [[shard.collection, shard.index, shard.rows, shard.content] for shard in shards],
     }
 

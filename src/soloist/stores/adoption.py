@@ -23,13 +23,10 @@ _SHARD_FILE = re.compile(r"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{5,}\.parqu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """What came of it: ids that are gone by collection, files that were damaged, and vectors of the present chunks that
-    are not of the present settings.
-    """
+    """What came of it: ids that are gone by collection, and files that were damaged."""
 
     removed: dict[str, int] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
-    outdated: tuple[FileRecord, ...] = ()
 
 
 def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) -> Adopted:
@@ -67,11 +64,7 @@ def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) 
         folder.manifest.replace(after.values())
     with disk_errors(folder.incoming.path):
         shutil.rmtree(folder.incoming.path)
-    return Adopted(
-        removed=removed,
-        damaged=damaged,
-        outdated=_outdated(before.values(), contents, is_current),
-    )
+    return Adopted(removed=removed, damaged=damaged)
 
 
 def _same_chunks(record: FileRecord, incoming: dict[str, FileRecord], contents: dict[tuple[str, int], str]) -> bool:
@@ -84,19 +77,6 @@ def _same_chunks(record: FileRecord, incoming: dict[str, FileRecord], contents: 
     if record.kind in ("chunks", "skipped"):
         return record.file in incoming and incoming[record.file].sha256 == record.sha256
     return bool(record.content) and contents.get((record.collection, record.shard)) == record.content
-
-
-def _outdated(
-    records: Iterable[FileRecord], contents: dict[tuple[str, int], str], is_current: Callable[[FileRecord], bool]
-) -> tuple[FileRecord, ...]:
-    """The files of a model's vectors that would be kept, were they of the present settings."""
-    return tuple(
-        record
-        for record in records
-        if record.kind == "vectors"
-        and contents.get((record.collection, record.shard)) == record.content
-        and not is_current(record)
-    )
 
 
 def _removed(folder: RunFolder, before: Iterable[FileRecord], incoming: Iterable[FileRecord]) -> dict[str, int]:

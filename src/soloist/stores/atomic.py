@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from soloist.errors import OutputError
@@ -67,6 +67,19 @@ def make_folder(path: Path) -> None:
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def none_left_on_error(path: Path) -> Iterator[None]:
+    """Where the body fails, remove the folder and its parents again, as far as they were not there and are empty."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # the first that is not empty, or that is not there
+            for each in missing:
+                each.rmdir()
+        raise
 
 
 def _remedy(number: int | None) -> str:

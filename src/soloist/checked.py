@@ -1,0 +1,152 @@
+"""Checks of single settings: each takes what a caller gave and gives what a config holds, or refuses it in a sentence.
+
+`said` begins the sentence, e.g. "dim is 'x'". Knows no setting by name but where a sentence needs one, and no file.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, TypeVar
+
+from soloist.errors import ConfigError
+
+Given = TypeVar("Given")
+_DURATION = re.compile(
+    r"(?:(?P<hours>\d+(?:\.\d+)?)h)?(?:(?P<minutes>\d+(?:\.\d+)?)m)?(?:(?P<seconds>\d+(?:\.\d+)?)s)?"
+)
+
+
+class Unnamed:
+    """What marks a default that nobody named: the folder of a run may have been made with something else."""
+
+    __slots__ = ()
+
+
+class _UnnamedStr(Unnamed, str):
+    pass
+
+
+class _UnnamedInt(Unnamed, int):
+    pass
+
+
+class _UnnamedTuple(Unnamed, tuple):  # type: ignore[type-arg]
+    pass
+
+
+class _UnnamedDict(Unnamed, dict):  # type: ignore[type-arg]
+    pass
+
+
+_MARKED: Mapping[type, type] = {str: _UnnamedStr, int: _UnnamedInt, tuple: _UnnamedTuple, dict: _UnnamedDict}
+
+
+def unnamed(value: Given) -> Given:
+    """The same value, equal to it in all respects, which says of itself that nobody named it."""
+    return _MARKED[type(value)](value)  # type: ignore[no-any-return]
+
+
+def is_named(value: Any) -> bool:
+    """Whether somebody gave this value; None stands for nothing that was given."""
+    return value is not None and not isinstance(value, Unnamed)
+
+
+def a_string(said: str, value: Any) -> str:
+    """A text."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{said}: give a string")
+    return value
+
+
+def strings(said: str, value: Any) -> tuple[str, ...]:
+    """Texts. A string is a sequence of strings too, its letters: never what was meant."""
+    _require_list(said, value, "strings")
+    if not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{said}: give a list of strings")
+    return value if isinstance(value, tuple) else tuple(value)
+
+
+def a_path(said: str, value: Any) -> Path:
+    """A path; an empty text is none, though Python takes it for the working directory."""
+    if not isinstance(value, (str, os.PathLike)) or value == "":
+        raise ConfigError(f"{said}: give a path")
+    if "\0" in str(os.fspath(value)):
+        raise ConfigError(f"{said}, with a NUL in it, which no path has: give a path")
+    return Path(value)
+
+
+def paths(said: str, value: Any) -> tuple[Path, ...]:
+    """Paths of runs."""
+    _require_list(said, value, "run folders")
+    return tuple(a_path(said, each) for each in value)
+
+
+def _require_list(said: str, value: Any, of: str) -> None:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise ConfigError(f"{said}: give a list of {of}")
+
+
+def whole_number(said: str, value: Any) -> int:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigError(f"{said}: give a whole number")
+    return value if isinstance(value, int) else int(value)
+
+
+def number(said: str, value: Any) -> float:
+    """A number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"{said}: give a number")
+    return value if isinstance(value, (int, float)) else float(value)
+
+
+def weights(said: str, value: Any) -> Mapping[str, float]:
+    """Numbers by the names of models; whether they can be weights is for those who know the models."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{said}: give a table of model = number")
+    for name, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, Real):
+            raise ConfigError(f"{said}: give a number as the weight of {name}")
+    return value if isinstance(value, Unnamed) else {str(name): float(weight) for name, weight in value.items()}
+
+
+def seconds(said: str, value: Any) -> float:
+    """A length of time: seconds, or a text as `seconds_of` reads it."""
+    if isinstance(value, str):
+        return _duration(said, value)
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise ConfigError(f"{said}: give seconds, or a duration such as 8h30m")
+    return float(value)
+
+
+def seconds_of(name: str, text: str) -> float:
+    """A duration such as `9h`, `8h30m`, `45m` or `90s`, in seconds; `name` is what an error calls it.
+
+    Raises:
+        ConfigError: the text is no duration, or one of 0.
+    """
+    return _duration(f"{name} is {text!r}", text)
+
+
+def _duration(said: str, text: str) -> float:
+    found = _DURATION.fullmatch(text.strip().lower())
+    parts = {unit: float(value) for unit, value in found.groupdict().items() if value} if found is not None else {}
+    length = parts.get("hours", 0) * 3600 + parts.get("minutes", 0) * 60 + parts.get("seconds", 0)
+    if not length:
+        raise ConfigError(f"{said}: give hours, minutes and seconds, such as 9h, 8h30m, 45m or 90s")
+    return length
+
+
+def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """One of some words.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(choices)}")

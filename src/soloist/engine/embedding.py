@@ -1,0 +1,58 @@
+"""A run as Python calls it: what nobody listens to is logged, and a stop says how Python goes on.
+
+Wraps `soloist.engine.run`, which the command line calls: the way on is another one there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NoReturn
+
+from soloist.config import RunConfig
+from soloist.engine.result import RunResult
+from soloist.engine.run import run
+from soloist.errors import NothingFinishedError, RunInterruptedError, RunStoppedError
+from soloist.events import Event, EventSink, Notice
+
+_logger = logging.getLogger("soloist")
+
+
+def embed(config: RunConfig, *sinks: EventSink | Callable[[Event], object]) -> RunResult:
+    """Embed what the config names, and write a run folder; go on with the one that is there.
+
+    What the folder has of the same chunks by the same models is kept, so that a run that was stopped, or whose chunks
+    have changed since, costs what is left to do. Events go to `events.jsonl` in that folder and to `sinks`: functions
+    that take an event, or objects whose `emit` does. Without any, notices are logged as warnings of "soloist".
+
+    In the main thread, a notebook's too, the first Ctrl-C or SIGTERM ends the run at the end of the shard in work, and
+    a second one at once. Elsewhere, or where a handler of your own is set, signals are yours.
+
+        try:
+            result = soloist.embed(config)
+        except soloist.RunStoppedError:
+            result = soloist.embed(config)  # later: goes on
+
+    Raises:
+        RunStoppedError: the run was to end before it was done; the same config goes on with it.
+        RunInterruptedError: a second signal ended it at once; the same config goes on with it. A KeyboardInterrupt.
+        SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
+            used, the folder is as it was before.
+    """
+    try:
+        return run(config, *(sinks or (_log_notices,)))
+    except (RunStoppedError, RunInterruptedError) as exc:
+        _raise_with_the_way_on(exc)
+
+
+def _raise_with_the_way_on(stopped: RunStoppedError | RunInterruptedError) -> NoReturn:
+    """The frames between the caller and a signal are of no use to anybody."""
+    done = "was done before" if isinstance(stopped, NothingFinishedError) else "is done"
+    raise type(stopped)(
+        f"{stopped}; what {done} is kept, and soloist.embed with the same config goes on with it"
+    ) from None
+
+
+def _log_notices(event: Event) -> None:
+    if isinstance(event, Notice):
+        _logger.warning("%s: %s", event.about, event.message)

@@ -1,0 +1,215 @@
+"""What a run folder was made with stays, unless a command names something else; both are said before a byte changes.
+
+A folder says what it was made with in state.json while its run is not finished, and in run.json afterwards. Knows
+configs, names of models and files; runs no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from soloist.checked import is_named
+from soloist.config import FusionConfig, RunConfig
+from soloist.errors import ConfigError, OutputError, SoloistError
+from soloist.events import EventSink, Notice
+from soloist.fusion import FusionPlan
+from soloist.stores import RunFolder
+from soloist.stores.layout import STATE
+
+# What a folder keeps, and what comes of it where a command names something else; "" where that is said elsewhere: of
+# dtypes and catalogues by the fingerprints of the models, which alone tell whether anything changes.
+_KEPT: Mapping[str, str] = {
+    "models": "",
+    "collections": "the others are added",
+    "catalogue": "",
+    "dtype": "",
+    "vector_dtype": "",
+    "packing": "the last bits of new vectors may differ from those of the old ones",
+    "shard_chunks": "the run's files are cut again, and no text is embedded again",
+    "text_field": "a chunk whose text is another one is embedded again",
+    "id_field": "rows get other ids, here and in exports",
+    "file_patterns": "chunks of the files that are named come in, and those of others go",
+    "on_bad_input": "it holds for all chunks of the run",
+}
+_FUSION = ("fusion", "weights", "dim")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A config whose settings are all decided; `kept` are those of the folder that the command does not name."""
+
+    config: RunConfig
+    kept: Mapping[str, Any]
+    notices: tuple[Notice, ...] = ()
+
+
+def settled(config: RunConfig) -> Settled:
+    """The config, with what the folder of its run was made with in place of what it does not name.
+
+    Raises:
+        ConfigError: the catalogue that the folder was made with is gone.
+    """
+    folder = RunFolder(config.out)
+    asked = {name: value for name, value in config.settings().items() if is_named(value)}
+    try:
+        before = _made_with(folder)
+    except OutputError as exc:
+        if folder.is_new:
+            return Settled(config=_fused_by_default(config), kept={})
+        message = f"what it was made with is not known, so what the command does not name has its default ({exc})"
+        return Settled(
+            config=_fused_by_default(config), kept={}, notices=(Notice(about=str(config.out), message=message),)
+        )
+    kept = {name: before[name] for name in _KEPT if name not in asked and before[name] is not None}
+    _require_catalogue(config, kept)
+    by_default = _fused_by_default(_merged(config, {"models": kept["models"]} if "models" in kept else {}))
+    kept |= _kept_fusion(asked, before)
+    found = _fused_by_default(_merged(config, kept))
+    notices = (*_changes(config.out, asked, before), *_stays(config.out, kept, by_default.settings()))
+    return Settled(config=found, kept=kept, notices=notices)
+
+
+def require_weights_for_all(found: Settled, models: Sequence[str]) -> None:
+    """Refuse weights of the folder that do not fit the models of the command.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    weights = found.kept.get("weights")
+    if not weights or set(weights) == set(models):
+        return
+    example = ",".join(f"{name}={weights.get(name, 1):g}" for name in models)
+    raise ConfigError(
+        f"{found.config.out} is fused with the weights {_numbers(weights)}, and this command has the models "
+        f"{', '.join(models)}: give a weight for each, e.g. --weights {example}"
+    )
+
+
+def tell_fusion(folder: RunFolder, plan: FusionPlan | None, sink: EventSink) -> None:
+    """Say that the fused vectors of a folder will be others, where they will."""
+    known, before = _fusion_before(folder)
+    if not known or _arithmetic(before) == _arithmetic(plan):
+        return
+    if before is None:
+        message = f"{_described(plan)} from here on: fused vectors are added, which embeds nothing"
+    elif plan is None:
+        message = f"the fused vectors ({_described(before)}) are removed, because nothing is fused from here on"
+    else:
+        message = (
+            f"it was {_described(before)}, and is {_described(plan)} from here on: all fused vectors are made again, "
+            "which embeds nothing, and the next export writes every row that has one"
+        )
+    sink.emit(Notice(about="fusion", message=message))
+
+
+def _made_with(folder: RunFolder) -> dict[str, Any]:
+    """The settings of the last session by their flat names.
+
+    Raises:
+        OutputError: they are not written down, or cannot be read.
+    """
+    return folder.read_json_as(_written(folder), _settings)
+
+
+def _written(folder: RunFolder) -> str:
+    return STATE if (folder.path / STATE).is_file() else "run.json"
+
+
+def _settings(written: Any) -> dict[str, Any]:
+    try:
+        return RunConfig.from_dict(written["config"]).settings()
+    except SoloistError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def _merged(config: RunConfig, kept: Mapping[str, Any]) -> RunConfig:
+    return RunConfig.from_mapping({**config.settings(), **kept}, origin=str(config.out))
+
+
+def _require_catalogue(config: RunConfig, kept: Mapping[str, Any]) -> None:
+    path = kept.get("catalogue")
+    if path is not None and not path.is_file():
+        raise ConfigError(
+            f"{config.out} was made with the catalogue {path}, which is not there: give --catalogue with its place now"
+        )
+
+
+def _kept_fusion(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Method, weights and dim that stay. A dim is of its method, and of no other."""
+    method = before["fusion"]
+    if method == "none":
+        alone = len(set(before["models"])) == 1
+        others = len(set(asked.get("models", before["models"]))) > 1
+        is_open = asked.keys() & set(_FUSION) or (alone and others)  # one model says nothing of how to fuse two
+        return {} if is_open else {"fusion": method}
+    now = asked.get("fusion", method)
+    if now == "none":
+        return {}
+    kept = {"fusion": method, "weights": before["weights"], **({"dim": before["dim"]} if now == method else {})}
+    return {name: value for name, value in kept.items() if name not in asked and value is not None}
+
+
+def _fused_by_default(config: RunConfig) -> RunConfig:
+    """A single model is not fused unless somebody asked for it: its fused vectors would be its own once more."""
+    is_asked = any(is_named(getattr(config.fusion, name)) for name in ("method", "weights", "dim"))
+    if is_asked or len(set(config.models)) > 1:
+        return config
+    return replace(config, fusion=FusionConfig(method="none"))
+
+
+def _changes(out: Path, asked: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Notice]:
+    """What the command names differently."""
+    for name, effect in _KEPT.items():
+        if effect and name in asked and asked[name] != before[name] and (name != "collections" or before[name]):
+            was, now = _said(before[name]), _said(asked[name])
+            yield Notice(about=name, message=f"it was {was} in {out}, and is {now} from here on: {effect}")
+
+
+def _stays(out: Path, kept: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Notice]:
+    """What the command does not name, where it would have another default."""
+    differs = {name: value for name, value in kept.items() if name == "models" or value != defaults[name]}
+    for name in _KEPT:
+        if name in differs:
+            message = f"{_said(kept[name])}, as {out} was made; --{name.replace('_', '-')} changes that"
+            yield Notice(about=name, message=message)
+    said = [_numbers(kept[name]) if name == "weights" else str(kept[name]) for name in _FUSION if name in differs]
+    if said:
+        message = f"{', '.join(said)}, as {out} was made; --fusion, --weights and --dim change that"
+        yield Notice(about="fusion", message=message)
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "the usual one"
+    return ", ".join(map(str, value)) or "all" if isinstance(value, tuple) else str(value)
+
+
+def _numbers(weights: Mapping[str, float]) -> str:
+    return ",".join(f"{name}={weight:g}" for name, weight in weights.items())
+
+
+def _fusion_before(folder: RunFolder) -> tuple[bool, FusionPlan | None]:
+    """Whether it is known how the folder is fused, and how."""
+
+    def plan(written: Any) -> FusionPlan | None:
+        found = written["fusion"]
+        return FusionPlan.from_dict(found) if found is not None else None
+
+    try:
+        return True, folder.read_json_as(_written(folder), plan)
+    except SoloistError:  # of an earlier version, damaged, or not there
+        return False, None
+
+
+def _arithmetic(plan: FusionPlan | None) -> object:
+    return None if plan is None else (plan.method, plan.models, plan.weights, plan.kept_dims, plan.dim)
+
+
+def _described(plan: FusionPlan | None) -> str:
+    if plan is None:
+        return "none"
+    parts = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(plan.models, plan.weights, strict=True))
+    return f"{plan.method} of {parts}, {plan.dim} dimensions"
