@@ -25,7 +25,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -52,6 +52,7 @@ from soloist.types import Collection, OnBadInput  # noqa: E402
 if TYPE_CHECKING:
     from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4
     from processor.ultimate_embedder.results import FinishedRun
+    from soloist.engine.result import CollectionReport
 
 RUN = "run"
 _BAD_INPUT_HELP = """stop at the first fault, or leave it out; empty texts and empty files are left out in either case
@@ -288,7 +289,7 @@ def _item(
         "run_seconds": results["seconds"],
         "run_chunks_per_second": results["chunks_per_second"],
         "output_folder": str(output / folder_name(name)),
-        "request": {**_request(options, fingerprints), "chunks": _digest_of_run(run, name)},
+        "request": {**_request(options, fingerprints), "chunks": _digest_of_chunks(run, report, options)},
     }
 
 
@@ -316,9 +317,29 @@ def _stored_item(output: Path, collection: Collection, source: SourceConfig, req
     return {**{key: value for key, value in stats.items() if key not in details}, "skipped_existing": True}
 
 
-def _digest_of_source(collection: Collection, source: SourceConfig) -> str:
+def _digest_of_chunks(run: FinishedRun, report: CollectionReport, options: argparse.Namespace) -> str:
+    """The digest of the chunks that the source has, as it was read for the run.
+
+    Texts that were left out because of a model are in the source alone, so that is read again. If it has changed since
+    the run read it, this is the digest of the run: the next command finds other chunks.
+    """
+    of_run = _digest_of_run(run, report.name)
+    if not report.without_vector:
+        return of_run
+    source = _source(options)
+    (collection,) = discover(options.chunks_root, source, (report.name,))
+    log = (run.folder.path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, log) if row["collection"] == report.name and row.get("models")]
+    left_out = {(row["file"], row["index"]) for row in rows}
+    if _digest_of_source(collection, source, left_out) != of_run:
+        return of_run
+    return _digest_of_source(collection, source)
+
+
+def _digest_of_source(collection: Collection, source: SourceConfig, without: Set[tuple[str, int]] = frozenset()) -> str:
+    """The digest of a collection's chunks, but for those at some places."""
     chunks = read_chunks(collection, source, lambda _skipped: None)
-    return _digest((chunk.id, chunk.text) for chunk, _ in chunks)
+    return _digest((chunk.id, chunk.text) for chunk, place in chunks if (str(place.file), place.index) not in without)
 
 
 def _digest_of_run(run: FinishedRun, collection: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -255,6 +256,29 @@ def test_the_input_options_that_errors_name_are_there(tmp_path: Path, capsys: py
     assert read(tmp_path / "out/notes/notes_ids.json") == ["k0", "k1", "k2"]
     assert read(tmp_path / "out/embedding_summary.json")[0]["skipped_chunks"] == 1
     assert embed(tmp_path / "chunks", tmp_path / "out", *flags, "--skip-existing") == 0
+
+
+def test_texts_that_a_model_cannot_read_are_left_out_and_the_results_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches results that are refused as of other chunks, because the source has texts that the run left out."""
+    texts = ["grey water", "\u200b", "old boats"]
+    write_collection(tmp_path / "chunks/notes", [{"text": text} for text in texts])
+    catalogue = write_catalogue(tmp_path / "own.toml", {"table": tiny_models.make_static(tmp_path / "table", rows=600)})
+    monkeypatch.setenv("SOLOIST_CATALOGUE", str(catalogue))
+    output, flags = tmp_path / "out", ["--skip-existing", "--on-bad-input", "skip"]
+    assert embed(tmp_path / "chunks", output, model="table") == 1
+    assert "1 text has no tokens in table" in capsys.readouterr().err
+    assert embed(tmp_path / "chunks", output, *flags, model="table") == 0
+    (item,) = read(output / "embedding_summary.json")
+    assert (item["chunks"], item["skipped_chunks"]) == (2, 1)
+    before = (output / "notes/notes_embeddings.npy").read_bytes()
+    assert embed(tmp_path / "chunks", output, *flags, model="table") == 0
+    assert (output / "notes/notes_embeddings.npy").read_bytes() == before
+    shutil.rmtree(tmp_path / "chunks")
+    write_collection(tmp_path / "chunks/notes", [{"text": text.replace("\u200b", "new")} for text in texts])
+    assert embed(tmp_path / "chunks", output, *flags, model="table") == 1
+    assert "other chunks" in capsys.readouterr().err
 
 
 def test_help_says_what_becomes_of_existing_results(capsys: pytest.CaptureFixture[str]) -> None:

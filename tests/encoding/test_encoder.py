@@ -166,7 +166,7 @@ def test_a_chunk_without_a_usable_vector_is_named(config, tiny_models, tmp_path)
     table = broken[0].model.embeddings.word_embeddings.weight.data
     table[broken.tokenizer("grey")["input_ids"][1]] = float("nan")  # which no model is tried on when it is staged
     broken.save(str(tmp_path / "nan"))
-    with pytest.raises(BadVectorError, match="nan gives chunk 'alpha-0' no usable vector"):
+    with pytest.raises(BadVectorError, match="nan gives chunk 'alpha-0' and 1 more of its shard no usable"):
         run(replace(config, models=(str(tmp_path / "nan"),)))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vectorless import Look, may_lack_vectors
 from soloist.engine import run
+from soloist.engine.session import plan_session
 from soloist.errors import InputError, VectorlessTextsError
 from soloist.events import ChunksRemoved, InputSkipped, LeaseAcquired, ListSink, TextsLeftOut
 from soloist.models.catalogue import resolve
@@ -35,6 +38,15 @@ CHUNKS = {
     "gamma": ["bridge stone", POISON, "river stone bridge"],
 }
 SKIP = SourceConfig(on_bad_input="skip")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_no_garbage() -> Iterator[None]:
+    """A lease collects garbage at both its ends, which takes longer than a run this small does."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def make_table(folder: Path, **rows: np.ndarray) -> Path:
@@ -144,12 +156,11 @@ def test_with_skip_all_models_have_the_same_rows(config, table):
 def test_standard_mode_processes_and_named_collections_leave_out_the_same(config, tmp_path):
     """Another way of working would have other rows, or count a collection without a row as an error."""
     run(config)
-    standard = dataclasses.replace(config, mode="standard", out=tmp_path / "standard", collections=tuple(CHUNKS))
-    run(standard)
-    assert_same_files(standard.out, config.out)
-    apart = dataclasses.replace(config, isolation="process", out=tmp_path / "apart")
-    run(apart)
-    assert_same_files(apart.out, config.out)
+    other = dataclasses.replace(
+        config, mode="standard", isolation="process", collections=tuple(CHUNKS), out=tmp_path / "other"
+    )
+    run(other)
+    assert_same_files(other.out, config.out)
     before = run_files(config.out)
     result = run(config)  # all is there: nothing is embedded, and the same texts are left out again
     assert run_files(config.out) == before
@@ -200,6 +211,18 @@ def test_a_fusion_is_fitted_to_what_is_left(config, tmp_path):
     (fitted.out / "skipped.jsonl").write_text("")
     files, others = run_files(fitted.out), run_files(without.out)
     assert {name for name in files if files[name] != others[name]} == {"manifest.jsonl"}
+
+
+def test_a_plan_counts_what_has_no_tokens(config):
+    """A plan that fits over a run that fails, or tokens and rows of texts that the run leaves out."""
+    plan = plan_session(config)
+    assert (plan.chunks, plan.repeated, plan.skipped) == (12, 1, 3)
+    assert [model.rows for model in plan.models] == [11, 11]
+    assert plan.notes[0] == "table: 3 texts have no tokens in it: left out for all models, see skipped.jsonl"
+    with pytest.raises(
+        VectorlessTextsError, match=r"^3 texts have no tokens in table; 'alpha-1' in .* and 'beta-1' in"
+    ):
+        plan_session(dataclasses.replace(config, source=SourceConfig()))
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ _VECTOR_DTYPE_HELP = """What vectors are stored as. float16: half the bytes; a v
 cosine of more than 1 - 1.3e-7. [default: float32]"""
 _BUDGET_HELP = "Padded tokens in a batch. [default: as calibrated, else by kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
-_BAD_INPUT_HELP = """error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. Empty texts and
-empty files are no faults: they are left out and written there in either case. [default: error]"""
+_BAD_INPUT_HELP = """error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. A text that has
+no tokens or a zero vector in one of the models is such a fault, and is left out for all of them. Empty texts and empty
+files are no faults: they are left out and written there in either case. [default: error]"""
 _TIMEOUT_HELP = "How long to wait for devices that another process holds. [default: as long as it takes]"
 _CACHE_HELP = "Where runs keep what they measure, for later plans. [default: the user's cache folder]"
 _ISOLATION_HELP = """allocator: after a pass this process holds nothing on the devices but its contexts; process: each

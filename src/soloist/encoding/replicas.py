@@ -304,9 +304,11 @@ class Replicas:
                 found[index] = forward(self._host_float32, features, "cpu")[0]
         vectors, still_bad = unit_rows(found)
         if still_bad:
+            more = f" and {len(still_bad) - 1:,} more of its shard" if len(still_bad) > 1 else ""
             raise BadVectorError(
-                f"{self._staged.spec.name} gives chunk {job.ids[rows[still_bad[0]]]!r} no usable vector (NaN, infinite "
-                "or zero) in float32 too: remove the chunk, or leave this model out"
+                f"{self._staged.spec.name} gives chunk {job.ids[rows[still_bad[0]]]!r}{more} no usable vector (NaN, "
+                "infinite or zero) in float32 too: remove it from its file, or leave this model out; --on-bad-input "
+                "skip leaves out only what shows before a device works"
             )
         return vectors
 

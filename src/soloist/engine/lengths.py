@@ -9,8 +9,8 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -19,12 +19,13 @@ from soloist.config import SourceConfig
 from soloist.digests import DigestTable, text_digest
 from soloist.encoding.batching import slices
 from soloist.engine.ingest import SHARD_CHARACTERS, empty_collection, nothing_to_embed
+from soloist.engine.left_out import LeftOut
 from soloist.errors import PredictionError
 from soloist.models.location import WORDLLAMA_TOKENIZER
 from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
 from soloist.sources import DuplicateIds, SkippedInputs, read_chunks
-from soloist.types import Collection, SkippedInput
+from soloist.types import Chunk, Collection, Place, SkippedInput
 
 BLOCK_CHUNKS = 4096
 # Characters of documentation and code in a token: 2.9 for MiniLM's tokenizer and 3.1 for Llama's on the 738 chunks of
@@ -85,6 +86,7 @@ class Scan:
     """What is in the collections: chunks, bytes of text, and each model's token counts.
 
     `repeated` chunks have the text of another one. A run embeds a text once, so they are in no count of tokens.
+    `notices` say for how many texts a model has no tokens: these are among the skipped. Zero vectors need weights.
     """
 
     chunks: int
@@ -92,6 +94,7 @@ class Scan:
     skipped: int
     text_bytes: int
     counts: dict[str, TokenCounts]
+    notices: tuple[str, ...] = ()
 
 
 def scan(
@@ -104,61 +107,123 @@ def scan(
 
     Raises:
         InputError: what would end a run at its input: a file is not readable as chunks, two chunks of a collection
-            have one id, a required collection is empty, or there is nothing to embed at all.
+            have one id, a required collection is empty, a model has no tokens for a text, or there is nothing to embed
+            at all.
     """
-    counters = {spec.name: _counter(spec, settings) for spec, settings in models}
-    counts = {
-        spec.name: TokenCounts(max_tokens=settings.max_tokens, estimated=counters[spec.name] is None)
-        for spec, settings in models
-    }
-    chunks = text_bytes = 0
-    known = DigestTable()
+    reading = _Reading(models)
     in_all = SkippedInputs()
     for collection in collections:
-        skipped, before = SkippedInputs(), chunks
+        skipped, is_empty = SkippedInputs(), True
 
         def on_skip(item: SkippedInput, skipped: SkippedInputs = skipped) -> None:
             skipped.add(item)
             in_all.add(item)
 
-        for texts in _blocks(collection, source, on_skip):
-            chunks += len(texts)
-            text_bytes += sum(len(text.encode()) for text in texts)
-            new = [text for text in texts if known.add(text_digest(text)) is None]
-            for spec, settings in models:
-                _count(counts[spec.name], counters[spec.name], [settings.document_prompt + text for text in new])
-        if chunks == before and collection.name in required:
+        for block in _blocks(collection, source, on_skip):
+            is_empty = False
+            reading.see(collection.name, block)
+        if is_empty and collection.name in required:
             raise empty_collection(collection, skipped)
-    if not chunks:
-        raise nothing_to_embed(collections, in_all)
-    return Scan(chunks=chunks, repeated=chunks - len(known), skipped=in_all.count, text_bytes=text_bytes, counts=counts)
+    without_tokens = reading.left_out.skipped
+    if without_tokens.count and source.on_bad_input == "error":
+        raise reading.left_out.error()
+    if not reading.chunks:
+        raise nothing_to_embed(collections, without_tokens if without_tokens.count else in_all)
+    return reading.scan(in_all.count)
+
+
+class _Reading:
+    """What was read so far, and the texts that are new to it."""
+
+    def __init__(self, models: Sequence[tuple[ModelSpec, ModelSettings]]) -> None:
+        self._models = models
+        self._counters = {spec.name: _counter(spec, settings) for spec, settings in models}
+        self._counts = {
+            spec.name: TokenCounts(max_tokens=settings.max_tokens, estimated=self._counters[spec.name] is None)
+            for spec, settings in models
+        }
+        self._known = DigestTable()
+        self._without_tokens = DigestTable()
+        self._lacking: list[tuple[str, ...]] = []  # the models that have no tokens for each of these
+        self._text_bytes = 0
+        self.chunks = 0
+        self.left_out = LeftOut()
+
+    def see(self, collection: str, block: Sequence[tuple[Chunk, Place]]) -> None:
+        """Count the chunks of a block, each of its texts once, and those for which a model has no tokens."""
+        digests = [text_digest(chunk.text) for chunk, _ in block]
+        new = {digest: chunk.text for digest, (chunk, _) in zip(digests, block, strict=True) if self._is_new(digest)}
+        self._count(new)
+        for digest, (chunk, place) in zip(digests, block, strict=True):
+            entry = self._without_tokens.find(digest)
+            if entry is None:
+                self.chunks += 1
+                self._text_bytes += len(chunk.text.encode())
+            else:
+                self.left_out.add(collection, chunk.id, place, dict.fromkeys(self._lacking[entry], "no tokens"))
+
+    def scan(self, skipped: int) -> Scan:
+        """All of it; so many were skipped as they were read."""
+        return Scan(
+            chunks=self.chunks,
+            repeated=self.chunks - len(self._known),
+            skipped=skipped + self.left_out.skipped.count,
+            text_bytes=self._text_bytes,
+            counts=self._counts,
+            notices=tuple(f"{model}: {message}" for model, message in self.left_out.notices()),
+        )
+
+    def _is_new(self, digest: bytes) -> bool:
+        return self._known.find(digest) is None and self._without_tokens.find(digest) is None
+
+    def _count(self, new: Mapping[bytes, str]) -> None:
+        lengths = {
+            spec.name: _lengths(
+                self._counts[spec.name],
+                self._counters[spec.name],
+                [settings.document_prompt + text for text in new.values()],
+            )
+            for spec, settings in self._models
+        }
+        kept = []
+        for row, digest in enumerate(new):
+            lacking = tuple(model for model, found in lengths.items() if not found[row])
+            if lacking:
+                self._without_tokens.add(digest)
+                self._lacking.append(lacking)
+            else:
+                self._known.add(digest)
+                kept.append(row)
+        for model, found in lengths.items():
+            self._counts[model].add(found[row] for row in kept)
 
 
 def _blocks(
     collection: Collection, source: SourceConfig, on_skip: Callable[[SkippedInput], None]
-) -> Iterator[list[str]]:
+) -> Iterator[list[tuple[Chunk, Place]]]:
     duplicates = DuplicateIds()
-    texts: list[str] = []
+    block: list[tuple[Chunk, Place]] = []
     characters = 0
     for chunk, place in read_chunks(collection, source, on_skip):
         duplicates.check(chunk.id, place)
-        texts.append(chunk.text)
+        block.append((replace(chunk, metadata={}), place))
         characters += len(chunk.text)
-        if len(texts) == BLOCK_CHUNKS or characters >= SHARD_CHARACTERS:
-            yield texts
-            texts, characters = [], 0
-    if texts:
-        yield texts
+        if len(block) == BLOCK_CHUNKS or characters >= SHARD_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
 
 
-def _count(counts: TokenCounts, counter: CountTokens | None, texts: list[str]) -> None:
+def _lengths(counts: TokenCounts, counter: CountTokens | None, texts: list[str]) -> list[int]:
+    """The tokens of each text, and how long that took added to the counts."""
     began = time.perf_counter()
     if counter is None:
-        counts.add(math.ceil(len(text) / CHARACTERS_PER_TOKEN) + 2 for text in texts)
+        found = [math.ceil(len(text) / CHARACTERS_PER_TOKEN) + 2 for text in texts]
     else:
-        for some in slices(texts):
-            counts.add(counter(some))
+        found = [length for some in slices(texts) for length in counter(some)]
     counts.seconds += time.perf_counter() - began
+    return found
 
 
 def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:

@@ -265,7 +265,7 @@ def _session(
         session_seconds=session_seconds,
         problems=tuple(problems),
         unknowns=tuple(unknowns(models, session_seconds)),
-        notes=(*of_input, *notes(config, models)),
+        notes=(*of_input, *found.notices, *notes(config, models)),
     )
 
 

@@ -16,33 +16,23 @@ from soloist.digests import DigestTable, text_digest
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vectorless import Look, may_lack_vectors
 from soloist.engine.ingest import ShardRef, nothing_to_embed, skip_event
-from soloist.errors import OutputError, VectorlessTextsError
+from soloist.engine.left_out import LeftOut
+from soloist.errors import OutputError
 from soloist.events import EventSink, Notice, TextsLeftOut
-from soloist.sources import ReadPlaces, SkippedInputs
-from soloist.sources.faults import shortened
+from soloist.sources import ReadPlaces
 from soloist.stores import RunFolder
 from soloist.stores.leaving_out import keep_chunks
 from soloist.types import Collection, OnBadInput, Shard, SkippedInput, Vectorless
-from soloist.wording import count_text
 
-_NAMED = 3
 _LOOKED_AT_TOGETHER = 512  # texts, between two looks at whether the run is to stop
-# Of one text and of several.
-_WORDS: Mapping[Vectorless, tuple[str, str]] = {
-    "no tokens": ("has no tokens", "have no tokens"),
-    "zero vector": ("has a zero vector", "have a zero vector"),
-    "NaN or infinity": ("has NaN or infinity in its vector", "have NaN or infinity in their vectors"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """A text without a vector: its row, its id, where it was read, and the reason in each of the models."""
+    """A text without a vector: its row, and what `skipped.jsonl` says of it."""
 
     row: int
-    id: str
-    place: SkippedInput
-    reasons: Mapping[str, Vectorless]
+    item: SkippedInput
 
 
 def without_vectorless(
@@ -73,7 +63,7 @@ def without_vectorless(
         return tuple(shards)
     left = _left_out(search, shards, folder.incoming, sink)
     if not left:
-        raise nothing_to_embed(collections, search.skipped)
+        raise nothing_to_embed(collections, search.left_out.skipped)
     return left
 
 
@@ -94,9 +84,7 @@ class _Search:
         self._places = places
         self._check = check
         self._before: Counter[str] = Counter()  # chunks of each collection in the shards so far
-        self.counts: Counter[tuple[str, Vectorless]] = Counter()
-        self.skipped = SkippedInputs()
-        self.first: list[_Found] = []
+        self.left_out = LeftOut()
 
     def through(self, ref: ShardRef) -> list[_Found]:
         """The texts of the next shard without a vector, in order."""
@@ -108,10 +96,6 @@ class _Search:
                 reasons.setdefault(row, {})[model] = reason
         found = [self._found(shard, row, reasons[row]) for row in sorted(reasons)]
         self._before[ref.collection] += ref.rows
-        for each in found:
-            self.skipped.add(each.place)
-            self.counts.update(each.reasons.items())
-        self.first += found[: _NAMED - len(self.first)]
         return found
 
     def _look(self, model: str, shard: Shard, digests: Sequence[bytes]) -> Iterator[tuple[int, Vectorless]]:
@@ -130,19 +114,7 @@ class _Search:
 
     def _found(self, shard: Shard, row: int, reasons: Mapping[str, Vectorless]) -> _Found:
         place = self._places.of(shard.collection, self._before[shard.collection] + row)
-        return _Found(
-            row=row,
-            id=shard.ids[row],
-            reasons=reasons,
-            place=SkippedInput(
-                collection=shard.collection,
-                file=place.file,
-                index=place.index,
-                reason=next(iter(reasons.values())),
-                detail=f"its id is {shortened(shard.ids[row])!a}",
-                models=tuple(reasons),
-            ),
-        )
+        return _Found(row=row, item=self.left_out.add(shard.collection, shard.ids[row], place, reasons))
 
 
 def _with_vectors(
@@ -166,8 +138,8 @@ def _with_vectors(
 def _require_none(search: _Search, shards: Sequence[ShardRef]) -> None:
     for ref in shards:
         search.through(ref)
-    if search.skipped.count:
-        raise VectorlessTextsError(vectorless_message(search.counts, search.skipped.count, search.first))
+    if search.left_out.skipped.count:
+        raise search.left_out.error()
 
 
 def _left_out(
@@ -181,16 +153,14 @@ def _left_out(
             for ref in refs:
                 found = search.through(ref)
                 for each in found:
-                    log.append(each.place)
-                    sink.emit(skip_event(each.place))
-                    by_model.update(each.reasons.keys())
+                    log.append(each.item)
+                    sink.emit(skip_event(each.item))
+                    by_model.update(each.item.models)
                 chunks += len(found)
                 kept += _rest(incoming, ref, found)
             if chunks:
                 sink.emit(TextsLeftOut(collection=collection, chunks=chunks, by_model=dict(by_model)))
-    for (model, reason), count in search.counts.items():
-        verb = _WORDS[reason][count != 1]
-        message = f"{count_text(count, 'text')} {verb} in it: left out for all models, see skipped.jsonl"
+    for model, message in search.left_out.notices():
         sink.emit(Notice(about=model, message=message))
     return tuple(kept)
 
@@ -203,16 +173,3 @@ def _rest(incoming: RunFolder, ref: ShardRef, found: Sequence[_Found]) -> list[S
     rows = [row for row in range(ref.rows) if row not in gone]
     content = keep_chunks(incoming, ref.collection, ref.index, rows)
     return [replace(ref, rows=len(rows), content=content)] if rows else []
-
-
-def vectorless_message(counts: Mapping[tuple[str, Vectorless], int], texts: int, first: Sequence[_Found]) -> str:
-    """The sentence of the error: how many in which model, the first by name, and what to do."""
-    parts = [
-        f"{count_text(count, 'text')} {_WORDS[reason][count != 1]} in {model}"
-        for (model, reason), count in counts.items()
-    ]
-    named = [f"{shortened(each.id)!a} in {each.place.file} (chunk {each.place.index})" for each in first]
-    some = f"the first {len(named)} are " if texts > len(named) else ""
-    them = "it" if texts == 1 else "them"
-    where = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
-    return f"{', '.join(parts)}; {some}{where}: remove {them}, or go on without {them} with --on-bad-input skip"

@@ -224,7 +224,7 @@ def _vectors(path: Path, result: RunResult) -> tuple[dict[str, Vectors], dict[tu
     folder = RunFolder.open(path)
     own: dict[tuple[str, str], Vectors] = {}
     final: dict[str, Vectors] = {}
-    for report in result.collections:
+    for report in (each for each in result.collections if each.chunks):
         shards = folder.shards(report.name)
         for model in result.models:
             parts = [folder.read_vectors(report.name, model.name, shard)[1] for shard in shards]
