@@ -22,6 +22,7 @@ from soloist.engine.ingest import SHARD_CHARACTERS, empty_collection, nothing_to
 from soloist.engine.left_out import LeftOut
 from soloist.errors import PredictionError
 from soloist.models.location import WORDLLAMA_TOKENIZER
+from soloist.models.pipeline import input_folder
 from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
 from soloist.sources import DuplicateIds, SkippedInputs, read_chunks
@@ -229,7 +230,7 @@ def _lengths(counts: TokenCounts, counter: CountTokens | None, texts: list[str])
 def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:
     if settings.folder is None:
         return None
-    tokenizer = _load(spec, settings.folder)
+    tokenizer = _load(spec, settings.folder if spec.loader == "wordllama" else input_folder(settings.folder))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return lambda texts: [

@@ -111,6 +111,9 @@ def encoders_of(
     """An encoder for each model, with packed rows where the config has them and the model allows for them."""
     packs = accelerator.packs_rows if config.packing == "auto" else config.packing == "on"
     encoders = {name: Encoder(model, packs=packs) for name, model in staged.items()}
+    for model in staged.values():
+        if model.sides.query is not model.sides.document:
+            Encoder(model.for_queries())  # a route for queries that gives nothing is found now, and not by a search
     for name, encoder in encoders.items():
         if config.packing == "on" and not encoder.packs and not encoder.staged.is_static:
             sink.emit(Notice(about=name, message="its network does not take packed rows: they are padded"))

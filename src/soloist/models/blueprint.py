@@ -137,6 +137,10 @@ def _joined(blueprint: Blueprint, changes: dict[str, Any]) -> dict[str, Any]:
 
 def _read_module(kind: str, place: Path) -> dict[str, Any]:
     match kind:
+        case "Transformer" if (place / "adapter_config.json").is_file():
+            raise PredictionError(
+                f"{place} holds an adapter on a base model: its memory cannot be predicted, {WITHOUT_PREDICTION}"
+            )
         case "Transformer":
             config = _usual_names(_object(place / "config.json"))
             _require_sizes(config, place / "config.json")

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -44,6 +44,7 @@ from soloist.models.location import (
 )
 from soloist.models.refusals import require_dense_encoder
 from soloist.models.settings import require_dims, require_positions, static_token_limit
+from soloist.models.sides import Sides, sides_of
 from soloist.models.spec import ModelSpec
 from soloist.models.weights_check import LoadReport, complaint, integers_in, observed_loads
 from soloist.types import DType
@@ -61,7 +62,7 @@ _LOAD_FAILURES = (
 )  # fmt: skip
 _NOISY_LOGGERS = ("sentence_transformers", "huggingface_hub", "transformers")
 
-_shared_modules: weakref.WeakValueDictionary[str, SentenceTransformer] = weakref.WeakValueDictionary()
+_shared_sides: weakref.WeakValueDictionary[str, Sides] = weakref.WeakValueDictionary()
 # The limits that static models' tokenizers had, which staging lifts; so they are kept with the modules.
 _static_limits: weakref.WeakKeyDictionary[SentenceTransformer, int] = weakref.WeakKeyDictionary()
 # transformers keeps the dtype of a load in globals, so loads take turns; downloads, which may hang, do not.
@@ -76,7 +77,8 @@ class StagedModel:
 
     `module` is shared by all that stage the same weights: leave it as it is, and on the CPU. `max_tokens` includes
     special tokens and the prompt, and is None for models that read everything, as most static ones do.
-    `weights_bytes` counts parameters and buffers once, in `dtype`. `revision` is the hub commit, where known.
+    `weights_bytes` counts parameters and buffers once, in `dtype`. `revision` is the hub commit, where known. `sides`
+    has the pipeline of queries too, which is another where the model has routes.
     """
 
     spec: ModelSpec
@@ -91,6 +93,19 @@ class StagedModel:
     fingerprint: str
     weights_bytes: int
     is_static: bool
+    sides: Sides
+    query_max_tokens: int | None
+
+    def for_queries(self) -> StagedModel:
+        """The same model for questions, which have a prompt, a limit and, with routes, a pipeline of their own."""
+        return replace(
+            self,
+            module=self.sides.query,
+            document_prompt=self.query_prompt,
+            max_tokens=self.query_max_tokens,
+            weights_bytes=_weights_bytes(self.sides.query),
+            is_static=_is_static(self.sides.query),
+        )
 
 
 def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
@@ -109,10 +124,10 @@ def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
                 fetch_borrowed_code(location.folder)
             contents = content_digests(spec, location)
             with _lock:
-                module = _share(spec, dtype, location, contents)
+                sides = _share(spec, dtype, location, contents)
         except _LOAD_FAILURES as exc:
             raise ModelLoadError(_explain(spec, exc)) from exc
-    return _describe(spec, dtype, location, contents, module)
+    return _describe(spec, dtype, location, contents, sides)
 
 
 def overflows_float16(spec: ModelSpec) -> bool:
@@ -134,21 +149,28 @@ def overflows_float16(spec: ModelSpec) -> bool:
             raise ModelLoadError(_explain(spec, exc)) from exc
 
 
-def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str]) -> SentenceTransformer:
-    """One module per content, dtype and limit, for as long as anyone holds it."""
+def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str]) -> Sides:
+    """One module of a side per content, dtype and limit, for as long as anyone holds it."""
     key = fingerprint(contents, dtype=dtype, code=spec.trust_remote_code, max_tokens=spec.max_tokens)
-    module = _shared_modules.get(key)
-    if module is None:
+    sides = _shared_sides.get(key)
+    if sides is None:
         load = _load_wordllama if spec.loader == "wordllama" else _load_pipeline
-        module = load(spec, dtype, location.folder).eval().requires_grad_(False)
+        whole = load(spec, dtype, location.folder).eval().requires_grad_(False)
         # The card refers back to the module; without that cycle the last holder's end frees the weights at once.
-        module.model_card_data.model = None
-        if _is_static(module):
-            _lift_truncation(module)
-        elif (limit := _token_limit(spec, module)) is not None:
-            module.max_seq_length = limit
-        _shared_modules[key] = module
-    return module
+        whole.model_card_data.model = None
+        sides = sides_of(spec.name, whole)
+        for module in sides.distinct():
+            module.model_card_data.model = None
+            _set_limit(spec, module)
+        _shared_sides[key] = sides
+    return sides
+
+
+def _set_limit(spec: ModelSpec, module: SentenceTransformer) -> None:
+    if _is_static(module):
+        _lift_truncation(module)
+    elif (limit := _token_limit(spec, module)) is not None:
+        module.max_seq_length = limit
 
 
 def _lift_truncation(module: SentenceTransformer) -> None:
@@ -192,8 +214,9 @@ def _load_wordllama(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTran
 
 
 def _describe(
-    spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str], module: SentenceTransformer
+    spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str], sides: Sides
 ) -> StagedModel:
+    module = sides.document
     dim = _dim(spec, module)
     max_tokens = _token_limit(spec, module)
     document_prompt = _prompt(spec.document_prompt, module, ("document", "passage", "corpus"))
@@ -211,6 +234,8 @@ def _describe(
         fingerprint=fingerprint(contents, document_prompt=document_prompt, max_tokens=max_tokens, dim=dim, dtype=dtype),
         weights_bytes=_weights_bytes(module),
         is_static=_is_static(module),
+        sides=sides,
+        query_max_tokens=_token_limit(spec, sides.query),
     )
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import huggingface_hub
 
 from soloist.errors import ModelLoadError
+from soloist.models.adapters import adapter_in
 from soloist.models.catalogue import is_hub_id
-from soloist.models.pipeline import modules_of
+from soloist.models.pipeline import RouteError, modules_for, modules_of
 from soloist.models.spec import ModelSpec
 
 WORDLLAMA_WEIGHTS = "weights/l2_supercat_256.safetensors"
@@ -94,13 +95,19 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def module_folders(folder: Path) -> tuple[Path, ...]:
-    """The model's folder, then those of its modules and of its routers' modules, each once."""
-    return tuple(dict.fromkeys((folder, *(module.place for module in modules_of(folder)))))
+    """The model's folder, then those of its modules and of its routers' modules, each once; what documents go through
+    comes first.
+    """
+    places = [module.place for module in modules_of(folder)]
+    return tuple(dict.fromkeys((folder, *_documents_places(folder), *places)))
 
 
 def network_config(folder: Path) -> Path | None:
     """The configuration file of the transformers network in a model's folder; None where there is none."""
-    places = module_folders(folder) if (folder / "modules.json").is_file() else (folder,)
+    if not (folder / "modules.json").is_file():
+        return folder / "config.json" if (folder / "config.json").is_file() else None
+    routers = {module.place for module in modules_of(folder) if module.is_router}
+    places = [_of_the_network(place) for place in module_folders(folder) if place not in routers]
     return next((place / "config.json" for place in places if (place / "config.json").is_file()), None)
 
 
@@ -111,6 +118,19 @@ def network_type(folder: Path) -> str | None:
         return None
     kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     return kind if isinstance(kind, str) else None
+
+
+def _of_the_network(place: Path) -> Path:
+    """Where the network of a module's folder is described: beside the base of an adapter, else in the folder itself."""
+    adapter = adapter_in(place)
+    return (adapter.base_folder if adapter is not None else None) or place
+
+
+def _documents_places(folder: Path) -> list[Path]:
+    try:
+        return [module.place for module in modules_for(folder, "document")]
+    except RouteError:
+        return []
 
 
 def _checkpoint(place: Path, file_name: str) -> list[Path]:

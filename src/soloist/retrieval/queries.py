@@ -77,8 +77,8 @@ class QueryEncoders:
         spec = dataclasses.replace(spec, revision=record.revision or spec.revision)
         staged = interruptible(functools.partial(stage, spec, record.dtype))  # it may be downloaded
         _require_same(staged, record)
-        # A query is a document with another prompt.
-        return Encoder(dataclasses.replace(staged, document_prompt=record.query_prompt), packs=True)
+        asking = dataclasses.replace(staged, query_prompt=record.query_prompt).for_queries()
+        return Encoder(asking, packs=True)
 
     def _encode(self, encoder: Encoder, texts: Sequence[str]) -> Vectors:
         tokenized = encoder.tokenize(texts)

@@ -1,0 +1,76 @@
+"""The two sides of a loaded model: what documents go through, and what queries do. Knows sentence-transformers' Router.
+
+Most models have one for both. Of a model with routes each side is a pipeline of its own, without the router, around the
+same modules: so only the documents' route is copied to a device, and all that is true of a pipeline is true of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+
+from soloist.errors import ModelLoadError
+from soloist.models.pipeline import RouteError, Task, route_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # without slots, so that it can be referred to weakly
+class Sides:
+    """A pipeline for documents and one for queries, which may be the same."""
+
+    document: SentenceTransformer
+    query: SentenceTransformer
+
+    def distinct(self) -> tuple[SentenceTransformer, ...]:
+        """Each pipeline once."""
+        return (self.document,) if self.query is self.document else (self.document, self.query)
+
+
+def sides_of(name: str, module: SentenceTransformer) -> Sides:
+    """The sides of a model of this name.
+
+    Raises:
+        ModelLoadError: it has no route for one of them, or they give vectors of other widths.
+    """
+    if not any(isinstance(part, Router) for part in module.modules()):
+        return Sides(document=module, query=module)
+    try:
+        parts = {task: list(_parts(module, task)) for task in _TASKS}
+    except RouteError as exc:
+        raise ModelLoadError(f"{name} cannot be used, {exc}: name its routes document and query") from exc
+    document = _pipeline(module, parts["document"])
+    is_one = [id(part) for part in parts["document"]] == [id(part) for part in parts["query"]]
+    query = document if is_one else _pipeline(module, parts["query"])
+    widths = document.get_embedding_dimension(), query.get_embedding_dimension()
+    if widths[0] != widths[1]:
+        raise ModelLoadError(
+            f"{name} gives documents {widths[0]} dimensions and queries {widths[1]}, which nothing can compare: its "
+            "routes are of two models, get one whose routes have one width"
+        )
+    return Sides(document=document, query=query)
+
+
+_TASKS: tuple[Task, ...] = ("document", "query")
+
+
+def _parts(module: torch.nn.Module, task: Task) -> Iterator[torch.nn.Module]:
+    for part in module.children():
+        if isinstance(part, Router):
+            yield from _parts(part.sub_modules[route_of(part.route_mappings, part.sub_modules, task)], task)
+        else:
+            yield part
+
+
+def _pipeline(whole: SentenceTransformer, parts: list[torch.nn.Module]) -> SentenceTransformer:
+    made = SentenceTransformer(
+        modules=parts,
+        device="cpu",
+        prompts=whole.prompts,
+        default_prompt_name=whole.default_prompt_name,
+        similarity_fn_name=whole.similarity_fn_name,
+        truncate_dim=whole.truncate_dim,
+    )
+    return made.eval()
