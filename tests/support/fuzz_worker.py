@@ -85,7 +85,8 @@ def _items_of(file: Path) -> int | None:
     if content.lower().startswith(_NO_TEXT) or content.startswith((b"\x1f\x8b\x08", b"BZh", b"\x28\xb5\x2f\xfd")):
         return None
     if format_of(file.name) is JSON_LINES:
-        end = b"\n" if b"\n" in content[:1_000_000] or b"\r" not in content[:1_000_000].rstrip(b"\r") else b"\r"
+        ends = re.search(rb"\r\n|\n|\r(?=.)", content[: 1 << 20], re.DOTALL)
+        end = b"\r" if ends is not None and ends[0] == b"\r" else b"\n"
         lines = [line for line in content.removeprefix(b"\xef\xbb\xbf").split(end) if line.strip()]
         return None if lines and _is_spread(lines[0]) else len(lines)
     return _count_in_document(content)

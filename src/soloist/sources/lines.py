@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from soloist.sources.opening import ByteStream
 
@@ -12,8 +12,7 @@ BUFFER_BYTES = 1 << 20
 MAX_LINE_BYTES = 256_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line with its end, its number from 1, and where it begins; without content where it is too long to be held."""
 
     number: int
@@ -28,11 +27,11 @@ def read_lines(
     buffer_bytes: int = BUFFER_BYTES,
     max_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[Line]:
-    """Every line of the stream. Lines end in a line feed; in carriage returns where the beginning of the file has no
-    other ends. `check` is called before each read, and may raise.
+    """Every line of the stream. Lines end in a line feed, or in a carriage return where the first line ends so.
+    `check` is called before each read, and may raise.
     """
     buffer = stream.read(buffer_bytes)
-    end = b"\r" if b"\n" not in buffer and b"\r" in buffer.rstrip(b"\r") else b"\n"
+    end = _line_end(buffer)
     parts: list[bytes] = []
     number, at_byte, length = 1, 0, 0
     while buffer:
@@ -49,6 +48,13 @@ def read_lines(
         buffer = stream.read(buffer_bytes)
     if length:
         yield Line(number, at_byte, b"".join(parts) if length <= max_bytes else None)
+
+
+def _line_end(beginning: bytes) -> bytes:
+    """What ends the first line, where that is known."""
+    at = beginning.find(b"\r")
+    is_alone = 0 <= at < len(beginning) - 1 and beginning[at + 1 : at + 2] != b"\n"
+    return b"\r" if is_alone and b"\n" not in beginning[:at] else b"\n"
 
 
 def _pieces(buffer: bytes, end: bytes) -> Iterator[bytes]:

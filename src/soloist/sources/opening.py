@@ -113,4 +113,4 @@ class _Prefixed:
     def read(self, size: int, /) -> bytes:
         """At most so many bytes; empty at the end only."""
         found, self._first = self._first[:size], self._first[size:]
-        return found or self._stream.read(size)
+        return found + self._stream.read(size - len(found)) if len(found) < size else found
