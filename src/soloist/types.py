@@ -26,11 +26,17 @@ SkipReason = Literal["empty text", "text too long", "unreadable file", "not a ch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """One piece of text to embed. `text` is embedded exactly as it is."""
+    """One piece of text to embed. `text` is embedded exactly as it is.
+
+    `source_file` is the file that a run read it from, as a POSIX path inside the folder of chunks, and `source_index`
+    its index in that file, from 0: no part of what the chunk is, and None where nothing has kept them.
+    """
 
     id: str
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    source_file: str | None = field(default=None, compare=False)
+    source_index: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +71,22 @@ class SkippedInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """A named set of chunk files, in the order in which they are read."""
+    """A named set of chunk files, in the order in which they are read. `folder` is the name of its root in the folder
+    of chunks, and empty where it is that folder.
+    """
 
     name: str
     root: Path
     files: tuple[Path, ...]
+    folder: str = ""
+
+    def inside(self, file: Path) -> str:
+        """The POSIX path of one of its files inside the folder of chunks, the same on every machine.
+
+        Bytes that are no UTF-8 are escaped.
+        """
+        path = (Path(self.folder) / file.relative_to(self.root)).as_posix()
+        return path.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +107,7 @@ class Shard:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """A chunk that a search found. `rank` counts from 1; `score` is a cosine, or what its ranking adds up (see
-    `soloist.retrieval`).
+    `soloist.retrieval`). `source_file` and `source_index` say where it was read, as in `Chunk`.
     """
 
     rank: int
@@ -99,6 +116,8 @@ class Hit:
     id: str
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    source_file: str | None = None
+    source_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import lancedb
 import numpy as np
 import polars
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 from exports.conftest import some_chunks
 from exports.reading import READERS
@@ -15,6 +18,7 @@ from exports.reading import READERS
 from soloist.errors import ExportError
 from soloist.exports import export_run
 from soloist.exports.columns import metadata_column, vector_column
+from soloist.models.catalogue import BUILT_IN
 from soloist.stores import RunFolder
 from soloist.types import Chunk
 
@@ -33,6 +37,16 @@ def test_no_two_names_share_a_column(column):
     assert column(f"a_{digests[0]}") not in columns
     assert metadata_column("page_no") == "metadata_page_no"
     assert vector_column("bge-m3") == "vector_bge_m3"
+
+
+def test_models_known_by_name_have_columns_without_a_digest():
+    """A person had to look the column of all-MiniLM-L6-v2 up; or a model of one's own had the column of another."""
+    known = BUILT_IN.names()
+    assert vector_column("all-MiniLM-L6-v2") == "vector_all_minilm_l6_v2"
+    assert not any(re.search("_[0-9a-f]{8}$", vector_column(name)) for name in known)
+    names = {form for name in known for form in (name, name.lower(), name.replace("-", "_"), name.replace(".", "-"))}
+    columns = [vector_column(name) for name in names]
+    assert len(set(columns)) == len(names) > 2 * len(known) and all(len(column) <= 60 for column in columns)
 
 
 def with_model(run, name, vector):
@@ -75,6 +89,46 @@ def test_postgres_does_not_take_a_model_for_another(make_run, postgres):
         with pytest.raises(ExportError, match=f"has no column {vector_column('model.a')} for vectors of model.a"):
             export_run(run, "pgvector", url=postgres, table="signs", vectors="model.a")
         assert connection.execute("SELECT id, vector_model_a::text FROM signs ORDER BY id").fetchall() == before
+
+
+MINILM = "all-MiniLM-L6-v2"
+OF_BEFORE = "vector_all_minilm_l6_v2_07db4e1f"
+
+
+def _renamed(kind, target, table):
+    """Give the column of MiniLM the name that earlier versions gave it."""
+    if kind == "lancedb":
+        opened = lancedb.connect(target).open_table(table)
+        opened.alter_columns({"path": vector_column(MINILM), "rename": OF_BEFORE})
+    elif kind == "pgvector":
+        with psycopg.connect(target, autocommit=True) as connection:
+            connection.execute(f"ALTER TABLE {table} RENAME {vector_column(MINILM)} TO {OF_BEFORE}")
+    else:
+        for path in Path(target).glob("alpha*.parquet"):
+            there = pq.read_table(path)
+            names = [OF_BEFORE if name == vector_column(MINILM) else name for name in there.column_names]
+            pq.write_table(there.rename_columns(names), path)
+
+
+@pytest.mark.parametrize("kind", ["lancedb", "pgvector", "parquet"])
+def test_a_column_that_had_a_digest_stays(make_run, place, kind):
+    """The next export had a second column for the model, and readers of the first one its old vectors."""
+    where, _ = place(kind)
+    (target,) = where.values()
+    report = export_run(with_model(make_run(alpha=some_chunks(3)), MINILM, [0, 1]), kind, **where)
+    assert report.vectors[MINILM] == vector_column(MINILM) and report.vectors["fused"] == "vector_fused"
+    _renamed(kind, target, "soloist")
+    run = with_model(make_run(alpha=some_chunks(4)), MINILM, [1, 0])
+    report = export_run(run, kind, **where)
+    assert (report.written, report.vectors[MINILM]) == (4, OF_BEFORE)
+    assert export_run(run, kind, **where).unchanged == 4
+    if kind == "pgvector":
+        with psycopg.connect(target, row_factory=psycopg.rows.dict_row) as connection:
+            rows = connection.execute("SELECT * FROM soloist").fetchall()
+    else:
+        rows = read_rows(kind, target)
+    assert len(rows) == 4 and not any(vector_column(MINILM) in row for row in rows)
+    assert {str(row[OF_BEFORE]).replace(".0", "").replace(" ", "") for row in rows} == {"[1,0]"}
 
 
 def many_fields(first, last, **more):

@@ -19,6 +19,7 @@ from exports.reading import marker_of
 
 from soloist.errors import ConfigError, ExportError, OutputError, SoloistError
 from soloist.exports import export_run
+from soloist.stores import folder_name
 from soloist.types import Chunk
 
 
@@ -440,10 +441,16 @@ def test_the_command(run, tmp_path):
     command = [sys.executable, "-m", "soloist", "export", str(run), "--to", "numpy", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{tmp_path / 'out'}: 5 rows, 5 written, 0 unchanged, 0 deleted; 5 read back and compared\n"
+    assert done.stdout.splitlines() == [
+        f"{tmp_path / 'out'}: 5 rows, 5 written, 0 unchanged, 0 deleted; 5 read back and compared",
+        "  model-a      model-a.npy",
+        f"  org/model.b  {folder_name('org/model.b')}.npy",
+        "  fused        fused.npy",
+    ]
     command[-1] = str(tmp_path / "one")
     again = subprocess.run([*command, "--vectors", "model-a", "--json"], capture_output=True, text=True)
-    assert json.loads(again.stdout)["rows"] == 5
+    said = json.loads(again.stdout)
+    assert said["rows"] == 5 and said["vectors"] == {"model-a": "model-a.npy"}
     assert sorted(path.name for path in (tmp_path / "one").glob("*.npy")) == ["model-a.npy"]
     wrong = subprocess.run([*command, "--collections", "gamma"], capture_output=True, text=True)
     assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1

@@ -95,3 +95,13 @@ def test_of_a_text_of_a_million_lines_the_beginning_is_looked_at(text):
     found = text_lines(text, 96)
     assert time.perf_counter() - began < 0.2
     assert len(found) <= 5 and found[-1].startswith("... about ") and found[-1].endswith(" more characters")
+
+
+def test_a_hit_says_its_file_and_not_twice():
+    """Nobody could tell where a hit came from; where the metadata say it too, it is there once."""
+    found = printed(at(80), hit(source_file="docs/a b.md.jsonl", source_index=12, metadata={"page": 3}))
+    assert found.splitlines()[1] == "docs/a b.md.jsonl (chunk 12)  page: 3"
+    found = printed(at(80), hit(source_file="docs/a b.json", source_index=0, metadata={"file": "a b.json"}))
+    assert found.splitlines()[1] == "docs/a b.json (chunk 0)"
+    found = printed(at(80), hit(source_file="a\x1b[31m.json", source_index=0))
+    assert "\x1b" not in found

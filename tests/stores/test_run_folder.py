@@ -255,7 +255,9 @@ def test_other_tools_see_plain_columns(run: RunFolder) -> None:
     run.write_chunks("c", 0, [Chunk(id="a", text="x", metadata={"é": 1})])
     run.write_vectors("c", "org/model", 0, ["a"], numbers(1, 4))
     chunks = pq.read_table(run.path / "c" / "chunks" / "part-00000.parquet")
-    assert chunks.schema == pa.schema({"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()})
+    texts = {"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()}
+    files = pa.dictionary(pa.int32(), pa.string())
+    assert chunks.schema == pa.schema({**texts, "source_file": files, "source_index": pa.int64()})
     assert chunks["metadata"].to_pylist() == ['{"é": 1}']
     folder = next((run.path / "c" / "vectors").iterdir())
     vectors = ds.dataset(folder).to_table()

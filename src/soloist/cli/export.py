@@ -40,8 +40,9 @@ def export(
 ) -> None:
     """Export a finished run, or bring an export up to date with it: the same command again, after a break or a change.
 
-    Rows that are there unchanged stay, those of chunks that are gone are deleted. At the end the rows are counted and a
-    sample of vectors is read back and compared. Ids in stores are UUIDs that follow from collection and chunk id.
+    Rows that are there unchanged stay, those of chunks that are gone are deleted. At the end the rows are counted, a
+    sample of vectors is read back and compared, and where each model's vectors are is named. Ids in stores are UUIDs
+    that follow from collection and chunk id.
     """
     with exit_codes(debug=debug):
         with importing():
@@ -64,5 +65,8 @@ def export(
                     f"unchanged, {found.deleted:,} deleted; {found.compared:,} read back and compared"
                 )
             )
+            widest = max(map(len, found.vectors))
+            for name, where in found.vectors.items():
+                typer.echo("  " + one_line(f"{name:<{widest}}  {where}"))
             for note in found.notes:
                 typer.echo(one_line(f"note: {note}"))

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 from soloist.errors import ExportError
 from soloist.exports.rows import Rows, Source, Vectors
 from soloist.jsontext import json_text
+from soloist.models.catalogue import BUILT_IN
 from soloist.stores.tables import table_matrix
 from soloist.types import Chunk
 
@@ -42,9 +43,9 @@ _DASHES = str.maketrans("-_", "_-")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
-    """The columns of an export: key, run, collection, id, text, those of the metadata by field, that of other fields
-    where there are such, digest (a `Mark`), and those of the vectors by name. `types` are of all fields, the most
-    frequent first.
+    """The columns of an export: key, run, collection, id, text, those of the place that it was read from, those of the
+    metadata by field, that of other fields where there are such, digest (a `Mark`), and those of the vectors by name.
+    `types` are of all fields, the most frequent first.
     """
 
     run: str
@@ -58,10 +59,11 @@ class Columns:
         """The columns for a source; one pass over its chunks for the types of their metadata."""
         types = _metadata_types(source)
         metadata = _own_columns(types, [])
-        vectors = {name: vector_column(name) for name in source.dims}
+        vectors = vector_columns(source.dims)
         schema = pa.schema(
             [
-                *((name, pa.string()) for name in ("key", "run", "collection", "id", "text")),
+                *((name, pa.string()) for name in ("key", "run", "collection", "id", "text", "source_file")),
+                ("source_index", pa.int64()),
                 *_metadata_fields(metadata, types, []),
                 ("digest", pa.string()),
                 *((vectors[name], pa.list_(pa.float32(), dim)) for name, dim in source.dims.items()),
@@ -75,12 +77,20 @@ class Columns:
         Fields that have a column in it keep that, and others get none where it has that of the others: so each is
         where it is in those rows. Columns that are JSON in it stay so: JSON holds every value.
         """
+        columns = self.keeping(there.names)
         metadata = _own_columns(self.types, there.names)
-        own = [field for field in self.schema if not field.name.startswith(METADATA)]
+        own = [field for field in columns.schema if not field.name.startswith(METADATA)]
         fields = [*_metadata_fields(metadata, self.types, there.names), *own]
         as_json = {field.name for field in there if field.type == _JSON and field.name.startswith(METADATA)}
         fields = [field.with_type(_JSON) if field.name in as_json else field for field in fields]
-        return dataclasses.replace(self, schema=pa.schema(fields), metadata=metadata)
+        return dataclasses.replace(columns, schema=pa.schema(fields), metadata=metadata)
+
+    def keeping(self, there: Container[str]) -> Columns:
+        """These columns, with the vectors in those that a table has for them, as in `vector_columns`."""
+        vectors = vector_columns(self.vectors, there)
+        names = {self.vectors[name]: column for name, column in vectors.items()}
+        schema = pa.schema([field.with_name(names.get(field.name, field.name)) for field in self.schema])
+        return dataclasses.replace(self, schema=schema, vectors=vectors)
 
     def table(self, rows: Rows) -> pa.Table:
         """Some rows as a table of these columns."""
@@ -90,6 +100,8 @@ class Columns:
             "collection": pa.array([rows.collection] * len(rows), pa.string()),
             "id": pa.array([chunk.id for chunk in rows.chunks], pa.string()),
             "text": pa.array([chunk.text for chunk in rows.chunks], pa.string()),
+            "source_file": pa.array([chunk.source_file for chunk in rows.chunks], pa.string()),
+            "source_index": pa.array([chunk.source_index for chunk in rows.chunks], pa.int64()),
             "digest": pa.array(map(str, rows.marks), pa.string()),
         }
         for field, column in self.metadata.items():
@@ -163,12 +175,36 @@ def metadata_column(field: str) -> str:
 def vector_column(name: str) -> str:
     """The name of a column of vectors, likewise; of models it is `-` that is plain, which becomes `_`.
 
+    Models that soloist knows by name need no digest: another name that would be theirs has one instead.
+
     >>> vector_column("bge-m3")
     'vector_bge_m3'
     >>> vector_column("bge_m3")
     'vector_bge_m3_f47e8ecc'
+    >>> vector_column("all-MiniLM-L6-v2")
+    'vector_all_minilm_l6_v2'
     """
+    column = _readable(VECTOR, name)
+    known = _KNOWN.get(column)
+    if known is not None:
+        return column if known == name else _with_digest(VECTOR, name)
     return _column(VECTOR, name, name.translate(_DASHES))
+
+
+def vector_columns(names: Iterable[str], there: Container[str] = ()) -> dict[str, str]:
+    """The columns of vectors by name, beside the columns of a table that is there: one that earlier versions named with
+    a digest stays.
+    """
+    before = {name: _with_digest(VECTOR, name) for name in names}
+    return {name: column if column in there else vector_column(name) for name, column in before.items()}
+
+
+def _readable(prefix: str, name: str) -> str:
+    """The name with `_` for whatever is no small letter and no digit: several names may have the same."""
+    return prefix + _UNSAFE.sub("_", name.lower())
+
+
+_KNOWN = {_readable(VECTOR, name): name for name in BUILT_IN.names()}  # whose columns are theirs alone
 
 
 def _column(prefix: str, name: str, spelled: str) -> str:
@@ -176,9 +212,12 @@ def _column(prefix: str, name: str, spelled: str) -> str:
     whole = prefix + spelled
     if len(whole) <= _LONGEST_NAME and _PLAIN.fullmatch(spelled) and not _TAKEN.fullmatch(spelled):
         return whole
+    return _with_digest(prefix, name)
+
+
+def _with_digest(prefix: str, name: str) -> str:
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_DIGITS]
-    readable = _UNSAFE.sub("_", whole.lower())
-    return f"{readable[: _LONGEST_NAME - _DIGEST_DIGITS - 1]}_{digest}"
+    return f"{_readable(prefix, name)[: _LONGEST_NAME - _DIGEST_DIGITS - 1]}_{digest}"
 
 
 def _kind(value: Any) -> pa.DataType | None:

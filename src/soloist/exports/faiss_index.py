@@ -44,7 +44,7 @@ def _filled(folder: ExportFolder, source: Source, faiss: Any) -> ExportReport:
 
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
-        compared=compare(source, str(folder.path), there.ntotal, read),
+        compared=compare(source, str(folder.path), there.ntotal, read), vectors={name: INDEX},
         notes=() if source.rows <= EXACT_ROWS else ("its search is approximate: an HNSW graph",),
     )  # fmt: skip
 

@@ -23,7 +23,8 @@ from soloist.stores.atomic import atomic_path, disk_errors, is_temporary
 
 _BEGINNING = b'{"key": "'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
-_HEAD = re.compile(rb'\{"key": ?%b, ?"run": ?%b, ?"collection": ?%b, ?"id": ?%b, ?(?="text": ?")' % ((_TEXT,) * 4))
+_FIRST = b", ?".join(b'"%b": ?%b' % (name, _TEXT) for name in (b"key", b"run", b"collection", b"id"))
+_HEAD = re.compile(rb'\{%b, ?(?="(?:source_file|text)":)' % _FIRST)  # rows of earlier versions do not have a file
 
 
 def export(source: Source, target: Target) -> ExportReport:
@@ -52,6 +53,7 @@ def _filled(path: Path, source: Source, batch_rows: int) -> ExportReport:
     return ExportReport(
         target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
         compared=compare(source, str(path), row_count(path), lambda keys: _read(path, keys)),
+        vectors={name: f'vectors["{name}"]' for name in source.dims},
     )  # fmt: skip
 
 
@@ -126,6 +128,8 @@ def _object(run: str, rows: Rows, place: int) -> dict[str, Any]:
         "run": run,
         "collection": rows.collection,
         "id": chunk.id,
+        "source_file": chunk.source_file,
+        "source_index": chunk.source_index,
         "text": chunk.text,
         "metadata": dict(chunk.metadata),
         # The shortest decimals that are this float32 again.

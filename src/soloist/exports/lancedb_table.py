@@ -19,8 +19,9 @@ from soloist.exports.locks import LOCK, exclusive
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
 from soloist.exports.store_folders import require_store_folder
-from soloist.exports.stores import Place, Scope, fill
+from soloist.exports.stores import Place, Scope, fill, require_own_places
 from soloist.exports.target import Target
+from soloist.stores.tables import PLACE_COLUMNS
 
 # Up to here a scan of all rows is a matter of milliseconds, and an index only loses recall.
 INDEXED_ROWS = 100_000
@@ -65,6 +66,7 @@ class _LanceTable:
         self._table = _opened(database, name, columns.schema)
         self._source = source
         self._columns = columns.fitted(self._table.schema)
+        self.vectors = self._columns.vectors
         self._indexed_rows = indexed_rows
         self.target = target
         self._require_own()
@@ -144,11 +146,12 @@ class _LanceTable:
     def _require_own(self) -> None:
         """Refuse a table that no export wrote, or that has no room for the vectors."""
         there, own = self._table.schema, self._columns.schema
-        for name in ("key", "run", "collection", "id", "text", "digest"):
+        for name in ("key", "run", "collection", "id", "text", *PLACE_COLUMNS, "digest"):
             if name in there.names and there.field(name).type != own.field(name).type:
                 raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
         if not {"key", "digest", "collection", "id"} <= set(there.names):
             raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
+        require_own_places(self.target, there.names)
         for column in self._columns.vectors.values():
             kind, other = own.field(column).type, there.field(column).type if column in there.names else None
             if other is not None and other != kind:

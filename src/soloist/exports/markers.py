@@ -68,7 +68,7 @@ def write_marker(folder: Path, marker: Marker, schema: pa.Schema) -> None:
     text = json_text(dataclasses.asdict(marker), indent=2) + "\n"
     with atomic_path(path) as temp, disk_errors(path):
         if path.suffix == _SUFFIX:
-            pq.write_table(schema.with_metadata({_KEY: text}).empty_table(), temp)
+            pq.ParquetWriter(temp, schema.with_metadata({_KEY: text})).close()  # without a group of no rows
         else:
             temp.write_text(text, encoding="utf-8")
     with disk_errors(folder):

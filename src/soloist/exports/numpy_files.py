@@ -38,16 +38,17 @@ def _filled(folder: ExportFolder, source: Source) -> ExportReport:
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
         compared=compare(source, str(folder.path), count, lambda keys: _read(folder.path, arrays, keys)),
+        vectors=arrays,
     )  # fmt: skip
 
 
 def write_ids(source: Source, path: Path) -> None:
-    """`ids.jsonl`: key, collection and id of each row, in the order of the vectors."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for collection, index in source.shards:
-            for id_ in source.ids(collection, index):
-                key = key_of(collection, id_)
-                file.write(json_text({"key": key, "collection": collection, "id": id_}) + "\n")
+    """`ids.jsonl`: key, collection, id and place of each row, in the order of the vectors."""
+    with path.open("w", encoding="utf-8", newline="\n") as lines:
+        for collection, shard in source.shards:
+            for id_, file, index in source.places(collection, shard):
+                row = {"key": key_of(collection, id_), "collection": collection, "id": id_}
+                lines.write(json_text({**row, "source_file": file, "source_index": index}) + "\n")
 
 
 def row_count(path: Path) -> int:

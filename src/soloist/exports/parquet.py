@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from soloist.stores.tables import read_errors
 def export(source: Source, target: Target) -> ExportReport:
     """Write what has changed, remove files of shards that are gone, and read a sample back."""
     with export_folder(source, target, "parquet") as folder:
-        return _filled(folder, source, Columns.of(source))
+        return _filled(folder, source, Columns.of(source).keeping(_names_there(folder)))
 
 
 def _filled(folder: ExportFolder, source: Source, columns: Columns) -> ExportReport:
@@ -47,8 +48,16 @@ def _filled(folder: ExportFolder, source: Source, columns: Columns) -> ExportRep
     folder.finish(names.values(), columns.schema)
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=written, unchanged=source.rows - written, deleted=deleted,
-        compared=compared,
+        compared=compared, vectors=columns.vectors,
     )  # fmt: skip
+
+
+def _names_there(folder: ExportFolder) -> list[str]:
+    """The columns of the first file of the export before that can be read."""
+    for name in folder.files:
+        with contextlib.suppress(OutputError), read_errors(folder.path / name):
+            return list(pq.read_schema(folder.path / name).names)
+    return []
 
 
 def _rows(path: Path) -> int:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from soloist.errors import ConfigError, ExportError
-from soloist.exports.columns import VECTOR, has_surrogate, surrogate_error, vector_column
+from soloist.exports.columns import VECTOR, has_surrogate, surrogate_error, vector_columns
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source, Vectors
-from soloist.exports.stores import Place, Scope, fill
+from soloist.exports.stores import Place, Scope, fill, require_own_places
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
+from soloist.stores.tables import PLACE_COLUMNS
 
 # Up to here a scan is fast enough, and an HNSW index takes longer to build than it saves.
 INDEXED_ROWS = 10_000
@@ -26,9 +27,10 @@ _MOST_HALFVEC_DIMS = 4_000
 _KEYS_AT_ONCE = 10_000
 _LOCK_TIMEOUT = "3s"  # a server takes a moment to see that a client was killed
 _COLUMNS = {
-    "key": "uuid", "run": "text", "collection": "text", "id": "text", "text": "text", "metadata": "jsonb",
-    "digest": "text",
+    "key": "uuid", "run": "text", "collection": "text", "id": "text", "text": "text", "source_file": "text",
+    "source_index": "int8", "metadata": "jsonb", "digest": "text",
 }  # fmt: skip
+_NEWER = ("run", *PLACE_COLUMNS)  # which tables of earlier versions do not have
 _NAME_BYTES = 63  # of an identifier of PostgreSQL; longer ones it cuts without a word
 
 
@@ -78,7 +80,7 @@ class _Table:
         self._source = source
         self._parts = name
         self._name = self._sql.Identifier(*(part.replace("%", "%%") for part in name))  # beside placeholders
-        self._columns = {name: vector_column(name) for name in source.dims}
+        self.vectors: Mapping[str, str] = vector_columns(source.dims)
         self._take_over = take_over
         self._indexed_rows = indexed_rows
         self.target = target
@@ -88,12 +90,14 @@ class _Table:
         if not self._there():  # which may be all that this user is allowed
             self._make()
         there = self._there()
+        self.vectors = vector_columns(source.dims, there)
         self._require_own(there)
         self._has_run = "run" in there
+        self._missing = [name for name in _NEWER if name not in there]
         self._others = [
             name
             for name, (kind, _) in there.items()
-            if name.startswith(VECTOR) and kind == "vector" and name not in self._columns.values()
+            if name.startswith(VECTOR) and kind == "vector" and name not in self.vectors.values()
         ]
 
     def places(self, scope: Scope) -> Generator[Sequence[Place], None, None]:
@@ -107,9 +111,10 @@ class _Table:
                 yield [Place(*row) for row in page]
 
     def prepare(self, twice: Sequence[str]) -> None:  # its keys are unique
-        if not self._has_run:
-            self._run("ALTER TABLE {table} ADD COLUMN run text")
-            self._has_run = True
+        if self._missing:
+            added = (f"ADD COLUMN {name} {_COLUMNS[name]}" for name in self._missing)
+            self._run(f"ALTER TABLE {{table}} {', '.join(added)}")
+            self._has_run, self._missing = True, []
 
     def add(self, rows: Rows) -> None:
         self._write(rows, [])
@@ -119,7 +124,7 @@ class _Table:
 
     def _write(self, rows: Rows, emptied: Sequence[str]) -> None:
         """Write rows, of which some may be there, and empty these columns of those."""
-        names = [*_COLUMNS, *self._columns.values()]
+        names = [*_COLUMNS, *self.vectors.values()]
         query = "INSERT INTO {table} AS there ({names}) VALUES ({values}) ON CONFLICT (key) DO UPDATE SET {updates}"
         if not self._take_over:
             query += " WHERE there.run = EXCLUDED.run"
@@ -149,14 +154,14 @@ class _Table:
 
     def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
         columns = self._joined(
-            self._sql.SQL("{}::text").format(self._sql.Identifier(column)) for column in self._columns.values()
+            self._sql.SQL("{}::text").format(self._sql.Identifier(column)) for column in self.vectors.values()
         )
         query = "SELECT key::text, {columns} FROM {table} WHERE key = ANY(%s::uuid[])"
         found = self._run(query, [list(keys)], columns=columns).fetchall()
         return {
             key: {
                 name: np.array(text[1:-1].split(","), np.float32)
-                for name, text in zip(self._columns, texts, strict=True)
+                for name, text in zip(self.vectors, texts, strict=True)
                 if text is not None
             }
             for key, *texts in found
@@ -169,7 +174,7 @@ class _Table:
         has_halfvec = self._run("SELECT to_regtype('halfvec') IS NOT NULL").fetchone()[0]
         there = self._indexes()
         notes: list[str] = []
-        for name, column in self._columns.items():
+        for name, column in self.vectors.items():
             dim = self._source.dims[name]
             if counts[name] < self._indexed_rows:
                 notes.append(f"{name} is scanned: so few rows need no index")
@@ -190,10 +195,10 @@ class _Table:
     def _counts(self) -> dict[str, int]:
         """How many vectors the table has, of this run or another, by name."""
         columns = self._joined(
-            self._sql.SQL("count({})").format(self._sql.Identifier(column)) for column in self._columns.values()
+            self._sql.SQL("count({})").format(self._sql.Identifier(column)) for column in self.vectors.values()
         )
         return dict(
-            zip(self._columns, self._run("SELECT {columns} FROM {table}", columns=columns).fetchone(), strict=True)
+            zip(self.vectors, self._run("SELECT {columns} FROM {table}", columns=columns).fetchone(), strict=True)
         )
 
     def _indexes(self) -> list[str]:
@@ -249,11 +254,12 @@ class _Table:
             self._sql.SQL("{} vector({})").format(
                 self._sql.Identifier(column), self._sql.Literal(self._source.dims[name])
             )
-            for name, column in self._columns.items()
+            for name, column in self.vectors.items()
         )
         self._run(
             "CREATE TABLE {table} (key uuid PRIMARY KEY, run text, collection text NOT NULL, "
-            "id text NOT NULL, text text NOT NULL, metadata jsonb NOT NULL, digest text NOT NULL, {vectors})",
+            "id text NOT NULL, text text NOT NULL, source_file text, source_index int8, metadata jsonb NOT NULL, "
+            "digest text NOT NULL, {vectors})",
             vectors=vectors,
         )
 
@@ -268,13 +274,13 @@ class _Table:
 
     def _require_own(self, there: Mapping[str, tuple[str, int]]) -> None:
         """Refuse a table that no export wrote, or that has no room for the vectors."""
-        # Tables of an earlier version do not have a run.
         is_alike = all(
-            there[name][0] == kind if name in there else name == "run" for name, kind in _COLUMNS.items()
+            there[name][0] == kind if name in there else name in _NEWER for name, kind in _COLUMNS.items()
         )  # fmt: skip
         if not (is_alike and self._has_unique_key()):
             raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
-        for name, column in self._columns.items():
+        require_own_places(self.target, there)
+        for name, column in self.vectors.items():
             dim = self._source.dims[name]
             kind, there_dim = there.get(column, ("", 0))
             if kind != "vector":
@@ -300,8 +306,8 @@ class _Table:
             raise surrogate_error(chunk, "PostgreSQL")
         vectors = [str(vectors[place].tolist()) for vectors in rows.vectors.values()]
         return [
-            rows.keys[place], self._source.run, rows.collection, chunk.id, chunk.text, metadata,
-            str(rows.marks[place]), *vectors,
+            rows.keys[place], self._source.run, rows.collection, chunk.id, chunk.text, chunk.source_file,
+            chunk.source_index, metadata, str(rows.marks[place]), *vectors,
         ]  # fmt: skip
 
     def _run(self, query: str, values: Sequence[Any] = (), **parts: Any) -> Any:

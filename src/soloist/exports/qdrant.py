@@ -130,7 +130,7 @@ class _Collection:
         self._is_server = target.url is not None
         self._models = load("qdrant_client.models", "qdrant", "qdrant-client")
         self._source = source
-        self._names = {name: folder_name(name) for name in source.dims}  # Qdrant takes no / in them
+        self.vectors: Mapping[str, str] = {name: folder_name(name) for name in source.dims}  # Qdrant takes no / in them
         self._name = target.table
         self.target = f"{where} ({target.table})"
         self._others: set[str] = set()  # names of other vectors, dense ones as exports write
@@ -222,9 +222,10 @@ class _Collection:
         for place, (key, mark, chunk) in enumerate(zip(rows.keys, rows.marks, rows.chunks, strict=True)):
             payload = {
                 "run": self._source.run, "collection": rows.collection, "id": chunk.id, "text": chunk.text,
-                "metadata": dict(chunk.metadata), "digest": str(mark),
+                "metadata": dict(chunk.metadata), "source_file": chunk.source_file, "source_index": chunk.source_index,
+                "digest": str(mark),
             }  # fmt: skip
-            yield key, payload, {self._names[name]: each[place].tolist() for name, each in rows.vectors.items()}
+            yield key, payload, {self.vectors[name]: each[place].tolist() for name, each in rows.vectors.items()}
 
     def delete(self, keys: Sequence[str]) -> None:
         self._client.delete(self._name, points_selector=self._models.PointIdsList(points=list(keys)), wait=True)
@@ -237,7 +238,7 @@ class _Collection:
         return {
             str(point.id): {
                 name: np.asarray(point.vector[own], np.float32)
-                for name, own in self._names.items()
+                for name, own in self.vectors.items()
                 if own in (point.vector or {})
             }
             for point in found
@@ -251,7 +252,7 @@ class _Collection:
     def _make(self) -> None:
         # Vectors stay on the disk, as they do in the run: a server with the memory for them can be told otherwise.
         vectors = {
-            self._names[name]: self._models.VectorParams(size=dim, distance=self._models.Distance.COSINE, on_disk=True)
+            self.vectors[name]: self._models.VectorParams(size=dim, distance=self._models.Distance.COSINE, on_disk=True)
             for name, dim in self._source.dims.items()
         }
         self._client.create_collection(self._name, vectors_config=vectors)
@@ -272,7 +273,7 @@ class _Collection:
         found = self._client.get_collection(self._name)
         params = found.config.params
         vectors = params.vectors if isinstance(params.vectors, dict) else {}
-        self._others = vectors.keys() - set(self._names.values())
+        self._others = vectors.keys() - set(self.vectors.values())
         self._has_sparse = bool(params.sparse_vectors)
         self._indexed = set(found.payload_schema)
         self._require_same_dims(vectors)
@@ -280,7 +281,7 @@ class _Collection:
     def _require_same_dims(self, there: Mapping[str, Any]) -> None:
         dims = {name: params.size for name, params in there.items()}
         for name, dim in self._source.dims.items():
-            own = self._names[name]
+            own = self.vectors[name]
             if own in dims and there[own].distance != self._models.Distance.COSINE:
                 raise ExportError(
                     f"{self.target} compares {name} by {there[own].distance.value}, and an export by Cosine: choose "
@@ -313,7 +314,8 @@ def _requests(rows: Rows) -> Iterator[range]:
     numbers = sum(vectors.shape[1] for vectors in rows.vectors.values())
     start = size = 0
     for place, chunk in enumerate(rows.chunks):
-        characters = len(chunk.id) + len(chunk.text) + len(json_text(dict(chunk.metadata)))
+        texts = (chunk.id, chunk.text, json_text(dict(chunk.metadata)), chunk.source_file or "")
+        characters = sum(map(len, texts))
         row = _POINT_BYTES + _NUMBER_BYTES * numbers + _CHARACTER_BYTES * characters
         if place > start and size + row > _REQUEST_BYTES:
             yield range(start, place)

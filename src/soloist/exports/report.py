@@ -18,7 +18,8 @@ _TOLERANCE = 1e-5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
     """Of the run's rows, how many were written and how many were there unchanged; rows of chunks that are gone, which
-    were deleted; and of how many rows the vectors were read back and compared.
+    were deleted; and of how many rows the vectors were read back and compared. `vectors` says where those of each name
+    are: in which column, file, or value of a row.
     """
 
     target: str
@@ -27,6 +28,7 @@ class ExportReport:
     unchanged: int
     deleted: int
     compared: int
+    vectors: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
 

@@ -34,7 +34,7 @@ SAMPLED_ROWS = 64  # of which vectors are read back at the end
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """What a row is, in digests: its run with its text, its metadata, and its vectors by name.
+    """What a row is, in digests: its run with its text, its metadata with its place, and its vectors by name.
 
     Of the vectors themselves: what made them says less, since in half precision another batch gives other bits.
     """
@@ -126,6 +126,12 @@ class Source:
         ids = self.folder.read_ids(collection, index)
         self.unchanged.require(_WAY_ON)
         return ids
+
+    def places(self, collection: str, index: int) -> list[tuple[str, str | None, int | None]]:
+        """The ids of a shard with their places, as `RunFolder.read_places` has them."""
+        places = self.folder.read_places(collection, index)
+        self.unchanged.require(_WAY_ON)
+        return places
 
     def vectors(self, name: str, collection: str, index: int) -> Vectors:
         """The vectors of a shard by one name, (rows, dim)."""
@@ -254,9 +260,9 @@ def _chosen_vectors(path: Path, asked: str | None, there: Mapping[str, int], sev
 
 
 def _mark(run: str, chunk: Chunk, vectors: Mapping[str, str]) -> Mark:
-    return Mark(
-        text=_short_digest([run, chunk.text]), metadata=_short_digest(dict(chunk.metadata)), vectors=vectors
-    )  # fmt: skip
+    metadata = dict(chunk.metadata)
+    placed = metadata if chunk.source_file is None else [metadata, chunk.source_file, chunk.source_index]
+    return Mark(text=_short_digest([run, chunk.text]), metadata=_short_digest(placed), vectors=vectors)
 
 
 def _vector_digests(vectors: Vectors) -> list[str]:

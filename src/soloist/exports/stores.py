@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from soloist.errors import ExportError
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import VECTOR_DIGEST_BYTES, Mark, Rows, Source, Vectors, key_of
 from soloist.exports.target import Target
+from soloist.stores.tables import PLACE_COLUMNS
 
 _DELETED_AT_ONCE = 1_000
 _DIGEST_BYTES = 16  # of a text and of metadata, as a mark has them
@@ -57,6 +58,7 @@ class Store(Protocol):
 
     target: str
     normalises: bool  # whether vectors come back divided by their norm
+    vectors: Mapping[str, str]  # the columns, or what a store has for them, of the vectors by name
 
     def places(self, scope: Scope) -> Generator[Sequence[Place], None, None]:
         """All rows of a scope, some at a time."""
@@ -114,8 +116,22 @@ def fill(store: Store, source: Source, target: Target) -> ExportReport:
     compared = compare(source, store.target, store.count(scope), store.read, normalises=store.normalises)
     return ExportReport(
         target=store.target, rows=source.rows, written=written, unchanged=source.rows - written,
-        deleted=len(there.gone), compared=compared, notes=tuple(notes),
+        deleted=len(there.gone), compared=compared, vectors=store.vectors, notes=tuple(notes),
     )  # fmt: skip
+
+
+def require_own_places(target: str, there: Container[str]) -> None:
+    """Refuse a table with one column of places: exports make both at once, so somebody else's would be written over.
+
+    Raises:
+        ExportError: it has one without the other.
+    """
+    mine = [name for name in PLACE_COLUMNS if name in there]
+    if len(mine) == 1:
+        raise ExportError(
+            f"{target} has a column {mine[0]} that no export wrote, and exports have one of this name: rename yours, "
+            "or choose another --table"
+        )
 
 
 class _There:

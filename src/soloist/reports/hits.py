@@ -25,7 +25,7 @@ _SHOWN_VALUES = 80  # characters of a value of the metadata
 
 
 def print_hits(hits: Sequence[Hit], console: Console) -> None:
-    """A block for each hit: a line with rank, score, collection and id, one with its metadata, and its text.
+    """A block for each hit: a line with rank, score, collection and id, one with its file and metadata, and its text.
 
     Only the text is broken into lines: ids are copied from here, and a terminal breaks what is too long for it.
     """
@@ -34,7 +34,7 @@ def print_hits(hits: Sequence[Hit], console: Console) -> None:
             console.print()
         place = f"{hit.rank:>3}  {hit.score:.4f}  {one_line(hit.collection)}  {one_line(hit.id)}"
         console.print(Text(place, style="bold"), soft_wrap=True)
-        known = metadata_line(hit)
+        known = "  ".join(filter(None, (place_of(hit), metadata_line(hit))))
         if known:
             console.print(Text(_shortened(known, max(_NARROWEST, 2 * console.width)), style="dim"), soft_wrap=True)
         for line in text_lines(hit.text, max(_NARROWEST, console.width - len(_INDENT))):
@@ -70,10 +70,10 @@ def _shortened(line: str, most: int) -> str:
 
 def metadata_line(hit: Hit) -> str:
     """The metadata that are short, as `name: value`, the headings first; not what is empty, is the hit's id, is a
-    heading once more, or is a path or the end of one that is there.
+    heading once more, or is a path or the end of one that is there, such as the hit's file.
     """
     headings: set[str] = set()
-    paths: list[str] = []
+    paths = [hit.source_file] if hit.source_file else []
     parts: list[str] = []
     for name in sorted(hit.metadata, key=_place):
         value = hit.metadata[name]
@@ -92,6 +92,13 @@ def metadata_line(hit: Hit) -> str:
     return one_line("  ".join(parts))
 
 
+def place_of(hit: Hit) -> str:
+    """The file that a hit was read from, and its index there; empty where the run does not say."""
+    if hit.source_file is None or hit.source_index is None:
+        return ""
+    return one_line(f"{hit.source_file} (chunk {hit.source_index})")
+
+
 def _place(name: str) -> int:
     """Of a field of the metadata; the others stay as they are."""
     return HEADING_FIELDS.index(name) if name in HEADING_FIELDS else len(HEADING_FIELDS)
@@ -108,5 +115,5 @@ def hit_values(hit: Hit) -> dict[str, Any]:
     """A hit as JSON-ready values."""
     return {
         "rank": hit.rank, "score": hit.score, "collection": hit.collection, "id": hit.id, "text": hit.text,
-        "metadata": dict(hit.metadata),
+        "metadata": dict(hit.metadata), "source_file": hit.source_file, "source_index": hit.source_index,
     }  # fmt: skip

@@ -380,7 +380,7 @@ def _hits(
         found.append(
             Hit(
                 rank=rank, score=score, collection=collection, id=chunk.id, text=chunk.text,
-                metadata=dict(chunk.metadata),
+                metadata=dict(chunk.metadata), source_file=chunk.source_file, source_index=chunk.source_index,
             )
         )  # fmt: skip
     return found

@@ -66,7 +66,7 @@ def find_input(root: Path, config: SourceConfig, wanted: Sequence[str] = ()) -> 
     named = {name: each for name, each in candidates.items() if each.files}
     if not named:
         raise _nothing_found(root, config, [loose, *(each.passed_over for each in candidates.values())])
-    collections = tuple(_collection(name, each) for name, each in named.items())
+    collections = tuple(_collection(name, each, root) for name, each in named.items())
     chosen = _select(collections, wanted, root)
     passed_over = PassedOverFiles()
     for counted in (loose, *(each.passed_over for name, each in candidates.items() if not wanted or name in wanted)):
@@ -135,9 +135,10 @@ def _is_one_table(folder_names: Sequence[str]) -> bool:
     return len(keys) == 1 and None not in keys
 
 
-def _collection(name: str, found: _Candidate) -> Collection:
+def _collection(name: str, found: _Candidate, root: Path) -> Collection:
     files = sorted(found.files, key=lambda file: file.relative_to(found.root).as_posix())
-    return Collection(name=name, root=found.root, files=tuple(files))
+    folder = name if found.root != root else ""
+    return Collection(name=name, root=found.root, files=tuple(files), folder=folder)
 
 
 def _filled(candidate: _Candidate, sorter: _Sorter, closed: Iterable[_Identity]) -> _Candidate:

@@ -30,13 +30,16 @@ from soloist.stores.manifest import NAME, FileRecord, Kind, Manifest, file_sha25
 from soloist.stores.skipped import SkippedWriter
 from soloist.stores.summary import made_by
 from soloist.stores.tables import (
+    PLACE_COLUMNS,
     chunk_table,
     read_errors,
     read_table,
     table_chunks,
     table_digests,
+    table_places,
     table_texts,
     table_vectors,
+    tally_of,
     vector_table,
     write_chunk_file,
     write_vector_file,
@@ -273,6 +276,13 @@ class RunFolder:
         with read_errors(path):
             return table_texts(read_table(path, columns=("id",)), "id")
 
+    def read_places(self, collection: str, index: int) -> list[tuple[str, str | None, int | None]]:
+        """The ids of a shard, each with the file that it was read from and its index there, as in `Chunk`."""
+        path = self._layout.chunks(collection, index)
+        with read_errors(path):
+            table = read_table(path, columns=("id", *PLACE_COLUMNS))  # of these, those that there are
+            return list(zip(table_texts(table, "id"), *table_places(table), strict=True))
+
     def read_chunks(self, collection: str, index: int, rows: Sequence[int] | None = None) -> list[Chunk]:
         """The chunks of a shard with their metadata, or those of some rows."""
         path = self._layout.chunks(collection, index)
@@ -301,7 +311,7 @@ class RunFolder:
         """
         path = self._layout.vectors(collection, model, index)
         table = vector_table(model, ids, vectors, digests, fingerprint, counts, vector_dtype)
-        tally = _tally(counts) if counts is not None else None
+        tally = tally_of(counts) if counts is not None else None
         self.require_inside(path)
         write_vector_file(path, table)
         self._record(
@@ -433,14 +443,6 @@ class RunFolder:
             OutputError: one does.
         """
         self._layout.require_inside(path)
-
-
-def _tally(counts: np.ndarray[Any, np.dtype[np.int32]]) -> TokenTally:
-    """The sums of the tokens and of those cut off, and how many rows lost any."""
-    tokens, truncated_tokens = counts.sum(axis=0, dtype=np.int64).tolist()
-    return TokenTally(
-        tokens=tokens, truncated_rows=int(np.count_nonzero(counts[:, 1])), truncated_tokens=truncated_tokens
-    )
 
 
 def _identity(value: Any) -> str:

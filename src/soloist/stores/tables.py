@@ -21,7 +21,7 @@ from soloist.digests import DIGEST_BYTES
 from soloist.errors import InputError, OutputError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors
-from soloist.types import Chunk, VectorDType
+from soloist.types import Chunk, TokenTally, VectorDType
 
 # A column of a row group is one page, so that rows can be read one by one (see `rows`): of few enough bytes for readers
 # that take it whole, and of fewer rows than the 20,000 at which Arrow begins another page.
@@ -32,11 +32,16 @@ _IF_MISSING = (
 )
 COUNT_COLUMNS = ("tokens", "truncated_tokens")
 _ARROW_TYPES: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
-CHUNK_SCHEMA = pa.schema({"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()})
+_CHUNK_TEXTS = {"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()}
+PLACE_COLUMNS = ("source_file", "source_index")  # which files of earlier versions do not have
+# In memory, as in the file, a name is there once for all chunks of its file.
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+CHUNK_SCHEMA = pa.schema({**_CHUNK_TEXTS, "source_file": _NAMES, "source_index": pa.int64()})
+Places = tuple[list[str | None], list[int | None]]
 
 
 def chunk_table(chunks: Sequence[Chunk]) -> pa.Table:
-    """The table of a chunk shard: `id`, `text`, and `metadata` as the text of a JSON object.
+    """The table of a chunk shard: `id`, `text`, `metadata` as the text of a JSON object, and where each was read.
 
     Raises:
         InputError: an id or a text with a lone surrogate, or metadata that JSON does not have.
@@ -47,14 +52,35 @@ def chunk_table(chunks: Sequence[Chunk]) -> pa.Table:
         [chunk.id for chunk in chunks],
         [chunk.text for chunk in chunks],
         [_metadata_text(chunk) for chunk in chunks],
+        [chunk.source_file for chunk in chunks],
+        [chunk.source_index for chunk in chunks],
     )
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, CHUNK_SCHEMA, strict=True)], schema=CHUNK_SCHEMA)
 
 
 def table_chunks(table: pa.Table) -> list[Chunk]:
     """The chunks of a table, their metadata parsed."""
-    rows = zip(*(table_texts(table, name) for name in CHUNK_SCHEMA.names), strict=True)
-    return [Chunk(id=id_, text=text, metadata=json.loads(metadata)) for id_, text, metadata in rows]
+    rows = zip(*(table_texts(table, name) for name in _CHUNK_TEXTS), *table_places(table), strict=True)
+    return [
+        Chunk(id=id_, text=text, metadata=json.loads(metadata), source_file=file, source_index=index)
+        for id_, text, metadata, file, index in rows
+    ]
+
+
+def table_places(table: pa.Table) -> Places:
+    """The files that the chunks of a table were read from, one text for all chunks of a file, and their indices there;
+    None where the table does not say.
+
+    Raises:
+        ValueError: they are of other types.
+    """
+    if not {*PLACE_COLUMNS} <= {*table.schema.names}:
+        return [None] * len(table), [None] * len(table)
+    if table.schema.field("source_file").type != _NAMES:
+        raise ValueError("its column source_file has no names of files")
+    files = table["source_file"].unify_dictionaries().combine_chunks()
+    names = [*files.dictionary.to_pylist(), None]
+    return [names[place] for place in files.indices.fill_null(-1).to_pylist()], table["source_index"].to_pylist()
 
 
 def table_texts(table: pa.Table, name: str) -> list[str]:
@@ -68,6 +94,14 @@ def table_texts(table: pa.Table, name: str) -> list[str]:
         raise ValueError(f"its column {name} has rows without a text")
     texts: list[str] = column.to_pylist()
     return texts
+
+
+def tally_of(counts: np.ndarray[Any, np.dtype[np.int32]]) -> TokenTally:
+    """The sums of the tokens and of those cut off, (n, 2) as `vector_table` takes them, and how many rows lost any."""
+    tokens, truncated_tokens = counts.sum(axis=0, dtype=np.int64).tolist()
+    return TokenTally(
+        tokens=tokens, truncated_rows=int(np.count_nonzero(counts[:, 1])), truncated_tokens=truncated_tokens
+    )
 
 
 def vector_table(
