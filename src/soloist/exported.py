@@ -1,12 +1,10 @@
 """How a folder of files that an export wrote is told from other folders: by the name of its marker.
 
-Sources ask it, so that an export is not read as chunks, and exports write the marker. What a marker says is the affair
-of `soloist.exports.markers`.
+Sources look for it, so that an export is not read as chunks, and exports write it. What a marker says is the affair of
+`soloist.exports.markers`.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 # Readers of folders skip names with a dot first: pyarrow, pandas, DuckDB and datasets (which reads `_NAME`). polars
 # skips no name, so among Parquet files the marker is one of them.
@@ -14,8 +12,3 @@ MARKER = ".soloist-export.json"
 PARQUET_MARKER = ".soloist-export.parquet"
 _OF_EARLIER_VERSIONS = "soloist-export.json"
 MARKERS = (MARKER, PARQUET_MARKER, _OF_EARLIER_VERSIONS)
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether an export wrote the files of a folder, by this version or an earlier one."""
-    return any((folder / name).is_file() for name in MARKERS)
