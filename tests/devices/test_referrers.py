@@ -14,6 +14,8 @@ import pytest
 from soloist.devices import referrers
 from soloist.devices.referrers import holder_of
 
+pytestmark = pytest.mark.usefixtures("all_objects_in_sight")
+
 KEPT: list[object] = []
 SINGLE: object = None
 
