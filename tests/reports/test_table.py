@@ -40,7 +40,7 @@ def result() -> RunResult:
     return RunResult(
         config=RunConfig(chunks_root=Path("chunks"), out=Path("a folder/run"), models=(MODEL.name, OTHER.name)),
         devices=("cuda:0", "cuda:1"),
-        collections=(CollectionReport(name="notes", files=2, chunks=123_456, skipped=3),),
+        collections=(CollectionReport(name="notes", files=2, chunks=123_456, skipped=3, without_vector={"bge-m3": 2}),),
         models=(MODEL, OTHER),
         fusion=plan_fusion(FusionConfig(), members),
         lease_events=(),
@@ -83,7 +83,7 @@ def test_what_was_changed_is_said(result):
     assert f"{MODEL.name}: 12 chunks longer than 512 tokens, 345 tokens cut off" in text
     assert f"{MODEL.name}: 2 batch splits for want of memory" in text
     assert f"{MODEL.name}: 1 row computed again in float32" in text
-    assert "3 skipped in the input: see skipped.jsonl" in text
+    assert "3 skipped in the input, 2 of them without a vector in bge-m3: see skipped.jsonl" in text
     assert "COLLECTION/{chunks, vectors, fused} for notes" in text
 
 

@@ -5,6 +5,7 @@ Knows rich and a run's result. Prints to the console that it is given, and reads
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -143,8 +144,16 @@ def _remarks(result: RunResult) -> list[str]:
             remarks.append(f"{collection.name}: {count_text(collection.removed, 'chunk')} of before removed")
     skipped = sum(collection.skipped for collection in result.collections)
     if skipped:
-        remarks.append(f"{skipped:,} skipped in the input: see skipped.jsonl")
+        remarks.append(f"{skipped:,} skipped in the input{_because(result)}: see skipped.jsonl")
     return [*remarks, ""] if remarks else []
+
+
+def _because(result: RunResult) -> str:
+    """Of what was skipped, how many because of which model."""
+    counts: Counter[str] = Counter()
+    for collection in result.collections:
+        counts.update(collection.without_vector)
+    return "".join(f", {count:,} of them without a vector in {model}" for model, count in counts.items())
 
 
 def _places(result: RunResult) -> list[str]:
