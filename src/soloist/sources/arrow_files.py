@@ -8,20 +8,17 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from soloist.sources.arrow_messages import require_bounded
+from soloist.sources.arrow_messages import is_file, require_bounded
 from soloist.sources.arrow_rows import items_of, require_columns
 from soloist.sources.faults import UnreadableFileError, foreign_text, names_text
 
-_FILE_MAGIC = b"ARROW1"
 _FIRST_FEATHER_MAGIC = b"FEA1"
-_STREAM_IN_FILE = 8  # bytes before it: the magic and its padding
 
 
 def read_arrow(file: Path, text_field: str) -> Iterator[Any]:
     """Each row as a dict by column names; a `BadItem` for one with a value that Python cannot hold.
 
-    A file of Arrow IPC is read as the stream that it contains. A `metadata` column of strings that are JSON objects
-    comes parsed.
+    A `metadata` column of strings that are JSON objects comes parsed.
 
     Raises:
         UnreadableFileError: the file is not Arrow, is damaged or cut off, has a batch that does not fit into memory, no
@@ -31,16 +28,15 @@ def read_arrow(file: Path, text_field: str) -> Iterator[Any]:
     """
     n_rows = 0
     with file.open("rb") as raw:
-        start = _start(raw)
-        require_bounded(raw, start)
-        raw.seek(start)
+        _require_second_version(raw)
+        require_bounded(raw)
         try:
-            with pa.ipc.open_stream(pa.PythonFile(raw, mode="r")) as stream:
-                require_columns(stream.schema, text_field)
-                _require_plain(stream.schema)
-                for batch in stream:
+            with _opened(raw) as reader:
+                require_columns(reader.schema, text_field)
+                _require_plain(reader.schema)
+                for batch in _batches(reader):
                     batch.validate(full=True)  # a place beyond the end of a buffer would end the process
-                    for item in items_of(batch, stream.schema):
+                    for item in items_of(batch, reader.schema):
                         yield item
                         n_rows += 1
         except MemoryError:  # Arrow's too: no fault of the file
@@ -49,18 +45,23 @@ def read_arrow(file: Path, text_field: str) -> Iterator[Any]:
             raise UnreadableFileError(f"is not readable as Arrow from row {n_rows} on ({foreign_text(exc)})") from exc
 
 
-def _start(raw: BinaryIO) -> int:
-    """Where the stream begins."""
-    head = raw.read(len(_FILE_MAGIC))
-    if head.startswith(_FIRST_FEATHER_MAGIC):
+def _require_second_version(raw: BinaryIO) -> None:
+    if raw.read(len(_FIRST_FEATHER_MAGIC)) == _FIRST_FEATHER_MAGIC:
         raise UnreadableFileError("is Feather of version 1, which is no longer read: write it again as version 2")
-    if head != _FILE_MAGIC:
-        return 0
-    size = raw.seek(0, 2)
-    raw.seek(max(0, size - len(_FILE_MAGIC)))
-    if size < 2 * _STREAM_IN_FILE or raw.read(len(_FILE_MAGIC)) != _FILE_MAGIC:
-        raise UnreadableFileError("is cut off: it begins as an Arrow file, and does not end as one")
-    return _STREAM_IN_FILE
+
+
+def _opened(raw: BinaryIO) -> Any:
+    """The reader of a file or of a stream."""
+    opened = pa.ipc.open_file if is_file(raw) else pa.ipc.open_stream
+    raw.seek(0)
+    return opened(pa.PythonFile(raw, mode="r"))
+
+
+def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
+    if isinstance(reader, pa.ipc.RecordBatchFileReader):
+        yield from map(reader.get_batch, range(reader.num_record_batches))
+    else:
+        yield from reader
 
 
 def _require_plain(schema: pa.Schema) -> None:

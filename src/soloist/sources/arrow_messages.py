@@ -1,7 +1,7 @@
-"""How large the batches of an Arrow stream are, read from its messages before anything is unpacked: a few bytes can
-stand for gigabytes. Knows the framing of Arrow IPC and the few fields of its flatbuffers that say sizes.
+"""How large the batches of an Arrow file or stream are, read from its messages before anything is unpacked: a few
+bytes can stand for gigabytes. Knows the framing of Arrow IPC and the few fields of its flatbuffers that say sizes.
 
-The layouts are those of `Message.fbs` in Apache Arrow, format version 1.
+The layouts are those of `Message.fbs` and `File.fbs` in Apache Arrow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from soloist.sources.faults import UnreadableFileError
 
@@ -22,7 +22,11 @@ _DICTIONARY, _RECORDS = 2, 3  # kinds of messages
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3  # fields of a message
 _BUFFERS, _COMPRESSION = 2, 3  # fields of a batch of records
 _ID, _DATA, _IS_DELTA = 0, 1, 2  # fields of a batch of a dictionary
-_BUFFER_BYTES = 16
+_DICTIONARY_BLOCKS, _RECORD_BLOCKS = 2, 3  # fields of a footer
+_BUFFER = struct.Struct("<qq")  # where it begins, its length
+_BLOCK = struct.Struct("<qi4xq")  # where it begins, the length of its metadata, the length of its body
+_MAGIC = b"ARROW1"
+_FOOTER_LENGTH_BYTES = 4
 _NOT_COMPRESSED = -1
 
 
@@ -35,15 +39,31 @@ class _Message:
     body_bytes: int
 
 
-def require_bounded(raw: BinaryIO, start: int) -> None:
-    """Refuse a stream, which begins at `start`, of which a batch and the dictionaries do not fit into memory.
+def is_file(raw: BinaryIO) -> bool:
+    """Whether it is a file of Arrow, with a footer, and no stream.
 
     Raises:
-        UnreadableFileError: one does not, or the framing is damaged, or the stream is cut off.
+        UnreadableFileError: it begins as one and does not end as one.
+    """
+    raw.seek(0)
+    if raw.read(len(_MAGIC)) != _MAGIC:
+        return False
+    size = raw.seek(0, os.SEEK_END)
+    raw.seek(max(0, size - len(_MAGIC)))
+    if size < 2 * len(_MAGIC) + _FOOTER_LENGTH_BYTES or raw.read(len(_MAGIC)) != _MAGIC:
+        raise UnreadableFileError("is cut off: it begins as an Arrow file, and does not end as one")
+    return True
+
+
+def require_bounded(raw: BinaryIO) -> None:
+    """Refuse a file or a stream of which a batch and the dictionaries do not fit into memory.
+
+    Raises:
+        UnreadableFileError: one does not, or the framing is damaged, or it is cut off.
     """
     dictionaries: dict[int, int] = {}
     try:
-        for message in _messages(raw, start):
+        for message in _of_file(raw) if is_file(raw) else _of_stream(raw):
             table = _Table.root(message.metadata)
             kind, header = table.uint8(_HEADER_TYPE), table.table(_HEADER)
             if header is None or kind not in (_DICTIONARY, _RECORDS):
@@ -56,7 +76,7 @@ def require_bounded(raw: BinaryIO, start: int) -> None:
                 dictionaries[header.int64(_ID)] = before + _unpacked_bytes(raw, message, data)
             _require_fits(size + sum(dictionaries.values()))
     except (struct.error, IndexError) as exc:
-        raise UnreadableFileError("is damaged: it is not laid out as Arrow lays a stream out") from exc
+        raise UnreadableFileError("is damaged: it is not laid out as Arrow lays out its files") from exc
 
 
 def _require_fits(size: int) -> None:
@@ -67,26 +87,52 @@ def _require_fits(size: int) -> None:
         )
 
 
-def _messages(raw: BinaryIO, start: int) -> Iterator[_Message]:
-    end = os.fstat(raw.fileno()).st_size
-    at = start
+def _of_stream(raw: BinaryIO) -> Iterator[_Message]:
+    at, end = 0, os.fstat(raw.fileno()).st_size
     while at < end:
-        raw.seek(at)
+        message = _message_at(raw, at, end)
+        if message is None:
+            return
+        yield message
+        at = message.body + message.body_bytes
+
+
+def _of_file(raw: BinaryIO) -> Iterator[_Message]:
+    """The messages that the footer names: what else lies between them is never read."""
+    end = os.fstat(raw.fileno()).st_size - len(_MAGIC) - _FOOTER_LENGTH_BYTES
+    raw.seek(end)
+    (size,) = struct.unpack("<i", raw.read(_FOOTER_LENGTH_BYTES))
+    if not 0 < size <= min(_MAX_METADATA_BYTES, end):
+        raise UnreadableFileError("is damaged: its footer has no beginning")
+    raw.seek(end - size)
+    footer = _Table.root(raw.read(size))
+    for blocks in (_DICTIONARY_BLOCKS, _RECORD_BLOCKS):
+        for offset, _, body_bytes in footer.structs(blocks, _BLOCK):
+            if not 0 <= offset < end:
+                raise UnreadableFileError("is damaged: a batch of rows lies outside of it")
+            message = _message_at(raw, offset, end)
+            if message is None or body_bytes != message.body_bytes:
+                raise UnreadableFileError("is damaged: its footer contradicts a batch of rows")
+            yield message
+
+
+def _message_at(raw: BinaryIO, at: int, end: int) -> _Message | None:
+    """The message at a place; None where the stream ends there."""
+    raw.seek(at)
+    (size,) = struct.unpack("<I", raw.read(4))
+    at += 4
+    if size == _CONTINUATION:
         (size,) = struct.unpack("<I", raw.read(4))
         at += 4
-        if size == _CONTINUATION:
-            (size,) = struct.unpack("<I", raw.read(4))
-            at += 4
-        if not size:
-            return
-        if size > min(_MAX_METADATA_BYTES, end - at):
-            raise UnreadableFileError("is damaged or cut off: a message has no end")
-        metadata = raw.read(size)
-        body_bytes = _Table.root(metadata).int64(_BODY_LENGTH)
-        if not 0 <= body_bytes <= end - at - size:
-            raise UnreadableFileError("is damaged or cut off: a batch of rows has no end")
-        yield _Message(metadata=metadata, body=at + size, body_bytes=body_bytes)
-        at += size + body_bytes
+    if not size:
+        return None
+    if size > min(_MAX_METADATA_BYTES, end - at):
+        raise UnreadableFileError("is damaged or cut off: a message has no end")
+    metadata = raw.read(size)
+    body_bytes = _Table.root(metadata).int64(_BODY_LENGTH)
+    if not 0 <= body_bytes <= end - at - size:
+        raise UnreadableFileError("is damaged or cut off: a batch of rows has no end")
+    return _Message(metadata=metadata, body=at + size, body_bytes=body_bytes)
 
 
 def _unpacked_bytes(raw: BinaryIO, message: _Message, batch: _Table) -> int:
@@ -94,7 +140,7 @@ def _unpacked_bytes(raw: BinaryIO, message: _Message, batch: _Table) -> int:
     if batch.table(_COMPRESSION) is None:
         return message.body_bytes
     total = 0
-    for offset, length in batch.buffers(_BUFFERS):
+    for offset, length in batch.structs(_BUFFERS, _BUFFER):
         if not length:
             continue
         if not 0 <= offset <= message.body_bytes - 8:
@@ -133,15 +179,15 @@ class _Table:
         at = self._place(field)
         return _Table(self._data, at + struct.unpack_from("<I", self._data, at)[0]) if at else None
 
-    def buffers(self, field: int) -> Iterator[tuple[int, int]]:
-        """Where each buffer begins in the body, and its length there."""
+    def structs(self, field: int, layout: struct.Struct) -> Iterator[tuple[Any, ...]]:
+        """The values of each struct of a vector."""
         place = self._place(field)
         if not place:
             return
         at = place + struct.unpack_from("<I", self._data, place)[0]
         (count,) = struct.unpack_from("<I", self._data, at)
         for number in range(count):
-            yield struct.unpack_from("<qq", self._data, at + 4 + number * _BUFFER_BYTES)
+            yield layout.unpack_from(self._data, at + 4 + number * layout.size)
 
     def _place(self, field: int) -> int:
         slot = 4 + 2 * field
