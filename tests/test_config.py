@@ -35,9 +35,10 @@ def test_lists_become_tuples() -> None:
 @pytest.mark.parametrize("value", ["wordllama", [Path("wordllama")], 3])
 def test_what_is_no_list_of_strings_is_refused(name: str, value: Any) -> None:
     """Catches a string that is taken for the list of its letters."""
-    with pytest.raises(ConfigError, match=rf"^{name} is .*: give a list of strings$"):
+    meant = r", such as \['wordllama'\]" if value == "wordllama" else ""
+    with pytest.raises(ConfigError, match=rf"^{name} is .*: give a list of strings{meant}$"):
         made(**{name: value})
-    with pytest.raises(ConfigError, match=rf"^run.toml sets {name} to .*: give a list of strings$"):
+    with pytest.raises(ConfigError, match=rf"^run.toml sets {name} to .*: give a list of strings{meant}$"):
         RunConfig.from_mapping({"chunks_root": "chunks", "out": "run", name: value}, origin="run.toml")
 
 

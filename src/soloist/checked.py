@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from soloist.errors import ConfigError
+from soloist.given import listed
 
 Given = TypeVar("Given")
 _DURATION = re.compile(
@@ -65,10 +66,11 @@ def a_string(said: str, value: Any) -> str:
 
 def strings(said: str, value: Any) -> tuple[str, ...]:
     """Texts. A string is a sequence of strings too, its letters: never what was meant."""
-    _require_list(said, value, "strings")
-    if not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"{said}: give a list of strings")
-    return value if isinstance(value, tuple) else tuple(value)
+    items = listed(value)
+    if items is None or not all(isinstance(item, str) for item in items):
+        meant = f", such as [{value!r}]" if isinstance(value, str) else ""
+        raise ConfigError(f"{said}: give a list of strings{meant}")
+    return value if isinstance(value, tuple) else tuple(map(str, items))
 
 
 def a_path(said: str, value: Any) -> Path:

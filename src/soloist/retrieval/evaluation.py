@@ -12,6 +12,7 @@ import numpy as np
 from soloist.config import FusionConfig
 from soloist.errors import ConfigError, InputError
 from soloist.fusion import require_weights
+from soloist.given import texts_given
 from soloist.retrieval.judged import Judged
 from soloist.retrieval.metrics import (
     MAIN,
@@ -92,6 +93,7 @@ def evaluate(
     if bm25:
         require_words()
     require_weights(FusionConfig(weights=weights or {}), run.models)
+    collections = texts_given("collections", collections, "names")
     with run.unchanged("open and evaluate it again"):
         return _evaluated(run, judged, collections, weights, bm25, tuning, keep_own, progress)
 

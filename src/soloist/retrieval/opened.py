@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from soloist.config import FusionConfig
 from soloist.errors import ConfigError, OutputError
 from soloist.fusion import Fitted, FusionPlan, Member, fuse, plan_fusion
+from soloist.given import texts_given
 from soloist.retrieval.exact import Best, Block, DamagedRowError, Question, moments, passes, search_all
 from soloist.retrieval.places import Places, RunVectors
 from soloist.retrieval.queries import QueryEncoders
+from soloist.retrieval.questions import question_of, questions_of
 from soloist.retrieval.ranking import RRF_DEPTH, reciprocal_ranks
 from soloist.retrieval.run_record import RunRecord, read_record
 from soloist.stores import RunFolder, Unchanged
@@ -123,7 +125,7 @@ class OpenedRun:
         self, query: str, k: int | None = None, *, by: By | str | None = None, collections: Sequence[str] = ()
     ) -> list[Hit]:
         """The `k` best chunks for a query; see `search_all`."""
-        return self.search_all([query], k, by=by, collections=collections)[0]
+        return self.search_all([question_of(query)], k, by=by, collections=collections)[0]
 
     def search_all(
         self,
@@ -145,6 +147,7 @@ class OpenedRun:
                 one that made the run.
             OutputError: a file is missing, has changed or is damaged.
         """
+        queries, collections = questions_of(queries), self._chosen(collections)
         with self.unchanged():
             shown = min(_HITS, self.places(collections).rows) if k is None else k
             best = self.rank(queries, shown, by=self._by(by), collections=collections)
@@ -154,10 +157,11 @@ class OpenedRun:
     def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Best:
         """The positions and scores of the `k` best rows for each query, without their texts; see `search`."""
         with self.unchanged():
-            return self._rank(queries, k, by, collections)
+            return self._rank(questions_of(queries), k, by, self._chosen(collections))
 
     def _rank(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
-        _require_queries(queries)
+        if not queries:
+            raise ConfigError("there is no query: ask something")
         places = self.places(collections)
         if not isinstance(k, int) or not 1 <= k <= places.rows:
             raise ConfigError(
@@ -203,17 +207,28 @@ class OpenedRun:
         )
 
     def encode(self, model: str, queries: Sequence[str]) -> Vectors:
-        """The queries as a model sees them, (queries, dim) unit float32."""
+        """The queries as a model sees them, its query prompt before each: (queries, dim) unit float32, read-only.
+
+        Raises:
+            ConfigError: the run has no such model, `queries` is one text, or one of them is empty; or the model on
+                this machine is not the one that made the run.
+            EncodingError: the model gives a query no vector.
+        """
+        asked = questions_of(queries)
         if model not in self._record.models:
             raise ConfigError(f"the run has no model {model}: choose one of {', '.join(self.models)}")
-        return self._encoders.encode(model, queries)
+        if not asked:
+            return np.zeros((0, self._record.models[model].dim), np.float32)
+        return self._encoders.encode(model, asked)
 
     def encode_fused(self, queries: Sequence[str]) -> Vectors:
-        """The queries' fused vectors, by the run's own fusion."""
+        """The queries' fused vectors, by the run's own fusion: (queries, dim) unit float32; see `encode`."""
+        queries = questions_of(queries)
         return fuse(self.fusion_plan, self.encode_for(self.fusion_plan, queries), fitted=self.fit)
 
     def encode_for(self, plan: FusionPlan, queries: Sequence[str]) -> list[Vectors]:
         """The queries as each model of a fusion sees them; zeros where it uses nothing of a model, which is not run."""
+        queries = questions_of(queries)
         return [
             self.encode(model, queries) if kept else np.zeros((len(queries), dim), np.float32)
             for model, kept, dim in zip(plan.models, plan.kept_dims, plan.member_dims, strict=True)
@@ -348,8 +363,7 @@ class OpenedRun:
         return zip(*(self.vectors(name, collections).blocks() for name in names), strict=True)
 
     def _chosen(self, collections: Sequence[str]) -> tuple[str, ...]:
-        if isinstance(collections, str):
-            raise ConfigError(f"collections is the text {collections!a}: give a list of names")
+        collections = texts_given("collections", collections, "names")
         for name in collections:
             if name not in self.collections:
                 raise ConfigError(f"the run has no collection {name}: choose of {', '.join(self.collections)}")
@@ -384,20 +398,3 @@ def _hits(
             )
         )  # fmt: skip
     return found
-
-
-def _require_queries(queries: Sequence[str]) -> None:
-    if not queries:
-        raise ConfigError("there is no query: ask something")
-    for query in queries:
-        if not isinstance(query, str):
-            raise ConfigError(f"a query is a {type(query).__name__}: give a text")
-        if not query.strip():
-            raise ConfigError("a query is empty: ask something")
-        try:
-            query.encode("utf-8")
-        except UnicodeEncodeError as exc:
-            raise ConfigError(
-                f"the query {query[:40]!a} has a lone surrogate at character {exc.start}, which is no text: give it in "
-                "UTF-8"
-            ) from exc
