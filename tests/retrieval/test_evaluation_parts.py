@@ -11,7 +11,7 @@ from soloist.errors import InputError
 from soloist.retrieval.evaluation import Rated, _word_notices
 from soloist.retrieval.judged import read_judged
 from soloist.retrieval.metrics import Difference, difference, score
-from soloist.retrieval.probes import heading_of, probes
+from soloist.retrieval.probes import headings_of, probes
 from soloist.retrieval.tuning import grid, split
 from soloist.retrieval.verdict import Cost, judge
 from soloist.retrieval.words import by_words
@@ -217,13 +217,40 @@ def test_probes_are_headings_that_tell_chunks_apart():
     ]
     found = probes(chunks)
     asked = {text: found.judgements[id_] for id_, text in found.queries.items()}
-    assert asked == {"Giving devices back": {"a": 1}, "How leases end": {"b": 1}, "Batches that fit": {"c": 1}}
+    assert asked == {
+        "Giving devices back": {"a": 1}, "How leases end": {"b": 1}, "Batches that fit": {"c": 1}, "Word": {"d": 1},
+    }  # fmt: skip
     assert found.weak and "weaker evidence" in found.notices[0]
     assert probes(chunks[:1]).notices[0].startswith("asked without a judge: 1 heading, each of which")
     assert len(probes(chunks, most=2).queries) == 2
-    assert heading_of(chunks[3]) is None
-    with pytest.raises(InputError, match="give --queries and --qrels"):
-        probes([Chunk(id="a", text="x", metadata={"title": 7, "heading": None, "section_path": []})])
+    with pytest.raises(InputError, match="the chunks' metadata have 1 heading, but more than 3 chunks have the same"):
+        probes(chunks[4:])
+    without = {"title": 7, "heading": None, "section_path": [], "section": "1.2", "h1": "-"}
+    with pytest.raises(InputError, match=r"no chunk has a heading .*: give --queries and --qrels"):
+        probes([Chunk(id="a", text="x", metadata=without)])
+
+
+def test_headings_of_one_word_are_asked_where_they_tell_chunks_apart():
+    """A glossary of 359 entries had no question, and neither had anything in Chinese, which has no blanks."""
+    words = ["Lease", "Fusion", "归还设备", *(f"Entry{number}" for number in range(30))]
+    chunks = [Chunk(id=word, text="x", metadata={"heading": word, "title": "All of the glossary"}) for word in words]
+    chunks += [Chunk(id=f"i{number}", text="x", metadata={"heading": "Introduction"}) for number in range(4)]
+    found = probes(chunks)
+    assert {text: dict(found.judgements[id_]) for id_, text in found.queries.items()} == {w: {w: 1} for w in words}
+    assert found.notices == (
+        "asked without a judge: 33 headings (33 of one word), each of which should find its own chunk, which is weaker "
+        "evidence than judged questions",
+    )
+
+
+def test_too_few_headings_are_said_to_be():
+    """Seven headings among three hundred chunks passed for an evaluation."""
+    chunks = [Chunk(id=f"c{number}", text="x", metadata={"title": f"A title {number % 60}"}) for number in range(300)]
+    chunks += [Chunk(id=f"d{number}", text="x", metadata={"title": f"Own title {number}"}) for number in range(7)]
+    assert probes(chunks).notices[1] == (
+        "too few headings: 7 tell chunks apart, of 307 chunks, and fewer than 20 questions show nothing: give "
+        "--queries and --qrels"
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,12 +264,18 @@ def test_probes_are_headings_that_tell_chunks_apart():
         ({"hierarchy_path": "Guide > TCP/IP for a lease"}, "TCP/IP for a lease"),
         ({"section_path": "Guide | How leases end"}, "How leases end"),
         ({"title": "Word", "hierarchy_path": "Guide > Word > Two words"}, "Two words"),
-        ({"section_path": "guide/word"}, None),
+        ({"section_path": "guide/word"}, "word"),
+        ({"header_path": "/Guide/How leases end/"}, "How leases end"),
+        ({"Header 1": "Guide", "Header 2": "Leases", "Header 3": ""}, "Leases"),
+        ({"headings": ["Guide", "Leases"]}, "Leases"),
+        ({"Heading": "Leases"}, "Leases"),
+        ({"section": "Leases"}, "Leases"),
+        ({"section": "3.1"}, None),
     ],
 )
 def test_a_title_is_whole_and_a_path_has_parts(metadata, heading):
     """`IP basics of a lease` would be asked, which nobody has written."""
-    assert heading_of(Chunk(id="a", text="x", metadata=metadata)) == heading
+    assert next(iter(headings_of(Chunk(id="a", text="x", metadata=metadata))), None) == heading
 
 
 @given(st.integers(2, 5))

@@ -7,60 +7,90 @@ matches words, and people ask otherwise than headings are written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from soloist.errors import InputError
 from soloist.retrieval.judged import Judged
+from soloist.retrieval.metrics import FEWEST
 from soloist.types import Chunk
 from soloist.wording import count_text
 
-_TITLE_FIELDS = ("title", "heading_text", "heading", "chunk_heading", "section_title")
+_TITLE_FIELDS = (
+    "title", "heading_text", "heading", "chunk_heading", "section_title", "section", "header", "headline",
+    # By their depth, as those who split Markdown name them: the deepest is the chunk's own.
+    *(f"{name}{depth}" for depth in range(6, 0, -1) for name in ("header ", "heading ", "h")),
+)  # fmt: skip
 # Of these the last part is asked; a title is one whole, such as "TCP/IP basics".
-_PATH_FIELDS = ("section_path", "hierarchy_path")
+_PATH_FIELDS = ("section_path", "hierarchy_path", "headings", "heading_path", "header_path", "breadcrumbs")
 HEADING_FIELDS = (*_TITLE_FIELDS, *_PATH_FIELDS)
 _SEPARATORS = (" > ", "/", "|")
-_FEWEST_WORDS = 2
 _MOST_OWNERS = 3  # a heading of more chunks, such as "See also", tells them not apart
+_WAY_ON = "give --queries and --qrels"
 
 
 def probes(chunks: Iterable[Chunk], most: int = 300) -> Judged:
-    """Up to `most` headings, chosen by their digests, each with the chunks that it is the heading of.
+    """Up to `most` headings, chosen by their digests, each with the chunks that it is a heading of.
+
+    Of each chunk the first heading that tells it apart, one of several words before one of a single word.
 
     Raises:
-        InputError: no chunk has a heading of two words or more.
+        InputError: no chunk has a heading, or none tells its chunk apart.
     """
+    known = {chunk.id: headings_of(chunk) for chunk in chunks}
     owners: dict[str, list[str]] = {}
-    for chunk in chunks:
-        heading = heading_of(chunk)
-        if heading is not None:
-            owners.setdefault(heading, []).append(chunk.id)
-    telling = {heading: ids for heading, ids in owners.items() if len(ids) <= _MOST_OWNERS}
+    for id_, headings in known.items():
+        for heading in headings:
+            owners.setdefault(heading, []).append(id_)
+    firsts = (next((each for each in headings if _tells(owners[each])), None) for headings in known.values())
+    telling = {heading: owners[heading] for heading in firsts if heading is not None}
     if not telling:
-        raise InputError(
-            f"no chunk has a heading in its metadata ({', '.join(HEADING_FIELDS[:4])} and such), so there is nothing "
-            "to ask: give --queries and --qrels"
-        )
+        raise InputError(_why_none(owners))
     chosen = sorted(telling, key=lambda heading: hashlib.sha256(heading.encode()).digest())[:most]
     ids = [f"probe-{number}" for number in range(len(chosen))]
     return Judged(
         queries=dict(zip(ids, chosen, strict=True)),
         judgements={id_: dict.fromkeys(telling[heading], 1) for id_, heading in zip(ids, chosen, strict=True)},
-        notices=(
-            f"asked without a judge: {count_text(len(chosen), 'heading')}, each of which should find its own chunk, "
-            "which is weaker evidence than judged questions",
-        ),
+        notices=tuple(_notices(chosen, len(known))),
         weak=True,
     )
 
 
-def heading_of(chunk: Chunk) -> str | None:
-    """The heading of a chunk by its metadata, of a path its last part; None where it has none of two words."""
-    for name in HEADING_FIELDS:
-        heading = _text(chunk.metadata.get(name), is_path=name in _PATH_FIELDS)
-        if len(heading.split()) >= _FEWEST_WORDS:
-            return heading
-    return None
+def _tells(owners: Sequence[str]) -> bool:
+    return len(owners) <= _MOST_OWNERS
+
+
+def _why_none(owners: Mapping[str, Sequence[str]]) -> str:
+    if owners:
+        return (
+            f"the chunks' metadata have {count_text(len(owners), 'heading')}, but more than {_MOST_OWNERS} chunks have "
+            f"the same one, so that none tells a chunk from the others: {_WAY_ON}"
+        )
+    named = ", ".join(HEADING_FIELDS[:4])
+    return f"no chunk has a heading in its metadata ({named} and such), so there is nothing to ask: {_WAY_ON}"
+
+
+def _notices(chosen: Sequence[str], chunks: int) -> Iterator[str]:
+    single = sum(len(heading.split()) == 1 for heading in chosen)
+    words = f" ({single:,} of one word)" if single else ""
+    yield (
+        f"asked without a judge: {count_text(len(chosen), 'heading')}{words}, each of which should find its own chunk, "
+        "which is weaker evidence than judged questions"
+    )
+    if len(chosen) < FEWEST:
+        yield (
+            f"too few headings: {len(chosen)} tell chunks apart, of {count_text(chunks, 'chunk')}, and fewer than "
+            f"{FEWEST} questions show nothing: {_WAY_ON}"
+        )
+
+
+def headings_of(chunk: Chunk) -> tuple[str, ...]:
+    """The headings of a chunk by its metadata, of a path its last part: those of several words, then single words."""
+    fields = {name.lower(): value for name, value in chunk.metadata.items()}
+    found = [_text(fields.get(name), is_path=name in _PATH_FIELDS) for name in HEADING_FIELDS]
+    # A number or a dash is no question.
+    asked = dict.fromkeys(text for text in found if any(map(str.isalpha, text)))
+    return tuple(sorted(asked, key=lambda text: len(text.split()) == 1))
 
 
 def _text(value: Any, *, is_path: bool) -> str:
@@ -69,6 +99,7 @@ def _text(value: Any, *, is_path: bool) -> str:
         value, is_path = value[-1] if value else "", False
     if not isinstance(value, str):
         return ""
+    value = value.strip(" /|") if is_path else value  # "/Guide/Leases/" ends in its last part too
     separator = next((each for each in _SEPARATORS if is_path and each in value), None)
     value = value.rsplit(separator, 1)[-1] if separator is not None else value
     # JSON may hold lone surrogates, which are no text that could be asked.
