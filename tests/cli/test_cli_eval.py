@@ -29,7 +29,8 @@ def test_a_useless_model_does_not_help(folder):
     ndcg = {each["name"]: each["measures"]["nDCG@10"] for each in found["systems"]}
     assert found["best_single"] == "wordllama" and ndcg["wordllama"] > ndcg["random"] + 0.2
     assert found["verdict"]["answer"] in ("hurts", "no gain")
-    assert found["verdict"]["text"].startswith("The ensemble does not help here")
+    assert found["verdict"]["text"].startswith("The run's own fusion does not help here")
+    assert found["best_verdict"]["answer"] != "helps" and found["best_verdict"]["gain"]["mean"] < 0.05
     made = {"fused (concat)", "mean", "projection", "aligned-mean", "rrf", "standardised"}
     assert ndcg.keys() == {"wordllama", "random", "BM25"} | made
     assert found["tuned"]["weights"]["wordllama"] >= 0.8
@@ -52,8 +53,10 @@ def test_a_fusion_that_the_run_does_not_have_is_flattered(folder, tmp_path):
     summary = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({**summary, "fusion": None}))
     result = invoke("eval", copy, *judged_by(folder), "--no-bm25", "--json")
-    text = json.loads(result.stdout)["verdict"]["text"]
-    assert "The run has no fused vectors: " in text and "is the best of 6 fusions by these very questions" in text
+    found = json.loads(result.stdout)
+    text = found["best_verdict"]["text"]
+    assert found["verdict"] is None and "The run has no fused vectors." in text
+    assert "It is the best of 6 by these same questions, which the interval allows for." in text
 
 
 def test_a_table_a_verdict_and_a_plot(folder, tmp_path):
@@ -62,7 +65,7 @@ def test_a_table_a_verdict_and_a_plot(folder, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "nDCG@10" in result.stdout and "is it" in result.stdout and "BM25" not in result.stdout
-    assert "The ensemble does not help here" in result.stdout
+    assert "The run's own fusion does not help here" in result.stdout
 
 
 def test_without_questions_headings_are_asked(folder):
@@ -81,7 +84,10 @@ def test_one_question_shows_nothing(folder, tmp_path):
     (tmp_path / "qrels.tsv").write_text(f"q\t{hit.id}\t1\nq\tgone\t1\n")
     command = ("eval", folder / "run", *judged_by(tmp_path), "--no-bm25")
     shown = invoke(*command).stdout
-    assert "It is not shown that the ensemble helps here: " in shown and "the best single model (1 question)" in shown
+    assert (
+        "It is not shown that the run's own fusion helps here: " in shown
+        and "the best single model (1 question)" in shown
+    )
     assert "[" not in shown.split("It is not shown")[0], "an interval of one question"
     assert "note: not in the run, so never found: 1 judged chunk\n" in shown
     found = json.loads(invoke(*command, "--json").stdout)

@@ -30,7 +30,8 @@ def found() -> Evaluation:
             Rated(name=LONG, kind="fusion", measures=measures, gain=GAIN, cost=None),
         ),
         left_out=(LeftOut(name="projection", reason="there are too few chunks"),),
-        verdict=Verdict(answer="helps", text="The ensemble helps here, " + "in so many words " * 10),
+        verdict=Verdict(system=LONG, answer="helps", text="It helps here, " + "in so many words " * 10, gain=GAIN),
+        best_verdict=Verdict(system="rrf", answer="helps", text="So does another.", gain=GAIN),
     )  # fmt: skip
 
 
@@ -44,5 +45,5 @@ def test_no_figure_is_cut_at_any_width(found, width):
     for shown in (LONG, "0.3737", "0.7731", "0.5342", "+0.0141 [+0.0022, +0.0260]", "72.7", "1.5 kB", "is it"):
         assert shown in text
     assert any(line.startswith("projection") for line in text.splitlines()) and "left out" in text
-    assert found.verdict.text.strip() in text
+    assert found.verdict.text.strip() in text and found.best_verdict.text in text
     assert "note: projection is left out: there are too few chunks\nnote: one notice\n" in text

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from soloist.errors import InputError
 from soloist.retrieval.evaluation import Rated, _word_notices
 from soloist.retrieval.judged import read_judged
-from soloist.retrieval.metrics import Difference, difference, score
+from soloist.retrieval.metrics import Difference, difference, differences, score
 from soloist.retrieval.probes import headings_of, probes
 from soloist.retrieval.tuning import grid, split
 from soloist.retrieval.verdict import Cost, judge
@@ -114,25 +114,27 @@ def test_an_interval_is_the_same_each_time_and_covers_noise():
     assert gain.high - gain.low == pytest.approx(2 * 1.96 * noise.std() / np.sqrt(200), rel=0.1)
 
 
+TEXTS = [f"question {number}" for number in range(60)]
 FUSED, ALONE = Cost(seconds=30.0, bytes_per_chunk=2560), Cost(seconds=20.0, bytes_per_chunk=1536)
 
 
+OWN = "The run's own fusion"
 COSTS = "1.5 times the time and 1.7 times the bytes of"
 
 
 @pytest.mark.parametrize(
     ("mean", "low", "high", "answer", "opening", "advice"),
     [
-        (0.02, 0.01, 0.03, "helps", "The ensemble helps here", f"It costs {COSTS} what m costs alone."),
-        (-0.02, -0.03, -0.01, "hurts", "The ensemble does not help here, it hurts", "Take m alone, or other weights."),
+        (0.02, 0.01, 0.03, "helps", f"{OWN} helps here", f"It costs {COSTS} what m costs alone."),
+        (-0.02, -0.03, -0.01, "hurts", f"{OWN} does not help here, it hurts", "Take m alone, or other weights."),
         (
-            0.0, -0.01, 0.01, "no gain", "The ensemble does not help here",
+            0.0, -0.01, 0.01, "no gain", f"{OWN} does not help here",
             f"No gain is seen, and one of more than +0.0100 is unlikely. Take m alone: the ensemble costs {COSTS} it.",
         ),
-        (0.0, 0.0, 0.0, "no gain", "The ensemble does not help here", f"Take m alone: the ensemble costs {COSTS} it."),
+        (0.0, 0.0, 0.0, "no gain", f"{OWN} does not help here", f"Take m alone: the ensemble costs {COSTS} it."),
         (
-            0.01, -0.01, 0.03, "not shown", "It is not shown that the ensemble helps here",
-            f"Chance could do that much, since 0 is in the interval. The ensemble costs {COSTS} what m costs alone.",
+            0.01, -0.01, 0.03, "not shown", "It is not shown that the run's own fusion helps here",
+            f"Chance could do that much, since 0 is in the interval. It costs {COSTS} what m costs alone.",
         ),
     ],
 )  # fmt: skip
@@ -155,9 +157,9 @@ def test_so_few_questions_show_nothing(mean, questions, asked):
     found = judge("f", "m", gain, questions, FUSED, ALONE, weak=False)
     assert found.answer == "not shown"
     assert found.text == (
-        f"It is not shown that the ensemble helps here: f is {mean:+.4f} nDCG@10 from m, the best single model "
+        f"It is not shown that the run's own fusion helps here: f is {mean:+.4f} nDCG@10 from m, the best single model "
         f"({asked}). Fewer than 20 different questions show nothing, whatever they find: judge 20 or more. "
-        f"The ensemble costs {COSTS} what m costs alone."
+        f"It costs {COSTS} what m costs alone."
     )
 
 
@@ -204,6 +206,52 @@ def test_a_verdict_says_when_its_evidence_is_weak_and_time_unknown():
     found = judge("f", "m", Difference(mean=0.02, low=0.01, high=0.03, p_value=0.01), 50, unknown, ALONE, weak=True)
     end = "It costs 1.7 times the bytes of what m costs alone. The questions are headings and nobody judged them: weak"
     assert found.text.endswith(f"{end} evidence.")
+
+
+def test_the_best_of_several_is_judged_as_the_best_of_several():
+    """Of six ensembles one is often above a model by chance, and was said to help in one evaluation of ten."""
+
+    def both(seed):
+        drawn = np.random.default_rng(seed)
+        common = drawn.normal(0, 0.07, 60)
+        rivals = [common + drawn.normal(0, 0.07, 60) for _ in range(6)]
+        together = differences(rivals, np.zeros(60), TEXTS)
+        best = max(range(6), key=lambda place: together[place].mean)
+        return together[best], difference(rivals[best], np.zeros(60), TEXTS)
+
+    found = [both(seed) for seed in range(60)]
+    helps = [sum(gain.is_shown and gain.mean > 0 for gain in gains) for gains in zip(*found, strict=True)]
+    assert helps[0] <= 3 < helps[1], "2.5% of draws may, and more do where the choice is not allowed for"
+    assert all(together.low <= alone.low and together.high >= alone.high for together, alone in found)
+    assert all(together.p_value >= alone.p_value for together, alone in found)
+    gain = np.random.default_rng(0).normal(0.1, 0.05, 60)
+    assert all(each.is_shown for each in differences([gain, gain / 2, np.zeros(60) + 0.1], np.zeros(60), TEXTS))
+    assert differences([gain], np.zeros(60), TEXTS) == [difference(gain, np.zeros(60), TEXTS)]
+    assert differences([gain, gain], np.zeros(60), TEXTS)[0] == difference(gain, np.zeros(60), TEXTS)
+    assert [each.interval for each in differences([gain, gain], np.zeros(60), ["x"] * 60)] == [None, None]
+
+
+def test_a_verdict_on_the_best_of_several_says_so():
+    """A figure that was picked would stand there as one that was asked for."""
+    gain = Difference(mean=0.02, low=0.01, high=0.03, p_value=0.01)
+    found = judge("rrf", "m", gain, 50, FUSED, ALONE, weak=False, among=6)
+    assert found.text.startswith(
+        "The best ensemble helps here: rrf is +0.0200 nDCG@10 from m, the best single model (95%"
+    )
+    assert "It is the best of 6 by these same questions, which the interval allows for. It costs" in found.text
+    few = judge(
+        "rrf", "m", Difference(mean=0.02, low=None, high=None, p_value=None), 3, FUSED, ALONE, weak=False, among=6
+    )
+    assert "It is the best of 6 by these same questions. Fewer than 20" in few.text
+    assert "best of" not in judge("rrf", "m", gain, 50, FUSED, ALONE, weak=False, among=1).text
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.03, -0.02), (-0.03, 0.01), (-0.01, 0.02)])
+def test_a_fusion_that_does_not_help_leads_to_one_that_does(low, high):
+    """`Take m alone` stood above a row that is better than m."""
+    gain = Difference(mean=(low + high) / 2, low=low, high=high, p_value=0.01)
+    found = judge("fused (mean)", "m", gain, 50, FUSED, ALONE, weak=False, instead="rrf")
+    assert "Take rrf, see below." in found.text and "Take m" not in found.text
 
 
 def test_probes_are_headings_that_tell_chunks_apart():

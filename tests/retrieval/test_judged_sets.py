@@ -67,6 +67,9 @@ def test_the_figures_and_the_verdict(judged_run, name):
     assert ndcg["fused (concat)"] == pytest.approx(concat, abs=NEAR)
     assert found.best_single == MINILM
     assert found.verdict is not None and found.verdict.answer == answer
+    assert found.best_verdict is not None and ndcg[found.best_verdict.system] >= concat - NEAR
+    if answer == "helps":
+        assert found.best_verdict.answer == "helps"
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -139,8 +139,8 @@ def test_fused_vectors_that_are_left_out_are_not_denied(projected, make, tmp_pat
     (_, chunk), *_ = opened.places().ids()
     found = evaluate(opened, Judged(queries={"q": QUESTION}, judgements={"q": {chunk: 1}}), bm25=False)
     assert "fused (projection)" in [each.name for each in found.left_out]
-    assert "The run has fused vectors that are left out here: " in found.verdict.text
-    assert "no fused vectors" not in found.verdict.text
+    assert found.verdict is None and "The run has fused vectors that are left out here." in found.best_verdict.text
+    assert "no fused vectors" not in found.best_verdict.text
 
 
 def test_a_run_behind_a_link_is_the_run(searched, tmp_path):

@@ -39,10 +39,9 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
 
 
 def lines(found: Evaluation) -> list[str]:
-    """The verdict, what tuning found, and what is worth a remark."""
-    said = (
-        [found.verdict.text] if found.verdict is not None else ["The run has one model: there is no ensemble to judge."]
-    )
+    """The verdicts, what tuning found, and what is worth a remark."""
+    verdicts = dict.fromkeys(each.text for each in (found.verdict, found.best_verdict) if each is not None)
+    said = list(verdicts) or ["The run has one model: there is no ensemble to judge."]
     if found.tuned is not None:
         weights = ",".join(f"{name}={weight:g}" for name, weight in found.tuned.weights.items())
         gain = found.tuned.gain

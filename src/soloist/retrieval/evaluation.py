@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from soloist.config import FusionConfig
-from soloist.errors import ConfigError, InputError
+from soloist.errors import InputError
 from soloist.fusion import require_weights
 from soloist.given import texts_given
 from soloist.retrieval.judged import Judged
@@ -20,10 +20,11 @@ from soloist.retrieval.metrics import (
     Difference,
     Scores,
     difference,
+    differences,
     require_measures,
     score,
 )
-from soloist.retrieval.opened import OpenedRun
+from soloist.retrieval.opened import OpenedRun, QueryFusion
 from soloist.retrieval.own import Counted
 from soloist.retrieval.systems import Asked, Kind, LeftOut, System, systems
 from soloist.retrieval.tuning import Tuned, require_tunable, tune
@@ -47,9 +48,9 @@ class Rated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """All systems, the best single model's name, and the verdict on the run's own fusion or, where it has none, on the
-    best of the others, which is then chosen by the questions that judge it. `left_out` are the fusions that this run
-    cannot have, each with the reason.
+    """All systems, the best single model's name, the verdict on the run's own fusion, None where it has none, and the
+    one on the best ensemble that it could have, which may be its own; None where it has one model. `left_out` are the
+    fusions that this run cannot have, each with the reason.
     """
 
     questions: int
@@ -57,6 +58,7 @@ class Evaluation:
     systems: tuple[Rated, ...]
     best_single: str
     verdict: Verdict | None
+    best_verdict: Verdict | None
     left_out: tuple[LeftOut, ...]
     tuned: Tuned | None
     notices: tuple[str, ...]
@@ -125,6 +127,7 @@ def _evaluated(
     found, left_out = _scored(itertools.chain(*tried), counted, judged)
     single = max((each for each in found if each.kind == "model"), key=lambda each: each.scores.mean())
     rated = tuple(_rated(each, single, asked.queries) for each in found)
+    verdict, best_verdict = _verdicts(run, found, rated, single, asked.queries, weights, weak=judged.weak)
     if tuning:
         progress("tuning the weights")
     return Evaluation(
@@ -132,7 +135,8 @@ def _evaluated(
         chunks=len(ids),
         systems=rated,
         best_single=single.name,
-        verdict=_verdict(run, rated, single.name, len(asked.queries), judged.weak),
+        verdict=verdict,
+        best_verdict=best_verdict,
         left_out=tuple(left_out),
         tuned=tune(run, judged, counted, collections) if tuning else None,
         notices=(*judged.notices, *notices, *run.notices, *_word_notices(rated, single.name, judged.weak)),
@@ -237,19 +241,67 @@ def _rated(each: _Scored, single: _Scored, questions: Sequence[str]) -> Rated:
     )
 
 
-def _verdict(run: OpenedRun, rated: Sequence[Rated], single: str, questions: int, weak: bool) -> Verdict | None:
-    """None where the run has one model, and so no ensemble."""
-    own = [each for each in rated if each.kind == "run"]
-    made = [each for each in rated if each.kind == "fusion"]
-    if not own and not made:
-        return None
-    fused = own[0] if own else max(made, key=lambda each: each.measures[MAIN])
-    alone = next(each for each in rated if each.name == single)
-    if fused.gain is None or fused.cost is None or alone.cost is None:
-        raise ConfigError(f"{fused.name} has no figures: evaluate again")
-    found = judge(fused.name, single, fused.gain, questions, fused.cost, alone.cost, weak=weak)
+def _verdicts(
+    run: OpenedRun,
+    found: Sequence[_Scored],
+    rated: Sequence[Rated],
+    single: _Scored,
+    questions: Sequence[str],
+    weights: Mapping[str, float] | None,
+    *,
+    weak: bool,
+) -> tuple[Verdict | None, Verdict | None]:
+    """On the run's own fusion, which was chosen before any of the questions, and on the best of all ensembles.
+
+    That is one that helps, where any does, and of these the one with the highest mean. What is not the run's own is
+    judged by figures that allow for the choice.
+    """
+    ensembles = [each for each in found if each.kind in ("run", "fusion")]
+    if not ensembles:
+        return None, None
+    gains = _gains_together(ensembles, single, questions)
+    own = next((each for each in rated if each.kind == "run"), None)
+    if own is not None and own.gain is not None:
+        gains[own.name] = own.gain
+    helping = [each for each in ensembles if gains[each.name].is_shown and gains[each.name].mean > 0]
+    best = max(helping or ensembles, key=lambda each: each.scores.mean())
+    asked = len(questions)
+    verdict = None
+    if own is not None:
+        instead = best.name if helping and best.name != own.name else None
+        verdict = _judged(own.name, own.cost, single, gains[own.name], asked, weak=weak, instead=instead)
+        if best.name == own.name:
+            return verdict, verdict
+    best_verdict = _judged(best.name, best.cost, single, gains[best.name], asked, weak=weak, among=len(ensembles))
+    return verdict, replace(
+        best_verdict, text=f"{best_verdict.text} {_how_to_have(run, best.name, own is not None, weights)}"
+    )
+
+
+def _gains_together(ensembles: Sequence[_Scored], single: _Scored, questions: Sequence[str]) -> dict[str, Difference]:
+    scores = [each.scores.of_query[MAIN] for each in ensembles]
+    gains = differences(scores, single.scores.of_query[MAIN], questions)
+    return {each.name: gain for each, gain in zip(ensembles, gains, strict=True)}
+
+
+def _judged(
+    name: str, cost: Cost | None, single: _Scored, gain: Difference, questions: int, *, weak: bool, among: int = 0,
+    instead: str | None = None,
+) -> Verdict:  # fmt: skip
+    assert cost is not None and single.cost is not None  # only words cost nothing
+    return judge(
+        name, single.name, gain, questions, cost, single.cost, weak=weak, among=among, instead=instead
+    )  # fmt: skip
+
+
+def _how_to_have(run: OpenedRun, name: str, own: bool, weights: Mapping[str, float] | None) -> str:
+    """How to search by an ensemble that is not the run's own, and why the run's own is not judged."""
+    same = " with the same --weights" if weights else ""
+    if name in get_args(QueryFusion):
+        way = f"soloist search --{name}{same} ranks by it."
+    else:
+        way = f"soloist embed --fusion {name}{same} makes it and embeds nothing anew."
     if own:
-        return found
+        return way
     why = "has no fused vectors" if run.record.fusion is None else "has fused vectors that are left out here"
-    flattered = f"{fused.name} is the best of {count_text(len(made), 'fusion')} by these very questions"
-    return replace(found, text=f"{found.text} The run {why}: {flattered}, which flatters it.")
+    return f"{way} The run {why}."

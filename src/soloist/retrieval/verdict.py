@@ -21,19 +21,32 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The answer, and the sentence that says it with its figures."""
+    """The answer for one ensemble, its gain as it was judged, and the sentence that says it with its figures."""
 
+    system: str
     answer: Answer
     text: str
+    gain: Difference
 
 
 def judge(
-    fusion: str, single: str, gain: Difference, questions: int, fused: Cost, alone: Cost, *, weak: bool
+    fusion: str,
+    single: str,
+    gain: Difference,
+    questions: int,
+    fused: Cost,
+    alone: Cost,
+    *,
+    weak: bool,
+    among: int = 0,
+    instead: str | None = None,
 ) -> Verdict:
     """What a fusion's gain over the best single model means.
 
     It helps where a gain is more than chance makes, and hurts where a loss is. In between nothing is shown, and a gain
     of 0 or less is none. Where there is no interval, because the questions are too few, nothing is shown either way.
+    The fusion is the run's own or, where it is the best `among` several, one that was picked by these questions: its
+    gain is then one of `differences`. `instead` is an ensemble that helps where this one does not.
     """
     answer = _answer(gain)
     asked = count_text(questions, "question")
@@ -41,20 +54,28 @@ def judge(
         low, high = gain.interval
         asked = f"95% interval {low:+.4f} to {high:+.4f}, {asked}"
     figures = f"{fusion} is {gain.mean:+.4f} {MAIN} from {single}, the best single model ({asked})"
+    subject = "best ensemble" if among else "run's own fusion"
     opening = {
-        "helps": "The ensemble helps here",
-        "hurts": "The ensemble does not help here, it hurts",
-        "no gain": "The ensemble does not help here",
-        "not shown": "It is not shown that the ensemble helps here",
+        "helps": f"The {subject} helps here",
+        "hurts": f"The {subject} does not help here, it hurts",
+        "no gain": f"The {subject} does not help here",
+        "not shown": f"It is not shown that the {subject} helps here",
     }[answer]
+    picked = ""
+    if among > 1:
+        allowed = ", which the interval allows for" if gain.interval is not None else ""
+        picked = f" It is the best of {among} by these same questions{allowed}."
+    share = _share(fused, alone)
+    better = f"Take {instead}, see below." if instead is not None else ""
     advice = {
-        "helps": f"It costs {_share(fused, alone)} of what {single} costs alone.",
-        "hurts": f"Take {single} alone, or other weights.",
-        "no gain": f"{_allowed(gain)} Take {single} alone: the ensemble costs {_share(fused, alone)} of it.".lstrip(),
-        "not shown": f"{_doubt(gain)} The ensemble costs {_share(fused, alone)} of what {single} costs alone.",
+        "helps": f"It costs {share} of what {single} costs alone.",
+        "hurts": better or f"Take {single} alone, or other weights.",
+        "no gain": f"{_allowed(gain)} {better or f'Take {single} alone: the ensemble costs {share} of it.'}".lstrip(),
+        "not shown": f"{_doubt(gain)} {better or f'It costs {share} of what {single} costs alone.'}",
     }[answer]
     caution = " The questions are headings and nobody judged them: weak evidence." if weak else ""
-    return Verdict(answer=answer, text=f"{opening}: {figures}. {advice}{caution}")
+    text = f"{opening}: {figures}.{picked} {advice}{caution}"
+    return Verdict(system=fusion, answer=answer, text=text, gain=gain)
 
 
 def _answer(gain: Difference) -> Answer:
