@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +15,7 @@ from support.ctrl_c import interrupted
 from typer.testing import CliRunner
 
 from soloist.cli import app
+from soloist.cli.arriving import arriving_lines
 from soloist.retrieval import By, open_run
 
 QUESTION = "which device has the lease"
@@ -126,3 +131,80 @@ def test_ctrl_c_is_heard_while_a_model_is_loaded(folder, tiny_models, tmp_path):
     command = [sys.executable, "-m", "soloist", "search", folder / "run", "x", "--catalogue", tmp_path / "own.toml"]
     ended = interrupted([*command, "--model", "random"], at_work.exists)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "soloist: stopped\n")
+
+
+@pytest.fixture
+def piped():
+    """`write(bytes)` into a pipe, its lines as `arriving_lines` gives them, and `close()`."""
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8") as stream:
+        ends = iter([writing])
+
+        def close():
+            for end in ends:
+                os.close(end)
+
+        yield lambda data: os.write(writing, data), arriving_lines(stream), close
+        close()
+
+
+def test_lines_are_given_as_they_come(piped):
+    """A reader waited for a block of eight kilobytes, and who asked for the end of the input."""
+    write, lines, close = piped
+    write(b"one\n\ntwo\r\nthr")
+    assert next(lines) == ["one", "", "two"]
+    write("ee \u00e9".encode()[:-1])
+    write("\u00e9\n".encode()[1:])
+    assert next(lines) == ["three \u00e9"]
+    write(b"caf\xe9\nlast")
+    assert next(lines) == ["caf\udce9"]
+    close()
+    assert list(lines) == [["last"]]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "a\r\nb\rc\n\nd", "x" * 3_000_000 + "\ny"])
+def test_lines_are_those_that_python_reads(text):
+    """A long line would be cut where a read ends, or a carriage return be one more line."""
+    stream = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")
+    assert [line for lines in arriving_lines(stream) for line in lines] == text.splitlines()
+    assert [line for lines in arriving_lines(io.StringIO(text)) for line in lines] == [
+        line.rstrip("\n\r") for line in io.StringIO(text)
+    ]
+
+
+def test_each_line_is_answered_before_the_next_one_comes_until_ctrl_c(folder):
+    """A program that asks and waits for the answer waited for ever, and Ctrl-C ended it with a traceback."""
+    command = [sys.executable, "-m", "soloist", "search", str(folder / "run"), "-", "--json", "-k", "2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+        for question in (QUESTION, "tokens of a batch"):
+            asking.stdin.write(f"{question}\n\n".encode())
+            asking.stdin.flush()
+            found = json.loads(asking.stdout.readline())
+            assert found["query"] == question and len(found["hits"]) == 2
+        asking.send_signal(signal.SIGINT)
+        assert asking.wait(timeout=60) == 130
+        assert asking.stderr.read() == b"soloist: stopped\n" and asking.stdout.read() == b""
+
+
+def test_what_was_asked_before_a_line_that_is_no_text_is_answered(folder):
+    """One bad line among a thousand lost the answers of all that came in with it."""
+    result = invoke("search", folder / "run", "-", "--json", input=f"{QUESTION}\n".encode() + b"caf\xe9\nlast")
+    assert result.exit_code == 2 and "has a lone surrogate at character 3" in result.stderr
+    assert [json.loads(line)["query"] for line in result.stdout.splitlines()] == [QUESTION]
+
+
+def test_a_last_line_without_an_end_counts_and_each_has_its_question_above(folder):
+    """`printf question | soloist search RUN -` found nothing to ask."""
+    result = invoke("search", folder / "run", "-", "-k", 1, input=f"\n{QUESTION}\n  \ntokens of a batch")
+    assert result.exit_code == 0, result.stderr
+    assert [line for line in result.stdout.splitlines() if line in (QUESTION, "tokens of a batch")] == [
+        QUESTION, "tokens of a batch",
+    ]  # fmt: skip
+    assert result.stdout.count("  1  ") == 2
+
+
+def test_a_query_that_was_cut_is_said_once_with_its_answer(folder):
+    """The notice came at the end of a day, or with every answer."""
+    long = "memory " * 3_000
+    result = invoke("search", folder / "run", "-", "-k", 1, input=f"{long}\n{QUESTION}\n{long}\n")
+    assert result.stderr.count("tokens of a query") == 1

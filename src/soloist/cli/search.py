@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from soloist.cli.arriving import arriving_lines
 from soloist.cli.embed import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, SoloistError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from soloist.retrieval import By
+    from soloist.retrieval import By, OpenedRun
     from soloist.types import Hit
 
 _AT_ONCE = 1_000  # questions that are searched together, or fewer where they would have more hits than the next
 _HITS_AT_ONCE = 100_000
-_MARK = "\ufeff"  # with which editors of Windows begin a file
+_QUESTION_HELP = "What to look for; - reads one a line from stdin, and answers each as it comes."
 _CATALOGUE_HELP = "A TOML file with models of your own, where those of the run lie elsewhere on this machine."
 
 
 def search(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
-    question: Annotated[
-        str, typer.Argument(metavar="QUESTION", help="What to look for; - reads one a line from stdin.")
-    ],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help=_QUESTION_HELP)],
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="How many chunks to show. [default: 10, or all of fewer]")
     ] = None,
@@ -63,36 +62,62 @@ def search(
         by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
         chosen = split("--collection", collection) or ()
         run = open_run(run_dir, catalogue=catalogue)  # another folder is an error before anybody is waited for
-        questions = [question]
-        if question == "-":
-            questions = _questions()
-            run = open_run(run_dir, catalogue=catalogue)  # as it is when it is searched
-        at_once = max(1, min(_AT_ONCE, _HITS_AT_ONCE // (k or 1)))
-        for start in range(0, len(questions), at_once):
-            some = questions[start : start + at_once]
-            with status_line(sys.stderr) as show:
-                show(f"searching {run_dir}{_which(start, questions)}")
-                found = run.search_all(some, k, by=by, collections=chosen)
-            with written_to_stdout("the hits"):
-                for asked, hits in zip(some, found, strict=True):
-                    _print(asked, hits, as_json, headed=len(questions) > 1)
+        with status_line(sys.stderr) as show:
+            asking = _Asking(k=k, by=by, collections=chosen, as_json=as_json, headed=question == "-", show=show)
+            if question != "-":
+                asking.answer(run, [question])
+                return
+            asked = 0
+            for questions in _arriving(max(1, min(_AT_ONCE, _HITS_AT_ONCE // (k or 1)))):
+                if not asked:
+                    run = open_run(run_dir, catalogue=catalogue)  # as it is when it is searched
+                asking.answer(run, questions, f": question {asked + 1:,}")
+                asked += len(questions)
+        if not asked:
+            raise ConfigError("stdin has no query: give one a line, or give it as QUESTION")
+
+
+def _arriving(most: int) -> Iterator[list[str]]:
+    """The questions of stdin, those together that came together, up to `most` of them."""
+    for lines in arriving_lines(sys.stdin):
+        questions = [line for line in lines if line.strip()]
+        for start in range(0, len(questions), most):
+            yield questions[start : start + most]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asking:
+    """How questions are searched and their hits shown; `show` tells a terminal what is being done."""
+
+    k: int | None
+    by: By | None
+    collections: Sequence[str]
+    as_json: bool
+    headed: bool
+    show: Callable[[str], None]
+
+    def answer(self, run: OpenedRun, questions: Sequence[str], which: str = "") -> None:
+        """Print the hits of each question, and then what was found out about them.
+
+        One that cannot be answered is an error once those before it are answered.
+        """
+        known = set(run.notices)
+        self.show(f"searching {run.path}{which}")
+        try:
+            found = run.search_all(questions, self.k, by=self.by, collections=self.collections)
+        except SoloistError:
+            if len(questions) == 1:
+                raise
+            for question in questions:
+                self.answer(run, [question], which)
+            return
+        self.show("")
+        with written_to_stdout("the hits"):
+            for asked, hits in zip(questions, found, strict=True):
+                _print(asked, hits, self.as_json, headed=self.headed)
         for notice in run.notices:
-            typer.echo(f"soloist: {notice}", err=True)
-
-
-def _which(start: int, questions: Sequence[str]) -> str:
-    return f": question {start + 1:,} of {len(questions):,}" if len(questions) > 1 else ""
-
-
-def _questions() -> list[str]:
-    """Each line of stdin."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: what is no text is said of its question
-    lines = (line.removeprefix(_MARK) if number == 0 else line for number, line in enumerate(sys.stdin))
-    questions = [line.rstrip("\r\n") for line in lines if line.strip()]
-    if not questions:
-        raise ConfigError("stdin has no query: give one a line, or give it as QUESTION")
-    return questions
+            if notice not in known:
+                typer.echo(f"soloist: {notice}", err=True)
 
 
 def _print(question: str, hits: Sequence[Hit], as_json: bool, *, headed: bool) -> None:

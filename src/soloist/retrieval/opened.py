@@ -92,6 +92,11 @@ class OpenedRun:
         return self._record
 
     @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self._folder.path
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The models, in the order of their passes."""
         return tuple(self._record.models)
