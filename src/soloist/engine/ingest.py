@@ -14,7 +14,7 @@ from typing import Any
 from soloist.config import SourceConfig
 from soloist.errors import InputError
 from soloist.events import EventSink, InputPassedOver, InputScanned, InputSkipped, Notice
-from soloist.sources import DuplicateIds, PassedOverFiles, ReadPlaces, SkippedInputs, read_chunks
+from soloist.sources import DuplicateIds, PassedOverFiles, SkippedInputs, read_chunks
 from soloist.stores import RunFolder
 from soloist.types import Chunk, Collection, SkippedInput
 
@@ -41,13 +41,12 @@ def ingest(
     sink: EventSink,
     required: Sequence[str] = (),
     check: Callable[[], object] = lambda: None,
-    places: ReadPlaces | None = None,
 ) -> tuple[ShardRef, ...]:
     """Write the chunks of all collections as shards of `shard_chunks`, in order; fewer where they are long, so that
     none goes beyond `SHARD_CHARACTERS` by more than one chunk.
 
-    What is left out goes to `skipped.jsonl` and to the sink, and where each chunk was read to `places`. `check` is
-    called for every item, and raises where the reading should end.
+    What is left out goes to `skipped.jsonl` and to the sink. `check` is called for every item, and raises where the
+    reading should end.
 
     Raises:
         InputError: a file is not readable as chunks, two chunks of a collection have one id, a
@@ -65,7 +64,7 @@ def ingest(
                 log.append(item)
                 sink.emit(skip_event(item))
 
-            written = list(_write_shards(collection, source, folder, shard_chunks, on_skip, check, places))
+            written = list(_write_shards(collection, source, folder, shard_chunks, on_skip, check))
             if not written and collection.name in required:
                 raise empty_collection(collection, skipped)
             shards += written
@@ -108,7 +107,6 @@ def _write_shards(
     shard_chunks: int,
     on_skip: Callable[[SkippedInput], None],
     check: Callable[[], object],
-    places: ReadPlaces | None,
 ) -> Iterator[ShardRef]:
     duplicates = DuplicateIds()
     pending: list[Chunk] = []
@@ -116,8 +114,6 @@ def _write_shards(
     path_of = functools.lru_cache(maxsize=1)(collection.inside)  # one text for all chunks of a file
     for chunk, place in read_chunks(collection, source, on_skip, check):
         duplicates.check(chunk.id, place)
-        if places is not None:
-            places.note(collection.name, place)
         pending.append(replace(chunk, source_file=path_of(place.file), source_index=place.index))
         characters += len(chunk.text) + _characters(chunk.metadata)
         if len(pending) == shard_chunks or characters >= SHARD_CHARACTERS:

@@ -69,7 +69,7 @@ from soloist.events import (
 from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
-from soloist.sources import FoundInput, ReadPlaces, find_input
+from soloist.sources import FoundInput, find_input
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
 from soloist.stores.layout import STATE
@@ -164,17 +164,15 @@ class _Run:
                 sink.emit(notice)
             tell_passed_over(self._found.passed_over, sink)
             mend(folder, sink)
-            places = ReadPlaces()
             shards = ingest(
                 self._found.collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections,
-                self._stop.check, places,
+                self._stop.check,
             )  # fmt: skip
             staged = stage_all(self._specs, config, accelerator, sink, self._stop.check)
             encoders = encoders_of(staged, config, accelerator, sink)
             shards = without_vectorless(
-                shards, encoders, folder, places, self._found.collections, config.source.on_bad_input, sink,
-                self._stop.check,
-            )  # fmt: skip
+                shards, encoders, folder, self._found.collections, config, sink, self._stop.check
+            )
             fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
             self._stop.check()
             made = made_with(folder)

@@ -11,7 +11,9 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from soloist.config import RunConfig
 from soloist.digests import DigestTable, text_digest
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vectorless import Look, may_lack_vectors
@@ -19,10 +21,9 @@ from soloist.engine.ingest import ShardRef, nothing_to_embed, skip_event
 from soloist.engine.left_out import LeftOut
 from soloist.errors import OutputError
 from soloist.events import EventSink, Notice, TextsLeftOut
-from soloist.sources import ReadPlaces
 from soloist.stores import RunFolder
 from soloist.stores.leaving_out import keep_chunks
-from soloist.types import Collection, OnBadInput, Shard, SkippedInput, Vectorless
+from soloist.types import Collection, Place, Shard, SkippedInput, Vectorless
 
 _LOOKED_AT_TOGETHER = 512  # texts, between two looks at whether the run is to stop
 
@@ -39,9 +40,8 @@ def without_vectorless(
     shards: Sequence[ShardRef],
     encoders: Mapping[str, Encoder],
     folder: RunFolder,
-    places: ReadPlaces,
     collections: Sequence[Collection],
-    on_bad_input: OnBadInput,
+    config: RunConfig,
     sink: EventSink,
     check: Callable[[], object],
 ) -> tuple[ShardRef, ...]:
@@ -50,15 +50,15 @@ def without_vectorless(
     `check` is called now and then, and raises where the run should end.
 
     Raises:
-        VectorlessTextsError: there are such texts, and `on_bad_input` is "error".
+        VectorlessTextsError: there are such texts, and the config's `on_bad_input` is "error".
         InputError: nothing is left.
     """
     looks = {name: Look(encoder) for name, encoder in encoders.items() if may_lack_vectors(encoder)}
     if not looks:
         return tuple(shards)
     fingerprints = {name: encoders[name].staged.fingerprint for name in looks}
-    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), places, check)
-    if on_bad_input == "error":
+    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), config.chunks_root, check)
+    if config.source.on_bad_input == "error":
         _require_none(search, shards)
         return tuple(shards)
     left = _left_out(search, shards, folder.incoming, sink)
@@ -75,15 +75,14 @@ class _Search:
         folder: RunFolder,
         looks: Mapping[str, Look],
         known: Mapping[str, DigestTable],
-        places: ReadPlaces,
+        root: Path,
         check: Callable[[], object],
     ) -> None:
         self._folder = folder
         self._looks = looks
         self._known = known
-        self._places = places
+        self._root = root
         self._check = check
-        self._before: Counter[str] = Counter()  # chunks of each collection in the shards so far
         self.left_out = LeftOut()
 
     def through(self, ref: ShardRef) -> list[_Found]:
@@ -94,9 +93,8 @@ class _Search:
         for model in self._looks:
             for row, reason in self._look(model, shard, digests):
                 reasons.setdefault(row, {})[model] = reason
-        found = [self._found(shard, row, reasons[row]) for row in sorted(reasons)]
-        self._before[ref.collection] += ref.rows
-        return found
+        places = self._folder.incoming.read_places(ref.collection, ref.index) if reasons else ()
+        return [self._found(ref.collection, row, *places[row], reasons[row]) for row in sorted(reasons)]
 
     def _look(self, model: str, shard: Shard, digests: Sequence[bytes]) -> Iterator[tuple[int, Vectorless]]:
         """The rows of a shard of which a model makes no vector. A text that has one is not looked at again."""
@@ -112,9 +110,12 @@ class _Search:
                 else:
                     known.add(digests[row])
 
-    def _found(self, shard: Shard, row: int, reasons: Mapping[str, Vectorless]) -> _Found:
-        place = self._places.of(shard.collection, self._before[shard.collection] + row)
-        return _Found(row=row, item=self.left_out.add(shard.collection, shard.ids[row], place, reasons))
+    def _found(
+        self, collection: str, row: int, id: str, file: str | None, index: int | None, reasons: Mapping[str, Vectorless]
+    ) -> _Found:
+        assert file is not None and index is not None  # what was read now has both
+        place = Place(file=self._root / file, index=index)
+        return _Found(row=row, item=self.left_out.add(collection, id, place, reasons))
 
 
 def _with_vectors(

@@ -3,7 +3,6 @@
 from soloist.sources.discovery import FoundInput, discover, find_input
 from soloist.sources.duplicates import DuplicateIds
 from soloist.sources.passed_over import PassedOverFiles
-from soloist.sources.read_places import ReadPlaces
 from soloist.sources.reading import read_chunks
 from soloist.sources.skipped import SkippedInputs
 
