@@ -164,7 +164,8 @@ def test_a_chunk_without_a_usable_vector_is_named(config, tiny_models, tmp_path)
     """NaN that is written down poisons every search, and a sentence without the chunk cannot be acted upon."""
     broken = SentenceTransformer(str(tiny_models["bert"]), device="cpu")
     table = broken[0].model.embeddings.word_embeddings.weight.data
-    table[broken.tokenizer("grey")["input_ids"][1]] = float("nan")  # which no model is tried on when it is staged
+    for word in ("grey", "old"):  # on which no model is tried when it is staged
+        table[broken.tokenizer(word)["input_ids"][1]] = float("nan")
     broken.save(str(tmp_path / "nan"))
     with pytest.raises(BadVectorError, match="nan gives chunk 'alpha-0' and 1 more of its shard no usable"):
         run(replace(config, models=(str(tmp_path / "nan"),)))

@@ -88,11 +88,19 @@ class Encoder:
         rows = self.tokenize(_PROBES).ids
         padded = tried(staged, lambda module: self._together(module, rows)) if all(map(len, rows)) else None
         self._packs = packs and not staged.is_static and padded is not None and self._can_pack(rows, padded)
+        self._padding_cosine = 1.0 if padded is None or self._packs else self._alone_to_together(rows, padded)
 
     @property
     def packs(self) -> bool:
         """Whether rows are packed without padding."""
         return self._packs
+
+    @property
+    def padding_cosine(self) -> float | None:
+        """How near a text's vector is to that of the same text in a longer row; None where it is the same but for
+        rounding.
+        """
+        return self._padding_cosine if self._padding_cosine < 1 - _NEAR_ENOUGH[self._staged.dtype] else None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -152,6 +160,12 @@ class Encoder:
     def _together(self, module: SentenceTransformer, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         made = self._flat(rows) if self._staged.is_static else self._padded(rows, max(map(len, rows)))
         return forward(module, {**self._constants, **made}, "cpu")[: len(rows)]
+
+    def _alone_to_together(self, rows: Sequence[NDArray[np.int32]], together: NDArray[np.float32]) -> float:
+        if self._staged.is_static:
+            return 1.0
+        alone = np.concatenate([self._together(self._staged.module, [row]) for row in rows])
+        return float(np.einsum("ij,ij->i", unit_rows(alone)[0], unit_rows(together)[0]).min())
 
     def _can_pack(self, rows: Sequence[NDArray[np.int32]], padded: NDArray[np.float32]) -> bool:
         """Whether packed rows have the vectors of padded ones, and the same bits whatever lies beside them."""

@@ -105,6 +105,13 @@ def _staged(spec: ModelSpec, requested: DTypeRequest, accelerator: Accelerator) 
     return stage(known, dtype_on(accelerator, known, requested))
 
 
+def _padding_text(cosine: float) -> str:
+    return (
+        f"its vectors depend on how far a row is padded (of a short text the cosine is {cosine:.4f}), so no batches "
+        "have those that sentence-transformers gives a text alone"
+    )
+
+
 def encoders_of(
     staged: Mapping[str, StagedModel], config: RunConfig, accelerator: Accelerator, sink: EventSink
 ) -> dict[str, Encoder]:
@@ -115,6 +122,8 @@ def encoders_of(
         if model.sides.query is not model.sides.document:
             Encoder(model.for_queries())  # a route for queries that gives nothing is found now, and not by a search
     for name, encoder in encoders.items():
+        if encoder.padding_cosine is not None:
+            sink.emit(Notice(about=name, message=_padding_text(encoder.padding_cosine)))
         if config.packing == "on" and not encoder.packs and not encoder.staged.is_static:
             sink.emit(Notice(about=name, message="its network does not take packed rows: they are padded"))
     return encoders
