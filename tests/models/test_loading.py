@@ -111,7 +111,6 @@ def test_tiny_models_tell_texts_apart(tiny_models: dict[str, Path], name: str) -
     "settings",
     [
         {"prompts": {"query": "q: ", "document": "d: "}},
-        {"prompts": {"query": "q: ", "passage": "p: "}},
         {"prompts": {"document": "d: ", "passage": "p: ", "other": "o: "}, "default_prompt_name": "other"},
         {"prompts": {"other": "o: "}, "default_prompt_name": "other"},
         {},

@@ -253,7 +253,7 @@ class Encoder:
         shape = (len(rows), padded_length)
         ids = np.full(shape, self._tokenizer.pad_token_id, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
-        left = self._tokenizer.padding_side == "left"
+        left = self._tokenizer.padding_side == "left" and not self._staged.counts_places
         for index, row in enumerate(rows):
             span = slice(padded_length - len(row), padded_length) if left else slice(0, len(row))
             ids[index, span] = row
@@ -330,7 +330,7 @@ def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
     pooled = next((index for index, part in enumerate(parts) if isinstance(part, Pooling)), len(parts))
     if not any(True for part in parts[pooled + 1 :] for _ in part.parameters()):
         vectors: torch.Tensor = module(features)["sentence_embedding"]
-        return vectors
+        return vectors[:, : module.truncate_dim]
     for index, part in enumerate(parts):
         features = part(features)
         if index == pooled:
@@ -338,7 +338,7 @@ def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
             more = rows[:1].expand(max(0, packing.FEWEST - len(rows)), -1)
             features["sentence_embedding"] = torch.cat([rows, more])
     last: torch.Tensor = features["sentence_embedding"]
-    return last
+    return last[:, : module.truncate_dim]
 
 
 def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:

@@ -30,9 +30,7 @@ def tell_deviations(requested: DTypeRequest, passes: Sequence[Pass], stage: Stag
     Raises:
         RunStoppedError: the run was to end.
     """
-    work = [item for each in passes for item in pending(each, stage, ListSink())]
-    first = {model: shard for shard, model in reversed(work)}
-    for model, shard in first.items():
+    for model, shard in first_shards(passes, stage).items():
         staged = stage.encoders[model].staged
         fast = requested == "auto-fast" or (requested == "auto" and staged.spec.dtype == "auto-fast")
         if not fast or staged.dtype == "float32":
@@ -46,24 +44,37 @@ def tell_deviations(requested: DTypeRequest, passes: Sequence[Pass], stage: Stag
 
 def _deviation(stage: Stage, model: str, shard: ShardRef) -> str:
     encoder = stage.encoders[model]
-    texts = stage.folder.read_shard(shard.collection, shard.index).texts
-    sample = [texts[at] for at in np.linspace(0, len(texts) - 1, min(SAMPLE_CHUNKS, len(texts))).astype(int)]
+    sample = sample_of(stage, shard, SAMPLE_CHUNKS)
     staged = interruptible(functools.partial(stage_model, encoder.staged.spec, "float32"), stage.stop.check)
     reference = Encoder(staged, packs=encoder.packs)
     cosines = np.einsum(
-        "ij,ij->i", _vectors(encoder, sample, stage.stop.check), _vectors(reference, sample, stage.stop.check)
+        "ij,ij->i",
+        unit_rows(host_vectors(encoder, sample, stage.stop.check))[0],
+        unit_rows(host_vectors(reference, sample, stage.stop.check))[0],
     )
     if not np.isfinite(cosines).all():
         return f"of {len(sample)} chunks some have no finite vector in it"
     return f"of {len(sample)} chunks the lowest cosine to float32 is {cosines.min():.5f}, the mean {cosines.mean():.5f}"
 
 
-def _vectors(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]) -> NDArray[np.float32]:
-    """Unit vectors (rows, dim) of some texts, computed on the host."""
+def sample_of(stage: Stage, shard: ShardRef, chunks: int) -> list[str]:
+    """So many texts of a shard, evenly from its first to its last; all where it has fewer."""
+    texts = stage.folder.read_shard(shard.collection, shard.index).texts
+    return [texts[at] for at in np.linspace(0, len(texts) - 1, min(chunks, len(texts))).astype(int)]
+
+
+def first_shards(passes: Sequence[Pass], stage: Stage) -> dict[str, ShardRef]:
+    """The first shard that each model has to embed, of those that have any."""
+    work = [item for each in passes for item in pending(each, stage, ListSink())]
+    return {model: shard for shard, model in reversed(work)}
+
+
+def host_vectors(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]) -> NDArray[np.float32]:
+    """Vectors (rows, dim) of some texts as the model gives them, computed on the host."""
     tokenized = encoder.tokenize(texts)
     found = np.zeros((len(texts), encoder.staged.dim), dtype=np.float32)
     for batch in encoder.plan(tokenized, lambda length: 1):
         check()
         vectors = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
         found[list(batch.rows)] = vectors[: len(batch.rows)]
-    return unit_rows(found)[0]
+    return found

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from soloist.config import SourceConfig
 from soloist.digests import DigestTable, text_digest
@@ -231,6 +231,9 @@ def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:
     if settings.folder is None:
         return None
     tokenizer = _load(spec, settings.folder if spec.loader == "wordllama" else input_folder(settings.folder))
+    if settings.lowers:
+        steps = [normalizers.Lowercase(), *([tokenizer.normalizer] if tokenizer.normalizer is not None else [])]
+        tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return lambda texts: [

@@ -43,6 +43,7 @@ from soloist.engine.plan import Pass
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.staging import encoders_of, require_distinct, select_models, stage_all
 from soloist.engine.stopping import Stop
+from soloist.engine.unit_lengths import tell_lost_lengths
 from soloist.engine.vectorless import without_vectorless
 from soloist.errors import (
     ConfigError,
@@ -201,6 +202,7 @@ class _Run:
         with self._told(sink):
             if accelerator.kind == "cpu":
                 tell_deviations(config.dtype, plan.passes, stage, sink)
+            tell_lost_lengths(plan.passes, stage, sink)
             for each in plan.passes:
                 _run_pass(each, stage, config, sink)
         if fused is not None:

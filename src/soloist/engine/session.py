@@ -21,6 +21,7 @@ from soloist.engine.plan import PlannedModel, RunPlan, plan_run
 from soloist.engine.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, Basis, BatchPlan, ModelPlan, SessionPlan
 from soloist.engine.session_remarks import disk_problems, memory_problems, notes, session_problems, unknowns
 from soloist.engine.staging import dtype_on, select_models
+from soloist.engine.unit_lengths import in_words, ranks_otherwise
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.planner import BatchLimits, memory_limit
 from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
@@ -69,7 +70,18 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
     plans = {mode: plan_run(planned, mode, accelerator.card) for mode in modes}
     models = tuple(_model_plan(each, found, plans, config, accelerator) for each in known)
     passed_over = given.passed_over.sentence()
-    return _session(config, accelerator, found, models, plans, session_seconds, [passed_over] if passed_over else [])
+    of_input = [passed_over] if passed_over else []
+    remarks = [remark for each in known for remark in _remarks(each)]
+    return _session(config, accelerator, found, models, plans, session_seconds, of_input, remarks)
+
+
+def _remarks(known: _Known) -> list[str]:
+    """What a user should know of how a model's files are followed, and what its run will say too."""
+    settings = known.settings
+    said = list(settings.notices)
+    if ranks_otherwise(settings.similarity, has_unit_vectors=settings.has_unit_vectors):
+        said.append(in_words(settings.similarity))
+    return [f"{known.spec.name}: {each}" for each in said]
 
 
 def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Known:
@@ -237,6 +249,7 @@ def _session(
     plans: Mapping[Mode, RunPlan],
     session_seconds: float | None,
     of_input: Sequence[str],
+    remarks: Sequence[str],
 ) -> SessionPlan:
     fused = _fused_bytes(config, found.chunks, models)
     times = [model.seconds for model in models]
@@ -265,7 +278,7 @@ def _session(
         session_seconds=session_seconds,
         problems=tuple(problems),
         unknowns=tuple(unknowns(models, session_seconds)),
-        notes=(*of_input, *found.notices, *notes(config, models)),
+        notes=(*of_input, *found.notices, *notes(config, models), *remarks),
     )
 
 

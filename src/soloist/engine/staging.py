@@ -97,6 +97,8 @@ def stage_all(
                 seconds=time.perf_counter() - began,
             )
         )
+        for message in model.notices:
+            sink.emit(Notice(about=name, message=message))
     return staged
 
 

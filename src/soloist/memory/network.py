@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from soloist.errors import PredictionError
 from soloist.memory.cards import Card
 from soloist.memory.tracing import Features, Trace, fake_module, trace_forward
-from soloist.models.blueprint import ENCODERS_OF_PAIRS, WITHOUT_PREDICTION, Blueprint, own_code_text
+from soloist.models.blueprint import ENCODERS_OF_PAIRS, WITHOUT_PREDICTION, Blueprint, hidden_size, own_code_text
 from soloist.types import DType
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -233,10 +233,10 @@ def _modules(blueprint: Blueprint, dtype: torch.dtype) -> list[torch.nn.Module]:
 
 
 def _hidden_size(blueprint: Blueprint) -> int:
-    for name in ("hidden_size", "n_embd", "dim"):
-        if isinstance(blueprint.config.get(name), int):
-            return int(blueprint.config[name])
-    raise PredictionError(f"{blueprint.source} does not say hidden_size: complete its config.json")
+    size = hidden_size(blueprint.config)
+    if size is None:
+        raise PredictionError(f"{blueprint.source} does not say hidden_size: complete its config.json")
+    return size
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ _SIZES = (
     ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     ("num_attention_heads", "n_head", "n_heads"),
     ("vocab_size",),
-    ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "d_ff"),
+    ("intermediate_size", "n_inner", "d_inner", "ffn_dim", "hidden_dim", "d_ff"),
 )
 # Of these encoder-decoders sentence-transformers loads the encoder alone. Their names for what others call the same.
 ENCODERS_OF_PAIRS = ("t5", "mt5", "umt5")
@@ -176,6 +176,11 @@ def _usual_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if config.get("model_type") not in ENCODERS_OF_PAIRS:
         return config
     return {**config, **{name: config[own] for name, own in _NAMES_OF_PAIRS.items() if own in config}}
+
+
+def hidden_size(config: Mapping[str, Any]) -> int | None:
+    """The width of a network, by the name that its family has for it."""
+    return next((size for name in _SIZES[0] if isinstance(size := config.get(name), int)), None)
 
 
 def _require_sizes(config: Mapping[str, Any], path: Path) -> None:

@@ -8,12 +8,9 @@ spec says `trust_remote_code`.
 
 from __future__ import annotations
 
-import logging
-import math
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,14 +21,16 @@ from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding, Transformer
 from tokenizers import Tokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from soloist.errors import ModelLoadError
 from soloist.models.borrowed_code import fetch_borrowed_code
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import content_digests, fingerprint
+from soloist.models.limits import OwnLimits, limit_notices, own_limits, padding_notices, places, token_limit
+from soloist.models.load_warnings import heard, quiet
 from soloist.models.location import (
     WORDLLAMA_TOKENIZER,
     WORDLLAMA_WEIGHTS,
@@ -42,12 +41,15 @@ from soloist.models.location import (
     network_type,
     weight_files,
 )
+from soloist.models.own_settings import read_pipeline, similarity_of
+from soloist.models.pipeline import Task
+from soloist.models.prompts import choose_prompts
 from soloist.models.refusals import require_dense_encoder
-from soloist.models.settings import require_dims, require_positions, static_token_limit
+from soloist.models.settings import require_dims, require_own_settings, static_token_limit
 from soloist.models.sides import Sides, sides_of
 from soloist.models.spec import ModelSpec
 from soloist.models.weights_check import LoadReport, complaint, integers_in, observed_loads
-from soloist.types import DType
+from soloist.types import DType, Similarity
 
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     "float32": torch.float32,
@@ -55,20 +57,29 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 
+# What networks call a table of places.
+_TABLES_OF_PLACES = ("position_embeddings", "embed_positions", "wpe")
 # What transformers, tokenizers, safetensors and a model's own code raise when files are missing, damaged or foreign.
 _LOAD_FAILURES = (
     OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, AttributeError, ArithmeticError,
     AssertionError, SafetensorError, StrictDataclassError, UnpicklingError,
 )  # fmt: skip
-_NOISY_LOGGERS = ("sentence_transformers", "huggingface_hub", "transformers")
 
 _shared_sides: weakref.WeakValueDictionary[str, Sides] = weakref.WeakValueDictionary()
-# The limits that static models' tokenizers had, which staging lifts; so they are kept with the modules.
-_static_limits: weakref.WeakKeyDictionary[SentenceTransformer, int] = weakref.WeakKeyDictionary()
 # transformers keeps the dtype of a load in globals, so loads take turns; downloads, which may hang, do not.
 _lock = threading.Lock()
-_quieting = threading.Lock()
-_before_quiet: list[tuple[bool, list[int]]] = []  # progress bars and levels of loggers, once for each who is at work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AtLoad:
+    """What only the load itself shows of a module: the limits before staging set its own, and what libraries said."""
+
+    limits: OwnLimits
+    warnings: tuple[str, ...]
+
+
+# Kept with the modules, for all who share them.
+_at_load: weakref.WeakKeyDictionary[SentenceTransformer, _AtLoad] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,9 +87,12 @@ class StagedModel:
     """A model in host memory, ready to be copied to a device.
 
     `module` is shared by all that stage the same weights: leave it as it is, and on the CPU. `max_tokens` includes
-    special tokens and the prompt, and is None for models that read everything, as most static ones do.
-    `weights_bytes` counts parameters and buffers once, in `dtype`. `revision` is the hub commit, where known. `sides`
-    has the pipeline of queries too, which is another where the model has routes.
+    special tokens and the prompt, and is None for models that read everything, as most static ones do;
+    `query_max_tokens` is that of queries. `counts_places` where the network has a table of places, which padding at the
+    left would shift. `similarity` is what the model was trained to be compared by, and `has_unit_vectors` where its own
+    vectors have length 1. `weights_bytes` counts parameters and buffers once, in `dtype`. `revision` is the hub commit,
+    where known. `sides` has the pipeline of queries too, which is another where the model has routes. `notices` are
+    what a user should know of how the model's files were followed.
     """
 
     spec: ModelSpec
@@ -86,15 +100,19 @@ class StagedModel:
     dtype: DType
     dim: int
     max_tokens: int | None
+    query_max_tokens: int | None
+    counts_places: bool
     document_prompt: str
     query_prompt: str
+    similarity: Similarity
+    has_unit_vectors: bool
     matryoshka_dims: tuple[int, ...]
     revision: str | None
     fingerprint: str
     weights_bytes: int
     is_static: bool
     sides: Sides
-    query_max_tokens: int | None
+    notices: tuple[str, ...]
 
     def for_queries(self) -> StagedModel:
         """The same model for questions, which have a prompt, a limit and, with routes, a pipeline of their own."""
@@ -103,6 +121,7 @@ class StagedModel:
             module=self.sides.query,
             document_prompt=self.query_prompt,
             max_tokens=self.query_max_tokens,
+            counts_places=_counts_places(self.sides.query),
             weights_bytes=_weights_bytes(self.sides.query),
             is_static=_is_static(self.sides.query),
         )
@@ -115,13 +134,14 @@ def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
         ModelLoadError: the weights are missing, damaged, incomplete, or not those that the spec describes.
         ConfigError: the spec asks for more tokens or dimensions than the model has.
     """
-    with _quiet():
+    with quiet():
         try:
             location = locate(spec)
             require_dense_encoder(spec, location.folder)
             _require_floats(spec, location.folder)
             if spec.trust_remote_code and spec.loader != "wordllama":
                 fetch_borrowed_code(location.folder)
+            require_own_settings(spec, location.folder)
             contents = content_digests(spec, location)
             with _lock:
                 sides = _share(spec, dtype, location, contents)
@@ -140,7 +160,7 @@ def overflows_float16(spec: ModelSpec) -> bool:
     """
     if spec.overflows_float16:
         return True
-    with _quiet():
+    with quiet():
         try:
             folder = locate(spec).folder
             require_dense_encoder(spec, folder)
@@ -155,29 +175,41 @@ def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[
     sides = _shared_sides.get(key)
     if sides is None:
         load = _load_wordllama if spec.loader == "wordllama" else _load_pipeline
-        whole = load(spec, dtype, location.folder).eval().requires_grad_(False)
+        with heard() as said:
+            whole = load(spec, dtype, location.folder).eval().requires_grad_(False)
         # The card refers back to the module; without that cycle the last holder's end frees the weights at once.
         whole.model_card_data.model = None
         sides = sides_of(spec.name, whole)
         for module in sides.distinct():
             module.model_card_data.model = None
-            _set_limit(spec, module)
+            _set_limit(spec, module, tuple(said))
         _shared_sides[key] = sides
     return sides
 
 
-def _set_limit(spec: ModelSpec, module: SentenceTransformer) -> None:
+def _set_limit(spec: ModelSpec, module: SentenceTransformer, warnings: tuple[str, ...]) -> None:
     if _is_static(module):
-        _lift_truncation(module)
-    elif (limit := _token_limit(spec, module)) is not None:
-        module.max_seq_length = limit
+        _at_load[module] = _AtLoad(limits=_static_limits(module), warnings=warnings)
+        return
+    limits = _own_limits(spec, module)
+    _at_load[module] = _AtLoad(limits=limits, warnings=warnings)
+    longest = token_limit(spec, "document", OwnLimits(longest=limits.longest), _places(module))
+    module.max_seq_length = longest or module.max_seq_length
 
 
-def _lift_truncation(module: SentenceTransformer) -> None:
-    """A static model's tokenizer may cut texts in silence: keep its limit, for the encoder to cut and count by."""
-    if module.tokenizer.truncation is not None:
-        _static_limits[module] = int(module.tokenizer.truncation["max_length"])
-        module.tokenizer.no_truncation()
+def _static_limits(module: SentenceTransformer) -> OwnLimits:
+    """A static model's tokenizer may cut texts in silence: lift its limit, for the encoder to cut and count by."""
+    if module.tokenizer.truncation is None:
+        return OwnLimits()
+    own = OwnLimits(longest=int(module.tokenizer.truncation["max_length"]))
+    module.tokenizer.no_truncation()
+    return own
+
+
+def _own_limits(spec: ModelSpec, module: SentenceTransformer) -> OwnLimits:
+    first = module[0]
+    settings = {name: getattr(first, name, None) for name in ("processing_kwargs", "document_length", "query_length")}
+    return own_limits(spec.name, module.max_seq_length, settings)
 
 
 def _load_pipeline(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTransformer:
@@ -218,24 +250,30 @@ def _describe(
 ) -> StagedModel:
     module = sides.document
     dim = _dim(spec, module)
-    max_tokens = _token_limit(spec, module)
-    document_prompt = _prompt(spec.document_prompt, module, ("document", "passage", "corpus"))
-    query_prompt = _prompt(spec.query_prompt, module, ("query",))
+    own, known = read_pipeline(location.folder), _at_load[module]
+    prompts = choose_prompts(spec, own)
+    max_tokens = _token_limit(spec, module, "document")
     return StagedModel(
         spec=spec,
         module=module,
         dtype=dtype,
         dim=dim,
         max_tokens=max_tokens,
-        document_prompt=document_prompt,
-        query_prompt=query_prompt,
+        query_max_tokens=_token_limit(spec, sides.query, "query"),
+        counts_places=_counts_places(module),
+        document_prompt=prompts.document,
+        query_prompt=prompts.query,
+        similarity=similarity_of(own),
+        has_unit_vectors=_has_unit_vectors(module),
         matryoshka_dims=spec.matryoshka_dims,
         revision=location.revision,
-        fingerprint=fingerprint(contents, document_prompt=document_prompt, max_tokens=max_tokens, dim=dim, dtype=dtype),
+        fingerprint=fingerprint(
+            contents, document_prompt=prompts.document, max_tokens=max_tokens, dim=dim, dtype=dtype
+        ),
         weights_bytes=_weights_bytes(module),
         is_static=_is_static(module),
         sides=sides,
-        query_max_tokens=_token_limit(spec, sides.query),
+        notices=(*known.warnings, *prompts.notices, *_limit_notices(spec, module)),
     )
 
 
@@ -247,40 +285,53 @@ def _dim(spec: ModelSpec, module: SentenceTransformer) -> int:
     return dim
 
 
-def _token_limit(spec: ModelSpec, module: SentenceTransformer) -> int | None:
-    """The smallest of the spec's limit, the pipeline's own, and the positions that the model has."""
+def _token_limit(spec: ModelSpec, module: SentenceTransformer, task: Task) -> int | None:
+    own = _at_load[module].limits
     if _is_static(module):
-        return static_token_limit(spec, _static_limits.get(module))
-    positions = _positions(module)
-    require_positions(spec, positions)
-    limits = [limit for limit in (spec.max_tokens, module.max_seq_length, positions) if limit is not None]
-    return int(min(limits)) if limits and math.isfinite(min(limits)) else None
+        return static_token_limit(spec, own.longest)
+    return token_limit(spec, task, own, _places(module))
 
 
-def _positions(module: SentenceTransformer) -> int | None:
-    """How many tokens the model can tell the place of; None where it does not say.
+def _limit_notices(spec: ModelSpec, module: SentenceTransformer) -> tuple[str, ...]:
+    network = module.transformers_model
+    if network is None:
+        return ()
+    config = network.config.get_text_config().to_dict()
+    side = getattr(module.tokenizer, "padding_side", "right")
+    return (*limit_notices(spec, _at_load[module].limits, config), *padding_notices(side, config))
 
-    The RoBERTa family begins to count after its padding index, so two of its positions are never used.
-    """
+
+def _places(module: SentenceTransformer) -> int | None:
+    """How many tokens the network can tell the place of; None where there is no end to it."""
     network = module.transformers_model
     if network is None:
         return None
+    config = network.config.get_text_config()
+    return places(config.to_dict()) if config.model_type in CONFIG_MAPPING else _rows_of_a_table(network)
+
+
+def _counts_places(module: SentenceTransformer) -> bool:
+    return not _is_static(module) and _places(module) is not None
+
+
+def _rows_of_a_table(network: PreTrainedModel) -> int | None:
+    """Of a network whose code comes with the model: how many places its table has, where it has one.
+
+    The RoBERTa family begins to count after its padding index, so two of its positions are never used.
+    """
     for part in network.modules():
-        table = getattr(part, "position_embeddings", None)
-        if isinstance(table, torch.nn.Embedding):
-            first = getattr(part, "padding_idx", None)
-            return table.num_embeddings - (first + 1 if isinstance(first, int) else 0)
-    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None
+        for name in _TABLES_OF_PLACES:
+            table = getattr(part, name, None)
+            if isinstance(table, torch.nn.Embedding):
+                first = getattr(part, "padding_idx", None)
+                return table.num_embeddings - (first + 1 if isinstance(first, int) else 0)
+    return None
 
 
-def _prompt(given: str | None, module: SentenceTransformer, names: tuple[str, ...]) -> str:
-    """The spec's prompt, else the one that encode_document or encode_query of sentence-transformers takes."""
-    if given is not None:
-        return given
-    own: dict[str, str] = module.prompts
-    name = next((name for name in names if name in own), module.default_prompt_name)
-    return own.get(name, "") if name is not None else ""
+def _has_unit_vectors(module: SentenceTransformer) -> bool:
+    """Whether the last thing that the model does with a vector is to give it length 1."""
+    last = module[-1]
+    return isinstance(last, Normalize) and last.module_output_name == "sentence_embedding" and not module.truncate_dim
 
 
 def _weights_bytes(module: SentenceTransformer) -> int:
@@ -335,25 +386,3 @@ def _first_sentence(exc: BaseException) -> str:
         return f"its {first.removeprefix('Error(s) in loading state_dict for ')} {' '.join(others)}".rstrip(". ")
     line = next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
     return line.split(". ")[0].rstrip(".")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no warnings on stderr while a model loads: soloist reports with events."""
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    with _quieting:
-        switches = transformers_logging.is_progress_bar_enabled(), [logger.level for logger in loggers]
-        _before_quiet.append(_before_quiet[0] if _before_quiet else switches)
-        transformers_logging.disable_progress_bar()
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        with _quieting:
-            bars, levels = _before_quiet.pop()
-            if not _before_quiet:  # the last of those who are at work
-                for logger, level in zip(loggers, levels, strict=True):
-                    logger.setLevel(level)
-                if bars:
-                    transformers_logging.enable_progress_bar()

@@ -6,27 +6,35 @@ says.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from soloist.errors import ConfigError, ModelLoadError
-from soloist.models.blueprint import Blueprint
+from soloist.models.blueprint import Blueprint, hidden_size
+from soloist.models.limits import OwnLimits, limit_notices, padding_notices, places, stated_positions, token_limit
 from soloist.models.location import find_settings
+from soloist.models.own_settings import (
+    TransformerFiles,
+    read_object,
+    read_pipeline,
+    read_transformer,
+    require_followed,
+    similarity_of,
+)
+from soloist.models.pipeline import input_folder
+from soloist.models.prompts import choose_prompts
 from soloist.models.spec import ModelSpec
-
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-# Families whose positions begin after the padding index, so that those up to it are never used.
-_WITH_UNUSED_POSITIONS = ("xlm-roberta", "roberta", "camembert", "mpnet")
+from soloist.types import Similarity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """The limit, the prompt and the dimension of a model. `max_tokens` is None where it reads everything.
 
-    `folder` has the model's files, None where they are not on this machine.
+    `folder` has the model's files, None where they are not on this machine. The other fields are as those of
+    `StagedModel`; `lowers` where texts are put into lower case before they are tokenized.
     """
 
     max_tokens: int | None
@@ -34,26 +42,55 @@ class ModelSettings:
     dim: int | None
     folder: Path | None
     is_static: bool = False
+    lowers: bool = False
+    similarity: Similarity = "cosine"
+    has_unit_vectors: bool = True
+    notices: tuple[str, ...] = ()
 
 
 def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
     """The settings of a model, from its files where they are on this machine, else from the catalogue.
 
     Raises:
-        ModelLoadError: the spec's dimension is not that of the model.
+        ModelLoadError: the spec's dimension is not that of the model, or its files set what is not followed.
         ConfigError: the spec asks for more tokens or dimensions than the model has.
     """
     folder = find_settings(spec)
-    dim = _dim(blueprint)
+    own = read_pipeline(folder) if folder is not None else {}
+    files = _transformer_files(blueprint, folder)
+    if folder is not None:
+        require_own_settings(spec, folder)
+    limits = files.limits(spec.name) if files is not None else OwnLimits(longest=stated_positions(blueprint.config))
+    network = {**blueprint.config, **(files.network if files is not None else {})}
+    side = str(files.tokenizer.get("padding_side")) if files is not None else "right"
+    prompts = choose_prompts(spec, own)
+    dim = _dim(blueprint, own)
     if dim is not None:
         require_dims(spec, dim)
     return ModelSettings(
-        max_tokens=_max_tokens(spec, blueprint, folder),
-        document_prompt=_document_prompt(spec, folder),
+        max_tokens=_max_tokens(spec, blueprint, folder, limits, network),
+        document_prompt=prompts.document,
         dim=spec.dim or dim,
         folder=folder,
         is_static=blueprint.is_static,
+        lowers=files is not None and bool(files.settings.get("do_lower_case")),
+        similarity=similarity_of(own),
+        has_unit_vectors=blueprint.normalize and not own.get("truncate_dim"),
+        notices=(*prompts.notices, *limit_notices(spec, limits, network), *padding_notices(side, network)),
     )
+
+
+def require_own_settings(spec: ModelSpec, folder: Path) -> None:
+    """Refuse a folder whose files set what is not followed, for documents or for queries.
+
+    Raises:
+        ModelLoadError: they do; the message names the setting, its file and the way on.
+    """
+    if spec.loader == "wordllama":
+        return
+    choose_prompts(spec, read_pipeline(folder))
+    for place in dict.fromkeys((input_folder(folder, "document"), input_folder(folder, "query"))):
+        require_followed(spec, read_transformer(place))
 
 
 def require_dims(spec: ModelSpec, dim: int) -> None:
@@ -75,18 +112,6 @@ def require_dims(spec: ModelSpec, dim: int) -> None:
         )
 
 
-def require_positions(spec: ModelSpec, positions: int | None) -> None:
-    """Refuse a limit beyond the positions that a model has; None where it does not say.
-
-    Raises:
-        ConfigError: the spec's limit is larger.
-    """
-    if spec.max_tokens is not None and positions is not None and spec.max_tokens > positions:
-        raise ConfigError(
-            f"{spec.name} has {positions} positions, fewer than its max_tokens of {spec.max_tokens}: lower max_tokens"
-        )
-
-
 def static_token_limit(spec: ModelSpec, own: int | None) -> int | None:
     """The limit of a static model, whose tokenizer has one of its own or none.
 
@@ -98,70 +123,39 @@ def static_token_limit(spec: ModelSpec, own: int | None) -> int | None:
     return min(own, spec.max_tokens or own) if own is not None else None
 
 
-def _max_tokens(spec: ModelSpec, blueprint: Blueprint, folder: Path | None) -> int | None:
+def _transformer_files(blueprint: Blueprint, folder: Path | None) -> TransformerFiles | None:
+    if folder is None or blueprint.is_static:
+        return None
+    return read_transformer(input_folder(folder))
+
+
+def _max_tokens(
+    spec: ModelSpec, blueprint: Blueprint, folder: Path | None, own: OwnLimits, network: Mapping[str, Any]
+) -> int | None:
     if blueprint.is_static:
         return static_token_limit(spec, _static_limit(folder)) if folder is not None else spec.max_tokens
-    positions = _positions(blueprint.config)
-    require_positions(spec, positions)
-    limits = [spec.max_tokens, positions]
-    if folder is not None:
-        limits.append(_pipeline_limit(folder))
-    known = [limit for limit in limits if limit is not None]
-    return min(known) if known else None
-
-
-def _positions(config: Mapping[str, Any]) -> int | None:
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    kind = str(config.get("model_type", ""))
-    padding = config.get("pad_token_id")
-    unused = (padding if isinstance(padding, int) else 1) + 1 if kind in _WITH_UNUSED_POSITIONS else 0
-    return positions - unused
-
-
-def _pipeline_limit(folder: Path) -> int | None:
-    """The limit of the pipeline's own files, else of its tokenizer."""
-    for name in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlm-roberta_config.json"):
-        limit = _json(folder / name).get("max_seq_length")
-        if isinstance(limit, int):
-            return limit
-    limit = _json(folder / "tokenizer_config.json").get("model_max_length")
-    return int(limit) if isinstance(limit, (int, float)) and limit < 1e9 else None
+    return token_limit(spec, "document", own, places(network))
 
 
 def _static_limit(folder: Path) -> int | None:
     places = [folder / "tokenizer.json", *sorted(folder.glob("*/tokenizer.json"))]
     for place in places:
-        truncation = _json(place).get("truncation")
+        truncation = read_object(place).get("truncation")
         if isinstance(truncation, dict) and isinstance(truncation.get("max_length"), int):
             return int(truncation["max_length"])
     return None
 
 
-def _document_prompt(spec: ModelSpec, folder: Path | None) -> str:
-    if spec.document_prompt is not None:
-        return spec.document_prompt
-    config = _json(folder / "config_sentence_transformers.json") if folder is not None else {}
-    # sentence-transformers gives every model these two prompts, empty where its own files have none.
-    prompts = {"query": "", "document": "", **(config.get("prompts") or {})}
-    default = config.get("default_prompt_name")
-    name = next((name for name in _DOCUMENT_PROMPTS if name in prompts), default)
-    return str(prompts.get(name, "")) if name is not None else ""
+def _dim(blueprint: Blueprint, own: Mapping[str, Any]) -> int | None:
+    whole = _whole_dim(blueprint)
+    cut = own.get("truncate_dim")
+    return min(whole, cut) if whole is not None and isinstance(cut, int) else whole
 
 
-def _dim(blueprint: Blueprint) -> int | None:
+def _whole_dim(blueprint: Blueprint) -> int | None:
     if blueprint.static_shape is not None:
         return blueprint.static_shape[1]
     if blueprint.dense:
         return blueprint.dense[-1].out_features
-    hidden = blueprint.config.get("hidden_size")
-    return hidden * len(blueprint.pooling) if isinstance(hidden, int) else None
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    hidden = hidden_size(blueprint.config)
+    return hidden * len(blueprint.pooling) if hidden is not None else None

@@ -1,0 +1,84 @@
+"""What it costs a model that was trained for another comparison than cosine that its vectors are kept at length 1.
+
+Said of every such model; measured, as `auto-fast` is, on a few of the run's own chunks before the passes begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.encoding.encoder import Encoder
+from soloist.engine.deviation import first_shards, host_vectors, sample_of
+from soloist.engine.passes import Stage
+from soloist.engine.plan import Pass
+from soloist.events import EventSink, Notice
+from soloist.types import Similarity
+
+SAMPLE_CHUNKS = 32
+
+# Scores of (questions, texts) vectors, the higher the nearer.
+_SCORES: Mapping[Similarity, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "dot": lambda v: v @ v.T,
+    "euclidean": lambda v: -np.linalg.norm(v[:, None] - v[None], axis=2),
+    "manhattan": lambda v: -np.abs(v[:, None] - v[None]).sum(axis=2),
+}
+
+
+def ranks_otherwise(similarity: Similarity, *, has_unit_vectors: bool) -> bool:
+    """Whether the model's own comparison may rank otherwise than the cosine of unit vectors."""
+    return similarity == "manhattan" or (similarity in _SCORES and not has_unit_vectors)
+
+
+def in_words(similarity: Similarity) -> str:
+    """What to say of such a model."""
+    kind = {"dot": "dot product", "euclidean": "Euclidean distance", "manhattan": "Manhattan distance"}[similarity]
+    return (
+        f"it was trained to be compared by {kind}, and its vectors are kept at length 1 and compared by cosine, which "
+        "may rank otherwise"
+    )
+
+
+def tell_lost_lengths(passes: Sequence[Pass], stage: Stage, sink: EventSink) -> None:
+    """Say it of each model of the run, with a measurement where the model has shards to embed.
+
+    Raises:
+        RunStoppedError: the run was to end.
+    """
+    first = first_shards(passes, stage)
+    for model, encoder in stage.encoders.items():
+        staged = encoder.staged
+        if not ranks_otherwise(staged.similarity, has_unit_vectors=staged.has_unit_vectors):
+            continue
+        said = in_words(staged.similarity)
+        if model in first:
+            sample = sample_of(stage, first[model], SAMPLE_CHUNKS)
+            said = f"{said}: {_measured(encoder, sample, stage.stop.check)}"
+        sink.emit(Notice(about=model, message=said))
+
+
+def _measured(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]) -> str:
+    try:
+        vectors = host_vectors(encoder, texts, check).astype(np.float64)
+    except RuntimeError as exc:  # e.g. an operator that the host lacks in the device's format
+        return f"how often could not be measured ({exc})"
+    lengths = np.linalg.norm(vectors, axis=1)
+    kept = np.isfinite(lengths) & (lengths > 0)
+    vectors, lengths = vectors[kept], lengths[kept]
+    if len(vectors) < 2:
+        return "there are too few chunks to measure how often"
+    changed = int(np.sum(_nearest(vectors, encoder.staged.similarity) != _nearest(vectors / lengths[:, None], "dot")))
+    return (
+        f"of {len(vectors)} chunks the lengths are from {lengths.min():.3g} to {lengths.max():.3g}, and for {changed} "
+        "another one is the nearest"
+    )
+
+
+def _nearest(vectors: NDArray[np.float64], similarity: Similarity) -> NDArray[np.intp]:
+    """For each the place of the nearest other one."""
+    scores = _SCORES[similarity](vectors)
+    np.fill_diagonal(scores, -np.inf)
+    nearest: NDArray[np.intp] = np.argmax(scores, axis=1)
+    return nearest

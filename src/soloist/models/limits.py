@@ -1,0 +1,175 @@
+"""How many tokens of a text a model reads. Pure: a network's configuration and a pipeline's settings in, limits out.
+
+What sentence-transformers would read is what is read here: its order is `processing_kwargs`, then `document_length` or
+`query_length`, then `max_seq_length`. The loader and the planner ask the same functions; the one gives them a loaded
+model's settings, the other gives them its files'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from soloist.errors import ConfigError, ModelLoadError
+from soloist.models.pipeline import Task
+from soloist.models.spec import ModelSpec
+
+# No text has as many tokens: transformers writes 10^30 where a tokenizer has no limit.
+NO_LIMIT = 1_000_000_000
+# Networks with a table of places, learned or computed, beyond whose end they cannot look (tried with transformers 5.23:
+# tests/models/test_limits.py). All others tell places by their distance (rotary, ALiBi, relative), or have no end.
+_WITH_A_TABLE_OF_PLACES = frozenset({
+    "albert", "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot",
+    "blenderbot-small", "bros", "camembert", "canine", "clip_text_model", "codegen", "convbert", "ctrl",
+    "data2vec-text", "deberta", "deberta-v2", "distilbert", "dpr", "electra", "ernie", "esm", "flaubert", "fnet",
+    "git", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "ibert", "imagegpt", "layoutlm", "layoutlmv2",
+    "layoutlmv3", "lilt", "longformer", "luke", "lxmert", "marian", "markuplm", "mbart", "megatron-bert", "mobilebert",
+    "mpnet", "mpt", "mra", "mvp", "nystromformer", "openai-gpt", "opt", "pegasus", "plbart", "prophetnet", "reformer",
+    "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "splinter", "squeezebert",
+    "tipsv2_text_model", "visual_bert", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod", "yoso",
+})  # fmt: skip
+# Of these the first places, up to that of the padding token, are never used.
+_COUNT_BEHIND_PADDING = frozenset({
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+})  # fmt: skip
+# These count the tokens that the mask has, so that padding on either side shifts none.
+_COUNT_BY_THE_MASK = frozenset({"biogpt", "opt"})
+_FIELDS = dict.fromkeys(
+    ("codegen", "ctrl", "gpt-sw3", "gpt2", "gpt_bigcode", "gptj", "imagegpt", "openai-gpt"), "n_positions"
+) | {"mpt": "max_seq_len"}
+# Fields by which a network of a kind above is one without a table after all.
+_WITHOUT_A_TABLE: Mapping[str, tuple[str, object]] = {
+    "deberta": ("position_biased_input", False),
+    "deberta-v2": ("position_biased_input", False),
+    "esm": ("position_embedding_type", "rotary"),
+}
+_CUTS = (True, "longest_first", "only_first")
+_DOES_NOT_CUT = (False, None, "do_not_truncate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLimits:
+    """The limits that a model's own files set; None where they set none.
+
+    `longest` is for all texts, and `document` and `query` are for those of one task, and go before it.
+    """
+
+    longest: int | None = None
+    document: int | None = None
+    query: int | None = None
+
+    def of(self, task: Task) -> int | None:
+        """The limit for texts of a task."""
+        own = self.document if task == "document" else self.query
+        return self.longest if own is None else own
+
+
+def own_limits(name: str, max_seq_length: object, settings: Mapping[str, Any]) -> OwnLimits:
+    """The limits by `max_seq_length`, as sentence-transformers works it out, and a pipeline's other settings.
+
+    Raises:
+        ModelLoadError: a limit is no whole number of 1 or more.
+    """
+    called = tokenizer_settings(settings)
+    if called.get("truncation", True) not in _CUTS:
+        return OwnLimits()
+    if called.get("max_length") is not None:
+        return OwnLimits(longest=_limit(name, "max_length", called["max_length"]))
+    return OwnLimits(
+        longest=_limit(name, "max_seq_length", max_seq_length),
+        document=_limit(name, "document_length", settings.get("document_length")),
+        query=_limit(name, "query_length", settings.get("query_length")),
+    )
+
+
+def tokenizer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `processing_kwargs` change of how a tokenizer is called."""
+    processing = settings.get("processing_kwargs") or {}
+    return {**(processing.get("text") or {}), **(processing.get("common") or {})}
+
+
+def knows_truncation(value: object) -> bool:
+    """Whether a way to cut texts is one that is followed."""
+    return value in (*_CUTS, *_DOES_NOT_CUT)
+
+
+def own_longest(settings: Mapping[str, Any], tokenizer: Mapping[str, Any], network: Mapping[str, Any]) -> object:
+    """`max_seq_length` as sentence-transformers works it out of a pipeline's, a tokenizer's and a network's files."""
+    given = (settings.get("processor_kwargs") or settings.get("tokenizer_args") or {}).get("model_max_length")
+    explicit = given if given is not None else settings.get("max_seq_length")
+    if explicit is not None:
+        return explicit
+    limit = tokenizer.get("model_max_length")
+    stated = stated_positions(network)
+    if stated is None or network.get("model_type") == "mpt":  # which sentence-transformers does not know of
+        return limit
+    return stated if limit is None else min(limit, stated)
+
+
+def token_limit(spec: ModelSpec, task: Task, own: OwnLimits, end: int | None) -> int | None:
+    """How many tokens are read of a text of a task, special tokens and prompt included; None for all.
+
+    A catalogue's `max_tokens` takes the place of the model's own limit. Only a shorter `query_length` stays.
+
+    Raises:
+        ConfigError: the spec's limit is beyond the end of the network's places.
+    """
+    if spec.max_tokens is not None and end is not None and spec.max_tokens > end:
+        raise ConfigError(
+            f"{spec.name} has {end} positions, fewer than its max_tokens of {spec.max_tokens}: lower max_tokens"
+        )
+    asked = own.of(task)
+    if spec.max_tokens is not None:
+        shorter = own.query if task == "query" and own.query is not None else spec.max_tokens
+        asked = min(spec.max_tokens, shorter)
+    return min((limit for limit in (asked, end) if limit is not None), default=None)
+
+
+def limit_notices(spec: ModelSpec, own: OwnLimits, network: Mapping[str, Any]) -> tuple[str, ...]:
+    """That a model's files ask for more tokens than its network can tell the places of, where they do."""
+    end, stated = places(network), stated_positions(network)
+    asked = max((limit for limit in (own.of("document"), own.of("query")) if limit is not None), default=0)
+    if spec.max_tokens is not None or end is None or stated is None or asked <= stated:
+        return ()
+    return (f"its files ask for {asked} tokens of a text and its network has {end} positions: it reads {end}",)
+
+
+def padding_notices(side: str, network: Mapping[str, Any]) -> tuple[str, ...]:
+    """That padding at the left would shift the places of a text's tokens, where it would."""
+    kind = network.get("model_type")
+    if side != "left" or places(network) is None or kind in _COUNT_BEHIND_PADDING | _COUNT_BY_THE_MASK:
+        return ()
+    return (
+        "its tokenizer pads on the left, which shifts the places that its network counts: rows are padded on the right "
+        "here, which gives each text the vector that it has alone",
+    )
+
+
+def places(network: Mapping[str, Any]) -> int | None:
+    """How many tokens a network of transformers can tell the place of; None where there is no end to it."""
+    kind, stated = network.get("model_type"), stated_positions(network)
+    field, value = _WITHOUT_A_TABLE.get(str(kind), ("", ""))
+    if stated is None or kind not in _WITH_A_TABLE_OF_PLACES or (field and network.get(field) == value):
+        return None
+    if kind not in _COUNT_BEHIND_PADDING:
+        return stated
+    padding = network.get("pad_token_id")
+    return stated - 1 - (padding if isinstance(padding, int) and kind != "mpnet" else 1)
+
+
+def stated_positions(network: Mapping[str, Any]) -> int | None:
+    """The number of positions that a configuration states, whatever its network makes of it."""
+    stated = network.get(_FIELDS.get(str(network.get("model_type")), "max_position_embeddings"))
+    return stated if isinstance(stated, int) and stated > 0 else None
+
+
+def _limit(name: str, field: str, value: object) -> int | None:
+    if value is None or (isinstance(value, (int, float)) and value >= NO_LIMIT):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ModelLoadError(
+            f"{name} sets {field} to {value!r}, which is no number of tokens: correct it in the model's files"
+        )
+    return value
