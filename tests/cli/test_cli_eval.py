@@ -56,7 +56,7 @@ def test_a_fusion_that_the_run_does_not_have_is_flattered(folder, tmp_path):
     found = json.loads(result.stdout)
     text = found["best_verdict"]["text"]
     assert found["verdict"] is None and "The run has no fused vectors." in text
-    assert "It is the best of 6 by these same questions, which the interval allows for." in text
+    assert "It was chosen among 6 by these same questions, which the interval allows for." in text
 
 
 def test_a_table_a_verdict_and_a_plot(folder, tmp_path):

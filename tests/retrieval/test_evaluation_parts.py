@@ -238,12 +238,12 @@ def test_a_verdict_on_the_best_of_several_says_so():
     assert found.text.startswith(
         "The best ensemble helps here: rrf is +0.0200 nDCG@10 from m, the best single model (95%"
     )
-    assert "It is the best of 6 by these same questions, which the interval allows for. It costs" in found.text
+    assert "It was chosen among 6 by these same questions, which the interval allows for. It costs" in found.text
     few = judge(
         "rrf", "m", Difference(mean=0.02, low=None, high=None, p_value=None), 3, FUSED, ALONE, weak=False, among=6
     )
-    assert "It is the best of 6 by these same questions. Fewer than 20" in few.text
-    assert "best of" not in judge("rrf", "m", gain, 50, FUSED, ALONE, weak=False, among=1).text
+    assert "It was chosen among 6 by these same questions. Fewer than 20" in few.text
+    assert "chosen" not in judge("rrf", "m", gain, 50, FUSED, ALONE, weak=False, among=1).text
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.03, -0.02), (-0.03, 0.01), (-0.01, 0.02)])

@@ -53,29 +53,44 @@ def judge(
     if gain.interval is not None:
         low, high = gain.interval
         asked = f"95% interval {low:+.4f} to {high:+.4f}, {asked}"
-    figures = f"{fusion} is {gain.mean:+.4f} {MAIN} from {single}, the best single model ({asked})"
     subject = "best ensemble" if among else "run's own fusion"
-    opening = {
+    figures = f"{fusion} is {gain.mean:+.4f} {MAIN} from {single}, the best single model ({asked})"
+    parts = [
+        f"{_opening(answer, subject)}: {figures}.",
+        _choice(gain, among),
+        _advice(answer, gain, single, _share(fused, alone), instead),
+        "The questions are headings and nobody judged them: weak evidence." if weak else "",
+    ]
+    return Verdict(system=fusion, answer=answer, text=" ".join(filter(None, parts)), gain=gain)
+
+
+def _opening(answer: Answer, subject: str) -> str:
+    return {
         "helps": f"The {subject} helps here",
         "hurts": f"The {subject} does not help here, it hurts",
         "no gain": f"The {subject} does not help here",
         "not shown": f"It is not shown that the {subject} helps here",
     }[answer]
-    picked = ""
-    if among > 1:
-        allowed = ", which the interval allows for" if gain.interval is not None else ""
-        picked = f" It is the best of {among} by these same questions{allowed}."
-    share = _share(fused, alone)
+
+
+def _choice(gain: Difference, among: int) -> str:
+    """That it was picked by what judges it, which makes any figure too good."""
+    if among < 2:
+        return ""
+    allowed = ", which the interval allows for" if gain.interval is not None else ""
+    return f"It was chosen among {among} by these same questions{allowed}."
+
+
+def _advice(answer: Answer, gain: Difference, single: str, share: str, instead: str | None) -> str:
+    cost = f"It costs {share} of what {single} costs alone."
+    if answer == "helps":
+        return cost
     better = f"Take {instead}, see below." if instead is not None else ""
-    advice = {
-        "helps": f"It costs {share} of what {single} costs alone.",
-        "hurts": better or f"Take {single} alone, or other weights.",
-        "no gain": f"{_allowed(gain)} {better or f'Take {single} alone: the ensemble costs {share} of it.'}".lstrip(),
-        "not shown": f"{_doubt(gain)} {better or f'It costs {share} of what {single} costs alone.'}",
-    }[answer]
-    caution = " The questions are headings and nobody judged them: weak evidence." if weak else ""
-    text = f"{opening}: {figures}.{picked} {advice}{caution}"
-    return Verdict(system=fusion, answer=answer, text=text, gain=gain)
+    if answer == "hurts":
+        return better or f"Take {single} alone, or other weights."
+    if answer == "not shown":
+        return f"{_doubt(gain)} {better or cost}"
+    return f"{_allowed(gain)} {better or f'Take {single} alone: the ensemble costs {share} of it.'}".lstrip()
 
 
 def _answer(gain: Difference) -> Answer:
