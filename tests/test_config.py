@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from soloist.config import RunConfig, SourceConfig
+from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.errors import ConfigError
 
 
@@ -80,3 +81,61 @@ def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
         RunConfig.from_toml(tmp_path / "run.toml")
     reason = "(No such file or directory): correct it, or name another"
     assert str(caught.value) == f"the config file {tmp_path / 'run.toml'} cannot be read {reason}"
+
+
+def test_a_fusion_may_be_its_method() -> None:
+    """Catches a method that is accepted, and fails where the fusion is planned, after all models are loaded."""
+    assert made(fusion="none").fusion == FusionConfig(method="none")
+    assert made(fusion=None).fusion == FusionConfig()
+    with pytest.raises(ConfigError, match=r"^fusion is 'sum': choose one of concat, mean"):
+        made(fusion="sum")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fusion": 3}, "fusion is 3: give a method such as 'mean', or a soloist.FusionConfig"),
+        ({"source": "text"}, "source is 'text': give a soloist.SourceConfig"),
+        ({"lease_timeout_seconds": "5"}, "lease_timeout_seconds is '5': give a number"),
+        ({"token_budget": "500"}, "token_budget is '500': give a whole number"),
+        ({"token_budget": True}, "token_budget is True: give a whole number"),
+        ({"shard_chunks": 2.5}, "shard_chunks is 2.5: give a whole number"),
+        ({"accelerator": 3}, "accelerator is 3: give a string"),
+        ({"catalogue": 3}, "catalogue is 3: give a path"),
+        ({"mode": ["exclusive"]}, r"mode is \['exclusive'\]: choose one of exclusive, standard"),
+        ({"reuse": [3]}, "reuse is 3: give a path"),
+        ({"stop_after": -1}, "stop_after is -1: give seconds, or a duration such as 8h30m"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_at_once(changes: dict[str, Any], said: str) -> None:
+    """Catches a TypeError of the engine, or a wrong value that shows after the first pass."""
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        made(**changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        (FusionConfig, {"weights": ["a"]}, r"weights is \['a'\]: give a table of model = number"),
+        (FusionConfig, {"weights": {"a": "x"}}, "weights is {'a': 'x'}: give a number as the weight of a"),
+        (FusionConfig, {"dim": 1.5}, "dim is 1.5: give a whole number"),
+        (SourceConfig, {"text_field": 3}, "text_field is 3: give a string"),
+        (SourceConfig, {"id_field": ""}, "id_field is empty: name the field that holds the id"),
+    ],
+)
+def test_so_is_one_of_a_fusion_or_a_source(kind: Any, changes: dict[str, Any], said: str) -> None:
+    """Catches the same within the two configs that a run's config holds."""
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        kind(**changes)
+
+
+def test_what_nobody_named_is_told_from_what_somebody_did() -> None:
+    """Catches a default that is taken for a wish, and a wish for the default's value that is taken for none."""
+    kept = {"models", "collections", "fusion", "weights", "dim", "dtype", "vector_dtype", "packing", "shard_chunks"}
+    assert not kept & made().named().keys()
+    config = dataclasses.replace(made(vector_dtype="float32", fusion=FusionConfig(weights={})), out=Path("other"))
+    assert kept & config.named().keys() == {"vector_dtype", "weights"}
+    assert kept & made(vector_dtype=None, models=None).named().keys() == set()
+    assert kept & RunConfig.from_mapping({"chunks_root": "a", "out": "b", "dim": 3}, origin="x").named().keys() == {
+        "dim"
+    }

@@ -85,7 +85,7 @@ def a_path(said: str, value: Any) -> Path:
 def paths(said: str, value: Any) -> tuple[Path, ...]:
     """Paths of runs."""
     _require_list(said, value, "run folders")
-    return tuple(a_path(said, each) for each in value)
+    return tuple(a_path(f"{said.split(' ', 1)[0]} is {each!r}", each) for each in value)
 
 
 def _require_list(said: str, value: Any, of: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -12,6 +13,7 @@ from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.config import DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
 from soloist.formats import DEFAULT_FILE_PATTERNS
+from soloist.jsontext import json_text
 from soloist.models.catalogue import resolve
 from soloist.models.user_catalogue import load_catalogue
 from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
@@ -43,6 +45,8 @@ devices too, which no GPU has measured yet; off: nowhere. [default: auto]"""
 _STOP_HELP = """Stop after a time such as 8h30m, at the end of the shard in work, with exit code 3; the same command
 goes on. [default: never]"""
 _REUSE_HELP = "Runs whose vectors of the same texts by the same models are taken over."
+_DRY_HELP = """Say by collection which chunks are new, changed, gone and unchanged in the folder --out, and how many
+texts each model would embed. Loads no model and writes nothing."""
 _CONFIG_HELP = "A TOML file with these options by the same names, in snake_case; what is given here wins over it."
 _NEEDED = {"chunks_root": "the folder of chunks: add CHUNKS_ROOT", "out": "the folder to write: add --out"}
 
@@ -161,25 +165,49 @@ def embed(
     packing: Annotated[str | None, typer.Option(metavar=choices(Packing), help=_PACKING_HELP)] = None,
     stop_after: Annotated[str | None, typer.Option(metavar="TIME", help=_STOP_HELP)] = None,
     reuse: Annotated[list[str] | None, typer.Option(metavar="RUN,RUN", help=_REUSE_HELP)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_HELP)] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result, which run.json has too, or the changes, as JSON.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Embed the chunks below CHUNKS_ROOT into the folder --out, or go on with the run that is there.
 
     What the folder has of the same chunks is kept: a run that was stopped, or whose chunks have changed since, costs
-    what is left to do.
+    what is left to do. What the folder was made with stays too, as far as the command does not name something else:
+    models, collections, catalogue, fusion, fields, file patterns, dtypes, packing and shard size.
 
     A list is separated by commas, or the option is repeated. The environment variables win over --config, the
     options over both.
     """
     # Named like the settings, and checked by the config alone: as text, since a Path of "" is the working directory.
     given = dict(locals())
-    del given["config"], given["debug"]
+    for name in ("config", "dry_run", "as_json", "debug"):
+        del given[name]
     with exit_codes(debug=debug):
         for name in ("collections", "models", "file_patterns", "reuse"):
             given[name] = split(f"--{name.replace('_', '-')}", given[name])
         if weights:
             given["weights"] = numbers_by_name(weights, _model_names(_config(config, {**given, "weights": None})))
-        _run(_config(config, given))
+        if dry_run:
+            print_changes_of(_config(config, given), as_json=as_json)
+        else:
+            _run(_config(config, given), as_json)
+
+
+def print_changes_of(config: RunConfig, *, as_json: bool) -> None:
+    """Print what a run would change; also where a status is asked for with chunks."""
+    with importing():
+        from soloist.engine.changes import changes
+        from soloist.reports.changes import print_changes
+        from soloist.reports.table import open_console
+
+    found = changes(config)
+    with written_to_stdout("the changes"):
+        if as_json:
+            typer.echo(json_text(found.to_dict(), indent=2))
+        else:
+            print_changes(found, open_console(sys.stdout))
 
 
 def _config(path: Path | None, given: dict[str, Any]) -> RunConfig:
@@ -202,9 +230,7 @@ def _model_names(config: RunConfig) -> list[str]:
     return [resolve(each, known).name for each in config.models]
 
 
-def _run(config: RunConfig) -> None:
-    import sys
-
+def _run(config: RunConfig, as_json: bool) -> None:
     with importing():
         from soloist import engine
         from soloist.reports.progress import progress
@@ -213,4 +239,7 @@ def _run(config: RunConfig) -> None:
     with progress(sys.stderr) as sink:
         result = engine.run(config, sink)
     with written_to_stdout("the table", before=f"the results are in {config.out}, but "):
-        print_result(result, open_console(sys.stdout))
+        if as_json:
+            typer.echo(json_text(result.to_dict(), indent=2))
+        else:
+            print_result(result, open_console(sys.stdout))

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.jsontext import json_text
 from soloist.models.catalogue import resolve
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
@@ -21,19 +22,23 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show the mo
 _CataloguePath = Annotated[
     Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", help="A TOML file with models of your own.")
 ]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 _COLUMNS = ("model", "dim", "max tokens", "licence", "source")
 
 
 @app.command("list")
-def list_models(catalogue: _CataloguePath = None, debug: _Debug = False) -> None:
+def list_models(catalogue: _CataloguePath = None, as_json: _Json = False, debug: _Debug = False) -> None:
     """List the catalogue. What only the loaded model knows is shown as a dash."""
     from soloist.reports.table import open_console, print_table
 
     with exit_codes(debug=debug):
         specs = load_catalogue(catalogue).specs
         with written_to_stdout("the list"):
+            if as_json:
+                typer.echo(json_text([dataclasses.asdict(spec) for spec in specs], indent=2))
+                return
             print_table(open_console(sys.stdout), _COLUMNS, [_row(spec) for spec in specs])
 
 
@@ -41,6 +46,7 @@ def list_models(catalogue: _CataloguePath = None, debug: _Debug = False) -> None
 def show_model(
     name: Annotated[str, typer.Argument(help="A catalogue name, a folder or a hub id.")],
     catalogue: _CataloguePath = None,
+    as_json: _Json = False,
     debug: _Debug = False,
 ) -> None:
     """Show everything that is known of a model before it is loaded, as a run would use it.
@@ -50,6 +56,9 @@ def show_model(
     with exit_codes(debug=debug):
         spec = resolve(name, load_catalogue(catalogue))
         with written_to_stdout("the model"):
+            if as_json:
+                typer.echo(json_text(dataclasses.asdict(spec), indent=2))
+                return
             for field in (each.name for each in dataclasses.fields(spec)):
                 value = getattr(spec, field)
                 shown = _prompt(value) if field.endswith("_prompt") else _text(value)

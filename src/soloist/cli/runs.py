@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from soloist.cli.embed import print_changes_of
 from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
+from soloist.config import RunConfig
 from soloist.reports.text import one_line
 from soloist.wording import count_text
 
@@ -23,12 +25,26 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def status(run_dir: _RunDir, as_json: _Json = False, debug: _Debug = False) -> None:
+def status(
+    run_dir: _RunDir,
+    chunks_root: Annotated[
+        str | None, typer.Argument(metavar="[CHUNKS_ROOT]", help="Compare the run with these chunks instead.")
+    ] = None,
+    as_json: _Json = False,
+    debug: _Debug = False,
+) -> None:
     """Show how far a run is: what is done, what is left, at which rate, and when it would end.
 
     The time left is of encoding alone, at the rate of each model's last session; the hour of its end is local time.
+    With CHUNKS_ROOT: which chunks there are new, changed, gone and unchanged, by collection, as embed --dry-run has it.
     """
     with exit_codes(debug=debug):
+        if chunks_root is not None:
+            from soloist.stores.run_folder import RunFolder
+
+            RunFolder.at(run_dir)  # another folder is no run whose chunks are all new
+            print_changes_of(RunConfig(chunks_root=Path(chunks_root), out=run_dir), as_json=as_json)
+            return
         with importing():
             from soloist.reports.status import print_status
             from soloist.reports.table import open_console

@@ -37,6 +37,7 @@ def validate(
     ] = None,
     sample_chunks: Annotated[int, typer.Option(min=1, help="How many chunks to take, from all collections.")] = 200,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what needs processes of its own.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print validation.json.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Run the validation plan's scenarios and its checklist, and say of each point whether it holds here.
@@ -50,12 +51,12 @@ def validate(
             collections=split("--collections", collections), accelerator=accelerator, dtype=dtype,
             catalogue=catalogue, lock_dir=lock_dir,
         )  # fmt: skip
-        holds = _run(config, sample_chunks, quick)
+        holds = _run(config, sample_chunks, quick, as_json)
     if not holds:
         raise typer.Exit(FAILED)
 
 
-def _run(config: RunConfig, sample_chunks: int, quick: bool) -> bool:
+def _run(config: RunConfig, sample_chunks: int, quick: bool, as_json: bool) -> bool:
     """Whether no point fails."""
     import dataclasses
 
@@ -86,5 +87,8 @@ def _run(config: RunConfig, sample_chunks: int, quick: bool) -> bool:
         with atomic_path(folder / name) as temp, disk_errors(folder / name):
             temp.write_text(text, encoding="utf-8")
     with written_to_stdout("the checklist", before=f"the report is in {folder}, but "):
-        print_checks(results, evidence, open_console(sys.stdout))
+        if as_json:
+            typer.echo(texts["validation.json"], nl=False)
+        else:
+            print_checks(results, evidence, open_console(sys.stdout))
     return all(result.verdict != "fail" for result in results)

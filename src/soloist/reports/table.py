@@ -159,7 +159,8 @@ def _because(result: RunResult) -> str:
 def _places(result: RunResult) -> list[str]:
     kinds = "chunks, vectors" if result.fusion is None else "chunks, vectors, fused"
     collections = ", ".join(collection.name for collection in result.collections if collection.files)
-    fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else "nothing is fused"
+    alone = "a single model's vectors, which need no fusion" if len(result.models) == 1 else "nothing is fused"
+    fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else alone
     return [
         f"{result.config.out}: written in {result.seconds:.1f} s, {fused}",
         "run.json, manifest.jsonl, events.jsonl, skipped.jsonl",

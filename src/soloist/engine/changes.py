@@ -1,0 +1,175 @@
+"""What a run would change in its folder: which chunks are new, changed, gone or as they were, and what it would embed.
+
+Reads the chunks and the folder; loads no model and changes no byte. A model is taken for what it was when it made the
+folder's vectors, so what would be embedded is known only if its weights and settings are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from soloist.config import RunConfig
+from soloist.digests import DigestTable, text_digest
+from soloist.engine.earlier_sessions import other_run, require_the_same
+from soloist.engine.ingest import empty_collection, nothing_to_embed
+from soloist.engine.kept_settings import require_weights_for_all, settled
+from soloist.engine.known import serves
+from soloist.engine.staging import require_distinct, select_models
+from soloist.errors import OutputError
+from soloist.fusion import require_weights
+from soloist.jsontext import json_text
+from soloist.sources import DuplicateIds, SkippedInputs, find_input, read_chunks
+from soloist.stores import RunFolder
+from soloist.stores.tables import read_table, table_digests
+from soloist.types import Chunk, Collection, SkippedInput, VectorDType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionChanges:
+    """Chunks of a collection by what became of their ids; `changed` have another text or other metadata."""
+
+    name: str
+    new: int
+    changed: int
+    gone: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a run would do to a folder. `to_embed` are the texts without a vector by model, each counted once."""
+
+    folder: Path
+    collections: tuple[CollectionChanges, ...]
+    to_embed: Mapping[str, int]
+    skipped: int
+    notices: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The changes as JSON-ready values."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def changes(config: RunConfig) -> Changes:
+    """Compare the chunks of a config with what the folder of its run has; nothing is written.
+
+    Raises:
+        SoloistError: the run would be refused, or end at its input.
+    """
+    kept = settled(config)
+    config, folder = kept.config, RunFolder(kept.config.out)
+    models = tuple(select_models(config))
+    require_weights_for_all(kept, models)
+    require_weights(config.fusion, models)
+    found = find_input(config.chunks_root, config.source, config.collections)
+    names = [collection.name for collection in found.collections]
+    require_distinct("collections", names)
+    require_the_same(folder, config, models, names)
+    known = {model: _known(model, config.vector_dtype, [folder, *map(other_run, config.reuse)]) for model in models}
+    comparing = _Comparing(folder, known)
+    compared = [comparing.of(each, config) for each in found.collections]
+    if not any(each.new + each.changed + each.unchanged for each in compared):
+        raise nothing_to_embed(found.collections, comparing.skipped)
+    gone = [_gone(name, rows) for name, rows in _rows(folder).items() if name not in names]
+    return Changes(
+        folder=config.out,
+        collections=(*compared, *gone),
+        to_embed=comparing.to_embed,
+        skipped=comparing.skipped.count,
+        notices=tuple(f"{notice.about}: {notice.message}" for notice in kept.notices),
+    )
+
+
+class _Comparing:
+    """Compares one collection after the other, and counts the texts that have no vector yet."""
+
+    def __init__(self, folder: RunFolder, known: Mapping[str, DigestTable]) -> None:
+        self._folder = folder
+        self._known = known
+        self._texts = DigestTable()
+        self.to_embed = dict.fromkeys(known, 0)
+        self.skipped = SkippedInputs()
+
+    def of(self, collection: Collection, config: RunConfig) -> CollectionChanges:
+        """The changes of one collection.
+
+        Raises:
+            InputError: a run would end at it.
+        """
+        had = _Had(self._folder, collection.name)
+        counts = {"new": 0, "changed": 0, "unchanged": 0}
+        duplicates, skipped = DuplicateIds(), SkippedInputs()
+
+        def on_skip(item: SkippedInput) -> None:
+            skipped.add(item)
+            self.skipped.add(item)
+
+        for chunk, place in read_chunks(collection, config.source, on_skip):
+            duplicates.check(chunk.id, place)
+            counts[had.compared(chunk)] += 1
+            self._count(text_digest(chunk.text))
+        total = sum(counts.values())
+        if not total and collection.name in config.collections:
+            raise empty_collection(collection, skipped)
+        return CollectionChanges(name=collection.name, gone=had.rows - total + counts["new"], **counts)
+
+    def _count(self, digest: bytes) -> None:
+        if self._texts.add(digest) is None:
+            for model, known in self._known.items():
+                self.to_embed[model] += known.find(digest) is None
+
+
+class _Had:
+    """The chunks that a folder has of a collection, as digests: some 50 bytes a chunk."""
+
+    def __init__(self, folder: RunFolder, collection: str) -> None:
+        self._ids = DigestTable()
+        self._contents = DigestTable()
+        for shard in folder.shards(collection):
+            with contextlib.suppress(OutputError):  # damaged: its chunks are read again, as if they were new
+                for chunk in folder.read_chunks(collection, shard):
+                    self._ids.add(text_digest(chunk.id))
+                    self._contents.add(_content(chunk))
+
+    @property
+    def rows(self) -> int:
+        return len(self._ids)
+
+    def compared(self, chunk: Chunk) -> str:
+        if self._ids.find(text_digest(chunk.id)) is None:
+            return "new"
+        return "changed" if self._contents.find(_content(chunk)) is None else "unchanged"
+
+
+def _content(chunk: Chunk) -> bytes:
+    """The digest of a chunk: its id, text and metadata."""
+    return text_digest(json_text([chunk.id, chunk.text, dict(chunk.metadata)]))
+
+
+def _known(model: str, vector_dtype: VectorDType, folders: Iterable[RunFolder]) -> DigestTable:
+    """The texts of which finished files have a vector by a model of this name that serves."""
+    found = DigestTable()
+    for folder in folders:
+        for record in folder.manifest.read().values():
+            if record.kind == "vectors" and record.model == model and serves(record.vector_dtype, vector_dtype):
+                with contextlib.suppress(OutputError):  # damaged: it is made again
+                    for digest in table_digests(read_table(folder.path / record.file, columns=("text_digest",))) or ():
+                        found.add(digest)
+    return found
+
+
+def _rows(folder: RunFolder) -> dict[str, int]:
+    """The chunks of each collection that a folder has."""
+    rows: dict[str, int] = {}
+    for record in folder.manifest.read().values():
+        if record.kind == "chunks":
+            rows[record.collection] = rows.get(record.collection, 0) + record.rows
+    return rows
+
+
+def _gone(name: str, rows: int) -> CollectionChanges:
+    return CollectionChanges(name=name, new=0, changed=0, gone=rows, unchanged=0)

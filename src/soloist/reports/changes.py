@@ -1,0 +1,36 @@
+"""What a run would change, on a terminal. Knows changes and rich; prints to the console that it gets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from soloist.reports.table import print_table
+from soloist.reports.text import one_line
+from soloist.wording import count_text
+
+if TYPE_CHECKING:
+    from soloist.engine.changes import Changes
+
+_COLUMNS = ("collection", "new", "changed", "gone", "unchanged")
+
+
+def print_changes(found: Changes, console: Console) -> None:
+    """A row for each collection, a line for each model, and what to know of both."""
+    rows = [
+        [each.name, *(f"{count:,}" for count in (each.new, each.changed, each.gone, each.unchanged))]
+        for each in found.collections
+    ]
+    print_table(console, _COLUMNS, rows)
+    console.print()
+    lines = [f"{model}: {count_text(count, 'text')} to embed" for model, count in found.to_embed.items()]
+    lines += [f"{found.skipped:,} skipped in the input"] if found.skipped else []
+    lines += [
+        "a text is counted once, and a model is taken for what it was when it made its vectors",
+        *found.notices,
+        f"{found.folder}: nothing was written",
+    ]
+    for line in lines:
+        console.print(Text(one_line(line)), soft_wrap=True)

@@ -1,0 +1,87 @@
+"""A run as Python calls it: who may listen, and how it is stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import signal
+
+import pytest
+
+import soloist
+from soloist.errors import ConfigError
+from soloist.events import Event, ListSink, RunStarted, ShardEncoded
+
+
+@pytest.fixture
+def config(config):
+    """Some shards of a table of token vectors."""
+    return dataclasses.replace(config, models=("wordllama",), accelerator="cpu")
+
+
+class Pressed:
+    """A function that presses Ctrl-C when the first shard is done, and keeps what it heard."""
+
+    def __init__(self, times: int) -> None:
+        self.events: list[Event] = []
+        self._times = times
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, ShardEncoded):
+            for _ in range(self._times):
+                signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("times", "error", "why"),
+    [(1, soloist.RunStoppedError, "stopped by Ctrl-C"), (2, soloist.RunInterruptedError, "stopped by a second Ctrl-C")],
+)
+def test_ctrl_c_is_one_sentence_with_the_way_on(config, times, error, why):
+    """A script ended in frames of the engine, and nothing said that what is done is kept."""
+    pressed = Pressed(times)
+    with pytest.raises(error) as caught:
+        soloist.embed(config, pressed)
+    way_on = "what is done is kept, and soloist.embed with the same config goes on with it"
+    assert str(caught.value) == f"{why}; {way_on}"
+    assert caught.value.__suppress_context__ and len(caught.traceback) == 3, "the frames of the engine are left out"
+    assert isinstance(pressed.events[0], RunStarted)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    result = soloist.embed(config)
+    assert result.models[0].kept + result.models[0].embedded + result.models[0].repeated == 95
+
+
+def test_a_time_that_is_too_short_is_one_sentence_too(config):
+    """Whoever repeats the call would for ever."""
+    with pytest.raises(soloist.NothingFinishedError, match=r"; what was done before is kept, and soloist\.embed with"):
+        soloist.embed(dataclasses.replace(config, stop_after=1e-6))
+
+
+def test_what_takes_no_events_is_refused_before_the_run(config):
+    """`embed(config, "log.txt")` ended in two tracebacks, in the midst of the run."""
+    for sink, said in ((3, "a sink is 3"), ("log", "a sink is 'log'"), (ListSink, "a sink is the class ListSink")):
+        with pytest.raises(ConfigError, match=f"^{said}: give "):
+            soloist.embed(config, sink)
+    with pytest.raises(ConfigError, match=r"^the config is 'chunks': give a soloist\.RunConfig$"):
+        soloist.embed("chunks")  # type: ignore[arg-type]
+    assert not config.out.exists()
+
+
+def test_a_function_that_fails_is_the_error(config):
+    """The end of the run was told to it too, and its second error hid the first."""
+
+    def fail(event: Event) -> None:
+        raise ZeroDivisionError(type(event).__name__)
+
+    with pytest.raises(ZeroDivisionError, match=r"^RunStarted$") as caught:
+        soloist.embed(config, fail)
+    assert caught.value.__context__ is None
+    assert not config.out.exists()
+
+
+def test_without_a_sink_notices_are_logged(config, caplog):
+    """A script without a progress bar saw nothing of what its folder kept."""
+    soloist.embed(dataclasses.replace(config, vector_dtype="float16"))
+    with caplog.at_level(logging.WARNING, logger="soloist"):
+        soloist.embed(config)
+    assert f"vector_dtype: float16, as {config.out} was made; --vector-dtype changes that" in caplog.messages
