@@ -16,7 +16,7 @@ import torch
 
 from soloist.devices import GpuLease, open_accelerator
 from soloist.devices.accelerator import SimulatedAccelerator
-from soloist.devices.lease import ProcessLease
+from soloist.devices.lease import LOCK_DIR, ProcessLease
 from soloist.errors import DeviceNotEmptyError, LeaseTimeoutError, MemoryNotReturnedError
 from soloist.events import LeaseAcquired, LeaseReleased, LeaseWaiting, ListSink, Notice
 from soloist.memory.cards import bare_card
@@ -200,21 +200,18 @@ def test_a_record_of_a_dead_holder_names_nobody(accelerator, tmp_path):
 def test_the_lock_folder_is_the_same_for_every_job(tmp_path):
     """Slurm and others give each job a TMPDIR of its own; two jobs would hold one GPU."""
     code = "from soloist.devices.lease import LOCK_DIR; print(LOCK_DIR)"
-    folders = set()
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        environment = {**os.environ, "TMPDIR": str(tmp_path / name)}
-        folders.add(
-            subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
-        )
-    assert len(folders) == 1
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    theirs = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert theirs == f"{LOCK_DIR}\n"
 
 
 HOLD = textwrap.dedent("""
-    import sys, time
+    import gc, sys, time
     from pathlib import Path
     from soloist.devices import GpuLease, open_accelerator
     from soloist.events import ListSink
+    gc.freeze()  # each turn collects twice
     accelerator = open_accelerator("simulated:2x1MB")
     (Path(sys.argv[1]) / f"ready-{sys.argv[2]}").touch()
     while not (Path(sys.argv[1]) / "start").exists():

@@ -19,6 +19,7 @@ TOTAL = 1000
 HOLDER = textwrap.dedent("""
     import sys
     from pathlib import Path
+    import support.torchless
     from soloist.devices.simulated_driver import DriverMemory
     memory = DriverMemory("device", 1000, Path(sys.argv[1]))
     assert memory.take(300)
@@ -29,6 +30,17 @@ HOLDER = textwrap.dedent("""
 """)
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def started(folder: Path) -> subprocess.Popen[str]:
+    """Another process that has 300 bytes."""
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert process.stdout is not None and process.stdout.readline() == "taken\n"
+    return process
+
+
 @pytest.fixture
 def memory(tmp_path):
     return DriverMemory("device", TOTAL, tmp_path)
@@ -37,8 +49,7 @@ def memory(tmp_path):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds 300 bytes and goes on taking and giving."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "taken\n"
+    process = started(tmp_path)
     yield process
     process.kill()
     process.communicate()
@@ -76,7 +87,7 @@ def with_mount(mount: str, code: str, *arguments: object) -> list[str]:
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", str(arguments[0]), sys.executable, "-c", textwrap.dedent(code),
          *map(str, arguments)],
-        capture_output=True, text=True,
+        capture_output=True, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     if done.returncode == 77 or done.stderr.startswith("unshare:"):
         pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
@@ -94,6 +105,7 @@ def test_a_clock_that_is_set_frees_nothing(memory, holder, tmp_path, jump):
     look = """
         import sys, psutil
         from pathlib import Path
+        import support.torchless
         from soloist.devices.simulated_driver import DriverMemory
         print(int(psutil.boot_time()), DriverMemory("device", 1000, Path(sys.argv[1])).free_bytes())
     """
@@ -109,6 +121,7 @@ def test_a_process_of_another_user_is_alive_though_it_is_hidden(holder, hidden):
     """Machines that many share show nobody the processes of others: their bytes would be free."""
     look = """
         import os, sys
+        import support.torchless
         from soloist.devices.simulated_driver import _is_alive, _start
         pid = int(sys.argv[1])
         start = _start(pid)
@@ -123,8 +136,7 @@ def test_a_killed_writer_leaves_nothing_torn(memory, tmp_path):
     """A kill in the midst of a write must cost neither its own row nor another's."""
     memory.take(10)
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None and process.stdout.readline() == "taken\n"
+        process = started(tmp_path)
         process.kill()  # it is not waited for yet: a zombie holds nothing either
         process.stdout.close()
         psutil.wait_procs([psutil.Process(process.pid)], timeout=0.1)

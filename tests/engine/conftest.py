@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -42,30 +43,47 @@ def write_collection(root: Path, name: str, chunks: int, *, longest: int = 120, 
 @pytest.fixture
 def chunks_root(tmp_path) -> Path:
     """Two collections, `alpha` of 70 chunks and `beta` of 25."""
-    write_collection(tmp_path / "chunks", "alpha", 70, seed=1)
-    write_collection(tmp_path / "chunks", "beta", 25, seed=2)
-    return tmp_path / "chunks"
+    return _chunks_below(tmp_path)
 
 
 @pytest.fixture
 def catalogue(tmp_path, tiny_models) -> Path:
     """A user catalogue with the tiny models under their own names."""
-    path = tmp_path / "catalogue.toml"
-    path.write_text("".join(f'[models."{name}"]\nsource = "{folder}"\n' for name, folder in tiny_models.items()))
-    return path
+    return _catalogue_below(tmp_path, tiny_models)
 
 
 @pytest.fixture
 def config(tmp_path, chunks_root, catalogue) -> RunConfig:
     """A decoder and an encoder in exclusive mode on two roomy simulated devices, in several shards."""
+    return _config(tmp_path, chunks_root, catalogue)
+
+
+def config_below(root: Path, tiny_models: dict[str, Path]) -> RunConfig:
+    """The same below any folder, e.g. for a run that many tests read."""
+    return _config(root, _chunks_below(root), _catalogue_below(root, tiny_models))
+
+
+def _chunks_below(root: Path) -> Path:
+    write_collection(root / "chunks", "alpha", 70, seed=1)
+    write_collection(root / "chunks", "beta", 25, seed=2)
+    return root / "chunks"
+
+
+def _catalogue_below(root: Path, tiny_models: dict[str, Path]) -> Path:
+    path = root / "catalogue.toml"
+    path.write_text("".join(f'[models."{name}"]\nsource = "{folder}"\n' for name, folder in tiny_models.items()))
+    return path
+
+
+def _config(root: Path, chunks_root: Path, catalogue: Path) -> RunConfig:
     return RunConfig(
         chunks_root=chunks_root,
-        out=tmp_path / "run",
+        out=root / "run",
         models=("qwen2", "xlm-roberta"),
         accelerator="simulated:2x1GB",
         catalogue=catalogue,
         shard_chunks=32,
-        lock_dir=tmp_path / "locks",
+        lock_dir=root / "locks",
     )
 
 
@@ -97,6 +115,7 @@ def all_vectors() -> Callable[[RunFolder, str, str], tuple[list[str], np.ndarray
 OTHER_PROCESS = textwrap.dedent("""
     import sys
     from pathlib import Path
+    import support.torchless
     from soloist.devices.simulated_driver import DriverMemory
     for index in range(2):
         assert DriverMemory(f"simulated-{index}", int(sys.argv[2]), Path(sys.argv[1])).take(int(sys.argv[3]))
@@ -111,6 +130,7 @@ def crowded(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "locks"), "2000000", "400000"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline() == "taken\n"
     yield

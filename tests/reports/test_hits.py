@@ -91,9 +91,9 @@ def test_texts_as_they_stand(text, lines):
 @pytest.mark.parametrize("text", ["a line of it\n" * 10**6, "word " * 10**6, "x" * 10**7, " " * 10**7 + "x"])
 def test_of_a_text_of_a_million_lines_the_beginning_is_looked_at(text):
     """A hit in a log of a million lines took seconds, for four of them."""
-    began = time.perf_counter()
+    began = time.thread_time()
     found = text_lines(text, 96)
-    assert time.perf_counter() - began < 0.2
+    assert time.thread_time() - began < 0.2
     assert len(found) <= 5 and found[-1].startswith("... about ") and found[-1].endswith(" more characters")
 
 
