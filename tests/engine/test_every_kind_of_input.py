@@ -101,6 +101,7 @@ def test_the_sum_of_what_is_embedded_and_listed_is_what_lies_there(tmp_path: Pat
     (notice,) = [event.message for event in sink.events if isinstance(event, Notice) and event.about == "input"]
     assert notice.startswith("10 files are no chunk files and were passed over: docs/data.json (no pattern takes it)")
     assert [event.files for event in sink.events if isinstance(event, InputPassedOver)] == [11]
+    assert notice.endswith("; --file-patterns takes others")
     assert notice in plan_session(config).notes
     refused_as_input(config, tmp_path)
 

@@ -85,7 +85,7 @@ def tell_passed_over(files: PassedOverFiles, sink: EventSink) -> None:
     """Say which files below the root are no chunk files, where there are any."""
     if files.count:
         sink.emit(InputPassedOver(**files.to_dict()))
-    if sentence := files.sentence():
+    if sentence := files.notice():
         sink.emit(Notice(about="input", message=sentence))
 
 

@@ -69,7 +69,7 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
     modes: tuple[Mode, ...] = ("exclusive", "standard")
     plans = {mode: plan_run(planned, mode, accelerator.card) for mode in modes}
     models = tuple(_model_plan(each, found, plans, config, accelerator) for each in known)
-    passed_over = given.passed_over.sentence()
+    passed_over = given.passed_over.notice()
     of_input = [passed_over] if passed_over else []
     remarks = [remark for each in known for remark in _remarks(each)]
     return _session(config, accelerator, found, models, plans, session_seconds, of_input, remarks)

@@ -8,9 +8,11 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from soloist.sources.arrow_messages import is_file, require_bounded
+from soloist.formats import ARROW
+from soloist.sources.arrow_messages import MAGIC, is_file, require_bounded
 from soloist.sources.arrow_rows import items_of, require_columns
 from soloist.sources.faults import UnreadableFileError, foreign_text, names_text
+from soloist.sources.opening import require_not_foreign
 
 _FIRST_FEATHER_MAGIC = b"FEA1"
 
@@ -28,6 +30,7 @@ def read_arrow(file: Path, text_field: str) -> Iterator[Any]:
     """
     n_rows = 0
     with file.open("rb") as raw:
+        require_not_foreign(raw, ARROW.name, MAGIC)
         _require_second_version(raw)
         require_bounded(raw)
         try:

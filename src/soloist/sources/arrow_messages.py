@@ -25,7 +25,7 @@ _ID, _DATA, _IS_DELTA = 0, 1, 2  # fields of a batch of a dictionary
 _DICTIONARY_BLOCKS, _RECORD_BLOCKS = 2, 3  # fields of a footer
 _BUFFER = struct.Struct("<qq")  # where it begins, its length
 _BLOCK = struct.Struct("<qi4xq")  # where it begins, the length of its metadata, the length of its body
-_MAGIC = b"ARROW1"
+MAGIC = b"ARROW1"
 _FOOTER_LENGTH_BYTES = 4
 _NOT_COMPRESSED = -1
 
@@ -46,11 +46,11 @@ def is_file(raw: BinaryIO) -> bool:
         UnreadableFileError: it begins as one and does not end as one.
     """
     raw.seek(0)
-    if raw.read(len(_MAGIC)) != _MAGIC:
+    if raw.read(len(MAGIC)) != MAGIC:
         return False
     size = raw.seek(0, os.SEEK_END)
-    raw.seek(max(0, size - len(_MAGIC)))
-    if size < 2 * len(_MAGIC) + _FOOTER_LENGTH_BYTES or raw.read(len(_MAGIC)) != _MAGIC:
+    raw.seek(max(0, size - len(MAGIC)))
+    if size < 2 * len(MAGIC) + _FOOTER_LENGTH_BYTES or raw.read(len(MAGIC)) != MAGIC:
         raise UnreadableFileError("is cut off: it begins as an Arrow file, and does not end as one")
     return True
 
@@ -99,7 +99,7 @@ def _of_stream(raw: BinaryIO) -> Iterator[_Message]:
 
 def _of_file(raw: BinaryIO) -> Iterator[_Message]:
     """The messages that the footer names: what else lies between them is never read."""
-    end = os.fstat(raw.fileno()).st_size - len(_MAGIC) - _FOOTER_LENGTH_BYTES
+    end = os.fstat(raw.fileno()).st_size - len(MAGIC) - _FOOTER_LENGTH_BYTES
     raw.seek(end)
     (size,) = struct.unpack("<i", raw.read(_FOOTER_LENGTH_BYTES))
     if not 0 < size <= min(_MAX_METADATA_BYTES, end):

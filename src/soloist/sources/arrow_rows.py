@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from soloist.sources.faults import BadItem, UnreadableFileError, foreign_text, shortened
-from soloist.sources.ids import DecimalText, MomentText
+from soloist.sources.ids import BytesText, DecimalText, MomentText
 from soloist.sources.parquet_sizes import BATCH_BYTES, MAX_ROW_BYTES, row_ends
 from soloist.sources.tables import require_distinct, require_text_column, with_parsed_metadata
 
@@ -161,6 +161,6 @@ _CONVERSIONS: tuple[tuple[Any, Any], ...] = (
     ((datetime.date, datetime.time), lambda value: MomentText(value.isoformat())),
     (datetime.timedelta, lambda value: value.total_seconds()),
     (decimal.Decimal, lambda value: DecimalText(value)),
-    (bytes, lambda value: base64.b64encode(value).decode("ascii")),
+    (bytes, lambda value: BytesText(base64.b64encode(value).decode("ascii"))),
     (np.generic, lambda value: value.item()),
 )

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from soloist.sources.faults import NotAChunkError, require_unicode
+from soloist.sources.faults import NotAChunkError, require_unicode, shortened
 
 TOP_LEVEL_IDS = ("id", "chunk_id", "_id")
 METADATA_IDS = ("chunk_id", "id")
@@ -27,10 +27,20 @@ class MomentText(str):
     __slots__ = ()
 
 
+class BytesText(str):
+    """Bytes as the text that JSON has for them, in base64. It is no id."""
+
+    __slots__ = ()
+
+
 class DecimalText(str):
     """A decimal number as text, so that no digit is lost. It is an id where it is whole."""
 
     __slots__ = ()
+
+
+# Texts that stand for something else, and what each is called.
+_NO_STRINGS: Mapping[type, str] = {MomentText: "the date or time ", BytesText: "the bytes ", DecimalText: ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +83,7 @@ def _id_of(value: Any, place: str) -> str | None:
     if value is None or (isinstance(value, str) and not value):
         return None
     number = decimal.Decimal(value) if isinstance(value, DecimalText) else value
-    if isinstance(value, str) and not isinstance(value, (DecimalText, MomentText)):
+    if isinstance(value, str) and type(value) not in _NO_STRINGS:
         return value
     if isinstance(number, int) and not isinstance(number, bool):
         return str(number)
@@ -81,7 +91,7 @@ def _id_of(value: Any, place: str) -> str | None:
         return str(int(number))
     if isinstance(number, decimal.Decimal) and number.is_finite() and number == number.to_integral_value():
         return str(int(number))
-    what = f"the date or time {value}" if isinstance(value, MomentText) else _shown(value)
+    what = f"{_NO_STRINGS.get(type(value), '')}{_shown(value)}"
     raise NotAChunkError(
         f"has no id: {place} is {what}, not a string or a whole number (--id-field names another field)"
     )
@@ -91,5 +101,5 @@ def _shown(value: Any) -> str:
     """A value of JSON in a few characters, as JSON has it where that is short."""
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value) if isinstance(value, DecimalText) else reprlib.repr(value)
+    text = shortened(value) if isinstance(value, str) else reprlib.repr(value)
     return text.encode("ascii", "backslashreplace").decode("ascii")

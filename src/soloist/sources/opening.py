@@ -57,8 +57,24 @@ def opened_bytes(file: Path, format_name: str) -> Iterator[ByteStream]:
         codec = _codec(_head(raw))
         stream = raw if codec is None else _Decompressed(raw, codec)
         first = _head(stream) if codec is None else stream.read(_HEAD_BYTES)
-        _require_text(file, first, format_name, codec)
+        _require_text(first, format_name, f" packed with {codec}" if codec is not None else "")
+        _require_packed_as_named(file, first, codec)
         yield raw if codec is None else _Prefixed(first, stream)
+
+
+def require_not_foreign(raw: BinaryIO, format_name: str, magic: bytes) -> None:
+    """Refuse a binary file, at its beginning, that is something else by its first bytes; `magic` are its own.
+
+    Raises:
+        UnreadableFileError: it is something else.
+    """
+    head = _head(raw)
+    if head.startswith(magic):
+        return
+    codec = _codec(head)
+    if codec is not None:
+        raise UnreadableFileError(f"is not {format_name} but packed with {codec}: unpack it")
+    _require_text(head, format_name, "")
 
 
 def _head(raw: Any) -> bytes:
@@ -74,11 +90,13 @@ def _codec(head: bytes) -> str | None:
     return next((codec for magic, codec in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
-def _require_text(file: Path, head: bytes, format_name: str, codec: str | None) -> None:
-    inside = f" packed with {codec}" if codec is not None else ""
+def _require_text(head: bytes, format_name: str, packed: str) -> None:
     for magic, what in _FOREIGN:
         if head.lower().startswith(magic.lower()):
-            raise UnreadableFileError(f"is not {format_name}{inside} but {what}")
+            raise UnreadableFileError(f"is not {format_name}{packed} but {what}")
+
+
+def _require_packed_as_named(file: Path, head: bytes, codec: str | None) -> None:
     packed_again = _codec(head) if codec is not None else None
     if packed_again is not None:
         raise UnreadableFileError(f"is packed twice, with {codec} and in it with {packed_again}: unpack it once")

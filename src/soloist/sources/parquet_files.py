@@ -9,8 +9,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from soloist.formats import PARQUET
 from soloist.sources.arrow_rows import items_of, require_columns
 from soloist.sources.faults import UnreadableFileError, foreign_text
+from soloist.sources.opening import require_not_foreign
 from soloist.sources.parquet_sizes import batch_rows, column_sizes, opened
 
 
@@ -27,6 +29,7 @@ def read_parquet(file: Path, text_field: str) -> Iterator[Any]:
     """
     n_rows = 0
     with file.open("rb") as raw:
+        require_not_foreign(raw, PARQUET.name, b"PAR1")
         try:
             with opened(raw) as parquet:
                 metadata = parquet.metadata

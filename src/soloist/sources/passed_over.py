@@ -90,6 +90,11 @@ class PassedOverFiles:
         verb = "is no chunk file and was" if count == 1 else "are no chunk files and were"
         return f"{count_text(count, 'file')} {verb} passed over: {', '.join(map(str, told[:_TOLD]))}{more}"
 
+    def notice(self) -> str:
+        """The sentence with what to do about it."""
+        sentence = self.sentence()
+        return f"{sentence}; --file-patterns takes others" if sentence and _ORDER[0] in self._counts else sentence
+
     def to_dict(self) -> dict[str, Any]:
         """As run.json has it: the number of files, the numbers by reason and ending, and the first of each reason."""
         return {
