@@ -20,6 +20,8 @@ from transformers import (
     BertModel,
     DebertaV2Config,
     DebertaV2Model,
+    GPT2Config,
+    GPT2Model,
     MPNetConfig,
     MPNetModel,
     PreTrainedModel,
@@ -32,6 +34,8 @@ from transformers import (
     T5EncoderModel,
     XLMRobertaConfig,
     XLMRobertaModel,
+    XLNetConfig,
+    XLNetModel,
 )
 
 SENTENCES = (
@@ -129,6 +133,22 @@ def make_t5(folder: Path, **size: Any) -> Path:
     ids = {name: value for name, value in _vocabulary(tokenizer).items() if value is not None}
     config = T5Config(**ids, **{**defaults, **size})
     return _save(folder, T5EncoderModel, config, tokenizer, pooling="mean")
+
+
+def make_xlnet(folder: Path, **size: Any) -> Path:
+    """An encoder whose places have no end, because it tells them by their distance."""
+    tokenizer = _wrap(_unigram(), pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    defaults: dict[str, Any] = {"d_model": 48, "n_layer": 2, "n_head": 4, "d_inner": 96}
+    config = XLNetConfig(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
+    return _save(folder, XLNetModel, config, tokenizer, pooling="mean")
+
+
+def make_gpt2(folder: Path, **size: Any) -> Path:
+    """A causal decoder with a table of places and left padding."""
+    tokenizer = _wrap(_bpe(), padding_side="left", pad_token="<|endoftext|>", eos_token="<|endoftext|>")
+    defaults: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "n_inner": 64}
+    config = GPT2Config(**_vocabulary(tokenizer), initializer_range=_INIT_STD, **{**defaults, **size})
+    return _save(folder, GPT2Model, config, tokenizer, pooling="lasttoken")
 
 
 def make_qwen3(folder: Path, **size: Any) -> Path:

@@ -24,7 +24,7 @@ from soloist.models.spec import ModelSpec
 from soloist.types import DType
 
 # Raised when soloist itself turns the same texts and weights into other vectors.
-ENCODER_VERSION = 3
+ENCODER_VERSION = 4
 
 _SETTINGS = (
     "modules.json", "config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
