@@ -22,7 +22,7 @@ test: $(VENV)/.test
 FUZZ_CASES ?= 10000
 FUZZ_SEED ?= $(shell date +%s)
 fuzz: $(VENV)/.test
-	SOLOIST_FUZZ_CASES=$(FUZZ_CASES) SOLOIST_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -rP tests/fuzz
+	SOLOIST_FUZZ_CASES=$(FUZZ_CASES) SOLOIST_FUZZ_SEED=$(FUZZ_SEED) SOLOIST_FUZZ_FOLDERS=300 $(BIN)/python -m pytest -rP tests/fuzz
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
