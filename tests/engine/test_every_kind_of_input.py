@@ -8,13 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sources.test_formats import KINDS, PACKERS
+from support.chunk_kinds import KINDS, PACKERS
 from support.tiny_models import make_static
 from typer.testing import CliRunner
 
 from soloist.cli import app
 from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.engine import run
+from soloist.engine.changes import changes
 from soloist.engine.session import plan_session
 from soloist.errors import InputError
 from soloist.events import InputPassedOver, ListSink, Notice
@@ -103,6 +104,7 @@ def test_the_sum_of_what_is_embedded_and_listed_is_what_lies_there(tmp_path: Pat
     assert [event.files for event in sink.events if isinstance(event, InputPassedOver)] == [11]
     assert notice.endswith("; --file-patterns takes others")
     assert notice in plan_session(config).notes
+    assert changes(config).notices[0] == f"input: {notice}"
     refused_as_input(config, tmp_path)
 
 

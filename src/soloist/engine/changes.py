@@ -74,13 +74,17 @@ def changes(config: RunConfig) -> Changes:
     compared = [comparing.of(each, config) for each in found.collections]
     if not any(each.new + each.changed + each.unchanged for each in compared):
         raise nothing_to_embed(found.collections, comparing.skipped)
+    passed_over = found.passed_over.notice()
     gone = [_gone(name, rows) for name, rows in _rows(folder).items() if name not in names]
     return Changes(
         folder=config.out,
         collections=(*compared, *gone),
         to_embed=comparing.to_embed,
         skipped=comparing.skipped.count,
-        notices=tuple(f"{notice.about}: {notice.message}" for notice in kept.notices),
+        notices=(
+            *([f"input: {passed_over}"] if passed_over else []),
+            *(f"{notice.about}: {notice.message}" for notice in kept.notices),
+        ),
     )
 
 
