@@ -54,7 +54,7 @@ class Place:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedInput:
     """A chunk or a file that was left out, and why. `index` is None where a whole file was left out; `models` are those
-    that make no vector of the chunk.
+    that make no vector of the chunk, whose text has the digest `text_digest`.
     """
 
     collection: str
@@ -63,6 +63,7 @@ class SkippedInput:
     reason: SkipReason
     detail: str = ""
     models: tuple[str, ...] = ()
+    text_digest: str = ""
 
     def __str__(self) -> str:
         place = self.file if self.index is None else Place(file=self.file, index=self.index)

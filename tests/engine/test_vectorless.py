@@ -21,6 +21,7 @@ from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vectorless import Look, may_lack_vectors
 from soloist.engine import run
+from soloist.engine.changes import changes
 from soloist.engine.session import plan_session
 from soloist.errors import InputError, VectorlessTextsError
 from soloist.events import ChunksRemoved, InputSkipped, LeaseAcquired, ListSink, TextsLeftOut
@@ -150,6 +151,11 @@ def test_with_skip_all_models_have_the_same_rows(config, table):
     assert [model.chunks for model in result.models] == [8, 8]
     assert "table: 3 texts have no tokens in it: left out for all models, see skipped.jsonl" in result.notices
     assert verify_run(folder).problems == ()
+    foretold = changes(config)
+    assert [(each.new, each.changed, each.gone, each.unchanged) for each in foretold.collections] == [
+        (0, 0, 0, 6), (0, 0, 0, 0), (0, 0, 0, 2),
+    ]  # fmt: skip
+    assert (foretold.skipped, set(foretold.to_embed.values())) == (7, {0})
     assert [model.chunks for model in run_status(config.out).models] == [8, 8]
 
 

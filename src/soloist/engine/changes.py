@@ -1,13 +1,15 @@
 """What a run would change in its folder: which chunks are new, changed, gone or as they were, and what it would embed.
 
 Reads the chunks and the folder; loads no model and changes no byte. A model is taken for what it was when it made the
-folder's vectors, so what would be embedded is known only if its weights and settings are the same.
+folder's vectors, or made none of a text, so what would be embedded is known only if its weights and settings are the
+same.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from soloist.engine.earlier_sessions import other_run, require_the_same
 from soloist.engine.ingest import empty_collection, nothing_to_embed
 from soloist.engine.kept_settings import require_weights_for_all, settled
 from soloist.engine.known import serves
+from soloist.engine.left_out import LeftOut
 from soloist.engine.staging import require_distinct, select_models
 from soloist.errors import OutputError
 from soloist.fusion import require_weights
@@ -25,7 +28,7 @@ from soloist.jsontext import json_text
 from soloist.sources import DuplicateIds, SkippedInputs, find_input, read_chunks
 from soloist.stores import RunFolder
 from soloist.stores.tables import read_table, table_digests
-from soloist.types import Chunk, Collection, SkippedInput, VectorDType
+from soloist.types import Chunk, Collection, SkippedInput, VectorDType, Vectorless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +73,10 @@ def changes(config: RunConfig) -> Changes:
     require_distinct("collections", names)
     require_the_same(folder, config, models, names)
     known = {model: _known(model, config.vector_dtype, [folder, *map(other_run, config.reuse)]) for model in models}
-    comparing = _Comparing(folder, known)
+    comparing = _Comparing(folder, known, _left_out_before(folder, models))
     compared = [comparing.of(each, config) for each in found.collections]
+    if comparing.left_out.skipped.count and config.source.on_bad_input == "error":
+        raise comparing.left_out.error()
     if not any(each.new + each.changed + each.unchanged for each in compared):
         raise nothing_to_embed(found.collections, comparing.skipped)
     passed_over = found.passed_over.notice()
@@ -91,9 +96,13 @@ def changes(config: RunConfig) -> Changes:
 class _Comparing:
     """Compares one collection after the other, and counts the texts that have no vector yet."""
 
-    def __init__(self, folder: RunFolder, known: Mapping[str, DigestTable]) -> None:
+    def __init__(
+        self, folder: RunFolder, known: Mapping[str, DigestTable], left_out_before: Mapping[str, dict[str, Vectorless]]
+    ) -> None:
         self._folder = folder
         self._known = known
+        self._left_out_before = left_out_before
+        self.left_out = LeftOut()
         self._texts = DigestTable()
         self.to_embed = dict.fromkeys(known, 0)
         self.skipped = SkippedInputs()
@@ -114,10 +123,15 @@ class _Comparing:
 
         for chunk, place in read_chunks(collection, config.source, on_skip):
             duplicates.check(chunk.id, place)
+            digest = text_digest(chunk.text)
+            reasons = self._left_out_before.get(digest.hex())
+            if reasons:
+                self.skipped.add(self.left_out.add(collection.name, chunk.id, place, digest, reasons))
+                continue
             counts[had.compared(chunk)] += 1
-            self._count(text_digest(chunk.text))
+            self._count(digest)
         total = sum(counts.values())
-        if not total and collection.name in config.collections:
+        if not total and not self.left_out.skipped.count and collection.name in config.collections:
             raise empty_collection(collection, skipped)
         return CollectionChanges(name=collection.name, gone=had.rows - total + counts["new"], **counts)
 
@@ -147,6 +161,17 @@ class _Had:
         if self._ids.find(text_digest(chunk.id)) is None:
             return "new"
         return "changed" if self._contents.find(_content(chunk)) is None else "unchanged"
+
+
+def _left_out_before(folder: RunFolder, models: Sequence[str]) -> dict[str, dict[str, Vectorless]]:
+    """The texts, by digest, of which one of these models made no vector in the last session, and why."""
+    try:
+        lines = (folder.path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [row for row in map(json.loads, lines) if row.get("text_digest")]
+        found = {row["text_digest"]: {m: row["reason"] for m in row["models"] if m in models} for row in rows}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or damaged: it is written again
+        return {}
+    return {digest: reasons for digest, reasons in found.items() if reasons}
 
 
 def _content(chunk: Chunk) -> bytes:

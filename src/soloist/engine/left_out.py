@@ -28,7 +28,9 @@ class LeftOut:
         self._counts: Counter[tuple[str, Vectorless]] = Counter()
         self._first: list[str] = []
 
-    def add(self, collection: str, id: str, place: Place, reasons: Mapping[str, Vectorless]) -> SkippedInput:
+    def add(
+        self, collection: str, id: str, place: Place, digest: bytes, reasons: Mapping[str, Vectorless]
+    ) -> SkippedInput:
         """Take one more, with the reason in each model that makes no vector of it; as `skipped.jsonl` has it."""
         item = SkippedInput(
             collection=collection,
@@ -37,6 +39,7 @@ class LeftOut:
             reason=next(iter(reasons.values())),
             detail=f"its id is {shortened(id)!a}",
             models=tuple(reasons),
+            text_digest=digest.hex(),
         )
         self.skipped.add(item)
         self._counts.update(reasons.items())

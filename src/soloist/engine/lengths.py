@@ -161,7 +161,7 @@ class _Reading:
                 self.chunks += 1
                 self._text_bytes += len(chunk.text.encode())
             else:
-                self.left_out.add(collection, chunk.id, place, dict.fromkeys(self._lacking[entry], "no tokens"))
+                self.left_out.add(collection, chunk.id, place, digest, dict.fromkeys(self._lacking[entry], "no tokens"))
 
     def scan(self, skipped: int) -> Scan:
         """All of it; so many were skipped as they were read."""

@@ -94,7 +94,7 @@ class _Search:
             for row, reason in self._look(model, shard, digests):
                 reasons.setdefault(row, {})[model] = reason
         places = self._folder.incoming.read_places(ref.collection, ref.index) if reasons else ()
-        return [self._found(ref.collection, row, *places[row], reasons[row]) for row in sorted(reasons)]
+        return [self._found(ref, row, places[row], digests[row], reasons[row]) for row in sorted(reasons)]
 
     def _look(self, model: str, shard: Shard, digests: Sequence[bytes]) -> Iterator[tuple[int, Vectorless]]:
         """The rows of a shard of which a model makes no vector. A text that has one is not looked at again."""
@@ -111,11 +111,17 @@ class _Search:
                     known.add(digests[row])
 
     def _found(
-        self, collection: str, row: int, id: str, file: str | None, index: int | None, reasons: Mapping[str, Vectorless]
+        self,
+        ref: ShardRef,
+        row: int,
+        read: tuple[str, str | None, int | None],
+        digest: bytes,
+        reasons: Mapping[str, Vectorless],
     ) -> _Found:
+        id_, file, index = read
         assert file is not None and index is not None  # what was read now has both
         place = Place(file=self._root / file, index=index)
-        return _Found(row=row, item=self.left_out.add(collection, id, place, reasons))
+        return _Found(row=row, item=self.left_out.add(ref.collection, id_, place, digest, reasons))
 
 
 def _with_vectors(

@@ -19,7 +19,8 @@ class SkippedWriter:
     path: Path
 
     def append(self, skipped: SkippedInput) -> None:
-        """Write one row: collection, file, index, reason, detail and, where models are the reason, models.
+        """Write one row: collection, file, index, reason, detail and, where models are the reason, these and the digest
+        of the text.
 
         Raises:
             OutputError: the disk does not take it.
@@ -30,7 +31,7 @@ class SkippedWriter:
             "index": skipped.index,
             "reason": skipped.reason,
             "detail": skipped.detail,
-            **({"models": list(skipped.models)} if skipped.models else {}),
+            **({"models": list(skipped.models), "text_digest": skipped.text_digest} if skipped.models else {}),
         }
         with disk_errors(self.path):
             self.file.write(json_text(row) + "\n")
