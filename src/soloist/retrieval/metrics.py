@@ -177,7 +177,8 @@ def _beyond(drawn: NDArray[np.float64]) -> float:
         ordered = np.sort(means)
         below, above = np.searchsorted(ordered, means, "right"), total - np.searchsorted(ordered, means, "left")
         nearest = np.minimum(nearest, np.minimum(below, above) / total)
-    return min(alone, float(np.quantile(nearest, 1 - _CONFIDENCE, method="lower")))
+    together = float(np.quantile(nearest, 1 - _CONFIDENCE, method="lower"))
+    return together if together < alone - 0.5 / total else alone  # shares of resamples are whole numbers of them
 
 
 def _p_values(sums: NDArray[np.float64], seed: int) -> list[float]:
