@@ -168,13 +168,12 @@ def _dense_without(file: str) -> Callable[[Path], object]:
         (_dense_without("config.json"), "2_Dense/config.json is missing"),
         (_dense_without("model.safetensors"), "2_Dense/model.safetensors is missing"),
         (_cut_weights, "model.safetensors has "),
+        (lambda folder: (folder / "modules.json").write_text("[]"), "its modules.json names no module"),
         (_lose_a_shard, "model-00002-of-00002.safetensors is missing, of which model.safetensors.index.json speaks"),
     ],
 )
 def test_what_an_incomplete_copy_lacks_is_named(folder: Path, change: Callable[[Path], object], said: str) -> None:
     """Catches "attach complete weights" for a file that is no weights, and random numbers in place of a shard."""
-    if (folder / "tokenizer_config.json").is_file() and said.startswith("tokenizer.json"):
-        (folder / "tokenizer_config.json").unlink()
     change(folder)
     assert _refusal(folder).startswith(said)
 
@@ -228,6 +227,41 @@ def test_whole_numbers_are_no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match=rf"pytorch_model\.bin has {name} as int8, which are quantised weights"):
         stage(resolve(str(folder)), "float32")
+
+
+class _Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            lambda folder: {"weight": _Touch(folder / "ran")},
+            "is a pickle of more than tensors, which could run any code",
+        ),
+        (lambda folder: torch.nn.Linear(2, 2), "is a pickle of more than tensors, which could run any code"),
+        (b"\x80\x02 and no more", "is no file of torch, or only a part of one"),
+        (b"hello", "is no file of torch, or only a part of one"),
+    ],
+)
+def test_a_torch_file_that_is_no_dictionary_of_tensors_is_named(
+    folder: Path, content: bytes | Callable[[Path], object], said: str
+) -> None:
+    """Catches "attach complete weights" for a file that is complete, and one that runs a program when it is read."""
+    (folder / "model.safetensors").unlink()
+    if isinstance(content, bytes):
+        (folder / "pytorch_model.bin").write_bytes(content)
+    else:
+        torch.save(content(folder), folder / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError) as caught:
+        stage(resolve(str(folder)), "float32")
+    assert f"pytorch_model.bin {said}" in str(caught.value)
+    assert not (folder / "ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -162,10 +162,12 @@ class Encoder:
         return forward(module, {**self._constants, **made}, "cpu")[: len(rows)]
 
     def _alone_to_together(self, rows: Sequence[NDArray[np.int32]], together: NDArray[np.float32]) -> float:
+        """The cosine of the shortest row's vector to that which it has among longer ones."""
         if self._staged.is_static:
             return 1.0
-        alone = np.concatenate([self._together(self._staged.module, [row]) for row in rows])
-        return float(np.einsum("ij,ij->i", unit_rows(alone)[0], unit_rows(together)[0]).min())
+        shortest = min(range(len(rows)), key=lambda row: len(rows[row]))
+        alone = self._together(self._staged.module, [rows[shortest]])
+        return float(unit_rows(alone)[0][0] @ unit_rows(together)[0][shortest])
 
     def _can_pack(self, rows: Sequence[NDArray[np.int32]], padded: NDArray[np.float32]) -> bool:
         """Whether packed rows have the vectors of padded ones, and the same bits whatever lies beside them."""

@@ -17,6 +17,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 _LARGEST_HEADER = 100_000_000
 _FLOATS = ("F64", "F32", "F16", "BF16")
 # Whole numbers that networks keep beside their weights, by the end of their names: places, masks and counts.
+_NEVER_PACKED = ("i64", "int64", "bool")
 _COUNTS = (
     "position_ids", "token_type_ids", "num_batches_tracked", "relative_position_index", "attn.bias", "attention.bias",
     "inv_freq", "mapping",
@@ -63,14 +64,14 @@ def _broken_weights(file: Path, size: int) -> Iterator[str]:
     if end > size:
         yield f"{file} has {size} of its {end} bytes, {GET_AGAIN}"
     for name, tensor in tensors.items():
-        if tensor["dtype"] not in _FLOATS and not is_count(name, tensor["shape"]):
+        if tensor["dtype"] not in _FLOATS and not is_count(name, tensor["shape"], tensor["dtype"]):
             yield integers_text(file, name, tensor["dtype"])
             return
 
 
-def is_count(name: str, shape: Iterable[int]) -> bool:
-    """Whether whole numbers of this name are a network's own counts or places, and no weights."""
-    return name.endswith(_COUNTS) or not tuple(shape)
+def is_count(name: str, shape: Iterable[int], dtype: str) -> bool:
+    """Whether whole numbers of this name and dtype are a network's own counts, masks or places, and no weights."""
+    return name.endswith(_COUNTS) or dtype.lower() in _NEVER_PACKED or not tuple(shape)
 
 
 def integers_text(file: Path, name: str, dtype: str) -> str:

@@ -48,7 +48,7 @@ from soloist.models.refusals import require_dense_encoder
 from soloist.models.settings import require_dims, require_own_settings, static_token_limit
 from soloist.models.sides import Sides, sides_of
 from soloist.models.spec import ModelSpec
-from soloist.models.weights_check import LoadReport, complaint, integers_in, observed_loads
+from soloist.models.weights_check import LoadReport, complaint, fault_in_pickles, observed_loads
 from soloist.types import DType, Similarity
 
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
@@ -138,7 +138,7 @@ def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
         try:
             location = locate(spec)
             require_dense_encoder(spec, location.folder)
-            _require_floats(spec, location.folder)
+            _require_plain_weights(spec, location.folder)
             if spec.trust_remote_code and spec.loader != "wordllama":
                 fetch_borrowed_code(location.folder)
             require_own_settings(spec, location.folder)
@@ -230,8 +230,8 @@ def _load_pipeline(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTrans
     return module if module.transformers_model is not None else module.to(TORCH_DTYPES[dtype])
 
 
-def _require_floats(spec: ModelSpec, folder: Path) -> None:
-    found = integers_in(weight_files(folder)) if spec.loader != "wordllama" else None
+def _require_plain_weights(spec: ModelSpec, folder: Path) -> None:
+    found = fault_in_pickles(weight_files(folder)) if spec.loader != "wordllama" else None
     if found is not None:
         raise ModelLoadError(f"{spec.name} cannot be loaded from {folder}: {found}")
 
@@ -365,6 +365,8 @@ def _explain(spec: ModelSpec, exc: BaseException) -> str:
         )
     if isinstance(exc, StrictDataclassError):  # a field of the configuration; its cause says which
         return f"{what} ({_first_sentence(exc.__cause__ or exc)}): correct that value in {_network_config(spec)}"
+    if isinstance(exc, ImportError) and "sentence_transformers" in str(exc):
+        return f"{what} ({_first_sentence(exc)}): install a version of sentence-transformers that has that module"
     if isinstance(exc, LocalEntryNotFoundError):
         hub = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         return f"{what} (it is not on this machine, and {hub}): name its folder as source under {table} in a catalogue"

@@ -68,7 +68,8 @@ _ARCHITECTURES: Mapping[str, str] = {
     "HF_ColBERT": _MULTI_VECTOR,
     "CLIPModel": _PICTURES,
 }
-_GIVES_A_VECTOR = ("Pooling", "StaticEmbedding")
+# Modules behind which there is still a vector for each token, where no Pooling is among them.
+_KEEPING_TOKENS = ("Transformer", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling", "WordWeights")
 
 
 def require_dense_encoder(spec: ModelSpec, folder: Path, *, with_weights: bool = True) -> None:
@@ -188,9 +189,9 @@ _NEEDED: Mapping[str, Callable[[Path, ModelSpec], Iterator[str]]] = {
     "WordWeights": _needs_config,
     "StaticEmbedding": _needs_tokenizer,
 }
-_TOKENIZERS = (
-    "tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tokenizer_config.json", "tekken.json",
-)  # fmt: skip
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tekken.json")
+# Tokenizers of bytes and characters, which have no vocabulary.
+_WITHOUT_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 
 
 def _unloadable(adapter: Adapter) -> Iterator[str]:
@@ -223,18 +224,21 @@ def _quantised(path: Path) -> Iterator[str]:
 
 def _tokenless(modules: tuple[ModuleEntry, ...]) -> Iterator[str]:
     """Where no module makes one vector of a text, or no file says how a text becomes tokens."""
-    first = modules[0]
-    if not first.is_of_the_library:
+    if not modules:
+        yield "its modules.json names no module: save the model's pipeline again"
         return
-    if first.kind == "Transformer":
-        if not [file for pattern in _TOKENIZERS for file in first.place.glob(pattern)]:
-            yield f"{first.place / 'tokenizer.json'} is missing, {GET_AGAIN}"
-        whole = transformer_settings(first.place).get("module_output_name") == "sentence_embedding"
-        if not whole and all(m.is_of_the_library and m.kind not in _GIVES_A_VECTOR for m in modules):
-            yield (
-                f"it is {_MULTI_VECTOR} (its modules.json has no Pooling), {CHOOSE_DENSE}, or add a Pooling module "
-                "where its tokens are meant to be pooled"
-            )
+    first = modules[0]
+    if not first.is_of_the_library or first.kind != "Transformer":
+        return
+    tokenizer = _json(first.place / "tokenizer_config.json").get("tokenizer_class")
+    if tokenizer not in _WITHOUT_VOCABULARY and not [f for end in _VOCABULARIES for f in first.place.glob(end)]:
+        yield f"{first.place / 'tokenizer.json'} is missing, {GET_AGAIN}"
+    whole = transformer_settings(first.place).get("module_output_name") == "sentence_embedding"
+    if not whole and all(m.is_of_the_library and m.kind in _KEEPING_TOKENS for m in modules):
+        yield (
+            f"it is {_MULTI_VECTOR} (its modules.json has no Pooling), {CHOOSE_DENSE}, or add a Pooling module "
+            "where its tokens are meant to be pooled"
+        )
 
 
 def _without_weights(folder: Path, with_weights: bool) -> Iterator[str]:
@@ -310,6 +314,8 @@ def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str
     kind = kind or _OTHER_NETWORKS.get(str(config.get("model_type")))
     if kind is None and (folder / "artifact.metadata").is_file():
         kind = _MULTI_VECTOR
+    if kind is None and not [file for end in ("*.safetensors", "*.bin") for file in folder.glob(end)]:
+        return _only_other_formats(folder)
     if kind is not None:
         return f"it is {kind} ({', '.join(named) or config.get('model_type')} in config.json), {CHOOSE_DENSE}"
     return (

@@ -7,16 +7,18 @@ Both are harmless for the head of another task, and both give wrong vectors wher
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from transformers import modeling_utils
 from transformers.integrations import peft as peft_integration
 
-from soloist.models.damage import integers_text, is_count
+from soloist.models.damage import GET_AGAIN, integers_text, is_count
 
 _QUANTISED = (
     "which is of quantised weights, and its config.json has no quantization_config: choose the model that they were "
@@ -28,6 +30,7 @@ _ADAPTED = (
 )
 # transformers' own patterns cover most of these; older files have more.
 _HARMLESS_ENDS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", "num_batches_tracked")
+_PICKLE = b"\x80\x02"  # as torch wrote its files before they were archives
 _ADAPTERS = ("lora_", "base_layer", ".adapter_", "modules_to_save", "ia3_")
 _SCALES = (
     "absmax", "quant_map", "quant_state", "SCB", "qweight", "qzeros", "g_idx", "scales", "weight_scale",
@@ -131,15 +134,36 @@ def _is_inside(name: str, report: LoadReport) -> bool:
     return own.split(".")[0] in report.parts and not own.startswith("pooler.")
 
 
-def integers_in(files: Iterator[Path] | tuple[Path, ...]) -> str | None:
-    """What is wrong where a torch file has weights that are whole numbers; None where none has any.
+def fault_in_pickles(files: Iterable[Path]) -> str | None:
+    """What is wrong with the torch files among these: more than tensors in them, or whole numbers; else None.
 
-    Files of safetensors say so in their header, and are asked by `damage_in`.
+    Files of safetensors say all that in their header, and are asked by `damage_in`. No weight is read, and no code run.
     """
     for file in files:
-        if file.suffix != ".bin":
-            continue
-        for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():
-            if isinstance(tensor, torch.Tensor) and not tensor.is_floating_point() and not is_count(name, tensor.shape):
-                return integers_text(file, name, str(tensor.dtype).removeprefix("torch."))
+        if file.suffix == ".bin":
+            found = _fault_in_pickle(file)
+            if found is not None:
+                return found
+    return None
+
+
+def _fault_in_pickle(file: Path) -> str | None:
+    torn = f"{file} is no file of torch, or only a part of one, {GET_AGAIN}"
+    with file.open("rb") as opened:
+        if opened.read(2) not in (b"PK", _PICKLE):
+            return torn
+    try:
+        tensors = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except UnpicklingError:
+        return (
+            f"{file} is a pickle of more than tensors, which could run any code and which soloist does not open: get "
+            "the model's model.safetensors"
+        )
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError):
+        return torn
+    for name, tensor in tensors.items() if isinstance(tensors, Mapping) else ():
+        if isinstance(tensor, torch.Tensor) and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            if not is_count(name, tensor.shape, kind):
+                return integers_text(file, name, kind)
     return None
