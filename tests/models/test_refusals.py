@@ -245,7 +245,7 @@ class _Touch:
             "is a pickle of more than tensors, which could run any code",
         ),
         (lambda folder: torch.nn.Linear(2, 2), "is a pickle of more than tensors, which could run any code"),
-        (b"\x80\x02 and no more", "is no file of torch, or only a part of one"),
+        (b"PK\x03\x04 and no more", "is no file of torch, or only a part of one"),
         (b"hello", "is no file of torch, or only a part of one"),
     ],
 )

@@ -150,7 +150,7 @@ def fault_in_pickles(files: Iterable[Path]) -> str | None:
 def _fault_in_pickle(file: Path) -> str | None:
     torn = f"{file} is no file of torch, or only a part of one, {GET_AGAIN}"
     with file.open("rb") as opened:
-        if opened.read(2) not in (b"PK", _PICKLE):
+        if not opened.read(4).startswith((b"PK\x03\x04", _PICKLE)):
             return torn
     try:
         tensors = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
