@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +37,6 @@ CHUNKS = {
     "gamma": ["bridge stone", POISON, "river stone bridge"],
 }
 SKIP = SourceConfig(on_bad_input="skip")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def imports_are_no_garbage() -> Iterator[None]:
-    """A lease collects garbage at both its ends, which takes longer than a run this small does."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def make_table(folder: Path, **rows: np.ndarray) -> Path:
