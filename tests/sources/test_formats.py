@@ -26,7 +26,6 @@ from soloist.config import SourceConfig
 from soloist.errors import BadChunkFileError
 from soloist.formats import COMPRESSIONS, DEFAULT_FILE_PATTERNS, FORMATS, format_of, uncompressed_name
 from soloist.sources import lines, read_chunks
-from soloist.sources.json_stream import JsonStream
 from soloist.sources.readers import READERS
 from soloist.types import Chunk, Collection, SkippedInput
 
@@ -349,10 +348,3 @@ def test_a_field_of_ids_that_is_empty_throughout_is_none(tmp_path: Path) -> None
         tmp_path / "a.jsonl", b'{"text": "a", "id": null}\n{"text": "b", "id": "x"}\n', on_bad_input="skip"
     )
     assert ([chunk.id for chunk in chunks], skip.index) == (["x"], 0)
-
-
-def test_the_stream_has_no_more_than_it_needs() -> None:
-    """JSON that is packed could only be read whole."""
-    stream = JsonStream(io.BytesIO(b'["a"'), 1)
-    next(stream.elements())
-    assert stream.value() == "a"
