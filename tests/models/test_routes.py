@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from support.routed_models import make_mapped, make_table_of_documents, make_two_encoders, make_two_heads
 
 from soloist.config import FusionConfig, RunConfig
+from soloist.encoding.encoder import Encoder, forward, unit_rows
 from soloist.engine.run import run
 from soloist.engine.session import plan_session
 from soloist.errors import ModelLoadError
@@ -21,9 +22,10 @@ from soloist.events import ListSink, Notice
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.fingerprint import known_fingerprint
-from soloist.models.loading import stage
+from soloist.models.loading import TORCH_DTYPES, stage
 from soloist.models.settings import read_settings
 from soloist.retrieval import open_run
+from soloist.types import Batch, DType
 
 TEXTS = [
     "A lease gives one model every accelerator.",
@@ -101,6 +103,20 @@ def test_what_a_route_has_in_its_folder_is_in_the_fingerprint(folders: dict[str,
         weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert known_fingerprint(spec, read_settings(spec, blueprint_of(spec)), "float32") != before
         weights.write_bytes(content)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_routes_in_half_precision_fit_what_is_behind_them(folders: dict[str, Path], dtype: DType) -> None:
+    """Catches a table in float32 beside a network in half precision, which no module behind both takes."""
+    staged = stage(resolve(str(folders["two-encoders"])), dtype)
+    reference = SentenceTransformer(str(folders["two-encoders"]), device="cpu")
+    for side, encode in ((staged, reference.encode_document), (staged.for_queries(), reference.encode_query)):
+        encoder = Encoder(side)
+        tokenized = encoder.tokenize(QUESTIONS)
+        batch = Batch(rows=(0, 1), padded_length=max(tokenized.lengths))
+        vectors = forward(side.module, encoder.collate(tokenized, batch), "cpu")[:2]
+        assert _cosines(unit_rows(vectors)[0], encode(QUESTIONS)).min() >= 0.99
+        assert {weight.dtype for weight in side.module.parameters()} == {TORCH_DTYPES[dtype]}
 
 
 def test_routes_of_two_widths_are_refused(tiny_models: dict[str, Path], tmp_path: Path) -> None:

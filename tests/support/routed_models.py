@@ -22,7 +22,10 @@ def make_two_encoders(folder: Path, bert: Path, *, query_dim: int = 32, **settin
     """A network for documents and a table for queries, as fast retrieval models have them."""
     network = list(SentenceTransformer(str(bert), device="cpu"))[:2]
     router = Router.for_query_document([table(bert, query_dim)], network)
-    model = SentenceTransformer(modules=[router, Normalize()], device="cpu", **settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        behind = [Dense(32, 32), Normalize()] if query_dim == 32 else [Normalize()]
+    model = SentenceTransformer(modules=[router, *behind], device="cpu", **settings)
     model.save(str(folder), create_model_card=False)
     return folder
 

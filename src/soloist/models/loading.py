@@ -179,7 +179,7 @@ def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[
             whole = load(spec, dtype, location.folder).eval().requires_grad_(False)
         # The card refers back to the module; without that cycle the last holder's end frees the weights at once.
         whole.model_card_data.model = None
-        sides = sides_of(spec.name, whole)
+        sides = sides_of(spec.name, whole, TORCH_DTYPES[dtype])
         for module in sides.distinct():
             module.model_card_data.model = None
             _set_limit(spec, module, tuple(said))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from soloist.errors import ModelLoadError
 from soloist.models.pipeline import RouteError, Task, route_of
@@ -29,8 +30,8 @@ class Sides:
         return (self.document,) if self.query is self.document else (self.document, self.query)
 
 
-def sides_of(name: str, module: SentenceTransformer) -> Sides:
-    """The sides of a model of this name.
+def sides_of(name: str, module: SentenceTransformer, dtype: torch.dtype) -> Sides:
+    """The sides of a model of this name, whose tables are put into `dtype`, as its networks are by their load.
 
     Raises:
         ModelLoadError: it has no route for one of them, or they give vectors of other widths.
@@ -41,6 +42,9 @@ def sides_of(name: str, module: SentenceTransformer) -> Sides:
         parts = {task: list(_parts(module, task)) for task in _TASKS}
     except RouteError as exc:
         raise ModelLoadError(f"{name} cannot be used, {exc}: name its routes document and query") from exc
+    for part in module.modules():
+        if isinstance(part, StaticEmbedding):
+            part.to(dtype)
     document = _pipeline(module, parts["document"])
     is_one = [id(part) for part in parts["document"]] == [id(part) for part in parts["query"]]
     query = document if is_one else _pipeline(module, parts["query"])
