@@ -63,7 +63,7 @@ def record(mode: str, limits: dict[str, Limits], peaks: list[PeakCompared]) -> R
     )  # fmt: skip
     return RunRecord(
         mode=mode, events=(*(encoded(name, limits[name]) for name in MODELS), *peaks), observations=(), result=result,
-        error=None, allocated_after={}, resident_bytes=0,
+        error=None, allocated_after={}, own_bytes=0,
     )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def evidence() -> Evidence:
     exclusive = record("exclusive", limits, [compared(name) for name in MODELS])
     return Evidence(
         accelerator="simulated:T4", kind="simulated", card=CARDS["T4"], devices=("sim:0",), residue_bytes=0,
-        models=MODELS, chunks=288, sample=Path("sample"), exclusive=exclusive, again=exclusive,
+        models=MODELS, chunks=288, sample=Path("sample"), exclusive=exclusive, again=exclusive, once_more=exclusive,
         standard=record("standard", limits, [compared(*MODELS)]),
         staging=StagingRecord(parameter_devices={}, peak_bytes={}),
         failure=FailureRecord(planted="", raised="", released=True, allocated_after={}, next_lease_error=None),
@@ -132,3 +132,13 @@ def test_a_model_without_a_prediction_does_not_pass_with_the_others(mode, eviden
     verdict, text = found(dataclasses.replace(evidence, **{mode: silent}), "peaks")
     assert verdict == "cannot be shown here"
     assert f"no peak was compared of {'two' if mode == 'exclusive' else 'one, two'} in {mode} mode" in text
+
+
+@pytest.mark.parametrize(("grown", "verdict"), [(0, "pass"), (64 << 20, "pass"), ((64 << 20) + 1, "fail")])
+def test_host_memory_has_a_bound_that_its_evidence_shows(evidence, grown, verdict):
+    """795 and then 966 MB passed: ten per cent and 100 MB more were allowed, and no figure said so."""
+    again = dataclasses.replace(evidence.again, own_bytes=500_000_000)
+    more = dataclasses.replace(evidence.again, own_bytes=500_000_000 + grown)
+    judged, text = found(dataclasses.replace(evidence, again=again, once_more=more), "host-memory")
+    assert judged == verdict
+    assert f"{grown / 1e6:+,.1f} MB, where 67.1 are allowed" in text

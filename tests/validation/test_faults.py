@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import sys
 
+import numpy as np
 import pytest
 from engine.conftest import write_collection
 
@@ -204,3 +205,17 @@ def test_a_resumed_run_that_keeps_nothing(failures, monkeypatch):
         earlier_sessions, "adopt_incoming", lambda folder, is_current: adopt(folder, lambda record: False)
     )
     assert failures() == {"resume": "2 shards were done, and 0 were kept"}
+
+
+def test_memory_that_each_run_keeps(failures, monkeypatch):
+    """A list that outlives its run, as a cache of vectors would: 80 MB more after each."""
+    run = ENGINE.run
+
+    def keeping(config, *sinks, **options):
+        KEPT.append(np.ones(10_000_000))
+        return run(config, *sinks, **options)
+
+    monkeypatch.setattr("soloist.validation.rehearsal.run", keeping)
+    found = failures()
+    assert set(found) == {"host-memory"}
+    assert "MB, where 67.1 are allowed, one heap" in found["host-memory"]

@@ -13,6 +13,9 @@ from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.config import RunConfig, seconds_of
 from soloist.types import DTypeRequest, FusionMethod, Mode, VectorDType
 
+_OUT_HELP = """Where it would be written: its free space counts, and what a run there was made with. embed --dry-run
+says which chunks it has. [default: here, with nothing in it]"""
+
 
 def plan(
     chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections.")],
@@ -38,9 +41,7 @@ def plan(
         str | None,
         typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="As for embed."),
     ] = None,
-    out: Annotated[
-        str, typer.Option(metavar="PATH", help="Where it would be written: only free space is looked at.")
-    ] = "run",
+    out: Annotated[str | None, typer.Option(metavar="PATH", help=_OUT_HELP)] = None,
     cache_dir: Annotated[
         str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help="Where runs keep what they measure.")
     ] = None,
@@ -53,7 +54,8 @@ def plan(
     """
     with exit_codes(debug=debug):
         config = RunConfig.from_mapping(
-            {}, origin="the command line", chunks_root=chunks_root, out=out, models=split("--models", models),
+            {}, origin="the command line", chunks_root=chunks_root, out="." if out is None else out,
+            models=split("--models", models),
             collections=split("--collections", collections), accelerator=accelerator, mode=mode, fusion=fusion,
             dtype=dtype, vector_dtype=vector_dtype, token_budget=token_budget, catalogue=catalogue, cache_dir=cache_dir,
         )  # fmt: skip

@@ -42,7 +42,7 @@ def validate(
 ) -> None:
     """Run the validation plan's scenarios and its checklist, and say of each point whether it holds here.
 
-    It makes eight runs over a sample of the chunks. validation.json and validation.md are written to --out.
+    It makes nine runs over a sample of the chunks. validation.json and validation.md are written to --out.
     Exit code 1 where a point fails.
     """
     with exit_codes(debug=debug):

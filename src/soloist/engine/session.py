@@ -16,6 +16,7 @@ from soloist.encoding.batching import bucket
 from soloist.engine.budgets import Budget, Calibrations, choose_budget, table_row
 from soloist.engine.cache import measured_key
 from soloist.engine.feedback import Feedback, Measured
+from soloist.engine.kept_settings import settled
 from soloist.engine.lengths import Scan, TokenCounts, scan
 from soloist.engine.plan import PlannedModel, RunPlan, plan_run
 from soloist.engine.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, Basis, BatchPlan, ModelPlan, SessionPlan
@@ -57,10 +58,14 @@ class _Known:
 def plan_session(config: RunConfig, session_seconds: float | None = None) -> SessionPlan:
     """Foretell the run that a config describes; nothing is written, and no weights are loaded.
 
+    What the folder `out` was made with counts where the config does not name something else, as in a run.
+
     Raises:
         SoloistError: the input, a model or the accelerator cannot be used, or nothing is known of a model's network.
     """
     accelerator = open_accelerator(config.accelerator)
+    kept = settled(config)
+    config = kept.config
     specs = select_models(config)
     known = [_know(spec, config, accelerator) for spec in specs.values()]
     given = find_input(config.chunks_root, config.source, config.collections)

@@ -29,7 +29,8 @@ class RunRecord:
     """One run: its events, what was observed beside them, and what it left. `error` is None where it succeeded.
 
     `vectors` are the final ones by collection, `model_vectors` each model's own by collection and model.
-    `allocated_after` is what the devices held when the run was over.
+    `allocated_after` is what the devices held when the run was over, and `own_bytes` what this process then had of the
+    host's memory for itself.
     """
 
     mode: str
@@ -38,7 +39,7 @@ class RunRecord:
     result: RunResult | None
     error: str | None
     allocated_after: Mapping[str, int]
-    resident_bytes: int
+    own_bytes: int
     vectors: Mapping[str, Vectors] = field(default_factory=dict)
     model_vectors: Mapping[tuple[str, str], Vectors] = field(default_factory=dict)
 
@@ -125,6 +126,7 @@ class Evidence:
     staging: StagingRecord
     exclusive: RunRecord
     again: RunRecord
+    once_more: RunRecord
     standard: RunRecord
     failure: FailureRecord
     resume: ResumeRecord

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 import soloist
 from soloist.config import FusionConfig, RunConfig, SourceConfig
@@ -52,6 +51,7 @@ from soloist.validation.evidence import (
     StagingRecord,
     Vectors,
 )
+from soloist.validation.host import own_bytes
 
 SAMPLE_CHUNKS = 200
 PLANTED = "an error planted by the rehearsal after the first batch"
@@ -63,7 +63,8 @@ _COMMAND_SECONDS = 3600
 _TIMED_OUT = 124
 _MARKER = ".soloist-rehearsal"
 _FOLDERS = (
-    "chunks", "exclusive", "again", "standard", "isolated", "failed", "resumed", "command", "script", "cache",
+    "chunks", "exclusive", "again", "once-more", "standard", "isolated", "failed", "resumed", "command", "script",
+    "cache",
 )  # fmt: skip
 
 
@@ -76,8 +77,8 @@ def rehearse(
 ) -> Evidence:
     """Run everything that the checklist is about, in `folder`, on the first chunks of each collection.
 
-    `config` says which chunks, models and accelerator; its `out` is not used. The whole takes eight runs, a quick one
-    the five that need no process of their own.
+    `config` says which chunks, models and accelerator; its `out` is not used. The whole takes nine runs, a quick one
+    the six that need no process of their own.
 
     Raises:
         SoloistError: there are no chunks, or the models or the accelerator cannot be used at all.
@@ -113,6 +114,7 @@ def rehearse(
             staging=staging,
             exclusive=played("exclusive", mode="exclusive"),
             again=played("again", mode="exclusive"),
+            once_more=played("once-more", mode="exclusive"),
             standard=played("standard", mode="standard"),
             failure=_failure(replace(later, out=folder / "failed", mode="exclusive"), accelerator),
             resume=_resume(
@@ -209,7 +211,7 @@ def _played(config: RunConfig, accelerator: Accelerator, sink: EventSink) -> Run
         result=result,
         error=error,
         allocated_after=_allocated(accelerator) if not isolated else {},
-        resident_bytes=psutil.Process().memory_info().rss,
+        own_bytes=own_bytes(),
         vectors=vectors,
         model_vectors=model_vectors,
     )
