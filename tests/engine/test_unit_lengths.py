@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
 from soloist.engine.session import plan_session
 from soloist.engine.unit_lengths import ranks_otherwise
 from soloist.events import ListSink, Notice
+from soloist.memory.prediction import blueprint_of
+from soloist.models.catalogue import resolve
+from soloist.models.settings import read_settings
 
 TEXTS = [" ".join(["stone"] * (1 + 3 * n) + ["river", "light"][: n % 3]) for n in range(12)]
 
@@ -80,6 +84,21 @@ def test_vectors_of_one_length_need_no_word(tiny_models, tmp_path) -> None:
     run(config, sink)
     assert said(sink) == []
     assert not [note for note in plan_session(config).notes if "compared by" in note]
+
+
+def test_a_plan_looks_at_the_last_module(tiny_models, tmp_path) -> None:
+    """A linear module behind Normalize gives vectors of unlike lengths again, of which the plan said nothing."""
+    folder = Path(shutil.copytree(tiny_models["bert"], tmp_path / "dense"))
+    (folder / "3_Dense").mkdir()
+    Dense(32, 24).save(str(folder / "3_Dense"))
+    modules = json.loads((folder / "modules.json").read_text())
+    kind = "sentence_transformers.base.modules.dense.Dense"
+    modules.append({"idx": 3, "name": "3", "path": "3_Dense", "type": kind})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    spec = resolve(str(folder))
+    assert not read_settings(spec, blueprint_of(spec)).has_unit_vectors
+    spec = resolve(str(tiny_models["bert"]))
+    assert read_settings(spec, blueprint_of(spec)).has_unit_vectors
 
 
 def test_which_comparisons_rank_otherwise() -> None:

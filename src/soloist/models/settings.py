@@ -23,7 +23,7 @@ from soloist.models.own_settings import (
     require_followed,
     similarity_of,
 )
-from soloist.models.pipeline import input_folder
+from soloist.models.pipeline import input_folder, modules_for
 from soloist.models.prompts import choose_prompts
 from soloist.models.spec import ModelSpec
 from soloist.types import Similarity
@@ -75,7 +75,7 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
         is_static=blueprint.is_static,
         lowers=files is not None and bool(files.settings.get("do_lower_case")),
         similarity=similarity_of(own),
-        has_unit_vectors=blueprint.normalize and not own.get("truncate_dim"),
+        has_unit_vectors=_ends_in_normalize(blueprint, folder) and not own.get("truncate_dim"),
         notices=(*prompts.notices, *limit_notices(spec, limits, network), *padding_notices(side, network)),
     )
 
@@ -121,6 +121,14 @@ def static_token_limit(spec: ModelSpec, own: int | None) -> int | None:
     if own is None and spec.max_tokens is not None:
         raise ConfigError(f"{spec.name} reads texts of any length: leave out its max_tokens")
     return min(own, spec.max_tokens or own) if own is not None else None
+
+
+def _ends_in_normalize(blueprint: Blueprint, folder: Path | None) -> bool:
+    """Whether the last thing that is done with a vector is to give it length 1."""
+    try:
+        return blueprint.normalize and (folder is None or modules_for(folder, "document")[-1].kind == "Normalize")
+    except (OSError, ValueError, LookupError):  # a model that has no modules.json, such as wordllama's table
+        return False
 
 
 def _transformer_files(blueprint: Blueprint, folder: Path | None) -> TransformerFiles | None:
