@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from soloist.cli import app
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
 from soloist.retrieval import By, open_run
@@ -80,8 +80,9 @@ def test_a_search_shows_the_ranking_that_is_scored(judged_run, name):
     best = opened.rank(asked, 100, by=By(fusion="fused"), collections=[name])
     ids = [id_ for _, id_ in opened.places([name]).ids()]
     questions = "".join(" ".join(question.split()) + "\n" for question in asked)
-    command = [sys.executable, "-m", "soloist", "search", str(judged_run), "-", "--fused", "-k", "100", "--json"]
-    done = subprocess.run([*command, "--collection", name], input=questions, capture_output=True, text=True, check=True)
+    command = ["search", str(judged_run), "-", "--fused", "-k", "100", "--json", "--collection", name]
+    done = CliRunner().invoke(app, command, input=questions, catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
     shown = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(shown) == len(asked)
     same = 0
