@@ -6,6 +6,7 @@ Pure: reads the beginning of each file, and of weights the header alone.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ GET_AGAIN = "copy or download the model in full"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 # Every JSON of a safetensors header is shorter than this, in bytes.
 _LARGEST_HEADER = 100_000_000
+_LARGE_JSON = 1 << 20
 _FLOATS = ("F64", "F32", "F16", "BF16")
 # Whole numbers that networks keep beside their weights, by the end of their names: places, masks and counts.
 _NEVER_PACKED = ("i64", "int64", "bool")
@@ -42,12 +44,18 @@ def _damage(file: Path) -> Iterator[str]:
     elif beginning.lstrip()[:9].lower() in (b"<!doctype", b"<html><he"):
         yield f"{file} is a web page and not the file itself, {GET_AGAIN}"
     elif file.suffix == ".json":
-        yield from _broken_json(file)
+        yield from _broken_json(file, size)
     elif file.suffix == ".safetensors":
         yield from _broken_weights(file, size)
 
 
-def _broken_json(file: Path) -> Iterator[str]:
+def _broken_json(file: Path, size: int) -> Iterator[str]:
+    if size > _LARGE_JSON:  # a vocabulary, which takes a second to read: what was cut off is seen at its end
+        with file.open("rb") as opened:
+            opened.seek(-64, os.SEEK_END)
+            if not opened.read().rstrip().endswith((b"}", b"]")):
+                yield f"{file} is no JSON, or only the beginning of one, {GET_AGAIN}"
+        return
     try:
         json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as exc:

@@ -68,6 +68,7 @@ _ARCHITECTURES: Mapping[str, str] = {
     "HF_ColBERT": _MULTI_VECTOR,
     "CLIPModel": _PICTURES,
 }
+_SIDES: tuple[Task, ...] = ("document", "query")
 # Modules behind which there is still a vector for each token, where no Pooling is among them.
 _KEEPING_TOKENS = ("Transformer", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling", "WordWeights")
 
@@ -83,26 +84,28 @@ def require_dense_encoder(spec: ModelSpec, folder: Path, *, with_weights: bool =
     if spec.loader == "wordllama":
         return
     try:
-        complaint = next(_complaints(spec, folder, with_weights), None)
+        complaint = next(_complaints(folder, with_weights), None)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
         complaint = f"its files do not fit together ({_first_line(exc)}): {GET_AGAIN}"
     if complaint is not None:  # which need not name the folder once more before each of its files
         raise ModelLoadError(f"{spec.name} cannot be loaded from {folder}: {complaint.replace(f'{folder}/', '')}")
 
 
-def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[str]:
+def _complaints(folder: Path, with_weights: bool) -> Iterator[str]:
     """One after the other, so that each may rely on what those before it looked at."""
     if not (folder / "modules.json").is_file():
         yield _without_modules(folder)
         return
     yield from damage_in((folder / "modules.json", folder / "config_sentence_transformers.json"))
+    yield from damage_in((*folder.glob("router_config.json"), *folder.glob("*/router_config.json")))
     yield from _of_another_kind(folder)
     yield from _unroutable(folder)
     yield from damage_in(settings_files(folder))
     for module in modules_of(folder):
         if module.is_of_the_library:
-            yield from _incomplete(module, spec)
-    yield from _tokenless(modules_for(folder, "document"))
+            yield from _incomplete(module)
+    for task in _SIDES:
+        yield from _tokenless(modules_for(folder, task))
     yield from _without_weights(folder, with_weights)
     yield from damage_in(weight_files(folder))
 
@@ -138,22 +141,21 @@ def _other_transformer(place: Path) -> Iterator[str]:
 
 
 def _unroutable(folder: Path) -> Iterator[str]:
-    tasks: tuple[Task, ...] = ("document", "query")
-    for task in tasks:
+    for task in _SIDES:
         try:
             modules_for(folder, task)
         except RouteError as exc:
             yield f"{exc}, so sentence-transformers has no vectors for it either: name its routes document and query"
 
 
-def _incomplete(module: ModuleEntry, spec: ModelSpec) -> Iterator[str]:
+def _incomplete(module: ModuleEntry) -> Iterator[str]:
     """What a module lacks of the files that its class reads."""
     needed = _NEEDED.get(module.kind)
     if needed is not None:
-        yield from needed(module.place, spec)
+        yield from needed(module.place)
 
 
-def _needs_network(place: Path, spec: ModelSpec) -> Iterator[str]:
+def _needs_network(place: Path) -> Iterator[str]:
     adapter = adapter_in(place)
     if adapter is not None:
         yield from _unloadable(adapter)
@@ -163,23 +165,23 @@ def _needs_network(place: Path, spec: ModelSpec) -> Iterator[str]:
         yield from _quantised(place / "config.json")
 
 
-def _needs_config(place: Path, spec: ModelSpec) -> Iterator[str]:
+def _needs_config(place: Path) -> Iterator[str]:
     if not (place / "config.json").is_file():
         yield f"{place / 'config.json'} is missing, {GET_AGAIN}"
 
 
-def _needs_both(place: Path, spec: ModelSpec) -> Iterator[str]:
-    yield from _needs_config(place, spec)
+def _needs_both(place: Path) -> Iterator[str]:
+    yield from _needs_config(place)
     if not any((place / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
         yield f"{place / 'model.safetensors'} is missing, {GET_AGAIN}"
 
 
-def _needs_tokenizer(place: Path, spec: ModelSpec) -> Iterator[str]:
+def _needs_tokenizer(place: Path) -> Iterator[str]:
     if not (place / "tokenizer.json").is_file():
         yield f"{place / 'tokenizer.json'} is missing, {GET_AGAIN}"
 
 
-_NEEDED: Mapping[str, Callable[[Path, ModelSpec], Iterator[str]]] = {
+_NEEDED: Mapping[str, Callable[[Path], Iterator[str]]] = {
     "Transformer": _needs_network,
     "Pooling": _needs_config,
     "Dropout": _needs_config,
