@@ -151,7 +151,8 @@ FOREIGN: list[tuple[str, bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "sentence"), FOREIGN)
+# By number: a packed file has the time in it, and each process of a test run would have tests of other names.
+@pytest.mark.parametrize(("name", "content", "sentence"), FOREIGN, ids=map(str, range(len(FOREIGN))))
 def test_a_file_that_is_something_else_is_told(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
     """The error would be of a byte in the midst of noise, and not say what the file is."""
     file = tmp_path / name
