@@ -69,11 +69,12 @@ def test_metadata_take_in_every_other_field() -> None:
         "_id": "x",
         "text": "t",
         "title": "outer",
+        "path": metadata["path"],
         "metadata": metadata,
         "advanced_scores": {"a": 1},
         "chunk_id": "",
     }
-    expected = {**metadata, "advanced_scores": {"a": 1}, "chunk_id": ""}
+    expected = {**metadata, "top_level_title": "outer", "advanced_scores": {"a": 1}, "chunk_id": ""}
     assert made(item) == Chunk(id="x", text="t", metadata=expected)
     assert list(metadata) == ["path", "title", "nothing"]
 

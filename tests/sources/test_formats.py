@@ -104,7 +104,8 @@ def test_a_packed_file_that_is_cut_off_or_damaged_is_a_fault(tmp_path: Path, end
 def test_what_packs_a_file_is_told_by_its_content(tmp_path: Path, name: str) -> None:
     """A file that was packed or unpacked under another name would be refused, or read as noise."""
     plain = delimited(ROWS, ",") if "csv" in name else json_lines(ROWS)
-    for content in (gzip.compress(plain), zstd(plain), plain):
+    skipped_frame = b"\x50\x2a\x4d\x18\x04\0\0\0size"  # as pzstd puts before each frame of a file
+    for content in (gzip.compress(plain), zstd(plain), skipped_frame + zstd(plain), plain):
         assert read(tmp_path / name, content)[0] == CHUNKS
 
 
@@ -140,6 +141,18 @@ FOREIGN: list[tuple[str, bytes, str]] = [
     ("a.csv", b"text,gr\xf6\xdfe\na,1\n", "is not UTF-8 in its header: save the file as UTF-8"),
     ("a.csv", b"text;id\na,b;1\n", ""),
     ("a.csv", b"body;id\na;1\n", "has no column 'text' (its columns are 'body', 'id': --text-field names another)"),
+    ("a.csv", b'\xef\xbb\xbf"text";"id"\r\n"a,b";"1"\r\n', ""),  # a sheet whose texts are all in quotes
+    ("a.csv", b"sep=;\r\ntext;id\r\na,b;1\r\n", ""),  # Excel's own first line
+    ("a.csv", b'\xef\xbb\xbf"sep=|"\r\n"text"|"id"\r\na,b|1\r\n', ""),
+    ("a.csv", b'"text"x;"id"\n"a";1\n', "has no header: its first line goes on after the closing quote of field 1"),
+    ("a_chunks.json", b'{"body": "b", "id": 1}', "a text in 'text' (its first fields are 'body', 'id': --text-field"),
+    ("a.jsonl", b'[{"text": "a"}, {"text": "b"}]\n', "is a whole list of chunks in line 1, and not an object: name it"),
+    ("a.jsonl", b'{"text": "a"},\n{"text": "b"},\n', "chunk 0 of {file} has a comma after it at line 1, column 14: re"),
+    (
+        "a.jsonl",
+        b'{"text": "a", "n": 1, "page": NaN}\n',
+        "a NaN or an infinity in 'page', which JSON lacks: write null",
+    ),
     ("a.csv", b"text,id,id\na,1,2\n", "has several columns of one name ('id')"),
     ("a.csv", b'text,id\na,1\n"b,2\nc,3\n', "has a quote that is opened at line 3 and never closed"),
     ("a.csv", b'text,id\n"a" b,1\n', "row 0 of {file} goes on after the closing quote of field 1"),

@@ -5,9 +5,9 @@ Without `id_field` it is the first value of `id`, `chunk_id`, `_id` at the top l
 the metadata; `ids` says what a value is. Where there is none, the id is derived, see `derived_id`, but not beside a
 field that is empty here and has the ids of other chunks of the file.
 
-The metadata are the object `metadata` and, under names that it does not have, every other field of
-the top level but the text and the id: nothing is lost. A `metadata` that is no object is such a field. What the folders
-of the file say (`lang=en/`) is added.
+The metadata are the object `metadata` and every other field of the top level but the text and the id. Where the object
+has another value under the name of such a field, the field is `top_level_NAME`: nothing is lost. A `metadata` that is
+no object is such a field. What the folders of the file say (`lang=en/`) is added.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from soloist.config import SourceConfig
-from soloist.sources.faults import NotAChunkError, TextTooLongError, names_text, require_unicode
+from soloist.sources.faults import NotAChunkError, TextTooLongError, names_text, require_unicode, shortened
 from soloist.sources.ids import find_id
 from soloist.sources.partitions import Partitions, with_partitions
 from soloist.types import Chunk
@@ -27,6 +27,8 @@ from soloist.types import Chunk
 # transformers 5.23): at most some 1.2 GB for one text. No model reads a tenth of it.
 MAX_TEXT_CHARS = 2_000_000
 _METADATA = "metadata"
+# Before the name of a field of the top level that the metadata have with another value.
+_TOP_LEVEL = "top_level_"
 _NO_PARTITIONS: Partitions = {}
 # Far beyond any metadata that mean something, and within what other readers of JSON take: serde_json's limit is 128.
 _MAX_DEPTH = 100
@@ -92,9 +94,15 @@ def chunk_of(
         not_metadata.add(_METADATA)
     for name, value in fields.items():
         if name not in not_metadata:
-            metadata.setdefault(name, value)
+            _add(metadata, name, value)
     _require_json(metadata)
     return Chunk(id=derived_id(origin, index, text) if found.id is None else found.id, text=text, metadata=metadata)
+
+
+def _add(metadata: dict[str, Any], name: str, value: Any) -> None:
+    """Put a field of the top level among the metadata; beside theirs, where they say something else under its name."""
+    if metadata.setdefault(name, value) != value and value is not None:
+        metadata.setdefault(f"{_TOP_LEVEL}{name}", value)
 
 
 def derived_id(origin: str, index: int, text: str) -> str:
@@ -115,7 +123,20 @@ def _require_json(metadata: Mapping[str, Any]) -> None:
     try:
         json.dumps(metadata, allow_nan=False)
     except ValueError as exc:
-        raise NotAChunkError("cannot be kept: its metadata have a NaN or an infinity, which JSON lacks") from exc
+        raise NotAChunkError(
+            f"cannot be kept: its metadata have a NaN or an infinity in {_not_json(metadata)}, which JSON lacks: write "
+            "null for what is missing"
+        ) from exc
+
+
+def _not_json(metadata: Mapping[str, Any]) -> str:
+    """The name of the first field that JSON cannot keep."""
+    for name, value in metadata.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            return ascii(shortened(str(name)))
+    return "a field"
 
 
 def _is_deeper(value: Mapping[str, Any], levels: int) -> bool:

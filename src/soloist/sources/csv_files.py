@@ -1,12 +1,14 @@
 """The rows of CSV and TSV files. Knows quotes and separators (RFC 4180); not what a chunk is.
 
-The first line that is not blank has the names of the columns. A field in quotes may hold separators, line ends and,
-doubled, quotes. Every value is the text that stands there: 007 stays `007`, and an empty field is an empty text.
+The first line that is not blank has the names of the columns; a line `sep=;` may stand before it, as Excel has it. A
+field in quotes may hold separators, line ends and, doubled, quotes. Every value is the text that stands there: 007
+stays `007`, and an empty field is an empty text.
 """
 
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from soloist.wording import count_text
 
 # A spreadsheet separates with a semicolon where a comma stands in its numbers. The first is taken where none fits.
 _SEPARATORS = {CSV.name: (b",", b";", b"\t"), TSV.name: (b"\t",)}
+# Excel writes and reads such a first line, which is none of the table.
+_SEPARATOR_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([^\w\s"]|\t)"?[\r\n]*')
 _QUOTE = b'"'
 _BLANKS = (b"\n", b"\r\n", b"\r")
 _REPLACED = "\ufffd"  # for what is not UTF-8
@@ -173,24 +177,33 @@ def _header(records: _Records, text_field: str, separators: Sequence[bytes]) -> 
         UnreadableFileError: its first line is no header.
     """
     first = next(records.firsts(), None)
+    if first is not None and (said := _SEPARATOR_LINE.fullmatch(first.content or b"")):
+        separators = (said[1],)
+        first = next(records.firsts(), None)
     if first is None:
         return None
     if first.content is None or b"\0" in first.content:
         raise UnreadableFileError("is no text in UTF-8: its first line has a zero byte, or no end")
-    found: list[_Header] = []
-    for separator in separators:
-        # A header over several lines would be read to its end once only, and is no header in practice.
-        fields = _fields_of(first, separator)
-        found.append(_Header(tuple(field.decode("utf-8", "replace") for field in fields), separator))
+    # A header over several lines would be read to its end once only, and is no header in practice.
+    found, fault = _possible_headers(first, separators)
+    if fault is not None and not found:
+        raise UnreadableFileError(f"has no header: its first line {fault}") from fault
     fitting = next((header for header in found if text_field in header.names), None)
     return fitting or max(found, key=lambda header: len(header.names))
 
 
-def _fields_of(first: Line, separator: bytes) -> list[bytes]:
-    try:
-        return _Records(iter(())).fields(first, separator)
-    except _BadRecordError as exc:
-        raise UnreadableFileError(f"has no header: its first line {exc}") from exc
+def _possible_headers(first: Line, separators: Sequence[bytes]) -> tuple[list[_Header], _BadRecordError | None]:
+    """The header by each separator that it can be read with, and why it cannot be read with the first of the others."""
+    found: list[_Header] = []
+    fault: _BadRecordError | None = None
+    for separator in separators:
+        try:
+            fields = _Records(iter(())).fields(first, separator)
+        except _BadRecordError as exc:  # "id";"text" is no record whose fields a comma separates
+            fault = fault or exc
+        else:
+            found.append(_Header(tuple(field.decode("utf-8", "replace") for field in fields), separator))
+    return found, fault
 
 
 def _row(records: _Records, first: Line, header: _Header) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soloist.formats import JSON, JSON_LINES
-from soloist.sources.faults import BadItem, UnreadableFileError
+from soloist.sources.faults import BadItem, UnreadableFileError, names_text
 from soloist.sources.json_stream import BUFFER_BYTES, JsonStream
 from soloist.sources.lines import MAX_LINE_BYTES, Line, read_lines
 from soloist.sources.nesting import TooDeepError, decode
@@ -22,6 +22,7 @@ LIST_KEYS = ("chunks", "data", "records", "items")
 _OPENINGS = '{"'
 _NAME, _LINES_NAME = JSON.name, JSON_LINES.name
 _BLANK = object()
+_NAMES_TOLD = 8
 
 
 class _Shape(Enum):
@@ -77,11 +78,11 @@ def read_json_lines(file: Path, *, check: Callable[[], object] = lambda: None) -
             value = _line_item(line)
             if value is _BLANK:
                 continue
+            as_json = f"name it as a JSON file, such as {file.name.split('.')[0]}_chunks.json"
             if is_first and _is_spread(line.content, value):
-                raise UnreadableFileError(
-                    "is one JSON text over several lines, and not an object a line: name it as a JSON file, such as "
-                    f"{file.name.split('.')[0]}_chunks.json"
-                )
+                raise UnreadableFileError(f"is one JSON text over several lines, and not an object a line: {as_json}")
+            if _is_list_of_objects(value):
+                value = BadItem(fault=f"is a whole list of chunks in line {line.number}, and not an object: {as_json}")
             is_first = False
             yield value
 
@@ -101,9 +102,12 @@ def _shape(stream: JsonStream, text_field: str) -> _Shape | int:
 
 def _find_chunks(stream: JsonStream, text_field: str) -> _Shape | int:
     lists: dict[str, int] = {}
+    names: list[str] = []
     has_text = False
     try:
         for number, key in enumerate(stream.members()):
+            if number < _NAMES_TOLD:
+                names.append(key)
             lists.pop(key, None)  # of equal keys the last wins
             opening = stream.peek()
             if key == text_field:
@@ -128,7 +132,8 @@ def _find_chunks(stream: JsonStream, text_field: str) -> _Shape | int:
         if key in lists:
             return lists[key]
     raise UnreadableFileError(
-        f"is an object without a list of chunks under {', '.join(LIST_KEYS)}, and without a text in {text_field!r}"
+        f"is an object without a list of chunks under {', '.join(LIST_KEYS)}, and without a text in {text_field!r} "
+        f"(its first fields are {names_text(names) or 'none'}: --text-field names another)"
     )
 
 
@@ -178,6 +183,10 @@ def _is_spread(line: bytes | None, value: Any) -> bool:
     return is_cut and line is not None and line.rstrip()[-1:] in (b"[", b"{", b",")
 
 
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
+
+
 def _line_value(line: bytes, number: int, at_byte: int) -> Any:
     try:
         text = line.rstrip(b"\r\n\t ").decode("utf-8")
@@ -188,6 +197,8 @@ def _line_value(line: bytes, number: int, at_byte: int) -> Any:
     except TooDeepError:
         return BadItem(fault=f"nests too deeply at line {number}")
     except json.JSONDecodeError as exc:
+        if exc.msg == "Extra data" and text[exc.pos :] == ",":
+            return BadItem(fault=f"has a comma after it at line {number}, column {exc.pos + 1}: remove it")
         return BadItem(fault=f"is not JSON at line {number}, column {exc.pos + 1} ({exc.msg})")
     except ValueError as exc:  # an integer with more digits than Python converts
         return BadItem(fault=f"is not JSON at line {number} ({exc})")

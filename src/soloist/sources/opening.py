@@ -17,7 +17,11 @@ from soloist.formats import COMPRESSIONS
 from soloist.sources.faults import UnreadableFileError, foreign_text
 
 _HEAD_BYTES = 64
-_COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+# pzstd and others begin a file of zstd with a frame that is to be skipped, of which there are sixteen kinds.
+_SKIPPED_FRAMES = tuple(bytes((kind,)) + b"\x2a\x4d\x18" for kind in range(0x50, 0x60))
+_COMPRESSED = {
+    b"\x1f\x8b\x08": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", **dict.fromkeys(_SKIPPED_FRAMES, "zstd")
+}  # fmt: skip
 # What lies under the name of a text file in practice, with what to do about it.
 _FOREIGN = (
     (b"PAR1", "Parquet: name it .parquet"),
