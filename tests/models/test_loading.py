@@ -277,7 +277,7 @@ def test_a_damaged_model_is_one_sentence(bert: Path, damage: Callable[[Path], ob
             r"\(Field 'hidden_size' expected int, got str .*\): correct that value in .*config\.json$",
         ),
         ("num_hidden_layers", None, r"\(Field 'num_hidden_layers' .*\): correct that value in .*config\.json$"),
-        ("num_attention_heads", 0, r"\(integer modulo by zero\): attach complete weights"),
+        ("num_attention_heads", 0, r"\(integer modulo by zero\): its files do not fit the installed"),
     ],
 )
 def test_a_configuration_with_a_wrong_value_is_one_sentence(

@@ -8,6 +8,7 @@ spec says `trust_remote_code`.
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
 from collections.abc import Mapping
@@ -21,9 +22,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers import __version__ as ST_VERSION  # noqa: N812
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding, Transformer
 from tokenizers import Tokenizer
 from transformers import CONFIG_MAPPING, PreTrainedModel
+from transformers import __version__ as TRANSFORMERS_VERSION  # noqa: N812
 
 from soloist.errors import ModelLoadError
 from soloist.models.borrowed_code import fetch_borrowed_code
@@ -41,6 +44,7 @@ from soloist.models.location import (
     network_type,
     weight_files,
 )
+from soloist.models.module_list import trust_text
 from soloist.models.own_settings import read_pipeline, similarity_of
 from soloist.models.pipeline import Task
 from soloist.models.prompts import choose_prompts
@@ -359,21 +363,36 @@ def _explain(spec: ModelSpec, exc: BaseException) -> str:
     what = f"{spec.name} cannot be loaded from {spec.source}"
     table = f'[models."{spec.name}"]'
     if "trust_remote_code" in str(exc):
-        return (
-            f"{what}: it runs code of its own, read that code and set trust_remote_code = true under {table} in the "
-            "catalogue"
-        )
+        return f"{what}: {trust_text(spec.name)}"
     if isinstance(exc, StrictDataclassError):  # a field of the configuration; its cause says which
         return f"{what} ({_first_sentence(exc.__cause__ or exc)}): correct that value in {_network_config(spec)}"
     if isinstance(exc, ImportError) and "sentence_transformers" in str(exc):
         return f"{what} ({_first_sentence(exc)}): install a version of sentence-transformers that has that module"
+    if isinstance(exc, (ImportError, ValueError)) and (lacking := _lacking_package(str(exc))):
+        return (
+            f"{what} ({_first_sentence(exc)}): install {lacking}, or take the setting that asks for it out of its "
+            "config.json or its sentence_bert_config.json"
+        )
     if isinstance(exc, LocalEntryNotFoundError):
         hub = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         return f"{what} (it is not on this machine, and {hub}): name its folder as source under {table} in a catalogue"
+    if Path(spec.source).is_dir() and not isinstance(exc, (OSError, SafetensorError)):
+        return (
+            f"{what} ({_first_sentence(exc)}): its files do not fit the installed sentence-transformers {ST_VERSION} "
+            f"and transformers {TRANSFORMERS_VERSION}, correct them or get the model again"
+        )
     return (
         f"{what} ({_first_sentence(exc)}): attach complete weights and name their folder as source under {table} in a "
         "catalogue"
     )
+
+
+def _lacking_package(message: str) -> str | None:
+    """The package that a library's message asks for, by what it says to install."""
+    if "FlashAttention" in message:
+        return "flash-attn"
+    found = re.search(r"pip install (?:-U |--upgrade )?[\"'`]?([A-Za-z][\w.-]*)", message)
+    return found[1].rstrip(".") if found is not None else None
 
 
 def _network_config(spec: ModelSpec) -> Path | str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from soloist.errors import ModelLoadError
-from soloist.models.limits import OwnLimits, knows_truncation, own_limits, own_longest, tokenizer_settings
+from soloist.models.limits import NO_LIMIT, OwnLimits, knows_truncation, own_limits, own_longest, tokenizer_settings
 from soloist.models.spec import ModelSpec
 from soloist.types import Similarity
 
@@ -24,6 +24,12 @@ TRANSFORMER_FILES = tuple(
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 PIPELINE_FILE = "config_sentence_transformers.json"
+# What such a file may set, by today's names and by earlier ones: sentence-transformers loads no folder with another.
+TRANSFORMER_SETTINGS = frozenset({
+    "backend", "cache_dir", "config_args", "config_kwargs", "do_lower_case", "document_length", "max_seq_length",
+    "modality_config", "model_args", "model_kwargs", "module_output_name", "processing_kwargs", "processor_kwargs",
+    "query_expansion", "query_length", "tokenizer_args", "tokenizer_name_or_path", "transformer_task", "unpad_inputs",
+})  # fmt: skip
 # How a tokenizer may be called (`processing_kwargs`): what cuts is followed, and these change no vector.
 _CUTTING = frozenset({"max_length", "truncation"})
 _HARMLESS = frozenset({
@@ -55,6 +61,12 @@ class TransformerFiles:
         Raises:
             ModelLoadError: one of them is no number of tokens.
         """
+        stated = self.tokenizer.get("model_max_length")
+        if stated is not None and not _is_limit(stated):
+            raise ModelLoadError(
+                f"{name} sets model_max_length to {stated!r}, which is no number of tokens: correct it in "
+                f"{self.where.with_name('tokenizer_config.json')}"
+            )
         return own_limits(name, own_longest(self.settings, self.tokenizer, self.network), self.settings)
 
 
@@ -84,13 +96,19 @@ def similarity_of(pipeline: Mapping[str, Any]) -> Similarity:
     return next((known for known in get_args(Similarity) if known == named), "cosine")
 
 
-def require_followed(spec: ModelSpec, files: TransformerFiles) -> None:
-    """Refuse settings of a transformer that are not followed.
+def require_followed(spec: ModelSpec, files: TransformerFiles, *, is_own_code: bool = False) -> None:
+    """Refuse settings of a transformer that are not followed; code of the model's own may know others.
 
     Raises:
         ModelLoadError: there is one; the message names it, its file and the way on.
     """
     what = _not_followed(files.settings)
+    unknown = sorted(files.settings.keys() - TRANSFORMER_SETTINGS)
+    if unknown and not is_own_code:
+        raise ModelLoadError(
+            f"{spec.name} sets {', '.join(unknown)} in {files.where}, which the installed sentence-transformers does "
+            "not know: take that setting out of the file, or install a version that knows it"
+        )
     if what is not None:
         raise ModelLoadError(
             f"{spec.name} cannot be loaded: {what}, which is not followed: take that setting out of {files.where} in a "
@@ -119,6 +137,32 @@ def _is_followed(name: str, value: object) -> bool:
     if name == "truncation":
         return knows_truncation(value)
     return name in _CUTTING | _HARMLESS or (name in _HARMLESS_AS and value in (_HARMLESS_AS[name], None))
+
+
+def _is_limit(value: object) -> bool:
+    """Whether it is a whole number of tokens, or so high that it is no limit, which some files write as 1e30."""
+    if isinstance(value, float):
+        return value >= NO_LIMIT
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def require_pipeline(spec: ModelSpec, pipeline: Mapping[str, Any]) -> None:
+    """Refuse settings of a whole pipeline with which sentence-transformers cannot load it, or gives it no vectors.
+
+    Raises:
+        ModelLoadError: there is one; the message names it, its file and the way on.
+    """
+    cut, default = pipeline.get("truncate_dim"), pipeline.get("default_prompt_name")
+    prompts = pipeline.get("prompts", {})
+    what = None
+    if cut is not None and (isinstance(cut, bool) or not isinstance(cut, int) or cut < 1):
+        what = f"sets truncate_dim to {json.dumps(cut)}, which is no number of dimensions"
+    elif not isinstance(prompts, dict):
+        what = f"has prompts that are no texts by name ({json.dumps(prompts)})"
+    elif default is not None and default not in (*prompts, "query", "document"):
+        what = f"names the default prompt {default!r} and has no prompt of that name"
+    if what is not None:
+        raise ModelLoadError(f"{spec.name} {what}: correct or delete it in its {PIPELINE_FILE}")
 
 
 def read_object(path: Path) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from soloist.models.adapters import Adapter, adapter_in, can_load_adapters
 from soloist.models.damage import GET_AGAIN, damage_in
 from soloist.models.fingerprint import settings_files
 from soloist.models.location import weight_files
+from soloist.models.module_list import faults_in_list
 from soloist.models.pipeline import ModuleEntry, RouteError, Task, modules_for, modules_of
 from soloist.models.spec import ModelSpec
 
@@ -84,14 +85,14 @@ def require_dense_encoder(spec: ModelSpec, folder: Path, *, with_weights: bool =
     if spec.loader == "wordllama":
         return
     try:
-        complaint = next(_complaints(folder, with_weights), None)
+        complaint = next(_complaints(spec, folder, with_weights), None)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
         complaint = f"its files do not fit together ({_first_line(exc)}): {GET_AGAIN}"
     if complaint is not None:  # which need not name the folder once more before each of its files
         raise ModelLoadError(f"{spec.name} cannot be loaded from {folder}: {complaint.replace(f'{folder}/', '')}")
 
 
-def _complaints(folder: Path, with_weights: bool) -> Iterator[str]:
+def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[str]:
     """One after the other, so that each may rely on what those before it looked at."""
     if not (folder / "modules.json").is_file():
         yield _without_modules(folder)
@@ -100,6 +101,7 @@ def _complaints(folder: Path, with_weights: bool) -> Iterator[str]:
     yield from damage_in((*folder.glob("router_config.json"), *folder.glob("*/router_config.json")))
     yield from _of_another_kind(folder)
     yield from _unroutable(folder)
+    yield from faults_in_list(spec, folder)
     yield from damage_in(settings_files(folder))
     for module in modules_of(folder):
         if module.is_of_the_library:
@@ -314,6 +316,12 @@ def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str
     named = [str(name) for name in config.get("architectures") or []]
     kind = next((what for end, what in _ARCHITECTURES.items() for name in named if name.endswith(end)), None)
     kind = kind or _OTHER_NETWORKS.get(str(config.get("model_type")))
+    if config.get("model_type") == "model2vec" or "StaticModel" in named:
+        return (
+            "it is a table of model2vec without a modules.json: add a modules.json that lists "
+            "sentence_transformers.models.StaticEmbedding at the path . and, where config.json has normalize, "
+            "sentence_transformers.models.Normalize at 1_Normalize"
+        )
     if kind is None and (folder / "artifact.metadata").is_file():
         kind = _MULTI_VECTOR
     if kind is None and not [file for end in ("*.safetensors", "*.bin") for file in folder.glob(end)]:

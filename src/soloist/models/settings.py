@@ -21,9 +21,10 @@ from soloist.models.own_settings import (
     read_pipeline,
     read_transformer,
     require_followed,
+    require_pipeline,
     similarity_of,
 )
-from soloist.models.pipeline import input_folder, modules_for
+from soloist.models.pipeline import input_folder, modules_for, modules_of
 from soloist.models.prompts import choose_prompts
 from soloist.models.spec import ModelSpec
 from soloist.types import Similarity
@@ -88,9 +89,12 @@ def require_own_settings(spec: ModelSpec, folder: Path) -> None:
     """
     if spec.loader == "wordllama":
         return
-    choose_prompts(spec, read_pipeline(folder))
+    pipeline = read_pipeline(folder)
+    require_pipeline(spec, pipeline)
+    choose_prompts(spec, pipeline)
+    own_code = {module.place for module in modules_of(folder) if not module.is_of_the_library}
     for place in dict.fromkeys((input_folder(folder, "document"), input_folder(folder, "query"))):
-        require_followed(spec, read_transformer(place))
+        require_followed(spec, read_transformer(place), is_own_code=place in own_code)
 
 
 def require_dims(spec: ModelSpec, dim: int) -> None:

@@ -1,0 +1,99 @@
+"""What a folder's modules.json names that no loader takes: classes, folders, code of its own. Pure; no torch.
+
+Each fault is the end of a sentence that names the entry and the way on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from soloist.models.pipeline import ModuleEntry, modules_for, modules_of
+from soloist.models.spec import ModelSpec
+
+# Every class of the library that a folder may name (tests/models/test_every_module.py reads them from the library).
+LIBRARY_MODULES = frozenset({
+    "Asym", "BaseTokenPooling", "BoW", "CLIPModel", "CNN", "Dense", "Dropout", "HierarchicalTokenPooling", "LSTM",
+    "LambdaTokenPooling", "LayerNorm", "LogitScore", "MLMTransformer", "MultiVectorMask", "Normalize", "Pooling",
+    "Router", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling", "StaticEmbedding", "Transformer",
+    "WeightedLayerPooling", "WordEmbeddings", "WordWeights",
+})  # fmt: skip
+# What sentence-transformers before 0.3 had in the place of its Transformer.
+_EARLY_TRANSFORMERS = frozenset({"ALBERT", "BERT", "CamemBERT", "DistilBERT", "RoBERTa", "T5", "XLMRoBERTa", "XLNet"})
+# What works on tokens or vectors, and so cannot come first.
+_READS_NO_TEXT = frozenset({
+    "Dense", "Dropout", "LayerNorm", "Normalize", "Pooling", "WeightedLayerPooling", "WordWeights",
+})  # fmt: skip
+
+
+def faults_in_list(spec: ModelSpec, folder: Path) -> Iterator[str]:
+    """What is wrong with a folder's list of modules."""
+    listed = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    for entry in listed if isinstance(listed, list) else ():
+        yield from _unreadable(entry)
+    for module in modules_of(folder):
+        yield from _unknown(module) if module.is_of_the_library else _own_code(spec, folder, module)
+    first = modules_for(folder, "document")[:1]
+    if first and first[0].is_of_the_library and first[0].kind in _READS_NO_TEXT:
+        yield (
+            f"its modules.json begins with {first[0].kind}, which reads no text: put the modules into the order in "
+            "which a text goes through them, Transformer first"
+        )
+
+
+def trust_text(name: str) -> str:
+    """What to do about a model that runs code of its own, as the end of a sentence."""
+    return (
+        f'it runs code of its own, read that code and set trust_remote_code = true under [models."{name}"] in the '
+        "catalogue"
+    )
+
+
+def _unreadable(entry: Any) -> Iterator[str]:
+    if not isinstance(entry, dict) or not isinstance(place := entry.get("path"), str):
+        return  # which the pipeline's own reader refuses
+    if "name" not in entry:
+        yield f"its modules.json gives the module {entry.get('type')} no name: add idx and name to each of its modules"
+    if "\\" in place:
+        yield f"its modules.json names the folder {place} with a backslash: write / in its place"
+    if Path(place).is_absolute() or ".." in Path(place).parts:
+        yield (
+            f"its modules.json gives its module {entry.get('name')} a folder outside of the model's, or the whole path "
+            "of one: put that folder into the model's and write its name alone"
+        )
+
+
+def _unknown(module: ModuleEntry) -> Iterator[str]:
+    if module.kind in _EARLY_TRANSFORMERS:
+        yield (
+            f"its modules.json has the module {module.type}, as sentence-transformers wrote it before 0.3: write "
+            "sentence_transformers.models.Transformer in its place"
+        )
+    elif module.kind not in LIBRARY_MODULES:
+        yield (
+            f"its modules.json has the module {module.type}, which the installed sentence-transformers does not have: "
+            "install a version that has that module"
+        )
+
+
+def _own_code(spec: ModelSpec, folder: Path, module: ModuleEntry) -> Iterator[str]:
+    """A class outside of sentence-transformers: of a file in the folder, else of a package."""
+    if not spec.trust_remote_code:
+        yield trust_text(spec.name)
+    name = module.type.rpartition("--")[2].rpartition(".")[0]
+    is_elsewhere = "--" in module.type  # in another repository
+    if not is_elsewhere and not (folder / f"{name}.py").is_file() and not _is_importable(name.partition(".")[0]):
+        yield (
+            f"its modules.json has the module {module.type}, and neither {name}.py nor a package of that name is "
+            "here: copy that file into the model's folder, or install the package"
+        )
+
+
+def _is_importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False

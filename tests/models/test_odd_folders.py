@@ -1,0 +1,121 @@
+"""Folders that people have and that libraries fail at with an error about something else: one sentence each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soloist.errors import ModelLoadError
+from soloist.memory.prediction import blueprint_of
+from soloist.models.catalogue import resolve
+from soloist.models.loading import stage
+from soloist.models.refusals import require_dense_encoder
+from soloist.models.settings import read_settings
+
+MODULES, PIPELINE, TRANSFORMER = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
+
+
+@pytest.fixture
+def folder(tiny_models: dict[str, Path], tmp_path: Path) -> Path:
+    """A complete model that a test may change."""
+    return Path(shutil.copytree(tiny_models["bert"], tmp_path / "model"))
+
+
+def _edit(file: str, **fields: object) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        (folder / file).write_text(json.dumps({**content, **fields}), encoding="utf-8")
+
+    return edit
+
+
+def _modules(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        change(modules)
+        (folder / MODULES).write_text(json.dumps(modules), encoding="utf-8")
+
+    return edit
+
+
+def _module(at: int, **fields: str) -> Callable[[Path], object]:
+    return _modules(lambda modules: modules[at].update(fields))
+
+
+def _unlimited_but_for(limit: object) -> Callable[[Path], object]:
+    """No max_seq_length, and this in the tokenizer's file."""
+
+    def edit(folder: Path) -> None:
+        (folder / TRANSFORMER).write_text("{}")
+        _edit("tokenizer_config.json", model_max_length=limit)(folder)
+
+    return edit
+
+
+def _model2vec(folder: Path) -> None:
+    (folder / MODULES).unlink()
+    _edit("config.json", model_type="model2vec", architectures=["StaticModel"])(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_module(0, type="sentence_transformers.models.BERT"), "before 0.3: write sentence_transformers.models.Transf"),
+        (_module(1, type="sentence_transformers.models.Foo"), "install a version that has that module"),
+        (_module(1, type="custom_st.Pooling"), "it runs code of its own, read that code and set trust_remote_code"),
+        (_module(1, path=".\\1_Pooling"), r"the folder .\1_Pooling with a backslash: write / in its place"),
+        (_module(1, path="../model/1_Pooling"), "gives its module 1 a folder outside of the model's"),
+        (_modules(lambda modules: modules[0].pop("name")), "no name: add idx and name to each of its modules"),
+        (_modules(lambda modules: modules.reverse()), "begins with Normalize, which reads no text: put the modules"),
+        (_edit(PIPELINE, prompts=None), "has prompts that are no texts by name (null): correct or delete"),
+        (_edit(PIPELINE, prompts={}, default_prompt_name="gone"), "names the default prompt 'gone' and has no prompt"),
+        (_edit(PIPELINE, truncate_dim="8"), 'sets truncate_dim to "8", which is no number of dimensions'),
+        (_edit(PIPELINE, truncate_dim=0), "sets truncate_dim to 0, which is no number of dimensions"),
+        (_edit(TRANSFORMER, foo=1), "sets foo in"),
+        (_unlimited_but_for("512"), "sets model_max_length to '512', which is no number of tokens: correct it in"),
+        (_unlimited_but_for(0), "sets model_max_length to 0, which is no number of tokens: correct it in"),
+        (_model2vec, "a table of model2vec without a modules.json: add a modules.json that lists"),
+    ],
+)
+def test_a_plan_says_of_a_folder_what_its_load_says(folder: Path, change: Callable[[Path], object], said: str) -> None:
+    """Catches "attach complete weights" for complete weights, a TypeError of a plan, and a plan that finds no fault."""
+    change(folder)
+    spec = resolve(str(folder))
+    with pytest.raises(ModelLoadError) as loaded:
+        stage(spec, "float32")
+    with pytest.raises(ModelLoadError) as planned:
+        require_dense_encoder(spec, folder)
+        read_settings(spec, blueprint_of(spec))
+    assert str(loaded.value) == str(planned.value)
+    assert said in str(loaded.value)
+    assert "\n" not in str(loaded.value)
+
+
+def test_code_that_was_not_copied_is_named(folder: Path) -> None:
+    """Catches "no module named", where the file beside the model's others was left behind."""
+    _module(1, type="custom_st.Pooling")(folder)
+    trusted = replace(resolve(str(folder)), trust_remote_code=True)
+    with pytest.raises(ModelLoadError, match=r"neither custom_st\.py nor a package of that name is here: copy that"):
+        stage(trusted, "float32")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_edit(TRANSFORMER, model_kwargs={"attn_implementation": "flash_attention_2"}), "install flash-attn, or take"),
+        (_edit("config.json", dtype=None, torch_dtype="auto"), "its files do not fit the installed sentence-transform"),
+    ],
+)
+def test_a_fault_that_only_a_load_finds_has_a_way_on_of_its_own(
+    folder: Path, change: Callable[[Path], object], said: str
+) -> None:
+    """Catches advice to attach weights that are there."""
+    change(folder)
+    with pytest.raises(ModelLoadError, match=said):
+        stage(resolve(str(folder)), "float32")
