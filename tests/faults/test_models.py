@@ -51,7 +51,7 @@ def test_a_model_that_does_not_load_in_the_second_pass_keeps_the_first(config, o
     own = dataclasses.replace(config, catalogue=write_catalogue(tmp_path / "own.toml", own_models), isolation="process")
     with pytest.raises(ModelLoadError) as caught:
         run(own, On(lambda event: isinstance(event, PassStarted), lambda: cut(own_models["two"])))
-    assert require_sentence(caught.value).startswith(f"two cannot be loaded from {own_models['two']} (")
+    assert require_sentence(caught.value).startswith(f"two cannot be loaded from {own_models['two']}: ")
     assert vector_rows(own.out) == {"one": 27, "two": 0}
     shutil.copytree(kept, own_models["two"], dirs_exist_ok=True)
     finish(dataclasses.replace(own, isolation="allocator"), fresh)

@@ -30,7 +30,7 @@ from soloist.models.blueprint import Blueprint
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.location import find_settings, weight_files
-from soloist.models.refusals import require_dense_encoder
+from soloist.models.refusals import has_weights, require_dense_encoder
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
 from soloist.sources import find_input
@@ -86,13 +86,15 @@ def _remarks(known: _Known) -> list[str]:
     said = list(settings.notices)
     if ranks_otherwise(settings.similarity, has_unit_vectors=settings.has_unit_vectors):
         said.append(in_words(settings.similarity))
+    if Path(known.spec.source).is_dir() and not has_weights(Path(known.spec.source)):
+        said.append(f"its weights are not in {known.spec.source}, and a run needs them: copy them there first")
     return [f"{known.spec.name}: {each}" for each in said]
 
 
 def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Known:
     folder = find_settings(spec)
-    if folder is not None:  # of a model of the hub the weights may be fetched later
-        require_dense_encoder(spec, folder, with_weights=Path(spec.source).is_dir())
+    if folder is not None:  # whoever plans a download of gigabytes may have none of them yet
+        require_dense_encoder(spec, folder, with_weights=False)
     blueprint = blueprint_of(spec)
     overflows = spec.overflows_float16 or family_overflows_float16(blueprint.config.get("model_type"))
     spec = replace(spec, overflows_float16=overflows)

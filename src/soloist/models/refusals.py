@@ -77,7 +77,7 @@ _KEEPING_TOKENS = ("Transformer", "Dense", "Normalize", "LayerNorm", "Dropout", 
 def require_dense_encoder(spec: ModelSpec, folder: Path, *, with_weights: bool = True) -> None:
     """Refuse a folder that is no dense text encoder, or lacks a file that its modules read.
 
-    Without `with_weights` a model whose weights have not been fetched yet is taken.
+    Without `with_weights` a model of whose weights nothing has been fetched yet is taken.
 
     Raises:
         ModelLoadError: it is one; the message says what it is instead, or what is wrong with which file.
@@ -108,8 +108,11 @@ def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[s
             yield from _incomplete(module)
     for task in _SIDES:
         yield from _tokenless(modules_for(folder, task))
-    yield from _without_weights(folder, with_weights)
-    yield from damage_in(weight_files(folder))
+    if with_weights or has_weights(folder):
+        yield from _without_weights(folder)
+        yield from damage_in(weight_files(folder))
+    else:
+        yield from (of_others for place in _networks(folder) for of_others in _in_other_formats(place))
 
 
 def _of_another_kind(folder: Path) -> Iterator[str]:
@@ -245,18 +248,23 @@ def _tokenless(modules: tuple[ModuleEntry, ...]) -> Iterator[str]:
         )
 
 
-def _without_weights(folder: Path, with_weights: bool) -> Iterator[str]:
+def has_weights(folder: Path) -> bool:
+    """Whether anything of a model's weights is there: a file that is not empty."""
+    return any(file.is_file() and file.stat().st_size for file in weight_files(folder))
+
+
+def _without_weights(folder: Path) -> Iterator[str]:
     files = weight_files(folder)
     missing = [file for file in files if not file.is_file()]
-    if missing and (with_weights or any(file.is_file() for file in files)):
+    if missing:
         index = next(iter(sorted(missing[0].parent.glob("*.index.json"))), "its index")
         yield f"{missing[0].name} is missing, of which {index} speaks, {GET_AGAIN}"
-    if with_weights and not missing:
+    else:
         networks = _networks(folder)
         bare = (p for p in networks if adapter_in(p) is None and not any(file.parent == p for file in files))
         wanting = next(bare, folder if not files and not networks else None)
         if wanting is not None:
-            yield _only_other_formats(wanting)
+            yield next(_in_other_formats(wanting), _missing_text(wanting))
 
 
 def _networks(folder: Path) -> list[Path]:
@@ -279,15 +287,17 @@ _FORMATS: Mapping[str, str] = {
 }
 
 
-def _only_other_formats(place: Path) -> str:
+def _missing_text(place: Path) -> str:
+    return f"{place / 'model.safetensors'} is missing, {GET_AGAIN}"
+
+
+def _in_other_formats(place: Path) -> Iterator[str]:
     for pattern, what in _FORMATS.items():
-        found = next(iter(sorted(place.glob(pattern))), None)
-        if found is not None:
-            return (
+        for found in sorted(place.glob(pattern)):
+            yield (
                 f"it has its weights as {what} alone ({found.relative_to(place)}), and soloist computes with torch: "
                 "get the model's model.safetensors"
             )
-    return f"{place / 'model.safetensors'} is missing, {GET_AGAIN}"
 
 
 def _without_modules(folder: Path) -> str:
@@ -308,8 +318,7 @@ def _without_modules(folder: Path) -> str:
     below = sorted(folder.glob("*/modules.json"))
     if below:
         return f"{lacking}, and its folder {below[0].parent.name} has one: name that folder"
-    other = _only_other_formats(folder)
-    return other if " alone (" in other else f"{lacking}, save it there with SentenceTransformer.save"
+    return next(_in_other_formats(folder), f"{lacking}, save it there with SentenceTransformer.save")
 
 
 def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str:
@@ -325,7 +334,7 @@ def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str
     if kind is None and (folder / "artifact.metadata").is_file():
         kind = _MULTI_VECTOR
     if kind is None and not [file for end in ("*.safetensors", "*.bin") for file in folder.glob(end)]:
-        return _only_other_formats(folder)
+        return next(_in_other_formats(folder), _missing_text(folder))
     if kind is not None:
         return f"it is {kind} ({', '.join(named) or config.get('model_type')} in config.json), {CHOOSE_DENSE}"
     return (
