@@ -41,7 +41,7 @@ if importlib.util.find_spec("soloist") is None:
 from processor.ultimate_embedder.config import FUSION_METHODS, EnsembleConfig  # noqa: E402
 from processor.ultimate_embedder.log import logger, make_visible  # noqa: E402
 from soloist.config import DEFAULT_MODELS, SourceConfig  # noqa: E402
-from soloist.errors import ConfigError, OutputError, SoloistError  # noqa: E402
+from soloist.errors import ConfigError, NothingToEmbedError, OutputError, SoloistError  # noqa: E402
 from soloist.formats import DEFAULT_FILE_PATTERNS  # noqa: E402
 from soloist.jsontext import json_text  # noqa: E402
 from soloist.sources import discover, read_chunks  # noqa: E402
@@ -179,7 +179,13 @@ def _embed(
         return {}
     _warn_of_replacing(output, loaded["collections"])
     with first_interrupt_only(), _temporary_folder(output) as temporary:
-        results = embedder.generate_embeddings_kaggle_optimized(output_dir=temporary / RUN)
+        try:
+            results = embedder.generate_embeddings_kaggle_optimized(output_dir=temporary / RUN)
+        except NothingToEmbedError as exc:
+            if asked or not skipped:
+                raise
+            logger.warning("%s; the results that are there stay as they are", exc)
+            return {}
         assert embedder.last_run is not None
         install(temporary / RUN, output / RUN, temporary / "replaced")
     run = dataclasses.replace(embedder.last_run, folder=RunFolder.open(output / RUN))

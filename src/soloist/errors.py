@@ -8,6 +8,7 @@ SoloistError
 +-- InputError                  chunk files that cannot be read as asked
 |   +-- BadChunkFileError       one file, with the position of the fault
 |   +-- DuplicateIdError        two chunks with one id, both places named
+|   +-- NothingToEmbedError     no chunks at all, or none that could be embedded
 |   +-- VectorlessTextsError    texts of which a model makes no vector, all of them counted
 +-- OutputError                 the run folder cannot be used
 +-- ExportError                 a store that fails, or does not have what was written to it
@@ -58,6 +59,10 @@ class BadChunkFileError(InputError):
 
 class DuplicateIdError(InputError):
     """Two chunks of a collection have the same id; the message names both places."""
+
+
+class NothingToEmbedError(InputError):
+    """The collections have no chunks, or none of which each model makes a vector."""
 
 
 class VectorlessTextsError(InputError):

@@ -281,6 +281,24 @@ def test_texts_that_a_model_cannot_read_are_left_out_and_the_results_kept(
     assert "other chunks" in capsys.readouterr().err
 
 
+def test_a_collection_of_which_all_texts_are_left_out_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a second command that fails over results which are all there, since one collection has no vectors."""
+    for name, text in (("full", "grey water"), ("hollow", "\u200b")):
+        write_collection(tmp_path / "chunks" / name, [{"text": text}])
+    catalogue = write_catalogue(tmp_path / "own.toml", {"table": tiny_models.make_static(tmp_path / "table", rows=600)})
+    monkeypatch.setenv("SOLOIST_CATALOGUE", str(catalogue))
+    flags = ["--skip-existing", "--on-bad-input", "skip"]
+    for _ in range(2):
+        assert embed(tmp_path / "chunks", tmp_path / "out", *flags, model="table") == 0
+        items = read(tmp_path / "out/embedding_summary.json")
+        assert [(item["collection"], item["chunks"]) for item in items] == [("full", 1), ("hollow", 0)]
+        assert (tmp_path / "out/run/run.json").is_file()
+    assert embed(tmp_path / "chunks", tmp_path / "out", *flags, "--collections", "hollow", model="table") == 1
+    assert "there are no chunks to embed in hollow" in capsys.readouterr().err
+
+
 def test_help_says_what_becomes_of_existing_results(capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a default that is learnt from the loss of results."""
     with pytest.raises(SystemExit):

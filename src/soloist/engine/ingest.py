@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from soloist.config import SourceConfig
-from soloist.errors import InputError
+from soloist.errors import InputError, NothingToEmbedError
 from soloist.events import EventSink, InputPassedOver, InputScanned, InputSkipped, Notice
 from soloist.sources import DuplicateIds, PassedOverFiles, SkippedInputs, read_chunks
 from soloist.stores import RunFolder
@@ -94,10 +94,10 @@ def empty_collection(collection: Collection, skipped: SkippedInputs) -> InputErr
     return InputError(f"the collection {collection.name} has no chunks to embed ({skipped}): leave it out or fill it")
 
 
-def nothing_to_embed(collections: Sequence[Collection], skipped: SkippedInputs) -> InputError:
+def nothing_to_embed(collections: Sequence[Collection], skipped: SkippedInputs) -> NothingToEmbedError:
     """That no collection has any chunks."""
     names = ", ".join(collection.name for collection in collections)
-    return InputError(f"there are no chunks to embed in {names} ({skipped}): give files that hold some")
+    return NothingToEmbedError(f"there are no chunks to embed in {names} ({skipped}): give files that hold some")
 
 
 def _write_shards(
