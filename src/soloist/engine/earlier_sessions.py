@@ -188,7 +188,8 @@ def _tell_other_settings(folder: RunFolder, fingerprints: Mapping[str, str], sin
         and record.fingerprint != fingerprints.get(record.model)
     )
     for model in dict.fromkeys(changed):
-        sink.emit(Notice(about=model, message="its weights or settings have changed: its vectors are computed again"))
+        message = "its weights or settings have changed, or soloist makes its vectors in another way now"
+        sink.emit(Notice(about=model, message=f"{message}: they are computed again"))
 
 
 def _tell_other_dtype(

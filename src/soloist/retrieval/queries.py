@@ -119,5 +119,6 @@ def _require_same(staged: StagedModel, record: ModelRecord) -> None:
     if staged.fingerprint != record.fingerprint:
         raise ConfigError(
             f"{record.name} on this machine is not the model that made the run (its weights, prompts or limits are "
-            "others): give --catalogue with the folder of that one, or run again into a new folder"
+            "others, or an earlier version of soloist made the run): give --catalogue with the folder of that model, "
+            "or the command of the run once more, which computes the vectors again"
         )
