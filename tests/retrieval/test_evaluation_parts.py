@@ -32,9 +32,13 @@ def written(tmp_path, queries, qrels):
         "query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\tb\t0\n2\ta b\t1\n",
         "q1\ta\t2\r\nq1\tb\t0\r\n2\ta b\t1\r\n",
         "q1\t0\ta\t2\nq1\t0\tb\t0\n2\t0\ta b\t1\n",
+        "query-id\tcorpus-id\tscore\nq1\ta\t2.0\nq1\tb\t0.0\n2\ta b\t1.0\n",
     ],
 )
-@pytest.mark.parametrize("queries", [QUERIES, b"\xef\xbb\xbf" + QUERIES.replace("\n", "\r\n").encode()])
+@pytest.mark.parametrize(
+    "queries",
+    [QUERIES, QUERIES.replace('"_id": 2,', '"_id": 2.0,'), b"\xef\xbb\xbf" + QUERIES.replace("\n", "\r\n").encode()],
+)
 def test_judgements_as_people_have_them(tmp_path, queries, qrels):
     """A heading would be a judgement, a carriage return part of an id, or TREC's second column a chunk."""
     found = read_judged(*written(tmp_path, queries, qrels))
@@ -65,8 +69,10 @@ def test_columns_apart_by_spaces(tmp_path):
         ('{"_id": "q1"}\n', "q1\ta\t1\n", "line 1 is no query"),
         ("not json\n", "q1\ta\t1\n", "line 1 is no query"),
         ("[" * 100_000, "q1\ta\t1\n", "line 1 is no query"),
-        ('{"_id": "q1", "text": " "}\n', "q1\ta\t1\n", "its text is empty"),
-        ('{"_id": null, "text": "x"}\n', "q1\ta\t1\n", "no plain _id"),
+        ('{"_id": "q1", "text": " "}\n', "q1\ta\t1\n", "the text of the query 'q1' is empty"),
+        ('{"_id": null, "text": "x"}\n', "q1\ta\t1\n", "line 1: its _id is null: give a text or a whole number"),
+        ('{"_id": 1.5, "text": "x"}\n', "q1\ta\t1\n", "line 1: its _id is 1.5: give"),
+        (QUERIES, "q1\ta\t0.5\n", "line 1 is no judgement"),
         (QUERIES + '{"_id": "q1", "text": "again"}\n', "q1\ta\t1\n", "the query 'q1' is there twice"),
         (b"\xff\xfe\x00", "q1\ta\t1\n", "cannot be read"),
         (QUERIES, "q1\ta\t2\nq3\ta\t1\nq1\ta\t0\n", "line 3: it gives 'a' the grade 0 for the query 'q1', and a line"),

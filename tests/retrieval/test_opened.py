@@ -174,7 +174,7 @@ def test_a_long_question_is_cut_and_said_to_be(searched):
         (lambda run: run.search("x", collections="beta"), "collections is the text 'beta': give a list of names"),
         (lambda run: run.search(None), "a query is a NoneType: give a text"),
         (lambda run: run.search(["x"]), "a query is a list: give a text"),
-        (lambda run: run.search("x", "3"), "k is 3, but there are 95 chunks"),
+        (lambda run: run.search("x", "3"), "k is '3', but there are 95 chunks"),
     ],
 )
 def test_what_cannot_be_asked(searched, ask, sentence):

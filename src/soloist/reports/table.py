@@ -158,7 +158,7 @@ def _because(result: RunResult) -> str:
 
 def _places(result: RunResult) -> list[str]:
     kinds = "chunks, vectors" if result.fusion is None else "chunks, vectors, fused"
-    collections = ", ".join(collection.name for collection in result.collections if collection.files)
+    collections = ", ".join(collection.name for collection in result.collections if collection.chunks)
     alone = "a single model's vectors, which need no fusion" if len(result.models) == 1 else "nothing is fused"
     fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else alone
     return [

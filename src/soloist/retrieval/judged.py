@@ -74,14 +74,26 @@ def _queries(path: Path) -> dict[str, str]:
             raise InputError(
                 f'{path}, line {number} is no query: give one object a line, such as {{"_id": "q1", "text": "how?"}}'
             ) from exc
-        if not isinstance(id_, (str, int)) or not isinstance(text, str) or not text.strip():
-            raise InputError(f"{path}, line {number}: its text is empty, or it has no plain _id: give both")
-        if str(id_) in found:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(
+                f"{path}, line {number}: the text of the query {id_!r} is empty: give one, or remove the line"
+            )
+        id_ = _id(id_, f"{path}, line {number}")
+        if id_ in found:
             raise InputError(f"{path}, line {number}: the query {id_!r} is there twice: give each an id of its own")
-        found[str(id_)] = text
+        found[id_] = text
     if not found:
         raise InputError(f"{path} has no query: give one object a line")
     return found
+
+
+def _id(value: Any, place: str) -> str:
+    """The id that a query has, by the rule for chunks: 1.0 is the id `1`."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2.0**53:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise InputError(f"{place}: its _id is {json.dumps(value)}: give a text or a whole number")
+    return str(value)
 
 
 def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
@@ -94,7 +106,7 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
             row = [row[0], row[2], row[3]]
         try:
             query, chunk, text = row
-            grade = int(text)
+            grade = int(text.removesuffix(".0"))  # tables of numbers, of which one is missing, are written as 1.0
         except ValueError as exc:
             raise InputError(
                 f"{path}, line {number} is no judgement: give query-id, corpus-id and a whole number, separated by tabs"

@@ -170,7 +170,7 @@ class OpenedRun:
         places = self.places(collections)
         if not isinstance(k, int) or not 1 <= k <= places.rows:
             raise ConfigError(
-                f"k is {k}, but there {is_or_are(places.rows)} {count_text(places.rows, 'chunk')} to find: give a k "
+                f"k is {k!r}, but there {is_or_are(places.rows)} {count_text(places.rows, 'chunk')} to find: give a k "
                 f"{'of 1' if places.rows == 1 else f'from 1 to {places.rows}'}"
             )
         if by.model is not None:
