@@ -21,7 +21,8 @@ OnBadInput = Literal["error", "skip"]
 Packing = Literal["auto", "on", "off"]
 FusionMethod = Literal["concat", "mean", "projection", "aligned-mean", "none"]
 BudgetSource = Literal["given", "calibrated", "table"]
-Vectorless = Literal["no tokens", "zero vector", "NaN or infinity"]  # why a model makes no vector of a text
+# Why a model makes no vector of a text.
+Vectorless = Literal["no tokens", "token without a vector", "zero vector", "NaN or infinity"]
 SkipReason = Literal["empty text", "text too long", "unreadable file", "not a chunk", "no chunks"] | Vectorless
 
 

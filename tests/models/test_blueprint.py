@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 from support.tiny_models import make_static, make_t5
@@ -151,6 +153,15 @@ def test_a_static_table_is_measured_by_its_header(tmp_path):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: 8 + int.from_bytes(whole[:8], "little")])
     assert read_blueprint(folder).static_shape == (1000, 8)
+
+
+def test_a_table_that_tokens_share_is_as_large_as_it_is_loaded(tmp_path):
+    """model2vec stores a row for many tokens, which a load writes out: a plan of the stored rows would be too small."""
+    folder = make_static(tmp_path / "static", dim=8, rows=1000)
+    table = {"embeddings": torch.ones(10, 8), "mapping": torch.zeros(1000, dtype=torch.int64)}
+    save_file(table, folder / "model.safetensors")
+    assert read_blueprint(folder).static_shape == (1000, 8)
+    assert stage(resolve(str(folder)), "float32").weights_bytes == 1000 * 8 * 4
 
 
 @pytest.mark.parametrize("content", [b"", b"\x01", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{]"])

@@ -23,13 +23,16 @@ from torch.overrides import TorchFunctionMode
 from soloist.encoding import packing
 from soloist.encoding.batching import RowsFor, plan_batches, plan_unpadded, slices
 from soloist.encoding.trial import foreign_features_text, tried
+from soloist.encoding.vocabulary import padding_text, rows_too_few
 from soloist.errors import ModelLoadError
 from soloist.models.loading import StagedModel
-from soloist.types import Batch
+from soloist.types import Batch, Vectorless
 
 Features = dict[str, Any]
 # Two texts of other lengths: every model is tried on them, and packed rows must give the vectors of padded ones.
 _PROBES = ("which of the rows is longer than the other one, and by how many tokens?", "a short row")
+# Letters that few vocabularies have: a tokenizer that fails at what it does not know fails at one of them.
+_RARE = "\U00013000 \ua66e \u9f98 \u2603"
 # Longer than a limit by these factors, so that a tokenizer cuts off one piece, a few, and the last of them a short one.
 _TIMES_TOO_LONG = (1.2, 3.5, 6)
 _LONGEST_TRIED_LIMIT = 512  # tokens; a higher limit would only take longer to try
@@ -75,8 +78,9 @@ class Encoder:
             )
         # Of a fast tokenizer: its Rust part. A static model's tokenizer is one itself, and adds no special tokens.
         self._backend: Tokenizer | None = None if staged.is_static else getattr(self._tokenizer, "_tokenizer", None)
+        self._failure: str | None = None
         with _tokenizing:
-            probe = staged.module.preprocess(["a"], prompt=staged.document_prompt or None)
+            probe = _preprocessed(staged)
             if self._backend is not None and not self._tells_what_it_cuts(self._backend):
                 self._backend = None
         self._tensor_names = {name for name, value in probe.items() if isinstance(value, torch.Tensor)}
@@ -85,6 +89,10 @@ class Encoder:
         if not self._tensor_names <= known or self._constants.get("modality", "text") != "text":
             raise ModelLoadError(foreign_features_text(staged.spec.name, self._tensor_names - known, self._constants))
         self._padding_index: int | None = None
+        self._rows = rows_too_few(staged.module, self._tokenizer)
+        if self._rows is not None and not staged.is_static and self._tokenizer.pad_token_id >= self._rows:
+            raise ModelLoadError(padding_text(staged.spec.name, self._tokenizer.pad_token, self._rows))
+        self.tokenize([_RARE])
         rows = self.tokenize(_PROBES).ids
         padded = tried(staged, lambda module: self._together(module, rows)) if all(map(len, rows)) else None
         self._packs = packs and not staged.is_static and padded is not None and self._can_pack(rows, padded)
@@ -101,6 +109,16 @@ class Encoder:
         rounding.
         """
         return self._padding_cosine if self._padding_cosine < 1 - _NEAR_ENOUGH[self._staged.dtype] else None
+
+    @property
+    def failure(self) -> str | None:
+        """What the tokenizer says where it has failed at a text; None where it has read all of them."""
+        return self._failure
+
+    @property
+    def has_tokens_without_rows(self) -> bool:
+        """Whether the tokenizer has tokens for which the network has no vector."""
+        return self._rows is not None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -122,11 +140,16 @@ class Encoder:
 
         A few megabytes of text at a time: what a tokenizer says of a text takes hundreds of times its size.
         """
-        parts = [self._tokenize(some) for some in slices(texts)]  # of no texts none, which some tokenizers cannot take
-        return TokenizedTexts(
-            ids=tuple(row for part in parts for row in part.ids),
-            dropped=tuple(count for part in parts for count in part.dropped),
-        )
+        return _joined([self._tokenize(some) for some in slices(texts)])  # some tokenizers cannot take no texts
+
+    def vectorless(self, tokenized: TokenizedTexts) -> dict[int, Vectorless]:
+        """Why the model has no vector for some of the rows, as far as their tokens show."""
+        found: dict[int, Vectorless] = {row: "no tokens" for row, length in enumerate(tokenized.lengths) if not length}
+        if self._rows is not None:
+            for row, ids in enumerate(tokenized.ids):
+                if len(ids) and ids.max() >= self._rows:
+                    found[row] = "token without a vector"
+        return found
 
     def plan(
         self, tokenized: TokenizedTexts, rows_for: RowsFor, fills: Callable[[int], bool] = lambda padded_length: False
@@ -193,6 +216,19 @@ class Encoder:
         return forward(self._staged.module, features, "cpu")[: len(rows)]
 
     def _tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """The tokens of some texts; none of those at which the tokenizer fails."""
+        try:
+            return self._of_a_batch(texts)
+        except Exception as exc:
+            if type(exc) is not Exception:  # the class that the Rust side raises has no name of its own
+                raise
+            self._failure = str(exc)
+        if len(texts) == 1:
+            return TokenizedTexts(ids=(np.empty(0, np.int32),), dropped=(0,))
+        middle = len(texts) // 2
+        return _joined([self._tokenize(texts[:middle]), self._tokenize(texts[middle:])])
+
+    def _of_a_batch(self, texts: Sequence[str]) -> TokenizedTexts:
         prompted = [self._staged.document_prompt + text for text in texts]
         with _tokenizing:
             if self._backend is not None:
@@ -277,6 +313,24 @@ class Encoder:
             "input_ids": torch.from_numpy(np.concatenate(rows).astype(np.int64)),
             "offsets": torch.from_numpy(offsets.astype(np.int64)),
         }
+
+
+def _preprocessed(staged: StagedModel) -> Features:
+    """The features of a short text; of an empty one where the tokenizer does not know its letter."""
+    prompt = staged.document_prompt or None
+    try:
+        return dict(staged.module.preprocess(["a"], prompt=prompt))
+    except Exception as exc:
+        if type(exc) is not Exception:
+            raise
+        return dict(staged.module.preprocess([""]))
+
+
+def _joined(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
+    return TokenizedTexts(
+        ids=tuple(row for part in parts for row in part.ids),
+        dropped=tuple(count for part in parts for count in part.dropped),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

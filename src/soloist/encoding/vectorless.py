@@ -30,7 +30,7 @@ _KEEPING_SPLITS = {"ByteLevel", "Digits", "Split"}
 
 def may_lack_vectors(encoder: Encoder) -> bool:
     """Whether there may be texts of which the model makes no vector, as far as that shows without a device."""
-    if encoder.staged.is_static:
+    if encoder.staged.is_static or encoder.has_tokens_without_rows or encoder.failure is not None:
         return True
     has_tokens_of_its_own = encoder.tokenize([""]).lengths != [0]
     return not has_tokens_of_its_own and not _has_a_token_for_each_byte(encoder.staged.module.tokenizer)
@@ -46,16 +46,16 @@ class Look:
     def at(self, texts: Sequence[str]) -> dict[int, Vectorless]:
         """Why the model makes no vector of some of the texts, by their index."""
         tokenized = self._encoder.tokenize(texts)
-        found: dict[int, Vectorless] = {row: "no tokens" for row, length in enumerate(tokenized.lengths) if not length}
+        found = self._encoder.vectorless(tokenized)
         if self._encoder.staged.is_static:
-            found |= self._without_a_norm(tokenized)
+            found |= self._without_a_norm(tokenized, found)
         return dict(sorted(found.items()))
 
-    def _without_a_norm(self, tokenized: TokenizedTexts) -> dict[int, Vectorless]:
-        """The rows with tokens whose vector is zero or not finite, in float32 too."""
+    def _without_a_norm(self, tokenized: TokenizedTexts, lacking: Mapping[int, Vectorless]) -> dict[int, Vectorless]:
+        """The rows that lack nothing else whose vector is zero or not finite, in float32 too."""
         found: dict[int, Vectorless] = {}
         for batch in self._encoder.plan(tokenized, within(_BATCH_TOKENS)):
-            rows = [row for row in batch.rows if len(tokenized.ids[row])]
+            rows = [row for row in batch.rows if row not in lacking]
             bad = [rows[at] for at in unit_rows(self._vectors(self._encoder.staged.module, tokenized, rows))[1]]
             vectors = self._vectors(self._float32(), tokenized, bad) if bad else np.empty((0, 1), np.float32)
             for at in unit_rows(vectors)[1]:

@@ -15,6 +15,7 @@ _NAMED = 3
 # Of one text and of several.
 _WORDS: Mapping[Vectorless, tuple[str, str]] = {
     "no tokens": ("has no tokens", "have no tokens"),
+    "token without a vector": ("has a token without a vector", "have tokens without a vector"),
     "zero vector": ("has a zero vector", "have a zero vector"),
     "NaN or infinity": ("has NaN or infinity in its vector", "have NaN or infinity in their vectors"),
 }

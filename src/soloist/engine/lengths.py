@@ -26,14 +26,15 @@ from soloist.models.pipeline import input_folder
 from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
 from soloist.sources import DuplicateIds, SkippedInputs, read_chunks
-from soloist.types import Chunk, Collection, Place, SkippedInput
+from soloist.types import Chunk, Collection, Place, SkippedInput, Vectorless
 
 BLOCK_CHUNKS = 4096
 # Characters of documentation and code in a token: 2.9 for MiniLM's tokenizer and 3.1 for Llama's on the 738 chunks of
 # the Docling documentation. Fewer characters, so more tokens, than either would be a plan on the safe side.
 CHARACTERS_PER_TOKEN = 2.9
 
-CountTokens = Callable[[Sequence[str]], list[int]]
+# The tokens of each text, or why there is no vector of it.
+CountTokens = Callable[[Sequence[str]], list[int | Vectorless]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,7 +146,7 @@ class _Reading:
         }
         self._known = DigestTable()
         self._without_tokens = DigestTable()
-        self._lacking: list[tuple[str, ...]] = []  # the models that have no tokens for each of these
+        self._lacking: list[dict[str, Vectorless]] = []  # the models that make no vector of each of these, and why
         self._text_bytes = 0
         self.chunks = 0
         self.left_out = LeftOut()
@@ -161,7 +162,7 @@ class _Reading:
                 self.chunks += 1
                 self._text_bytes += len(chunk.text.encode())
             else:
-                self.left_out.add(collection, chunk.id, place, digest, dict.fromkeys(self._lacking[entry], "no tokens"))
+                self.left_out.add(collection, chunk.id, place, digest, self._lacking[entry])
 
     def scan(self, skipped: int) -> Scan:
         """All of it; so many were skipped as they were read."""
@@ -188,7 +189,7 @@ class _Reading:
         }
         kept = []
         for row, digest in enumerate(new):
-            lacking = tuple(model for model, found in lengths.items() if not found[row])
+            lacking = {model: reason for model, found in lengths.items() if isinstance(reason := found[row], str)}
             if lacking:
                 self._without_tokens.add(digest)
                 self._lacking.append(lacking)
@@ -196,7 +197,7 @@ class _Reading:
                 self._known.add(digest)
                 kept.append(row)
         for model, found in lengths.items():
-            self._counts[model].add(found[row] for row in kept)
+            self._counts[model].add(length for row in kept if isinstance(length := found[row], int))
 
 
 def _blocks(
@@ -216,9 +217,10 @@ def _blocks(
         yield block
 
 
-def _lengths(counts: TokenCounts, counter: CountTokens | None, texts: list[str]) -> list[int]:
-    """The tokens of each text, and how long that took added to the counts."""
+def _lengths(counts: TokenCounts, counter: CountTokens | None, texts: list[str]) -> list[int | Vectorless]:
+    """The tokens of each text or why there are none, and how long that took added to the counts."""
     began = time.perf_counter()
+    found: list[int | Vectorless]
     if counter is None:
         found = [math.ceil(len(text) / CHARACTERS_PER_TOKEN) + 2 for text in texts]
     else:
@@ -236,9 +238,29 @@ def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:
         tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return lambda texts: [
-        len(row) for row in tokenizer.encode_batch_fast(list(texts), add_special_tokens=not settings.is_static)
-    ]
+    beyond = max(tokenizer.get_vocab().values(), default=0) + 1
+    rows = settings.rows if settings.rows is not None and settings.rows < beyond else None
+    return lambda texts: _counted(tokenizer, texts, special=not settings.is_static, rows=rows)
+
+
+def _counted(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool, rows: int | None) -> list[int | Vectorless]:
+    """What an encoder finds of the same texts, with vectors for so many `rows` of its tokens, or for all."""
+    try:
+        found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
+    except Exception as exc:
+        if type(exc) is not Exception:  # the class that the Rust side raises has no name of its own
+            raise
+        if len(texts) == 1:
+            return ["no tokens"]
+        parts = (texts[: len(texts) // 2], texts[len(texts) // 2 :])
+        return [each for part in parts for each in _counted(tokenizer, part, special=special, rows=rows)]
+    if rows is not None:
+        return [len(row) if row.ids and max(row.ids) < rows else _without(row.ids) for row in found]
+    return [len(row) or "no tokens" for row in found]
+
+
+def _without(ids: Sequence[int]) -> Vectorless:
+    return "token without a vector" if ids else "no tokens"
 
 
 def _load(spec: ModelSpec, folder: Path) -> Tokenizer:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from soloist.config import CalibrationConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
+from soloist.encoding.vocabulary import unknown_words_text
 from soloist.errors import ConfigError
 from soloist.events import EventSink, ModelStaged, Notice
 from soloist.models.catalogue import resolve
@@ -124,6 +125,8 @@ def encoders_of(
         if model.sides.query is not model.sides.document:
             Encoder(model.for_queries())  # a route for queries that gives nothing is found now, and not by a search
     for name, encoder in encoders.items():
+        if encoder.failure is not None:
+            sink.emit(Notice(about=name, message=unknown_words_text(encoder.failure)))
         if encoder.padding_cosine is not None:
             sink.emit(Notice(about=name, message=_padding_text(encoder.padding_cosine)))
         if config.packing == "on" and not encoder.packs and not encoder.staged.is_static:

@@ -215,11 +215,13 @@ def _pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def table_shape(weights: Path) -> tuple[int, int]:
-    """The shape of a static table, from the header of its file."""
-    shapes = [tuple(tensor["shape"]) for tensor in safetensors_header(weights).values() if len(tensor["shape"]) == 2]
+    """The shape of a static table, from the header of its file; as it is loaded, with a row for each token."""
+    header = safetensors_header(weights)
+    shapes = [tuple(tensor["shape"]) for tensor in header.values() if len(tensor["shape"]) == 2]
     if len(shapes) != 1:
         raise PredictionError(f"{weights} has {len(shapes)} tables, not one: its memory cannot be predicted")
-    return shapes[0]
+    mapping = header.get("mapping")  # of model2vec: tokens that share a row
+    return (mapping["shape"][0], shapes[0][1]) if mapping is not None else shapes[0]
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:

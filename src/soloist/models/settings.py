@@ -43,6 +43,7 @@ class ModelSettings:
     dim: int | None
     folder: Path | None
     is_static: bool = False
+    rows: int | None = None
     lowers: bool = False
     similarity: Similarity = "cosine"
     has_unit_vectors: bool = True
@@ -74,6 +75,7 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
         dim=spec.dim or dim,
         folder=folder,
         is_static=blueprint.is_static,
+        rows=_rows(blueprint),
         lowers=files is not None and bool(files.settings.get("do_lower_case")),
         similarity=similarity_of(own),
         has_unit_vectors=_ends_in_normalize(blueprint, folder) and not own.get("truncate_dim"),
@@ -125,6 +127,14 @@ def static_token_limit(spec: ModelSpec, own: int | None) -> int | None:
     if own is None and spec.max_tokens is not None:
         raise ConfigError(f"{spec.name} reads texts of any length: leave out its max_tokens")
     return min(own, spec.max_tokens or own) if own is not None else None
+
+
+def _rows(blueprint: Blueprint) -> int | None:
+    """For how many tokens the model has vectors, where its files say so."""
+    if blueprint.static_shape is not None:
+        return blueprint.static_shape[0]
+    rows = blueprint.config.get("vocab_size")
+    return rows if isinstance(rows, int) and blueprint.config.get("model_type") != "canine" else None
 
 
 def _ends_in_normalize(blueprint: Blueprint, folder: Path | None) -> bool:

@@ -87,16 +87,15 @@ class QueryEncoders:
                 name, limit = encoder.staged.spec.name, encoder.staged.max_tokens
                 were = "was" if dropped == 1 else "were"
                 self._notices[f"{name} reads {limit} tokens of a query: {dropped} of {text[:40]!r} {were} cut"] = None
+        for row in encoder.vectorless(tokenized):
+            raise _no_vector(encoder, texts[row])
         found = np.zeros((len(texts), encoder.staged.dim), dtype=np.float32)
         for batch in encoder.plan(tokenized, lambda length: max(1, _BATCH_TOKENS // max(1, length))):
             vectors = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
             found[list(batch.rows)] = vectors[: len(batch.rows)]
         vectors, bad = unit_rows(found)
         if bad:
-            raise EncodingError(
-                f"{encoder.staged.spec.name} gives the query {texts[bad[0]][:40]!r} no vector: ask in other words, or "
-                "another model"
-            )
+            raise _no_vector(encoder, texts[bad[0]])
         return vectors
 
     def _spec(self, record: ModelRecord) -> ModelSpec:
@@ -113,6 +112,12 @@ class QueryEncoders:
             f"{record.name}, which made the run, is not found on this machine{gone}: give --catalogue with its folder "
             f'as source under [models."{record.name}"]'
         )
+
+
+def _no_vector(encoder: Encoder, text: str) -> EncodingError:
+    return EncodingError(
+        f"{encoder.staged.spec.name} gives the query {text[:40]!r} no vector: ask in other words, or another model"
+    )
 
 
 def _require_same(staged: StagedModel, record: ModelRecord) -> None:
