@@ -73,7 +73,9 @@ def test_without_questions_headings_are_asked(folder):
     result = invoke("eval", folder / "run", "--no-bm25")
     assert result.exit_code == 0, result.stderr
     assert "weak evidence" in result.stdout
-    assert "note: asked without a judge: 60 headings, each of which should find its own chunk" in result.stdout
+    assert (
+        "note: nobody judged these questions: they are 60 headings, and each should find its own chunk" in result.stdout
+    )
 
 
 def test_one_question_shows_nothing(folder, tmp_path):
@@ -126,7 +128,7 @@ def judged_by(folder):
         (("--weights", "a=1"), 2, "weights name a, which is no model of this run"),
         (("--weights", "random=-1,wordllama=1"), 2, "the weight of random is -1.0"),
         (("--weights", "random=1"), 2, "weights name random but not wordllama"),
-        (("--collections", "beta"), 2, "the run has no collection beta: choose of alpha"),
+        (("--collections", "beta"), 2, "the run has no collection beta: choose one of alpha"),
         ((), 2, "is not the model that made the run"),
     ],
 )

@@ -14,6 +14,8 @@ from support.editing import assert_same_files, random_text, run_files
 
 from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.engine import RunResult, run
+from soloist.engine.changes import changes
+from soloist.engine.session import plan_session
 from soloist.errors import ConfigError
 from soloist.events import Event, Notice, ShardEncoded
 from soloist.retrieval import open_run
@@ -73,12 +75,13 @@ def test_a_finished_run_keeps_everything_that_a_command_does_not_name(whole: Run
     assert {path: path.read_bytes() for path in before} == before
     assert [model.embedded for model in result.models] == [0, 0]
     assert result.config == dataclasses.replace(whole, out=out)
-    assert f"fusion: mean, static=0.7,bert=0.3, 16, as {out} was made; --fusion, --weights and --dim change that" in (
-        result.notices
-    )
+    assert (
+        f"fusion: mean, weights static=0.7,bert=0.3, dim 16, kept from {out}; to change this, give --fusion or "
+        "--weights or --dim"
+    ) in result.notices
     assert {"collections", "dtype", "vector_dtype", "packing", "shard_chunks", "text_field"} <= set(about(result))
     again = run(dataclasses.replace(whole, out=out))
-    assert not [notice for notice in again.notices if "was made" in notice], "what a command names itself is no news"
+    assert not [notice for notice in again.notices if "kept from" in notice], "what a command names itself is no news"
 
 
 def test_an_unfinished_run_goes_on_with_what_it_was_begun_with(whole: RunConfig, tmp_path: Path) -> None:
@@ -139,6 +142,18 @@ def test_weights_of_the_folder_that_do_not_fit_the_models_are_refused(whole: Run
     more = bare(whole, out, catalogue=tmp_path / "models.toml", models=["static", "bert", "more"])
     with pytest.raises(ConfigError, match=r"--weights static=0.7,bert=0.3,more=1$"):
         run(more)
+    assert any("--weights static=0.7,bert=0.3,more=1" in note for note in plan_session(more).notes)
+
+
+def test_a_dry_run_says_that_the_fusion_changes(whole: RunConfig, tmp_path: Path) -> None:
+    """Catches a dry run that reports the weights that stay and not the fusion that goes."""
+    out = copied(whole, tmp_path / "run")
+    said = changes(bare(whole, out, fusion=FusionConfig(method="concat"))).notices
+    weights = "weights static=0.7,bert=0.3"
+    assert f"fusion: {weights}, kept from {out}; to change this, give --weights" in said
+    was = f"it was mean, {weights}, dim 16 in {out}, and is concat, {weights} from here on"
+    assert f"fusion: {was}: all fused vectors change, and no text is embedded for that" in said
+    assert not any("from here on" in notice for notice in changes(bare(whole, out)).notices)
 
 
 def test_a_catalogue_that_is_gone_is_named(whole: RunConfig, tmp_path: Path) -> None:

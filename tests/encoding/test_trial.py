@@ -82,7 +82,9 @@ def test_a_pipeline_without_a_vector_of_a_text_is_found(folder: Path) -> None:
     """Catches KeyError: 'sentence_embedding', which tells nobody what to do."""
     staged = stage(resolve(str(folder)), "float32")
     bare = SentenceTransformer(modules=[staged.module[0]], device="cpu").eval()
-    with pytest.raises(ModelLoadError, match=r"model gives no vector of a text \(no sentence_embedding\): add Pooling"):
+    with pytest.raises(
+        ModelLoadError, match=r"model gives no vector for a text \(no sentence_embedding\): add Pooling"
+    ):
         Encoder(dataclasses.replace(staged, module=bare))
 
 

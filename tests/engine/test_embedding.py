@@ -84,4 +84,4 @@ def test_without_a_sink_notices_are_logged(config, caplog):
     soloist.embed(dataclasses.replace(config, vector_dtype="float16"))
     with caplog.at_level(logging.WARNING, logger="soloist"):
         soloist.embed(config)
-    assert f"vector_dtype: float16, as {config.out} was made; --vector-dtype changes that" in caplog.messages
+    assert f"vector_dtype: float16, kept from {config.out}; to change this, give --vector-dtype" in caplog.messages

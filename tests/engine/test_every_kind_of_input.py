@@ -118,7 +118,7 @@ def refused_as_input(config: RunConfig, folder: Path) -> None:
             shutil.copytree(config.out, root / "docs" / name)
         else:
             export_run(config.out, kind, out=root / "docs" / name)
-        with pytest.raises(InputError, match="and its rows are no chunks: name a folder of chunks alone, or move it"):
+        with pytest.raises(InputError, match="and its rows are no chunks: move it out of"):
             run(RunConfig(chunks_root=root, out=folder / "no", models=config.models, accelerator="cpu"))
 
 

@@ -52,7 +52,7 @@ def closed_port():
         ({"to": "pgvector"}, "needs --url postgresql://"),
         ({"to": "numpy", "out": "x", "vectors": "bge-m3"}, "has no vectors of bge-m3: choose --vectors of model-a"),
         ({"to": "faiss", "out": "x", "vectors": "all"}, "one vector a row: choose --vectors of"),
-        ({"to": "numpy", "out": "x", "collections": ["gamma"]}, "has no collection gamma: choose of alpha"),
+        ({"to": "numpy", "out": "x", "collections": ["gamma"]}, "has no collection gamma: choose one of alpha"),
         ({"to": "numpy", "out": "x", "batch_rows": 0}, "batch_rows is 0"),
     ],
 )

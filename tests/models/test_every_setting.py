@@ -158,7 +158,7 @@ PIPELINES = [
     Row(
         setting="default_prompt_name",
         files={PIPELINE: {"prompts": {"other": "o: "}, "default_prompt_name": "other"}},
-        notices=("its default prompt 'other' goes before no text", "Default prompt name is set to 'other'"),
+        notices=("its default prompt 'other' is not used", "Default prompt name is set to 'other'"),
     ),
     of_pipeline("similarity_fn_name", "dot"),
     of_pipeline("truncate_dim", 16),

@@ -183,7 +183,7 @@ def _dense_without(file: str) -> Callable[[Path], object]:
         (_dense_without("model.safetensors"), "2_Dense/model.safetensors is missing"),
         (_cut_weights, "model.safetensors has "),
         (lambda folder: (folder / "modules.json").write_text("[]"), "its modules.json names no module"),
-        (_lose_a_shard, "model-00002-of-00002.safetensors is missing, of which model.safetensors.index.json speaks"),
+        (_lose_a_shard, "model-00002-of-00002.safetensors is missing, but model.safetensors.index.json lists it"),
     ],
 )
 def test_what_an_incomplete_copy_lacks_is_named(folder: Path, change: Callable[[Path], object], said: str) -> None:
@@ -195,11 +195,11 @@ def test_what_an_incomplete_copy_lacks_is_named(folder: Path, change: Callable[[
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("model-q8_0.gguf", "it has its weights as GGUF (llama.cpp) alone (model-q8_0.gguf)"),
-        ("onnx/model.onnx", "it has its weights as ONNX alone (onnx/model.onnx)"),
-        ("openvino/openvino_model.xml", "it has its weights as OpenVINO alone"),
-        ("tf_model.h5", "it has its weights as TensorFlow alone"),
-        ("weights.pt", "it has its weights as a pickle of torch alone"),
+        ("model-q8_0.gguf", "its weights are there as GGUF (llama.cpp) alone (model-q8_0.gguf)"),
+        ("onnx/model.onnx", "its weights are there as ONNX alone (onnx/model.onnx)"),
+        ("openvino/openvino_model.xml", "its weights are there as OpenVINO alone"),
+        ("tf_model.h5", "its weights are there as TensorFlow alone"),
+        ("weights.pt", "its weights are there as a pickle of torch alone"),
     ],
 )
 @pytest.mark.parametrize("is_pipeline", [True, False])
@@ -281,8 +281,8 @@ def test_a_torch_file_that_is_no_dictionary_of_tensors_is_named(
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"architectures": ["BertModel"]}, "it has no modules.json that says how to pool, as a plain folder of"),
-        ({"architectures": ["BertForMaskedLM"]}, "it has no modules.json that says how to pool, as a plain folder of"),
+        ({"architectures": ["BertModel"]}, "it has no modules.json that says how to pool, like every plain"),
+        ({"architectures": ["BertForMaskedLM"]}, "it has no modules.json that says how to pool, like every plain"),
         ({"architectures": ["BertForSequenceClassification"]}, "it is a cross-encoder"),
         ({"architectures": ["HF_ColBERT"]}, "it is a late-interaction model"),
         ({"architectures": ["CLIPModel"], "model_type": "clip"}, "it is a model of pictures"),

@@ -275,9 +275,11 @@ def test_probes_are_headings_that_tell_chunks_apart():
         "Giving devices back": {"a": 1}, "How leases end": {"b": 1}, "Batches that fit": {"c": 1}, "Word": {"d": 1},
     }  # fmt: skip
     assert found.weak and "weaker evidence" in found.notices[0]
-    assert probes(chunks[:1]).notices[0].startswith("asked without a judge: 1 heading, each of which")
+    assert probes(chunks[:1]).notices[0].startswith("nobody judged these questions: they are 1 heading, and each")
     assert len(probes(chunks, most=2).queries) == 2
-    with pytest.raises(InputError, match="the chunks' metadata have 1 heading, but more than 3 chunks have the same"):
+    with pytest.raises(
+        InputError, match="the chunks' metadata have 1 heading, but more than 3 chunks share each of them"
+    ):
         probes(chunks[4:])
     without = {"title": 7, "heading": None, "section_path": [], "section": "1.2", "h1": "-"}
     with pytest.raises(InputError, match=r"no chunk has a heading .*: give --queries and --qrels"):
@@ -292,8 +294,8 @@ def test_headings_of_one_word_are_asked_where_they_tell_chunks_apart():
     found = probes(chunks)
     assert {text: dict(found.judgements[id_]) for id_, text in found.queries.items()} == {w: {w: 1} for w in words}
     assert found.notices == (
-        "asked without a judge: 33 headings (33 of one word), each of which should find its own chunk, which is weaker "
-        "evidence than judged questions",
+        "nobody judged these questions: they are 33 headings (33 of one word), and each should find its own chunk; "
+        "that is weaker evidence than judged questions",
     )
 
 

@@ -165,11 +165,14 @@ def test_a_long_question_is_cut_and_said_to_be(searched):
         (lambda run: run.search("x", 96), "k is 96, but there are 95 chunks"),
         (lambda run: run.search("x", 26, collections=["beta"]), "k is 26, but there are 25 chunks"),
         (lambda run: run.search("x", by=By(model="bge-m3")), "the run has no model bge-m3: choose one of bert, qwen2"),
-        (lambda run: run.search("x", collections=["gamma"]), "the run has no collection gamma: choose of alpha, beta"),
+        (
+            lambda run: run.search("x", collections=["gamma"]),
+            "the run has no collection gamma: choose one of alpha, beta",
+        ),
         (lambda run: run.search("x", by=By(fusion="rrf", weights={"a": 1})), "weights name a, which is no model"),
         (
             lambda run: run.search("x", by="bge-m3"),
-            "the run has no model bge-m3, and there is no such fusion: choose of",
+            "the run has no model bge-m3, and there is no such fusion: choose one of",
         ),
         (lambda run: run.search("x", collections="beta"), "collections is the text 'beta': give a list of names"),
         (lambda run: run.search(None), "a query is a NoneType: give a text"),

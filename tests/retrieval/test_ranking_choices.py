@@ -25,7 +25,7 @@ def ids_of(hits):
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"fusion": "RRF"}, "there is no fusion RRF: choose of fused, rrf, standardised"),
+        ({"fusion": "RRF"}, "there is no fusion RRF: choose one of fused, rrf, standardised"),
         ({"model": "bert", "fusion": "rrf"}, "bert and rrf are two ways to rank: give one of them"),
         ({"fusion": "fused", "weights": {"bert": 1}}, "weights are for rrf and standardised: leave them out"),
         ({"model": "bert", "weights": {"bert": 1}}, "weights are for rrf and standardised: leave them out"),

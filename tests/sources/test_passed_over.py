@@ -153,9 +153,11 @@ def test_what_soloist_wrote_is_refused_wherever_it_lies(tmp_path: Path, names: l
         find_input(tmp_path, SourceConfig())
     what = "a folder that soloist exported" if "export" in names[0] else "the folder of a run of soloist"
     assert str(caught.value) == (
-        f"{tmp_path / 'docs' / 'old'} is {what}, and its rows are no chunks: name a folder of chunks alone, or move it "
-        f"out of {tmp_path}"
+        f"{tmp_path / 'docs' / 'old'} is {what}, and its rows are no chunks: move it out of {tmp_path}, or name "
+        "another folder"
     )
+    with pytest.raises(InputError, match=r"and its rows are no chunks: name the folder of your chunks$"):
+        find_input(tmp_path / "docs" / "old", SourceConfig())
 
 
 def test_a_file_that_was_exported_is_refused_and_others_are_not(tmp_path: Path) -> None:

@@ -167,15 +167,15 @@ def embed(
     reuse: Annotated[list[str] | None, typer.Option(metavar="RUN,RUN", help=_REUSE_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY_HELP)] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result, which run.json has too, or the changes, as JSON.")
+        bool, typer.Option("--json", help="Print as JSON the result, as run.json has it; with --dry-run, the changes.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Embed the chunks below CHUNKS_ROOT into the folder --out, or go on with the run that is there.
 
-    What the folder has of the same chunks is kept: a run that was stopped, or whose chunks have changed since, costs
-    what is left to do. What the folder was made with stays too, as far as the command does not name something else:
-    models, collections, catalogue, fusion, fields, file patterns, dtypes, packing and shard size.
+    Vectors of chunks that are the same are kept: a run that was stopped, or whose chunks have changed, costs only what
+    is left to do. Settings of the folder are kept too, unless the command names others: models, collections,
+    catalogue, fusion, fields, file patterns, --on-bad-input, dtypes, packing and shard size.
 
     A list is separated by commas, or the option is repeated. The environment variables win over --config, the
     options over both.

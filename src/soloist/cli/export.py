@@ -40,9 +40,9 @@ def export(
 ) -> None:
     """Export a finished run, or bring an export up to date with it: the same command again, after a break or a change.
 
-    Rows that are there unchanged stay, those of chunks that are gone are deleted. At the end the rows are counted, a
-    sample of vectors is read back and compared, and where each model's vectors are is named. Ids in stores are UUIDs
-    that follow from collection and chunk id.
+    Unchanged rows stay, and rows of chunks that are gone are deleted. At the end it counts the rows, reads a sample of
+    vectors back and compares it, and says where each model's vectors are. Ids in stores are UUIDs that follow from
+    collection and chunk id.
     """
     with exit_codes(debug=debug):
         with importing():

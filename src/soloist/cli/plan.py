@@ -13,8 +13,8 @@ from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.config import RunConfig, seconds_of
 from soloist.types import DTypeRequest, FusionMethod, Mode, VectorDType
 
-_OUT_HELP = """Where it would be written: its free space counts, and what a run there was made with. embed --dry-run
-says which chunks it has. [default: here, with nothing in it]"""
+_OUT_HELP = """The folder that embed would write. Its free space counts, and so do the settings of a run that is there.
+embed --dry-run shows what would change. [default: here, with nothing in it]"""
 
 
 def plan(

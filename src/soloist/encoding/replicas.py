@@ -308,7 +308,7 @@ class Replicas:
             raise BadVectorError(
                 f"{self._staged.spec.name} gives chunk {job.ids[rows[still_bad[0]]]!r}{more} no usable vector (NaN, "
                 "infinite or zero) in float32 too: remove it from its file, or leave this model out; --on-bad-input "
-                "skip leaves out only what shows before a device works"
+                "skip leaves out only texts that are found before a device works"
             )
         return vectors
 

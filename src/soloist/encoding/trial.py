@@ -52,7 +52,7 @@ def foreign_features_text(name: str, foreign: set[str], constants: Mapping[str, 
     """Why a model is refused whose tokenizer gives other features than those of plain texts."""
     modality = constants.get("modality", "text")
     if modality == "message":
-        return f"{name} reads its texts through a chat template, which soloist does not: choose a plain text encoder"
+        return f"{name} needs a chat template for its texts, and soloist applies none: choose a plain text encoder"
     what = f"it asks for {', '.join(sorted(foreign))}" if foreign else f"it reads {modality}"
     return f"{name} is no plain text encoder ({what}): choose another"
 
@@ -80,7 +80,7 @@ def _require_float32(staged: StagedModel, compute: Callable[[SentenceTransformer
     if not np.isfinite(vectors).all():
         raise ModelLoadError(
             f"{name} gives NaN or infinity for a plain text, in {staged.dtype} and in float32: its weights or its "
-            "config.json are damaged, get them again"
+            "config.json are damaged; get them again"
         )
 
 
@@ -90,9 +90,9 @@ def _has_no_vector(exc: Exception) -> bool:
 
 def _failed_text(name: str, exc: Exception) -> str:
     if _has_no_vector(exc):
-        return f"{name} gives no vector of a text (no sentence_embedding): add Pooling to its modules.json"
+        return f"{name} gives no vector for a text (no sentence_embedding): add Pooling to its modules.json"
     line = next((line.strip() for line in str(exc).splitlines() if line.strip()), "no more is known")
     return (
-        f"{name} fails at a plain text ({type(exc).__name__}: {line}): its configuration does not fit its weights or "
-        "its tokenizer, get all of its files from one place"
+        f"{name} fails on a plain text ({type(exc).__name__}: {line}): its configuration does not fit its weights or "
+        "its tokenizer; get all of its files from one source"
     )

@@ -1,8 +1,7 @@
 """What a run would change in its folder: which chunks are new, changed, gone or as they were, and what it would embed.
 
-Reads the chunks and the folder; loads no model and changes no byte. A model is taken for what it was when it made the
-folder's vectors, or made none of a text, so what would be embedded is known only if its weights and settings are the
-same.
+Reads the chunks and the folder; loads no model and changes no byte. So it cannot see that a model's weights or settings
+have changed: the counts of texts to embed hold only if they are those of the last session.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from soloist.config import RunConfig
 from soloist.digests import DigestTable, text_digest
 from soloist.engine.earlier_sessions import other_run, require_the_same
 from soloist.engine.ingest import empty_collection, nothing_to_embed
-from soloist.engine.kept_settings import require_weights_for_all, settled
+from soloist.engine.kept_settings import fusion_change, require_weights_for_all, settled
 from soloist.engine.known import serves
 from soloist.engine.left_out import LeftOut
 from soloist.engine.staging import require_distinct, select_models
@@ -79,7 +78,7 @@ def changes(config: RunConfig) -> Changes:
         raise comparing.left_out.error()
     if not any(each.new + each.changed + each.unchanged for each in compared):
         raise nothing_to_embed(found.collections, comparing.skipped)
-    passed_over = found.passed_over.notice()
+    passed_over, fusion = found.passed_over.notice(), fusion_change(kept)
     gone = [_gone(name, rows) for name, rows in _rows(folder).items() if name not in names]
     return Changes(
         folder=config.out,
@@ -89,6 +88,7 @@ def changes(config: RunConfig) -> Changes:
         notices=(
             *([f"input: {passed_over}"] if passed_over else []),
             *(f"{notice.about}: {notice.message}" for notice in kept.notices),
+            *([f"fusion: {fusion}"] if fusion else []),
         ),
     )
 

@@ -29,9 +29,9 @@ _KEPT: Mapping[str, str] = {
     "vector_dtype": "",
     "packing": "the last bits of new vectors may differ from those of the old ones",
     "shard_chunks": "the run's files are cut again, and no text is embedded again",
-    "text_field": "a chunk whose text is another one is embedded again",
-    "id_field": "rows get other ids, here and in exports",
-    "file_patterns": "chunks of the files that are named come in, and those of others go",
+    "text_field": "a chunk whose text differs is embedded again",
+    "id_field": "rows get new ids, here and in exports",
+    "file_patterns": "chunks of files with these names are added, and chunks of all other files are removed",
     "on_bad_input": "it holds for all chunks of the run",
 }
 _FUSION = ("fusion", "weights", "dim")
@@ -59,7 +59,7 @@ def settled(config: RunConfig) -> Settled:
     except OutputError as exc:
         if folder.is_new:
             return Settled(config=_fused_by_default(config), kept={})
-        message = f"what it was made with is not known, so what the command does not name has its default ({exc})"
+        message = f"its settings cannot be read, so each setting that the command does not name has its default ({exc})"
         return Settled(
             config=_fused_by_default(config), kept={}, notices=(Notice(about=str(config.out), message=message),)
         )
@@ -78,13 +78,35 @@ def require_weights_for_all(found: Settled, models: Sequence[str]) -> None:
     Raises:
         ConfigError: they do not.
     """
+    unfit = unfit_weights(found, models)
+    if unfit is not None:
+        raise ConfigError(unfit)
+
+
+def unfit_weights(found: Settled, models: Sequence[str]) -> str | None:
+    """Why `embed` would refuse the weights of the folder for these models; None where they fit."""
     weights = found.kept.get("weights")
     if not weights or set(weights) == set(models):
-        return
+        return None
     example = ",".join(f"{name}={weights.get(name, 1):g}" for name in models)
-    raise ConfigError(
+    return (
         f"{found.config.out} is fused with the weights {_numbers(weights)}, and this command has the models "
-        f"{', '.join(models)}: give a weight for each, e.g. --weights {example}"
+        f"{', '.join(models)}: give embed a weight for each, e.g. --weights {example}"
+    )
+
+
+def fusion_change(found: Settled) -> str | None:
+    """What is said of a fusion that the command changes, as far as that shows without a model; None where it stays."""
+    try:
+        before = _made_with(RunFolder(found.config.out))
+    except OutputError:
+        return None
+    now = found.config.settings()
+    if all(before[name] == now[name] for name in _FUSION):
+        return None
+    return (
+        f"it was {_fusion_said(before)} in {found.config.out}, and is {_fusion_said(now)} from here on: all fused "
+        "vectors change, and no text is embedded for that"
     )
 
 
@@ -173,18 +195,25 @@ def _stays(out: Path, kept: Mapping[str, Any], defaults: Mapping[str, Any]) -> I
     differs = {name: value for name, value in kept.items() if name == "models" or value != defaults[name]}
     for name in _KEPT:
         if name in differs:
-            message = f"{_said(kept[name])}, as {out} was made; --{name.replace('_', '-')} changes that"
+            message = f"{_said(kept[name])}, kept from {out}; to change this, give --{name.replace('_', '-')}"
             yield Notice(about=name, message=message)
-    said = [_numbers(kept[name]) if name == "weights" else str(kept[name]) for name in _FUSION if name in differs]
+    said = _fusion_said({name: value for name, value in differs.items() if name in _FUSION})
     if said:
-        message = f"{', '.join(said)}, as {out} was made; --fusion, --weights and --dim change that"
-        yield Notice(about="fusion", message=message)
+        options = " or ".join(f"--{name}" for name in _FUSION if name in differs)
+        yield Notice(about="fusion", message=f"{said}, kept from {out}; to change this, give {options}")
 
 
 def _said(value: Any) -> str:
     if value is None:
         return "the usual one"
     return ", ".join(map(str, value)) or "all" if isinstance(value, tuple) else str(value)
+
+
+def _fusion_said(settings: Mapping[str, Any]) -> str:
+    """Method, weights and dim, those of them that there are."""
+    method, weights, dim = (settings.get(name) for name in _FUSION)
+    said = (method, f"weights {_numbers(weights)}" if weights else None, f"dim {dim}" if dim else None)
+    return ", ".join(filter(None, said))
 
 
 def _numbers(weights: Mapping[str, float]) -> str:

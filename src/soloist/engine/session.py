@@ -16,7 +16,7 @@ from soloist.encoding.batching import bucket
 from soloist.engine.budgets import Budget, Calibrations, choose_budget, table_row
 from soloist.engine.cache import measured_key
 from soloist.engine.feedback import Feedback, Measured
-from soloist.engine.kept_settings import settled
+from soloist.engine.kept_settings import Settled, settled, unfit_weights
 from soloist.engine.lengths import Scan, TokenCounts, scan
 from soloist.engine.plan import PlannedModel, RunPlan, plan_run
 from soloist.engine.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, Basis, BatchPlan, ModelPlan, SessionPlan
@@ -65,8 +65,8 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
     """
     accelerator = open_accelerator(config.accelerator)
     kept = settled(config)
-    config = kept.config
-    specs = select_models(config)
+    specs = select_models(kept.config)
+    config, kept_notes = _without_unfit_weights(kept, tuple(specs))
     known = [_know(spec, config, accelerator) for spec in specs.values()]
     given = find_input(config.chunks_root, config.source, config.collections)
     found = scan(given.collections, config.source, [(each.spec, each.settings) for each in known], config.collections)
@@ -75,9 +75,18 @@ def plan_session(config: RunConfig, session_seconds: float | None = None) -> Ses
     plans = {mode: plan_run(planned, mode, accelerator.card) for mode in modes}
     models = tuple(_model_plan(each, found, plans, config, accelerator) for each in known)
     passed_over = given.passed_over.notice()
-    of_input = [passed_over] if passed_over else []
+    of_input = [*([passed_over] if passed_over else []), *kept_notes]
     remarks = [remark for each in known for remark in _remarks(each)]
     return _session(config, accelerator, found, models, plans, session_seconds, of_input, remarks)
+
+
+def _without_unfit_weights(kept: Settled, models: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """The config to plan, and what to say of the folder's settings. A plan goes on where `embed` asks for weights."""
+    said = [f"{notice.about}: {notice.message}" for notice in kept.notices]
+    unfit = unfit_weights(kept, models)
+    if unfit is None:
+        return kept.config, said
+    return replace(kept.config, fusion=replace(kept.config.fusion, weights={})), [*said, unfit]
 
 
 def _remarks(known: _Known) -> list[str]:

@@ -110,8 +110,8 @@ def _staged(spec: ModelSpec, requested: DTypeRequest, accelerator: Accelerator) 
 
 def _padding_text(cosine: float) -> str:
     return (
-        f"its vectors depend on how far a row is padded (of a short text the cosine is {cosine:.4f}), so no batches "
-        "have those that sentence-transformers gives a text alone"
+        f"its vectors depend on padding (the vector of a short text has a cosine of {cosine:.4f} to the one "
+        "that it has in a longer row), so a batch gives other vectors than sentence-transformers gives for a text alone"
     )
 
 

@@ -36,8 +36,8 @@ def in_words(similarity: Similarity) -> str:
     """What to say of such a model."""
     kind = {"dot": "dot product", "euclidean": "Euclidean distance", "manhattan": "Manhattan distance"}[similarity]
     return (
-        f"it was trained to be compared by {kind}, and its vectors are kept at length 1 and compared by cosine, which "
-        "may rank otherwise"
+        f"it was trained for comparison by {kind}, but soloist keeps its vectors at length 1 and compares them by "
+        "cosine, which may rank chunks differently"
     )
 
 
@@ -72,7 +72,7 @@ def _measured(encoder: Encoder, texts: Sequence[str], check: Callable[[], None])
     changed = int(np.sum(_nearest(vectors, encoder.staged.similarity) != _nearest(vectors / lengths[:, None], "dot")))
     return (
         f"of {len(vectors)} chunks the lengths are from {lengths.min():.3g} to {lengths.max():.3g}, and for {changed} "
-        "another one is the nearest"
+        "of them the nearest other chunk changes"
     )
 
 

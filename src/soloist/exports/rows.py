@@ -217,7 +217,7 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
     there, known = folder.read_json_as("run.json", _described)
     for name in collections:
         if name not in known:
-            raise ConfigError(f"{path} has no collection {name}: choose of {', '.join(known)}")
+            raise ConfigError(f"{path} has no collection {name}: choose one of {', '.join(known)}")
     chosen = tuple(collections) or tuple(known)
     order = {name: place for place, name in enumerate(chosen)}
     records = [each for each in folder.manifest.read().values() if each.kind == "chunks" and each.collection in order]

@@ -38,11 +38,11 @@ def _damage(file: Path) -> Iterator[str]:
     with file.open("rb") as opened:
         beginning = opened.read(len(_POINTER) + 64)
     if not size:
-        yield f"{file} is empty, {GET_AGAIN}"
+        yield f"{file} is empty; {GET_AGAIN}"
     elif beginning.startswith(_POINTER):
         yield f"{file} is a pointer of git-lfs and not the file itself: run git lfs pull in the folder, or {GET_AGAIN}"
     elif beginning.lstrip()[:9].lower() in (b"<!doctype", b"<html><he"):
-        yield f"{file} is a web page and not the file itself, {GET_AGAIN}"
+        yield f"{file} is a web page and not the file itself; {GET_AGAIN}"
     elif file.suffix == ".json":
         yield from _broken_json(file, size)
     elif file.suffix == ".safetensors":
@@ -54,23 +54,23 @@ def _broken_json(file: Path, size: int) -> Iterator[str]:
         with file.open("rb") as opened:
             opened.seek(-64, os.SEEK_END)
             if not opened.read().rstrip().endswith((b"}", b"]")):
-                yield f"{file} is no JSON, or only the beginning of one, {GET_AGAIN}"
+                yield f"{file} is not valid JSON, or is cut off; {GET_AGAIN}"
         return
     try:
         json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as exc:
-        yield f"{file} is no JSON ({exc}), {GET_AGAIN}"
+        yield f"{file} is not valid JSON ({exc}); {GET_AGAIN}"
 
 
 def _broken_weights(file: Path, size: int) -> Iterator[str]:
     header, length = _header(file)
     if header is None:
-        yield f"{file} is no file of safetensors, or only its beginning, {GET_AGAIN}"
+        yield f"{file} is not a safetensors file, or is cut off; {GET_AGAIN}"
         return
     tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
     end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     if end > size:
-        yield f"{file} has {size} of its {end} bytes, {GET_AGAIN}"
+        yield f"{file} has {size} of its {end} bytes; {GET_AGAIN}"
     for name, tensor in tensors.items():
         if tensor["dtype"] not in _FLOATS and not is_count(name, tensor["shape"], tensor["dtype"]):
             yield integers_text(file, name, tensor["dtype"])
@@ -85,8 +85,8 @@ def is_count(name: str, shape: Iterable[int], dtype: str) -> bool:
 def integers_text(file: Path, name: str, dtype: str) -> str:
     """Why weights that are whole numbers, or floats of eight bits, are refused: they mean nothing without a scale."""
     return (
-        f"{file} has {name} as {dtype}, which are quantised weights: read as floats they would mean nothing, choose "
-        "the model that they were made of"
+        f"{file} has {name} as {dtype}, which are quantised weights and mean nothing as floats; choose the "
+        "model that they were made from"
     )
 
 

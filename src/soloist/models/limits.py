@@ -133,7 +133,7 @@ def limit_notices(spec: ModelSpec, own: OwnLimits, network: Mapping[str, Any]) -
     asked = max((limit for limit in (own.of("document"), own.of("query")) if limit is not None), default=0)
     if spec.max_tokens is not None or end is None or stated is None or asked <= stated:
         return ()
-    return (f"its files ask for {asked} tokens of a text and its network has {end} positions: it reads {end}",)
+    return (f"its files ask for {asked} tokens of a text, but its network has {end} positions: it reads {end}",)
 
 
 def padding_notices(side: str, network: Mapping[str, Any]) -> tuple[str, ...]:
@@ -142,8 +142,8 @@ def padding_notices(side: str, network: Mapping[str, Any]) -> tuple[str, ...]:
     if side != "left" or places(network) is None or kind in _COUNT_BEHIND_PADDING | _COUNT_BY_THE_MASK:
         return ()
     return (
-        "its tokenizer pads on the left, which shifts the places that its network counts: rows are padded on the right "
-        "here, which gives each text the vector that it has alone",
+        "its tokenizer pads on the left, which would shift the positions that its network counts: soloist pads on the "
+        "right, so each text has the vector that it has alone",
     )
 
 

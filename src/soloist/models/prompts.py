@@ -60,8 +60,8 @@ def _of_another_name(spec: ModelSpec, name: str | None, document: str) -> list[s
     if spec.document_prompt is not None or name in (None, "document"):
         return []
     return [
-        f"its documents get its prompt {name!r} ({document!r}), where encode_document of sentence-transformers gives "
-        "them none: for none, set document_prompt to an empty text in a catalogue"
+        f"its documents get its prompt {name!r} ({document!r}), but encode_document of sentence-transformers gives "
+        "them none: to give them none, set document_prompt to an empty text in a catalogue"
     ]
 
 
@@ -80,6 +80,6 @@ def _of_the_default(spec: ModelSpec, default: object, prompts: Mapping[str, str]
     if default == "query" or default == next((name for name in DOCUMENT_PROMPTS if prompts.get(name)), None):
         return []
     return [
-        f"its default prompt {default!r} goes before no text: documents and queries have prompts of their own, as in "
+        f"its default prompt {default!r} is not used: documents and queries have prompts of their own, as in "
         "encode_document and encode_query of sentence-transformers"
     ]

@@ -120,14 +120,14 @@ def _of_another_kind(folder: Path) -> Iterator[str]:
     kind = str(config.get("model_type", "SentenceTransformer"))
     if kind != "SentenceTransformer":
         what = _MODEL_TYPES.get(kind, f"a {kind}, which gives no dense vectors")
-        yield f"it is {what} ({kind} in config_sentence_transformers.json), {CHOOSE_DENSE}"
+        yield f"it is {what} ({kind} in config_sentence_transformers.json); {CHOOSE_DENSE}"
     if str(config.get("similarity_fn_name", "")).lower() == "maxsim":
-        yield f"it is {_MULTI_VECTOR} (MaxSim in config_sentence_transformers.json), {CHOOSE_DENSE}"
+        yield f"it is {_MULTI_VECTOR} (MaxSim in config_sentence_transformers.json); {CHOOSE_DENSE}"
     for module in modules_of(folder):
         if module.type.startswith("pylate."):
-            yield f"it is {_MULTI_VECTOR} ({module.type} in modules.json), {CHOOSE_DENSE}"
+            yield f"it is {_MULTI_VECTOR} ({module.type} in modules.json); {CHOOSE_DENSE}"
         if module.is_of_the_library and module.kind in _MODULES:
-            yield f"it is {_MODULES[module.kind]} ({module.kind} in modules.json), {CHOOSE_DENSE}"
+            yield f"it is {_MODULES[module.kind]} ({module.kind} in modules.json); {CHOOSE_DENSE}"
         if module.is_of_the_library and module.kind == "Transformer":
             yield from _other_transformer(module.place)
 
@@ -136,13 +136,13 @@ def _other_transformer(place: Path) -> Iterator[str]:
     settings = transformer_settings(place)
     task = str(settings.get("transformer_task"))
     if task in _TASKS:
-        yield f"it is {_TASKS[task]} (its transformer_task is {task}), {CHOOSE_DENSE}"
+        yield f"it is {_TASKS[task]} (its transformer_task is {task}); {CHOOSE_DENSE}"
     inputs = settings.get("modality_config") or {"text": {}}
     if "text" not in inputs:
-        yield f"it reads {', '.join(inputs)} and no plain text (modality_config), {CHOOSE_DENSE}"
+        yield f"it reads {', '.join(inputs)} and no plain text (modality_config); {CHOOSE_DENSE}"
     network = str(_json(place / "config.json").get("model_type"))
     if network in _OTHER_NETWORKS:
-        yield f"it is {_OTHER_NETWORKS[network]} (model_type {network} in {place / 'config.json'}), {CHOOSE_DENSE}"
+        yield f"it is {_OTHER_NETWORKS[network]} (model_type {network} in {place / 'config.json'}); {CHOOSE_DENSE}"
 
 
 def _unroutable(folder: Path) -> Iterator[str]:
@@ -165,25 +165,25 @@ def _needs_network(place: Path) -> Iterator[str]:
     if adapter is not None:
         yield from _unloadable(adapter)
     elif not (place / "config.json").is_file():
-        yield f"{place / 'config.json'} is missing, {GET_AGAIN}"
+        yield f"{place / 'config.json'} is missing; {GET_AGAIN}"
     else:
         yield from _quantised(place / "config.json")
 
 
 def _needs_config(place: Path) -> Iterator[str]:
     if not (place / "config.json").is_file():
-        yield f"{place / 'config.json'} is missing, {GET_AGAIN}"
+        yield f"{place / 'config.json'} is missing; {GET_AGAIN}"
 
 
 def _needs_both(place: Path) -> Iterator[str]:
     yield from _needs_config(place)
     if not any((place / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
-        yield f"{place / 'model.safetensors'} is missing, {GET_AGAIN}"
+        yield f"{place / 'model.safetensors'} is missing; {GET_AGAIN}"
 
 
 def _needs_tokenizer(place: Path) -> Iterator[str]:
     if not (place / "tokenizer.json").is_file():
-        yield f"{place / 'tokenizer.json'} is missing, {GET_AGAIN}"
+        yield f"{place / 'tokenizer.json'} is missing; {GET_AGAIN}"
 
 
 _NEEDED: Mapping[str, Callable[[Path], Iterator[str]]] = {
@@ -214,7 +214,7 @@ def _unloadable(adapter: Adapter) -> Iterator[str]:
             f"base_model_name_or_path in that file, {merge}"
         )
     if adapter.weights is None:
-        yield f"{what}, whose adapter_model.safetensors is missing, {GET_AGAIN}"
+        yield f"{what}, whose adapter_model.safetensors is missing; {GET_AGAIN}"
 
 
 def _quantised(path: Path) -> Iterator[str]:
@@ -225,7 +225,7 @@ def _quantised(path: Path) -> Iterator[str]:
         )
         yield (
             f"its weights are quantised by {method} (quantization_config in {path}), which soloist does not compute "
-            "with: choose the model that it was made of"
+            "with: choose the model that it was made from"
         )
 
 
@@ -239,11 +239,11 @@ def _tokenless(modules: tuple[ModuleEntry, ...]) -> Iterator[str]:
         return
     tokenizer = _json(first.place / "tokenizer_config.json").get("tokenizer_class")
     if tokenizer not in _WITHOUT_VOCABULARY and not [f for end in _VOCABULARIES for f in first.place.glob(end)]:
-        yield f"{first.place / 'tokenizer.json'} is missing, {GET_AGAIN}"
+        yield f"{first.place / 'tokenizer.json'} is missing; {GET_AGAIN}"
     whole = transformer_settings(first.place).get("module_output_name") == "sentence_embedding"
     if not whole and all(m.is_of_the_library and m.kind in _KEEPING_TOKENS for m in modules):
         yield (
-            f"it is {_MULTI_VECTOR} (its modules.json has no Pooling), {CHOOSE_DENSE}, or add a Pooling module "
+            f"it is {_MULTI_VECTOR} (its modules.json has no Pooling); {CHOOSE_DENSE}, or add a Pooling module "
             "where its tokens are meant to be pooled"
         )
 
@@ -258,7 +258,7 @@ def _without_weights(folder: Path) -> Iterator[str]:
     missing = [file for file in files if not file.is_file()]
     if missing:
         index = next(iter(sorted(missing[0].parent.glob("*.index.json"))), "its index")
-        yield f"{missing[0].name} is missing, of which {index} speaks, {GET_AGAIN}"
+        yield f"{missing[0].name} is missing, but {index} lists it; {GET_AGAIN}"
     else:
         networks = _networks(folder)
         bare = (p for p in networks if adapter_in(p) is None and not any(file.parent == p for file in files))
@@ -288,14 +288,14 @@ _FORMATS: Mapping[str, str] = {
 
 
 def _missing_text(place: Path) -> str:
-    return f"{place / 'model.safetensors'} is missing, {GET_AGAIN}"
+    return f"{place / 'model.safetensors'} is missing; {GET_AGAIN}"
 
 
 def _in_other_formats(place: Path) -> Iterator[str]:
     for pattern, what in _FORMATS.items():
         for found in sorted(place.glob(pattern)):
             yield (
-                f"it has its weights as {what} alone ({found.relative_to(place)}), and soloist computes with torch: "
+                f"its weights are there as {what} alone ({found.relative_to(place)}), and soloist computes with torch: "
                 "get the model's model.safetensors"
             )
 
@@ -310,7 +310,7 @@ def _without_modules(folder: Path) -> str:
     if adapter is not None:
         return next(_unloadable(adapter), None) or (
             f"it holds a {adapter.kind} adapter of {adapter.base}, and {lacking[3:]}: load it with SentenceTransformer "
-            "and its pooling, and save that there with SentenceTransformer.save"
+            "and its pooling, and save the result with SentenceTransformer.save"
         )
     config = _json(folder / "config.json")
     if config:
@@ -318,7 +318,7 @@ def _without_modules(folder: Path) -> str:
     below = sorted(folder.glob("*/modules.json"))
     if below:
         return f"{lacking}, and its folder {below[0].parent.name} has one: name that folder"
-    return next(_in_other_formats(folder), f"{lacking}, save it there with SentenceTransformer.save")
+    return next(_in_other_formats(folder), f"{lacking}; save the model with SentenceTransformer.save")
 
 
 def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str:
@@ -336,10 +336,10 @@ def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str
     if kind is None and not [file for end in ("*.safetensors", "*.bin") for file in folder.glob(end)]:
         return next(_in_other_formats(folder), _missing_text(folder))
     if kind is not None:
-        return f"it is {kind} ({', '.join(named) or config.get('model_type')} in config.json), {CHOOSE_DENSE}"
+        return f"it is {kind} ({', '.join(named) or config.get('model_type')} in config.json); {CHOOSE_DENSE}"
     return (
-        f"{lacking}, as a plain folder of transformers has none: choose the pooling that the model was trained with, "
-        "and save it there with SentenceTransformer.save"
+        f"{lacking}, like every plain transformers folder; choose the pooling that the model was trained with, "
+        "and save the model with SentenceTransformer.save"
     )
 
 

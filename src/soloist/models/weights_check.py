@@ -22,7 +22,7 @@ from soloist.models.damage import GET_AGAIN, integers_text, is_count
 
 _QUANTISED = (
     "which is of quantised weights, and its config.json has no quantization_config: choose the model that they were "
-    "made of"
+    "made from"
 )
 _ADAPTED = (
     "which is of an adapter (LoRA) that was not merged into them: merge it (merge_and_unload of peft) and save the "
@@ -148,7 +148,7 @@ def fault_in_pickles(files: Iterable[Path]) -> str | None:
 
 
 def _fault_in_pickle(file: Path) -> str | None:
-    torn = f"{file} is no file of torch, or only a part of one, {GET_AGAIN}"
+    torn = f"{file} is no file of torch, or only a part of one; {GET_AGAIN}"
     with file.open("rb") as opened:
         if not opened.read(4).startswith((b"PK\x03\x04", _PICKLE)):
             return torn

@@ -28,7 +28,7 @@ def print_changes(found: Changes, console: Console) -> None:
     lines = [f"{model}: {count_text(count, 'text')} to embed" for model, count in found.to_embed.items()]
     lines += [f"{found.skipped:,} skipped in the input"] if found.skipped else []
     lines += [
-        "a text is counted once, and a model is taken for what it was when it made its vectors",
+        "chunks with the same text count once; these counts hold if the models are the same as in the last session",
         *found.notices,
         f"{found.folder}: nothing was written",
     ]

@@ -300,7 +300,7 @@ def _how_to_have(run: OpenedRun, name: str, own: bool, weights: Mapping[str, flo
     if name in get_args(QueryFusion):
         way = f"soloist search --{name}{same} ranks by it."
     else:
-        way = f"soloist embed --fusion {name}{same} makes it and embeds nothing anew."
+        way = f"soloist embed --fusion {name}{same} makes it, and embeds no text again."
     if own:
         return way
     why = "has no fused vectors" if run.record.fusion is None else "has fused vectors that are left out here"

@@ -55,7 +55,7 @@ class By:
             raise ConfigError(f"{self.model} and {self.fusion} are two ways to rank: give one of them")
         fusions = get_args(QueryFusion)
         if self.fusion not in (None, FUSED, *fusions):
-            raise ConfigError(f"there is no fusion {self.fusion}: choose of {', '.join((FUSED, *fusions))}")
+            raise ConfigError(f"there is no fusion {self.fusion}: choose one of {', '.join((FUSED, *fusions))}")
         if self.weights and self.fusion not in fusions:
             raise ConfigError(f"weights are for {' and '.join(fusions)}: leave them out, or choose one of these")
 
@@ -192,7 +192,7 @@ class OpenedRun:
         fusions = (FUSED, *get_args(QueryFusion))
         if by not in fusions:
             every = ", ".join((*self.models, *fusions))
-            raise ConfigError(f"the run has no model {by}, and there is no such fusion: choose of {every}")
+            raise ConfigError(f"the run has no model {by}, and there is no such fusion: choose one of {every}")
         return By(fusion=cast(QueryFusion, by))
 
     @property
@@ -371,7 +371,7 @@ class OpenedRun:
         collections = texts_given("collections", collections, "names")
         for name in collections:
             if name not in self.collections:
-                raise ConfigError(f"the run has no collection {name}: choose of {', '.join(self.collections)}")
+                raise ConfigError(f"the run has no collection {name}: choose one of {', '.join(self.collections)}")
         return tuple(dict.fromkeys(collections)) or self.collections
 
     def chunks_at(self, positions: NDArray[np.int64], collections: Sequence[str] = ()) -> dict[int, tuple[str, Chunk]]:

@@ -63,8 +63,8 @@ def _tells(owners: Sequence[str]) -> bool:
 def _why_none(owners: Mapping[str, Sequence[str]]) -> str:
     if owners:
         return (
-            f"the chunks' metadata have {count_text(len(owners), 'heading')}, but more than {_MOST_OWNERS} chunks have "
-            f"the same one, so that none tells a chunk from the others: {_WAY_ON}"
+            f"the chunks' metadata have {count_text(len(owners), 'heading')}, but more than {_MOST_OWNERS} chunks "
+            f"share each of them, so no heading tells its chunk from the others: {_WAY_ON}"
         )
     named = ", ".join(HEADING_FIELDS[:4])
     return f"no chunk has a heading in its metadata ({named} and such), so there is nothing to ask: {_WAY_ON}"
@@ -74,8 +74,8 @@ def _notices(chosen: Sequence[str], chunks: int) -> Iterator[str]:
     single = sum(len(heading.split()) == 1 for heading in chosen)
     words = f" ({single:,} of one word)" if single else ""
     yield (
-        f"asked without a judge: {count_text(len(chosen), 'heading')}{words}, each of which should find its own chunk, "
-        "which is weaker evidence than judged questions"
+        f"nobody judged these questions: they are {count_text(len(chosen), 'heading')}{words}, and each should find "
+        "its own chunk; that is weaker evidence than judged questions"
     )
     if len(chosen) < FEWEST:
         yield (

@@ -226,7 +226,8 @@ def _require_no_export(file: Path, root: Path) -> None:
 
 def _own(path: Path, what: str, root: Path) -> InputError:
     return InputError(
-        f"{path} is {what}, and its rows are no chunks: name a folder of chunks alone, or move it out of {root}"
+        f"{path} is {what}, and its rows are no chunks: "
+        + ("name the folder of your chunks" if path == root else f"move it out of {root}, or name another folder")
     )
 
 
