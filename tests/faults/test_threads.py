@@ -16,7 +16,7 @@ from soloist.events import BatchEncoded, LeaseReleased, ListSink, PassStarted, S
 from soloist.workers import WorkerThread
 
 GOES_ON = "run again, which goes on with what is not finished"
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 300
 
 
 def end(name: str, error: type[BaseException] = SystemExit) -> None:

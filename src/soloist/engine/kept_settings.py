@@ -17,6 +17,7 @@ from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.events import EventSink, Notice
 from soloist.fusion import FusionPlan
 from soloist.stores import RunFolder
+from soloist.stores.atomic import disk_errors
 from soloist.stores.layout import STATE
 
 # What a folder keeps, and what comes of it where a command names something else; "" where that is said elsewhere: of
@@ -51,13 +52,16 @@ def settled(config: RunConfig) -> Settled:
 
     Raises:
         ConfigError: the catalogue that the folder was made with is gone.
+        OutputError: no folder can be there.
     """
     folder = RunFolder(config.out)
     asked = {name: value for name, value in config.settings().items() if is_named(value)}
+    with disk_errors(config.out):  # a path that is too long
+        is_new = folder.is_new
     try:
         before = _made_with(folder)
     except OutputError as exc:
-        if folder.is_new:
+        if is_new:
             return Settled(config=_fused_by_default(config), kept={})
         message = f"its settings cannot be read, so each setting that the command does not name has its default ({exc})"
         return Settled(

@@ -244,7 +244,7 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
         raise InputError(
             f"the folder {folder} cannot be read ({exc.strerror}): allow it, or hide the folder by a leading dot"
         ) from exc
-    own = own_folder([entry.name for entry in entries])
+    own = own_folder([entry.name for entry in entries if not _is_folder(entry)])
     if own is not None:
         raise _own(folder, own, root)
     return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
