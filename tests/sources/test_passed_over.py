@@ -172,3 +172,24 @@ def test_a_file_that_was_exported_is_refused_and_others_are_not(tmp_path: Path) 
     ):
         find_input(tmp_path, SourceConfig())
     assert own_folder(["manifest.jsonl", "audio"]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("t/_delta_log/0.json", "Delta Lake"),
+        ("t/.hoodie/hoodie.properties", "Apache Hudi"),
+        ("t/metadata/v1.metadata.json", "Apache Iceberg"),
+    ],
+)
+def test_a_table_with_versions_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    """Rows that were deleted from the table would be embedded, since their files stay in its folder."""
+    for each in (name, "t/data/part-0.parquet"):
+        (tmp_path / each).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / each).write_text("{}")
+    for root in (tmp_path, tmp_path / "t"):
+        with pytest.raises(InputError, match=f"is a table of {kind}, and such a folder keeps rows that were deleted"):
+            find_input(root, SourceConfig())
+    (tmp_path / name).unlink()
+    (tmp_path / name).parent.rmdir()
+    assert [each.name for each in find_input(tmp_path, SourceConfig()).collections] == ["t"]

@@ -19,6 +19,7 @@ from soloist.errors import InputError
 from soloist.formats import DEFAULT_FILE_PATTERNS, JSON_LINES, format_of, uncompressed_name
 from soloist.own_files import EXPORTED_LINE_BYTES, is_exported_line, own_folder
 from soloist.sources.csv_files import lacks_text_column
+from soloist.sources.lake_tables import lake_table
 from soloist.sources.partitions import partition_of
 from soloist.sources.passed_over import PassedOver, PassedOverFiles, reason_of
 from soloist.types import Collection
@@ -235,7 +236,7 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
     """What is in a folder and not hidden, by name.
 
     Raises:
-        InputError: it cannot be read, or soloist wrote it.
+        InputError: it cannot be read, soloist wrote it, or it is a table with versions.
     """
     try:
         with os.scandir(folder) as listing:
@@ -247,6 +248,12 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
     own = own_folder([entry.name for entry in entries if not _is_folder(entry)])
     if own is not None:
         raise _own(folder, own, root)
+    table = lake_table(folder, [entry.name for entry in entries])
+    if table is not None:
+        raise InputError(
+            f"{folder} is a table of {table}, and such a folder keeps rows that were deleted or replaced: write the "
+            "rows that the table has now as Parquet, and name their folder"
+        )
     return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
