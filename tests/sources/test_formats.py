@@ -153,6 +153,17 @@ FOREIGN: list[tuple[str, bytes, str]] = [
         b'{"text": "a", "n": 1, "page": NaN}\n',
         "a NaN or an infinity in 'page', which JSON lacks: write null",
     ),
+    ("a.csv", b'\xef\xbb\xbf\xef\xbb\xbftext,id\r\n"a,b",1\r\n', ""),  # two marks
+    (
+        "a.csv",
+        b"text,id\na,1\n\xef\xbb\xbftext,id\nb,1\n",
+        "row 1 of {file} is the header once more (its first line is 3)",
+    ),
+    (
+        "a.tsv",
+        b'id\ttext\n1\t"a\n2\tb\n3\tc"\n',
+        "opened at line 2 and goes on over line 3, which looks like a row",
+    ),  # as MS MARCO has its quotes
     ("a.csv", b"text,id,id\na,1,2\n", "has several columns of one name ('id')"),
     ("a.csv", b'text,id\na,1\n"b,2\nc,3\n', "has a quote that is opened at line 3 and never closed"),
     ("a.csv", b'text,id\n"a" b,1\n', "row 0 of {file} goes on after the closing quote of field 1"),
@@ -173,6 +184,19 @@ def test_a_file_that_is_something_else_is_told(tmp_path: Path, name: str, conten
         assert sentence.format(file=file) in refused(file, content)
     else:
         assert [chunk.text for chunk in read(file, content)[0]] == ["a,b"]
+
+
+def test_what_only_looks_like_joined_files_or_plain_quotes_is_kept(tmp_path: Path) -> None:
+    """A text of the same letters as the header, a mark within a text or a quoted text over lines would be refused."""
+    assert [chunk.text for chunk in read(tmp_path / "a.csv", b"text\ntext\n")[0]] == ["text"]
+    table = b'id\ttext\n1\t"a\nb\tc"\n2\t\xef\xbb\xbfd\n3\t"e ""f""\n"\n'
+    assert [chunk.text for chunk in read(tmp_path / "a.tsv", table, file_patterns=("*",))[0]] == [
+        "a\nb\tc",
+        "\ufeffd",
+        'e "f"\n',
+    ]
+    lines = b'{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n'  # two files with a mark each, one behind the other
+    assert [chunk.text for chunk in read(tmp_path / "a.jsonl", lines)[0]] == ["a", "b"]
 
 
 def test_empty_and_unnamed_columns_and_blank_lines_of_a_table(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from soloist.wording import count_text
 _SEPARATORS = {CSV.name: (b",", b";", b"\t"), TSV.name: (b"\t",)}
 # Excel writes and reads such a first line, which is none of the table.
 _SEPARATOR_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([^\w\s"]|\t)"?[\r\n]*')
+_TAB = b"\t"
 _QUOTE = b'"'
 _BLANKS = (b"\n", b"\r\n", b"\r")
 _REPLACED = "\ufffd"  # for what is not UTF-8
@@ -55,6 +56,8 @@ def read_csv(file: Path, text_field: str, format_name: str = CSV.name, check: _C
         header = _header(records, text_field, _SEPARATORS[format_name])
         if header is None:
             return
+        if header.separator == _TAB:
+            records.tabs_in_row = len(header.names) - 1
         require_text_column(header.names, text_field)
         require_distinct([name for name in header.names if name])
         if _REPLACED in "".join(header.names):
@@ -97,6 +100,7 @@ class _Records:
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._lines = lines
+        self.tabs_in_row: int | None = None  # where tabs separate, how many a row has
 
     def firsts(self) -> Iterator[Line]:
         """The first line of each record; blank lines between records are none."""
@@ -113,7 +117,9 @@ class _Records:
         """
         if first.content is None:
             raise _BadRecordError(f"is too large: line {first.number} has more than {MAX_LINE_BYTES / 1e6:,.0f} MB")
-        text = first.content.removeprefix(codecs.BOM_UTF8) if first.number == 1 else first.content
+        text = first.content
+        if first.number == 1:  # a tool that adds a mark to a file that has one makes two of them
+            text = text.removeprefix(codecs.BOM_UTF8).removeprefix(codecs.BOM_UTF8)
         if _QUOTE not in text:
             return text[: _stop(text)].split(separator)
         fields: list[bytes] = []
@@ -155,7 +161,26 @@ class _Records:
         line = next(self._lines, None)
         if line is None or line.content is None or size > MAX_LINE_BYTES:
             raise UnreadableFileError(f"has a quote that is opened at line {first.number} and never closed")
+        if self.tabs_in_row and first.content and self._is_such_a_row(line.content, first.content):
+            raise UnreadableFileError(
+                f"has a quote that is opened at line {first.number} and goes on over line {line.number}, which looks "
+                "like a row of its own: write JSON Lines, or put such a text in quotes and double the quotes in it"
+            )
         return line.content
+
+    def _is_such_a_row(self, line: bytes, row: bytes) -> bool:
+        """Whether a line looks like a row, as lines do in files whose quotes are plain text: as many tabs, and what it
+        begins with has digits and letters where the row has them.
+        """
+        if line.count(_TAB) != self.tabs_in_row or row.count(_TAB) != self.tabs_in_row:
+            return False
+        key, other = row[: row.find(_TAB)], line[: line.find(_TAB)]
+        return bool(key) and not key.startswith(_QUOTE) and _outline(key) == _outline(other)
+
+
+def _outline(key: bytes) -> bytes:
+    """An id with one digit for all digits in a row, and one letter for all letters: `a0` of both doc1 and doc27."""
+    return re.sub(rb"[A-Za-z]+", b"a", re.sub(rb"[0-9]+", b"0", key))
 
 
 class _BadRecordError(Exception):
@@ -215,6 +240,10 @@ def _row(records: _Records, first: Line, header: _Header) -> Any:
                 f"{first.number})"
             )
         texts = [field.decode("utf-8") for field in fields]
+        if len(texts) > 1 and [texts[0].removeprefix("\ufeff"), *texts[1:]] == list(header.names):
+            raise _BadRecordError(
+                f"is the header once more (its first line is {first.number}), as joined files have it"
+            )
     except _BadRecordError as exc:
         return BadItem(fault=str(exc))
     except UnicodeDecodeError as exc:

@@ -170,7 +170,8 @@ def _line_item(line: Line) -> Any:
     content = line.content
     if content is None:
         return BadItem(fault=f"is too large: line {line.number} has more than {MAX_LINE_BYTES / 1e6:,.0f} MB")
-    mark = len(codecs.BOM_UTF8) if line.number == 1 and content.startswith(codecs.BOM_UTF8) else 0
+    # Files that were joined have a mark in their midst.
+    mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
     content = content[mark:] if mark else content
     if not content or content.isspace():  # strip would copy a line that may be a hundred megabytes
         return _BLANK
