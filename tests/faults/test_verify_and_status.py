@@ -100,7 +100,7 @@ def with_an_empty_row(table):
 
 IN = "alpha, shard 1, one: "
 FUSED_IN = "alpha, shard 1, fused: "
-MENDS = "give the same command again, which mends it"
+MENDS = "give the command that made the run again, which mends it"
 
 
 @pytest.mark.parametrize(

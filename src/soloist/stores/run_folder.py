@@ -375,7 +375,9 @@ class RunFolder:
             try:
                 found = load(path.read_bytes())
             except FileNotFoundError as exc:
-                raise OutputError(f"{path} is missing: give the same command again, which mends it") from exc
+                raise OutputError(
+                    f"{path} is missing: give the command that made the run again, which mends it"
+                ) from exc
             except SafetensorError as exc:
                 raise ValueError(str(exc)) from exc
         return tuple(found[name] for name in sorted(found))

@@ -274,7 +274,9 @@ def read_errors(path: Path, *, if_missing: str = _IF_MISSING) -> Iterator[None]:
         raise OutputError(f"{path} is missing: {if_missing}") from exc
     except (OSError, pa.ArrowException, ValueError, LookupError) as exc:  # the last two: other columns, other rows
         reason = " ".join(str(exc).split())
-        raise OutputError(f"{path} cannot be read: {reason}: give the same command again, which mends it") from exc
+        raise OutputError(
+            f"{path} cannot be read: {reason}: give the command that made the run again, which mends it"
+        ) from exc
 
 
 def _write(path: Path, table: pa.Table, **options: Any) -> None:
