@@ -1,6 +1,6 @@
 """Checks of single settings: each takes what a caller gave and gives what a config holds, or refuses it in a sentence.
 
-`said` begins the sentence, e.g. "dim is 'x'". Knows no setting by name but where a sentence needs one, and no file.
+`said` begins the sentence, e.g. "dim is 'x'". Knows no file, and no setting by name unless a sentence needs it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MARKED: Mapping[type, type] = {str: _UnnamedStr, int: _UnnamedInt, tuple: _Unna
 
 
 def unnamed(value: Given) -> Given:
-    """The same value, equal to it in all respects, which says of itself that nobody named it."""
+    """A value that equals the given one, and is marked as one that nobody named."""
     return _MARKED[type(value)](value)  # type: ignore[no-any-return]
 
 
@@ -65,7 +65,7 @@ def a_string(said: str, value: Any) -> str:
 
 
 def strings(said: str, value: Any) -> tuple[str, ...]:
-    """Texts. A string is a sequence of strings too, its letters: never what was meant."""
+    """Texts. One string is refused: as a sequence it would be its letters, which nobody means."""
     items = listed(value)
     if items is None or not all(isinstance(item, str) for item in items):
         meant = f", such as [{value!r}]" if isinstance(value, str) else ""
@@ -74,7 +74,7 @@ def strings(said: str, value: Any) -> tuple[str, ...]:
 
 
 def a_path(said: str, value: Any) -> Path:
-    """A path; an empty text is none, though Python takes it for the working directory."""
+    """A path. An empty text is refused, because Python takes it for the working directory."""
     if not isinstance(value, (str, os.PathLike)) or value == "":
         raise ConfigError(f"{said}: give a path")
     if "\0" in str(os.fspath(value)):
@@ -145,10 +145,10 @@ def _duration(said: str, text: str) -> float:
 
 
 def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """One of some words.
+    """One of the choices.
 
     Raises:
-        ConfigError: it is another.
+        ConfigError: the value is not among them.
     """
     if value not in choices:
         raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(choices)}")

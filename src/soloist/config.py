@@ -54,7 +54,8 @@ class SourceConfig:
 
     `text_field` and `id_field` name the field (JSON, JSON Lines) or column (of tables) of the text and
     of the id; without `id_field`, the usual names are tried and then an id is derived.
-    `file_patterns` are matched against file names, of which an ending `.gz`, `.bz2` or `.zst` is no part.
+    `file_patterns` are matched against file names without an
+    ending `.gz`, `.bz2` or `.zst`.
     """
 
     text_field: str = unnamed("text")
@@ -77,7 +78,7 @@ class FusionConfig:
     `weights` maps every model's name to a non-negative number, 0 to leave it out of the fused vector;
     an empty mapping weighs all alike. `dim` cuts every model's vector to its
     first `dim` components before fusion; for `projection` it is the number of components of the fused vector.
-    A single model is not fused unless one of the three is named: its fused vectors would be its own once more.
+    A single model is not fused unless one of the three is named: its fused vectors would only repeat its own.
     """
 
     method: FusionMethod = unnamed("concat")
@@ -308,7 +309,7 @@ def _nest(settings: dict[str, Any], origin: str) -> dict[str, Any]:
 
 
 def _convert(key: str, value: Any, origin: str) -> Any:
-    """A value of the right kind, else an error that says where it stands; whether it is a good one shows later."""
+    """A value of the right kind, else an error that says where it stands. Its content is checked later."""
     check = _check_of(key)
     if value is None or check is seconds:
         return value

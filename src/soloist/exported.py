@@ -1,6 +1,6 @@
 """How a folder of files that an export wrote is told from other folders: by the name of its marker.
 
-Sources look for it, so that an export is not read as chunks, and exports write it. What a marker says is the affair of
+Exports write it. Sources look for it, so that an export is not read as chunks. What a marker says is known to
 `soloist.exports.markers`.
 """
 

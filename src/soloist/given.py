@@ -1,6 +1,6 @@
 """What a caller gives where a list of texts is wanted. Pure: a value in, texts or one sentence out.
 
-A text is a sequence of texts too, its letters: never what was meant.
+One text is refused: as a sequence it would be its letters, which nobody means.
 """
 
 from __future__ import annotations

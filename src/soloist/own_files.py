@@ -1,4 +1,4 @@
-"""How what soloist itself wrote is known, so that nothing takes it for chunks. Pure: names and first bytes in.
+"""Recognises what soloist itself wrote, so that nothing takes it for chunks. Pure: names and first bytes in.
 
 The folder of a run is known by its files, a folder of an export by its marker (`soloist.exported`), and a file of an
 export to JSON Lines by the beginning of its first line.
@@ -23,7 +23,7 @@ EXPORTED_LINE_BYTES = 1024
 
 
 def own_folder(names: Collection[str]) -> str | None:
-    """What of soloist's a folder with files of these names is, e.g. `the folder of a run`; None if it is none."""
+    """What kind of soloist's folders has files of these names, e.g. `the folder of a run`; None for other folders."""
     if any(marker in names for marker in MARKERS):
         return "a folder that soloist exported"
     if any(files <= set(names) for files in _RUN_FILES):

@@ -148,9 +148,7 @@ def test_vectors_that_have_changed_since_they_were_looked_through_are_not_taken(
     known.fill(path, DIGESTS[:2], placement, vectors, counts)
     assert np.array_equal(vectors, np.eye(3)[:2])
     change(folder)
-    with pytest.raises(
-        OutputError, match=r"has changed since its vectors were looked through: .*give the same command"
-    ):
+    with pytest.raises(OutputError, match=r"has changed since its vectors were read first: .*give the same command"):
         known.fill(path, DIGESTS[:2], placement, vectors, counts)
     anew = known_vectors(RunFolder(tmp_path / "none"), [folder], "m", "f").place(path, DIGESTS[:2])
     assert anew.fresh == (() if change is with_other_texts else (0, 1))

@@ -14,7 +14,7 @@ _MARK = "\ufeff"  # with which editors of Windows begin a file
 def arriving_lines(stream: TextIO) -> Iterator[list[str]]:
     """The lines that came in together, as soon as the first of them is complete; the last one may lack its end.
 
-    What is no text in the stream's encoding stays in a line as lone surrogates, as it does in arguments.
+    Bytes that are no text in the stream's encoding stay in a line as lone surrogates, as they do in arguments.
     """
     first = True
     for lines in _by_reads(stream):

@@ -99,7 +99,8 @@ class _Asking:
     def answer(self, run: OpenedRun, questions: Sequence[str], which: str = "") -> None:
         """Print the hits of each question, and then what was found out about them.
 
-        One that cannot be answered is an error once those before it are answered.
+            A question that cannot be answered is an error once
+        the questions before it are answered.
         """
         known = set(run.notices)
         self.show(f"searching {run.path}{which}")
@@ -147,7 +148,7 @@ def _by(model: str | None, fused: bool, rrf: bool, standardised: bool, weights: 
     if weights and not (rrf or standardised):
         raise ConfigError(
             "--weights are for --rrf and --standardised, fused vectors have those of the run: give soloist embed other "
-            "--weights, which fuses it anew without embedding anything"
+            "--weights, which fuses it again without embedding anything"
         )
     if model is not None:
         return By(model=model)

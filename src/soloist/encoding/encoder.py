@@ -185,7 +185,7 @@ class Encoder:
         return forward(module, {**self._constants, **made}, "cpu")[: len(rows)]
 
     def _alone_to_together(self, rows: Sequence[NDArray[np.int32]], together: NDArray[np.float32]) -> float:
-        """The cosine of the shortest row's vector to that which it has among longer ones."""
+        """The cosine between the vectors that the shortest row has alone and among longer rows."""
         if self._staged.is_static:
             return 1.0
         shortest = min(range(len(rows)), key=lambda row: len(rows[row]))
@@ -263,7 +263,7 @@ class Encoder:
         )
 
     def _in_two_passes(self, texts: Sequence[str], limit: int | None) -> TokenizedTexts:
-        """Whole, and those that are too long once more: for tokenizers that do not say what they cut off."""
+        """All texts whole, and too long ones a second time: for tokenizers that do not say what they cut off."""
         whole = self._ids(texts, limit=None)
         long = [row for row, ids in enumerate(whole) if limit is not None and len(ids) > limit]
         cut = dict(zip(long, self._ids([texts[row] for row in long], limit=limit), strict=True)) if long else {}

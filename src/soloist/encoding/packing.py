@@ -1,7 +1,7 @@
 """Packed batches: rows one behind the other without padding, and attention that keeps them apart.
 
 Knows transformers' registries of attention and sentence-transformers' flat features, in which a network sees one long
-row with `position_ids` that begin anew, and pooling cuts it at `cu_seq_lens_q`. All but attention works a token at a
+row with `position_ids` that begin again, and pooling cuts it at `cu_seq_lens_q`. All but attention works a token at a
 time, so a row's vector does not depend on the rows beside it. Rows of one length share a call of attention and have no
 mask.
 """

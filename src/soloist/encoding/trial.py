@@ -23,10 +23,10 @@ Vectors = NDArray[np.float32]
 
 
 def tried(staged: StagedModel, compute: Callable[[SentenceTransformer], Vectors]) -> Vectors | None:
-    """The vectors (texts, dim) that `compute` has of the model; None where only its float32 gives any.
+    """The vectors (texts, dim) that `compute` gives; None where only float32 gives usable ones.
 
     Raises:
-        ModelLoadError: it gives none, or none that is of use.
+        ModelLoadError: the model gives no usable vectors.
     """
     name, in_float32 = staged.spec.name, staged.dtype == "float32"
     try:

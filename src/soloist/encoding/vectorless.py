@@ -1,8 +1,9 @@
 """Texts of which a model makes no vector, found on the host before any device works on them.
 
-Most models read something of every text: special tokens, a prompt, or a token for each byte. Only of the others the
-texts are tokenized beforehand. A static model's vectors are computed as well, which costs less than its tokens do: a
-row of its table may be all zero, and rows may cancel each other out. Knows encoders; knows nothing of shards.
+Most models read something of every text: special tokens, a prompt, or a token for each byte. For other
+models the texts are tokenized beforehand. A static model's vectors are computed as well, which costs less than its
+tokens do: a row of its table may be all zero, and rows may cancel each other out.
+Knows encoders; knows nothing of shards.
 """
 
 from __future__ import annotations

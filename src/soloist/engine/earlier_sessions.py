@@ -102,7 +102,7 @@ def made_with(folder: RunFolder) -> dict[str, Made]:
             )
             for model in models
         }
-    except (OutputError, AttributeError, KeyError, TypeError):  # damaged, or of another version: they are written anew
+    except (OutputError, AttributeError, KeyError, TypeError):  # damaged, or of another version: they are written again
         return {}
 
 
@@ -177,7 +177,7 @@ def adopt(
 
 
 def _tell_other_settings(folder: RunFolder, fingerprints: Mapping[str, str], sink: EventSink) -> None:
-    """Say of which models the present chunks have vectors that were made otherwise."""
+    """Name the models whose vectors of the present chunks were made with other weights or settings."""
     incoming = [each for each in folder.incoming.manifest.read().values() if each.kind == "chunks"]
     contents = {(each.collection, each.shard): each.content for each in incoming}
     changed = (

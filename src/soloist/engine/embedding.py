@@ -1,6 +1,6 @@
-"""A run as Python calls it: what nobody listens to is logged, and a stop says how Python goes on.
+"""A run as Python calls it: notices without a listener are logged, and a stop says how to go on in Python.
 
-Wraps `soloist.engine.run`, which the command line calls: the way on is another one there.
+Wraps `soloist.engine.run`. The command line calls that one itself, and says how to go on with a command.
 """
 
 from __future__ import annotations

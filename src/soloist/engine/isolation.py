@@ -257,7 +257,7 @@ def _require_same_models(stage: Stage, fingerprints: Mapping[str, str]) -> None:
         if encoder.staged.fingerprint != fingerprints[model]:
             raise ModelLoadError(
                 f"{model} has changed since the run began: leave its files as they are, and run again, which computes "
-                "its vectors anew"
+                "all its vectors again"
             )
 
 

@@ -130,8 +130,8 @@ class KnownVectors:
                 or not np.array_equal(_checksums(stored.vectors), checksums[sources])
             ):
                 raise OutputError(
-                    f"{source} has changed since its vectors were looked through: once no other run writes it, give "
-                    "the same command again, which looks anew"
+                    f"{source} has changed since its vectors were read first: wait until no other run writes it, then "
+                    "give the same command again"
                 )
             vectors[rows] = stored.vectors
             if stored.counts is not None:

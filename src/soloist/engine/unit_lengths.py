@@ -1,6 +1,7 @@
-"""What it costs a model that was trained for another comparison than cosine that its vectors are kept at length 1.
+"""What is lost by vectors of length 1 where a model was trained for another comparison than cosine.
 
-Said of every such model; measured, as `auto-fast` is, on a few of the run's own chunks before the passes begin.
+Every such model gets a notice. Like the loss of `auto-fast`, it is measured on a few of the run's own chunks before the
+passes begin.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def in_words(similarity: Similarity) -> str:
 
 
 def tell_lost_lengths(passes: Sequence[Pass], stage: Stage, sink: EventSink) -> None:
-    """Say it of each model of the run, with a measurement where the model has shards to embed.
+    """Emit the notice for each such model of the run, with a measurement where the model has shards to embed.
 
     Raises:
         RunStoppedError: the run was to end.
@@ -77,7 +78,7 @@ def _measured(encoder: Encoder, texts: Sequence[str], check: Callable[[], None])
 
 
 def _nearest(vectors: NDArray[np.float64], similarity: Similarity) -> NDArray[np.intp]:
-    """For each the place of the nearest other one."""
+    """The index of each vector's nearest other vector."""
     scores = _SCORES[similarity](vectors)
     np.fill_diagonal(scores, -np.inf)
     nearest: NDArray[np.intp] = np.argmax(scores, axis=1)

@@ -22,7 +22,7 @@ _CONSTRUCTION = 200
 
 
 def export(source: Source, target: Target) -> ExportReport:
-    """Write the index anew, in the order of the run, and read a sample back. All vectors are in memory meanwhile."""
+    """Write the whole index, in the order of the run, and read a sample back. All vectors are in memory meanwhile."""
     faiss = load("faiss", "faiss", "faiss-cpu")
     with export_folder(source, target, "faiss", several=False) as folder:
         return _filled(folder, source, faiss)

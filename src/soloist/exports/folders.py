@@ -1,7 +1,7 @@
 """Folders of files that an export owns: a marker says whose they are and which of them are finished.
 
 While the marker does not say that it is finished, files of two exports may lie beside each other: the same export again
-writes those anew that are not known to be whole.
+writes again those that are not known to be whole.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ExportFolder:
         known, path = self.files.get(name), self.path / name
         if known is None or known.of != of or not known.sha256 or not path.is_file():
             return False
-        with contextlib.suppress(OSError):  # which cannot be read: it is written anew
+        with contextlib.suppress(OSError):  # which cannot be read: it is written again
             return file_sha256(path) == known.sha256
         return False
 
@@ -187,7 +187,7 @@ def require_taken_over(target: str, take_over: bool) -> None:
 
 
 def require_vectors(target: str, there: Iterable[str], source: Source, *, several: bool = True) -> None:
-    """Refuse to write files anew without vectors that they have and the run has too.
+    """Refuse to write files again without vectors that they have and the run has too.
 
     Raises:
         ExportError: some would be lost.
@@ -202,7 +202,7 @@ def require_vectors(target: str, there: Iterable[str], source: Source, *, severa
 
 
 def require_collections(target: str, there: Iterable[str], source: Source) -> None:
-    """Refuse to write files anew without collections that they have and the run has too.
+    """Refuse to write files again without collections that they have and the run has too.
 
     Raises:
         ExportError: some would be lost.

@@ -28,7 +28,7 @@ _HEAD = re.compile(rb'\{%b, ?(?="(?:source_file|text)":)' % _FIRST)  # rows of e
 
 
 def export(source: Source, target: Target) -> ExportReport:
-    """Write the file anew, in the order of the run, and read a sample back."""
+    """Write the whole file, in the order of the run, and read a sample back."""
     path = target.folder
     if path.is_symlink():  # which stays, and what it names is written
         path = Path(os.path.realpath(path))

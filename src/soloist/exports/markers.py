@@ -28,7 +28,7 @@ _SUFFIX = ".parquet"
 @dataclass(frozen=True, slots=True)
 class File:
     """A file: the digest of what it is of, or none where it may be half of another export's, and that of its bytes
-    where it is not written anew each time.
+    unless it is written again each time.
     """
 
     of: str

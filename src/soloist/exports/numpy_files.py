@@ -23,7 +23,7 @@ _KEY = re.compile(rb'\{"key": ?"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"')
 
 
 def export(source: Source, target: Target) -> ExportReport:
-    """Write all arrays anew, in the order of the run, and read a sample back."""
+    """Write all arrays, in the order of the run, and read a sample back."""
     with export_folder(source, target, "numpy") as folder:
         return _filled(folder, source)
 

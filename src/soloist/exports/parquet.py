@@ -73,7 +73,7 @@ def _gone_count(path: Path, keys: DigestTable) -> int:
         with read_errors(path):
             there = pq.read_table(path, columns=["key"])["key"].to_pylist()
             return sum(keys.find(uuid.UUID(str(key)).bytes) is None for key in there)
-    except OutputError:  # missing, damaged, or somebody's: it is written anew
+    except OutputError:  # missing, damaged, or somebody's: it is written again
         return 0
 
 

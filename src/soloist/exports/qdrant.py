@@ -209,7 +209,7 @@ class _Collection:
                 )
 
     def _upsert(self, rows: Rows, there: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write points anew, with what somebody else has put into the payloads that are there."""
+        """Write whole points, with what somebody else has put into the payloads that are there."""
         for places in _requests(rows):
             points = [
                 self._models.PointStruct(id=key, payload={**there.get(key, {}), **payload}, vector=vectors)

@@ -128,7 +128,7 @@ def token_limit(spec: ModelSpec, task: Task, own: OwnLimits, end: int | None) ->
 
 
 def limit_notices(spec: ModelSpec, own: OwnLimits, network: Mapping[str, Any]) -> tuple[str, ...]:
-    """That a model's files ask for more tokens than its network can tell the places of, where they do."""
+    """A notice where a model's files ask for more tokens than its network has positions."""
     end, stated = places(network), stated_positions(network)
     asked = max((limit for limit in (own.of("document"), own.of("query")) if limit is not None), default=0)
     if spec.max_tokens is not None or end is None or stated is None or asked <= stated:
@@ -137,7 +137,7 @@ def limit_notices(spec: ModelSpec, own: OwnLimits, network: Mapping[str, Any]) -
 
 
 def padding_notices(side: str, network: Mapping[str, Any]) -> tuple[str, ...]:
-    """That padding at the left would shift the places of a text's tokens, where it would."""
+    """A notice where padding at the left would shift the positions of a text's tokens."""
     kind = network.get("model_type")
     if side != "left" or places(network) is None or kind in _COUNT_BEHIND_PADDING | _COUNT_BY_THE_MASK:
         return ()

@@ -17,7 +17,7 @@ from typing import TextIO
 from transformers.utils import logging as transformers_logging
 
 _LOGGERS = tuple(logging.getLogger(name) for name in ("sentence_transformers", "transformers", "huggingface_hub"))
-# What a warning is about, where it is for whoever calls a library and not for who uses a model.
+# Words of warnings for developers who call a library, and not for users of a model.
 _FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 400

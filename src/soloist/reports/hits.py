@@ -69,8 +69,10 @@ def _shortened(line: str, most: int) -> str:
 
 
 def metadata_line(hit: Hit) -> str:
-    """The metadata that are short, as `name: value`, the headings first; not what is empty, is the hit's id, is a
-    heading once more, or is a path or the end of one that is there, such as the hit's file.
+    """The short metadata as `name: value`, the headings first.
+
+    Left out are empty values, the hit's id, repeated headings, and paths that repeat another path or its end, such as
+    the hit's file.
     """
     headings: set[str] = set()
     paths = [hit.source_file] if hit.source_file else []

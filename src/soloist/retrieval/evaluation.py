@@ -253,7 +253,7 @@ def _verdicts(
 ) -> tuple[Verdict | None, Verdict | None]:
     """On the run's own fusion, which was chosen before any of the questions, and on the best of all ensembles.
 
-    That is one that helps, where any does, and of these the one with the highest mean. What is not the run's own is
+    The best is the one with the highest mean, among those that help if any do. An ensemble that is not the run's own is
     judged by figures that allow for the choice.
     """
     ensembles = [each for each in found if each.kind in ("run", "fusion")]

@@ -74,7 +74,7 @@ def _opening(answer: Answer, subject: str) -> str:
 
 
 def _choice(gain: Difference, among: int) -> str:
-    """That it was picked by what judges it, which makes any figure too good."""
+    """Says that the same questions picked and judged the ensemble, which makes its figures look better."""
     if among < 2:
         return ""
     allowed = ", which the interval allows for" if gain.interval is not None else ""

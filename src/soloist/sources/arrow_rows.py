@@ -27,7 +27,7 @@ _NO_PYTHON_VALUE = (ValueError, OverflowError, KeyError, TypeError)
 
 
 def require_columns(schema: pa.Schema, text_field: str) -> None:
-    """Refuse a table that has no column of texts, or of whose columns a row as a dict would lose one.
+    """Refuse a table that has no column of texts, or two columns of one name.
 
     Raises:
         UnreadableFileError: it is such a table.

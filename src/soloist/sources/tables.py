@@ -1,4 +1,4 @@
-"""What all tables of chunks must keep to, whatever format they are of: their columns, and metadata that are text of
+"""Rules for tables of chunks in every format: their columns, and metadata that are text of
 JSON. Pure.
 """
 
@@ -15,7 +15,7 @@ METADATA_COLUMN = "metadata"
 
 
 def require_distinct(names: Sequence[str]) -> None:
-    """Refuse a table of whose columns a row as a dict would lose one.
+    """Refuse a table with two columns of one name: a row as a dict would lose one.
 
     Raises:
         UnreadableFileError: two columns have one name.

@@ -1,4 +1,4 @@
-"""Chunks that were read anew become those of a run folder, and what is finished and still holds is kept.
+"""Chunks that were read now become those of a run folder, and finished files that still hold are kept.
 
 All chunks lie in `.incoming` when this begins. Vectors that are not of the new chunks, or of other settings, are set
 aside: their texts may have moved to another shard. A process that is killed anywhere in here leaves a folder that the

@@ -124,7 +124,7 @@ class Manifest:
             raise OutputError(f"{self._path} cannot be read: {exc.strerror}: allow reading it, and run again") from exc
 
     def replace(self, records: Iterable[FileRecord]) -> None:
-        """Write the manifest anew, one row a file, in the order of their paths."""
+        """Write the whole manifest, one row a file, in the order of their paths."""
         with atomic_path(self._path) as temp, disk_errors(self._path), temp.open("wb") as file:
             for record in sorted(records, key=lambda each: each.file):
                 file.write((json_text(_values(record)) + "\n").encode())

@@ -411,7 +411,9 @@ class RunFolder:
                 reason = f"cannot be read ({exc.strerror if isinstance(exc, OSError) else exc})"
             else:
                 reason = f"does not hold what a run writes there ({type(exc).__name__}: {exc})"
-            raise OutputError(f"{path} {reason}: give the command that wrote it again, which writes it anew") from exc
+            raise OutputError(
+                f"{path} {reason}: give the command that wrote it again, and it writes the file again"
+            ) from exc
 
     @contextmanager
     def skipped(self, *, more: bool = False) -> Iterator[SkippedWriter]:

@@ -1,6 +1,6 @@
 """Whether a finished run is still the one that was opened. Knows run.json by its version, and not what it says.
 
-A run takes run.json away before it changes any other file, and writes it anew when it is finished. So files that were
+A run takes run.json away before it changes any other file, and writes it again when it is finished. So files that were
 read before run.json was seen to be the same one are those of the run that was opened.
 """
 

@@ -101,7 +101,7 @@ def rehearse(
         return _played(replace(first, out=folder / name, **changes), accelerator, sink)  # type: ignore[arg-type]
 
     with _staged(base, accelerator) as (models, staging):
-        assert models is None or models  # held, so that the runs share the weights and do not load them anew
+        assert models is None or models  # held, so that the runs share the weights and do not load them again
         return Evidence(
             accelerator=config.accelerator,
             kind=accelerator.kind,
