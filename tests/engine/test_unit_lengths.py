@@ -65,7 +65,9 @@ def test_what_is_said_is_what_was_measured(dot_folder, tmp_path) -> None:
         np.fill_diagonal(scores, -np.inf)
     changed = int(np.sum(dots.argmax(axis=1) != cosines.argmax(axis=1)))
     assert changed, "these texts show nothing"
-    found = re.search(r"of 12 chunks the lengths are from ([\d.]+) to ([\d.]+), and for (\d+) another", message)
+    found = re.search(
+        r"of 12 chunks the lengths are from ([\d.]+) to ([\d.]+), and for (\d+) of them the nearest other", message
+    )
     assert [float(found[1]), float(found[2])] == pytest.approx([lengths.min(), lengths.max()], rel=1e-2)
     assert int(found[3]) == changed
     record = json.loads((config.out / "run.json").read_text())

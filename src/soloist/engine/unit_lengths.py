@@ -37,7 +37,7 @@ def in_words(similarity: Similarity) -> str:
     """What to say of such a model."""
     kind = {"dot": "dot product", "euclidean": "Euclidean distance", "manhattan": "Manhattan distance"}[similarity]
     return (
-        f"it was trained for comparison by {kind}, but soloist keeps its vectors at length 1 and compares them by "
+        f"it was trained to be compared by {kind}, but soloist keeps its vectors at length 1 and compares them by "
         "cosine, which may rank chunks differently"
     )
 
