@@ -189,11 +189,11 @@ def test_a_file_that_is_something_else_is_told(tmp_path: Path, name: str, conten
 def test_what_only_looks_like_joined_files_or_plain_quotes_is_kept(tmp_path: Path) -> None:
     """A text of the same letters as the header, a mark within a text or a quoted text over lines would be refused."""
     assert [chunk.text for chunk in read(tmp_path / "a.csv", b"text\ntext\n")[0]] == ["text"]
-    table = b'id\ttext\n1\t"a\nb\tc"\n2\t\xef\xbb\xbfd\n3\t"e ""f""\n"\n'
+    table = b'id\ttext\n1\t"a\nb\tc"\n2\t\xef\xbb\xbfd\n3\t"e ""f""\n4\tg"\n'
     assert [chunk.text for chunk in read(tmp_path / "a.tsv", table, file_patterns=("*",))[0]] == [
         "a\nb\tc",
         "\ufeffd",
-        'e "f"\n',
+        'e "f"\n4\tg',
     ]
     lines = b'{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n'  # two files with a mark each, one behind the other
     assert [chunk.text for chunk in read(tmp_path / "a.jsonl", lines)[0]] == ["a", "b"]

@@ -170,9 +170,9 @@ class _Records:
 
     def _is_such_a_row(self, line: bytes, row: bytes) -> bool:
         """Whether a line looks like a row, as lines do in files whose quotes are plain text: as many tabs, and what it
-        begins with has digits and letters where the row has them.
+        begins with has digits and letters where the row has them. Quotes that are doubled are no plain text.
         """
-        if line.count(_TAB) != self.tabs_in_row or row.count(_TAB) != self.tabs_in_row:
+        if _QUOTE * 2 in row or line.count(_TAB) != self.tabs_in_row or row.count(_TAB) != self.tabs_in_row:
             return False
         key, other = row[: row.find(_TAB)], line[: line.find(_TAB)]
         return bool(key) and not key.startswith(_QUOTE) and _outline(key) == _outline(other)
