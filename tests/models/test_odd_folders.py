@@ -9,14 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
+from support.tiny_models import SENTENCES, make_static
+from tokenizers import Tokenizer
 
+from soloist.encoding.encoder import Encoder, forward, unit_rows
 from soloist.errors import ModelLoadError
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.models.refusals import require_dense_encoder
 from soloist.models.settings import read_settings
+from soloist.types import Batch
 
 MODULES, PIPELINE, TRANSFORMER = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
 
@@ -71,6 +77,7 @@ def _model2vec(folder: Path) -> None:
         (_module(1, type="custom_st.Pooling"), "it runs code of its own, read that code and set trust_remote_code"),
         (_module(1, path=".\\1_Pooling"), r"the folder .\1_Pooling with a backslash: write / in its place"),
         (_module(1, path="../model/1_Pooling"), "gives its module 1 a folder outside of the model's"),
+        (_module(2, name="1"), "has the name 1 twice, so one of the two modules would be left out"),
         (_modules(lambda modules: modules[0].pop("name")), "no name: add idx and name to each of its modules"),
         (_modules(lambda modules: modules.reverse()), "begins with Normalize, which reads no text: put the modules"),
         (_edit(PIPELINE, prompts=None), "has prompts that are no texts by name (null): correct or delete"),
@@ -105,6 +112,30 @@ def test_code_that_was_not_copied_is_named(folder: Path) -> None:
         stage(trusted, "float32")
 
 
+def test_code_of_a_network_that_was_not_copied_is_named(folder: Path) -> None:
+    """Catches advice to attach weights for a file of code that is missing beside them."""
+    _edit("config.json", auto_map={"AutoModel": "modeling_x.X"})(folder)
+    with pytest.raises(ModelLoadError, match=r"model: modeling_x\.py is missing, which its config\.json names"):
+        stage(replace(resolve(str(folder)), trust_remote_code=True), "float32")
+
+
+def test_a_static_tokenizer_that_cuts_the_beginning_is_followed(tmp_path: Path) -> None:
+    """Catches vectors of the wrong end of each long text, for documents and for queries."""
+    folder = make_static(tmp_path / "static", rows=600)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(5, direction="left")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    reference = SentenceTransformer(str(folder), device="cpu")
+    staged = stage(resolve(str(folder)), "float32")
+    for side, encode in ((staged, reference.encode_document), (staged.for_queries(), reference.encode_query)):
+        encoder = Encoder(side)
+        tokenized = encoder.tokenize(SENTENCES)
+        assert min(tokenized.dropped) > 0
+        batch = Batch(rows=tuple(range(len(SENTENCES))), padded_length=5)
+        found = unit_rows(forward(side.module, encoder.collate(tokenized, batch), "cpu"))[0]
+        assert np.einsum("ij,ij->i", found, unit_rows(encode(list(SENTENCES)))[0]).min() >= 0.99999
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -119,3 +150,11 @@ def test_a_fault_that_only_a_load_finds_has_a_way_on_of_its_own(
     change(folder)
     with pytest.raises(ModelLoadError, match=said):
         stage(resolve(str(folder)), "float32")
+
+
+def test_the_folder_of_a_repository_in_the_hub_s_cache_names_its_snapshot(folder: Path, tmp_path: Path) -> None:
+    """Catches advice to save a model that lies complete two folders below."""
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "0123"
+    shutil.copytree(folder, snapshot)
+    with pytest.raises(ModelLoadError, match=r"and its folder snapshots/0123 has one: name that folder$"):
+        stage(resolve(str(tmp_path / "models--a--b")), "float32")

@@ -167,7 +167,7 @@ def _dense_without(file: str) -> Callable[[Path], object]:
         _edit(folder / "2_Dense" / "config.json", in_features=32, out_features=16)
         save_file({"linear.weight": torch.ones(16, 32)}, folder / "2_Dense" / "model.safetensors")
         (folder / "2_Dense" / file).unlink()
-        entry: dict[str, object] = {"idx": 2, "name": "2", "path": "2_Dense", "type": f"{MODULES}.Dense"}
+        entry: dict[str, object] = {"idx": 3, "name": "3", "path": "2_Dense", "type": f"{MODULES}.Dense"}
         _modules(folder, lambda modules: modules.append(entry))
 
     return change

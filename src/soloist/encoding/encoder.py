@@ -275,7 +275,8 @@ class Encoder:
     def _ids(self, texts: Sequence[str], *, limit: int | None) -> list[list[int]]:
         if self._staged.is_static:
             encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-            return [row.ids[:limit] for row in encoded]
+            kept = slice(-limit, None) if limit and self._staged.keeps_end else slice(limit)
+            return [row.ids[kept] for row in encoded]
         encoded = self._tokenizer(
             list(texts),
             truncation="longest_first" if limit is not None else False,

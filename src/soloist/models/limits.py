@@ -53,12 +53,14 @@ _DOES_NOT_CUT = (False, None, "do_not_truncate")
 class OwnLimits:
     """The limits that a model's own files set; None where they set none.
 
-    `longest` is for all texts, and `document` and `query` are for those of one task, and go before it.
+    `longest` is for all texts, and `document` and `query` are for those of one task, and go before it. `keeps_end`: a
+    static model's tokenizer cuts the beginning of a text (those of networks have a setting of their own).
     """
 
     longest: int | None = None
     document: int | None = None
     query: int | None = None
+    keeps_end: bool = False
 
     def of(self, task: Task) -> int | None:
         """The limit for texts of a task."""

@@ -106,6 +106,7 @@ class StagedModel:
     max_tokens: int | None
     query_max_tokens: int | None
     counts_places: bool
+    keeps_end: bool
     document_prompt: str
     query_prompt: str
     similarity: Similarity
@@ -126,6 +127,7 @@ class StagedModel:
             document_prompt=self.query_prompt,
             max_tokens=self.query_max_tokens,
             counts_places=_counts_places(self.sides.query),
+            keeps_end=_at_load[self.sides.query].limits.keeps_end,
             weights_bytes=_weights_bytes(self.sides.query),
             is_static=_is_static(self.sides.query),
         )
@@ -205,7 +207,8 @@ def _static_limits(module: SentenceTransformer) -> OwnLimits:
     """A static model's tokenizer may cut texts in silence: lift its limit, for the encoder to cut and count by."""
     if module.tokenizer.truncation is None:
         return OwnLimits()
-    own = OwnLimits(longest=int(module.tokenizer.truncation["max_length"]))
+    cut = module.tokenizer.truncation
+    own = OwnLimits(longest=int(cut["max_length"]), keeps_end=cut["direction"] == "left")
     module.tokenizer.no_truncation()
     return own
 
@@ -265,6 +268,7 @@ def _describe(
         max_tokens=max_tokens,
         query_max_tokens=_token_limit(spec, sides.query, "query"),
         counts_places=_counts_places(module),
+        keeps_end=known.limits.keeps_end,
         document_prompt=prompts.document,
         query_prompt=prompts.query,
         similarity=similarity_of(own),

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from soloist.models.own_settings import read_object
 from soloist.models.pipeline import ModuleEntry, modules_for, modules_of
 from soloist.models.spec import ModelSpec
 
@@ -29,13 +31,26 @@ _READS_NO_TEXT = frozenset({
 })  # fmt: skip
 
 
-def faults_in_list(spec: ModelSpec, folder: Path) -> Iterator[str]:
-    """What is wrong with a folder's list of modules."""
+def faults_in_list(spec: ModelSpec, folder: Path, *, with_code: bool) -> Iterator[str]:
+    """What is wrong with a folder's list of modules; `with_code` where files of code should be there by now."""
     listed = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     for entry in listed if isinstance(listed, list) else ():
         yield from _unreadable(entry)
+    names = Counter(entry.get("name") for entry in listed)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        yield (
+            f"its modules.json has the name {twice[0]} twice, so one of the two modules would be left out: give each a "
+            "name of its own"
+        )
     for module in modules_of(folder):
-        yield from _unknown(module) if module.is_of_the_library else _own_code(spec, folder, module)
+        if module.is_of_the_library:
+            yield from _unknown(module)
+        elif not spec.trust_remote_code:
+            yield trust_text(spec.name)
+        if spec.trust_remote_code and with_code:
+            yield from _missing_class(folder, module)
+            yield from _missing_code(module.place)
     first = modules_for(folder, "document")[:1]
     if first and first[0].is_of_the_library and first[0].kind in _READS_NO_TEXT:
         yield (
@@ -79,17 +94,26 @@ def _unknown(module: ModuleEntry) -> Iterator[str]:
         )
 
 
-def _own_code(spec: ModelSpec, folder: Path, module: ModuleEntry) -> Iterator[str]:
-    """A class outside of sentence-transformers: of a file in the folder, else of a package."""
-    if not spec.trust_remote_code:
-        yield trust_text(spec.name)
-    name = module.type.rpartition("--")[2].rpartition(".")[0]
-    is_elsewhere = "--" in module.type  # in another repository
-    if not is_elsewhere and not (folder / f"{name}.py").is_file() and not _is_importable(name.partition(".")[0]):
+def _missing_class(folder: Path, module: ModuleEntry) -> Iterator[str]:
+    """A class outside of sentence-transformers is in a file of the folder, of another repository, or of a package."""
+    name = module.type.rpartition(".")[0]
+    if module.is_of_the_library or "--" in name:
+        return
+    if not (folder / f"{name}.py").is_file() and not _is_importable(name.partition(".")[0]):
         yield (
             f"its modules.json has the module {module.type}, and neither {name}.py nor a package of that name is "
             "here: copy that file into the model's folder, or install the package"
         )
+
+
+def _missing_code(place: Path) -> Iterator[str]:
+    """The code of a network, which its config.json names, where it should be in the same folder."""
+    for what in ("AutoConfig", "AutoModel"):
+        named = (read_object(place / "config.json").get("auto_map") or {}).get(what)
+        if isinstance(named, str) and "--" not in named:
+            file = place / f"{named.partition('.')[0]}.py"
+            if not file.is_file():
+                yield f"{file} is missing, which its config.json names (auto_map): copy it from where the model is from"
 
 
 def _is_importable(name: str) -> bool:

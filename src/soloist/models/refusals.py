@@ -101,7 +101,7 @@ def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[s
     yield from damage_in((*folder.glob("router_config.json"), *folder.glob("*/router_config.json")))
     yield from _of_another_kind(folder)
     yield from _unroutable(folder)
-    yield from faults_in_list(spec, folder)
+    yield from faults_in_list(spec, folder, with_code=with_weights)
     yield from damage_in(settings_files(folder))
     for module in modules_of(folder):
         if module.is_of_the_library:
@@ -315,9 +315,9 @@ def _without_modules(folder: Path) -> str:
     config = _json(folder / "config.json")
     if config:
         return _plain_network(folder, config, lacking)
-    below = sorted(folder.glob("*/modules.json"))
+    below = sorted((*folder.glob("*/modules.json"), *folder.glob("snapshots/*/modules.json")))  # of the hub's cache
     if below:
-        return f"{lacking}, and its folder {below[0].parent.name} has one: name that folder"
+        return f"{lacking}, and its folder {below[0].parent.relative_to(folder)} has one: name that folder"
     return next(_in_other_formats(folder), f"{lacking}; save the model with SentenceTransformer.save")
 
 
