@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -27,8 +28,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, catalogue: Path) -> RunCo
     root = tmp_path_factory.mktemp("finished")
     files = {"alpha/a": [(f"a{n}", f"chunk {n} of the file") for n in range(20)]}
     config = RunConfig(
-        chunks_root=write_chunks(root / "chunks", files), out=root / "run", models=("static",), accelerator="cpu",
-        catalogue=catalogue, shard_chunks=8, lock_dir=root / "locks", cache_dir=root / "cache",
+        chunks_root=write_chunks(root / "chunks", files), out=root / "run", models=("static",), fusion="concat",
+        accelerator="cpu", catalogue=catalogue, shard_chunks=8, lock_dir=root / "locks", cache_dir=root / "cache",
     )  # fmt: skip
     run(config)
     return config
@@ -149,4 +150,4 @@ def _event(line: str) -> str | None:
 
 
 def _into(config: RunConfig, out: Path) -> RunConfig:
-    return RunConfig.from_dict({**config.to_dict(), "out": str(out)})
+    return dataclasses.replace(config, out=out)
