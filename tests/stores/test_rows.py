@@ -134,7 +134,9 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path):
     """A row that is not there would be whatever lies in memory."""
     table, _ = table_of(5, 4)
     write_vector_file(tmp_path / "a.parquet", table)
-    with pytest.raises(OutputError, match="cannot be read: it has 5 rows and no row 5: give the same command again"):
+    with pytest.raises(
+        OutputError, match="cannot be read: it has 5 rows and no row 5: give the command that made the run"
+    ):
         RowReader().read(tmp_path / "a.parquet", np.array([0, 5]))
     write_vector_file(tmp_path / "b.parquet", table.drop_columns(["text_digest"]))
     with pytest.raises(OutputError, match="cannot be read: it does not say of which texts its rows are"):
