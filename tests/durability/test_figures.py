@@ -172,7 +172,14 @@ def test_a_collection_that_is_deleted_is_gone(embed, files, tmp_path):
     assert embed(files) == {"embedded": 0, "kept": ALPHA, "reused": 0, "repeated": 0, "beta": BETA}
     assert not (tmp_path / "run" / "beta").exists()
     summary = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert summary["collections"][-1] == {"name": "beta", "files": 0, "chunks": 0, "skipped": 0, "removed": BETA}
+    assert summary["collections"][-1] == {
+        "name": "beta",
+        "files": 0,
+        "chunks": 0,
+        "skipped": 0,
+        "removed": BETA,
+        "without_vector": {},
+    }
 
 
 def test_repeated_texts_are_embedded_once(embed, files):

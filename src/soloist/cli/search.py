@@ -99,8 +99,7 @@ class _Asking:
     def answer(self, run: OpenedRun, questions: Sequence[str], which: str = "") -> None:
         """Print the hits of each question, and then what was found out about them.
 
-            A question that cannot be answered is an error once
-        the questions before it are answered.
+        A question that cannot be answered is an error once the questions before it are answered.
         """
         known = set(run.notices)
         self.show(f"searching {run.path}{which}")

@@ -68,7 +68,11 @@ def status_line(stream: TextIO | None = None) -> Iterator[Callable[[str], None]]
         yield lambda _: None
         return
 
+    shown = ""
+
     def show(text: str) -> None:
+        nonlocal shown
+        shown = text
         encoding = stream.encoding or "utf-8"
         line = Text(one_line(text).encode(encoding, "backslashreplace").decode(encoding))
         if line.cell_len >= console.width:  # in the last column a terminal may begin a new line
@@ -81,7 +85,8 @@ def status_line(stream: TextIO | None = None) -> Iterator[Callable[[str], None]]
     try:
         yield show
     finally:
-        show("")
+        if shown:  # else the line may have the end of the result
+            show("")
 
 
 def _console(stream: TextIO) -> Console:
