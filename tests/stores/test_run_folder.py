@@ -286,7 +286,7 @@ def test_a_damaged_shard_is_named(run: RunFolder, content: bytes) -> None:
     run.write_chunks("c", 0, [Chunk(id="a", text="x")])
     (run.path / "c" / "chunks" / "part-00000.parquet").write_bytes(content)
     with pytest.raises(
-        OutputError, match=r"part-00000\.parquet cannot be read: .*: give the same command again, which"
+        OutputError, match=r"part-00000\.parquet cannot be read: .*: give the command that made the run again, which"
     ):
         run.read_shard("c", 0)
 
