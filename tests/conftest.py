@@ -37,9 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A random seed is drawn once, before the processes begin, so that all of them have the same."""
+    """A random seed is drawn once: the processes of the run inherit it, and each would draw another."""
     if config.option.order == "random":
-        config.option.order = str(random.randrange(1_000_000))
+        config.option.order = os.environ.setdefault("SOLOIST_TEST_ORDER", str(random.randrange(1_000_000)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
