@@ -45,7 +45,7 @@ def no_text_column(names: Sequence[str], text_field: str, found: str = "no colum
 
 
 def with_parsed_metadata(item: dict[str, Any]) -> Any:
-    """The row with its `metadata` as an object, where they are text of JSON; a `BadItem` where that cannot be kept."""
+    """The row, with metadata that were JSON text as an object. A `BadItem` if they are nested too deeply."""
     if isinstance(item.get(METADATA_COLUMN), str):
         try:
             item[METADATA_COLUMN] = _parsed_object(item[METADATA_COLUMN])
