@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.mounts import Disk, keep_mounts_private
 
 # Read by huggingface_hub when it is imported, which no test module does before this file.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -38,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """A random seed is drawn once: the processes of the run inherit it, and each would draw another."""
+    keep_mounts_private()
     if config.option.order == "random":
         config.option.order = os.environ.setdefault("SOLOIST_TEST_ORDER", str(random.randrange(1_000_000)))
 
@@ -74,6 +76,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """A failure has to be seen again."""
     if config.option.order is not None:
         terminalreporter.write_line(f"files in the order of --order {config.option.order}")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A file system that the test mounts with the size that it wants; skips where none can be mounted."""
+    made = Disk(tmp_path / "disk")
+    yield made
+    made.unmount()
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -167,52 +166,6 @@ class On:
     def happened(self) -> bool:
         """Whether it was done."""
         return self._act is None
-
-
-class Disk:
-    """A real small file system."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def mount(self, options: str) -> None:
-        """Mount it, or mount it in another way."""
-        mounted = os.path.ismount(self.path)
-        kind = ["-o", f"remount,{options}"] if mounted else ["-t", "tmpfs", "-o", options, "tmpfs"]
-        made = subprocess.run(["mount", *kind, str(self.path)], capture_output=True, text=True)
-        if made.returncode:
-            if mounted:
-                raise OSError(made.stderr)
-            pytest.skip(f"no tmpfs can be mounted here: {made.stderr.strip()}")
-
-    def unmount(self) -> None:
-        """Take it away, with all that it holds."""
-        if os.path.ismount(self.path):
-            subprocess.run(["umount", str(self.path)], check=True)
-
-    def fill(self, leave_bytes: int = 0) -> Path:
-        """Leave no room but so many bytes."""
-        ballast = self.path / "ballast"
-        with ballast.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                pass
-        os.truncate(ballast, max(0, ballast.stat().st_size - leave_bytes))
-        return ballast
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A file system that the test mounts with the size that it wants; skips where none can be mounted."""
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = Disk(folder)
-    yield made
-    made.unmount()
 
 
 def command_environment() -> dict[str, str]:

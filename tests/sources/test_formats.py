@@ -69,14 +69,10 @@ def test_any_texts_are_the_same_in_every_format(rows: list[tuple[str, str, str]]
     """A quote, a separator or a line end in a text would move the border of a field or of a row."""
     items = [{"id": id_, "text": text, "metadata": {"note": note}} for id_, text, note in rows]
     expected = [Chunk(id=id_, text=text, metadata={"note": note}) for id_, text, note in rows]
-    root = Path(_scratch())
-    for name in ("a.csv", "a.tsv", "a.jsonl", "lines_chunks.json", "stream.arrow", "views.arrow"):
-        # A lone carriage return is a line end where the first line of a table has no other.
-        assert read(root / name, KINDS[name](items))[0] == expected, name
-
-
-def _scratch() -> str:
-    return tempfile.mkdtemp()
+    with tempfile.TemporaryDirectory() as root:
+        for name in ("a.csv", "a.tsv", "a.jsonl", "lines_chunks.json", "stream.arrow", "views.arrow"):
+            # A lone carriage return is a line end where the first line of a table has no other.
+            assert read(Path(root) / name, KINDS[name](items))[0] == expected, name
 
 
 def test_every_format_has_a_reader_and_names(tmp_path: Path) -> None:
@@ -219,7 +215,8 @@ def test_tables_are_read_as_python_reads_them(rows: list[list[str]]) -> None:
     csv.writer(file).writerows([["text", "n"], *rows])
     table = file.getvalue()
     expected = [row for row in list(csv.reader(io.StringIO(table, newline="")))[1:] if row[0].strip()]
-    chunks, _ = read(Path(_scratch()) / "a.csv", table.encode())
+    with tempfile.TemporaryDirectory() as root:
+        chunks, _ = read(Path(root) / "a.csv", table.encode())
     assert [[chunk.text, chunk.metadata["n"]] for chunk in chunks] == expected
 
 

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.mounts import Disk
 
 from soloist.errors import OutputError
 from soloist.stores import RunFolder
 from soloist.stores.atomic import atomic_path, disk_errors, make_folder
 from soloist.types import SkippedInput
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 64 KiB, where this machine lets us mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    made = subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_the_file_appears_only_when_the_body_has_ended(tmp_path: Path) -> None:
@@ -91,9 +75,10 @@ def test_make_folder_accepts_one_that_exists(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_a_full_disk_is_an_output_error_and_leaves_no_part(small_disk: Path) -> None:
+def test_a_full_disk_is_an_output_error_and_leaves_no_part(disk: Disk) -> None:
     """A truncated shard would lie under its final name, or the temp file would keep the disk full."""
-    run = RunFolder.create(small_disk / "run")
+    disk.mount("size=64k")
+    run = RunFolder.create(disk.path / "run")
     ids = [str(i) for i in range(256)]
     with pytest.raises(
         OutputError, match=r"part-00000\.parquet: No space left on device: free some space and run again"
@@ -104,9 +89,10 @@ def test_a_full_disk_is_an_output_error_and_leaves_no_part(small_disk: Path) -> 
     assert run.read_vectors("c", "m", 0)[0] == ids[:4]
 
 
-def test_a_full_disk_stops_the_skipped_file_too(small_disk: Path) -> None:
+def test_a_full_disk_stops_the_skipped_file_too(disk: Disk) -> None:
     """Buffered rows would get lost when the file is closed."""
-    run = RunFolder.create(small_disk / "run")
+    disk.mount("size=64k")
+    run = RunFolder.create(disk.path / "run")
     row = SkippedInput(collection="c", file=Path("f"), index=0, reason="empty text", detail="x" * 1000)
     sentence = r"skipped\.jsonl: No space left on device: free some space and run again"
     with pytest.raises(OutputError, match=sentence), run.skipped() as skipped:

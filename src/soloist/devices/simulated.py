@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch.library import Library
-from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
 from soloist.devices.simulated_driver import DriverMemory
@@ -311,11 +310,11 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     """Run one operator on the inner CPU tensors and account its results."""
     if func is torch.ops.aten._has_compatible_shallow_copy_type.default:
         return False  # `module.to` asks whether data can be swapped under a parameter: never between devices
-    leaves, spec = pytree.tree_flatten((args, kwargs))
+    leaves = list(_leaves((args, tuple(kwargs.values()))))
     target = _target_device(func, leaves)
     outers: dict[int, SimulatedTensor] = {}
-    inner_leaves = [_unwrap(leaf, outers) for leaf in leaves]
-    inner_args, inner_kwargs = pytree.tree_unflatten(inner_leaves, spec)
+    inner_args = tuple(_each_leaf(value, lambda leaf: _unwrap(leaf, outers)) for value in args)
+    inner_kwargs = {name: _each_leaf(value, lambda leaf: _unwrap(leaf, outers)) for name, value in kwargs.items()}
     if target is not None and func in MATRIX_PRODUCTS:
         ledger(target).require_workspace()
     # The caller may be in inference mode, where torch refuses views of ordinary tensors that are inference
@@ -324,7 +323,23 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         result = func(*inner_args, **inner_kwargs)
         if target is None:
             return result
-        return pytree.tree_map_only(torch.Tensor, lambda tensor: _wrap(tensor, target, outers), result)
+        return _each_leaf(result, lambda leaf: _wrap(leaf, target, outers))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What an operator's arguments hold: torch nests them in lists and tuples alone."""
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def _each_leaf(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same nest of lists and tuples, its leaves changed; torch's own pytree takes as long as a small product."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_each_leaf(each, change) for each in value])
+    return change(value)
 
 
 def _attend(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
@@ -415,7 +430,9 @@ def _unwrap(leaf: Any, outers: dict[int, SimulatedTensor]) -> Any:
     return leaf
 
 
-def _wrap(tensor: torch.Tensor, index: int, outers: dict[int, SimulatedTensor]) -> torch.Tensor:
+def _wrap(tensor: Any, index: int, outers: dict[int, SimulatedTensor]) -> Any:
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
     # An operator that works in place returns its argument, and must go on doing so.
     known = outers.get(id(tensor))
     if known is None:

@@ -1,0 +1,65 @@
+"""Real small file systems, which no killed test leaves behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_CLONE_NEWNS = 0x00020000
+_MS_PRIVATE_RECURSIVE = (1 << 18) | (1 << 14)
+
+
+def keep_mounts_private() -> None:
+    """From now on, what this process mounts is seen by itself and its children alone, and ends with them.
+
+    A test that is killed would otherwise leave its disk in the temp folder, and pytest of a later run cannot clear that
+    away. Linux does this thread by thread: call it before there are others. Nothing happens where it is not allowed.
+    """
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) == 0:
+        libc.mount(b"none", b"/", None, _MS_PRIVATE_RECURSIVE, None)
+
+
+class Disk:
+    """A file system of a size that a test chooses."""
+
+    def __init__(self, path: Path) -> None:
+        if shutil.which("mount") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+            pytest.skip("only root can mount a small file system")
+        self.path = path
+        path.mkdir()
+
+    def mount(self, options: str) -> None:
+        """Mount it, or mount it in another way."""
+        mounted = os.path.ismount(self.path)
+        kind = ["-o", f"remount,{options}"] if mounted else ["-t", "tmpfs", "-o", options, "tmpfs"]
+        made = subprocess.run(["mount", *kind, str(self.path)], capture_output=True, text=True)
+        if made.returncode:
+            if mounted:
+                raise OSError(made.stderr)
+            pytest.skip(f"no tmpfs can be mounted here: {made.stderr.strip()}")
+
+    def unmount(self) -> None:
+        """Take it away, with all that it holds."""
+        if os.path.ismount(self.path):
+            subprocess.run(["umount", str(self.path)], check=True)
+
+    def fill(self, leave_bytes: int = 0) -> Path:
+        """Leave no room but so many bytes."""
+        ballast = self.path / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+        os.truncate(ballast, max(0, ballast.stat().st_size - leave_bytes))
+        return ballast
