@@ -29,13 +29,13 @@ ENGINE = sys.modules["soloist.engine.run"]  # the package has a function of that
 @pytest.fixture
 def config(tmp_path, tiny_models) -> RunConfig:
     """A decoder and an encoder on two simulated T4, with batches small enough for both devices."""
-    write_collection(tmp_path / "chunks", "alpha", 60, seed=1)
+    write_collection(tmp_path / "chunks", "alpha", 36, longest=60, seed=1)
     catalogue = tmp_path / "catalogue.toml"
     catalogue.write_text("".join(f'[models."{name}"]\nsource = "{path}"\n' for name, path in tiny_models.items()))
     return RunConfig(
         chunks_root=tmp_path / "chunks", out=tmp_path / "unused", models=("qwen2", "xlm-roberta"),
         accelerator="simulated:2xT4", catalogue=catalogue, lock_dir=tmp_path / "locks", dtype="float32",
-        token_budget=1024,
+        token_budget=512, lease_timeout_seconds=1,
     )  # fmt: skip
 
 

@@ -93,7 +93,8 @@ def rehearse(
         cache_dir=folder / "cache", isolation="allocator", shard_chunks=max(16, chunks // 3),
         fusion=_named(config.fusion),
     )  # fmt: skip
-    later = replace(base, lease_timeout_seconds=_AGAIN_SECONDS)
+    waits = config.lease_timeout_seconds
+    later = replace(base, lease_timeout_seconds=_AGAIN_SECONDS if waits is None else min(waits, _AGAIN_SECONDS))
     specs = select_models(base)
 
     def played(name: str, **changes: object) -> RunRecord:
