@@ -24,11 +24,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files that take minutes, the longest first: one that begins last would leave a single process at work at the end.
 LONGEST = (
-    "memory/test_predicted_peaks.py", "validation/test_faults.py", "engine/test_isolation.py",
-    "faults/test_stopping.py", "engine/test_parity.py", "memory/test_random_capacities.py", "cli/test_cli_validate.py",
-    "engine/test_run.py", "retrieval/test_judged_sets.py", "adapters/test_plan_scenarios.py",
-    "retrieval/test_odd_questions.py", "durability/test_processes.py", "durability/test_kills.py",
-    "devices/test_device_contract.py",
+    "engine/test_isolation.py", "faults/test_stopping.py", "retrieval/test_judged_sets.py", "validation/test_faults.py",
+    "memory/test_random_capacities.py", "memory/test_predicted_peaks.py", "cli/test_cli_validate.py",
+    "engine/test_parity.py", "engine/test_release.py", "cli/test_cli_process.py", "durability/test_processes.py",
+    "retrieval/test_odd_questions.py", "engine/test_session.py", "engine/test_scale.py", "fuzz/test_fuzz.py",
+    "devices/test_device_contract.py", "engine/test_calibration.py", "adapters/test_plan_scenarios.py",
+    "durability/test_kills.py", "durability/test_edits.py",
 )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import pty
-import signal
 import struct
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.ctrl_c import PATIENCE_SECONDS, press_twice
 
 COMMAND = (sys.executable, "-c", "from soloist.cli import main; main()")
 STOPPED = "soloist: stopped by a second Ctrl-C; what is done is kept, and this goes on with it:"
@@ -43,21 +43,20 @@ def test_ctrl_c_stops_a_run_and_frees_the_devices(options, chunks_root, tmp_path
     text = " ".join(["vector lease shard"] * 60)
     many = [{"text": f"{index} {text}", "metadata": {"chunk_id": str(index)}} for index in range(3000)]
     (chunks_root / "notes" / "b_chunks.json").write_text(json.dumps(many))
-    process = start(*options, "--models", "all-MiniLM-L6-v2", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    events, said = tmp_path / "run" / "events.jsonl", tmp_path / "stderr"
+    with said.open("w") as stderr_file:
+        process = start(*options, "--models", "all-MiniLM-L6-v2", stdout=subprocess.PIPE, stderr=stderr_file)
     try:
-        await_event(tmp_path / "run" / "events.jsonl", '"PassStarted", "model": "wordllama"')
-        await_event(tmp_path / "run" / "events.jsonl", '"PassStarted", "model": "all-MiniLM-L6-v2"')
-        time.sleep(0.5)
-        for _ in range(2):  # the first would wait for the end of a shard of 3,000 chunks
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.2)
-        began = time.monotonic()
-        stdout, stderr = process.communicate(timeout=30)
+        await_event(events, '"PassStarted", "model": "wordllama"')
+        await_event(events, '"PassStarted", "model": "all-MiniLM-L6-v2"')
+        press_twice(process, said)  # the first waits for the end of a shard of 3,000 chunks
+        stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         process.kill()
         process.communicate()
+    stderr = said.read_text()
     assert process.returncode == 130
-    assert time.monotonic() - began < 15
+    assert not any('"ShardEncoded"' in line and "MiniLM" in line for line in events.read_text().splitlines())
     assert stderr.splitlines()[-2] == STOPPED
     assert "Traceback" not in stderr and stdout == ""
     assert "all-MiniLM-L6-v2: released cpu" in stderr

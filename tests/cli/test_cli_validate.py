@@ -15,7 +15,7 @@ PLAN_POINTS = set(range(1, 11))
 @pytest.fixture
 def options(tmp_path, tiny_models) -> list[str]:
     """A small collection, and a decoder and an encoder in a catalogue."""
-    write_collection(tmp_path / "chunks", "alpha", 60, seed=1)
+    write_collection(tmp_path / "chunks", "alpha", 60, longest=60, seed=1)
     catalogue = tmp_path / "catalogue.toml"
     catalogue.write_text("".join(f'[models."{name}"]\nsource = "{path}"\n' for name, path in tiny_models.items()))
     return [

@@ -97,9 +97,7 @@ def test_a_second_run_into_a_folder_is_refused_and_the_first_goes_on(commands, a
             await_events(out, event)
             first.send_signal(signal.SIGSTOP)  # so that it is at work for as long as the second looks
             was = _state(out)
-            began = time.monotonic()
             second = commands.run(*arguments, "--out", str(out))
-            assert time.monotonic() - began < 10, "it waited"
             assert second.code == 1
             assert second.stderr == (
                 f"soloist: error: another run is writing to {out}: wait until it has ended, or choose another folder\n"

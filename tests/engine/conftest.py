@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -47,6 +48,13 @@ def chunks_root(tmp_path) -> Path:
 
 
 @pytest.fixture
+def long_texts(tmp_path, chunks_root) -> None:
+    """The same collections with texts so long that a batch of them is much for a device of 2 MB."""
+    shutil.rmtree(chunks_root)
+    _chunks_below(tmp_path, longest=120)
+
+
+@pytest.fixture
 def catalogue(tmp_path, tiny_models) -> Path:
     """A user catalogue with the tiny models under their own names."""
     return _catalogue_below(tmp_path, tiny_models)
@@ -63,9 +71,9 @@ def config_below(root: Path, tiny_models: dict[str, Path]) -> RunConfig:
     return _config(root, _chunks_below(root), _catalogue_below(root, tiny_models))
 
 
-def _chunks_below(root: Path) -> Path:
-    write_collection(root / "chunks", "alpha", 70, seed=1)
-    write_collection(root / "chunks", "beta", 25, seed=2)
+def _chunks_below(root: Path, longest: int = 50) -> Path:
+    write_collection(root / "chunks", "alpha", 70, longest=longest, seed=1)
+    write_collection(root / "chunks", "beta", 25, longest=longest, seed=2)
     return root / "chunks"
 
 

@@ -14,11 +14,13 @@ import time
 import numpy as np
 import psutil
 import pytest
+from engine.conftest import config_below
 
 from soloist.devices import GpuLease, open_accelerator
 from soloist.engine import run
 from soloist.errors import LeaseTimeoutError, RowTooLargeError
 from soloist.events import LeaseAcquired, LeaseReleased, ListSink, MemoryPlanned, Notice, event_from_dict, event_to_dict
+from soloist.stores import RunFolder
 
 CARD = "simulated:2xT4"
 
@@ -29,23 +31,32 @@ def isolated(config):
     return dataclasses.replace(config, accelerator=CARD, isolation="process", dtype="float32")
 
 
-def test_the_vectors_are_those_of_a_pass_in_the_process(isolated, embed, all_vectors):
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory, tiny_models):
+    """Such a run: its config, its result and its events."""
+    base = config_below(tmp_path_factory.mktemp("apart"), tiny_models)
+    config = dataclasses.replace(base, accelerator=CARD, isolation="process", dtype="float32")
+    sink = ListSink()
+    return config, run(config, sink), sink.events
+
+
+def test_the_vectors_are_those_of_a_pass_in_the_process(apart, embed, all_vectors):
     """A worker that plans or computes otherwise would make the isolation a choice of vectors."""
-    _, apart = embed(**{field: getattr(isolated, field) for field in ("accelerator", "isolation", "dtype")})
+    config, _, _ = apart
+    folder = RunFolder.open(config.out)
     _, inside = embed(accelerator=CARD, dtype="float32")
-    for model in isolated.models:
-        ids, vectors = all_vectors(apart, "alpha", model)
+    for model in config.models:
+        ids, vectors = all_vectors(folder, "alpha", model)
         expected_ids, expected = all_vectors(inside, "alpha", model)
         assert ids == expected_ids
         assert np.array_equal(vectors, expected)
 
 
-def test_both_meanings_of_a_release_are_in_the_record(isolated):
+def test_both_meanings_of_a_release_are_in_the_record(apart):
     """Allocator zero leaves the contexts on the devices; only the end of the process gives them back."""
-    sink = ListSink()
-    result = run(isolated, sink)
-    acquired = [event for event in sink.events if isinstance(event, LeaseAcquired)]
-    released = [event for event in sink.events if isinstance(event, LeaseReleased)]
+    _, result, events = apart
+    acquired = [event for event in events if isinstance(event, LeaseAcquired)]
+    released = [event for event in events if isinstance(event, LeaseReleased)]
     assert [event.models for event in released] == [("qwen2",), ("xlm-roberta",)]
     card = open_accelerator(CARD).card
     for before, after in zip(acquired, released, strict=True):

@@ -41,7 +41,7 @@ def test_two_batches_in_flight_are_the_same_batches(embed, all_vectors, monkeypa
     assert rows == [2 * 95, 2 * 95]
 
 
-def test_a_batch_that_does_not_fit_is_split_while_another_is_in_flight(embed, all_vectors, monkeypatch):
+def test_a_batch_that_does_not_fit_is_split_while_another_is_in_flight(embed, all_vectors, long_texts, monkeypatch):
     """The vectors of the batch before would be lost, or the halves come twice."""
     small = {"accelerator": "simulated:1x2MB", "models": ("xlm-roberta",), "dtype": "float32"}
     monkeypatch.setattr("soloist.memory.planner.RESERVE_SHARE", -4.0)  # as where a prediction is far too low

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
 import textwrap
 import time
 
 import pytest
+from support.ctrl_c import PATIENCE_SECONDS, await_text, press_twice
 
 from soloist.devices import open_accelerator
 from soloist.engine import run
@@ -92,7 +91,7 @@ def test_an_exception_in_a_forward_pass(config, staged):
     assert "modeling_xlm_roberta.py" in "".join(caught.value.__cause__.__notes__)  # for whoever has to find the fault
 
 
-def test_an_out_of_memory_error_that_splits(config, crowded):
+def test_an_out_of_memory_error_that_splits(config, long_texts, crowded):
     """A split that happens inside the `except` block would find no memory to work with."""
     sink = ListSink()
     run(dataclasses.replace(config, models=("xlm-roberta",), accelerator="simulated:2x2MB"), sink)
@@ -167,14 +166,10 @@ def test_ctrl_c_in_a_pass(config, tmp_path, interrupts, ended_by):
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     events = tmp_path / "run" / "events.jsonl"
-    deadline = time.monotonic() + 120
-    while PassStarted.__name__ not in (events.read_text() if events.exists() else "") and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)
-    for _ in range(interrupts):
-        os.kill(process.pid, signal.SIGINT)
-        time.sleep(0.05)  # all within the batch that is in work
-    out, err = process.communicate(timeout=60)
+    await_text(events, PassStarted.__name__, process)
+    time.sleep(0.5)  # into the batches
+    press_twice(process, events, interrupts)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out.strip()) == (0, "[0, 0]"), err
     last = [json.loads(line) for line in events.read_text().splitlines()][-2:]
     assert [event["event"] for event in last] == ["LeaseReleased", "RunFinished"]

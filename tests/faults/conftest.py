@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 
 from soloist.config import RunConfig
 from soloist.engine import RunResult, run
-from soloist.events import Event
+from soloist.errors import RunStoppedError
+from soloist.events import Event, ShardEncoded
 from soloist.stores import RunFolder
 
 MODELS = ("one", "two")
@@ -166,6 +169,17 @@ class On:
     def happened(self) -> bool:
         """Whether it was done."""
         return self._act is None
+
+
+def run_out_of_time(config: RunConfig) -> None:
+    """Run until the time is over while the first shard is in work: on a busy machine it takes long to get there."""
+    for seconds in (2.0, 8.0, 32.0, 128.0):
+        late = On(lambda event: isinstance(event, ShardEncoded), lambda seconds=seconds: time.sleep(seconds))
+        with pytest.raises(RunStoppedError, match="stopped because its time is over"):
+            run(dataclasses.replace(config, stop_after=seconds), late)
+        if late.happened:
+            return
+    pytest.fail("no shard was ever begun")
 
 
 def command_environment() -> dict[str, str]:

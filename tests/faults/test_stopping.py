@@ -16,8 +16,9 @@ import time
 from typing import ClassVar
 
 import pytest
-from faults.conftest import COMMAND, On, command_environment, command_of, files_of, write_catalogue
+from faults.conftest import COMMAND, On, command_environment, command_of, files_of, run_out_of_time, write_catalogue
 from filelock import FileLock
+from support.ctrl_c import PATIENCE_SECONDS, press_twice
 from typer.testing import CliRunner
 
 from soloist.cli import app
@@ -34,7 +35,6 @@ from soloist.events import (
     ModelStaged,
     RunFinished,
     RunStarted,
-    ShardEncoded,
     TeeSink,
 )
 from soloist.sources import discover
@@ -44,7 +44,6 @@ from soloist.stores.verification import verify_run
 
 SHARDS = 20
 ROWS = 4 * SHARDS
-PATIENCE_SECONDS = 90
 ATTEMPTS = 5
 ON_WITH = "; what is done is kept, and this goes on with it:"
 TOO_LITTLE = (
@@ -133,30 +132,33 @@ def require_goes_on(config, kept):
 
 @pytest.mark.parametrize("isolation", ["allocator", "process"])
 @pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C twice"])
-def test_a_signal_ends_a_command_with_its_code_and_keeps_what_is_finished(slow, how, isolation):
+def test_a_signal_ends_a_command_with_its_code_and_keeps_what_is_finished(slow, tmp_path, how, isolation):
     """A job that is told to end loses hours, holds the devices, or seems to have succeeded."""
     config = dataclasses.replace(slow, isolation=isolation)
-    process = subprocess.Popen(
-        [*COMMAND, *command_of(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=command_environment(),
-    )  # fmt: skip
+    said = tmp_path / "stderr"
+    with said.open("w") as stderr:
+        process = subprocess.Popen(
+            [*COMMAND, *command_of(config)], stdout=subprocess.PIPE, stderr=stderr, text=True, env=command_environment()
+        )
     try:
         await_rows(config.out, 8)
         before = rows_of(config.out)
-        for number in [signal.SIGTERM] if how == "SIGTERM" else [signal.SIGINT, signal.SIGINT]:
-            process.send_signal(number)
-            time.sleep(0.05)
-        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+        if how == "SIGTERM":
+            process.send_signal(signal.SIGTERM)
+        else:
+            press_twice(process, said)
+        out, _ = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         process.kill()
         process.communicate()
+    err = said.read_text()
     assert (process.returncode, out) == (3 if how == "SIGTERM" else 130, ""), err
     assert "Traceback" not in err
     kept = require_stopped(config)
     assert kept >= before
     why = {"SIGTERM": "stopped by SIGTERM", "Ctrl-C twice": "stopped by a second Ctrl-C"}[how]
-    said, line = err.splitlines()[-2:]
-    assert said == f"soloist: {why}{ON_WITH}"
+    sentence, line = err.splitlines()[-2:]
+    assert sentence == f"soloist: {why}{ON_WITH}"
     assert shlex.split(line) == [sys.executable, "-m", "soloist", *command_of(config)]
     assert run_status(config.out).error == why
     if (how, isolation) == ("SIGTERM", "allocator"):  # the line itself once, which is a start of the command more
@@ -201,14 +203,10 @@ def test_one_ctrl_c_lets_the_shard_in_work_end(slow, isolation):
 
 def test_a_run_ends_when_its_time_is_over_with_the_shard_in_work(slow):
     """A session of nine hours is ended by its host in the midst of a shard, without a word and with the lease."""
-    config = dataclasses.replace(slow, stop_after=3.0)
-    late = On(lambda event: isinstance(event, ShardEncoded), lambda: time.sleep(3.0))
-    with pytest.raises(RunStoppedError, match="stopped because its time is over"):
-        run(config, late)
-    assert late.happened
-    kept = require_stopped(config)
+    run_out_of_time(slow)
+    kept = require_stopped(slow)
     assert kept >= 4
-    require_goes_on(config, kept)
+    require_goes_on(slow, kept)
 
 
 def test_the_time_of_a_run_is_that_of_its_workers_too(slow):

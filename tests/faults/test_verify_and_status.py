@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faults.conftest import MODELS, N_CHUNKS, On, flip
+from faults.conftest import MODELS, N_CHUNKS, On, flip, run_out_of_time
 from typer.testing import CliRunner
 
 from soloist.cli import app
 from soloist.engine import run
-from soloist.errors import RunStoppedError
 from soloist.events import PassStarted, ShardEncoded
 from soloist.reports.status import print_status
 from soloist.reports.table import open_console
@@ -278,9 +277,7 @@ def test_status_follows_a_run_from_its_first_shard_to_its_end(config):
 
 def test_status_of_a_run_that_was_stopped_says_what_ended_it_and_how_to_go_on(config):
     """Nobody remembers in the morning whether the job was killed or had failed."""
-    begun = dataclasses.replace(config, stop_after=3.0)
-    with pytest.raises(RunStoppedError):
-        run(begun, On(lambda event: isinstance(event, ShardEncoded), lambda: time.sleep(3.0)))
+    run_out_of_time(config)
     shown = CliRunner().invoke(app, ["status", str(config.out)])
     assert "8 of 27" in shown.stdout
     assert "not finished and not at work (stopped because its time is over)" in shown.stdout

@@ -67,6 +67,8 @@ class Network:
         for module in self._parts():
             module.eval().requires_grad_(False)
         forward = self._transformer.forward if self._transformer is not None else None
+        self._mode = FakeTensorMode()
+        self._fakes = [tensor for part in self._parts() for tensor in fake_module(part, self._mode)]
         self._taken = set(inspect.signature(forward).parameters) if forward is not None else set()
 
     @property
@@ -100,11 +102,9 @@ class Network:
             ) from exc
 
     def _traced(self, rows: int, length: int, card: Card, *, masked: bool) -> Trace:
-        mode = FakeTensorMode()
-        weights = [tensor for part in self._parts() for tensor in fake_module(part, mode)]
         shape = torch.Size((rows * length,)) if self._blueprint.is_static else torch.Size((rows, length))
         shapes = {name: torch.Size((rows,)) if name == "offsets" else shape for name in self._blueprint.input_names}
-        return trace_forward(self._forward, weights, shapes, card, mode, masked=masked)
+        return trace_forward(self._forward, self._fakes, shapes, card, self._mode, masked=masked)
 
     def _forward(self, features: Features) -> torch.Tensor:
         if self._transformer is not None:
