@@ -115,7 +115,7 @@ NAMED: dict[str, tuple[str, str | bytes, list[str], list[str]]] = {
     "a surrogate in the bytes": ("a.jsonl", b'"t"\n"\xed\xa0\x80"', ["t"], ["is not UTF-8 at line 2, byte 5"]),
     "huge integers": (
         "a.jsonl",
-        f'{{"text":"a","n":{10**400}}}\n{{"text":"b","id":{10**400}}}\n{{"text":"c","n":1{"0" * 5000}}}',
+        f'{{"text":"a","id":"x","n":{10**400}}}\n{{"text":"b","id":{10**400}}}\n{{"text":"c","n":1{"0" * 5000}}}',
         ["a", "b"],
         ["is not JSON at line 3"],
     ),

@@ -376,10 +376,15 @@ def test_a_field_of_ids_that_is_empty_throughout_is_none(tmp_path: Path) -> None
     derived, _ = read(tmp_path / "a.jsonl", b'{"text": "a"}\n{"text": "b"}\n')
     nulls, _ = read(tmp_path / "a.jsonl", b'{"text": "a", "id": null}\n{"text": "b", "id": ""}\n')
     assert [chunk.id for chunk in nulls] == [chunk.id for chunk in derived]
-    # Without the field a chunk says nothing of its id.
-    mixed, _ = read(tmp_path / "a.jsonl", b'{"text": "a"}\n{"text": "b", "id": "x"}\n')
-    assert [chunk.id for chunk in mixed] == [derived[0].id, "x"]
-    chunks, (skip,) = read(
-        tmp_path / "a.jsonl", b'{"text": "a", "id": null}\n{"text": "b", "id": "x"}\n', on_bad_input="skip"
-    )
-    assert ([chunk.id for chunk in chunks], skip.index) == (["x"], 0)
+
+
+@pytest.mark.parametrize("missing", ["null", "left out"])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+def test_a_chunk_without_an_id_among_others_with_one_is_no_chunk(tmp_path: Path, missing: str, first: bool) -> None:
+    """Its derived id would be none that its maker knows, and be another after the file is sorted anew."""
+    without = b'{"text": "a", "id": null}\n' if missing == "null" else b'{"text": "a"}\n'
+    content = b"".join(sorted([without, b'{"text": "b", "id": "x"}\n'], key=lambda line: (line == without) != first))
+    assert "has no id" in refused(tmp_path / "a.jsonl", content)
+    chunks, (skip,) = read(tmp_path / "a.jsonl", content, on_bad_input="skip")
+    assert ([chunk.id for chunk in chunks], skip.index) == (["x"], 0 if first else 1)
+    assert skip.detail.endswith("other chunks of the file have one")

@@ -2,8 +2,8 @@
 
 The text is `text_field`, exactly as it is. The id is `id_field`, at the top level or in the metadata.
 Without `id_field` it is the first value of `id`, `chunk_id`, `_id` at the top level, then of `chunk_id`, `id` in
-the metadata; `ids` says what a value is. Where there is none, the id is derived, see `derived_id`, but not beside a
-field that is empty here and has the ids of other chunks of the file.
+the metadata; `ids` says what a value is. Where there is none, the id is derived, see `derived_id`, but not where other
+chunks of the file have one.
 
 The metadata are the object `metadata` and every other field of the top level but the text and the id. Where the object
 has another value under the name of such a field, the field is `top_level_NAME`: nothing is lost. A `metadata` that is
@@ -19,7 +19,7 @@ from typing import Any
 
 from soloist.config import SourceConfig
 from soloist.sources.faults import NotAChunkError, TextTooLongError, names_text, require_unicode, shortened
-from soloist.sources.ids import find_id
+from soloist.sources.ids import FoundId, find_id
 from soloist.sources.partitions import Partitions, with_partitions
 from soloist.types import Chunk
 
@@ -70,12 +70,12 @@ def chunk_of(
     origin: str,
     index: int,
     partitions: Partitions = _NO_PARTITIONS,
-    others_have_ids: Callable[[], bool] = lambda: False,
+    check_id: Callable[[FoundId], None] = lambda found: None,
 ) -> Chunk:
     """The chunk that the fields make; `origin` and `index` are used for a derived id only.
 
-    `partitions` is what the folders of the file say. `others_have_ids` is asked where a field for the id is there and
-    empty.
+    `partitions` is what the folders of the file say. `check_id` is called with the id, or with none, before one is
+    derived; it may raise.
 
     Raises:
         NotAChunkError: the id is missing where it must not be, or is no string or whole number, or no Unicode; the
@@ -86,8 +86,7 @@ def chunk_of(
     own = fields.get(_METADATA)
     metadata: dict[str, Any] = dict(own) if isinstance(own, dict) else {}
     found = find_id(fields, metadata, config.id_field)
-    if found.empty is not None and others_have_ids():
-        raise NotAChunkError(f"has no id: {found.empty}, and other chunks of the file have one")
+    check_id(found)
     with_partitions(fields, metadata, partitions)
     not_metadata = {config.text_field, found.field}
     if own is None or isinstance(own, dict):

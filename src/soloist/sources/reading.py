@@ -6,6 +6,7 @@ is `chunk_fields`'.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from soloist.errors import BadChunkFileError
 from soloist.formats import format_of
 from soloist.sources.chunk_fields import chunk_of, fields_of
 from soloist.sources.faults import BadItem, NotAChunkError, UnreadableFileError
-from soloist.sources.ids import find_id
+from soloist.sources.ids import FoundId, find_id
 from soloist.sources.partitions import partitions_of
 from soloist.sources.readers import READERS
 from soloist.types import Chunk, Collection, Place, SkippedInput, SkipReason
@@ -71,6 +72,7 @@ class _FileReading:
         self._format = format_of(file.name)
         self._partitions = partitions_of(collection, file)
         self._has_ids: bool | None = None
+        self._first_without_id: int | None = None
         self._n_items = 0
         self._n_chunks = 0
         self._version: _Version | None = None
@@ -119,19 +121,40 @@ class _FileReading:
             if not text or text.isspace():
                 self._skip(index, "empty text")
                 return None
-            return chunk_of(fields, self._config, origin, index, self._partitions, self._others_have_ids)
+            return chunk_of(
+                fields, self._config, origin, index, self._partitions, functools.partial(self._check_id, index)
+            )
         except NotAChunkError as exc:
             self._report_item(index, exc)
             return None
 
-    def _others_have_ids(self) -> bool:
-        """Whether any chunk of the file brings an id, which takes one more reading of it, up to the first that does."""
-        if self._has_ids is None:
-            try:
-                self._has_ids = any(map(self._brings_an_id, self._items()))
-            except UnreadableFileError:  # it is met again by who reads the chunks
-                self._has_ids = False
-        return self._has_ids
+    def _check_id(self, index: int, found: FoundId) -> None:
+        """Require that either all chunks of the file bring an id, or none: a derived one beside those would part the
+        chunk from what its maker calls it.
+        """
+        if found.id is not None:
+            self._has_ids = True
+            if self._first_without_id is not None:
+                raise BadChunkFileError(
+                    f"{self._format.unit} {self._first_without_id} of {self._file} has no id, and {self._format.unit} "
+                    f"{index} has one: {_REMEDY}"
+                )
+            return
+        # To look ahead takes one more reading of the file, up to the first id. Where a mixture ends the run anyway, it
+        # is met on the way.
+        if self._has_ids is None and (found.empty is not None or self._config.on_bad_input == "skip"):
+            self._has_ids = self._looks_for_ids()
+        if self._has_ids:
+            why = f"{found.empty}, and other" if found.empty is not None else "other"
+            raise NotAChunkError(f"has no id: {why} chunks of the file have one")
+        if self._has_ids is None and self._first_without_id is None:
+            self._first_without_id = index
+
+    def _looks_for_ids(self) -> bool:
+        try:
+            return any(map(self._brings_an_id, self._items()))
+        except UnreadableFileError:  # it is met again by who reads the chunks
+            return False
 
     def _brings_an_id(self, item: Any) -> bool:
         self._check()
