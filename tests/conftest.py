@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """A random seed is drawn once: the processes of the run inherit it, and each would draw another."""
     keep_mounts_private()
+    # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them press.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.order == "random":
         config.option.order = os.environ.setdefault("SOLOIST_TEST_ORDER", str(random.randrange(1_000_000)))
 

@@ -43,7 +43,9 @@ def _edited(source: Path, target: Path, file: str, **settings: object) -> ModelS
 
 def test_a_model_that_needs_more_than_tokens_is_refused(tiny_models, tmp_path):
     """A feature that batches leave out would be missing in every forward pass, after the devices were taken."""
-    staged = stage(resolve(str(shutil.copytree(tiny_models["bert"], tmp_path / "odd"))), "float32")
+    # Of other content than the other bert: staged models of like content share one module.
+    odd = _edited(tiny_models["bert"], tmp_path / "odd", "config_sentence_transformers.json", prompts={"odd": "odd: "})
+    staged = stage(odd, "float32")
     staged.module[0].processing_kwargs = {"text": {"return_special_tokens_mask": True}}
     with pytest.raises(ModelLoadError, match=r"odd is no plain text encoder \(it asks for .*special_tokens_mask\)"):
         Encoder(staged)

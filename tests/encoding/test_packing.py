@@ -66,10 +66,10 @@ def test_a_model_that_packs_still_takes_padded_rows(all_tiny_models):
     assert np.array_equal(staged.module.encode(TEXTS), before)
 
 
-def test_a_window_of_attention_is_not_packed(all_tiny_models):
+def test_a_window_of_attention_is_not_packed(all_tiny_models, monkeypatch):
     """Its rows would see all tokens."""
     staged = stage(resolve(str(all_tiny_models["qwen2"])), "float32")
-    staged.module[0].model.layers[0].self_attn.sliding_window = 4
+    monkeypatch.setattr(staged.module[0].model.layers[0].self_attn, "sliding_window", 4)
     assert not Encoder(staged, packs=True).packs
 
 
