@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.parquet_footers import with_column_twice, with_rows
-from support.readings import peak_bytes
+from support.parquet_peak import digest, read_apart
 
 from soloist.sources.faults import BadItem, UnreadableFileError
 from soloist.sources.parquet_files import read_parquet
@@ -229,17 +229,9 @@ def test_a_value_that_a_file_has_once_is_not_held_once_for_each_row(tmp_path: Pa
     expected = {column: values[0] for column, values in table.slice(0, 1).to_pydict(maps_as_pydicts="strict").items()}
     if name == "bytes of one length":
         expected["image"] = base64.b64encode(expected["image"]).decode()
-    count = table.num_rows
-    del table
-    pa.default_memory_pool().release_unused()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = peak_bytes()
-    rows_read = 0
-    for row in read_parquet(file, "text"):
-        assert row == expected
-        rows_read += 1
-    assert rows_read == count
-    assert peak_bytes() - before < 300_000_000
+    read = read_apart(file)
+    assert (read.rows, read.digests, read.fault) == (table.num_rows, [digest(expected)], "")
+    assert read.grown_bytes < 300_000_000
 
 
 def _json(texts: list[str]) -> pa.Array:
@@ -288,16 +280,9 @@ def test_what_a_type_hides_is_counted_too(tmp_path: Path, name: str) -> None:
         dictionary_pagesize_limit=1 << 30,
     )  # fmt: skip
     del column
-    pa.default_memory_pool().release_unused()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before, found, said = peak_bytes(), 0, ""
-    try:
-        for row in read_parquet(tmp_path / "a.parquet", "text"):
-            said, found = (row.fault, found) if isinstance(row, BadItem) else (said, found + 1)
-    except UnreadableFileError as exc:
-        said = str(exc)
-    assert found == kept and fault in said
-    assert peak_bytes() - before < 500_000_000
+    read = read_apart(tmp_path / "a.parquet")
+    assert read.rows == kept and fault in read.fault
+    assert read.grown_bytes < 500_000_000
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux tells it")
@@ -307,11 +292,9 @@ def test_a_file_whose_texts_grow_along_it_is_read_in_little_memory(tmp_path: Pat
     texts = pa.array([*map(str, range(20_000)), *[long] * 100], pa.large_string())
     pq.write_table(pa.table({"text": texts}), file, compression="zstd", use_dictionary=False, write_batch_size=4)
     del texts
-    pa.default_memory_pool().release_unused()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_bytes()
-    assert sum(len(row["text"]) == len(long) for row in read_parquet(file, "text")) == 100
-    assert peak_bytes() - before < 400_000_000
+    read = read_apart(file)
+    assert (read.rows, read.fault) == (20_100, "")
+    assert read.grown_bytes < 400_000_000
 
 
 def test_years_beyond_nanoseconds_are_kept(tmp_path: Path) -> None:
@@ -364,17 +347,16 @@ def test_a_list_of_json_of_duckdb_is_measured_before_it_is_in_memory(tmp_path: P
     }
     file = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), file, compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False)
-    del columns
-    pa.default_memory_pool().release_unused()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_bytes()
-    first, *others = read_parquet(file, "text")
-    assert first.fault.startswith("is too large: its values take 5")
-    assert others == [
-        {"text": "t", "m": ["{}"], "id": id_, "ids": [id_], "object": {"id": id_}, "map": {id_: id_}}
-        for id_ in map(str, ids[1:])
-    ]
-    assert peak_bytes() - before < 300_000_000
+    read = read_apart(file)
+    assert read.fault.startswith("is too large: its values take 5")
+    assert (read.rows, read.digests) == (
+        2,
+        [
+            digest({"text": "t", "m": ["{}"], "id": id_, "ids": [id_], "object": {"id": id_}, "map": {id_: id_}})
+            for id_ in map(str, ids[1:])
+        ],
+    )
+    assert read.grown_bytes < 300_000_000
 
 
 def test_a_row_that_would_take_a_machines_memory_is_no_row(tmp_path: Path) -> None:
