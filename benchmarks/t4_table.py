@@ -5,12 +5,12 @@ python -m benchmarks.t4_table
 
 from __future__ import annotations
 
-from soloist.engine.budgets import Budget, table_row
-from soloist.engine.plan import PlannedModel, plan_run
 from soloist.memory.cards import CARDS
 from soloist.memory.planner import memory_limit
 from soloist.memory.prediction import tracer_of
 from soloist.models.catalogue import BUILT_IN
+from soloist.sizing.budgets import Budget, table_row
+from soloist.sizing.run_plan import PlannedModel, plan_run
 
 MODELS = ("jina-code-embeddings-1.5b", "bge-m3", "qwen3-embedding-0.6b")
 LENGTHS = (128, 512, 1024, 2048, 8192)

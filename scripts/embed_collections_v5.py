@@ -171,7 +171,7 @@ def _embed(
     embedder: UltimateKaggleEmbedderV4, options: argparse.Namespace, output: Path, skipped: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
     """One run over all collections but the skipped ones; a summary item each."""
-    from soloist.engine.stopping import first_interrupt_only  # imports torch, as in _embedder
+    from soloist.stopping import first_interrupt_only  # imports torch, as in _embedder
 
     root, asked = options.chunks_root, options.collections
     loaded = embedder.load_chunks_from_processing(root, collections=asked, exclude=skipped)

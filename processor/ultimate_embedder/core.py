@@ -26,13 +26,13 @@ from processor.ultimate_embedder.results import FinishedRun, Telemetry, results_
 from soloist.config import DEFAULT_MODELS, FusionConfig, RunConfig, SourceConfig
 from soloist.devices import Accelerator, open_accelerator
 from soloist.engine import run
-from soloist.engine.staging import select_models
 from soloist.errors import ConfigError, InputError
 from soloist.fusion import require_weights
 from soloist.models.dtype import resolve_dtype
 from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.spec import ModelSpec
 from soloist.sources import SkippedInputs, discover, read_chunks
+from soloist.staging import select_models
 from soloist.stores import RunFolder
 from soloist.types import Collection, DTypeRequest, SkippedInput
 

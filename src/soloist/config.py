@@ -2,7 +2,7 @@
 
 `RunConfig.from_toml` reads the same names that the command line uses for its options. A setting that is left out, or
 None, has its default here and is marked as `unnamed`: a run folder's own settings stand in for it (see
-`soloist.engine.kept_settings`).
+`soloist.engine.resume.kept_settings`).
 """
 
 from __future__ import annotations

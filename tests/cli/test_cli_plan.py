@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 from soloist.cli import app
 from soloist.config import RunConfig, seconds_of
-from soloist.engine.session import plan_session
 from soloist.errors import ConfigError
+from soloist.planning.estimate import plan_session
 from soloist.reports.session import print_session
 
 PACKAGED = ("--models", "all-MiniLM-L6-v2,wordllama")

@@ -16,10 +16,10 @@ from support.editing import write_chunks
 from soloist.config import FusionConfig, RunConfig
 from soloist.digests import text_digest
 from soloist.engine import run
-from soloist.engine.known import known_vectors
-from soloist.engine.stopping import Stop
+from soloist.engine.resume.vector_reuse import known_vectors
 from soloist.errors import ConfigError, InputError, OutputError, RunStoppedError
 from soloist.events import Event, ShardEncoded
+from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.status import run_status
 from soloist.stores.tables import read_table, table_matrix

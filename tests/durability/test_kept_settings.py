@@ -14,10 +14,10 @@ from support.editing import assert_same_files, random_text, run_files
 
 from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.engine import RunResult, run
-from soloist.engine.changes import changes
-from soloist.engine.session import plan_session
+from soloist.engine.resume.changes import changes
 from soloist.errors import ConfigError
 from soloist.events import Event, Notice, ShardEncoded
+from soloist.planning.estimate import plan_session
 from soloist.retrieval import open_run
 from soloist.stores import RunFolder
 from soloist.stores.verification import verify_run

@@ -17,9 +17,6 @@ from support.editing import assert_same_files
 from soloist.config import CalibrationConfig, RunConfig
 from soloist.devices import GpuLease, open_accelerator
 from soloist.engine import run
-from soloist.engine.budgets import FILE_NAME, TABLE, Calibrated, Calibrations, budget_of, table_row
-from soloist.engine.calibration import ROUNDS, TOLERANCE, calibrate, smallest_near_best
-from soloist.engine.session import plan_session
 from soloist.errors import ConfigError, LeaseTimeoutError, OutputError
 from soloist.events import (
     BatchSplit,
@@ -35,6 +32,9 @@ from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.settings import read_settings
+from soloist.planning.estimate import plan_session
+from soloist.sizing.budgets import FILE_NAME, TABLE, Calibrated, Calibrations, budget_of, table_row
+from soloist.sizing.calibration import ROUNDS, TOLERANCE, calibrate, smallest_near_best
 
 NOON = 1_800_000_000.0  # 2027-01-15 08:00 UTC
 RATES = st.dictionaries(

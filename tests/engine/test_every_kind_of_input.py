@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from soloist.cli import app
 from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.engine import run
-from soloist.engine.changes import changes
-from soloist.engine.session import plan_session
+from soloist.engine.resume.changes import changes
 from soloist.errors import InputError
 from soloist.events import InputPassedOver, ListSink, Notice
 from soloist.exports import export_run
 from soloist.formats import format_of
+from soloist.planning.estimate import plan_session
 from soloist.stores import RunFolder
 from soloist.types import SkipReason
 

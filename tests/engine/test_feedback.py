@@ -15,13 +15,6 @@ from soloist.config import RunConfig
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.encoding.encoder import Encoder
 from soloist.engine import run
-from soloist.engine.budgets import Budget
-from soloist.engine.cache import measured_key
-from soloist.engine.feedback import FILE_NAME, Feedback, Measured
-from soloist.engine.memory import PeakWatch, compare_peaks, remember
-from soloist.engine.plan import PlannedModel, RunPlan, plan_run
-from soloist.engine.session import plan_session
-from soloist.engine.session_plan import LEAST_MEASURED_TOKENS, SessionPlan
 from soloist.events import ListSink, Notice, PeakCompared
 from soloist.memory.cards import CARDS, bare_card
 from soloist.memory.prediction import blueprint_of, tracer_of
@@ -29,6 +22,12 @@ from soloist.models.catalogue import resolve
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.loading import stage
 from soloist.models.settings import read_settings
+from soloist.planning.estimate import plan_session
+from soloist.planning.session_plan import LEAST_MEASURED_TOKENS, SessionPlan
+from soloist.sizing.batch_limits import PeakWatch, compare_peaks, remember
+from soloist.sizing.budgets import Budget
+from soloist.sizing.measurements import FILE_NAME, Feedback, Measured, measured_key
+from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.types import Batch
 
 

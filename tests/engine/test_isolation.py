@@ -104,7 +104,9 @@ def started(config, tmp_path):
     deadline = time.monotonic() + 120
     while "PassStarted" not in (events.read_text() if events.exists() else "") and time.monotonic() < deadline:
         time.sleep(0.05)
-    workers = [child for child in psutil.Process(process.pid).children() if "isolation" in " ".join(child.cmdline())]
+    workers = [
+        child for child in psutil.Process(process.pid).children() if "drivers.isolated" in " ".join(child.cmdline())
+    ]
     assert len(workers) == 1
     return process, workers[0]
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from soloist.engine.lookahead import Lookahead
+from soloist.engine.drivers.prefetch import Lookahead
 
 PATIENCE_SECONDS = 10
 

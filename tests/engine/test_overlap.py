@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.encoding import packing
 from soloist.encoding.ahead import brought_ahead, touch
-from soloist.engine.passes import Stage, following
-from soloist.engine.plan import Pass, RunPlan
+from soloist.engine.drivers.local import Stage, following
 from soloist.events import BatchEncoded, BatchSplit, ListSink, Notice, PeakCompared
+from soloist.sizing.run_plan import Pass, RunPlan
 
 MODELS = ("qwen2", "xlm-roberta")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from soloist.engine.budgets import Budget
-from soloist.engine.plan import PlannedModel, plan_run
 from soloist.memory.cards import bare_card
 from soloist.memory.prediction import blueprint_of, tracer_of
 from soloist.models.catalogue import resolve
+from soloist.sizing.budgets import Budget
+from soloist.sizing.run_plan import PlannedModel, plan_run
 
 MIB = 2**20
 BUDGET = Budget(tokens=10**6, source="given", device="simulated bare simulated device")

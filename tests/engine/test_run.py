@@ -11,7 +11,7 @@ from engine.conftest import config_below
 
 from soloist.config import FusionConfig, SourceConfig
 from soloist.engine import run
-from soloist.engine.ingest import ingest
+from soloist.engine.intake.ingest import ingest
 from soloist.errors import BadChunkFileError, ConfigError, DuplicateIdError, FusionError, InputError, UnknownModelError
 from soloist.events import ListSink, ModelStaged, Notice, RowsRecomputed, RunFinished
 from soloist.sources import discover

@@ -18,15 +18,15 @@ from engine.conftest import WORDS, write_collection
 from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.encoding.encoder import Encoder
 from soloist.engine import run
-from soloist.engine.lengths import BLOCK_CHUNKS, CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
-from soloist.engine.session import plan_session
-from soloist.engine.session_plan import ModelPlan, SessionPlan
 from soloist.errors import ConfigError, DuplicateIdError, InputError, PredictionError, SoloistError
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import BUILT_IN, resolve
 from soloist.models.loading import stage
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
+from soloist.planning.estimate import plan_session
+from soloist.planning.session_plan import ModelPlan, SessionPlan
+from soloist.planning.token_lengths import BLOCK_CHUNKS, CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
 from soloist.sources import discover, read_chunks
 from soloist.stores import RunFolder
 

@@ -14,12 +14,12 @@ from sentence_transformers.sentence_transformer.modules import Dense
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
-from soloist.engine.session import plan_session
-from soloist.engine.unit_lengths import ranks_otherwise
+from soloist.engine.samples.unit_lengths import ranks_otherwise
 from soloist.events import ListSink, Notice
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.settings import read_settings
+from soloist.planning.estimate import plan_session
 
 TEXTS = [" ".join(["stone"] * (1 + 3 * n) + ["river", "light"][: n % 3]) for n in range(12)]
 

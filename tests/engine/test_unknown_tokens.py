@@ -18,10 +18,10 @@ from transformers import AutoTokenizer
 from soloist.config import RunConfig, SourceConfig
 from soloist.encoding.encoder import Encoder
 from soloist.engine import run
-from soloist.engine.session import plan_session
 from soloist.errors import EncodingError, ModelLoadError, VectorlessTextsError
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
+from soloist.planning.estimate import plan_session
 from soloist.retrieval.opened import open_run
 from soloist.stores import RunFolder
 

@@ -19,12 +19,12 @@ from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vectorless import Look, may_lack_vectors
 from soloist.engine import run
-from soloist.engine.changes import changes
-from soloist.engine.session import plan_session
+from soloist.engine.resume.changes import changes
 from soloist.errors import InputError, VectorlessTextsError
 from soloist.events import ChunksRemoved, InputSkipped, LeaseAcquired, ListSink, TextsLeftOut
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
+from soloist.planning.estimate import plan_session
 from soloist.stores import RunFolder
 from soloist.stores.status import run_status
 from soloist.stores.verification import verify_run

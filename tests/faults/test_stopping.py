@@ -25,9 +25,7 @@ from soloist.cli import app
 from soloist.config import SourceConfig
 from soloist.devices import open_accelerator
 from soloist.engine import run
-from soloist.engine.ingest import ingest
-from soloist.engine.staging import select_models, stage_all
-from soloist.engine.stopping import Stop
+from soloist.engine.intake.ingest import ingest
 from soloist.errors import RunStoppedError
 from soloist.events import (
     InputScanned,
@@ -38,6 +36,8 @@ from soloist.events import (
     TeeSink,
 )
 from soloist.sources import discover
+from soloist.staging import select_models, stage_all
+from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.status import run_status
 from soloist.stores.verification import verify_run

@@ -21,8 +21,6 @@ from transformers import Qwen2Config, Qwen2Model
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.encoding.encoder import Encoder, TokenizedTexts
 from soloist.encoding.replicas import Replicas
-from soloist.engine.budgets import Budget, table_row
-from soloist.engine.plan import PlannedModel, plan_run
 from soloist.errors import ModelTooLargeError, RowTooLargeError
 from soloist.events import BatchSplit, Event
 from soloist.memory.allocator import MIB
@@ -31,6 +29,8 @@ from soloist.memory.planner import BatchLimits
 from soloist.memory.prediction import blueprint_of, tracer_of
 from soloist.models.loading import stage
 from soloist.models.spec import ModelSpec
+from soloist.sizing.budgets import Budget, table_row
+from soloist.sizing.run_plan import PlannedModel, plan_run
 from soloist.types import Batch
 
 BARE_RUNS, CACHING_RUNS = 180, 20

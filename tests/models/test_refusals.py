@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from soloist.config import RunConfig
-from soloist.engine.session import plan_session
-from soloist.engine.session_plan import SessionPlan
 from soloist.errors import ModelLoadError
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
+from soloist.planning.estimate import plan_session
+from soloist.planning.session_plan import SessionPlan
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "ab" * 32 + "\nsize 90868376\n"
 MODULES = "sentence_transformers.sentence_transformer.modules"

@@ -16,7 +16,6 @@ from support.routed_models import make_mapped, make_table_of_documents, make_two
 from soloist.config import FusionConfig, RunConfig
 from soloist.encoding.encoder import Encoder, forward, unit_rows
 from soloist.engine.run import run
-from soloist.engine.session import plan_session
 from soloist.errors import ModelLoadError
 from soloist.events import ListSink, Notice
 from soloist.memory.prediction import blueprint_of
@@ -24,6 +23,7 @@ from soloist.models.catalogue import resolve
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.loading import TORCH_DTYPES, stage
 from soloist.models.settings import read_settings
+from soloist.planning.estimate import plan_session
 from soloist.retrieval import open_run
 from soloist.types import Batch, DType
 

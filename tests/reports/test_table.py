@@ -11,10 +11,10 @@ from rich.console import Console
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import ModelReport, RunResult
-from soloist.engine.budgets import Budget
 from soloist.engine.result import BatchSizes, CollectionReport
 from soloist.fusion import Member, plan_fusion
 from soloist.reports.table import open_console, print_result, print_table
+from soloist.sizing.budgets import Budget
 
 MODEL = ModelReport(
     name="jina-code-embeddings-1.5b", source="org/m", revision=None, fingerprint="f" * 16, dim=1536, dtype="float16",

@@ -23,7 +23,7 @@ from support.hostile_files import hostile_file
 from support.readings import Reading, check_message, peak_bytes, read
 
 from soloist.config import SourceConfig
-from soloist.engine.ingest import ingest
+from soloist.engine.intake.ingest import ingest
 from soloist.errors import InputError
 from soloist.events import ListSink
 from soloist.formats import JSON, JSON_LINES, format_of

@@ -9,10 +9,10 @@ import pytest
 
 from soloist.config import RunConfig
 from soloist.engine import ModelReport, RunResult
-from soloist.engine.budgets import Budget
 from soloist.engine.result import BatchSizes, LengthLimit
 from soloist.events import PeakCompared, ShardEncoded
 from soloist.memory.cards import CARDS
+from soloist.sizing.budgets import Budget
 from soloist.validation.checks import CHECKS
 from soloist.validation.evidence import Evidence, FailureRecord, ResumeRecord, RunRecord, StagingRecord
 

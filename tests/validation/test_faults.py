@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from engine.conftest import write_collection
 
+from soloist import staging
 from soloist.config import RunConfig
 from soloist.devices.lease import GpuLease
 from soloist.encoding.replicas import Replicas
-from soloist.engine import earlier_sessions, passes, staging
-from soloist.engine.passes import run_pass
+from soloist.engine.drivers import local
+from soloist.engine.drivers.local import run_pass
+from soloist.engine.resume import checks
 from soloist.events import ListSink
 from soloist.validation import judge, rehearse
 
@@ -63,7 +65,7 @@ def test_a_release_that_is_measured_too_early(failures, monkeypatch):
     """The lease ends while the replicas are still there, and believes what it measures then."""
 
     def early(each, stage, lease, sink):
-        replicas = passes._on_devices(each, stage, sink)
+        replicas = local._on_devices(each, stage, sink)
 
         class Swapped(contextlib.AbstractContextManager):
             """Enters the lease first, and leaves it before the replicas are gone."""
@@ -81,7 +83,7 @@ def test_a_release_that_is_measured_too_early(failures, monkeypatch):
                 lease.__exit__(None, None, None)
 
         with monkeypatch.context() as patched:
-            patched.setattr(passes, "_on_devices", leaves_first)
+            patched.setattr(local, "_on_devices", leaves_first)
             run_pass(each, stage, Swapped(), sink)
 
     monkeypatch.setattr(GpuLease, "_settle", lambda self, error: ())
@@ -139,7 +141,7 @@ def test_replicas_are_kept_between_passes(failures, monkeypatch):
 @pytest.mark.parametrize(("mode", "point"), [("exclusive", "batch-sizes"), ("standard", "batch-plan")])
 def test_batches_that_depend_on_the_mode(mode, point, failures, monkeypatch):
     """A budget for each mode makes other batches, and on a GPU other vectors."""
-    import soloist.engine.memory as memory
+    import soloist.sizing.batch_limits as memory
 
     plan = memory.plan_run
 
@@ -200,10 +202,8 @@ def test_wrong_aggregation_weights_in_one_mode(failures, monkeypatch):
 
 def test_a_resumed_run_that_keeps_nothing(failures, monkeypatch):
     """All is computed again, the vectors are right, and only the count of the kept shards tells."""
-    adopt = earlier_sessions.adopt_incoming
-    monkeypatch.setattr(
-        earlier_sessions, "adopt_incoming", lambda folder, is_current: adopt(folder, lambda record: False)
-    )
+    adopt = checks.adopt_incoming
+    monkeypatch.setattr(checks, "adopt_incoming", lambda folder, is_current: adopt(folder, lambda record: False))
     assert failures() == {"resume": "2 shards were done, and 0 were kept"}
 
 

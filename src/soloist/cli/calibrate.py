@@ -52,11 +52,11 @@ def calibrate(
 
 def _run(config: CalibrationConfig, as_json: bool) -> None:
     with importing():
-        from soloist.engine.budgets import Calibrations
-        from soloist.engine.calibration import calibrate as measure
         from soloist.reports.calibration import print_calibrations
         from soloist.reports.progress import progress
         from soloist.reports.table import open_console
+        from soloist.sizing.budgets import Calibrations
+        from soloist.sizing.calibration import calibrate as measure
 
     path = Calibrations(config.cache_dir).path
     with progress(sys.stderr) as sink:

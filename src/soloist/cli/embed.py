@@ -198,7 +198,7 @@ def embed(
 def print_changes_of(config: RunConfig, *, as_json: bool) -> None:
     """Print what a run would change; also where a status is asked for with chunks."""
     with importing():
-        from soloist.engine.changes import changes
+        from soloist.engine.resume.changes import changes
         from soloist.reports.changes import print_changes
         from soloist.reports.table import open_console
 
@@ -223,7 +223,7 @@ def _model_names(config: RunConfig) -> list[str]:
     """The names by which weights call the models: those of the command or, where it names none, of the run's folder."""
     if "models" not in config.named() and config.out.is_dir():
         with importing():
-            from soloist.engine.kept_settings import settled
+            from soloist.engine.resume.kept_settings import settled
 
         config = settled(config).config
     known = load_catalogue(config.catalogue)

@@ -67,7 +67,7 @@ def plan(
 def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> bool:
     """Whether the run is known to fit."""
     with importing():
-        from soloist.engine.session import plan_session
+        from soloist.planning.estimate import plan_session
         from soloist.reports.session import print_session
         from soloist.reports.table import open_console
 

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from soloist.engine.ingest import ShardRef
-from soloist.engine.passes import Stage
+from soloist.engine.intake.ingest import ShardRef
 from soloist.events import EventSink, ShardFused
 from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, require_rows, sampled
 from soloist.jsontext import json_text
+from soloist.stopping import Stop
 from soloist.stores.layout import FIT
 from soloist.stores.run_folder import RunFolder, Vectors
 from soloist.types import VectorDType
@@ -18,10 +18,14 @@ from soloist.types import VectorDType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fusing:
-    """A fusion, and 16 hex digits over all that decides its vectors beside each shard's texts."""
+    """A fusion of shards. `fingerprint` is 16 hex digits over all that decides its vectors beside each shard's texts,
+    `vector_dtype` what they are stored as.
+    """
 
     plan: FusionPlan
     fingerprint: str
+    shards: tuple[ShardRef, ...]
+    vector_dtype: VectorDType
 
 
 def fusing(
@@ -42,30 +46,31 @@ def fusing(
     if plan.needs_fit:
         require_rows(plan, sum(shard.rows for shard in shards))
         decisive["contents"] = [shard.content for shard in shards]
-    return Fusing(plan=plan, fingerprint=hashlib.sha256(json_text(decisive).encode()).hexdigest()[:16])
+    fingerprint = hashlib.sha256(json_text(decisive).encode()).hexdigest()[:16]
+    return Fusing(plan=plan, fingerprint=fingerprint, shards=tuple(shards), vector_dtype=vector_dtype)
 
 
-def is_fused(fusion: Fusing | None, stage: Stage) -> bool:
+def is_fused(fusion: Fusing | None, folder: RunFolder) -> bool:
     """Whether nothing is left to do for a fusion."""
-    return fusion is None or not (_unfused(fusion, stage) or _lacks_fit(fusion, stage.folder))
+    return fusion is None or not (_unfused(fusion, folder) or _lacks_fit(fusion, folder))
 
 
-def fuse_all(fusion: Fusing, stage: Stage, sink: EventSink) -> None:
+def fuse_all(fusion: Fusing, folder: RunFolder, sink: EventSink, stop: Stop) -> None:
     """Fit what is to be fitted, and make the fused vectors of every shard that has none yet.
 
     Raises:
         RunStoppedError: the run was to end before all shards were done.
     """
-    plan, folder = fusion.plan, stage.folder
+    plan = fusion.plan
     if _lacks_fit(fusion, folder):
-        folder.write_fit(_fit(plan, stage).matrices, fusion.fingerprint)
+        folder.write_fit(_fit(fusion, folder, stop).matrices, fusion.fingerprint)
     fitted = Fitted(matrices=folder.read_fit()) if plan.needs_fit else None
-    for shard in _unfused(fusion, stage):
-        stage.stop.check()
+    for shard in _unfused(fusion, folder):
+        stop.check()
         ids, members = _members(plan, folder, shard)
         fused = fuse(plan, members, ids=ids, fitted=fitted)
         folder.write_fused(
-            shard.collection, shard.index, ids, fused, shard.content, fusion.fingerprint, stage.vector_dtype
+            shard.collection, shard.index, ids, fused, shard.content, fusion.fingerprint, fusion.vector_dtype
         )
         sink.emit(ShardFused(collection=shard.collection, shard=shard.index, rows=len(ids), dim=plan.dim))
 
@@ -77,17 +82,17 @@ def _lacks_fit(fusion: Fusing, folder: RunFolder) -> bool:
     return record is None or record.fingerprint != fusion.fingerprint
 
 
-def _fit(plan: FusionPlan, stage: Stage) -> Fitted:
-    fitting = Fitting(plan)
-    for block in sampled(_blocks(plan, stage), sum(shard.rows for shard in stage.shards)):
+def _fit(fusion: Fusing, folder: RunFolder, stop: Stop) -> Fitted:
+    fitting = Fitting(fusion.plan)
+    for block in sampled(_blocks(fusion, folder, stop), sum(shard.rows for shard in fusion.shards)):
         fitting.see(block)
     return fitting.fitted()
 
 
-def _blocks(plan: FusionPlan, stage: Stage) -> Iterator[Sequence[Vectors]]:
-    for shard in stage.shards:
-        stage.stop.check()
-        yield _members(plan, stage.folder, shard)[1]
+def _blocks(fusion: Fusing, folder: RunFolder, stop: Stop) -> Iterator[Sequence[Vectors]]:
+    for shard in fusion.shards:
+        stop.check()
+        yield _members(fusion.plan, folder, shard)[1]
 
 
 def _members(plan: FusionPlan, folder: RunFolder, shard: ShardRef) -> tuple[list[str], list[Vectors]]:
@@ -96,9 +101,8 @@ def _members(plan: FusionPlan, folder: RunFolder, shard: ShardRef) -> tuple[list
     return read[0][0], [vectors for _, vectors in read]
 
 
-def _unfused(fusion: Fusing, stage: Stage) -> list[ShardRef]:
+def _unfused(fusion: Fusing, folder: RunFolder) -> list[ShardRef]:
     """The shards without the fused vectors that they should have, in order."""
-    folder = stage.folder
     finished = {
         record.file: record.content
         for record in folder.manifest.read().values()
@@ -106,6 +110,6 @@ def _unfused(fusion: Fusing, stage: Stage) -> list[ShardRef]:
     }
     return [
         shard
-        for shard in stage.shards
+        for shard in fusion.shards
         if finished.get(folder.fused_file(shard.collection, shard.index)) != shard.content
     ]

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soloist.config import RunConfig
-from soloist.engine.budgets import Budget
-from soloist.engine.plan import RunPlan
 from soloist.events import (
     BatchSplit,
     ChunksRemoved,
@@ -34,6 +32,8 @@ from soloist.events import (
 from soloist.fusion import FusionPlan
 from soloist.memory.planner import BatchLimits, Reason
 from soloist.models.loading import StagedModel
+from soloist.sizing.budgets import Budget
+from soloist.sizing.run_plan import RunPlan
 from soloist.types import MemoryStats, TokenTally
 
 FORMAT = 2

@@ -17,10 +17,13 @@ from soloist.config import RunConfig
 from soloist.devices import Accelerator, GpuLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease
 from soloist.encoding.encoder import Encoder
-from soloist.engine.budgets import Budget, Calibrations, run_budgets
-from soloist.engine.cache import measured_key
-from soloist.engine.deviation import tell_deviations
-from soloist.engine.earlier_sessions import (
+from soloist.engine.drivers.isolated import run_isolated
+from soloist.engine.drivers.local import Stage, pending, run_pass
+from soloist.engine.fusing import fuse_all, fusing, is_fused
+from soloist.engine.intake.ingest import ShardRef, ingest, tell_passed_over
+from soloist.engine.intake.vectorless import without_vectorless
+from soloist.engine.result import FORMAT, ResultBuilder, RunResult
+from soloist.engine.resume.checks import (
     adopt,
     made_with,
     mend,
@@ -32,19 +35,9 @@ from soloist.engine.earlier_sessions import (
     warn_of_other_budgets,
     warn_of_other_settings,
 )
-from soloist.engine.feedback import Feedback
-from soloist.engine.fusing import fuse_all, fusing, is_fused
-from soloist.engine.ingest import ShardRef, ingest, tell_passed_over
-from soloist.engine.isolation import run_isolated
-from soloist.engine.kept_settings import Settled, require_weights_for_all, settled, tell_fusion
-from soloist.engine.memory import plan_memory, remember
-from soloist.engine.passes import Stage, pending, run_pass
-from soloist.engine.plan import Pass
-from soloist.engine.result import FORMAT, ResultBuilder, RunResult
-from soloist.engine.staging import encoders_of, require_distinct, select_models, stage_all
-from soloist.engine.stopping import Stop
-from soloist.engine.unit_lengths import tell_lost_lengths
-from soloist.engine.vectorless import without_vectorless
+from soloist.engine.resume.kept_settings import Settled, require_weights_for_all, settled, tell_fusion
+from soloist.engine.samples.deviation import tell_deviations
+from soloist.engine.samples.unit_lengths import tell_lost_lengths
 from soloist.errors import (
     ConfigError,
     LeaseTimeoutError,
@@ -70,7 +63,13 @@ from soloist.events import (
 from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
+from soloist.sizing.batch_limits import plan_memory, remember
+from soloist.sizing.budgets import Budget, Calibrations, run_budgets
+from soloist.sizing.measurements import Feedback, measured_key
+from soloist.sizing.run_plan import Pass
 from soloist.sources import FoundInput, find_input
+from soloist.staging import encoders_of, require_distinct, select_models, stage_all
+from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
 from soloist.stores.layout import STATE
@@ -196,7 +195,7 @@ class _Run:
             vector_dtype=config.vector_dtype, others=self._others,
         )  # fmt: skip
         unfinished = [model for each in plan.passes for _, model in pending(each, stage, ListSink())]
-        if unfinished or not is_fused(fused, stage):
+        if unfinished or not is_fused(fused, folder):
             folder.reopen()
         warn_of_other_budgets(recorded, {model: budgets[model] for model in unfinished}, sink)
         with self._told(sink):
@@ -206,7 +205,7 @@ class _Run:
             for each in plan.passes:
                 _run_pass(each, stage, config, sink)
         if fused is not None:
-            fuse_all(fused, stage, sink)
+            fuse_all(fused, folder, sink, self._stop)
         _remember(builder.result(staged, fusion, plan), builder, encoders, accelerator, feedback, sink)
         return lambda: builder.result(staged, fusion, plan)
 

@@ -13,7 +13,7 @@ from soloist.reports.table import print_table
 from soloist.reports.text import one_line
 
 if TYPE_CHECKING:
-    from soloist.engine.calibration import Calibration
+    from soloist.sizing.calibration import Calibration
 
 _COLUMNS = ("model", "dtype", "token budget", "tokens/s", "of the best", "what it is")
 

@@ -12,7 +12,7 @@ from soloist.reports.text import one_line
 from soloist.wording import count_text
 
 if TYPE_CHECKING:
-    from soloist.engine.changes import Changes
+    from soloist.engine.resume.changes import Changes
 
 _COLUMNS = ("collection", "new", "changed", "gone", "unchanged")
 

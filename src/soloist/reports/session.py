@@ -12,7 +12,7 @@ from soloist.reports.text import bytes_text, clock_text, compact_text, one_line
 from soloist.wording import count_text
 
 if TYPE_CHECKING:
-    from soloist.engine.session_plan import BatchPlan, ModelPlan, SessionPlan
+    from soloist.planning.session_plan import BatchPlan, ModelPlan, SessionPlan
 
 _TOKEN_COLUMNS = ("model", "max tokens", "tokens", "median", "longest", "truncated", "padded")
 _MEMORY_COLUMNS = ("model", "dtype", "weights", "peak", "reserved", "budget", "exclusive", "standard", "limit")

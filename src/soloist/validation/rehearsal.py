@@ -22,8 +22,7 @@ from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.devices import Accelerator, GpuLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR
 from soloist.engine import RunResult, run
-from soloist.engine.ingest import tell_passed_over
-from soloist.engine.staging import select_models, stage_all
+from soloist.engine.intake.ingest import tell_passed_over
 from soloist.errors import ConfigError, InputError, OutputError
 from soloist.events import (
     BatchEncoded,
@@ -38,6 +37,7 @@ from soloist.events import (
 from soloist.jsontext import json_text
 from soloist.models.loading import StagedModel
 from soloist.sources import find_input, read_chunks
+from soloist.staging import select_models, stage_all
 from soloist.stores import RunFolder
 from soloist.stores.atomic import disk_errors
 from soloist.types import Collection

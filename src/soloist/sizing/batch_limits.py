@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from soloist.config import RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
-from soloist.engine.budgets import Budget
-from soloist.engine.cache import measured_key
-from soloist.engine.feedback import Feedback
-from soloist.engine.plan import PlannedModel, RunPlan, plan_run
 from soloist.errors import PredictionError, SoloistError
 from soloist.events import EventSink, MemoryPlanned, Notice, PeakCompared
 from soloist.memory.planner import memory_limit
 from soloist.memory.prediction import PassMemory, Tracer, blueprint_of, tracer_of
+from soloist.sizing.budgets import Budget
+from soloist.sizing.measurements import Feedback, measured_key
+from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.types import Batch
 
 # A prediction that is further from the device than this is worth an event of its own.

@@ -13,16 +13,8 @@ from pathlib import Path
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, open_accelerator
 from soloist.encoding.batching import bucket
-from soloist.engine.budgets import Budget, Calibrations, choose_budget, table_row
-from soloist.engine.cache import measured_key
-from soloist.engine.feedback import Feedback, Measured
-from soloist.engine.kept_settings import Settled, settled, unfit_weights
-from soloist.engine.lengths import Scan, TokenCounts, scan
-from soloist.engine.plan import PlannedModel, RunPlan, plan_run
-from soloist.engine.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, Basis, BatchPlan, ModelPlan, SessionPlan
-from soloist.engine.session_remarks import disk_problems, memory_problems, notes, session_problems, unknowns
-from soloist.engine.staging import dtype_on, select_models
-from soloist.engine.unit_lengths import in_words, ranks_otherwise
+from soloist.engine.resume.kept_settings import Settled, settled, unfit_weights
+from soloist.engine.samples.unit_lengths import in_words, ranks_otherwise
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.planner import BatchLimits, memory_limit
 from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
@@ -33,7 +25,14 @@ from soloist.models.location import find_settings, weight_files
 from soloist.models.refusals import has_weights, require_dense_encoder
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
+from soloist.planning.advice import disk_problems, memory_problems, notes, session_problems, unknowns
+from soloist.planning.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, Basis, BatchPlan, ModelPlan, SessionPlan
+from soloist.planning.token_lengths import Scan, TokenCounts, scan
+from soloist.sizing.budgets import Budget, Calibrations, choose_budget, table_row
+from soloist.sizing.measurements import Feedback, Measured, measured_key
+from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.sources import find_input
+from soloist.staging import dtype_on, select_models
 from soloist.types import DType, Mode, VectorDType
 
 # Bytes a second from a disk or a network volume into host memory, while a model is staged. An assumption.

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soloist.engine.budgets import Budget
 from soloist.memory.cards import Card
 from soloist.memory.planner import BatchLimits, MemoryBound, memory_limit
 from soloist.memory.prediction import Predictor, Tracer
+from soloist.sizing.budgets import Budget
 from soloist.types import Mode
 
 

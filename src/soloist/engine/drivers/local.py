@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 from soloist.devices import Accelerator
 from soloist.digests import text_digest
 from soloist.encoding.ahead import brought_ahead
-from soloist.encoding.encoder import Encoder, TokenizedTexts
-from soloist.encoding.replicas import EncodedShard, Replicas
-from soloist.engine.ingest import ShardRef
-from soloist.engine.known import KnownVectors, Placement, known_vectors
-from soloist.engine.lookahead import Lookahead
-from soloist.engine.memory import PeakWatch, compare_peaks
-from soloist.engine.plan import Pass, RunPlan
-from soloist.engine.stopping import Stop
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.replicas import Replicas
+from soloist.engine.drivers.prefetch import Lookahead
+from soloist.engine.intake.ingest import ShardRef
+from soloist.engine.resume.vector_reuse import KnownVectors, Placement, known_vectors
+from soloist.engine.shard_encoding import EncodedTexts, PreparedTexts, encode_texts, prepare_texts, token_counts
 from soloist.events import (
     BatchSplit,
     Event,
@@ -37,9 +35,12 @@ from soloist.events import (
     ShardsKept,
     TeeSink,
 )
+from soloist.sizing.batch_limits import PeakWatch, compare_peaks
+from soloist.sizing.run_plan import Pass, RunPlan
+from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
-from soloist.types import Batch, TokenTally, VectorDType
+from soloist.types import TokenTally, VectorDType
 
 _UNKNOWN = -1
 
@@ -62,25 +63,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Prepared:
-    """A shard that is tokenized and planned for one model, ready for the devices.
-
-    `tokenized` and `batches` are of the rows that `placement` leaves to embed.
-    """
+    """A shard that is ready for the devices with one model. `fresh` are the texts that `placement` leaves to embed."""
 
     model: str
     shard: ShardRef
     ids: tuple[str, ...]
     digests: tuple[bytes, ...]
     placement: Placement
-    tokenized: TokenizedTexts
-    batches: tuple[Batch, ...]
-    padded_tokens: int
-    seconds: float
-
-    @property
-    def fresh_ids(self) -> tuple[str, ...]:
-        """The ids of the rows to embed."""
-        return tuple(self.ids[row] for row in self.placement.fresh)
+    fresh: PreparedTexts
 
 
 class _SplitCount:
@@ -184,11 +174,11 @@ class _Working:
             began = time.perf_counter()
             for item in prepared:
                 self._stage.stop.check()
-                if item.batches and self._replicas is None:
+                if item.fresh.batches and self._replicas is None:
                     waited = time.perf_counter()
                     self._replicas = self._take(held)
                     began += time.perf_counter() - waited  # the wait for the devices is not the shard's
-                self._watch.see(item.model, item.batches)
+                self._watch.see(item.model, item.fresh.batches)
                 self._encode(item, began)
                 began = time.perf_counter()
             if self._replicas is not None:
@@ -210,16 +200,17 @@ class _Working:
         return replicas
 
     def _encode(self, item: _Prepared, began: float) -> None:
-        encoded = self._encoded(item)
-        folder, shard, staged = self._stage.folder, item.shard, self._stage.encoders[item.model].staged
+        encoder = self._stage.encoders[item.model]
+        encoded = encode_texts(encoder, self._replicas[item.model] if self._replicas is not None else None, item.fresh)
+        folder, shard, staged = self._stage.folder, item.shard, encoder.staged
         path = folder.path / folder.vectors_file(shard.collection, item.model, shard.index)
-        vectors, counts = encoded.vectors, _counts(item.tokenized)
+        vectors, counts = encoded.vectors, encoded.counts
         if len(item.placement.copies):
             fresh = list(item.placement.fresh)
             vectors = np.empty((len(item.ids), staged.dim), dtype=np.float32)
             vectors[fresh] = encoded.vectors
             counts = np.full((len(item.ids), 2), _UNKNOWN, dtype=np.int32)
-            counts[fresh] = _counts(item.tokenized)
+            counts[fresh] = encoded.counts
             self._known[item.model].fill(path, item.digests, item.placement, vectors, counts)
             self._count_unknown(item, counts)
         tally = folder.write_vectors(
@@ -227,9 +218,12 @@ class _Working:
             self._stage.vector_dtype,
         )  # fmt: skip
         self._known[item.model].written(item.placement, vectors, self._stage.vector_dtype)
-        if encoded.recomputed_rows:
-            ids = tuple(item.fresh_ids[row] for row in encoded.recomputed_rows)
-            self._sink.emit(RowsRecomputed(model=item.model, collection=shard.collection, shard=shard.index, ids=ids))
+        if encoded.recomputed_ids:
+            self._sink.emit(
+                RowsRecomputed(
+                    model=item.model, collection=shard.collection, shard=shard.index, ids=encoded.recomputed_ids
+                )
+            )
         self._sink.emit(_shard_event(item, encoded, tally, time.perf_counter() - began))
 
     def _count_unknown(self, item: _Prepared, counts: NDArray[np.int32]) -> None:
@@ -237,15 +231,7 @@ class _Working:
         rows = np.flatnonzero((counts == _UNKNOWN).any(axis=1))
         if rows.size:
             texts = self._stage.folder.read_shard(item.shard.collection, item.shard.index).texts
-            counts[rows] = _counts(self._stage.encoders[item.model].tokenize([texts[row] for row in rows]))
-
-    def _encoded(self, item: _Prepared) -> EncodedShard:
-        if item.batches:
-            assert self._replicas is not None
-            return self._replicas[item.model].encode(item.fresh_ids, item.tokenized, item.batches)
-        dim = self._stage.encoders[item.model].staged.dim
-        nothing = np.empty((0, dim), dtype=np.float32)
-        return EncodedShard(vectors=nothing, rows_per_device={}, recomputed_rows=())
+            counts[rows] = token_counts(self._stage.encoders[item.model].tokenize([texts[row] for row in rows]))
 
 
 @contextlib.contextmanager
@@ -260,44 +246,32 @@ def _on_devices(each: Pass, stage: Stage, sink: EventSink) -> Iterator[dict[str,
 
 
 def _prepare(stage: Stage, ref: ShardRef, model: str, known: KnownVectors) -> _Prepared:
-    began = time.perf_counter()
-    encoder, limits = stage.encoders[model], stage.plan.limits[model]
     shard = stage.folder.read_shard(ref.collection, ref.index)
     digests = tuple(text_digest(text) for text in shard.texts)
     path = stage.folder.path / stage.folder.vectors_file(ref.collection, model, ref.index)
     placement = known.place(path, digests)
-    tokenized = encoder.tokenize([shard.texts[row] for row in placement.fresh])
-    batches = encoder.plan(tokenized, limits.rows, limits.is_bound_by_memory)
-    return _Prepared(
-        model=model,
-        shard=ref,
-        ids=shard.ids,
-        digests=digests,
-        placement=placement,
-        tokenized=tokenized,
-        batches=batches,
-        padded_tokens=encoder.computed_tokens(tokenized, batches),
-        seconds=time.perf_counter() - began,
+    fresh = prepare_texts(
+        stage.encoders[model],
+        stage.plan.limits[model],
+        [shard.ids[row] for row in placement.fresh],
+        [shard.texts[row] for row in placement.fresh],
     )
+    return _Prepared(model=model, shard=ref, ids=shard.ids, digests=digests, placement=placement, fresh=fresh)
 
 
-def _counts(tokenized: TokenizedTexts) -> NDArray[np.int32]:
-    """Tokens of each text and those cut off, (rows, 2)."""
-    return np.array([tokenized.lengths, tokenized.dropped], dtype=np.int32).T
-
-
-def _shard_event(item: _Prepared, encoded: EncodedShard, tally: TokenTally, seconds: float) -> ShardEncoded:
+def _shard_event(item: _Prepared, encoded: EncodedTexts, tally: TokenTally, seconds: float) -> ShardEncoded:
+    tokenized, batches = item.fresh.tokenized, item.fresh.batches
     return ShardEncoded(
         model=item.model,
         collection=item.shard.collection,
         shard=item.shard.index,
         rows=len(item.ids),
-        tokens=sum(item.tokenized.lengths),
-        padded_tokens=item.padded_tokens,
-        truncated_rows=sum(1 for dropped in item.tokenized.dropped if dropped),
-        truncated_tokens=sum(item.tokenized.dropped),
-        batch_rows=tuple(len(batch.rows) for batch in item.batches),
-        padded_lengths=tuple(batch.padded_length for batch in item.batches),
+        tokens=sum(tokenized.lengths),
+        padded_tokens=item.fresh.padded_tokens,
+        truncated_rows=sum(1 for dropped in tokenized.dropped if dropped),
+        truncated_tokens=sum(tokenized.dropped),
+        batch_rows=tuple(len(batch.rows) for batch in batches),
+        padded_lengths=tuple(batch.padded_length for batch in batches),
         rows_per_device=encoded.rows_per_device,
         seconds=seconds,
         reused_rows=item.placement.reused,

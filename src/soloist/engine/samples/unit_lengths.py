@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.encoding.encoder import Encoder
-from soloist.engine.deviation import first_shards, host_vectors, sample_of
-from soloist.engine.passes import Stage
-from soloist.engine.plan import Pass
+from soloist.engine.drivers.local import Stage
+from soloist.engine.samples.deviation import first_shards, host_vectors, sample_of
 from soloist.events import EventSink, Notice
+from soloist.sizing.run_plan import Pass
 from soloist.types import Similarity
 
 SAMPLE_CHUNKS = 32

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soloist.config import RunConfig
-from soloist.engine.budgets import Budget, budget_of
 from soloist.engine.fusing import Fusing
-from soloist.engine.known import models_set_aside, serves
+from soloist.engine.resume.vector_reuse import models_set_aside, serves
 from soloist.errors import ConfigError, OutputError
 from soloist.events import ChunksRemoved, EventSink, Notice
 from soloist.models.loading import StagedModel
+from soloist.sizing.budgets import Budget, budget_of
 from soloist.stores import RunFolder
 from soloist.stores.adoption import adopt_incoming
 from soloist.stores.layout import STATE

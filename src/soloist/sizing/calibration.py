@@ -26,15 +26,14 @@ from soloist.devices import Accelerator, GpuLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR
 from soloist.encoding.encoder import Encoder, TokenizedTexts
 from soloist.encoding.replicas import Replicas
-from soloist.engine.budgets import Budget, Calibrated, Calibrations, TableRow, table_row
-from soloist.engine.cache import measured_key
-from soloist.engine.feedback import Feedback
-from soloist.engine.memory import planned_model
-from soloist.engine.plan import plan_run
-from soloist.engine.staging import select_models, stage_all
-from soloist.engine.stopping import first_interrupt_only
 from soloist.events import BatchEncoded, BudgetMeasured, Event, EventSink, Notice
 from soloist.memory.planner import BatchLimits
+from soloist.sizing.batch_limits import planned_model
+from soloist.sizing.budgets import Budget, Calibrated, Calibrations, TableRow, table_row
+from soloist.sizing.measurements import Feedback, measured_key
+from soloist.sizing.run_plan import plan_run
+from soloist.staging import select_models, stage_all
+from soloist.stopping import first_interrupt_only
 from soloist.types import Batch
 
 # Rates this close are one: a smaller batch takes less memory, and noise should not make the choice jump.

@@ -15,16 +15,16 @@ from typing import Any
 
 from soloist.config import RunConfig
 from soloist.digests import DigestTable, text_digest
-from soloist.engine.earlier_sessions import other_run, require_the_same
-from soloist.engine.ingest import empty_collection, nothing_to_embed
-from soloist.engine.kept_settings import fusion_change, require_weights_for_all, settled
-from soloist.engine.known import serves
-from soloist.engine.left_out import LeftOut
-from soloist.engine.staging import require_distinct, select_models
+from soloist.engine.intake.ingest import empty_collection, nothing_to_embed
+from soloist.engine.intake.left_out import LeftOut
+from soloist.engine.resume.checks import other_run, require_the_same
+from soloist.engine.resume.kept_settings import fusion_change, require_weights_for_all, settled
+from soloist.engine.resume.vector_reuse import serves
 from soloist.errors import OutputError
 from soloist.fusion import require_weights
 from soloist.jsontext import json_text
 from soloist.sources import DuplicateIds, SkippedInputs, find_input, read_chunks
+from soloist.staging import require_distinct, select_models
 from soloist.stores import RunFolder
 from soloist.stores.tables import read_table, table_digests
 from soloist.types import Chunk, Collection, SkippedInput, VectorDType, Vectorless

@@ -17,8 +17,8 @@ from soloist.config import RunConfig
 from soloist.digests import DigestTable, text_digest
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vectorless import Look, may_lack_vectors
-from soloist.engine.ingest import ShardRef, nothing_to_embed, skip_event
-from soloist.engine.left_out import LeftOut
+from soloist.engine.intake.ingest import ShardRef, nothing_to_embed, skip_event
+from soloist.engine.intake.left_out import LeftOut
 from soloist.errors import OutputError
 from soloist.events import EventSink, Notice, TextsLeftOut
 from soloist.stores import RunFolder

@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 from soloist.devices import Accelerator
 from soloist.devices.accelerator import AcceleratorKind
-from soloist.engine.cache import MachineCache, measured_key
 from soloist.models.loading import StagedModel
+from soloist.sizing.measurements import MachineCache, measured_key
 from soloist.types import BudgetSource
 
 FILE_NAME = "calibrated.json"

@@ -18,8 +18,8 @@ from tokenizers import Tokenizer, normalizers
 from soloist.config import SourceConfig
 from soloist.digests import DigestTable, text_digest
 from soloist.encoding.batching import slices
-from soloist.engine.ingest import SHARD_CHARACTERS, empty_collection, nothing_to_embed
-from soloist.engine.left_out import LeftOut
+from soloist.engine.intake.ingest import SHARD_CHARACTERS, empty_collection, nothing_to_embed
+from soloist.engine.intake.left_out import LeftOut
 from soloist.errors import PredictionError
 from soloist.models.location import WORDLLAMA_TOKENIZER
 from soloist.models.pipeline import input_folder

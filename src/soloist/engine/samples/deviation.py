@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.encoding.encoder import Encoder, forward, unit_rows
-from soloist.engine.ingest import ShardRef
-from soloist.engine.passes import Stage, pending
-from soloist.engine.plan import Pass
+from soloist.engine.drivers.local import Stage, pending
+from soloist.engine.intake.ingest import ShardRef
 from soloist.errors import ModelLoadError
 from soloist.events import EventSink, ListSink, Notice
 from soloist.models.loading import stage as stage_model
+from soloist.sizing.run_plan import Pass
 from soloist.types import DTypeRequest
 from soloist.workers import interruptible
 

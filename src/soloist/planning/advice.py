@@ -11,10 +11,10 @@ from pathlib import Path
 
 from soloist.config import RunConfig
 from soloist.devices import Accelerator
-from soloist.engine.lengths import CHARACTERS_PER_TOKEN
-from soloist.engine.plan import RunPlan
-from soloist.engine.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, BatchPlan, ModelPlan
 from soloist.memory.planner import memory_limit
+from soloist.planning.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, BatchPlan, ModelPlan
+from soloist.planning.token_lengths import CHARACTERS_PER_TOKEN
+from soloist.sizing.run_plan import RunPlan
 from soloist.types import Mode
 
 

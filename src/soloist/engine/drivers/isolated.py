@@ -25,20 +25,20 @@ from soloist.config import RunConfig
 from soloist.devices import GpuLease, open_accelerator
 from soloist.devices.accelerator import Accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease, error_chain
-from soloist.engine.budgets import Budget
-from soloist.engine.feedback import Feedback
-from soloist.engine.ingest import ShardRef
-from soloist.engine.memory import plan_memory
-from soloist.engine.passes import Stage, pending, run_pass
-from soloist.engine.plan import Pass
-from soloist.engine.staging import encoders_of, select_models, stage_all
-from soloist.engine.stopping import Stop
+from soloist.engine.drivers.local import Stage, pending, run_pass
+from soloist.engine.intake.ingest import ShardRef
 from soloist.errors import EncodingError, ModelLoadError, SoloistError
 from soloist.events import Event, EventSink, LeaseReleased, ListSink, event_from_dict, event_to_dict
 from soloist.jsontext import json_text
+from soloist.sizing.batch_limits import plan_memory
+from soloist.sizing.budgets import Budget
+from soloist.sizing.measurements import Feedback
+from soloist.sizing.run_plan import Pass
+from soloist.staging import encoders_of, select_models, stage_all
+from soloist.stopping import Stop
 from soloist.stores import RunFolder
 
-_COMMAND = (sys.executable, "-c", "from soloist.engine.isolation import main; main()")
+_COMMAND = (sys.executable, "-c", "from soloist.engine.drivers.isolated import main; main()")
 _LAST_WORDS_SECONDS = 10
 _PARENT_IS_GONE = 70  # the exit code of a worker that nobody listens to any more
 

@@ -1,0 +1,1 @@
+"""What is measured on a sample of the run's own chunks."""

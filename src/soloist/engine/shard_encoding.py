@@ -1,0 +1,77 @@
+"""What every driver does with the texts of a shard: tokenize them, plan their batches, and encode them.
+
+Ids and texts come in; vectors and token counts go out. Nothing here knows a run folder, a manifest or the events of a
+run. The two halves are apart because a driver prepares the next shard beside the devices' work on this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.encoding.encoder import Encoder, TokenizedTexts
+from soloist.encoding.replicas import Replicas
+from soloist.memory.planner import BatchLimits
+from soloist.types import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedTexts:
+    """Texts that are tokenized and planned for one model. `padded_tokens` are those that the devices will compute."""
+
+    ids: tuple[str, ...]
+    tokenized: TokenizedTexts
+    batches: tuple[Batch, ...]
+    padded_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedTexts:
+    """The vectors of texts, (rows, dim) float32 of unit length, and their token counts, (rows, 2): of a text, and of
+    what was cut off it. `recomputed_ids` are those whose vectors had to be computed once more in float32.
+    """
+
+    vectors: NDArray[np.float32]
+    counts: NDArray[np.int32]
+    rows_per_device: Mapping[str, int]
+    recomputed_ids: tuple[str, ...]
+
+
+def prepare_texts(encoder: Encoder, limits: BatchLimits, ids: Sequence[str], texts: Sequence[str]) -> PreparedTexts:
+    """Tokenize texts, and lay them out in batches within the limits. Needs no device."""
+    tokenized = encoder.tokenize(texts)
+    batches = encoder.plan(tokenized, limits.rows, limits.is_bound_by_memory)
+    return PreparedTexts(
+        ids=tuple(ids),
+        tokenized=tokenized,
+        batches=batches,
+        padded_tokens=encoder.computed_tokens(tokenized, batches),
+    )
+
+
+def encode_texts(encoder: Encoder, replicas: Replicas | None, prepared: PreparedTexts) -> EncodedTexts:
+    """The vectors of prepared texts, by the replicas on the leased devices; without texts no replicas are needed.
+
+    Raises:
+        SoloistError: a batch of one row does not fit on a device, or a row has no vector.
+    """
+    counts = token_counts(prepared.tokenized)
+    if not prepared.batches:
+        nothing = np.empty((0, encoder.staged.dim), dtype=np.float32)
+        return EncodedTexts(vectors=nothing, counts=counts, rows_per_device={}, recomputed_ids=())
+    assert replicas is not None
+    encoded = replicas.encode(prepared.ids, prepared.tokenized, prepared.batches)
+    return EncodedTexts(
+        vectors=encoded.vectors,
+        counts=counts,
+        rows_per_device=encoded.rows_per_device,
+        recomputed_ids=tuple(prepared.ids[row] for row in encoded.recomputed_rows),
+    )
+
+
+def token_counts(tokenized: TokenizedTexts) -> NDArray[np.int32]:
+    """Tokens of each text and those cut off, (rows, 2)."""
+    return np.array([tokenized.lengths, tokenized.dropped], dtype=np.int32).T
