@@ -28,8 +28,8 @@ LONGEST = (
     "engine/test_isolation.py", "faults/test_stopping.py", "retrieval/test_judged_sets.py", "validation/test_faults.py",
     "memory/test_random_capacities.py", "memory/test_predicted_peaks.py", "cli/test_cli_validate.py",
     "engine/test_parity.py", "engine/test_release.py", "cli/test_cli_process.py", "durability/test_processes.py",
-    "retrieval/test_odd_questions.py", "engine/test_session.py", "engine/test_scale.py", "fuzz/test_fuzz.py",
-    "devices/test_device_contract.py", "engine/test_calibration.py", "adapters/test_plan_scenarios.py",
+    "retrieval/test_odd_questions.py", "planning/test_estimate.py", "engine/test_scale.py", "fuzz/test_fuzz.py",
+    "devices/test_device_contract.py", "sizing/test_calibration.py", "adapters/test_plan_scenarios.py",
     "durability/test_kills.py", "durability/test_edits.py",
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli.test_cli_embed import invoke
-from engine.conftest import write_collection
+from support.collections import write_collection
 
 PLAN_POINTS = set(range(1, 11))
 

@@ -10,7 +10,7 @@ import gc
 
 import pytest
 import torch
-from engine.conftest import write_collection
+from support.collections import write_collection
 
 from soloist.config import RunConfig
 from soloist.devices import GpuLease, open_accelerator

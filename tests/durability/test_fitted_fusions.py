@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from engine.conftest import write_collection
+from support.collections import write_collection
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run

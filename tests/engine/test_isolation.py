@@ -14,7 +14,7 @@ import time
 import numpy as np
 import psutil
 import pytest
-from engine.conftest import config_below
+from support.collections import config_below
 
 from soloist.devices import GpuLease, open_accelerator
 from soloist.engine import run
@@ -114,7 +114,7 @@ def started(config, tmp_path):
 @pytest.fixture
 def long_run(isolated, tmp_path):
     """A run that is at work for some time."""
-    from engine.conftest import write_collection
+    from support.collections import write_collection
 
     write_collection(tmp_path / "chunks", "gamma", 3000, longest=200)
     return dataclasses.replace(isolated, models=("all-MiniLM-L6-v2",), shard_chunks=64)

@@ -159,7 +159,7 @@ INTERRUPTED = textwrap.dedent("""
 @pytest.mark.parametrize(("interrupts", "ended_by"), [(1, "stopped by Ctrl-C"), (4, "stopped by a second Ctrl-C")])
 def test_ctrl_c_in_a_pass(config, tmp_path, interrupts, ended_by):
     """An interrupt reaches only the main thread; the workers hold the tensors. Impatient users press it again."""
-    from engine.conftest import write_collection
+    from support.collections import write_collection
 
     write_collection(tmp_path / "chunks", "gamma", 3000, longest=200)
     process = subprocess.Popen(

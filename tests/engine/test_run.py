@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from engine.conftest import config_below
+from support.collections import config_below
 
 from soloist.config import FusionConfig, SourceConfig
 from soloist.engine import run

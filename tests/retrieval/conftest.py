@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine.conftest import write_collection
 from sentence_transformers import SentenceTransformer
+from support.collections import write_collection
 from torch.nn.modules.module import register_module_forward_hook
 
 from soloist.config import FusionConfig, RunConfig

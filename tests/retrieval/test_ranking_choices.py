@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from engine.conftest import WORDS, write_collection
+from support.collections import WORDS, write_collection
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import pytest
-from engine.conftest import write_collection
+from support.collections import write_collection
 
 from soloist import staging
 from soloist.config import RunConfig

@@ -9,9 +9,9 @@ import statistics
 from pathlib import Path
 
 import pytest
-from engine.conftest import write_collection
 from hypothesis import given
 from hypothesis import strategies as st
+from support.collections import write_collection
 from support.editing import assert_same_files
 
 from soloist.config import CalibrationConfig, RunConfig

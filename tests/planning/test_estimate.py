@@ -13,7 +13,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from engine.conftest import WORDS, write_collection
+from support.collections import WORDS, write_collection
 
 from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.encoding.encoder import Encoder

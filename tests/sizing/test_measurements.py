@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engine.conftest import write_collection
+from support.collections import write_collection
 
 from soloist.config import RunConfig
 from soloist.devices.accelerator import SimulatedAccelerator
