@@ -73,7 +73,7 @@ def test_what_ranks_is_chosen(folder, options, by):
         (("search", "{run}", "x", "--model", "bge-m3"), "the run has no model bge-m3"),
         (("search", "{run}", "x", "--collection", "beta"), "the run has no collection beta"),
         (("search", "{run}", "x", "--fused", "--rrf"), "--fused and --rrf are two ways to rank"),
-        (("search", "{run}", "x", "--weights", "a=1"), "--weights are for --rrf and --standardised"),
+        (("search", "{run}", "x", "--weights", "a=1"), "--weights needs --rrf or --standardised"),
     ],
 )
 def test_usage_errors(folder, arguments, message):

@@ -134,7 +134,7 @@ def test_a_change_of_what_decides_the_vectors_uses_none_again(change, original, 
     elsewhere = _run_into(dataclasses.replace(changed, reuse=(original.out,)), tmp_path / "elsewhere")
     assert_same_files(tmp_path / "elsewhere", tmp_path / "fresh")
     assert _figures(elsewhere) == _figures(fresh)
-    message = f"bert: its vectors in {original.out} are of other weights or settings: none is taken over"
+    message = f"bert: its vectors in {original.out} are not reused: they were made with other weights or settings"
     assert elsewhere.notices == (message,)
     assert not verify_run(RunFolder.open(tmp_path / "again")).problems
 
@@ -168,7 +168,7 @@ def test_another_run_without_vectors_of_a_model_is_said(original, tmp_path):
     catalogue = tmp_path / "catalogue.toml"
     catalogue.write_text(original.catalogue.read_text().replace("[models.bert]", "[models.robert]\nmax_tokens = 32"))
     renamed = dataclasses.replace(original, catalogue=catalogue, models=("robert",), reuse=(original.out,))
-    expected = f"robert: there are no vectors of it in {original.out}: none is taken over"
+    expected = f"robert: no vectors are reused: there are none of this model in {original.out}"
     result = _run_into(renamed, tmp_path / "run")
     assert result.notices == (expected,)
     assert result.models[0].reused == 0

@@ -175,7 +175,7 @@ def test_another_run_serves_where_no_bit_is_lost(runs, tmp_path, source, target,
     config = dataclasses.replace(runs[target], out=tmp_path / "run", reuse=(runs[source].out,))
     result = run(config)
     assert embedded(result) == [fresh_texts, fresh_texts]
-    message = "{}: its vectors in {} are rounded to float16: none is taken over"
+    message = "{}: its vectors in {} are not reused: they were rounded to float16"
     expected = [message.format(model, runs[source].out) for model in MODELS] if fresh_texts else []
     assert list(result.notices) == expected
     require_fresh(config, runs[target])

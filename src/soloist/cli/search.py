@@ -146,8 +146,8 @@ def _by(model: str | None, fused: bool, rrf: bool, standardised: bool, weights: 
         raise ConfigError(f"{chosen[0]} and {chosen[1]} are two ways to rank: give one of them")
     if weights and not (rrf or standardised):
         raise ConfigError(
-            "--weights are for --rrf and --standardised, fused vectors have those of the run: give soloist embed other "
-            "--weights, which fuses it again without embedding anything"
+            "--weights needs --rrf or --standardised, because fused vectors have the weights of the run: to change "
+            "those, run soloist embed with other --weights, which fuses again and embeds nothing"
         )
     if model is not None:
         return By(model=model)

@@ -183,7 +183,9 @@ class Replicas:
             for task in tasks:
                 task.result()
         except KeyboardInterrupt:
-            self._sink.emit(Notice(about="interrupted", message="the batches in work end, then the devices are free"))
+            self._sink.emit(
+                Notice(about="interrupted", message="the batches that are running end first; then the devices are free")
+            )
             raise
         finally:
             job.stop.set()

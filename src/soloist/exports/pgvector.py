@@ -54,8 +54,8 @@ def export(source: Source, target: Target) -> ExportReport:
         raise ExportError(f"PostgreSQL at {shown} failed ({reason}): {remedy}, and export again") from exc
     except UnicodeEncodeError as exc:
         raise ExportError(
-            f"PostgreSQL at {shown} takes no text that is no Unicode, as the name of a collection: rename that, or "
-            "choose others with --collections"
+            f"PostgreSQL at {shown} stores only valid Unicode, and the name of a collection is not: rename that "
+            "collection, or choose others with --collections"
         ) from exc
 
 

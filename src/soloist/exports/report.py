@@ -46,8 +46,8 @@ def compare(source: Source, target: str, count: int, read: Reader, *, normalises
     """
     if count != source.rows:
         raise ExportError(
-            f"{target} has {count} rows of these collections, and the run has {source.rows}: export again, and if it "
-            "stays so empty it first"
+            f"{target} has {count} rows of these collections, and the run has {source.rows}: export again; if this "
+            "happens again, empty the target first"
         )
     sample = list(source.sample())
     found = read([key for rows in sample for key in rows.keys])
@@ -58,7 +58,7 @@ def compare(source: Source, target: str, count: int, read: Reader, *, normalises
                 if there is None or not _are_near(there, vectors[place], normalises):
                     raise ExportError(
                         f"{target} has another {name} vector of chunk {rows.chunks[place].id!r} than was written: "
-                        "export again, and if it stays so empty it first"
+                        "export again; if this happens again, empty the target first"
                     )
     return sum(map(len, sample))
 

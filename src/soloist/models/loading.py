@@ -288,7 +288,9 @@ def _describe(
 def _dim(spec: ModelSpec, module: SentenceTransformer) -> int:
     dim: int | None = module.get_embedding_dimension()
     if dim is None:
-        raise ModelLoadError(f"{spec.name} does not say how long its vectors are: add Pooling to its modules.json")
+        raise ModelLoadError(
+            f"{spec.name} does not say what dimension its vectors have: add a Pooling module to its modules.json"
+        )
     require_dims(spec, dim)
     return dim
 

@@ -207,8 +207,8 @@ class OpenedRun:
         if len(self.models) == 1:
             return By(model=self.models[0])
         raise ConfigError(
-            f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}, or a fusion at query "
-            "time"
+            f"the run has no fused vectors: choose a model ({', '.join(self.models)}), or combine the models' "
+            f"rankings with {' or '.join(get_args(QueryFusion))}"
         )
 
     def encode(self, model: str, queries: Sequence[str]) -> Vectors:

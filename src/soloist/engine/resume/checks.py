@@ -221,8 +221,8 @@ def warn_of_other_settings(
         for model, fingerprint in sorted(fingerprints.items()):
             if fingerprint in taken or (fingerprint not in made and model not in names):
                 continue
-            what = f"rounded to {made[fingerprint]}" if fingerprint in made else "of other weights or settings"
-            sink.emit(Notice(about=model, message=f"its vectors in {other.path} are {what}: none is taken over"))
+            why = f"rounded to {made[fingerprint]}" if fingerprint in made else "made with other weights or settings"
+            sink.emit(Notice(about=model, message=f"its vectors in {other.path} are not reused: they were {why}"))
 
 
 def warn_of_missing_vectors(others: Sequence[RunFolder], fingerprints: Mapping[str, str], sink: EventSink) -> None:
@@ -232,7 +232,7 @@ def warn_of_missing_vectors(others: Sequence[RunFolder], fingerprints: Mapping[s
     for model, fingerprint in fingerprints.items():
         if others and not known & {model, fingerprint}:
             where = " and ".join(str(other.path) for other in others)
-            sink.emit(Notice(about=model, message=f"there are no vectors of it in {where}: none is taken over"))
+            sink.emit(Notice(about=model, message=f"no vectors are reused: there are none of this model in {where}"))
 
 
 def warn_of_other_budgets(recorded: Mapping[str, Budget], budgets: Mapping[str, Budget], sink: EventSink) -> None:
