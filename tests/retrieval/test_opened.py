@@ -198,7 +198,7 @@ def test_what_ranks_can_be_named(searched, name):
 def test_a_run_without_fused_vectors(make):
     """It would be searched by its first model, as if that had been meant."""
     run = open_run(make("unfused", fusion=FusionConfig(method="none")))
-    with pytest.raises(ConfigError, match=r"no fused vectors: choose one of its models, bert, qwen2, wordllama"):
+    with pytest.raises(ConfigError, match=r"no fused vectors: choose a model \(bert, qwen2, wordllama\), or combine"):
         run.search("x")
     with pytest.raises(ConfigError, match="no fused vectors"):
         run.search("x", by=By(fusion="fused"))
