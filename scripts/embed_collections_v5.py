@@ -373,7 +373,7 @@ def _require_usable(output: Path, names: Iterable[str]) -> None:
             raise OutputError(f"{output} is a file: choose another output root")
         run = output / RUN
         if run.exists() and any(run.iterdir()) and not (run / "run.json").is_file():
-            raise OutputError(f"{run} is no run folder of soloist: choose another output root")
+            raise OutputError(f"{run} is not a run folder of soloist: choose another output root")
 
 
 @contextmanager

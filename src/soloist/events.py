@@ -416,7 +416,7 @@ def event_from_dict(record: Mapping[str, Any]) -> Event:
     kinds = {kind.__name__: kind for kind in Event.__subclasses__()}
     kind = kinds.get(record.get("event", ""))
     if kind is None:
-        raise ValueError(f"{record.get('event')!r} is no event of this version")
+        raise ValueError(f"{record.get('event')!r} is not an event of this version")
     return _read(kind, record)  # type: ignore[no-any-return]
 
 

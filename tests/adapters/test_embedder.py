@@ -194,7 +194,7 @@ def test_an_embedder_refuses_what_contradicts_itself(monkeypatch: pytest.MonkeyP
 
 def test_weights_of_a_model_that_is_not_there_are_an_error() -> None:
     """Catches a misspelt weight that is dropped, or refused only when all models are loaded and all chunks read."""
-    with pytest.raises(FusionError, match="weights name bge, which is no model of this run"):
+    with pytest.raises(FusionError, match="weights name bge, which is not a model of this run"):
         ensemble(model_weights={BERT: 1, "bge": 1})
 
 

@@ -139,7 +139,7 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
         ),
         (["--weights", ".7,.3", "--models", "all-MiniLM-L6-v2"], 2, "e.g. --weights wordllama=.7,all-MiniLM-L6-v2=.3"),
         (["--weights", "=.5"], 2, "--weights has '=.5', which names no model: give each model a weight"),
-        (["--weights", "wordllama=x"], 2, "--weights has 'wordllama=x', where 'x' is no number"),
+        (["--weights", "wordllama=x"], 2, "--weights has 'wordllama=x', where 'x' is not a number"),
         (["--weights", "wordllama=nan"], 2, "the weight of wordllama is nan: give a finite number of 0 or more"),
         (["--weights", "wordllama=-1"], 2, "the weight of wordllama is -1.0: give 0 or more"),
         (["--weights", "wordllama=0"], 2, "all weights are 0"),

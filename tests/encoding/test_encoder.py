@@ -47,7 +47,7 @@ def test_a_model_that_needs_more_than_tokens_is_refused(tiny_models, tmp_path):
     odd = _edited(tiny_models["bert"], tmp_path / "odd", "config_sentence_transformers.json", prompts={"odd": "odd: "})
     staged = stage(odd, "float32")
     staged.module[0].processing_kwargs = {"text": {"return_special_tokens_mask": True}}
-    with pytest.raises(ModelLoadError, match=r"odd is no plain text encoder \(it asks for .*special_tokens_mask\)"):
+    with pytest.raises(ModelLoadError, match=r"odd is not a plain text encoder \(it asks for .*special_tokens_mask\)"):
         Encoder(staged)
 
 

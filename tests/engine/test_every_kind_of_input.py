@@ -100,7 +100,7 @@ def test_the_sum_of_what_is_embedded_and_listed_is_what_lies_there(tmp_path: Pat
     assert len(embedded) + len(skipped) + listed["files"] == len(lying)
     # It is said in every way.
     (notice,) = [event.message for event in sink.events if isinstance(event, Notice) and event.about == "input"]
-    assert notice.startswith("10 files are no chunk files and were passed over: docs/data.json (no pattern takes it)")
+    assert notice.startswith("10 files are not chunk files and were passed over: docs/data.json (no pattern takes it)")
     assert [event.files for event in sink.events if isinstance(event, InputPassedOver)] == [11]
     assert notice.endswith("; --file-patterns takes others")
     assert notice in plan_session(config).notes
@@ -140,6 +140,7 @@ def test_a_folder_of_beir_is_embedded_as_it_is_and_the_terminal_says_what_was_pa
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert (
-        "input: 2 files are no chunk files and were passed over: qrels/test.tsv (has no column 'text' (its columns are "
-        "'query-id', 'corpus-id', 'score': --text-field names another)), queries.jsonl (the questions of a BEIR folder)"
+        "input: 2 files are not chunk files and were passed over: qrels/test.tsv (has no column 'text' (its columns "
+        "are 'query-id', 'corpus-id', 'score': --text-field names another)), queries.jsonl (the questions of a BEIR "
+        "folder)"
     ) in done.stderr

@@ -174,7 +174,7 @@ def test_unknown_models_and_weights_are_refused_early(embed):
     """A typo must not cost a pass."""
     with pytest.raises(UnknownModelError, match="bge-m4"):
         embed(models=("bge-m4",))
-    with pytest.raises(FusionError, match="weights name qwen3, which is no model of this run"):
+    with pytest.raises(FusionError, match="weights name qwen3, which is not a model of this run"):
         embed(fusion=FusionConfig(weights={"qwen2": 1, "qwen3": 1}))
     with pytest.raises(FusionError, match="dim is 50 but xlm-roberta has only 48 dims"):
         embed(fusion=FusionConfig(method="mean", dim=50))

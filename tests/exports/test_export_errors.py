@@ -117,7 +117,7 @@ def test_what_is_no_file_is_not_replaced(run, tmp_path):
     """A pipe hung for ever, a device became a file, and a link was replaced where its target was meant."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/null"):
-        with pytest.raises(ExportError, match="is no file but a device or a pipe: give --out the name of a file"):
+        with pytest.raises(ExportError, match="is not a file but a device or a pipe: give --out the name of a file"):
             export_run(run, "jsonl", out=path)
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "target.jsonl")
     export_run(run, "jsonl", out=tmp_path / "link.jsonl")
@@ -210,7 +210,7 @@ def test_a_url_that_is_none_of_a_qdrant(run, url):
     """The message or the client's own had it whole, password and all, or it was a traceback."""
     with pytest.raises(ConfigError) as caught:
         export_run(run, "qdrant", url=url)
-    assert "is no address of a server: give http://host:port" in one_sentence(caught)
+    assert "is not the address of a server: give http://host:port" in one_sentence(caught)
     assert not any(part in str(caught.value) for part in ("s3", "cret", "me:", url))
 
 
@@ -262,7 +262,7 @@ def test_an_address_that_is_none(run, url):
     """libpq's error repeats the part that it cannot read, a password maybe."""
     with pytest.raises(ConfigError) as caught:
         export_run(run, "pgvector", url=url)
-    assert "is no address of a PostgreSQL" in one_sentence(caught) and "sec" not in str(caught.value)
+    assert "is not the address of a PostgreSQL server" in one_sentence(caught) and "sec" not in str(caught.value)
 
 
 SURROGATE = [Chunk(id="fine", text="fine", metadata={}), Chunk(id="odd", text="t", metadata={"deep": ["a\ud800"]})]

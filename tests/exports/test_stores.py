@@ -384,7 +384,9 @@ def test_a_dot_in_the_name_of_a_postgres_table(make_run, postgres):
         assert export_run(run, "pgvector", url=postgres, table="mi%ne.chunks").unchanged == 5
         assert connection.execute('SELECT count(*) FROM "mi%ne".chunks').fetchone() == (5,)
     for table in ("a.b.c", ".a", "a.", ""):
-        with pytest.raises(ConfigError, match=r"is no table of PostgreSQL: give it as name, or as schema\.name"):
+        with pytest.raises(
+            ConfigError, match=r"is not the name of a PostgreSQL table: give it as name, or as schema\.name"
+        ):
             export_run(run, "pgvector", url=postgres, table=table)
 
 

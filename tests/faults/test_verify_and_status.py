@@ -359,9 +359,9 @@ def test_status_says_at_which_hour_a_run_would_end(at_work, rate, expected, monk
 
 NO_RUNS = {
     "missing": "does not exist",
-    "empty": "is no run folder, it has neither manifest.jsonl nor state.json",
-    "foreign": "is no run folder, it has neither manifest.jsonl nor state.json",
-    "foreign events": "is no run folder, it has neither manifest.jsonl nor state.json",
+    "empty": "is not a run folder, it has neither manifest.jsonl nor state.json",
+    "foreign": "is not a run folder, it has neither manifest.jsonl nor state.json",
+    "foreign events": "is not a run folder, it has neither manifest.jsonl nor state.json",
     "file": "is a file and no run folder",
 }
 

@@ -97,8 +97,8 @@ SHORT = {TRANSFORMER: {"max_seq_length": 12}}
 LIMITS = [
     of_transformer("max_seq_length", 12),
     of_transformer("max_seq_length", 9999, notices=(r"ask for 9999 tokens .* has 512 positions: it reads 512",)),
-    of_transformer("max_seq_length", "12", refused=r"sets max_seq_length to '12', which is no number of tokens"),
-    of_transformer("max_seq_length", 0, refused=r"sets max_seq_length to 0, which is no number"),
+    of_transformer("max_seq_length", "12", refused=r"sets max_seq_length to '12', which is not a number of tokens"),
+    of_transformer("max_seq_length", 0, refused=r"sets max_seq_length to 0, which is not a number"),
     of_transformer("document_length", 10),
     of_transformer("query_length", 5),
     of_transformer("document_length", 30, files=SHORT),

@@ -106,14 +106,16 @@ def test_no_limit_beyond_the_places() -> None:
 
 @pytest.mark.parametrize("huge", [int(1e30), 1e30, 10**9, float("inf"), None])
 def test_a_number_that_no_text_reaches_is_no_limit(huge: object) -> None:
-    """transformers writes 10^30 where a tokenizer has no limit, which is no number of a machine."""
+    """transformers writes 10^30 where a tokenizer has no limit, which is not a number of a machine."""
     assert own_limits("m", huge, {"document_length": huge}) == OwnLimits()
 
 
 @pytest.mark.parametrize("odd", [-1, 0, True, 2.5, "many"])
 def test_what_is_no_number_of_tokens_is_refused(odd: object) -> None:
     """A traceback of the tokenizer would name neither the setting nor the model."""
-    with pytest.raises(ModelLoadError, match=r"m sets document_length to .*, which is no number of tokens: correct it"):
+    with pytest.raises(
+        ModelLoadError, match=r"m sets document_length to .*, which is not a number of tokens: correct it"
+    ):
         own_limits("m", None, {"document_length": odd})
 
 

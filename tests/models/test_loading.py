@@ -442,7 +442,9 @@ def test_a_repository_of_code_with_an_impossible_name_is_named(bert: Path) -> No
     """Catches a traceback of `plan`, which reads the configuration of a model that no one has loaded."""
     _edit(bert / "config.json", lambda config: config.update(auto_map={"AutoModel": "org/a/b--modeling.Own"}))
     trusted = replace(resolve(str(bert)), trust_remote_code=True)
-    with pytest.raises(ModelLoadError, match=r"takes code from 'org/a/b', which is no repository of the hub: correct"):
+    with pytest.raises(
+        ModelLoadError, match=r"takes code from 'org/a/b', which is not a repository of the hub: correct"
+    ):
         stage(trusted, "float32")
     assert known_fingerprint(trusted, read_settings(trusted, blueprint_of(trusted)), "float32") is None
 

@@ -259,8 +259,8 @@ class _Touch:
             "is a pickle of more than tensors, which could run any code",
         ),
         (lambda folder: torch.nn.Linear(2, 2), "is a pickle of more than tensors, which could run any code"),
-        (b"PK\x03\x04 and no more", "is no file of torch, or only a part of one"),
-        (b"hello", "is no file of torch, or only a part of one"),
+        (b"PK\x03\x04 and no more", "is not a file of torch, or only a part of one"),
+        (b"hello", "is not a file of torch, or only a part of one"),
     ],
 )
 def test_a_torch_file_that_is_no_dictionary_of_tensors_is_named(

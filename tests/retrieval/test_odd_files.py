@@ -211,7 +211,7 @@ def test_a_row_that_is_no_vector_is_named(searched, tmp_path, value, fusion):
     opened = open_run(copy)
     with pytest.raises(OutputError) as caught:
         opened.search(QUESTION, 3, by=By(fusion=fusion))
-    assert f"{part} is damaged, its row 5 is no vector" in str(caught.value)
+    assert f"{part} is damaged, its row 5 is not a vector" in str(caught.value)
     assert f"soloist verify {copy} lists all that is wrong" in str(caught.value)
     assert any(part.name in problem for problem in verify_run(RunFolder(copy)).problems)
     assert len(opened.search(QUESTION, 3, by=By(model="wordllama"))) == 3  # whose vectors are whole

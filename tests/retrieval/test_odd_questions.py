@@ -42,7 +42,7 @@ def test_half_a_character_is_a_sentence(searched, by):
     with pytest.raises(ConfigError) as caught:
         open_run(searched).search("lease \udcff", 3, by=by)
     assert str(caught.value) == (
-        r"the query 'lease \udcff' has a lone surrogate at character 6, which is no text: give it in UTF-8"
+        r"the query 'lease \udcff' has a lone surrogate at character 6, which is not text: give it in UTF-8"
     )
 
 

@@ -114,7 +114,7 @@ def test_the_text_is_what_it_was(text: str) -> None:
         ({}, {}, "is not a chunk: it has no 'text' but no fields (--text-field names another)"),
         ({"text": None}, {}, "is not a chunk: its 'text' is null, not a string"),
         ({"text": {"a": 1}}, {}, "is not a chunk: its 'text' is an object, not a string"),
-        ({"text": "ab\ud800"}, {}, "is not a chunk: its 'text' has a lone surrogate at character 2, which is no text"),
+        ({"text": "ab\ud800"}, {}, "is not a chunk: its 'text' has a lone surrogate at character 2, which is not text"),
         ({"text": "a", "id": "\udfff"}, {}, "is not a chunk: its 'id' has a lone surrogate at character 0"),
         ({"text": "a", "id": 1}, {"id_field": "key"}, "has no id: neither it nor its metadata has the id field 'key'"),
         ({"text": "a", "key": None}, {"id_field": "key"}, "has no id: neither it nor its metadata has the id field"),

@@ -152,7 +152,7 @@ def test_a_root_without_chunk_files_is_an_error_that_says_what_was_looked_for(tm
         discover(tmp_path, SourceConfig(file_patterns=("*_chunks.json", "*.jsonl")))
     assert str(caught.value) == (
         f"{tmp_path} holds no chunk files: looked for *_chunks.json, *.jsonl at any depth, "
-        "and --file-patterns names others; 1 file is no chunk file and was passed over: "
+        "and --file-patterns names others; 1 file is not a chunk file and was passed over: "
         "c/data.json (no pattern takes it)"
     )
 

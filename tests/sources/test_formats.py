@@ -118,7 +118,7 @@ FOREIGN: list[tuple[str, bytes, str]] = [
     ("a.jsonl.gz", gzip.compress(parquet(ROWS)), "is not JSON Lines packed with gzip but Parquet: name it .parquet"),
     ("a_chunks.json", arrow(pa.ipc.new_file, ROWS), "is not JSON but Arrow: name it .arrow"),
     ("a.csv", "text\na".encode("utf-16"), "is not CSV but text in UTF-16: save it as UTF-8"),
-    ("a.csv", "text\na".encode("utf-16-le"), "is no text in UTF-8: its first line has a zero byte"),
+    ("a.csv", "text\na".encode("utf-16-le"), "is not text in UTF-8: its first line has a zero byte"),
     ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid", "but a pointer of Git LFS: fetch the file itself"),
     ("a_chunks.json", b"<!DOCTYPE html><html>", "is not JSON but an HTML page: download the file itself"),
     (
@@ -226,7 +226,7 @@ def test_one_object_with_a_text_is_one_chunk_whatever_lists_it_has(tmp_path: Pat
     for content in (json.dumps(item), json.dumps(item, indent=1)):
         (chunk,), _ = read(tmp_path / "a_chunks.json", content.encode())
         assert (chunk.id, chunk.text, chunk.metadata["items"]) == ("door", item["text"], ["bolt", "nut"])
-    for text in ("null", '" "', "5"):  # which is no text, so the list has the chunks
+    for text in ("null", '" "', "5"):  # which is not text, so the list has the chunks
         content = f'{{"text": {text}, "items": ["bolt", "nut"]}}'.encode()
         assert [chunk.text for chunk in read(tmp_path / "a_chunks.json", content)[0]] == ["bolt", "nut"]
     body = b'{"body": "b", "items": ["x"]}'

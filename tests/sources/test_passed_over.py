@@ -69,7 +69,7 @@ def test_every_file_is_read_or_listed_with_its_reason(tmp_path: Path) -> None:
         assert told[f"docs/{name}"].startswith(reason), name
     assert found.passed_over.count == len(reasons) + 2
     assert found.passed_over.sentence() == (
-        "16 files are no chunk files and were passed over: docs/data.json (no pattern takes it), "
+        "16 files are not chunk files and were passed over: docs/data.json (no pattern takes it), "
         "docs/part-00000.json.gz (no pattern takes it), docs/links.csv.gz (has no column 'text' (its columns are "
         "'a', 'b': --text-field names another)) and 13 more"
     )
@@ -100,7 +100,7 @@ def test_what_lies_in_collections_that_are_not_wanted_is_not_counted(tmp_path: P
     for name in ("a/x.jsonl", "a/x.txt", "b/y.jsonl", "b/y.txt"):
         put(tmp_path, name)
     assert find_input(tmp_path, SourceConfig(), ["b"]).passed_over.sentence() == (
-        "1 file is no chunk file and was passed over: b/y.txt (no format with this ending is read)"
+        "1 file is not a chunk file and was passed over: b/y.txt (no format with this ending is read)"
     )
 
 

@@ -113,7 +113,7 @@ def test_create_refuses_an_empty_folder_without_write_permission(tmp_path: Path)
 
 def test_open_needs_run_json(run: RunFolder) -> None:
     """A mistyped folder would look like a run without collections."""
-    with pytest.raises(OutputError, match=r"is no run folder, it has neither manifest\.jsonl nor state\.json: give"):
+    with pytest.raises(OutputError, match=r"is not a run folder, it has neither manifest\.jsonl nor state\.json: give"):
         RunFolder.open(run.path)
     run.write_json("run.json", {"models": ["a"]})
     with pytest.raises(OutputError, match=r"has no manifest\.jsonl: an earlier version wrote it"):
@@ -151,8 +151,8 @@ def test_chunks_survive_the_disk(run: RunFolder) -> None:
     [
         (Chunk(id="a", text="ok \ud800"), "the text of chunk 'a' has a lone surrogate at character 3"),
         (Chunk(id="\udfff", text="ok"), r"the id of chunk '\\udfff' has a lone surrogate at character 0"),
-        (Chunk(id="a", text="ok", metadata={"x": float("nan")}), "the metadata of chunk 'a' is no JSON"),
-        (Chunk(id="a", text="ok", metadata={"x": object()}), "the metadata of chunk 'a' is no JSON"),
+        (Chunk(id="a", text="ok", metadata={"x": float("nan")}), "the metadata of chunk 'a' is not JSON"),
+        (Chunk(id="a", text="ok", metadata={"x": object()}), "the metadata of chunk 'a' is not JSON"),
     ],
 )
 def test_a_chunk_that_no_file_can_hold_is_named(run: RunFolder, chunk: Chunk, named: str) -> None:
@@ -305,7 +305,7 @@ def test_hostile_names_stay_inside(run: RunFolder) -> None:
 @pytest.mark.parametrize("name", ["../run.json", "/x.json", ".x.json", "a/b.json", "run.txt", "", "a\\b.json"])
 def test_write_json_takes_plain_names_only(run: RunFolder, name: str) -> None:
     """A JSON file would be written outside of the run folder."""
-    with pytest.raises(ValueError, match="is no plain name of a JSON file"):
+    with pytest.raises(ValueError, match="is not a plain name of a JSON file"):
         run.write_json(name, {})
 
 

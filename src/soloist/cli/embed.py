@@ -79,7 +79,7 @@ def numbers_by_name(items: Sequence[str] | None, models: Sequence[str] = ()) -> 
 
 def _fault(name: str, equals: str, number: str) -> str:
     if equals and name:
-        return f"where {number!r} is no number"
+        return f"where {number!r} is not a number"
     return "which names no model" if _is_number(number) else "which has no model=number"
 
 

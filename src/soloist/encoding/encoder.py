@@ -66,7 +66,7 @@ class Encoder:
     model allows for it: what does not give the vectors of padded rows on those texts is padded.
 
     Raises:
-        ModelLoadError: the model is no plain text encoder, its tokenizer cannot pad, or it gives no usable vectors.
+        ModelLoadError: the model is not a plain text encoder, its tokenizer cannot pad, or it gives no usable vectors.
     """
 
     def __init__(self, staged: StagedModel, *, packs: bool = False) -> None:

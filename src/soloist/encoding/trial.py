@@ -54,7 +54,7 @@ def foreign_features_text(name: str, foreign: set[str], constants: Mapping[str, 
     if modality == "message":
         return f"{name} needs a chat template for its texts, and soloist applies none: choose a plain text encoder"
     what = f"it asks for {', '.join(sorted(foreign))}" if foreign else f"it reads {modality}"
-    return f"{name} is no plain text encoder ({what}): choose another"
+    return f"{name} is not a plain text encoder ({what}): choose another"
 
 
 def _require_width(staged: StagedModel, vectors: Vectors) -> None:

@@ -36,7 +36,7 @@ def export(source: Source, target: Target) -> ExportReport:
         raise ExportError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
     if os.path.lexists(path) and not path.is_file():
         what = "a link to itself" if path.is_symlink() else "a device or a pipe"
-        raise ExportError(f"{path} is no file but {what}: give --out the name of a file")
+        raise ExportError(f"{path} is not a file but {what}: give --out the name of a file")
     _require_ours(path, source, target.take_over)
     with exclusive(path.with_name(f".{path.name}.lock"), str(path)):
         _require_ours(path, source, target.take_over)

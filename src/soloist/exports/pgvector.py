@@ -365,8 +365,8 @@ def _address(psycopg: Any, url: str) -> Mapping[str, str]:
         parts = {"port": "unknown"}
     if "@" in parts.get("host", "") + parts.get("dbname", "") or not parts.get("port", "0").replace(",", "").isdigit():
         raise ConfigError(
-            "the --url of pgvector is no address of a PostgreSQL: give postgresql://user@host:port/database, and the "
-            "password in PGPASSWORD or with its special characters percent-encoded"
+            "the --url of pgvector is not the address of a PostgreSQL server: give postgresql://user@host:port/database, "
+            "and the password in PGPASSWORD or with its special characters percent-encoded"
         ) from None
     return parts
 
@@ -375,7 +375,9 @@ def _name_parts(table: str) -> tuple[str, ...]:
     """The parts of a table's name: a dot is between the schema and the name in it."""
     parts = table.split(".")
     if len(parts) > 2 or not all(parts) or any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in table):
-        raise ConfigError(f"--table {table!r} is no table of PostgreSQL: give it as name, or as schema.name")
+        raise ConfigError(
+            f"--table {table!r} is not the name of a PostgreSQL table: give it as name, or as schema.name"
+        )
     return tuple(map(identifier, parts))
 
 

@@ -115,8 +115,8 @@ def _shown(url: str) -> str:
 def _no_address() -> ConfigError:
     """What is said of a URL that is none: nothing of it, as any part can be a password."""
     return ConfigError(
-        "the --url of qdrant is no address of a server: give http://host:port or https://host:port, and the key in "
-        f"{API_KEY}"
+        "the --url of qdrant is not the address of a server: give http://host:port or https://host:port, and the key "
+        f"in {API_KEY}"
     )
 
 

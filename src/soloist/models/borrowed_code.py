@@ -53,8 +53,8 @@ def _modules(folder: Path, find: Callable[[str, str], Path | None]) -> Iterator[
             if not is_needed:
                 continue
             raise ModelLoadError(
-                f"{folder} takes code from {repository!a}, which is no repository of the hub: correct that name in its "
-                "configuration"
+                f"{folder} takes code from {repository!a}, which is not a repository of the hub: correct that name in "
+                "its configuration"
             ) from exc
         if path is None and is_needed:
             raise ModelLoadError(

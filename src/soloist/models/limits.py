@@ -172,6 +172,6 @@ def _limit(name: str, field: str, value: object) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ModelLoadError(
-            f"{name} sets {field} to {value!r}, which is no number of tokens: correct it in the model's files"
+            f"{name} sets {field} to {value!r}, which is not a number of tokens: correct it in the model's files"
         )
     return value

@@ -59,12 +59,12 @@ class TransformerFiles:
         """The limits that they set.
 
         Raises:
-            ModelLoadError: one of them is no number of tokens.
+            ModelLoadError: one of them is not a number of tokens.
         """
         stated = self.tokenizer.get("model_max_length")
         if stated is not None and not _is_limit(stated):
             raise ModelLoadError(
-                f"{name} sets model_max_length to {stated!r}, which is no number of tokens: correct it in "
+                f"{name} sets model_max_length to {stated!r}, which is not a number of tokens: correct it in "
                 f"{self.where.with_name('tokenizer_config.json')}"
             )
         return own_limits(name, own_longest(self.settings, self.tokenizer, self.network), self.settings)
@@ -156,7 +156,7 @@ def require_pipeline(spec: ModelSpec, pipeline: Mapping[str, Any]) -> None:
     prompts = pipeline.get("prompts", {})
     what = None
     if cut is not None and (isinstance(cut, bool) or not isinstance(cut, int) or cut < 1):
-        what = f"sets truncate_dim to {json.dumps(cut)}, which is no number of dimensions"
+        what = f"sets truncate_dim to {json.dumps(cut)}, which is not a number of dimensions"
     elif not isinstance(prompts, dict):
         what = f"has prompts that are no texts by name ({json.dumps(prompts)})"
     elif default is not None and default not in (*prompts, "query", "document"):

@@ -51,7 +51,7 @@ def modules_of(folder: Path) -> tuple[ModuleEntry, ...]:
 
     Raises:
         OSError: a file is missing.
-        ValueError: a file is no list of modules with a type and a path, or no description of routes.
+        ValueError: a file is not a list of modules with a type and a path, or no description of routes.
     """
     return tuple(each for entry in _listed(folder) for each in _with_routes(entry))
 
@@ -100,7 +100,7 @@ def _listed(folder: Path) -> list[ModuleEntry]:
     path = folder / "modules.json"
     listed = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(listed, list) or not all(isinstance(e, dict) and {"type", "path"} <= set(e) for e in listed):
-        raise ValueError(f"{path} is no list of modules with a type and a path: save the model's pipeline again")
+        raise ValueError(f"{path} is not a list of modules with a type and a path: save the model's pipeline again")
     return [ModuleEntry(type=str(each["type"]), place=folder / each["path"]) for each in listed]
 
 

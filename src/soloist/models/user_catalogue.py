@@ -73,7 +73,7 @@ def _models_table(path: Path) -> Mapping[str, Any]:
 def _spec(name: str, fields: Any, path: Path) -> ModelSpec:
     where = f"the catalogue {path}, model {name!r}"
     if not isinstance(fields, dict):
-        raise ConfigError(f'{where}: {fields!r} is no table: write [models."{name}"] and the fields below it')
+        raise ConfigError(f'{where}: {fields!r} is not a table: write [models."{name}"] and the fields below it')
     _require_valid(fields, where)
     changes = dict(fields)
     if "source" in fields:

@@ -148,7 +148,7 @@ def fault_in_pickles(files: Iterable[Path]) -> str | None:
 
 
 def _fault_in_pickle(file: Path) -> str | None:
-    torn = f"{file} is no file of torch, or only a part of one; {GET_AGAIN}"
+    torn = f"{file} is not a file of torch, or only a part of one; {GET_AGAIN}"
     with file.open("rb") as opened:
         if not opened.read(4).startswith((b"PK\x03\x04", _PICKLE)):
             return torn

@@ -272,7 +272,7 @@ def _load(spec: ModelSpec, folder: Path) -> Tokenizer:
         try:
             return Tokenizer.from_file(str(found))
         except Exception as exc:  # the class that the Rust side raises has no name of its own
-            raise PredictionError(f"{found} is no tokenizer ({exc}): copy the model's file again") from exc
+            raise PredictionError(f"{found} is not a tokenizer ({exc}): copy the model's file again") from exc
     return _converted(spec, folder)
 
 

@@ -35,10 +35,10 @@ _PRUNE_AT = 8  # times k: how many candidates a query may gather before the wors
 
 
 class DamagedRowError(ArithmeticError):
-    """A row that is no unit vector: its position among all rows, and which model's it is, by place."""
+    """A row that is not a unit vector: its position among all rows, and which model's it is, by place."""
 
     def __init__(self, position: int, model: int) -> None:
-        super().__init__(f"row {position} of model {model} is no unit vector")
+        super().__init__(f"row {position} of model {model} is not a unit vector")
         self.position = position
         self.model = model
 

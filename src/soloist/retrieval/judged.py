@@ -72,7 +72,7 @@ def _queries(path: Path) -> dict[str, str]:
             id_, text = value["_id"], value["text"]
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise InputError(
-                f'{path}, line {number} is no query: give one object a line, such as {{"_id": "q1", "text": "how?"}}'
+                f'{path}, line {number} is not a query: give one object a line, such as {{"_id": "q1", "text": "how?"}}'
             ) from exc
         if not isinstance(text, str) or not text.strip():
             raise InputError(
@@ -109,7 +109,8 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
             grade = int(text.removesuffix(".0"))  # tables of numbers, of which one is missing, are written as 1.0
         except ValueError as exc:
             raise InputError(
-                f"{path}, line {number} is no judgement: give query-id, corpus-id and a whole number, separated by tabs"
+                f"{path}, line {number} is not a judgement: give query-id, corpus-id and a whole number, separated by "
+                "tabs"
             ) from exc
         if abs(grade) > _HIGHEST_GRADE:
             raise InputError(f"{path}, line {number}: the grade is {text[:20]}: give one of {_HIGHEST_GRADE:,} or less")

@@ -166,7 +166,7 @@ class OpenedRun:
 
     def _rank(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         if not queries:
-            raise ConfigError("there is no query: ask something")
+            raise ConfigError("there is not a query: ask something")
         places = self.places(collections)
         if not isinstance(k, int) or not 1 <= k <= places.rows:
             raise ConfigError(
@@ -354,7 +354,7 @@ class OpenedRun:
             place = self.places(collections).place(exc.position)
             file = self._folder.path / self._file(names[exc.model], place.collection, place.shard)
             raise OutputError(
-                f"{file} is damaged, its row {place.row} is no vector (NaN, infinity or a norm far from 1): soloist "
+                f"{file} is damaged, its row {place.row} is not a vector (NaN, infinity or a norm far from 1): soloist "
                 f"verify {self._folder.path} lists all that is wrong, and the command that made the run mends it"
             ) from exc
 

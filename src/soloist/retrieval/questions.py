@@ -20,7 +20,7 @@ def question_of(value: object) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as exc:
         raise ConfigError(
-            f"the query {value[:40]!a} has a lone surrogate at character {exc.start}, which is no text: give it in "
+            f"the query {value[:40]!a} has a lone surrogate at character {exc.start}, which is not text: give it in "
             "UTF-8"
         ) from exc
     return str(value)

@@ -208,7 +208,7 @@ def _header(records: _Records, text_field: str, separators: Sequence[bytes]) -> 
     if first is None:
         return None
     if first.content is None or b"\0" in first.content:
-        raise UnreadableFileError("is no text in UTF-8: its first line has a zero byte, or no end")
+        raise UnreadableFileError("is not text in UTF-8: its first line has a zero byte, or no end")
     # A header over several lines would be read to its end once only, and is no header in practice.
     found, fault = _possible_headers(first, separators)
     if fault is not None and not found:

@@ -68,5 +68,5 @@ def require_unicode(text: str, name: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as exc:
         raise NotAChunkError(
-            f"is not a chunk: its {name!r} has a lone surrogate at character {exc.start}, which is no text"
+            f"is not a chunk: its {name!r} has a lone surrogate at character {exc.start}, which is not text"
         ) from exc

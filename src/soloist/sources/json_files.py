@@ -179,7 +179,7 @@ def _line_item(line: Line) -> Any:
 
 
 def _is_spread(line: bytes | None, value: Any) -> bool:
-    """Whether a line is no JSON and ends as one of a JSON text with line breaks does."""
+    """Whether a line is not JSON and ends as one of a JSON text with line breaks does."""
     is_cut = isinstance(value, BadItem) and value.fault.startswith("is not JSON")
     return is_cut and line is not None and line.rstrip()[-1:] in (b"[", b"{", b",")
 

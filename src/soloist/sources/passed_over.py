@@ -87,7 +87,7 @@ class PassedOverFiles:
         if not count:
             return ""
         more = f" and {count - _TOLD:,} more" if count > _TOLD else ""
-        verb = "is no chunk file and was" if count == 1 else "are no chunk files and were"
+        verb = "is not a chunk file and was" if count == 1 else "are not chunk files and were"
         return f"{count_text(count, 'file')} {verb} passed over: {', '.join(map(str, told[:_TOLD]))}{more}"
 
     def notice(self) -> str:

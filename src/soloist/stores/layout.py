@@ -54,7 +54,7 @@ class Layout:
             ValueError: a name that is not a plain `*.json`.
         """
         if not _JSON_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no plain name of a JSON file: give one like 'run.json'")
+            raise ValueError(f"{name!r} is not a plain name of a JSON file: give one like 'run.json'")
         return self.root / name
 
     def inside(self, path: Path) -> str:

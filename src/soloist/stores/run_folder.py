@@ -96,7 +96,7 @@ class RunFolder:
         if not path.is_dir():
             raise OutputError(f"{path} is a file and no run folder: {remedy}")
         if not (path / "run.json").is_file() and not Layout(path).is_run():
-            raise OutputError(f"{path} is no run folder, it has neither {NAME} nor {STATE}: {remedy}")
+            raise OutputError(f"{path} is not a run folder, it has neither {NAME} nor {STATE}: {remedy}")
         return cls(path)
 
     @classmethod

@@ -291,7 +291,7 @@ def _require_unicode(chunk: Chunk) -> None:
             value.encode("utf-8")
         except UnicodeEncodeError as exc:
             raise InputError(
-                f"the {name} of chunk {chunk.id!a} has a lone surrogate at character {exc.start}, which is no text: "
+                f"the {name} of chunk {chunk.id!a} has a lone surrogate at character {exc.start}, which is not text: "
                 "repair it in its chunk file"
             ) from exc
 
@@ -300,7 +300,9 @@ def _metadata_text(chunk: Chunk) -> str:
     try:
         return json_text(dict(chunk.metadata))
     except (TypeError, ValueError) as exc:
-        raise InputError(f"the metadata of chunk {chunk.id!a} is no JSON ({exc}): repair it in its chunk file") from exc
+        raise InputError(
+            f"the metadata of chunk {chunk.id!a} is not JSON ({exc}): repair it in its chunk file"
+        ) from exc
 
 
 def _require_vectors(ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> None:
