@@ -15,7 +15,7 @@ from soloist.config import DEFAULT_MODELS, CalibrationConfig
 from soloist.types import DTypeRequest
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids. [default: {",".join(DEFAULT_MODELS)}]"""
-_CACHE_HELP = "Where what is found is kept: the same as for embed and plan. [default: the user's cache folder]"
+_CACHE_HELP = "The folder that keeps the results; embed and plan read it there. [default: the user's cache folder]"
 
 
 def calibrate(
@@ -33,7 +33,8 @@ def calibrate(
     lease_timeout_seconds: Annotated[float | None, typer.Option(help="As for embed.")] = None,
     cache_dir: Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)] = None,
     sample_seconds: Annotated[
-        float | None, typer.Option(help="About how long one measurement takes, of some fifteen a model. [default: 3]")
+        float | None,
+        typer.Option(help="About how long one measurement takes; a model takes about 15 of them. [default: 3]"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,

@@ -20,34 +20,34 @@ from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInpu
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids, in the order of their passes.
 [default: {",".join(DEFAULT_MODELS)}]"""
-_MODE_HELP = """exclusive: one model at a time on all devices; standard: all models together, in turn for each shard.
-The vectors are the same. [default: exclusive]"""
+_MODE_HELP = """exclusive: one model at a time on all devices. standard: all models are on the devices together,
+and take turns for each shard. The vectors are the same. [default: exclusive]"""
 _FUSION_HELP = """How the models' vectors become one. Measured with MiniLM and WordLlama on seven retrieval sets: concat
 beat the better single model on six of them at weights .7/.3 and on all seven at .85/.15; the plain mean at 256
 dimensions lost on all seven. projection and aligned-mean are fitted to the run; none writes no fused vectors.
 [default: concat]"""
-_WEIGHTS_HELP = "A weight for every model, 0 leaves it out of the fused vector. [default: all alike]"
-DTYPE_HELP = """What the models compute in. auto-fast: as auto, but bfloat16 on a CPU that multiplies it; what that
-costs is measured and said. [default: auto]"""
-_VECTOR_DTYPE_HELP = """What vectors are stored as. float16: half the bytes; a vector and what is stored of it have a
-cosine of more than 1 - 1.3e-7. [default: float32]"""
-_BUDGET_HELP = "Padded tokens in a batch. [default: as calibrated, else by kind of device]"
+_WEIGHTS_HELP = "A weight for every model; 0 leaves it out of the fused vector. [default: equal weights]"
+DTYPE_HELP = """The dtype that the models compute in. auto-fast: like auto, but bfloat16 on a CPU that has instructions
+for it; the loss of precision is measured and reported. [default: auto]"""
+_VECTOR_DTYPE_HELP = """The dtype that vectors are stored in. float16 takes half the bytes; the cosine between a vector
+and its stored form is above 1 - 1.3e-7. [default: float32]"""
+_BUDGET_HELP = "Tokens in a batch with padding. [default: the calibrated number, else that of the device's kind]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
-_BAD_INPUT_HELP = """error: stop at the first fault; skip: leave it out and write it to skipped.jsonl. A text that has
-no tokens or a zero vector in one of the models is such a fault, and is left out for all of them. Empty texts and empty
-files are no faults: they are left out and written there in either case. [default: error]"""
-_TIMEOUT_HELP = "How long to wait for devices that another process holds. [default: as long as it takes]"
-_CACHE_HELP = "Where runs keep what they measure, for later plans. [default: the user's cache folder]"
-_ISOLATION_HELP = """allocator: after a pass this process holds nothing on the devices but its contexts; process: each
-pass has a process of its own, and the driver has those back too. [default: allocator]"""
-_PACKING_HELP = """Rows one behind the other without padding, for models that allow for it. auto: on the CPU; on: on
-devices too, which no GPU has measured yet; off: nowhere. [default: auto]"""
-_STOP_HELP = """Stop after a time such as 8h30m, at the end of the shard in work, with exit code 3; the same command
-goes on. [default: never]"""
-_REUSE_HELP = "Runs whose vectors of the same texts by the same models are taken over."
+_BAD_INPUT_HELP = """error: stop at the first fault. skip: leave it out and list it in skipped.jsonl. A text without
+tokens, or with a zero vector, in one of the models is such a fault, and is left out for all models. Empty texts and
+empty files are no faults: they are always left out and listed there. [default: error]"""
+_TIMEOUT_HELP = "How long to wait for devices that another process holds. [default: without end]"
+_CACHE_HELP = "The folder where runs keep their measurements for later plans. [default: the user's cache folder]"
+_ISOLATION_HELP = """allocator: after a pass, this process keeps only its CUDA contexts on the devices. process: each pass
+runs in its own process, so that the contexts are freed too. [default: allocator]"""
+_PACKING_HELP = """Compute rows without padding, for models that allow it. auto: on the CPU only. on: on devices
+too; this was not measured on a GPU yet. off: never. [default: auto]"""
+_STOP_HELP = """Stop after a time such as 8h30m. The shard in work is finished first, and the exit code is 3. The same
+command continues the run. [default: never]"""
+_REUSE_HELP = "Folders of other runs. Vectors that the same models made of the same texts are copied from there."
 _DRY_HELP = """Say by collection which chunks are new, changed, gone and unchanged in the folder --out, and how many
 texts each model would embed. Loads no model and writes nothing."""
-_CONFIG_HELP = "A TOML file with these options by the same names, in snake_case; what is given here wins over it."
+_CONFIG_HELP = "A TOML file that sets these options, with their names in snake_case. The command line wins over it."
 _NEEDED = {"chunks_root": "the folder of chunks: add CHUNKS_ROOT", "out": "the folder to write: add --out"}
 
 

@@ -365,8 +365,9 @@ def _address(psycopg: Any, url: str) -> Mapping[str, str]:
         parts = {"port": "unknown"}
     if "@" in parts.get("host", "") + parts.get("dbname", "") or not parts.get("port", "0").replace(",", "").isdigit():
         raise ConfigError(
-            "the --url of pgvector is not the address of a PostgreSQL server: give postgresql://user@host:port/database, "
-            "and the password in PGPASSWORD or with its special characters percent-encoded"
+            "the --url of pgvector is not the address of a PostgreSQL server: give "
+            "postgresql://user@host:port/database; give the password in PGPASSWORD, or in the URL with its special "
+            "characters percent-encoded"
         ) from None
     return parts
 
