@@ -148,7 +148,7 @@ def test_vectors_that_have_changed_since_they_were_looked_through_are_not_taken(
     known.fill(path, DIGESTS[:2], placement, vectors, counts)
     assert np.array_equal(vectors, np.eye(3)[:2])
     change(folder)
-    with pytest.raises(OutputError, match=r"has changed since its vectors were read first: .*give the same command"):
+    with pytest.raises(OutputError, match=r"has changed since its vectors were read first: .*run the same command"):
         known.fill(path, DIGESTS[:2], placement, vectors, counts)
     anew = known_vectors(RunFolder(tmp_path / "none"), [folder], "m", "f").place(path, DIGESTS[:2])
     assert anew.fresh == (() if change is with_other_texts else (0, 1))
@@ -161,7 +161,7 @@ def test_a_file_of_another_run_that_has_gone_is_told_as_that(tmp_path):
     path = tmp_path / "part-00000.parquet"
     placement = known.place(path, DIGESTS)
     (folder.path / folder.vectors_file("c", "m", 0)).unlink()
-    with pytest.raises(OutputError, match=r"part-00000\.parquet is missing: .*give the same command again"):
+    with pytest.raises(OutputError, match=r"part-00000\.parquet is missing: .*run the same command again"):
         known.fill(path, DIGESTS, placement, np.zeros((3, 3), np.float32), np.zeros((3, 2), np.int32))
 
 

@@ -68,7 +68,7 @@ def test_no_flipped_byte_escapes_or_breaks_verify(copied, kind):
         try:
             reading(folder)
         except OutputError as error:
-            assert require_sentence(error).endswith("give the command that made the run again, which mends it")
+            assert require_sentence(error).endswith("run the command that made the run again, which repairs it")
         path.write_bytes(content)
     assert verify_run(RunFolder.open(copied.out)).problems == ()
 

@@ -99,7 +99,7 @@ def with_an_empty_row(table):
 
 IN = "alpha, shard 1, one: "
 FUSED_IN = "alpha, shard 1, fused: "
-MENDS = "give the command that made the run again, which mends it"
+MENDS = "run the command that made the run again, which repairs it"
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_run_json_that_is_none_is_a_sentence(copied, content, command):
     assert shown.exit_code == 1 and shown.stdout == ""
     [line] = shown.stderr.splitlines()
     assert line.startswith(f"soloist: error: {copied.out / 'run.json'} ")
-    assert line.endswith("give the command that wrote it again, and it writes the file again")
+    assert line.endswith("run the command that wrote it again, and it writes the file again")
     assert sum(model.embedded for model in run(copied).models) == 0
     assert CliRunner().invoke(app, [command, str(copied.out)]).exit_code == 0
 

@@ -104,7 +104,7 @@ def cut(path):
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (lambda path: path.unlink(), "is missing: give the command that made the run again, which mends it"),
+        (lambda path: path.unlink(), "is missing: run the command that made the run again, which repairs it"),
         (cut, "cannot be read: "),
         (lambda path: path.write_bytes(b""), "cannot be read: "),
         (lambda path: (path.unlink(), path.mkdir()), "cannot be read: "),

@@ -121,7 +121,7 @@ def test_open_needs_run_json(run: RunFolder) -> None:
     run.write_chunks("notes", 0, [Chunk(id="a", text="x")])
     assert RunFolder.open(run.path).read_json("run.json") == {"models": ["a"]}
     run.reopen()
-    with pytest.raises(OutputError, match="the run is not finished: give the command that began it again"):
+    with pytest.raises(OutputError, match="the run is not finished: run the command that began it again"):
         RunFolder.open(run.path)
 
 
@@ -286,7 +286,7 @@ def test_a_damaged_shard_is_named(run: RunFolder, content: bytes) -> None:
     run.write_chunks("c", 0, [Chunk(id="a", text="x")])
     (run.path / "c" / "chunks" / "part-00000.parquet").write_bytes(content)
     with pytest.raises(
-        OutputError, match=r"part-00000\.parquet cannot be read: .*: give the command that made the run again, which"
+        OutputError, match=r"part-00000\.parquet cannot be read: .*: run the command that made the run again, which"
     ):
         run.read_shard("c", 0)
 
@@ -329,7 +329,7 @@ def test_json_is_strict_and_readable(run: RunFolder) -> None:
 def test_a_damaged_json_file_is_named(run: RunFolder) -> None:
     """A JSONDecodeError without the file's name would reach the user."""
     (run.path / "run.json").write_text("{")
-    with pytest.raises(OutputError, match=r"run\.json cannot be read .*: give the command that wrote it again"):
+    with pytest.raises(OutputError, match=r"run\.json cannot be read .*: run the command that wrote it again"):
         run.read_json("run.json")
 
 
@@ -400,7 +400,7 @@ def test_a_damaged_identity_is_a_sentence_and_is_mended(tmp_path: Path, content:
     run = RunFolder.create(tmp_path / "run")
     run.finish({})
     (run.path / "id.json").write_text(content)
-    with pytest.raises(OutputError, match=r"id.json .*give the command that wrote it again"):
+    with pytest.raises(OutputError, match=r"id.json .*run the command that wrote it again"):
         run.identity()
     run.finish({})
     assert len(run.identity()) == 32

@@ -37,7 +37,7 @@ _BAD_INPUT_HELP = """error: stop at the first fault. skip: leave it out and list
 tokens, or with a zero vector, in one of the models is such a fault, and is left out for all models. Empty texts and
 empty files are no faults: they are always left out and listed there. [default: error]"""
 _TIMEOUT_HELP = "How long to wait for devices that another process holds. [default: without end]"
-_CACHE_HELP = "The folder where runs keep their measurements for later plans. [default: the user's cache folder]"
+_CACHE_HELP = "The folder where runs keep what they measure for later plans. [default: the user's cache folder]"
 _ISOLATION_HELP = """allocator: after a pass, this process keeps only its CUDA contexts on the devices. process: each pass
 runs in its own process, so that the contexts are freed too. [default: allocator]"""
 _PACKING_HELP = """Compute rows without padding, for models that allow it. auto: on the CPU only. on: on devices

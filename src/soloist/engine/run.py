@@ -109,7 +109,7 @@ def run(
     with none_left_on_error(config.out), RunFolder.create(config.out).locked(), stop.on_signals():
         folder = RunFolder(config.out)
         if settled(asked) != kept:
-            raise OutputError(f"another run has changed {config.out} meanwhile: give the same command again")
+            raise OutputError(f"another run has changed {config.out} meanwhile: run the same command again")
         require_the_same(folder, config, tuple(specs), names)
         return _Run(kept, folder, specs, accelerator, found, others, stop).through(listening, clock)
 

@@ -147,7 +147,7 @@ class Source:
             if ids != [chunk.id for chunk in chunks]:
                 raise OutputError(
                     f"{self.folder.path} has {name} vectors of other chunks in shard {index} of {collection}: give the "
-                    "command that made it again, which mends it"
+                    "command that made it again, which repairs it"
                 )
             digests[name] = _vector_digests(vectors[name])
         return Rows(

@@ -355,7 +355,7 @@ class OpenedRun:
             file = self._folder.path / self._file(names[exc.model], place.collection, place.shard)
             raise OutputError(
                 f"{file} is damaged, its row {place.row} is not a vector (NaN, infinity or a norm far from 1): soloist "
-                f"verify {self._folder.path} lists all that is wrong, and the command that made the run mends it"
+                f"verify {self._folder.path} lists all that is wrong, and the command that made the run repairs it"
             ) from exc
 
     def weighted(self, by: By) -> tuple[list[str], list[float]]:

@@ -109,7 +109,7 @@ class RunFolder:
         folder = cls.at(path)
         if not folder.is_finished:
             remedy = (
-                "it is at work, wait until it ends" if folder.is_locked() else "give the command that began it again"
+                "it is at work, wait until it ends" if folder.is_locked() else "run the command that began it again"
             )
             raise OutputError(f"{path} has no run.json, the run is not finished: {remedy}")
         if folder.is_new:
@@ -376,7 +376,7 @@ class RunFolder:
                 found = load(path.read_bytes())
             except FileNotFoundError as exc:
                 raise OutputError(
-                    f"{path} is missing: give the command that made the run again, which mends it"
+                    f"{path} is missing: run the command that made the run again, which repairs it"
                 ) from exc
             except SafetensorError as exc:
                 raise ValueError(str(exc)) from exc
@@ -412,7 +412,7 @@ class RunFolder:
             else:
                 reason = f"does not hold what a run writes there ({type(exc).__name__}: {exc})"
             raise OutputError(
-                f"{path} {reason}: give the command that wrote it again, and it writes the file again"
+                f"{path} {reason}: run the command that wrote it again, and it writes the file again"
             ) from exc
 
     @contextmanager

@@ -28,7 +28,7 @@ from soloist.types import Chunk, TokenTally, VectorDType
 _PAGE_BYTES = 64 << 20
 _GROUP_ROWS = 1 << 14
 _IF_MISSING = (
-    "give the command that made the run again, which mends it, or name a collection, model and shard that the run has"
+    "run the command that made the run again, which repairs it, or name a collection, model and shard that the run has"
 )
 COUNT_COLUMNS = ("tokens", "truncated_tokens")
 _ARROW_TYPES: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
@@ -275,7 +275,7 @@ def read_errors(path: Path, *, if_missing: str = _IF_MISSING) -> Iterator[None]:
     except (OSError, pa.ArrowException, ValueError, LookupError) as exc:  # the last two: other columns, other rows
         reason = " ".join(str(exc).split())
         raise OutputError(
-            f"{path} cannot be read: {reason}: give the command that made the run again, which mends it"
+            f"{path} cannot be read: {reason}: run the command that made the run again, which repairs it"
         ) from exc
 
 

@@ -131,7 +131,7 @@ class KnownVectors:
             ):
                 raise OutputError(
                     f"{source} has changed since its vectors were read first: wait until no other run writes it, then "
-                    "give the same command again"
+                    "run the same command again"
                 )
             vectors[rows] = stored.vectors
             if stored.counts is not None:
