@@ -38,8 +38,8 @@ tokens, or with a zero vector, in one of the models is such a fault, and is left
 empty files are no faults: they are always left out and listed there. [default: error]"""
 _TIMEOUT_HELP = "How long to wait for devices that another process holds. [default: without end]"
 _CACHE_HELP = "The folder where runs keep what they measure for later plans. [default: the user's cache folder]"
-_ISOLATION_HELP = """allocator: after a pass, this process keeps only its CUDA contexts on the devices. process: each pass
-runs in its own process, so that the contexts are freed too. [default: allocator]"""
+_ISOLATION_HELP = """allocator: after a pass, this process keeps only its CUDA contexts on the devices. process: each
+pass runs in its own process, so that the contexts are freed too. [default: allocator]"""
 _PACKING_HELP = """Compute rows without padding, for models that allow it. auto: on the CPU only. on: on devices
 too; this was not measured on a GPU yet. off: never. [default: auto]"""
 _STOP_HELP = """Stop after a time such as 8h30m. The shard in work is finished first, and the exit code is 3. The same
