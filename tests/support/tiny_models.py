@@ -6,6 +6,7 @@ models that soloist is used with; the weights mean nothing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,12 @@ def make_static(folder: Path, dim: int = 64, rows: int = 20_000) -> Path:
     return folder
 
 
+def _vocabularies() -> dict[str, Any]:
+    """What trainers once made of `SENTENCES`: of these two kinds, they make something else in every process."""
+    found: dict[str, Any] = json.loads(Path(__file__).with_name("tiny_vocabularies.json").read_text(encoding="utf-8"))
+    return found
+
+
 def _bpe() -> Tokenizer:
     tokenizer = Tokenizer(token_models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -184,25 +191,22 @@ def _bpe() -> Tokenizer:
 
 
 def _unigram() -> Tokenizer:
-    tokenizer = Tokenizer(token_models.Unigram())
+    tokenizer = Tokenizer(token_models.Unigram([tuple(piece) for piece in _vocabularies()["unigram"]], unk_id=3))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     _frame(tokenizer, "<s>", "</s>")
     return tokenizer
 
 
 def _wordpiece() -> Tokenizer:
-    tokenizer = Tokenizer(token_models.WordPiece(unk_token="[UNK]"))
+    vocabulary = {token: row for row, token in enumerate(_vocabularies()["wordpiece"])}
+    tokenizer = Tokenizer(token_models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     _frame(tokenizer, "[CLS]", "[SEP]")
     return tokenizer
 
