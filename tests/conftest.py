@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,15 @@ def all_objects_in_sight() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def simulated_devices_are_empty_again() -> Iterator[None]:
+    """What a test has left in a cycle would be on the devices of the next file's tests, with its context."""
+    yield
+    simulated = sys.modules.get("soloist.devices.simulated")
+    if simulated is not None and any(ledger.allocated_bytes for ledger in simulated._ledgers.values()):
+        gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -143,7 +143,7 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
         (["--weights", "wordllama=nan"], 2, "the weight of wordllama is nan: give a finite number of 0 or more"),
         (["--weights", "wordllama=-1"], 2, "the weight of wordllama is -1.0: give 0 or more"),
         (["--weights", "wordllama=0"], 2, "all weights are 0"),
-        (["--weights", "other=1"], 2, "no model of this run"),
+        (["--weights", "other=1"], 2, "not a model of this run"),
         (["--weights", "wordllama=.9, wordllama=.1"], 2, "--weights names wordllama twice"),
         (["--weights", "wordllama=.9", "--weights", "wordllama=.1"], 2, "--weights names wordllama twice"),
         (["--weights", ""], 2, "--weights has ''"),
