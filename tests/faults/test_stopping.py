@@ -47,8 +47,8 @@ ROWS = 4 * SHARDS
 ATTEMPTS = 5
 ON_WITH = "; what is done is kept, and this goes on with it:"
 TOO_LITTLE = (
-    ", before anything new was finished: give --stop-after a longer time, in which the chunks are read, the models are "
-    "loaded and one shard is embedded; what was done before is kept, and this goes on with it:"
+    ", before anything new was finished: give --stop-after enough time to read the chunks, load the models and "
+    "embed one shard; what was done before is kept, and this goes on with it:"
 )
 
 

@@ -119,7 +119,7 @@ def test_a_path_that_is_no_folder_is_said_to_be_none(
 def test_a_path_to_a_file_is_no_folder(tmp_path: Path) -> None:
     """Catches a file that is said not to exist."""
     (tmp_path / "model.safetensors").write_text("")
-    with pytest.raises(UnknownModelError, match=r"model.safetensors is no folder"):
+    with pytest.raises(UnknownModelError, match=r"model.safetensors is not a folder"):
         resolve(str(tmp_path / "model.safetensors"))
 
 

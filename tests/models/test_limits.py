@@ -106,7 +106,7 @@ def test_no_limit_beyond_the_places() -> None:
 
 @pytest.mark.parametrize("huge", [int(1e30), 1e30, 10**9, float("inf"), None])
 def test_a_number_that_no_text_reaches_is_no_limit(huge: object) -> None:
-    """transformers writes 10^30 where a tokenizer has no limit, which is not a number of a machine."""
+    """transformers writes 10^30 where a tokenizer has no limit, which no machine integer holds."""
     assert own_limits("m", huge, {"document_length": huge}) == OwnLimits()
 
 

@@ -103,7 +103,7 @@ def test_folders_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         ("models = [", "cannot be read"),
         ("[model.x]\nsource = 'a/b'", "unknown table 'model'"),
         ("models = 3", "sets models to 3"),
-        ("[models]\nx = 3", "model 'x': 3 is no table"),
+        ("[models]\nx = 3", "model 'x': 3 is not a table"),
         ("[models.x]\nsorce = 'a/b'", "model 'x': the field 'sorce' is unknown: known are source, revision"),
         ("[models.x]\ndim = 3", "model 'x': the name is not built in: add source"),
         ("[models.x]\nsource = 3", "model 'x': source is 3: give a folder or a hub id"),

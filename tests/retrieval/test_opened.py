@@ -160,7 +160,7 @@ def test_a_long_question_is_cut_and_said_to_be(searched):
     [
         (lambda run: run.search(""), "a query is empty: ask something"),
         (lambda run: run.search(" \n"), "a query is empty"),
-        (lambda run: run.search_all([]), "there is not a query"),
+        (lambda run: run.search_all([]), "there is no query"),
         (lambda run: run.search("x", 0), "k is 0, but there are 95 chunks to find: give a k from 1 to 95"),
         (lambda run: run.search("x", 96), "k is 96, but there are 95 chunks"),
         (lambda run: run.search("x", 26, collections=["beta"]), "k is 26, but there are 25 chunks"),
@@ -169,7 +169,7 @@ def test_a_long_question_is_cut_and_said_to_be(searched):
             lambda run: run.search("x", collections=["gamma"]),
             "the run has no collection gamma: choose one of alpha, beta",
         ),
-        (lambda run: run.search("x", by=By(fusion="rrf", weights={"a": 1})), "weights name a, which is no model"),
+        (lambda run: run.search("x", by=By(fusion="rrf", weights={"a": 1})), "weights name a, which is not a model"),
         (
             lambda run: run.search("x", by="bge-m3"),
             "the run has no model bge-m3, and there is no such fusion: choose one of",

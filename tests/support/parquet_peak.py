@@ -5,11 +5,12 @@ In the process of the tests the answer depends on what the tests before have lef
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ _DIGESTS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """How many rows were read, the digests of each that is not as the one before, the last fault, and by how much the
-    process grew.
+    """How many rows were read, how many of them have a text as long as the longest, the digests of each row that is not
+    as the one before, the last fault, and by how much the process grew.
     """
 
     rows: int
+    longest_texts: int
     digests: list[str]
     fault: str
     grown_bytes: int
@@ -50,20 +52,28 @@ def read_apart(file: Path) -> Read:
 def main(file: Path) -> None:
     """Read it."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before, rows, fault, last = peak_bytes(), 0, "", None
+    before, fault, last = peak_bytes(), "", None
+    lengths: collections.Counter[int] = collections.Counter()
     digests: list[str] = []
     try:
         for row in read_parquet(file, "text"):
             if isinstance(row, BadItem):
                 fault = row.fault
             else:
-                rows += 1
+                lengths[len(row["text"])] += 1
                 if row != last and len(digests) < _DIGESTS:
                     digests.append(digest(row))
                 last = row
     except UnreadableFileError as exc:
         fault = str(exc)
-    print(json.dumps({"rows": rows, "digests": digests, "fault": fault, "grown_bytes": peak_bytes() - before}))
+    found = Read(
+        rows=lengths.total(),
+        longest_texts=lengths[max(lengths, default=0)],
+        digests=digests,
+        fault=fault,
+        grown_bytes=peak_bytes() - before,
+    )
+    print(json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":

@@ -31,17 +31,17 @@ DTYPE_HELP = """The dtype that the models compute in. auto-fast: like auto, but 
 for it; the loss of precision is measured and reported. [default: auto]"""
 _VECTOR_DTYPE_HELP = """The dtype that vectors are stored in. float16 takes half the bytes; the cosine between a vector
 and its stored form is above 1 - 1.3e-7. [default: float32]"""
-_BUDGET_HELP = "Tokens in a batch with padding. [default: the calibrated number, else that of the device's kind]"
+_BUDGET_HELP = "Tokens in a batch, padding included. [default: as calibrated, else by the kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
 _BAD_INPUT_HELP = """error: stop at the first fault. skip: leave it out and list it in skipped.jsonl. A text without
 tokens, or with a zero vector, in one of the models is such a fault, and is left out for all models. Empty texts and
 empty files are no faults: they are always left out and listed there. [default: error]"""
-_TIMEOUT_HELP = "How long to wait for devices that another process holds. [default: without end]"
+_TIMEOUT_HELP = "How long to wait for devices that another process holds. [default: no limit]"
 _CACHE_HELP = "The folder where runs keep what they measure for later plans. [default: the user's cache folder]"
 _ISOLATION_HELP = """allocator: after a pass, this process keeps only its CUDA contexts on the devices. process: each
 pass runs in its own process, so that the contexts are freed too. [default: allocator]"""
 _PACKING_HELP = """Compute rows without padding, for models that allow it. auto: on the CPU only. on: on devices
-too; this was not measured on a GPU yet. off: never. [default: auto]"""
+too; this has not been measured on a GPU yet. off: never. [default: auto]"""
 _STOP_HELP = """Stop after a time such as 8h30m. The shard in work is finished first, and the exit code is 3. The same
 command continues the run. [default: never]"""
 _REUSE_HELP = "Folders of other runs. Vectors that the same models made of the same texts are copied from there."

@@ -240,8 +240,8 @@ class _Finished:
             if self._anything or stop.is_asked or isinstance(exc.__context__, LeaseTimeoutError):
                 raise  # of the last more time is no cure: another process held the devices
             raise NothingFinishedError(
-                f"{exc}, before anything new was finished: give --stop-after a longer time, in which the chunks are "
-                "read, the models are loaded and one shard is embedded"
+                f"{exc}, before anything new was finished: give --stop-after enough time to read the chunks, load "
+                "the models and embed one shard"
             ) from exc
 
 

@@ -146,7 +146,7 @@ class Source:
             ids, vectors[name] = self._vectors(name, collection, index)
             if ids != [chunk.id for chunk in chunks]:
                 raise OutputError(
-                    f"{self.folder.path} has {name} vectors of other chunks in shard {index} of {collection}: give the "
+                    f"{self.folder.path} has {name} vectors of other chunks in shard {index} of {collection}: run the "
                     "command that made it again, which repairs it"
                 )
             digests[name] = _vector_digests(vectors[name])

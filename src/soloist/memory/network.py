@@ -67,8 +67,7 @@ class Network:
         for module in self._parts():
             module.eval().requires_grad_(False)
         forward = self._transformer.forward if self._transformer is not None else None
-        self._mode = FakeTensorMode()
-        self._fakes = [tensor for part in self._parts() for tensor in fake_module(part, self._mode)]
+        self._mode: FakeTensorMode | None = None
         self._taken = set(inspect.signature(forward).parameters) if forward is not None else set()
 
     @property
@@ -102,9 +101,14 @@ class Network:
             ) from exc
 
     def _traced(self, rows: int, length: int, card: Card, *, masked: bool) -> Trace:
+        if self._mode is None:  # once: it takes a fifth of a trace
+            self._mode = FakeTensorMode()
+            for part in self._parts():
+                fake_module(part, self._mode)
+        weights = [tensor for part in self._parts() for tensor in (*part.parameters(), *part.buffers())]
         shape = torch.Size((rows * length,)) if self._blueprint.is_static else torch.Size((rows, length))
         shapes = {name: torch.Size((rows,)) if name == "offsets" else shape for name in self._blueprint.input_names}
-        return trace_forward(self._forward, self._fakes, shapes, card, self._mode, masked=masked)
+        return trace_forward(self._forward, weights, shapes, card, self._mode, masked=masked)
 
     def _forward(self, features: Features) -> torch.Tensor:
         if self._transformer is not None:

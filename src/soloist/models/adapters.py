@@ -55,7 +55,7 @@ def adapter_in(place: Path) -> Adapter | None:
     """The adapter in a folder; None where there is none.
 
     Raises:
-        ValueError: its file is not JSON object.
+        ValueError: its file is not a JSON object.
     """
     path = place / ADAPTER_CONFIG
     if not path.is_file():

@@ -373,7 +373,7 @@ def resolve(name: str, catalogue: Catalogue = BUILT_IN) -> ModelSpec:
     if is_hub_id(name):
         return _from_hub_id(name, catalogue)
     if _is_path(name):
-        state = "is no folder" if folder.exists() else "does not exist"
+        state = "is not a folder" if folder.exists() else "does not exist"
         raise UnknownModelError(f"the folder {name} {state}: give a model's folder, a catalogue name or a hub id")
     raise UnknownModelError(_unknown(name, catalogue.names()))
 

@@ -51,7 +51,7 @@ def modules_of(folder: Path) -> tuple[ModuleEntry, ...]:
 
     Raises:
         OSError: a file is missing.
-        ValueError: a file is not a list of modules with a type and a path, or no description of routes.
+        ValueError: a file is neither a list of modules with a type and a path nor a description of routes.
     """
     return tuple(each for entry in _listed(folder) for each in _with_routes(entry))
 

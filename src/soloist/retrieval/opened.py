@@ -166,7 +166,7 @@ class OpenedRun:
 
     def _rank(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         if not queries:
-            raise ConfigError("there is not a query: ask something")
+            raise ConfigError("there is no query: ask something")
         places = self.places(collections)
         if not isinstance(k, int) or not 1 <= k <= places.rows:
             raise ConfigError(
@@ -207,8 +207,8 @@ class OpenedRun:
         if len(self.models) == 1:
             return By(model=self.models[0])
         raise ConfigError(
-            f"the run has no fused vectors: choose a model ({', '.join(self.models)}), or combine the models' "
-            f"rankings with {' or '.join(get_args(QueryFusion))}"
+            f"the run has no fused vectors: choose a model ({', '.join(self.models)}), or combine the models "
+            f"with {' or '.join(get_args(QueryFusion))}"
         )
 
     def encode(self, model: str, queries: Sequence[str]) -> Vectors:

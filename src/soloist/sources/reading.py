@@ -135,9 +135,10 @@ class _FileReading:
         if found.id is not None:
             self._has_ids = True
             if self._first_without_id is not None:
+                self._require_unchanged()
                 raise BadChunkFileError(
-                    f"{self._format.unit} {self._first_without_id} of {self._file} has no id, and {self._format.unit} "
-                    f"{index} has one: {_REMEDY}"
+                    f"{self._format.unit} {self._first_without_id} of {self._file} has no id, but {self._format.unit} "
+                    f"{index} has one: give every chunk an id, or leave out those without with --on-bad-input skip"
                 )
             return
         # To look ahead takes one more reading of the file, up to the first id. Where a mixture ends the run anyway, it
@@ -160,8 +161,10 @@ class _FileReading:
         self._check()
         if not isinstance(item, dict):
             return False
-        metadata = item.get("metadata")
         try:
+            text, metadata = fields_of(item, self._config)[self._config.text_field], item.get("metadata")
+            if not text or text.isspace():
+                return False
             return find_id(item, metadata if isinstance(metadata, dict) else {}, None).id is not None
         except NotAChunkError:
             return False
