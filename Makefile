@@ -11,9 +11,10 @@ export TOKENIZERS_PARALLELISM = true
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
-# Two tests at a time, each file's in one process, the longest files first; one thread for the arithmetic of each.
+# Three files at a time, the longest first, on two cores too: many tests wait for processes. Each file's tests are in one
+# process, with one thread for its arithmetic.
 # make test ORDER=random takes the files in another order, whose seed is printed; ORDER=SEED takes that order again.
-WORKERS ?= 2
+WORKERS ?= 3
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		$(if $(ORDER),--order $(ORDER)) $(PYTEST)

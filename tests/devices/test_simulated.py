@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 
 from soloist.devices import simulated
-from soloist.memory.cards import bare_card
+from soloist.memory.cards import CARDS, bare_card
 
 GIB = 2**30
 
@@ -186,3 +187,16 @@ def test_factories_make_tensors_on_the_device():
     assert allocated() - before == 2048
     assert torch.equal(positions.cpu(), torch.arange(3, 200))
     assert torch.equal(torch.eye(3, device="sim:1").cpu(), torch.eye(3))
+
+
+def test_a_workspace_keeps_no_card(tmp_path):
+    """The matrix library's workspace is no tensor of anybody: after it, a smaller device was still the larger card."""
+    gc.collect()
+    card = replace(CARDS["T4"], context_bytes=0)
+    simulated.configure([card], tmp_path / "one")
+    made = torch.ones(4, 4, device="sim:0") @ torch.ones(4, 4, device="sim:0")
+    assert simulated.ledger(0).allocated_bytes > card.workspace_bytes
+    del made
+    simulated.configure([bare_card(1 << 20)], tmp_path / "other")
+    assert simulated.ledger(0).card == bare_card(1 << 20)
+    assert simulated.ledger(0).allocated_bytes == 0

@@ -242,10 +242,11 @@ def configure(cards: Sequence[Card], folder: Path | None = None) -> None:
             known = _ledgers.get(index)
             if known is not None and (known.card, known.folder) == (card, folder):
                 continue
-            if known is not None and known.allocated_bytes:
-                known.resize(card)
-                continue
             if known is not None:
+                known.clear_workspace()  # no tensor of anybody, and another card has another one
+                if known.allocated_bytes:
+                    known.resize(card)
+                    continue
                 known.close()
             _ledgers[index] = DeviceLedger(index, card, folder)
     _Backend.count = max(_Backend.count, len(cards))
