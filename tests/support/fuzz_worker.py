@@ -69,7 +69,10 @@ def _check_against_json(file: Path, lenient: Reading) -> None:
     """The same number of items as Python's own parser finds; a file that it refuses must not pass for a whole one."""
     if format_of(file.name) not in (JSON, JSON_LINES):  # no second reader at hand
         return
-    expected = _items_of(file)
+    try:
+        expected = _items_of(file)
+    except RecursionError:  # Python's parser gives up at a depth that depends on the stack
+        return
     if expected is not None:
         assert len(lenient.seen) == expected, f"{len(lenient.seen)} of {expected} items"
     else:
