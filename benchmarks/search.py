@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks.machine import ROOT, commit, cores, hardware, versions
 from benchmarks.texts import write_chunk_file
+from soloist.arrays import Vectors
 from soloist.config import FusionConfig, RunConfig
 from soloist.digests import shard_digest, text_digest
 from soloist.engine import run
@@ -127,7 +128,7 @@ def _made(temp: Path, rows: int) -> Path:
     return out
 
 
-def _random_blocks(rows: int, dim: int) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
+def _random_blocks(rows: int, dim: int) -> Iterator[Vectors]:
     drawn = np.random.default_rng(0)
     for first in range(0, rows, SHARD_ROWS):
         block = drawn.standard_normal((min(SHARD_ROWS, rows - first), dim), dtype=np.float32)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import soloist
+from soloist.arrays import Vectors
 from soloist.fusion import FusionPlan, fuse
 from soloist.models.catalogue import resolve
 from soloist.models.loading import StagedModel, stage
@@ -126,7 +127,7 @@ def ask(run: RunFolder) -> None:
             print(f"  {scores[row]:.3f}  {qualname}: {piece.strip().splitlines()[0]}")
 
 
-def encode_questions(model: StagedModel) -> np.ndarray[Any, np.dtype[np.float32]]:
+def encode_questions(model: StagedModel) -> Vectors:
     """The unit vectors of the questions, (n_questions, dim) float32, with the model's query prompt."""
     vectors = model.module.encode_query(
         list(QUESTIONS), prompt=model.query_prompt, normalize_embeddings=True, show_progress_bar=False
@@ -134,7 +135,7 @@ def encode_questions(model: StagedModel) -> np.ndarray[Any, np.dtype[np.float32]
     return np.asarray(vectors, dtype=np.float32)
 
 
-def read_run(run: RunFolder, collections: list[str]) -> tuple[list[Chunk], np.ndarray[Any, np.dtype[np.float32]]]:
+def read_run(run: RunFolder, collections: list[str]) -> tuple[list[Chunk], Vectors]:
     """All chunks of the run, and their fused vectors, (n_chunks, dim), in the same order."""
     places = [(collection, shard) for collection in collections for shard in run.shards(collection)]
     chunks = [chunk for place in places for chunk in run.read_chunks(*place)]

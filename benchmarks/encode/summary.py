@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.encode.engines import REFERENCE
 from benchmarks.encode.rounds import Measured, Measurement
+from soloist.arrays import Vectors
 
 # soloist in float32 computes what the reference computes.
 LOWEST_COSINE = 0.99999
@@ -90,7 +90,7 @@ def _row(
     by_name: dict[str, Measured],
     work: Work,
     measurement: Measurement,
-    reference: NDArray[np.float32],
+    reference: Vectors,
 ) -> dict[str, Any]:
     engine = measured.engine
     opponent = by_name.get(engine.opponent or "")
@@ -146,13 +146,13 @@ def _flops(work: Work, roof: dict[str, Any]) -> float:
     return flops(work, matrix_parameters=roof["matrix_parameters"], layers=roof["layers"], hidden=roof["hidden"])
 
 
-def _agreement(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
+def _agreement(vectors: Vectors, reference: Vectors) -> dict[str, float]:
     """Cosine of each row with the reference's: the lowest and the mean."""
     left, right = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (vectors.astype(float), reference))
     cosines = np.einsum("ij,ij->i", left, right)
     return {"lowest": float(cosines.min()), "mean": float(cosines.mean())}
 
 
-def _vectors(path: Path) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = np.load(path)
+def _vectors(path: Path) -> Vectors:
+    found: Vectors = np.load(path)
     return found

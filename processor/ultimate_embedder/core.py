@@ -17,12 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from processor.ultimate_embedder.config import DTYPES, EnsembleConfig, KaggleGPUConfig
 from processor.ultimate_embedder.log import LogSink, logger, make_visible
 from processor.ultimate_embedder.results import FinishedRun, Telemetry, results_of
+from soloist.arrays import Vectors
 from soloist.config import DEFAULT_MODELS, FusionConfig, RunConfig, SourceConfig
 from soloist.devices import Accelerator, open_accelerator
 from soloist.engine import run
@@ -84,7 +82,7 @@ class UltimateKaggleEmbedderV4:
         self.models: Mapping[str, Any] = MappingProxyType({name: one.module for name, one in self._staged.items()})
         self.telemetry = Telemetry(time.time)
         self.last_run: FinishedRun | None = None
-        self._embeddings: NDArray[np.float32] | None = None
+        self._embeddings: Vectors | None = None
         self._loaded: tuple[Path, tuple[str, ...]] | None = None
         self._remove_temporary: Callable[[], object] = _nothing
 
@@ -149,7 +147,7 @@ class UltimateKaggleEmbedderV4:
         return {name: staged.fingerprint for name, staged in self._staged.items()}
 
     @property
-    def embeddings(self) -> NDArray[np.float32] | None:
+    def embeddings(self) -> Vectors | None:
         """The last run's vectors, (chunks, dim) float32, sorted by collection, each in input order; None before a run.
 
         One array a run, read when it is first asked for.

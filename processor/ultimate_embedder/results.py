@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from soloist.arrays import Vectors
 from soloist.engine import ModelReport, RunResult
 from soloist.events import Event, LeaseAcquired, LeaseReleased
 from soloist.stores import RunFolder
@@ -63,7 +63,7 @@ class FinishedRun:
         """Chunks of each collection that has any, in order."""
         return {report.name: report.chunks for report in self.result.collections if report.chunks}
 
-    def shards(self, collection: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    def shards(self, collection: str) -> Iterator[tuple[list[str], Vectors]]:
         """The ids and final vectors of a collection, shard by shard, in input order; the arrays are read-only."""
         for index in self.folder.shards(collection):
             if self.result.fusion is not None:
@@ -71,14 +71,14 @@ class FinishedRun:
             else:
                 yield self.folder.read_vectors(collection, self.result.models[0].name, index)
 
-    def fill(self, collection: str, target: NDArray[np.float32]) -> None:
+    def fill(self, collection: str, target: Vectors) -> None:
         """Copy a collection's final vectors into `target`, (chunks, dim)."""
         start = 0
         for _, vectors in self.shards(collection):
             target[start : start + len(vectors)] = vectors
             start += len(vectors)
 
-    def vectors(self) -> NDArray[np.float32]:
+    def vectors(self) -> Vectors:
         """All final vectors in a new array, (chunks, dim), in input order, one collection after the other."""
         found = np.empty((sum(self.counts.values()), self.dim), np.float32)
         start = 0

@@ -15,6 +15,7 @@ import pytest
 from processor.ultimate_embedder.config import EnsembleConfig, KaggleGPUConfig
 from processor.ultimate_embedder.core import UltimateKaggleEmbedderV4
 from processor.ultimate_embedder.log import FallbackHandler, logger, make_visible
+from soloist.arrays import Vectors
 from soloist.errors import ConfigError, FusionError, InputError
 
 pytestmark = pytest.mark.usefixtures("tiny_environment")
@@ -28,7 +29,7 @@ def ensemble(**settings: Any) -> UltimateKaggleEmbedderV4:
     return UltimateKaggleEmbedderV4(BERT, enable_ensemble=True, ensemble_config=config)
 
 
-def vectors_of(embedder: UltimateKaggleEmbedderV4, chunks_root: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+def vectors_of(embedder: UltimateKaggleEmbedderV4, chunks_root: Path) -> Vectors:
     """The vectors of a fresh run."""
     embedder.load_chunks_from_processing(chunks_root)
     embedder.generate_embeddings_kaggle_optimized()
@@ -42,7 +43,7 @@ def unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def alone(chunks_root: Path, tiny_catalogue: Path) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+def alone(chunks_root: Path, tiny_catalogue: Path) -> dict[str, Vectors]:
     """The vectors of both models, each embedded alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOLOIST_CATALOGUE", str(tiny_catalogue))

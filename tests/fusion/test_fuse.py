@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soloist.arrays import Vectors
 from soloist.config import FusionConfig
 from soloist.errors import EncodingError, FusionError
 from soloist.fusion import FusionPlan, Member, fuse, plan_fusion
 from soloist.types import FusionMethod
 
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 DIMS = (8, 24, 13)
 METHODS = st.sampled_from(["concat", "mean"])
 WEIGHTS = st.tuples(*[st.floats(0.01, 100)] * 3)

@@ -14,14 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from soloist.arrays import Vectors
 from soloist.digests import text_digest
 from soloist.errors import OutputError
 from soloist.stores import RunFolder
 from soloist.stores.rows import RowReader, layout_of
 from soloist.stores.tables import read_table, table_vectors, vector_file, vector_table, write_vector_file
 from soloist.stores.verification import norm_tolerance
-
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def unit_rows(rows: int, dim: int) -> Vectors:

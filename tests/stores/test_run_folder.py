@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soloist.arrays import Vectors
 from soloist.errors import InputError, OutputError
 from soloist.stores import RunFolder
 from soloist.stores.tables import chunk_table, table_chunks, table_vectors, vector_table
@@ -40,7 +41,7 @@ def files(run: RunFolder) -> list[str]:
     return sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file())
 
 
-def numbers(rows: int, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def numbers(rows: int, dim: int) -> Vectors:
     """Vectors that are all different and predictable by eye."""
     return np.arange(rows * dim, dtype=np.float32).reshape(rows, dim)
 

@@ -20,6 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer
 from torch.overrides import TorchFunctionMode
 
+from soloist.arrays import Vectors
 from soloist.encoding import packing
 from soloist.encoding.batching import RowsFor, plan_batches, plan_unpadded, slices
 from soloist.encoding.trial import foreign_features_text, tried
@@ -180,11 +181,11 @@ class Encoder:
             return {**self._constants, **self._packed(rows)}
         return {**self._constants, **self._padded(rows, batch.padded_length)}
 
-    def _together(self, module: SentenceTransformer, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+    def _together(self, module: SentenceTransformer, rows: Sequence[NDArray[np.int32]]) -> Vectors:
         made = self._flat(rows) if self._staged.is_static else self._padded(rows, max(map(len, rows)))
         return forward(module, {**self._constants, **made}, "cpu")[: len(rows)]
 
-    def _alone_to_together(self, rows: Sequence[NDArray[np.int32]], together: NDArray[np.float32]) -> float:
+    def _alone_to_together(self, rows: Sequence[NDArray[np.int32]], together: Vectors) -> float:
         """The cosine between the vectors that the shortest row has alone and among longer rows."""
         if self._staged.is_static:
             return 1.0
@@ -192,7 +193,7 @@ class Encoder:
         alone = self._together(self._staged.module, [rows[shortest]])
         return float(unit_rows(alone)[0][0] @ unit_rows(together)[0][shortest])
 
-    def _can_pack(self, rows: Sequence[NDArray[np.int32]], padded: NDArray[np.float32]) -> bool:
+    def _can_pack(self, rows: Sequence[NDArray[np.int32]], padded: Vectors) -> bool:
         """Whether packed rows have the vectors of padded ones, and the same bits whatever lies beside them."""
         module = self._staged.module
         if not packing.prepare(module):
@@ -211,7 +212,7 @@ class Encoder:
         near = cosines.min() >= 1 - _NEAR_ENOUGH[self._staged.dtype]
         return bool(near) and np.array_equal(together, alone)
 
-    def _try_packed(self, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+    def _try_packed(self, rows: Sequence[NDArray[np.int32]]) -> Vectors:
         features = {**self._constants, **self._packed(rows)}
         return forward(self._staged.module, features, "cpu")[: len(rows)]
 
@@ -341,7 +342,7 @@ class Computed:
     host: torch.Tensor
     copied: torch.cuda.Event | None
 
-    def rows(self) -> NDArray[np.float32]:
+    def rows(self) -> Vectors:
         """(rows, dim) float32 in host memory, once they are there.
 
         Raises:
@@ -354,7 +355,7 @@ class Computed:
 
 def forward(
     module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
-) -> NDArray[np.float32]:
+) -> Vectors:
     """One forward pass on `device`; (rows, dim) float32 in host memory, not yet normalised, and perhaps more rows
     behind those of the batch (see `flat_features`).
     """
@@ -414,7 +415,7 @@ def _fetched(vectors: torch.Tensor) -> Computed:
     return Computed(host=host, copied=copied)
 
 
-def unit_rows(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[int]]:
+def unit_rows(vectors: Vectors) -> tuple[Vectors, list[int]]:
     """The rows scaled to norm 1, and the indices of those that cannot be: NaN, infinite or zero."""
     with np.errstate(all="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))

@@ -21,9 +21,9 @@ from types import TracebackType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from soloist.arrays import Vectors
 from soloist.devices.accelerator import Accelerator, run_on
 from soloist.devices.lease import error_chain, forget_frames
 from soloist.encoding.batching import halves
@@ -41,7 +41,7 @@ from soloist.workers import WorkerThread
 class EncodedShard:
     """Unit vectors (rows, dim) float32 in input order, and who made them."""
 
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     rows_per_device: dict[str, int]
     recomputed_rows: tuple[int, ...]
 
@@ -53,7 +53,7 @@ class _Job:
     ids: Sequence[str]
     tokenized: TokenizedTexts
     batches: queue.SimpleQueue[Batch]
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     rows_per_device: dict[str, int]
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -294,7 +294,7 @@ class Replicas:
             "dtype, or exclusive mode"
         )
 
-    def _recompute(self, job: _Job, rows: Sequence[int]) -> NDArray[np.float32]:
+    def _recompute(self, job: _Job, rows: Sequence[int]) -> Vectors:
         """The vectors of some rows once more, in fp32 on the CPU; (rows, dim) unit float32."""
         if self._host_float32 is None:
             self._host_float32 = replicate(self._staged.module, "cpu", torch.float32)

@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from soloist.arrays import Vectors
 from soloist.encoding.copies import replicate
 from soloist.errors import ModelLoadError
 from soloist.models.loading import StagedModel
-
-Vectors = NDArray[np.float32]
 
 
 def tried(staged: StagedModel, compute: Callable[[SentenceTransformer], Vectors]) -> Vectors | None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, pre_tokenizers
 
+from soloist.arrays import Vectors
 from soloist.encoding.batching import within
 from soloist.encoding.copies import replicate
 from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
@@ -63,9 +63,7 @@ class Look:
                 found[bad[at]] = "zero vector" if not vectors[at].any() else "NaN or infinity"
         return found
 
-    def _vectors(
-        self, module: SentenceTransformer, tokenized: TokenizedTexts, rows: Sequence[int]
-    ) -> NDArray[np.float32]:
+    def _vectors(self, module: SentenceTransformer, tokenized: TokenizedTexts, rows: Sequence[int]) -> Vectors:
         if not rows:
             return np.empty((0, 1), np.float32)
         features = self._encoder.collate(tokenized, Batch(rows=tuple(rows), padded_length=1))

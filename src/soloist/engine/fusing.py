@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from soloist.arrays import Vectors
 from soloist.engine.intake.ingest import ShardRef
 from soloist.events import EventSink, ShardFused
 from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, require_rows, sampled
 from soloist.jsontext import json_text
 from soloist.stopping import Stop
 from soloist.stores.layout import FIT
-from soloist.stores.run_folder import RunFolder, Vectors
+from soloist.stores.run_folder import RunFolder
 from soloist.types import VectorDType
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.arrays import Vectors
 from soloist.encoding.encoder import Encoder, TokenizedTexts
 from soloist.encoding.replicas import Replicas
 from soloist.memory.planner import BatchLimits
@@ -34,7 +35,7 @@ class EncodedTexts:
     what was cut off it. `recomputed_ids` are those whose vectors had to be computed once more in float32.
     """
 
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     counts: NDArray[np.int32]
     rows_per_device: Mapping[str, int]
     recomputed_ids: tuple[str, ...]

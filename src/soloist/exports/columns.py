@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from soloist.arrays import Vectors
 from soloist.errors import ExportError
-from soloist.exports.rows import Rows, Source, Vectors
+from soloist.exports.rows import Rows, Source
 from soloist.jsontext import json_text
 from soloist.models.catalogue import BUILT_IN
 from soloist.stores.tables import table_matrix

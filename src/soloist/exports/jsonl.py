@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from soloist.arrays import Vectors
 from soloist.errors import ExportError
 from soloist.exports.folders import require_collections, require_taken_over, require_vectors
 from soloist.exports.locks import exclusive
 from soloist.exports.numpy_files import gone_count, row_count
 from soloist.exports.report import ExportReport, compare
-from soloist.exports.rows import Rows, Source, Vectors, key_of
+from soloist.exports.rows import Rows, Source, key_of
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, is_temporary

@@ -12,12 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from soloist.arrays import Vectors
 from soloist.errors import ExportError
 from soloist.exports.columns import METADATA, VECTOR, Columns
 from soloist.exports.extras import load
 from soloist.exports.locks import LOCK, exclusive
 from soloist.exports.report import ExportReport
-from soloist.exports.rows import Rows, Source, Vectors
+from soloist.exports.rows import Rows, Source
 from soloist.exports.store_folders import require_store_folder
 from soloist.exports.stores import Place, Scope, fill, require_own_places
 from soloist.exports.target import Target

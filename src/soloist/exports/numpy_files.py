@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from soloist.arrays import Vectors
 from soloist.exports.folders import ExportFolder, export_folder
 from soloist.exports.report import ExportReport, compare
-from soloist.exports.rows import Source, Vectors, key_of
+from soloist.exports.rows import Source, key_of
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
 from soloist.stores import folder_name

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
 from soloist.exports.columns import Columns
 from soloist.exports.folders import ExportFolder, export_folder
 from soloist.exports.report import ExportReport, compare
-from soloist.exports.rows import Rows, Source, Vectors
+from soloist.exports.rows import Rows, Source
 from soloist.exports.target import Target
 from soloist.stores import folder_name
 from soloist.stores.tables import read_errors

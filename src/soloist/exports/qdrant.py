@@ -13,10 +13,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
+from soloist.arrays import Vectors
 from soloist.errors import ConfigError, ExportError
 from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
-from soloist.exports.rows import Mark, Rows, Source, Vectors
+from soloist.exports.rows import Mark, Rows, Source
 from soloist.exports.store_folders import require_store_folder
 from soloist.exports.stores import Place, Scope, fill
 from soloist.exports.target import Target

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from soloist.arrays import Vectors
 from soloist.errors import ExportError
-from soloist.exports.rows import Source, Vectors
+from soloist.exports.rows import Source
 
 # Vectors come back as the float32 that they were; where a store normalises, both sides are held as it has them.
 _TOLERANCE = 1e-5

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import ConfigError, OutputError
 from soloist.jsontext import json_text
 from soloist.stores import RunFolder, Unchanged
 from soloist.types import Chunk
-
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 FUSED = "fused"
 ALL = "all"

@@ -12,10 +12,11 @@ from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import ExportError
 from soloist.exports.report import ExportReport, compare
-from soloist.exports.rows import VECTOR_DIGEST_BYTES, Mark, Rows, Source, Vectors, key_of
+from soloist.exports.rows import VECTOR_DIGEST_BYTES, Mark, Rows, Source, key_of
 from soloist.exports.target import Target
 from soloist.stores.tables import PLACE_COLUMNS
 

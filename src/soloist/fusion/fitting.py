@@ -15,16 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.arrays import Vectors
 from soloist.errors import FusionError
 from soloist.fusion.plan import FusionPlan
 from soloist.wording import count_text
-
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 FIT_ROWS = 20_000  # rows of a run that a fit looks at
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from soloist.arrays import Vectors
 from soloist.errors import EncodingError, FusionError
 from soloist.fusion.fitting import Fitted
 from soloist.fusion.plan import FusionPlan
 
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Norms = np.ndarray[Any, np.dtype[np.float64]]
 
 # Below this the sum of float32 unit vectors is rounding noise, and so would be its direction.

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
+from soloist.arrays import Vectors
+
 Block = Sequence[Vectors]  # the same rows by each model, (rows, dim of the model) each
 
 BLOCK_ROWS = 4_096  # the most rows of a block

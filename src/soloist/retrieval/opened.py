@@ -12,11 +12,12 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.arrays import Vectors
 from soloist.config import FusionConfig
 from soloist.errors import ConfigError, OutputError
 from soloist.fusion import Fitted, FusionPlan, Member, fuse, plan_fusion
@@ -31,7 +32,6 @@ from soloist.stores import RunFolder, Unchanged
 from soloist.types import Chunk, Hit
 from soloist.wording import count_text, is_or_are
 
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 QueryFusion = Literal["rrf", "standardised"]
 FUSED = "fused"
 _HITS = 10

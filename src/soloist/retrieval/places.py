@@ -6,17 +6,13 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
+from soloist.arrays import Vectors
 from soloist.errors import OutputError
 from soloist.retrieval.exact import BLOCK_ROWS
 from soloist.stores import RunFolder
 from soloist.stores.mapped import MappedVectors
 from soloist.wording import count_text
-
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

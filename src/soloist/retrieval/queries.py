@@ -8,10 +8,10 @@ import functools
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from soloist.arrays import Vectors
 from soloist.config import RunConfig
 from soloist.encoding.encoder import Encoder, forward, unit_rows
 from soloist.errors import ConfigError, EncodingError
@@ -21,8 +21,6 @@ from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.retrieval.run_record import ModelRecord
 from soloist.workers import interruptible
-
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 # Tokens in a batch of queries, which are short.
 _BATCH_TOKENS = 2_048

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from soloist.retrieval.opened import FUSED, By, OpenedRun, QueryFusion
 from soloist.retrieval.verdict import Cost
 from soloist.types import FusionMethod
 
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Kind = Literal["model", "run", "fusion", "words"]
 _MADE: tuple[FusionMethod, ...] = ("concat", "mean", "projection", "aligned-mean")
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from soloist.arrays import Vectors
 from soloist.errors import ConfigError
-from soloist.retrieval.exact import Question, Vectors, passes, search
+from soloist.retrieval.exact import Question, passes, search
 from soloist.retrieval.judged import Judged
 from soloist.retrieval.metrics import FEWEST, MAIN, Difference, Scores, difference, score
 from soloist.retrieval.opened import OpenedRun

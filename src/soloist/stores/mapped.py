@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from soloist.arrays import Vectors
 from soloist.errors import OutputError
 from soloist.stores.rows import Column, Version, vector_column, version_of
 from soloist.stores.tables import read_errors, read_table, stored_dtype, table_matrix
-
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from soloist.arrays import Vectors
 from soloist.digests import DIGEST_BYTES
 from soloist.stores.tables import (
     COUNT_COLUMNS,
@@ -48,7 +49,7 @@ class StoredRows:
     """
 
     digests: NDArray[np.uint8]
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     counts: NDArray[np.int32] | None
 
     def take(self, rows: NDArray[np.int64]) -> StoredRows:

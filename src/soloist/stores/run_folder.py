@@ -20,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from soloist.arrays import Vectors
 from soloist.digests import shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.jsontext import json_text
@@ -46,7 +47,6 @@ from soloist.stores.tables import (
 )
 from soloist.types import Chunk, Shard, TokenTally, VectorDType
 
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Used = TypeVar("Used")
 
 

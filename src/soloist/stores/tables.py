@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from soloist.arrays import Vectors
 from soloist.digests import DIGEST_BYTES
 from soloist.errors import InputError, OutputError
 from soloist.jsontext import json_text
@@ -197,12 +198,12 @@ def stored_dtype(kind: pa.DataType) -> VectorDType:
     raise ValueError(f"its column vector is of {kind}, which are no vectors")
 
 
-def rounded(vectors: np.ndarray[Any, Any], vector_dtype: VectorDType) -> np.ndarray[Any, np.dtype[np.float32]]:
+def rounded(vectors: np.ndarray[Any, Any], vector_dtype: VectorDType) -> Vectors:
     """Vectors as they are read from a table that stores them as `vector_dtype`."""
     return _stored(vectors, vector_dtype).astype(np.float32, copy=False)
 
 
-def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float32]]]:
+def table_vectors(table: pa.Table) -> tuple[list[str], Vectors]:
     """The ids, and the vectors as a read-only (n, dim) float32 array: of a float32 table a view of its own memory.
 
     Raises:
@@ -211,7 +212,7 @@ def table_vectors(table: pa.Table) -> tuple[list[str], np.ndarray[Any, np.dtype[
     return table_texts(table, "id"), table_matrix(table)
 
 
-def table_matrix(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
+def table_matrix(table: pa.Table) -> Vectors:
     """The vectors alone, as `table_vectors` gives them; the same errors."""
     column = table["vector"]
     stored_dtype(column.type)
@@ -220,7 +221,7 @@ def table_matrix(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     numbers = array.flatten().to_numpy(zero_copy_only=True).astype(np.float32, copy=False)
     numbers.flags.writeable = False  # what was converted, as what is a view
-    matrix: np.ndarray[Any, np.dtype[np.float32]] = numbers.reshape(len(array), column.type.list_size)
+    matrix: Vectors = numbers.reshape(len(array), column.type.list_size)
     return matrix
 
 

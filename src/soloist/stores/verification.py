@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from soloist.arrays import Vectors
 from soloist.digests import DigestTable, shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.fusion import FusionPlan
 from soloist.stores.layout import FIT
 from soloist.stores.manifest import FileRecord, is_intact
-from soloist.stores.run_folder import RunFolder, Vectors
+from soloist.stores.run_folder import RunFolder
 from soloist.stores.summary import declared_dtype
 from soloist.stores.tables import vector_file
 from soloist.types import Shard, VectorDType

@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from soloist.arrays import Vectors
 from soloist.engine import RunResult
 from soloist.events import BatchSplit, Event, LeaseAcquired, LeaseReleased, PeakCompared
 from soloist.memory.cards import Card
-
-Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

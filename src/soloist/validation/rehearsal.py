@@ -19,6 +19,7 @@ from typing import cast
 import numpy as np
 
 import soloist
+from soloist.arrays import Vectors
 from soloist.config import FusionConfig, RunConfig, SourceConfig
 from soloist.devices import Accelerator, GpuLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR
@@ -50,7 +51,6 @@ from soloist.validation.evidence import (
     ResumeRecord,
     RunRecord,
     StagingRecord,
-    Vectors,
 )
 from soloist.validation.host import own_bytes
 

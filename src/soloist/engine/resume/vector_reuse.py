@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
 from soloist.stores.manifest import FileRecord
@@ -73,7 +74,7 @@ class KnownVectors:
         self._row_of = array("i")
         self._reader = RowReader()
 
-    def add_file(self, path: Path, digests: Sequence[bytes], vectors: NDArray[np.float32], origin: Origin) -> None:
+    def add_file(self, path: Path, digests: Sequence[bytes], vectors: Vectors, origin: Origin) -> None:
         """Take note of the texts whose vectors (rows, dim) a file has."""
         number = self._number(path, origin)
         self._checksums[number] = _checksums(vectors)
@@ -106,7 +107,7 @@ class KnownVectors:
         path: Path,
         digests: Sequence[bytes],
         placement: Placement,
-        vectors: NDArray[np.float32],
+        vectors: Vectors,
         counts: NDArray[np.int32],
     ) -> None:
         """Put the copies of a shard into its vectors (rows, dim) and counts of tokens (rows, 2), whose fresh rows are
@@ -137,7 +138,7 @@ class KnownVectors:
             if stored.counts is not None:
                 counts[rows] = stored.counts
 
-    def written(self, placement: Placement, vectors: NDArray[np.float32], vector_dtype: VectorDType) -> None:
+    def written(self, placement: Placement, vectors: Vectors, vector_dtype: VectorDType) -> None:
         """Take note of what a shard's file has now: its vectors (rows, dim), stored as `vector_dtype`."""
         self._checksums[placement.file] = _checksums(rounded(vectors, vector_dtype))
 
@@ -221,6 +222,6 @@ def _add_file(found: KnownVectors, path: Path, sha256: str, origin: Origin) -> N
         found.add_file(path, digests, table_matrix(table), origin)
 
 
-def _checksums(vectors: NDArray[np.float32]) -> NDArray[np.uint32]:
+def _checksums(vectors: Vectors) -> NDArray[np.uint32]:
     """The CRC-32 of each row (rows, dim): one that has another bit has another."""
     return np.fromiter(map(zlib.crc32, np.ascontiguousarray(vectors)), dtype=np.uint32, count=len(vectors))

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from soloist.arrays import Vectors
 from soloist.encoding.encoder import Encoder, forward, unit_rows
 from soloist.engine.drivers.local import Stage, pending
 from soloist.engine.intake.ingest import ShardRef
@@ -69,7 +69,7 @@ def first_shards(passes: Sequence[Pass], stage: Stage) -> dict[str, ShardRef]:
     return {model: shard for shard, model in reversed(work)}
 
 
-def host_vectors(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]) -> NDArray[np.float32]:
+def host_vectors(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]) -> Vectors:
     """Vectors (rows, dim) of some texts as the model gives them, computed on the host."""
     tokenized = encoder.tokenize(texts)
     found = np.zeros((len(texts), encoder.staged.dim), dtype=np.float32)
