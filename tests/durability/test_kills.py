@@ -41,12 +41,12 @@ class Moment:
 
 # What a run does to its folder, in order; `within` is about how many such operations a whole run has.
 READING = (Moment(phase="reading", pattern=r" \.incoming/", within=40), Moment(phase="reading", pattern="skipped"))
-ADOPTING = (
-    Moment(phase="adopting", pattern=r"^os.rename \.incoming/\S+ [^.]", within=9),
-    Moment(phase="adopting", pattern=r"^os.rename \S+ \.previous/", within=6),
-    Moment(phase="adopting", pattern=r"^os.remove [^.]\S+/part-", within=3),
-    Moment(phase="adopting", pattern=r" \.manifest\.jsonl\.\w+\.tmp", within=4),
-    Moment(phase="adopting", pattern=r" \.state\.json\.", within=3),
+RECONCILING = (
+    Moment(phase="reconciling", pattern=r"^os.rename \.incoming/\S+ [^.]", within=9),
+    Moment(phase="reconciling", pattern=r"^os.rename \S+ \.previous/", within=6),
+    Moment(phase="reconciling", pattern=r"^os.remove [^.]\S+/part-", within=3),
+    Moment(phase="reconciling", pattern=r" \.manifest\.jsonl\.\w+\.tmp", within=4),
+    Moment(phase="reconciling", pattern=r" \.state\.json\.", within=3),
 )
 FIRST_PASS = (Moment(phase="first pass", pattern=r"/vectors/bert/\.part", within=8),)
 SECOND_PASS = (Moment(phase="second pass", pattern=r"/vectors/static/\.part", within=8),)
@@ -62,7 +62,7 @@ ANY_EVENT, ANY_TIME, ANY_ROW = Moment(phase="event"), Moment(phase="time"), Mome
 def moments(generator: random.Random) -> Iterator[Moment]:
     """Those of one life of a run, so that it comes a little further with each."""
     for kinds, often in (
-        (READING, 2), (ADOPTING, 3), ((ANY_TIME, ANY_EVENT), 2), (FIRST_PASS, 2), ((ANY_TIME, ANY_EVENT), 1),
+        (READING, 2), (RECONCILING, 3), ((ANY_TIME, ANY_EVENT), 2), (FIRST_PASS, 2), ((ANY_TIME, ANY_EVENT), 1),
         (SECOND_PASS, 2), ((ANY_ROW,), 1), (FUSING, 2), (FINISHING, 2),
     ):  # fmt: skip
         yield from generator.choices(kinds, k=often)
@@ -132,7 +132,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(commands, argumen
             break
     print(f"killed {dict(hit)} in {life + 1} lives")
     assert hit.total() >= KILLS
-    assert {"reading", "adopting", "first pass", "second pass", "fusing", "finishing"} <= set(hit)
+    assert {"reading", "reconciling", "first pass", "second pass", "fusing", "finishing"} <= set(hit)
 
 
 @pytest.mark.parametrize("is_new", [True, False], ids=["new", "edited"])

@@ -202,8 +202,8 @@ def test_wrong_aggregation_weights_in_one_mode(failures, monkeypatch):
 
 def test_a_resumed_run_that_keeps_nothing(failures, monkeypatch):
     """All is computed again, the vectors are right, and only the count of the kept shards tells."""
-    adopt = checks.adopt_incoming
-    monkeypatch.setattr(checks, "adopt_incoming", lambda folder, is_current: adopt(folder, lambda record: False))
+    real = checks.reconcile_incoming
+    monkeypatch.setattr(checks, "reconcile_incoming", lambda folder, is_current: real(folder, lambda record: False))
     assert failures() == {"resume": "2 shards were done, and 0 were kept"}
 
 

@@ -24,10 +24,10 @@ from soloist.engine.intake.ingest import ShardRef, ingest, tell_passed_over
 from soloist.engine.intake.vectorless import without_vectorless
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.resume.checks import (
-    adopt,
     made_with,
     mend,
     other_run,
+    reconcile,
     recorded_budgets,
     require_dtypes,
     require_the_same,
@@ -184,7 +184,7 @@ class _Run:
         budgets = run_budgets(config.token_budget, staged, accelerator, recorded, Calibrations(config.cache_dir))
         # Before run.json may go: whatever ends this, the folder says what it is made with.
         folder.write_json(STATE, _state(config, staged, shards, budgets, fusion))
-        adopt(folder, fingerprints, fused, config.vector_dtype, sink)
+        reconcile(folder, fingerprints, fused, config.vector_dtype, sink)
         warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         warn_of_missing_vectors(self._others, fingerprints, sink)
         _warn_of_fusion(fusion, sink)
@@ -308,7 +308,7 @@ def _warn_of_fusion(fusion: FusionPlan | None, sink: EventSink) -> None:
 
 @contextlib.contextmanager
 def _undone_on_error(folder: RunFolder) -> Iterator[None]:
-    """Until the new chunks are adopted nothing has changed: a new folder is empty again, another as it was."""
+    """Until the new chunks are reconciled nothing has changed: a new folder is empty again, another as it was."""
     try:
         yield
     except BaseException:

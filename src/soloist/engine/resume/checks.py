@@ -18,9 +18,9 @@ from soloist.events import ChunksRemoved, EventSink, Notice
 from soloist.models.loading import StagedModel
 from soloist.sizing.budgets import Budget, budget_of
 from soloist.stores import RunFolder
-from soloist.stores.adoption import adopt_incoming
 from soloist.stores.layout import STATE
 from soloist.stores.manifest import FileRecord
+from soloist.stores.reconcile import reconcile_incoming
 from soloist.types import VectorDType
 
 
@@ -151,7 +151,7 @@ def mend(folder: RunFolder, sink: EventSink) -> None:
         )
 
 
-def adopt(
+def reconcile(
     folder: RunFolder,
     fingerprints: Mapping[str, str],
     fused: Fusing | None,
@@ -169,10 +169,10 @@ def adopt(
 
     _tell_other_settings(folder, fingerprints, sink)
     _tell_other_dtype(folder.manifest.read().values(), fingerprints, vector_dtype, sink)
-    adopted = adopt_incoming(folder, is_current)
-    for file in adopted.damaged:
+    reconciled = reconcile_incoming(folder, is_current)
+    for file in reconciled.damaged:
         sink.emit(Notice(about=file, message="its bytes are not those that were written: it is written again"))
-    for collection, chunks in adopted.removed.items():
+    for collection, chunks in reconciled.removed.items():
         sink.emit(ChunksRemoved(collection=collection, chunks=chunks))
 
 

@@ -22,14 +22,14 @@ _SHARD_FILE = re.compile(r"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{5,}\.parqu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
+class Reconciled:
     """What came of it: ids that are gone by collection, and files that were damaged."""
 
     removed: dict[str, int] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
 
 
-def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) -> Adopted:
+def reconcile_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) -> Reconciled:
     """Put the incoming chunks into their places, and keep the files of vectors that are of them.
 
     `is_current` says whether the model or the fusion that a file is of still is what it was. Every finished file is
@@ -64,7 +64,7 @@ def adopt_incoming(folder: RunFolder, is_current: Callable[[FileRecord], bool]) 
         folder.manifest.replace(after.values())
     with disk_errors(folder.incoming.path):
         shutil.rmtree(folder.incoming.path)
-    return Adopted(removed=removed, damaged=damaged)
+    return Reconciled(removed=removed, damaged=damaged)
 
 
 def _same_chunks(record: FileRecord, incoming: dict[str, FileRecord], contents: dict[tuple[str, int], str]) -> bool:
