@@ -1,4 +1,4 @@
-"""What goes on beside the devices' work: batches in flight, packed rows on devices, weights that are read ahead."""
+"""What goes on beside the devices' work: batches in flight, packed rows on devices, weights that are prefetched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.encoding import packing
-from soloist.encoding.ahead import brought_ahead, touch
+from soloist.encoding.prefetch import prefetched_weights, read_pages
 from soloist.engine.drivers.local import Stage, following
 from soloist.events import BatchEncoded, BatchSplit, ListSink, Notice, PeakCompared
 from soloist.sizing.run_plan import Pass, RunPlan
@@ -122,7 +122,7 @@ def test_mapped_weights_come_into_memory(tmp_path):
     save_file({"weight": torch.zeros(size // 4)}, tmp_path / "weights.safetensors")
     weight = load_file(tmp_path / "weights.safetensors")["weight"]
     before = mapped_bytes(tmp_path / "weights.safetensors")
-    touch([weight], threading.Event())
+    read_pages([weight], threading.Event())
     assert mapped_bytes(tmp_path / "weights.safetensors") - before > 0.9 * size
 
 
@@ -134,8 +134,8 @@ def test_reading_ahead_ends_with_the_pass():
 
     others, stopped = readers(), threading.Event()
     stopped.set()
-    touch([torch.zeros(4)], stopped)
-    with brought_ahead([torch.nn.Linear(1 << 10, 1 << 10)]):
+    read_pages([torch.zeros(4)], stopped)
+    with prefetched_weights([torch.nn.Linear(1 << 10, 1 << 10)]):
         pass
     assert readers() <= others
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from soloist.devices import Accelerator
 from soloist.digests import text_digest
-from soloist.encoding.ahead import brought_ahead
 from soloist.encoding.encoder import Encoder
+from soloist.encoding.prefetch import prefetched_weights
 from soloist.encoding.replicas import Replicas
 from soloist.engine.drivers.prefetch import Lookahead
 from soloist.engine.intake.ingest import ShardRef
@@ -196,7 +196,7 @@ class _Working:
         for model in self._each.models:
             chunks = sum(shard.rows for shard, name in self._work if name == model)
             self._sink.emit(PassStarted(model=model, devices=self._stage.accelerator.devices, chunks=chunks))
-        held.enter_context(brought_ahead(encoder.staged.module for encoder in following(self._each, self._stage)))
+        held.enter_context(prefetched_weights(encoder.staged.module for encoder in following(self._each, self._stage)))
         return replicas
 
     def _encode(self, item: _Prepared, began: float) -> None:

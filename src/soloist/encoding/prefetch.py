@@ -1,4 +1,4 @@
-"""The next models' weights, brought into host memory while others work. Knows modules' tensors, and no devices.
+"""The next models' weights, read into host memory while others work. Knows modules' tensors, and no devices.
 
 Weights that are mapped from their files are read when they are first touched: without this at the hand-over, with idle
 devices. They are not pinned: by the bus's figures the copy of 2.3 GB over PCIe 3 would take some 0.2 s in place of 0.4,
@@ -17,16 +17,16 @@ import torch
 from soloist.workers import WorkerThread
 
 _PAGE_BYTES = 4096
-_STEP_BYTES = 64 << 20  # how much is touched before somebody who wants to stop is heard
+_STEP_BYTES = 64 << 20  # how much is read before a wish to stop is seen
 
 
 @contextlib.contextmanager
-def brought_ahead(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Within this, a thread touches every page of the modules' weights; what is left at the end is left."""
+def prefetched_weights(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Within this, a thread reads every page of the modules' weights. It stops at the end, read or not."""
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     stopped = threading.Event()
     thread = WorkerThread("soloist-weights")
-    thread.submit(functools.partial(touch, tensors, stopped))
+    thread.submit(functools.partial(read_pages, tensors, stopped))
     try:
         yield
     finally:
@@ -34,7 +34,7 @@ def brought_ahead(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
         thread.close()
 
 
-def touch(tensors: Iterable[torch.Tensor], stopped: threading.Event) -> None:
+def read_pages(tensors: Iterable[torch.Tensor], stopped: threading.Event) -> None:
     """Read a byte of each page of the tensors' storages."""
     for tensor in tensors:
         storage = tensor.untyped_storage()
