@@ -23,11 +23,11 @@ from sentence_transformers import SentenceTransformer
 
 from soloist.errors import ConfigError, ModelLoadError
 from soloist.memory.prediction import blueprint_of
-from soloist.models.borrowed_code import fetch_borrowed_code
 from soloist.models.catalogue import BUILT_IN, resolve
 from soloist.models.fingerprint import content_digests, file_sha256, fingerprint, known_fingerprint
 from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.location import locate, weight_files
+from soloist.models.remote_code import fetch_remote_code
 from soloist.models.settings import read_settings
 from soloist.models.spec import ModelSpec
 
@@ -387,10 +387,10 @@ def test_the_fingerprint_knows_code_of_another_repository(
     for number, files in enumerate(commits):
         _commit(tmp_path / "hub", str(number) * 40, files)
         if "helper.py" in files:
-            fetch_borrowed_code(bert)
+            fetch_remote_code(bert)
             found.append(content_digests(trusted, location))
-    borrowed = {name for name in found[0] if "--" in name}
-    assert borrowed == {"org/code--modeling.py", "org/code--tokens.py", "org/code--helper.py"}
+    remote = {name for name in found[0] if "--" in name}
+    assert remote == {"org/code--modeling.py", "org/code--tokens.py", "org/code--helper.py"}
     assert fingerprint(found[0]) != fingerprint(found[1])
     assert fingerprint(found[0]) == fingerprint(found[2])
     with pytest.raises(ModelLoadError, match=r"whose helper\.py is not in the hub's cache"):
@@ -418,7 +418,7 @@ def test_code_that_is_not_needed_need_not_be_there(bert: Path, tmp_path: Path, m
     text = "try:\n    from . import kernels\nexcept ImportError:\n    kernels = None\n"
     _commit(tmp_path / "hub", "1" * 40, {"modeling.py": text})
     trusted, location = replace(resolve(str(bert)), trust_remote_code=True), locate(resolve(str(bert)))
-    fetch_borrowed_code(bert)
+    fetch_remote_code(bert)
     assert [name for name in content_digests(trusted, location) if "--" in name] == ["org/code--modeling.py"]
     _commit(tmp_path / "hub", "2" * 40, {"modeling.py": text, "kernels.py": "A = 1\n"})
     assert "org/code--kernels.py" in content_digests(trusted, location)

@@ -17,8 +17,8 @@ from typing import Any
 
 from soloist.errors import ModelLoadError
 from soloist.models.adapters import adapter_in
-from soloist.models.borrowed_code import borrowed_code
 from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, module_folders, weight_files
+from soloist.models.remote_code import remote_code
 from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
 from soloist.types import DType
@@ -47,17 +47,17 @@ def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
         ModelLoadError: such code is not on this machine.
     """
     folder = location.folder
-    borrowed: dict[str, Path] = {}
+    outside: dict[str, Path] = {}
     if spec.loader == "wordllama":
         files = [folder / WORDLLAMA_WEIGHTS, folder / WORDLLAMA_TOKENIZER]
     else:
         code = sorted(folder.rglob("*.py")) if spec.trust_remote_code else []
         files = [*weight_files(folder), *settings_files(folder), *code]
-        borrowed = borrowed_code(folder) if spec.trust_remote_code else {}
+        outside = remote_code(folder) if spec.trust_remote_code else {}
         for place in module_folders(folder):
             adapter = adapter_in(place)
-            borrowed |= adapter.base_files() if adapter is not None else {}
-    by_name = {file.relative_to(folder).as_posix(): file for file in files} | borrowed
+            outside |= adapter.base_files() if adapter is not None else {}
+    by_name = {file.relative_to(folder).as_posix(): file for file in files} | outside
     return {name: file_sha256(file) for name, file in by_name.items()}
 
 

@@ -29,7 +29,6 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 from transformers import __version__ as TRANSFORMERS_VERSION  # noqa: N812
 
 from soloist.errors import ModelLoadError
-from soloist.models.borrowed_code import fetch_borrowed_code
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import content_digests, fingerprint
 from soloist.models.limits import OwnLimits, limit_notices, own_limits, padding_notices, places, token_limit
@@ -49,6 +48,7 @@ from soloist.models.own_settings import read_pipeline, similarity_of
 from soloist.models.pipeline import Task
 from soloist.models.prompts import choose_prompts
 from soloist.models.refusals import require_dense_encoder
+from soloist.models.remote_code import fetch_remote_code
 from soloist.models.settings import require_dims, require_own_settings, static_token_limit
 from soloist.models.sides import Sides, sides_of
 from soloist.models.spec import ModelSpec
@@ -146,7 +146,7 @@ def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
             require_dense_encoder(spec, location.folder)
             _require_plain_weights(spec, location.folder)
             if spec.trust_remote_code and spec.loader != "wordllama":
-                fetch_borrowed_code(location.folder)
+                fetch_remote_code(location.folder)
             require_own_settings(spec, location.folder)
             contents = content_digests(spec, location)
             with _lock:

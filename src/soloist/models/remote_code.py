@@ -1,4 +1,4 @@
-"""Code that a model takes from another hub repository, and its digests.
+"""Remote code: what `trust_remote_code` lets a model run from another hub repository.
 
 A configuration may name its classes as `org/repository--module.Class`. transformers then runs that module of the
 repository's `main`, as the hub's cache has it, with the modules beside it that it imports from: no others are at hand
@@ -22,8 +22,8 @@ from soloist.models.location import module_folders
 _SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
 
-def fetch_borrowed_code(folder: Path) -> None:
-    """Have all such code of a model in the hub's cache, at the commit that it has now where the hub can be asked.
+def fetch_remote_code(folder: Path) -> None:
+    """Have all remote code of a model in the hub's cache, at its present commit where the hub can be asked.
 
     Raises:
         ModelLoadError: it is not there, and cannot be downloaded.
@@ -32,8 +32,8 @@ def fetch_borrowed_code(folder: Path) -> None:
         pass
 
 
-def borrowed_code(folder: Path) -> dict[str, Path]:
-    """Each such file in the hub's cache, by `org/repository--module.py`; asks no network.
+def remote_code(folder: Path) -> dict[str, Path]:
+    """Every file of remote code in the hub's cache, by `org/repository--module.py`; asks no network.
 
     Raises:
         ModelLoadError: the cache does not have one of them: what the model computes is not known.
