@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from soloist.cli import app
-from soloist.devices import GpuLease, open_accelerator
+from soloist.devices import DeviceLease, open_accelerator
 from soloist.events import ListSink
 
 COMMAND = (sys.executable, "-c", "from soloist.cli import main; main()")
@@ -95,7 +95,7 @@ def test_usage_errors(arguments, message, options):
 
 def test_devices_that_another_holds(options, tmp_path):
     """A calibration in a job's script that waits for ever for a run beside it."""
-    with GpuLease(open_accelerator("cpu"), ["another"], ListSink(), lock_dir=tmp_path / "locks"):
+    with DeviceLease(open_accelerator("cpu"), ["another"], ListSink(), lock_dir=tmp_path / "locks"):
         result = invoke(*options, "--lease-timeout-seconds", "0")
     assert result.exit_code == 1
     assert "cpu is held by" in the_error(result) and "(another)" in the_error(result)

@@ -13,7 +13,7 @@ import torch
 from support.collections import write_collection
 
 from soloist.config import RunConfig
-from soloist.devices import GpuLease, open_accelerator
+from soloist.devices import DeviceLease, open_accelerator
 from soloist.engine import run
 from soloist.events import LeaseReleased, ListSink, PeakCompared
 
@@ -41,7 +41,7 @@ def accelerator(description, tmp_path):
 def test_a_lease_returns_the_memory_and_the_workspaces(accelerator, tmp_path):
     """A matrix product leaves the library's workspace in the allocator: it has to be cleared, not forgiven."""
     sink = ListSink()
-    with GpuLease(accelerator, ["test"], sink, lock_dir=tmp_path):
+    with DeviceLease(accelerator, ["test"], sink, lock_dir=tmp_path):
         for device in accelerator.devices:
             torch.ones(1024, 1024, device=device) @ torch.ones(1024, 1024, device=device)
             assert accelerator.memory(device).allocated_bytes >= accelerator.card.workspace_bytes

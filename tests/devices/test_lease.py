@@ -14,7 +14,7 @@ import time
 import pytest
 import torch
 
-from soloist.devices import GpuLease, open_accelerator
+from soloist.devices import DeviceLease, open_accelerator
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease
 from soloist.errors import DeviceNotEmptyError, LeaseTimeoutError, MemoryNotReturnedError
@@ -35,7 +35,7 @@ def accelerator():
 
 def lease(accelerator, tmp_path, sink=None, **options):
     """A lease for one model in a lock folder of its own."""
-    return GpuLease(accelerator, ["bge-m3"], sink or ListSink(), lock_dir=tmp_path / "locks", **options)
+    return DeviceLease(accelerator, ["bge-m3"], sink or ListSink(), lock_dir=tmp_path / "locks", **options)
 
 
 def test_memory_is_measured_at_both_ends_on_every_device(accelerator, tmp_path):
@@ -209,7 +209,7 @@ def test_the_lock_folder_is_the_same_for_every_job(tmp_path):
 HOLD = textwrap.dedent("""
     import gc, sys, time
     from pathlib import Path
-    from soloist.devices import GpuLease, open_accelerator
+    from soloist.devices import DeviceLease, open_accelerator
     from soloist.events import ListSink
     gc.freeze()  # each turn collects twice
     accelerator = open_accelerator("simulated:2x1MB")
@@ -218,7 +218,7 @@ HOLD = textwrap.dedent("""
         time.sleep(0.005)
     waits = ListSink()
     for turn in range(int(sys.argv[3])):
-        with GpuLease(accelerator, [sys.argv[2]], waits, lock_dir=Path(sys.argv[1]) / "locks"):
+        with DeviceLease(accelerator, [sys.argv[2]], waits, lock_dir=Path(sys.argv[1]) / "locks"):
             log = Path(sys.argv[1]) / "log"
             with log.open("a") as file:
                 file.write(f"+{sys.argv[2]}\\n")

@@ -227,7 +227,7 @@ def test_nobody_is_told_of_a_shard_in_work_where_there_is_none():
 
 def test_waiting_for_devices_ends_with_the_time_of_the_run(config, tmp_path):
     """A session would end in the queue, hard and without its line."""
-    from soloist.devices import GpuLease, open_accelerator
+    from soloist.devices import DeviceLease, open_accelerator
     from soloist.errors import RunStoppedError
     from soloist.events import ListSink
 
@@ -236,7 +236,7 @@ def test_waiting_for_devices_ends_with_the_time_of_the_run(config, tmp_path):
     done = threading.Event()
 
     def hold() -> None:
-        with GpuLease(open_accelerator("simulated:1x1GB"), ("other",), ListSink(), lock_dir=tmp_path / "locks"):
+        with DeviceLease(open_accelerator("simulated:1x1GB"), ("other",), ListSink(), lock_dir=tmp_path / "locks"):
             held.set()
             done.wait(60)
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from support.collections import config_below
 
-from soloist.devices import GpuLease, open_accelerator
+from soloist.devices import DeviceLease, open_accelerator
 from soloist.engine import run
 from soloist.errors import LeaseTimeoutError, RowTooLargeError
 from soloist.events import LeaseAcquired, LeaseReleased, ListSink, MemoryPlanned, Notice, event_from_dict, event_to_dict
@@ -182,7 +182,7 @@ def test_memory_that_another_process_takes_is_told_and_costs_no_run(isolated, tm
 def test_a_lease_that_is_not_to_be_had_ends_the_worker_too(isolated, tmp_path):
     """A worker that waits for a word, and a parent that waits for the worker, wait for ever."""
     holder = open_accelerator("simulated:2xT4", isolated.lock_dir)
-    with GpuLease(holder, ["somebody"], ListSink(), lock_dir=isolated.lock_dir), pytest.raises(LeaseTimeoutError):
+    with DeviceLease(holder, ["somebody"], ListSink(), lock_dir=isolated.lock_dir), pytest.raises(LeaseTimeoutError):
         run(dataclasses.replace(isolated, lease_timeout_seconds=0.5))
 
 

@@ -15,7 +15,7 @@ from support.collections import write_collection
 from support.editing import assert_same_files
 
 from soloist.config import CalibrationConfig, RunConfig
-from soloist.devices import GpuLease, open_accelerator
+from soloist.devices import DeviceLease, open_accelerator
 from soloist.engine import run
 from soloist.errors import ConfigError, LeaseTimeoutError, OutputError
 from soloist.events import (
@@ -201,7 +201,7 @@ def test_an_interrupt_gives_the_devices_back_and_keeps_nothing(calibration):
 def test_devices_of_another_are_waited_for(calibration):
     """Two calibrations at once measure each other."""
     with (
-        GpuLease(open_accelerator("cpu"), ["another"], ListSink(), lock_dir=calibration.lock_dir),
+        DeviceLease(open_accelerator("cpu"), ["another"], ListSink(), lock_dir=calibration.lock_dir),
         pytest.raises(LeaseTimeoutError, match=r"\(another\)"),
     ):
         calibrate(dataclasses.replace(calibration, lease_timeout_seconds=0.0), ListSink())

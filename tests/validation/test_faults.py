@@ -16,7 +16,7 @@ from support.collections import write_collection
 
 from soloist import staging
 from soloist.config import RunConfig
-from soloist.devices.lease import GpuLease
+from soloist.devices.lease import DeviceLease
 from soloist.encoding.replicas import Replicas
 from soloist.engine.drivers import local
 from soloist.engine.drivers.local import run_pass
@@ -86,7 +86,7 @@ def test_a_release_that_is_measured_too_early(failures, monkeypatch):
             patched.setattr(local, "_on_devices", leaves_first)
             run_pass(each, stage, Swapped(), sink)
 
-    monkeypatch.setattr(GpuLease, "_settle", lambda self, error: ())
+    monkeypatch.setattr(DeviceLease, "_settle", lambda self, error: ())
     monkeypatch.setattr(ENGINE, "run_pass", early)
     found = failures()
     assert "the lease reports" in found["release"]
@@ -102,8 +102,8 @@ def test_the_last_model_is_left_on_the_device(failures, monkeypatch):
         leave(self, *error)
 
     monkeypatch.setattr(Replicas, "__exit__", last_stays)
-    monkeypatch.setattr(GpuLease, "_settle", lambda self, error: ())
-    monkeypatch.setattr(GpuLease, "_require_empty", lambda self: None)
+    monkeypatch.setattr(DeviceLease, "_settle", lambda self, error: ())
+    monkeypatch.setattr(DeviceLease, "_require_empty", lambda self: None)
     assert {"release"} <= set(failures())
 
 
@@ -132,8 +132,8 @@ def test_replicas_are_kept_between_passes(failures, monkeypatch):
         return replica
 
     monkeypatch.setattr(Replicas, "_replica", cached)
-    monkeypatch.setattr(GpuLease, "_settle", lambda self, error: ())
-    monkeypatch.setattr(GpuLease, "_require_empty", lambda self: None)
+    monkeypatch.setattr(DeviceLease, "_settle", lambda self, error: ())
+    monkeypatch.setattr(DeviceLease, "_require_empty", lambda self: None)
     found = failures()
     assert "began on devices that held" in found["replicas"]
 
@@ -154,14 +154,14 @@ def test_batches_that_depend_on_the_mode(mode, point, failures, monkeypatch):
 
 def test_a_lease_that_is_not_released_on_an_error(failures, monkeypatch):
     """The release is in the happy path alone."""
-    leave = GpuLease.__exit__
+    leave = DeviceLease.__exit__
 
     def only_when_well(self, kind, error, trace):
         if error is not None:
             KEPT.append(self._locks.pop_all())
         return leave(self, kind, error, trace)
 
-    monkeypatch.setattr(GpuLease, "__exit__", only_when_well)
+    monkeypatch.setattr(DeviceLease, "__exit__", only_when_well)
     found = failures()
     assert "the lease was not given back" in found["errors"]
 

@@ -36,7 +36,7 @@ RETURN_TIMEOUT_SECONDS = 5.0  # Ollama's measure for drivers that report late; o
 NAMED_TENSORS = 5
 
 
-class GpuLease:
+class DeviceLease:
     """All devices of an accelerator, for us alone, as a context manager.
 
     Entering waits for the locks (`timeout_seconds`; None: for ever), then checks that the devices
@@ -71,7 +71,7 @@ class GpuLease:
         self._acquired_at = 0.0
         self._handled_before: set[int] = set()
 
-    def __enter__(self) -> GpuLease:
+    def __enter__(self) -> DeviceLease:
         """Take the locks, in the order of their keys, and verify that the devices are empty."""
         began = time.monotonic()
         self._handled_before = set(map(id, error_chain(sys.exc_info()[1])))
@@ -221,7 +221,7 @@ class GpuLease:
             time.sleep(POLL_SECONDS)
 
 
-class ProcessLease(GpuLease):
+class ProcessLease(DeviceLease):
     """The lease of a process that lets a worker do the pass, and never touches the devices itself.
 
     It begins on devices that hold no tensor of this process. It measures by the driver, which needs no context, and

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from soloist.config import RunConfig
-from soloist.devices import Accelerator, GpuLease, open_accelerator
+from soloist.devices import Accelerator, DeviceLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease
 from soloist.encoding.encoder import Encoder
 from soloist.engine.drivers.isolated import run_isolated
@@ -266,7 +266,7 @@ def _announce(config: RunConfig, specs: Mapping[str, ModelSpec], accelerator: Ac
 
 def _run_pass(each: Pass, stage: Stage, config: RunConfig, sink: EventSink) -> None:
     """A pass in this process, or in one of its own."""
-    kind = GpuLease if config.isolation == "allocator" else ProcessLease
+    kind = DeviceLease if config.isolation == "allocator" else ProcessLease
     limits = (config.lease_timeout_seconds, stage.stop.remaining_seconds)
     timeout = min((seconds for seconds in limits if seconds is not None), default=None)
     lease = kind(stage.accelerator, each.models, sink, lock_dir=config.lock_dir, timeout_seconds=timeout)

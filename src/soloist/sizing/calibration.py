@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.config import CalibrationConfig
-from soloist.devices import Accelerator, GpuLease, open_accelerator
+from soloist.devices import Accelerator, DeviceLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR
 from soloist.encoding.encoder import Encoder, TokenizedTexts
 from soloist.encoding.replicas import Replicas
@@ -153,7 +153,7 @@ def _measure(
     """The rates of every candidate, one of each round, in tokens a second."""
     name = encoder.staged.spec.name
     loads = _loads(encoder, row, accelerator, Feedback(config.cache_dir), sink)
-    lease = GpuLease(
+    lease = DeviceLease(
         accelerator, [name], sink, lock_dir=config.lock_dir, timeout_seconds=config.lease_timeout_seconds
     )  # fmt: skip
     with lease, Replicas(encoder.staged, encoder, accelerator, _WithoutBatches(sink)) as replicas:

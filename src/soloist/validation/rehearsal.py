@@ -21,7 +21,7 @@ import numpy as np
 import soloist
 from soloist.arrays import Vectors
 from soloist.config import FusionConfig, RunConfig, SourceConfig
-from soloist.devices import Accelerator, GpuLease, open_accelerator
+from soloist.devices import Accelerator, DeviceLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR
 from soloist.engine import RunResult, run
 from soloist.engine.intake.ingest import tell_passed_over
@@ -299,7 +299,7 @@ def _resume(config: RunConfig, go_on: Callable[[], RunRecord]) -> ResumeRecord:
 
 def _next_lease_error(config: RunConfig, accelerator: Accelerator) -> str | None:
     """Why the devices cannot be leased now; None where they can."""
-    lease = GpuLease(accelerator, ("rehearsal",), ListSink(), lock_dir=config.lock_dir, timeout_seconds=0)
+    lease = DeviceLease(accelerator, ("rehearsal",), ListSink(), lock_dir=config.lock_dir, timeout_seconds=0)
     try:
         with lease:
             return None

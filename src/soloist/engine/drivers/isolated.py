@@ -22,7 +22,7 @@ from typing import Any
 
 from soloist import errors
 from soloist.config import RunConfig
-from soloist.devices import GpuLease, open_accelerator
+from soloist.devices import DeviceLease, open_accelerator
 from soloist.devices.accelerator import Accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease, error_chain
 from soloist.engine.drivers.local import Stage, pending, run_pass
@@ -206,7 +206,7 @@ class _Parent:
 class _Go:
     """The worker's lease: begins when the parent says so, and verifies the worker's own allocator."""
 
-    def __init__(self, parent: _Parent, lease: GpuLease) -> None:
+    def __init__(self, parent: _Parent, lease: DeviceLease) -> None:
         self._parent = parent
         self._lease = lease
 
@@ -248,7 +248,7 @@ def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
     budgets = {model: Budget(**budget) for model, budget in request["budgets"].items()}
     stage = _stage(config, each, shards, budgets, accelerator, parent.stop)
     _require_same_models(stage, request["models"])
-    run_pass(each, stage, _Go(parent, GpuLease(accelerator, each.models, ends, locked=False)), parent)
+    run_pass(each, stage, _Go(parent, DeviceLease(accelerator, each.models, ends, locked=False)), parent)
 
 
 def _require_same_models(stage: Stage, fingerprints: Mapping[str, str]) -> None:
