@@ -160,7 +160,7 @@ def _measured(folder: Path, count: int) -> dict[str, Any]:
         "batch_seconds": time.perf_counter() - began,
         "batch_questions": count + 1,
         "batch_has_the_same_rankings": together == positions,
-        "vectors_bytes": opened.vectors("fused").stored_bytes * opened.places().rows,
+        "vectors_bytes": opened.vectors("fused").stored_bytes * opened.row_index().rows,
         "anonymous_bytes_after_first": loaded,
         "anonymous_bytes": _memory("RssAnon"),
         "peak_resident_bytes": _memory("VmHWM"),

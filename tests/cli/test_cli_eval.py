@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from soloist.cli import app
 from soloist.retrieval import open_run
 from soloist.retrieval.evaluation import evaluate
-from soloist.retrieval.judged import Judged
+from soloist.retrieval.qrels import Qrels
 
 QUESTION = "which device has the lease"
 
@@ -41,8 +41,8 @@ def test_the_evaluation_scores_what_the_search_shows(folder):
     """Two rankings by one name."""
     opened = open_run(folder / "run")
     (hit,) = opened.search(QUESTION, 1)
-    judged = Judged(queries={"q": QUESTION}, judgements={"q": {hit.id: 1}})
-    found = evaluate(opened, judged, bm25=False)
+    qrels = Qrels(queries={"q": QUESTION}, judgements={"q": {hit.id: 1}})
+    found = evaluate(opened, qrels, bm25=False)
     fused = next(each for each in found.systems if each.kind == "run")
     assert fused.measures["RR@10"] == 1
 

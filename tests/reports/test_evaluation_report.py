@@ -9,7 +9,7 @@ from rich.console import Console
 
 from soloist.reports.evaluation import print_evaluation
 from soloist.reports.table import open_console
-from soloist.retrieval.evaluation import Evaluation, Rated
+from soloist.retrieval.evaluation import Evaluation, SystemScore
 from soloist.retrieval.metrics import Difference
 from soloist.retrieval.systems import LeftOut
 from soloist.retrieval.verdict import Cost, Verdict
@@ -26,8 +26,8 @@ def found() -> Evaluation:
     return Evaluation(
         questions=225, chunks=1398, best_single="a", tuned=None, notices=("one\nnotice",), weak=False,
         systems=(
-            Rated(name="a", kind="model", measures=measures, gain=None, cost=cost),
-            Rated(name=LONG, kind="fusion", measures=measures, gain=GAIN, cost=None),
+            SystemScore(name="a", kind="model", measures=measures, gain=None, cost=cost),
+            SystemScore(name=LONG, kind="fusion", measures=measures, gain=GAIN, cost=None),
         ),
         left_out=(LeftOut(name="projection", reason="there are too few chunks"),),
         verdict=Verdict(system=LONG, answer="helps", text="It helps here, " + "in so many words " * 10, gain=GAIN),

@@ -12,9 +12,9 @@ from retrieval.test_exact import unit
 
 from soloist.retrieval import By, open_run
 from soloist.retrieval.exact import Question, passes, search, search_all
-from soloist.retrieval.judged import Judged
+from soloist.retrieval.identical_ids import HitFilter
 from soloist.retrieval.metrics import RESAMPLES, difference, score
-from soloist.retrieval.own import Counted
+from soloist.retrieval.qrels import Qrels
 from soloist.retrieval.ranking import reciprocal_ranks
 from soloist.retrieval.tuning import grid, split, tune
 
@@ -74,21 +74,21 @@ def test_ranks_of_several_passes_are_those_of_one(searched):
 def test_tuning_in_passes_is_tuning_at_once(searched):
     """Each question was in memory once for each of 66 weightings; the weights must not depend on the passes."""
     opened = open_run(searched)
-    ids = [id_ for _, id_ in opened.places(["alpha"]).ids()]
+    ids = [id_ for _, id_ in opened.row_index(["alpha"]).ids()]
     queries = {f"q{number}": f"{opened.chunks('alpha', 0)[number % 30].text} {number}" for number in range(160)}
-    judged = Judged(queries=queries, judgements={f"q{number}": {ids[number % 30]: 1} for number in range(160)})
+    qrels = Qrels(queries=queries, judgements={f"q{number}": {ids[number % 30]: 1} for number in range(160)})
     training, _ = split(list(queries))
     candidates = list(grid(3))
     dims = sum(opened.record.models[model].dim for model in MODELS)
     assert len(list(passes(len(training), dims, 70, weightings=len(candidates)))) > 1
-    found = tune(opened, judged, Counted.of(judged, ids, keep_own=False), ["alpha"])
+    found = tune(opened, qrels, HitFilter.of(qrels, ids, keep_own=False), ["alpha"])
 
     vectors = [opened.encode(model, [queries[query] for query in training]) for model in MODELS]
     worth = []
     for weights in candidates:
         best = search(Question.of(vectors, weights), opened.blocks(MODELS, ["alpha"]), 70)
         rankings = [[ids[position] for position in row] for row in best.positions.tolist()]
-        worth.append(score(rankings, training, judged.judgements).mean())
+        worth.append(score(rankings, training, qrels.judgements).mean())
     assert tuple(found.weights.values()) == candidates[int(np.argmax(worth))]
 
 

@@ -12,9 +12,9 @@ from soloist.errors import ConfigError
 from soloist.exports import export_run
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
-from soloist.retrieval.judged import Judged
+from soloist.retrieval.qrels import Qrels
 
-JUDGED = Judged(queries={"q": "x"}, judgements={"q": {"a": 1}})
+JUDGED = Qrels(queries={"q": "x"}, judgements={"q": {"a": 1}})
 ASKED = [f"lease {number} of a device" for number in range(6)]
 
 
@@ -78,7 +78,7 @@ ONE = "is the text 'one text': give a list of texts, such as ['one text']"
         (lambda run: run.encode("wordllama", ["x", " "]), "a query is empty"),
         (lambda run: run.encode("wordllama", ["\udcff"]), "has a lone surrogate at character 0"),
         (lambda run: run.encode("bge-m3", ["x"]), "the run has no model bge-m3"),
-        (lambda run: run.places("beta"), "collections is the text 'beta': give a list of names, such as ['beta']"),
+        (lambda run: run.row_index("beta"), "collections is the text 'beta': give a list of names, such as ['beta']"),
         (lambda run: run.search("x", collections=["alpha", 3]), "collections has 3, of the type int: give a list of"),
         (lambda run: evaluate(run, JUDGED, collections="beta"), "collections is the text 'beta': give a list of"),
         (lambda run: export_run("run", "jsonl", collections="beta"), "collections is the text 'beta': give a list"),

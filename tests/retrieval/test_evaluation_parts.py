@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soloist.errors import InputError
-from soloist.retrieval.evaluation import Rated, _word_notices
-from soloist.retrieval.judged import read_judged
+from soloist.retrieval.bm25 import bm25_rankings
+from soloist.retrieval.evaluation import SystemScore, _word_notices
 from soloist.retrieval.metrics import Difference, difference, differences, score
 from soloist.retrieval.probes import headings_of, probes
+from soloist.retrieval.qrels import read_qrels
 from soloist.retrieval.tuning import grid, split
 from soloist.retrieval.verdict import Cost, judge
-from soloist.retrieval.words import by_words
 from soloist.types import Chunk
 
 QUERIES = '{"_id": "q1", "text": "one?"}\n{"_id": 2, "text": "two?", "more": []}\n\n{"_id": "q3", "text": "three?"}\n'
@@ -41,7 +41,7 @@ def written(tmp_path, queries, qrels):
 )
 def test_judgements_as_people_have_them(tmp_path, queries, qrels):
     """A heading would be a judgement, a carriage return part of an id, or TREC's second column a chunk."""
-    found = read_judged(*written(tmp_path, queries, qrels))
+    found = read_qrels(*written(tmp_path, queries, qrels))
     assert found.queries == {"q1": "one?", "2": "two?"}
     assert found.judgements == {"q1": {"a": 2, "b": 0}, "2": {"a b": 1}}
     assert found.notices == ("without a relevant chunk by the judgements, so left out: 1 of 3 queries",)
@@ -49,12 +49,12 @@ def test_judgements_as_people_have_them(tmp_path, queries, qrels):
 
 def test_a_judgement_may_be_there_twice(tmp_path):
     """Files that were joined have lines in common, which say nothing new."""
-    assert read_judged(*written(tmp_path, QUERIES, "q1\ta\t2\nq1\ta\t2\n")).judgements == {"q1": {"a": 2}}
+    assert read_qrels(*written(tmp_path, QUERIES, "q1\ta\t2\nq1\ta\t2\n")).judgements == {"q1": {"a": 2}}
 
 
 def test_columns_apart_by_spaces(tmp_path):
     """TREC's own files have blanks."""
-    assert read_judged(*written(tmp_path, QUERIES, "q1 0 a 1\n")).judgements == {"q1": {"a": 1}}
+    assert read_qrels(*written(tmp_path, QUERIES, "q1 0 a 1\n")).judgements == {"q1": {"a": 1}}
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_columns_apart_by_spaces(tmp_path):
 def test_files_that_are_none(tmp_path, queries, qrels, sentence):
     """A traceback, or a verdict over questions that nobody asked."""
     with pytest.raises(InputError) as caught:
-        read_judged(*written(tmp_path, queries, qrels))
+        read_qrels(*written(tmp_path, queries, qrels))
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
     """An OSError with a number."""
     with pytest.raises(InputError, match="cannot be read"):
-        read_judged(tmp_path / "none.jsonl", tmp_path / "none.tsv")
+        read_qrels(tmp_path / "none.jsonl", tmp_path / "none.tsv")
 
 
 def test_measures_by_hand():
@@ -356,7 +356,7 @@ def test_a_split_is_the_same_whatever_the_order(queries, shuffling):
 def test_words_find_words():
     """A floor that is none."""
     texts = ["the lease of a device", "fusion of vectors", "a batch of tokens", "a device of vectors"]
-    found = by_words(texts, ["vectors and fusion", "device lease", "tokens", "rain on the harbour", "the of"], 4)
+    found = bm25_rankings(texts, ["vectors and fusion", "device lease", "tokens", "rain on the harbour", "the of"], 4)
     assert [row.tolist() for row in found] == [[1, 3], [0, 3], [2], [], []]
 
 
@@ -364,7 +364,7 @@ def test_chunks_without_a_word_of_the_question_are_no_hits_by_words():
     """The first chunks of a run were found by every question of other words, and the floor stood too high."""
     texts = [f"rain on harbour {number}" for number in range(50)]
     ids = [f"c{number}" for number in range(50)]
-    rankings = [[ids[row] for row in rows] for rows in by_words(texts, ["lease of a device"], 50)]
+    rankings = [[ids[row] for row in rows] for rows in bm25_rankings(texts, ["lease of a device"], 50)]
     assert score(rankings, ["q"], {"q": {"c0": 1}}).mean("R@100") == 0
 
 
@@ -373,8 +373,8 @@ def test_chunks_without_a_word_of_the_question_are_no_hits_by_words():
 def test_words_that_do_better_than_vectors_are_told(low, p_value, said, weak):
     """The best model alone was advised, where no model at all found more."""
     gain = Difference(mean=0.1163, low=low, high=0.16, p_value=p_value)
-    words = Rated(name="BM25", kind="words", measures={}, gain=gain, cost=None)
-    alone = Rated(name="m", kind="model", measures={}, gain=None, cost=ALONE)
+    words = SystemScore(name="BM25", kind="words", measures={}, gain=gain, cost=None)
+    alone = SystemScore(name="m", kind="model", measures={}, gain=None, cost=ALONE)
     found = _word_notices([alone, words], "m", weak)
     assert bool(found) == said
     if said:

@@ -13,7 +13,7 @@ from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
-from soloist.retrieval.judged import read_judged
+from soloist.retrieval.qrels import read_qrels
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MINILM, WORDLLAMA = "all-MiniLM-L6-v2", "wordllama"
@@ -56,7 +56,7 @@ def judged_run(tmp_path_factory):
 
 
 def judged_of(name):
-    return read_judged(SHARED / name / "queries.jsonl", SHARED / name / "qrels" / "test.tsv")
+    return read_qrels(SHARED / name / "queries.jsonl", SHARED / name / "qrels" / "test.tsv")
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -78,10 +78,10 @@ def test_the_figures_and_the_verdict(judged_run, name):
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_search_shows_the_ranking_that_is_scored(judged_run, name):
     """The figures would be of another search than people make."""
-    judged, opened = judged_of(name), open_run(judged_run)
-    asked = list(judged.queries.values())
+    qrels, opened = judged_of(name), open_run(judged_run)
+    asked = list(qrels.queries.values())
     best = opened.rank(asked, 100, by=By(fusion="fused"), collections=[name])
-    ids = [id_ for _, id_ in opened.places([name]).ids()]
+    ids = [id_ for _, id_ in opened.row_index([name]).ids()]
     questions = "".join(" ".join(question.split()) + "\n" for question in asked)
     command = ["search", str(judged_run), "-", "--fused", "-k", "100", "--json", "--collection", name]
     done = CliRunner().invoke(app, command, input=questions, catch_exceptions=False)

@@ -14,7 +14,7 @@ from soloist.config import FusionConfig
 from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
-from soloist.retrieval.judged import Judged, read_judged
+from soloist.retrieval.qrels import Qrels, read_qrels
 from soloist.stores import RunFolder
 from soloist.stores.layout import FIT
 from soloist.stores.rows import vector_column
@@ -136,8 +136,8 @@ def test_fused_vectors_that_are_left_out_are_not_denied(projected, make, tmp_pat
     copy = shutil.copytree(projected, tmp_path / "copy")
     shutil.copy(other / FIT, copy / FIT)
     opened = open_run(copy)
-    (_, chunk), *_ = opened.places().ids()
-    found = evaluate(opened, Judged(queries={"q": QUESTION}, judgements={"q": {chunk: 1}}), bm25=False)
+    (_, chunk), *_ = opened.row_index().ids()
+    found = evaluate(opened, Qrels(queries={"q": QUESTION}, judgements={"q": {chunk: 1}}), bm25=False)
     assert "fused (projection)" in [each.name for each in found.left_out]
     assert found.verdict is None and "The run has fused vectors that are left out here." in found.best_verdict.text
     assert "no fused vectors" not in found.best_verdict.text
@@ -155,11 +155,11 @@ def test_judged_questions_behind_links_are_read(tmp_path):
     (tmp_path / "there.tsv").write_text("q\ta\t1\n")
     for name in ("there.jsonl", "there.tsv"):
         (tmp_path / f"link-{name}").symlink_to(tmp_path / name)
-    found = read_judged(tmp_path / "link-there.jsonl", tmp_path / "link-there.tsv")
+    found = read_qrels(tmp_path / "link-there.jsonl", tmp_path / "link-there.tsv")
     assert found.queries == {"q": "what\0is it"} and found.judgements == {"q": {"a": 1}}
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(SoloistError, match="cannot be read"):
-        read_judged(tmp_path / "loop", tmp_path / "there.tsv")
+        read_qrels(tmp_path / "loop", tmp_path / "there.tsv")
 
 
 def test_other_weights_in_the_same_folder_are_another_model(searched, base, tmp_path, tiny_models):
@@ -222,10 +222,10 @@ def test_a_damaged_row_is_found_before_an_evaluation_judges(searched, tmp_path):
     copy = shutil.copytree(searched, tmp_path / "copy")
     overwritten(copy / "beta" / "vectors" / "bert" / "part-00000.parquet", 0, 0, float("nan"))
     opened = open_run(copy)
-    (_, chunk), *_ = opened.places(["alpha"]).ids()
-    judged = Judged(queries={"q": QUESTION}, judgements={"q": {chunk: 1}})
-    found = evaluate(opened, judged, collections=["alpha"], bm25=False)
+    (_, chunk), *_ = opened.row_index(["alpha"]).ids()
+    qrels = Qrels(queries={"q": QUESTION}, judgements={"q": {chunk: 1}})
+    found = evaluate(opened, qrels, collections=["alpha"], bm25=False)
     assert [each.name for each in found.left_out] == ["projection", "aligned-mean"]  # which are fitted to all rows
     assert "soloist verify says in which file" in found.left_out[0].reason
     with pytest.raises(OutputError, match=r"bert.part-00000\.parquet is damaged, its row 0"):
-        evaluate(opened, judged, bm25=False)
+        evaluate(opened, qrels, bm25=False)

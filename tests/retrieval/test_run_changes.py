@@ -15,7 +15,7 @@ from soloist.cli import app
 from soloist.errors import OutputError
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
-from soloist.retrieval.judged import Judged
+from soloist.retrieval.qrels import Qrels
 from soloist.stores import RunFolder
 
 QUESTION = "which shard holds the lease of a device"
@@ -79,12 +79,12 @@ def test_a_search_of_two_runs_is_no_answer(copy, while_encoding, ask, before):
 def test_an_evaluation_of_two_runs_is_no_verdict(copy, while_encoding):
     """Half of the systems ranked the chunks of before, and the others those of after."""
     opened = open_run(copy)
-    (_, chunk), *_ = opened.places(["beta"]).ids()
-    judged = Judged(queries={"q": QUESTION}, judgements={"q": {chunk: 1}})
+    (_, chunk), *_ = opened.row_index(["beta"]).ids()
+    qrels = Qrels(queries={"q": QUESTION}, judgements={"q": {chunk: 1}})
     while_encoding(lambda: embed_again(copy))
     with pytest.raises(OutputError, match="was changed meanwhile: open and evaluate it again when it is finished"):
-        evaluate(opened, judged, bm25=False)
-    assert evaluate(open_run(copy), judged, bm25=False).questions == 1
+        evaluate(opened, qrels, bm25=False)
+    assert evaluate(open_run(copy), qrels, bm25=False).questions == 1
 
 
 def test_a_run_that_goes_away_is_the_reason_of_what_fails_then(copy):

@@ -12,12 +12,12 @@ from soloist.engine import run
 from soloist.errors import ConfigError, InputError
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
-from soloist.retrieval.judged import Judged
+from soloist.retrieval.qrels import Qrels
 from soloist.retrieval.systems import made_plan
 from soloist.stores import RunFolder
 
 TEXTS = ["a lease of a device", "the batch of tokens", "a vector and its norm", "shards of chunks"]
-JUDGED = Judged(queries={"q": "which device has the lease"}, judgements={"q": {"c0": 1}})
+JUDGED = Qrels(queries={"q": "which device has the lease"}, judgements={"q": {"c0": 1}})
 
 
 @pytest.fixture
@@ -80,26 +80,26 @@ def test_a_mean_that_cancels_is_left_out_and_names_the_chunk(small):
 def test_the_chunk_that_is_named_as_absent_is_absent(small):
     """`no judged chunk is in the run, e.g. 'c0' is not`, which it is: it was judged not relevant."""
     opened = open_run(small(("bert",)))
-    judged = Judged(queries={"q": "lease"}, judgements={"q": {"c0": 0, "gone": 1}})
+    qrels = Qrels(queries={"q": "lease"}, judgements={"q": {"c0": 0, "gone": 1}})
     with pytest.raises(InputError) as caught:
-        evaluate(opened, judged, bm25=False)
+        evaluate(opened, qrels, bm25=False)
     assert "no chunk that is judged relevant is in the run, e.g. 'gone' is not: " in str(caught.value)
     with pytest.raises(InputError, match="no chunk that is judged relevant is in the run: "):
-        evaluate(opened, Judged(queries={}, judgements={}), bm25=False)
+        evaluate(opened, Qrels(queries={}, judgements={}), bm25=False)
 
 
 def test_each_question_goes_through_each_model_once(searched, passes_through):
     """Eight systems and the tuning asked the same models for the same vectors: most of the time of an evaluation."""
     opened = open_run(searched)
-    ids = [id_ for _, id_ in opened.places().ids()]
+    ids = [id_ for _, id_ in opened.row_index().ids()]
     questions = {f"q{number}": f"lease {number} of a device" for number in range(40)}
-    judged = Judged(queries=questions, judgements={query: {ids[0]: 1} for query in questions})
+    qrels = Qrels(queries=questions, judgements={query: {ids[0]: 1} for query in questions})
     for model in opened.models:
         opened.encode(model, list(questions.values()))
     once = len(passes_through)
     assert once >= len(opened.models)
     passes_through.clear()
-    evaluate(open_run(searched), judged, bm25=False, tuning=True)
+    evaluate(open_run(searched), qrels, bm25=False, tuning=True)
     assert len(passes_through) == once
 
 
@@ -122,10 +122,10 @@ def test_a_model_of_weight_0_is_not_even_loaded(make, by, tmp_path):
 def test_costs_are_of_what_ranks_and_of_the_chunks_that_are_ranked(searched):
     """A model of weight 0 was paid for, and every collection, whichever was evaluated."""
     opened = open_run(searched)
-    (_, chunk), *_ = opened.places(["beta"]).ids()
-    judged = Judged(queries={"q": "lease"}, judgements={"q": {chunk: 1}})
+    (_, chunk), *_ = opened.row_index(["beta"]).ids()
+    qrels = Qrels(queries={"q": "lease"}, judgements={"q": {chunk: 1}})
     weights = {"bert": 0.0, "qwen2": 0.4, "wordllama": 0.6}
-    found = evaluate(opened, judged, collections=["beta"], weights=weights, bm25=False)
+    found = evaluate(opened, qrels, collections=["beta"], weights=weights, bm25=False)
     cost = {each.name: each.cost for each in found.systems}
     for name in ("bert", "qwen2", "wordllama"):
         record = opened.record.models[name]

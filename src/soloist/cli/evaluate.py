@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from soloist.retrieval import OpenedRun
-    from soloist.retrieval.judged import Judged
+    from soloist.retrieval.qrels import Qrels
 
 _QUERIES_HELP = """BEIR's queries.jsonl: an object with _id and text a line. Without it, headings in the chunks'
 metadata are asked, each of which should find its own chunk: weaker evidence."""
@@ -88,10 +88,10 @@ def _require_both(queries: Path | None, qrels: Path | None) -> None:
         raise ConfigError(f"{given} needs {missing} beside it: give both, or neither to ask the chunks' own headings")
 
 
-def _judged(run: OpenedRun, queries: Path | None, qrels: Path | None, collections: Sequence[str]) -> Judged:
-    from soloist.retrieval.judged import read_judged
+def _judged(run: OpenedRun, queries: Path | None, qrels: Path | None, collections: Sequence[str]) -> Qrels:
     from soloist.retrieval.probes import probes
+    from soloist.retrieval.qrels import read_qrels
 
     if queries is not None and qrels is not None:
-        return read_judged(queries, qrels)
-    return probes(chunk for place in run.places(collections).shards for chunk in run.chunks(*place))
+        return read_qrels(queries, qrels)
+    return probes(chunk for place in run.row_index(collections).shards for chunk in run.chunks(*place))

@@ -12,7 +12,7 @@ from rich.text import Text
 from soloist.errors import ConfigError, OutputError
 from soloist.reports.table import print_table
 from soloist.reports.text import bytes_text, one_line
-from soloist.retrieval.evaluation import Evaluation, Rated
+from soloist.retrieval.evaluation import Evaluation, SystemScore
 from soloist.retrieval.metrics import MAIN, MEASURES, Difference
 from soloist.retrieval.systems import Kind
 from soloist.stores.atomic import atomic_path, disk_errors
@@ -105,7 +105,7 @@ def _interval_text(gain: Difference) -> str:
     return "" if gain.interval is None else " [{:+.4f}, {:+.4f}]".format(*gain.interval)
 
 
-def _row(each: Rated, single: str) -> list[str]:
+def _row(each: SystemScore, single: str) -> list[str]:
     if each.name == single:
         against = "is it"
     elif each.gain is None:

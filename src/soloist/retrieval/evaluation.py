@@ -13,7 +13,8 @@ from soloist.config import FusionConfig
 from soloist.errors import InputError
 from soloist.fusion import require_weights
 from soloist.given import texts_given
-from soloist.retrieval.judged import Judged
+from soloist.retrieval.bm25 import bm25_rankings, require_bm25
+from soloist.retrieval.identical_ids import HitFilter
 from soloist.retrieval.metrics import (
     MAIN,
     MEASURES,
@@ -25,18 +26,17 @@ from soloist.retrieval.metrics import (
     score,
 )
 from soloist.retrieval.opened import OpenedRun, QueryFusion
-from soloist.retrieval.own import Counted
+from soloist.retrieval.qrels import Qrels
 from soloist.retrieval.systems import Asked, Kind, LeftOut, System, systems
 from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Cost, Verdict, judge
-from soloist.retrieval.words import by_words, require_words
 from soloist.wording import count_text
 
 _WORDS = "BM25"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rated:
+class SystemScore:
     """One system: the means of its measures, and its gain in nDCG@10 over the best single model, None for that one."""
 
     name: str
@@ -55,7 +55,7 @@ class Evaluation:
 
     questions: int
     chunks: int
-    systems: tuple[Rated, ...]
+    systems: tuple[SystemScore, ...]
     best_single: str
     verdict: Verdict | None
     best_verdict: Verdict | None
@@ -71,7 +71,7 @@ class Evaluation:
 
 def evaluate(
     run: OpenedRun,
-    judged: Judged,
+    qrels: Qrels,
     *,
     collections: Sequence[str] = (),
     weights: Mapping[str, float] | None = None,
@@ -93,16 +93,16 @@ def evaluate(
     """
     require_measures()
     if bm25:
-        require_words()
+        require_bm25()
     require_weights(FusionConfig(weights=weights or {}), run.models)
     collections = texts_given("collections", collections, "names")
     with run.unchanged("open and evaluate it again"):
-        return _evaluated(run, judged, collections, weights, bm25, tuning, keep_own, progress)
+        return _evaluated(run, qrels, collections, weights, bm25, tuning, keep_own, progress)
 
 
 def _evaluated(
     run: OpenedRun,
-    judged: Judged,
+    qrels: Qrels,
     collections: Sequence[str],
     weights: Mapping[str, float] | None,
     bm25: bool,
@@ -111,12 +111,12 @@ def _evaluated(
     progress: Callable[[str], None],
 ) -> Evaluation:
     ids = _ids(run, collections)
-    judged, notices = _known(judged, ids)
+    qrels, notices = _known(qrels, ids)
     if tuning:
-        require_tunable(run, judged)
-    counted = Counted.of(judged, ids, keep_own=keep_own)
-    notices = (*notices, *_own_notices(run, judged, counted, collections))
-    asked = Asked(queries=list(judged.queries.values()), depth=counted.depth, ids=ids, collections=collections)
+        require_tunable(run, qrels)
+    counted = HitFilter.of(qrels, ids, keep_own=keep_own)
+    notices = (*notices, *_own_notices(run, qrels, counted, collections))
+    asked = Asked(queries=list(qrels.queries.values()), depth=counted.depth, ids=ids, collections=collections)
 
     def begun(name: str) -> None:
         progress(f"ranking {count_text(len(ids), 'chunk')} for {count_text(len(asked.queries), 'question')} by {name}")
@@ -124,10 +124,10 @@ def _evaluated(
     tried: list[Iterable[System | LeftOut]] = [systems(run, asked, weights, begun)]
     if bm25:
         tried.append(_by_words(run, asked, begun))
-    found, left_out = _scored(itertools.chain(*tried), counted, judged)
+    found, left_out = _scored(itertools.chain(*tried), counted, qrels)
     single = max((each for each in found if each.kind == "model"), key=lambda each: each.scores.mean())
     rated = tuple(_rated(each, single, asked.queries) for each in found)
-    verdict, best_verdict = _verdicts(run, found, rated, single, asked.queries, weights, weak=judged.weak)
+    verdict, best_verdict = _verdicts(run, found, rated, single, asked.queries, weights, weak=qrels.weak)
     if tuning:
         progress("tuning the weights")
     return Evaluation(
@@ -138,15 +138,15 @@ def _evaluated(
         verdict=verdict,
         best_verdict=best_verdict,
         left_out=tuple(left_out),
-        tuned=tune(run, judged, counted, collections) if tuning else None,
-        notices=(*judged.notices, *notices, *run.notices, *_word_notices(rated, single.name, judged.weak)),
-        weak=judged.weak,
+        tuned=tune(run, qrels, counted, collections) if tuning else None,
+        notices=(*qrels.notices, *notices, *run.notices, *_word_notices(rated, single.name, qrels.weak)),
+        weak=qrels.weak,
     )
 
 
 def _ids(run: OpenedRun, collections: Sequence[str]) -> list[str]:
     owner: dict[str, str] = {}
-    for collection, id_ in run.places(collections).ids():
+    for collection, id_ in run.row_index(collections).ids():
         if id_ in owner:
             raise InputError(
                 f"the id {id_!r} is in the collections {owner[id_]} and {collection}, so a judgement cannot tell them "
@@ -156,37 +156,37 @@ def _ids(run: OpenedRun, collections: Sequence[str]) -> list[str]:
     return list(owner)
 
 
-def _known(judged: Judged, ids: Sequence[str]) -> tuple[Judged, tuple[str, ...]]:
+def _known(qrels: Qrels, ids: Sequence[str]) -> tuple[Qrels, tuple[str, ...]]:
     """The questions with a relevant chunk in the run, whose other judgements stay: what is not there is not found."""
     there = set(ids)
     answerable = {
         query: grades
-        for query, grades in judged.judgements.items()
+        for query, grades in qrels.judgements.items()
         if any(grade > 0 and chunk in there for chunk, grade in grades.items())
     }
     if not answerable:
-        relevant = (chunk for grades in judged.judgements.values() for chunk, grade in grades.items() if grade > 0)
+        relevant = (chunk for grades in qrels.judgements.values() for chunk, grade in grades.items() if grade > 0)
         example = next((f", e.g. {chunk!r} is not" for chunk in relevant), "")
         raise InputError(
             f"no chunk that is judged relevant is in the run{example}: give judgements by the ids of its chunks, such "
             f"as {ids[0]!r}"
         )
-    absent = len({chunk for grades in judged.judgements.values() for chunk in grades} - there)
+    absent = len({chunk for grades in qrels.judgements.values() for chunk in grades} - there)
     notices = [f"not in the run, so never found: {count_text(absent, 'judged chunk')}"] if absent else []
-    if len(answerable) < len(judged.judgements):
-        left_out = len(judged.judgements) - len(answerable)
+    if len(answerable) < len(qrels.judgements):
+        left_out = len(qrels.judgements) - len(answerable)
         notices.append(f"without a relevant chunk in the run, so left out: {count_text(left_out, 'question')}")
-    queries = {query: text for query, text in judged.queries.items() if query in answerable}
-    return Judged(queries=queries, judgements=answerable, notices=judged.notices, weak=judged.weak), tuple(notices)
+    queries = {query: text for query, text in qrels.queries.items() if query in answerable}
+    return Qrels(queries=queries, judgements=answerable, notices=qrels.notices, weak=qrels.weak), tuple(notices)
 
 
-def _own_notices(run: OpenedRun, judged: Judged, counted: Counted, collections: Sequence[str]) -> tuple[str, ...]:
+def _own_notices(run: OpenedRun, qrels: Qrels, counted: HitFilter, collections: Sequence[str]) -> tuple[str, ...]:
     rows = np.array(sorted(counted.own.values()), np.int64)
     texts = {row: chunk.text for row, (_, chunk) in run.chunks_at(rows, collections).items()}
-    return counted.notices(judged, texts)
+    return counted.notices(qrels, texts)
 
 
-def _word_notices(rated: Sequence[Rated], single: str, weak: bool) -> list[str]:
+def _word_notices(rated: Sequence[SystemScore], single: str, weak: bool) -> list[str]:
     """That words alone do better than all vectors, which no comparison of models tells."""
     words = next((each for each in rated if each.kind == "words"), None)
     if words is None or words.gain is None or not words.gain.is_shown or words.gain.mean < 0:
@@ -197,9 +197,9 @@ def _word_notices(rated: Sequence[Rated], single: str, weak: bool) -> list[str]:
 
 def _by_words(run: OpenedRun, asked: Asked, begun: Callable[[str], None]) -> Iterator[System | LeftOut]:
     begun(_WORDS)
-    texts = [chunk.text for place in run.places(asked.collections).shards for chunk in run.chunks(*place)]
+    texts = [chunk.text for place in run.row_index(asked.collections).shards for chunk in run.chunks(*place)]
     try:
-        positions = by_words(texts, asked.queries, asked.depth)
+        positions = bm25_rankings(texts, asked.queries, asked.depth)
     except InputError as exc:
         yield LeftOut(name=_WORDS, reason=str(exc))
     else:
@@ -216,7 +216,7 @@ class _Scored:
     scores: Scores
 
 
-def _scored(tried: Iterable[System | LeftOut], counted: Counted, judged: Judged) -> tuple[list[_Scored], list[LeftOut]]:
+def _scored(tried: Iterable[System | LeftOut], counted: HitFilter, qrels: Qrels) -> tuple[list[_Scored], list[LeftOut]]:
     """The scores of each system as soon as it has ranked, so that one system's rankings are in memory at a time."""
     found: list[_Scored] = []
     left_out: list[LeftOut] = []
@@ -224,15 +224,15 @@ def _scored(tried: Iterable[System | LeftOut], counted: Counted, judged: Judged)
         if isinstance(each, LeftOut):
             left_out.append(each)
             continue
-        queries = list(judged.queries)
-        scores = score(counted.rankings(each.positions, queries), queries, judged.judgements)
+        queries = list(qrels.queries)
+        scores = score(counted.rankings(each.positions, queries), queries, qrels.judgements)
         found.append(_Scored(name=each.name, kind=each.kind, cost=each.cost, scores=scores))
     return found, left_out
 
 
-def _rated(each: _Scored, single: _Scored, questions: Sequence[str]) -> Rated:
+def _rated(each: _Scored, single: _Scored, questions: Sequence[str]) -> SystemScore:
     gain = difference(each.scores.of_query[MAIN], single.scores.of_query[MAIN], questions)
-    return Rated(
+    return SystemScore(
         name=each.name,
         kind=each.kind,
         measures={measure: each.scores.mean(measure) for measure in MEASURES},
@@ -244,7 +244,7 @@ def _rated(each: _Scored, single: _Scored, questions: Sequence[str]) -> Rated:
 def _verdicts(
     run: OpenedRun,
     found: Sequence[_Scored],
-    rated: Sequence[Rated],
+    rated: Sequence[SystemScore],
     single: _Scored,
     questions: Sequence[str],
     weights: Mapping[str, float] | None,

@@ -23,10 +23,10 @@ from soloist.errors import ConfigError, OutputError
 from soloist.fusion import Fitted, FusionPlan, Member, fuse, plan_fusion
 from soloist.given import texts_given
 from soloist.retrieval.exact import Best, Block, DamagedRowError, Question, moments, passes, search_all
-from soloist.retrieval.places import Places, RunVectors
-from soloist.retrieval.queries import QueryEncoders
-from soloist.retrieval.questions import question_of, questions_of
+from soloist.retrieval.query_checks import checked_queries, checked_query
+from soloist.retrieval.query_encoders import QueryEncoders
 from soloist.retrieval.ranking import RRF_DEPTH, reciprocal_ranks
+from soloist.retrieval.row_index import RowIndex, RunVectors
 from soloist.retrieval.run_record import RunRecord, read_record
 from soloist.stores import RunFolder, Unchanged
 from soloist.types import Chunk, Hit
@@ -82,7 +82,7 @@ class OpenedRun:
         self._record = record
         self._opened = opened
         self._encoders = QueryEncoders(record.config, record.models, catalogue)
-        self._places: dict[tuple[str, ...], Places] = {}
+        self._row_indexes: dict[tuple[str, ...], RowIndex] = {}
         self._vectors: dict[tuple[tuple[str, ...], str], RunVectors] = {}
         self._fit: Fitted | None = None
 
@@ -130,7 +130,7 @@ class OpenedRun:
         self, query: str, k: int | None = None, *, by: By | str | None = None, collections: Sequence[str] = ()
     ) -> list[Hit]:
         """The `k` best chunks for a query; see `search_all`."""
-        return self.search_all([question_of(query)], k, by=by, collections=collections)[0]
+        return self.search_all([checked_query(query)], k, by=by, collections=collections)[0]
 
     def search_all(
         self,
@@ -152,9 +152,9 @@ class OpenedRun:
                 one that made the run.
             OutputError: a file is missing, has changed or is damaged.
         """
-        queries, collections = questions_of(queries), self._chosen(collections)
+        queries, collections = checked_queries(queries), self._chosen(collections)
         with self.unchanged():
-            shown = min(_HITS, self.places(collections).rows) if k is None else k
+            shown = min(_HITS, self.row_index(collections).rows) if k is None else k
             best = self.rank(queries, shown, by=self._by(by), collections=collections)
             chunks = self.chunks_at(best.positions, collections)
             return [_hits(*each, chunks) for each in zip(best.positions, best.scores, strict=True)]
@@ -162,16 +162,16 @@ class OpenedRun:
     def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Best:
         """The positions and scores of the `k` best rows for each query, without their texts; see `search`."""
         with self.unchanged():
-            return self._rank(questions_of(queries), k, by, self._chosen(collections))
+            return self._rank(checked_queries(queries), k, by, self._chosen(collections))
 
     def _rank(self, queries: Sequence[str], k: int, by: By, collections: Sequence[str]) -> Best:
         if not queries:
             raise ConfigError("there is no query: ask something")
-        places = self.places(collections)
-        if not isinstance(k, int) or not 1 <= k <= places.rows:
+        index = self.row_index(collections)
+        if not isinstance(k, int) or not 1 <= k <= index.rows:
             raise ConfigError(
-                f"k is {k!r}, but there {is_or_are(places.rows)} {count_text(places.rows, 'chunk')} to find: give a k "
-                f"{'of 1' if places.rows == 1 else f'from 1 to {places.rows}'}"
+                f"k is {k!r}, but there {is_or_are(index.rows)} {count_text(index.rows, 'chunk')} to find: give a k "
+                f"{'of 1' if index.rows == 1 else f'from 1 to {index.rows}'}"
             )
         if by.model is not None:
             return self._nearest(by.model, self.encode(by.model, queries), k, collections)
@@ -219,7 +219,7 @@ class OpenedRun:
                 this machine is not the one that made the run.
             EncodingError: the model gives a query no vector.
         """
-        asked = questions_of(queries)
+        asked = checked_queries(queries)
         if model not in self._record.models:
             raise ConfigError(f"the run has no model {model}: choose one of {', '.join(self.models)}")
         if not asked:
@@ -228,12 +228,12 @@ class OpenedRun:
 
     def encode_fused(self, queries: Sequence[str]) -> Vectors:
         """The queries' fused vectors, by the run's own fusion: (queries, dim) unit float32; see `encode`."""
-        queries = questions_of(queries)
+        queries = checked_queries(queries)
         return fuse(self.fusion_plan, self.encode_for(self.fusion_plan, queries), fitted=self.fit)
 
     def encode_for(self, plan: FusionPlan, queries: Sequence[str]) -> list[Vectors]:
         """The queries as each model of a fusion sees them; zeros where it uses nothing of a model, which is not run."""
-        queries = questions_of(queries)
+        queries = checked_queries(queries)
         return [
             self.encode(model, queries) if kept else np.zeros((len(queries), dim), np.float32)
             for model, kept, dim in zip(plan.models, plan.kept_dims, plan.member_dims, strict=True)
@@ -267,22 +267,22 @@ class OpenedRun:
             for model in self._record.models.values()
         ]
 
-    def places(self, collections: Sequence[str] = ()) -> Places:
+    def row_index(self, collections: Sequence[str] = ()) -> RowIndex:
         """The rows of some collections, or of all.
 
         Raises:
             ConfigError: the run has no such collection.
         """
         chosen = self._chosen(collections)
-        if chosen not in self._places:
-            self._places[chosen] = Places(self._folder, chosen)
-        return self._places[chosen]
+        if chosen not in self._row_indexes:
+            self._row_indexes[chosen] = RowIndex(self._folder, chosen)
+        return self._row_indexes[chosen]
 
     def vectors(self, name: str, collections: Sequence[str] = ()) -> RunVectors:
         """The vectors of all rows by a model, or the fused ones, whose name is `fused`."""
         key = (self._chosen(collections), name)
         if key not in self._vectors:
-            self._vectors[key] = self.places(collections).vectors(functools.partial(self._file, name))
+            self._vectors[key] = self.row_index(collections).vectors(functools.partial(self._file, name))
         return self._vectors[key]
 
     def _file(self, name: str, collection: str, shard: int) -> str:
@@ -318,7 +318,7 @@ class OpenedRun:
                 f"k is {k:,}, but reciprocal ranks count {RRF_DEPTH:,} deep in each model's ranking: give a k of "
                 f"{RRF_DEPTH:,} or less, or rank otherwise"
             )
-        depth = min(self.places(collections).rows, RRF_DEPTH)
+        depth = min(self.row_index(collections).rows, RRF_DEPTH)
         models, weights = self.weighted(by)
         asked = {model: self.encode(model, queries) for model in models}
         found = []
@@ -351,11 +351,12 @@ class OpenedRun:
         try:
             yield
         except DamagedRowError as exc:
-            place = self.places(collections).place(exc.position)
-            file = self._folder.path / self._file(names[exc.model], place.collection, place.shard)
+            location = self.row_index(collections).location(exc.position)
+            file = self._folder.path / self._file(names[exc.model], location.collection, location.shard)
             raise OutputError(
-                f"{file} is damaged, its row {place.row} is not a vector (NaN, infinity or a norm far from 1): soloist "
-                f"verify {self._folder.path} lists all that is wrong, and the command that made the run repairs it"
+                f"{file} is damaged, its row {location.row} is not a vector (NaN, infinity or a norm far from 1): "
+                f"soloist verify {self._folder.path} lists all that is wrong, and the command that made the run "
+                "repairs it"
             ) from exc
 
     def weighted(self, by: By) -> tuple[list[str], list[float]]:
@@ -376,11 +377,11 @@ class OpenedRun:
 
     def chunks_at(self, positions: NDArray[np.int64], collections: Sequence[str] = ()) -> dict[int, tuple[str, Chunk]]:
         """Collection and chunk of each of these rows; every shard is read once."""
-        places = self.places(collections)
+        index = self.row_index(collections)
         rows: dict[tuple[str, int], dict[int, int]] = {}
         for position in np.unique(positions).tolist():
-            place = places.place(position)
-            rows.setdefault((place.collection, place.shard), {})[place.row] = position
+            location = index.location(position)
+            rows.setdefault((location.collection, location.shard), {})[location.row] = position
         return {
             position: (collection, chunk)
             for (collection, shard), some in rows.items()

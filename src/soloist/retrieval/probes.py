@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from soloist.errors import InputError
-from soloist.retrieval.judged import Judged
 from soloist.retrieval.metrics import FEWEST
+from soloist.retrieval.qrels import Qrels
 from soloist.types import Chunk
 from soloist.wording import count_text
 
@@ -29,7 +29,7 @@ _MOST_OWNERS = 3  # a heading of more chunks, such as "See also", tells them not
 _WAY_ON = "give --queries and --qrels"
 
 
-def probes(chunks: Iterable[Chunk], most: int = 300) -> Judged:
+def probes(chunks: Iterable[Chunk], most: int = 300) -> Qrels:
     """Up to `most` headings, chosen by their digests, each with the chunks that it is a heading of.
 
     Of each chunk the first heading that tells it apart, one of several words before one of a single word.
@@ -48,7 +48,7 @@ def probes(chunks: Iterable[Chunk], most: int = 300) -> Judged:
         raise InputError(_why_none(owners))
     chosen = sorted(telling, key=lambda heading: hashlib.sha256(heading.encode()).digest())[:most]
     ids = [f"probe-{number}" for number in range(len(chosen))]
-    return Judged(
+    return Qrels(
         queries=dict(zip(ids, chosen, strict=True)),
         judgements={id_: dict.fromkeys(telling[heading], 1) for id_, heading in zip(ids, chosen, strict=True)},
         notices=tuple(_notices(chosen, len(known))),

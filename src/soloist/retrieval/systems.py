@@ -117,7 +117,7 @@ def cost_of(run: OpenedRun, asked: Asked, models: Sequence[str], bytes_per_chunk
     """What encoding the chunks that are ranked took of some models, at the rate of the session that embedded, and what
     their vectors take.
     """
-    rows = run.places(asked.collections).rows
+    rows = run.row_index(asked.collections).rows
     records = [run.record.models[model] for model in models]
     known = [record.seconds / record.embedded * rows for record in records if record.embedded]
     stored = sum(run.vectors(model, asked.collections).stored_bytes for model in models)
@@ -161,7 +161,7 @@ def fit(run: OpenedRun, plan: FusionPlan) -> Fitted:
         FusionError: there are too few rows, or one is damaged: also one in a collection that nothing else looks at.
     """
     fitting = Fitting(plan)
-    for block in sampled(run.blocks(plan.models), run.places().rows):
+    for block in sampled(run.blocks(plan.models), run.row_index().rows):
         if not all(np.isfinite(part).all() for part in block):
             raise FusionError(
                 "a vector that it would be fitted to has NaN or infinity: soloist verify says in which file"

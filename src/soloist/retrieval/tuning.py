@@ -12,10 +12,10 @@ import numpy as np
 from soloist.arrays import Vectors
 from soloist.errors import ConfigError
 from soloist.retrieval.exact import Question, passes, search
-from soloist.retrieval.judged import Judged
+from soloist.retrieval.identical_ids import HitFilter
 from soloist.retrieval.metrics import FEWEST, MAIN, Difference, Scores, difference, score
 from soloist.retrieval.opened import OpenedRun
-from soloist.retrieval.own import Counted
+from soloist.retrieval.qrels import Qrels
 from soloist.wording import count_text, is_or_are
 
 _STEPS = {2: 20, 3: 10}  # of 1, by the number of models; with more models, 5
@@ -36,30 +36,30 @@ class Tuned:
     gain: Difference
 
 
-def tune(run: OpenedRun, judged: Judged, counted: Counted, collections: Sequence[str] = ()) -> Tuned:
+def tune(run: OpenedRun, qrels: Qrels, counted: HitFilter, collections: Sequence[str] = ()) -> Tuned:
     """Try a grid of weights; `counted` are the rows that count as hits.
 
     Raises:
         ConfigError: see `require_tunable`.
     """
-    training, held_out = require_tunable(run, judged)
+    training, held_out = require_tunable(run, qrels)
     candidates = list(grid(len(run.models)))
-    rated = [found.mean() for found in _scores(run, judged, training, candidates, counted, collections)]
+    rated = [found.mean() for found in _scores(run, qrels, training, candidates, counted, collections)]
     weights = candidates[int(np.argmax(rated))]
     singles = [tuple(float(place == model) for place in range(len(run.models))) for model in range(len(run.models))]
     single = max(singles, key=lambda each: rated[candidates.index(each)])
-    tuned, alone = _scores(run, judged, held_out, [weights, single], counted, collections)
+    tuned, alone = _scores(run, qrels, held_out, [weights, single], counted, collections)
     return Tuned(
         weights=dict(zip(run.models, weights, strict=True)),
         single=run.models[single.index(1.0)],
         training=len(training),
         held_out=len(held_out),
         ndcg=tuned.mean(),
-        gain=difference(tuned.of_query[MAIN], alone.of_query[MAIN], [judged.queries[query] for query in held_out]),
+        gain=difference(tuned.of_query[MAIN], alone.of_query[MAIN], [qrels.queries[query] for query in held_out]),
     )
 
 
-def require_tunable(run: OpenedRun, judged: Judged) -> tuple[list[str], list[str]]:
+def require_tunable(run: OpenedRun, qrels: Qrels) -> tuple[list[str], list[str]]:
     """The questions to tune on and those to try the weights on.
 
     Raises:
@@ -67,9 +67,9 @@ def require_tunable(run: OpenedRun, judged: Judged) -> tuple[list[str], list[str
     """
     if len(run.models) < 2:
         raise ConfigError("the run has one model, whose weight nothing can be tuned against: leave out --tune")
-    training, held_out = split(list(judged.queries))
+    training, held_out = split(list(qrels.queries))
     if min(len(training), len(held_out)) < FEWEST:
-        count = len(judged.queries)
+        count = len(qrels.queries)
         raise ConfigError(
             f"{count_text(count, 'question')} {is_or_are(count)} too few to tune weights on a part of them and try "
             f"them on the rest: judge {2 * FEWEST} or more, or leave out --tune"
@@ -94,10 +94,10 @@ def grid(models: int) -> Iterator[tuple[float, ...]]:
 
 def _scores(
     run: OpenedRun,
-    judged: Judged,
+    qrels: Qrels,
     queries: Sequence[str],
     candidates: Sequence[Sequence[float]],
-    counted: Counted,
+    counted: HitFilter,
     collections: Sequence[str],
 ) -> list[Scores]:
     """What each candidate's concatenation is worth, in passes over the vectors with as many questions as `passes` lets.
@@ -105,9 +105,9 @@ def _scores(
     Each question is there once for each candidate; their numbers together do not matter for memory.
     """
     # All questions, since the systems have asked them, and then these.
-    places = {query: place for place, query in enumerate(judged.queries)}
+    places = {query: place for place, query in enumerate(qrels.queries)}
     rows = [places[query] for query in queries]
-    vectors = [run.encode(model, list(judged.queries.values()))[rows] for model in run.models]
+    vectors = [run.encode(model, list(qrels.queries.values()))[rows] for model in run.models]
     dims = sum(part.shape[1] for part in vectors)
     found: list[list[Scores]] = []
     for some in passes(len(queries), dims, counted.depth, weightings=len(candidates)):
@@ -115,7 +115,7 @@ def _scores(
         best = search(question, run.blocks(run.models, collections), counted.depth)
         asked = queries[some]
         split_up = np.split(best.positions, len(candidates))
-        found.append([score(counted.rankings(positions, asked), asked, judged.judgements) for positions in split_up])
+        found.append([score(counted.rankings(positions, asked), asked, qrels.judgements) for positions in split_up])
     return [Scores.joined(parts) for parts in zip(*found, strict=True)]
 
 

@@ -6,7 +6,7 @@ from soloist.errors import ConfigError
 from soloist.given import texts_given
 
 
-def question_of(value: object) -> str:
+def checked_query(value: object) -> str:
     """One question.
 
     Raises:
@@ -26,10 +26,10 @@ def question_of(value: object) -> str:
     return str(value)
 
 
-def questions_of(values: object) -> tuple[str, ...]:
+def checked_queries(values: object) -> tuple[str, ...]:
     """Several questions, in an order; there may be none.
 
     Raises:
         ConfigError: it is one text, whose letters would be asked, or one of them is no question.
     """
-    return tuple(map(question_of, texts_given("queries", values)))
+    return tuple(map(checked_query, texts_given("queries", values)))

@@ -16,22 +16,22 @@ from soloist.wording import count_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """One row of a run."""
+class RowLocation:
+    """Where one row of a run lies."""
 
     collection: str
     shard: int
     row: int
 
 
-class Places:
+class RowIndex:
     """The rows of some collections of a finished run, in the order of collections, shards and rows."""
 
     def __init__(self, folder: RunFolder, collections: Sequence[str]) -> None:
         records = folder.manifest.read().values()
         rows = {(each.collection, each.shard): each.rows for each in records if each.kind == "chunks"}
         self._folder = folder
-        order = {name: place for place, name in enumerate(collections)}
+        order = {name: number for number, name in enumerate(collections)}
         self._shards = sorted((each for each in rows if each[0] in order), key=lambda each: (order[each[0]], each[1]))
         self._starts = [0, *itertools.accumulate(rows[each] for each in self._shards)]
 
@@ -45,11 +45,11 @@ class Places:
         """How many there are."""
         return self._starts[-1]
 
-    def place(self, position: int) -> Place:
+    def location(self, position: int) -> RowLocation:
         """Where a row lies."""
         number = bisect_right(self._starts, position) - 1
         collection, shard = self._shards[number]
-        return Place(collection=collection, shard=shard, row=position - self._starts[number])
+        return RowLocation(collection=collection, shard=shard, row=position - self._starts[number])
 
     def ids(self) -> Iterator[tuple[str, str]]:
         """Collection and id of every row, in order."""

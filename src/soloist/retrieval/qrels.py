@@ -1,4 +1,4 @@
-"""Judged questions in BEIR's layout: queries.jsonl and a table of judgements. Reads files; knows nothing of vectors."""
+"""Qrels questions in BEIR's layout: queries.jsonl and a table of judgements. Reads files; knows nothing of vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HIGHEST_GRADE = 10_000  # trec_eval has a place in memory for each grade up to 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Judged:
+class Qrels:
     """Questions by id, and for each of them the chunks that were judged, with grades; 0 and less mean not relevant.
 
     `notices` say what was left out. `weak` where nobody judged anything: the questions are made from the chunks.
@@ -27,7 +27,7 @@ class Judged:
     weak: bool = False
 
 
-def read_judged(queries: Path, qrels: Path) -> Judged:
+def read_qrels(queries: Path, qrels: Path) -> Qrels:
     """The questions that have a relevant chunk by their judgements.
 
     `queries` has an object with `_id` and `text` a line, `qrels` has a question, a chunk and a grade a line, separated
@@ -59,7 +59,7 @@ def read_judged(queries: Path, qrels: Path) -> Judged:
         if left_out
         else ()
     )
-    return Judged(
+    return Qrels(
         queries={query: texts[query] for query in texts if query in relevant}, judgements=relevant, notices=notices
     )
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from soloist.cli import app
 from soloist.retrieval import open_run
 from soloist.retrieval.evaluation import evaluate
-from soloist.retrieval.judged import Judged
-from soloist.retrieval.own import Counted
+from soloist.retrieval.identical_ids import HitFilter
+from soloist.retrieval.qrels import Qrels
 from soloist.retrieval.systems import Asked, System, systems
 from soloist.retrieval.tuning import split
 
@@ -25,32 +25,32 @@ BY_CHANCE = "none of these questions has the text of its chunk"
 def own_questions(searched):
     """Forty chunks as questions, of which three are judged to find themselves, and one that is no chunk."""
     opened = open_run(searched)
-    chunks = [chunk for place in opened.places().shards for chunk in opened.chunks(*place)]
+    chunks = [chunk for place in opened.row_index().shards for chunk in opened.chunks(*place)]
     queries = {chunk.id: chunk.text for chunk in chunks[:40]} | {"asked": "which device has the lease"}
     judgements = {
         query: {chunks[(3 * number + 7) % len(chunks)].id: 1 + number % 2, chunks[number].id: int(number < 3)}
         for number, query in enumerate(queries)
     }
     judgements["asked"] = {chunks[5].id: 1}
-    return Judged(queries=queries, judgements=judgements)
+    return Qrels(queries=queries, judgements=judgements)
 
 
-def as_beir_has_it(positions, ids, judged, *, ignore_identical_ids):
+def as_beir_has_it(positions, ids, qrels, *, ignore_identical_ids):
     """Every question's nDCG@10 by what BEIR's own evaluator does: identical ids are popped, judgements stay."""
     results = {}
-    for query, row in zip(judged.queries, positions, strict=True):
+    for query, row in zip(qrels.queries, positions, strict=True):
         results[query] = {ids[place]: float(len(row) - rank) for rank, place in enumerate(row.tolist())}
         if ignore_identical_ids:
             results[query].pop(query, None)
-    scores = pytrec_eval.RelevanceEvaluator(judged.judgements, {"ndcg_cut.10"}).evaluate(results)
-    return {query: scores[query]["ndcg_cut_10"] for query in judged.queries}
+    scores = pytrec_eval.RelevanceEvaluator(qrels.judgements, {"ndcg_cut.10"}).evaluate(results)
+    return {query: scores[query]["ndcg_cut_10"] for query in qrels.queries}
 
 
 @pytest.mark.parametrize("keep_own", [False, True])
 def test_every_system_is_scored_as_beir_scores_it(searched, own_questions, keep_own):
     """A question that is a chunk found itself first by every system, and nDCG was another than BEIR's."""
     opened = open_run(searched)
-    ids = [id_ for _, id_ in opened.places().ids()]
+    ids = [id_ for _, id_ in opened.row_index().ids()]
     asked = Asked(queries=list(own_questions.queries.values()), depth=len(ids), ids=ids)
     expected = {
         each.name: as_beir_has_it(each.positions, ids, own_questions, ignore_identical_ids=not keep_own)
@@ -75,7 +75,7 @@ def test_words_do_not_find_the_question_itself(searched, own_questions):
         keep_own: next(each for each in every.systems if each.kind == "words").measures["RR@10"]
         for keep_own, every in found.items()
     }
-    unjudged = Judged(
+    unjudged = Qrels(
         queries=own_questions.queries,
         judgements={query: {query: 1} for query in own_questions.queries if query != "asked"},
     )
@@ -87,26 +87,26 @@ def test_words_do_not_find_the_question_itself(searched, own_questions):
 def test_as_many_hits_count_as_before():
     """A hundred hits less the question's own were 99, and recall at 100 was lower than BEIR's."""
     ids = [f"c{number}" for number in range(150)]
-    judged = Judged(queries={"c3": "x", "q": "y"}, judgements={"c3": {"c1": 1}, "q": {"c1": 1}})
-    counted = Counted.of(judged, ids, keep_own=False)
+    qrels = Qrels(queries={"c3": "x", "q": "y"}, judgements={"c3": {"c1": 1}, "q": {"c1": 1}})
+    counted = HitFilter.of(qrels, ids, keep_own=False)
     assert counted.depth == 101
     rows = [np.arange(101), np.arange(101)]
     own, other = counted.rankings(rows, ["c3", "q"])
     assert own == [f"c{number}" for number in range(101) if number != 3] and len(own) == 100
     assert other == [f"c{number}" for number in range(100)]
-    assert Counted.of(judged, ids, keep_own=True).depth == 100
-    assert Counted.of(judged, ids[:20], keep_own=False).depth == 20
+    assert HitFilter.of(qrels, ids, keep_own=True).depth == 100
+    assert HitFilter.of(qrels, ids[:20], keep_own=False).depth == 20
 
 
 def test_headings_have_ids_of_their_own():
     """A chunk that is called `probe-0` would be no hit of the first heading."""
-    judged = Judged(queries={"probe-0": "x"}, judgements={"probe-0": {"probe-0": 1}}, weak=True)
-    assert Counted.of(judged, ["probe-0"], keep_own=False).own == {}
+    qrels = Qrels(queries={"probe-0": "x"}, judgements={"probe-0": {"probe-0": 1}}, weak=True)
+    assert HitFilter.of(qrels, ["probe-0"], keep_own=False).own == {}
 
 
 def test_ids_that_are_the_same_by_chance_are_said_to_be(searched, tmp_path):
     """Questions and chunks are numbered apart: chunk 1 is no answer to question 1, and nobody is told."""
-    ids = [id_ for _, id_ in open_run(searched).places().ids()]
+    ids = [id_ for _, id_ in open_run(searched).row_index().ids()]
     (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": ids[0], "text": "what holds a device?"}) + "\n")
     (tmp_path / "qrels.tsv").write_text(f"{ids[0]}\t{ids[1]}\t1\n")
     command = ["eval", str(searched), "--queries", str(tmp_path / "queries.jsonl"), "--no-bm25"]

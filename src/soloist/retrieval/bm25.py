@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from soloist.errors import ConfigError, InputError
 
 
-def require_words() -> Any:
+def require_bm25() -> Any:
     """The library that ranks by words.
 
     Raises:
@@ -24,7 +24,7 @@ def require_words() -> Any:
     return bm25s
 
 
-def by_words(texts: Sequence[str], queries: Sequence[str], k: int) -> list[NDArray[np.int64]]:
+def bm25_rankings(texts: Sequence[str], queries: Sequence[str], k: int) -> list[NDArray[np.int64]]:
     """The `k` best texts for each query by BM25 (Lucene's variant, English stop words, no stemming), best first.
 
     Only those that share a word with the query, which may be none: BM25 says nothing of the others.
@@ -32,7 +32,7 @@ def by_words(texts: Sequence[str], queries: Sequence[str], k: int) -> list[NDArr
     Raises:
         InputError: no text has a word.
     """
-    bm25s = require_words()
+    bm25s = require_bm25()
     index = bm25s.BM25()
     words = bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
     if not any(words.ids):

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.retrieval.judged import Judged
 from soloist.retrieval.metrics import DEPTH
+from soloist.retrieval.qrels import Qrels
 from soloist.wording import count_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Counted:
+class HitFilter:
     """Which rows count as hits: those of all chunks but, for a question in `own`, the one with the question's id.
 
     `ids` are the chunks' in the order of the rows.
@@ -29,12 +29,12 @@ class Counted:
     own: Mapping[str, int]  # the row of each question's own chunk
 
     @classmethod
-    def of(cls, judged: Judged, ids: Sequence[str], *, keep_own: bool) -> Counted:
+    def of(cls, qrels: Qrels, ids: Sequence[str], *, keep_own: bool) -> HitFilter:
         """Questions that were made from headings have ids of ours, which are no chunk's."""
-        if keep_own or judged.weak:
+        if keep_own or qrels.weak:
             return cls(ids=ids, own={})
         rows = {chunk: row for row, chunk in enumerate(ids)}
-        return cls(ids=ids, own={query: rows[query] for query in judged.queries if query in rows})
+        return cls(ids=ids, own={query: rows[query] for query in qrels.queries if query in rows})
 
     @property
     def depth(self) -> int:
@@ -49,7 +49,7 @@ class Counted:
         counted = positions[positions != self.own[query]] if query in self.own else positions
         return [self.ids[position] for position in counted[:DEPTH].tolist()]
 
-    def notices(self, judged: Judged, texts: Mapping[int, str]) -> tuple[str, ...]:
+    def notices(self, qrels: Qrels, texts: Mapping[int, str]) -> tuple[str, ...]:
         """How many questions this concerns, and where it may be a mistake; `texts` are of the rows in `own`."""
         if not self.own:
             return ()
@@ -58,12 +58,12 @@ class Counted:
             f"{count} with the same id as a chunk: that chunk is taken for the question itself and does not count as "
             "its hit, which is BEIR's rule; --keep-own counts it"
         ]
-        if not any(_plain(judged.queries[query]) in _plain(texts[row]) for query, row in self.own.items()):
+        if not any(_plain(qrels.queries[query]) in _plain(texts[row]) for query, row in self.own.items()):
             said.append(
                 "none of these questions has the text of its chunk, so their ids may be the same by chance: if they "
                 "are, give --keep-own"
             )
-        missed = sum(judged.judgements[query].get(query, 0) > 0 for query in self.own)
+        missed = sum(qrels.judgements[query].get(query, 0) > 0 for query in self.own)
         if missed:
             have = "has its own chunk" if missed == 1 else "have their own chunk"
             said.append(f"{missed:,} of these questions {have} judged relevant, which counts as missed")
