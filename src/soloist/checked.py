@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from soloist.errors import ConfigError
-from soloist.given import listed
+from soloist.text_lists import as_list
 
 Given = TypeVar("Given")
 _DURATION = re.compile(
@@ -22,39 +22,39 @@ _DURATION = re.compile(
 )
 
 
-class Unnamed:
+class Implicit:
     """What marks a default that nobody named: the folder of a run may have been made with something else."""
 
     __slots__ = ()
 
 
-class _UnnamedStr(Unnamed, str):
+class _ImplicitStr(Implicit, str):
     pass
 
 
-class _UnnamedInt(Unnamed, int):
+class _ImplicitInt(Implicit, int):
     pass
 
 
-class _UnnamedTuple(Unnamed, tuple):  # type: ignore[type-arg]
+class _ImplicitTuple(Implicit, tuple):  # type: ignore[type-arg]
     pass
 
 
-class _UnnamedDict(Unnamed, dict):  # type: ignore[type-arg]
+class _ImplicitDict(Implicit, dict):  # type: ignore[type-arg]
     pass
 
 
-_MARKED: Mapping[type, type] = {str: _UnnamedStr, int: _UnnamedInt, tuple: _UnnamedTuple, dict: _UnnamedDict}
+_MARKED: Mapping[type, type] = {str: _ImplicitStr, int: _ImplicitInt, tuple: _ImplicitTuple, dict: _ImplicitDict}
 
 
-def unnamed(value: Given) -> Given:
+def implicit(value: Given) -> Given:
     """A value that equals the given one, and is marked as one that nobody named."""
     return _MARKED[type(value)](value)  # type: ignore[no-any-return]
 
 
-def is_named(value: Any) -> bool:
+def is_explicit(value: Any) -> bool:
     """Whether somebody gave this value; None stands for nothing that was given."""
-    return value is not None and not isinstance(value, Unnamed)
+    return value is not None and not isinstance(value, Implicit)
 
 
 def a_string(said: str, value: Any) -> str:
@@ -66,7 +66,7 @@ def a_string(said: str, value: Any) -> str:
 
 def strings(said: str, value: Any) -> tuple[str, ...]:
     """Texts. One string is refused: as a sequence it would be its letters, which nobody means."""
-    items = listed(value)
+    items = as_list(value)
     if items is None or not all(isinstance(item, str) for item in items):
         meant = f", such as [{value!r}]" if isinstance(value, str) else ""
         raise ConfigError(f"{said}: give a list of strings{meant}")
@@ -114,7 +114,7 @@ def weights(said: str, value: Any) -> Mapping[str, float]:
     for name, weight in value.items():
         if isinstance(weight, bool) or not isinstance(weight, Real):
             raise ConfigError(f"{said}: give a number as the weight of {name}")
-    return value if isinstance(value, Unnamed) else {str(name): float(weight) for name, weight in value.items()}
+    return value if isinstance(value, Implicit) else {str(name): float(weight) for name, weight in value.items()}
 
 
 def seconds(said: str, value: Any) -> float:

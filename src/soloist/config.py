@@ -1,7 +1,7 @@
 """What a run is asked to do. Values only: nothing here touches a file's content, a model or a device.
 
 `RunConfig.from_toml` reads the same names that the command line uses for its options. A setting that is left out, or
-None, has its default here and is marked as `unnamed`: a run folder's own settings stand in for it (see
+None, has its default here and is marked as `implicit`: a run folder's own settings stand in for it (see
 `soloist.engine.resume.kept_settings`).
 """
 
@@ -20,14 +20,14 @@ from typing import Any, get_args
 from soloist.checked import (
     a_path,
     a_string,
-    is_named,
+    implicit,
+    is_explicit,
     number,
     paths,
     require_choice,
     seconds,
     seconds_of,
     strings,
-    unnamed,
     weights,
     whole_number,
 )
@@ -58,10 +58,10 @@ class SourceConfig:
     ending `.gz`, `.bz2` or `.zst`.
     """
 
-    text_field: str = unnamed("text")
+    text_field: str = implicit("text")
     id_field: str | None = None
-    file_patterns: tuple[str, ...] = unnamed(DEFAULT_FILE_PATTERNS)
-    on_bad_input: OnBadInput = unnamed("error")
+    file_patterns: tuple[str, ...] = implicit(DEFAULT_FILE_PATTERNS)
+    on_bad_input: OnBadInput = implicit("error")
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -81,8 +81,8 @@ class FusionConfig:
     A single model is not fused unless one of the three is named: its fused vectors would only repeat its own.
     """
 
-    method: FusionMethod = unnamed("concat")
-    weights: Mapping[str, float] = field(default_factory=lambda: unnamed({}))
+    method: FusionMethod = implicit("concat")
+    weights: Mapping[str, float] = field(default_factory=lambda: implicit({}))
     dim: int | None = None
 
     def __post_init__(self) -> None:
@@ -119,22 +119,22 @@ class RunConfig:
 
     chunks_root: Path
     out: Path
-    collections: tuple[str, ...] = unnamed(())
-    models: tuple[str, ...] = unnamed(DEFAULT_MODELS)
+    collections: tuple[str, ...] = implicit(())
+    models: tuple[str, ...] = implicit(DEFAULT_MODELS)
     mode: Mode = "exclusive"
     fusion: FusionConfig = field(default_factory=FusionConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
-    dtype: DTypeRequest = unnamed("auto")
-    vector_dtype: VectorDType = unnamed("float32")
+    dtype: DTypeRequest = implicit("auto")
+    vector_dtype: VectorDType = implicit("float32")
     accelerator: str = "auto"
     token_budget: int | None = None
-    shard_chunks: int = unnamed(4096)
+    shard_chunks: int = implicit(4096)
     catalogue: Path | None = None
     lock_dir: Path | None = None
     lease_timeout_seconds: float | None = None
     cache_dir: Path | None = None
     isolation: Isolation = "allocator"
-    packing: Packing = unnamed("auto")
+    packing: Packing = implicit("auto")
     stop_after: float | None = None
     reuse: tuple[Path, ...] = ()
 
@@ -163,7 +163,7 @@ class RunConfig:
 
     def named(self) -> dict[str, Any]:
         """The settings that somebody gave, by their flat names."""
-        return {name: value for name, value in self.settings().items() if is_named(value)}
+        return {name: value for name, value in self.settings().items() if is_explicit(value)}
 
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON-ready values, in the field names' own order."""

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from soloist.cli import app
 from soloist.config import RunConfig, seconds_of
 from soloist.errors import ConfigError
-from soloist.planning.estimate import plan_session
-from soloist.reports.session import print_session
+from soloist.planning.estimate import estimate_run
+from soloist.reports.estimate import print_estimate
 
 PACKAGED = ("--models", "all-MiniLM-L6-v2,wordllama")
 ON_T4 = ("--accelerator", "simulated:2xT4")
@@ -233,7 +233,7 @@ def test_a_narrow_terminal(columns, chunks_root, monkeypatch):
     assert result.exit_code == 0, result.stderr
     config = RunConfig(chunks_root=chunks_root, out="run", models=PACKAGED[1].split(","), accelerator="simulated:2xT4")
     stream = io.StringIO()
-    print_session(plan_session(config), Console(file=stream, width=int(columns), highlight=False, markup=False))
+    print_estimate(estimate_run(config), Console(file=stream, width=int(columns), highlight=False, markup=False))
     lines = stream.getvalue().splitlines()
     assert "  exclusive" in stream.getvalue() and "  weights" in stream.getvalue()
     assert any(line.split()[:1] == ["reserved"] and line.endswith(" MB") for line in lines)

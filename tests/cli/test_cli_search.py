@@ -15,7 +15,7 @@ from support.ctrl_c import interrupted
 from typer.testing import CliRunner
 
 from soloist.cli import app
-from soloist.cli.arriving import arriving_lines
+from soloist.cli.stdin_lines import incoming_lines
 from soloist.retrieval import By, open_run
 
 QUESTION = "which device has the lease"
@@ -135,7 +135,7 @@ def test_ctrl_c_is_heard_while_a_model_is_loaded(folder, tiny_models, tmp_path):
 
 @pytest.fixture
 def piped():
-    """`write(bytes)` into a pipe, its lines as `arriving_lines` gives them, and `close()`."""
+    """`write(bytes)` into a pipe, its lines as `incoming_lines` gives them, and `close()`."""
     reading, writing = os.pipe()
     with open(reading, encoding="utf-8") as stream:
         ends = iter([writing])
@@ -144,7 +144,7 @@ def piped():
             for end in ends:
                 os.close(end)
 
-        yield lambda data: os.write(writing, data), arriving_lines(stream), close
+        yield lambda data: os.write(writing, data), incoming_lines(stream), close
         close()
 
 
@@ -166,8 +166,8 @@ def test_lines_are_given_as_they_come(piped):
 def test_lines_are_those_that_python_reads(text):
     """A long line would be cut where a read ends, or a carriage return be one more line."""
     stream = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")
-    assert [line for lines in arriving_lines(stream) for line in lines] == text.splitlines()
-    assert [line for lines in arriving_lines(io.StringIO(text)) for line in lines] == [
+    assert [line for lines in incoming_lines(stream) for line in lines] == text.splitlines()
+    assert [line for lines in incoming_lines(io.StringIO(text)) for line in lines] == [
         line.rstrip("\n\r") for line in io.StringIO(text)
     ]
 

@@ -17,7 +17,7 @@ from soloist.engine import RunResult, run
 from soloist.engine.resume.changes import changes
 from soloist.errors import ConfigError
 from soloist.events import Event, Notice, ShardEncoded
-from soloist.planning.estimate import plan_session
+from soloist.planning.estimate import estimate_run
 from soloist.retrieval import open_run
 from soloist.stores import RunFolder
 from soloist.stores.verification import verify_run
@@ -142,7 +142,7 @@ def test_weights_of_the_folder_that_do_not_fit_the_models_are_refused(whole: Run
     more = bare(whole, out, catalogue=tmp_path / "models.toml", models=["static", "bert", "more"])
     with pytest.raises(ConfigError, match=r"--weights static=0.7,bert=0.3,more=1$"):
         run(more)
-    assert any("--weights static=0.7,bert=0.3,more=1" in note for note in plan_session(more).notes)
+    assert any("--weights static=0.7,bert=0.3,more=1" in note for note in estimate_run(more).notes)
 
 
 def test_a_dry_run_says_that_the_fusion_changes(whole: RunConfig, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from soloist.errors import InputError
 from soloist.events import InputPassedOver, ListSink, Notice
 from soloist.exports import export_run
 from soloist.formats import format_of
-from soloist.planning.estimate import plan_session
+from soloist.planning.estimate import estimate_run
 from soloist.stores import RunFolder
 from soloist.types import SkipReason
 
@@ -103,7 +103,7 @@ def test_the_sum_of_what_is_embedded_and_listed_is_what_lies_there(tmp_path: Pat
     assert notice.startswith("10 files are not chunk files and were passed over: docs/data.json (no pattern takes it)")
     assert [event.files for event in sink.events if isinstance(event, InputPassedOver)] == [11]
     assert notice.endswith("; --file-patterns takes others")
-    assert notice in plan_session(config).notes
+    assert notice in estimate_run(config).notes
     assert changes(config).notices[0] == f"input: {notice}"
     refused_as_input(config, tmp_path)
 

@@ -19,7 +19,7 @@ from soloist.events import ListSink, Notice
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.settings import read_settings
-from soloist.planning.estimate import plan_session
+from soloist.planning.estimate import estimate_run
 
 TEXTS = [" ".join(["stone"] * (1 + 3 * n) + ["river", "light"][: n % 3]) for n in range(12)]
 
@@ -75,7 +75,7 @@ def test_what_is_said_is_what_was_measured(dot_folder, tmp_path) -> None:
     again = ListSink()
     run(config, again)
     assert len(said(again)) == 1, "a run that has nothing left to embed says it too"
-    assert [note for note in plan_session(config).notes if "trained to be compared by dot product" in note]
+    assert [note for note in estimate_run(config).notes if "trained to be compared by dot product" in note]
 
 
 def test_vectors_of_one_length_need_no_word(tiny_models, tmp_path) -> None:
@@ -85,7 +85,7 @@ def test_vectors_of_one_length_need_no_word(tiny_models, tmp_path) -> None:
     config, sink = config_of(folder, tmp_path), ListSink()
     run(config, sink)
     assert said(sink) == []
-    assert not [note for note in plan_session(config).notes if "compared by" in note]
+    assert not [note for note in estimate_run(config).notes if "compared by" in note]
 
 
 def test_a_plan_looks_at_the_last_module(tiny_models, tmp_path) -> None:

@@ -21,7 +21,7 @@ from soloist.engine import run
 from soloist.errors import EncodingError, ModelLoadError, VectorlessTextsError
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
-from soloist.planning.estimate import plan_session
+from soloist.planning.estimate import estimate_run
 from soloist.retrieval.opened import open_run
 from soloist.stores import RunFolder
 
@@ -59,11 +59,11 @@ def test_texts_with_unknown_tokens_are_found_before_a_lease(tiny_models: dict[st
         lock_dir=tmp_path / "locks", cache_dir=tmp_path / "cache",
     )  # fmt: skip
     said = {}
-    for do in (run, plan_session):
+    for do in (run, estimate_run):
         with pytest.raises(VectorlessTextsError) as caught:
             do(config)
         said[do] = str(caught.value)
-    assert said[run] == said[plan_session]
+    assert said[run] == said[estimate_run]
     assert said[run].startswith("1 text has a token without a vector in grown, 2 texts have no tokens in closed; 'a1'")
 
     result = run(dataclasses.replace(config, source=SourceConfig(on_bad_input="skip")))

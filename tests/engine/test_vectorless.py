@@ -24,7 +24,7 @@ from soloist.errors import InputError, VectorlessTextsError
 from soloist.events import ChunksRemoved, InputSkipped, LeaseAcquired, ListSink, TextsLeftOut
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
-from soloist.planning.estimate import plan_session
+from soloist.planning.estimate import estimate_run
 from soloist.stores import RunFolder
 from soloist.stores.status import run_status
 from soloist.stores.verification import verify_run
@@ -210,14 +210,14 @@ def test_a_fusion_is_fitted_to_what_is_left(config, tmp_path):
 
 def test_a_plan_counts_what_has_no_tokens(config):
     """A plan that fits over a run that fails, or tokens and rows of texts that the run leaves out."""
-    plan = plan_session(config)
+    plan = estimate_run(config)
     assert (plan.chunks, plan.repeated, plan.skipped) == (12, 1, 3)
     assert [model.rows for model in plan.models] == [11, 11]
     assert plan.notes[0] == "table: 3 texts have no tokens in it: left out for all models, see skipped.jsonl"
     with pytest.raises(
         VectorlessTextsError, match=r"^3 texts have no tokens in table; 'alpha-1' in .* and 'beta-1' in"
     ):
-        plan_session(dataclasses.replace(config, source=SourceConfig()))
+        estimate_run(dataclasses.replace(config, source=SourceConfig()))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from soloist.config import RunConfig
 from soloist.errors import ModelLoadError
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
-from soloist.planning.estimate import plan_session
-from soloist.planning.session_plan import SessionPlan
+from soloist.planning.estimate import estimate_run
+from soloist.planning.run_estimate import RunEstimate
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "ab" * 32 + "\nsize 90868376\n"
 MODULES = "sentence_transformers.sentence_transformer.modules"
@@ -45,11 +45,11 @@ def _only(folder: Path, *kept: str) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _plan(folder: Path) -> SessionPlan:
+def _plan(folder: Path) -> RunEstimate:
     chunks = folder.parent / "chunks"
     chunks.mkdir(exist_ok=True)
     (chunks / "a.jsonl").write_text('{"text": "one short text"}\n')
-    return plan_session(
+    return estimate_run(
         RunConfig(chunks_root=chunks, out=folder.parent / "run", models=(str(folder),), accelerator="cpu")
     )
 

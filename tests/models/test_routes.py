@@ -23,7 +23,7 @@ from soloist.models.catalogue import resolve
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.loading import TORCH_DTYPES, stage
 from soloist.models.settings import read_settings
-from soloist.planning.estimate import plan_session
+from soloist.planning.estimate import estimate_run
 from soloist.retrieval import open_run
 from soloist.types import Batch, DType
 
@@ -84,7 +84,7 @@ def test_each_side_has_the_vectors_of_its_route(config: RunConfig, folders: dict
 
 def test_a_plan_has_the_route_of_documents_alone(config: RunConfig, folders: dict[str, Path]) -> None:
     """Catches a plan that ends at a router, or counts the tokens or the weights of the route for questions."""
-    plan = plan_session(config)
+    plan = estimate_run(config)
     for model in plan.models:
         staged = stage(resolve(str(folders[model.name])), "float32")
         assert (model.dim, model.max_tokens) == (staged.dim, staged.max_tokens), model.name

@@ -24,8 +24,8 @@ from soloist.models.catalogue import BUILT_IN, resolve
 from soloist.models.loading import stage
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
-from soloist.planning.estimate import plan_session
-from soloist.planning.session_plan import ModelPlan, SessionPlan
+from soloist.planning.estimate import estimate_run
+from soloist.planning.run_estimate import ModelEstimate, RunEstimate
 from soloist.planning.token_lengths import BLOCK_CHUNKS, CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
 from soloist.sources import discover, read_chunks
 from soloist.stores import RunFolder
@@ -47,11 +47,11 @@ def planning(config, tmp_path) -> RunConfig:
 
 
 @pytest.fixture
-def plan(planning) -> Callable[..., SessionPlan]:
+def plan(planning) -> Callable[..., RunEstimate]:
     """Foretell the config with changes."""
 
-    def plan_with(seconds: float | None = None, **changes: object) -> SessionPlan:
-        return plan_session(dataclasses.replace(planning, **changes), seconds)
+    def plan_with(seconds: float | None = None, **changes: object) -> RunEstimate:
+        return estimate_run(dataclasses.replace(planning, **changes), seconds)
 
     return plan_with
 
@@ -164,7 +164,7 @@ def test_a_text_that_repeats_is_planned_once(planning, tmp_path):
     """A third of a corpus may repeat: a plan that counts it would be a third too long."""
     root = write_texts(tmp_path / "same", ["one lease", "two leases", "one lease", "one lease"])
     config = dataclasses.replace(planning, chunks_root=root, models=("wordllama",), accelerator="cpu")
-    planned, ran = plan_session(config), run(config)
+    planned, ran = estimate_run(config), run(config)
     assert (planned.chunks, planned.repeated, planned.models[0].rows) == (4, 2, 2)
     assert (ran.models[0].embedded, ran.models[0].repeated) == (2, 2)
     assert planned.models[0].tokens == ran.models[0].padded_tokens  # what was computed: a static model pads nothing
@@ -222,7 +222,7 @@ def test_the_plan_is_what_the_run_does(planning, tmp_path):
     config = dataclasses.replace(
         planning, chunks_root=root, models=(*TRANSFORMERS, "wordllama"), accelerator="simulated:2xT4", dtype="float32"
     )
-    planned, ran = plan_session(config), run(config)
+    planned, ran = estimate_run(config), run(config)
     reports = {model["name"]: model for model in json.loads((config.out / "run.json").read_text())["models"]}
     assert planned.fits and planned.chunks == 7
     for model in planned.models:
@@ -251,7 +251,7 @@ def test_a_mean_is_foretold_at_the_dim_that_the_models_were_trained_for(planning
     config = dataclasses.replace(
         planning, models=("bert", "qwen2"), catalogue=catalogue, accelerator="cpu", fusion=FusionConfig(method="mean")
     )
-    planned, ran = plan_session(config), run(config)
+    planned, ran = estimate_run(config), run(config)
     assert ran.fusion is not None and ran.fusion.dim == 16
     assert planned.fused_bytes == planned.chunks * 16 * 4
 
@@ -282,10 +282,10 @@ def test_the_peak_of_full_batches(name, accelerator, limited_by, planning, tmp_p
     changes = {"models": (name,), "accelerator": accelerator, "dtype": "float32", "token_budget": budget}
     changes["shard_chunks"] = 4096
     one = write_texts(tmp_path / "one", texts_of_one_length(1))
-    rows = plan_session(dataclasses.replace(planning, chunks_root=one, **changes)).models[0].exclusive.longest_rows
+    rows = estimate_run(dataclasses.replace(planning, chunks_root=one, **changes)).models[0].exclusive.longest_rows
     full = write_texts(tmp_path / "full", texts_of_one_length(2 * rows))
     config = dataclasses.replace(planning, chunks_root=full, **changes)
-    planned, ran = plan_session(config).models[0], run(config).models[0]
+    planned, ran = estimate_run(config).models[0], run(config).models[0]
     assert planned.exclusive.limited_by == limited_by
     assert ran.batch_sizes.largest == ran.batch_sizes.smallest == planned.exclusive.longest_rows == rows > 1
     assert ran.batch_sizes.splits == 0
@@ -300,7 +300,7 @@ def test_standard_mode_is_planned_as_it_runs(planning, tmp_path):
     config = dataclasses.replace(
         planning, mode="standard", accelerator="simulated:1x4MB", dtype="float32", chunks_root=root
     )
-    planned, ran = plan_session(config), run(config)
+    planned, ran = estimate_run(config), run(config)
     for model, report in zip(planned.models, ran.models, strict=True):
         assert model.standard.median_rows == report.batch_sizes.planned < model.exclusive.median_rows
         assert model.standard.limited_by == report.batch_sizes.limited_by == "memory"
@@ -362,7 +362,7 @@ def test_half_a_download_can_be_planned(plan, tiny_models, tmp_path):
 # Models of which nothing is here, and cards of which none is here.
 
 
-def shown(model: ModelPlan) -> str:
+def shown(model: ModelEstimate) -> str:
     return f"{model.name}: {model.exclusive} {model.standard}"
 
 

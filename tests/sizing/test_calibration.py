@@ -32,8 +32,8 @@ from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.settings import read_settings
-from soloist.planning.estimate import plan_session
-from soloist.sizing.budgets import FILE_NAME, TABLE, Calibrated, Calibrations, budget_of, table_row
+from soloist.planning.estimate import estimate_run
+from soloist.sizing.budgets import FILE_NAME, TABLE, CalibrationCache, CalibrationRecord, budget_of, table_row
 from soloist.sizing.calibration import ROUNDS, TOLERANCE, calibrate, smallest_near_best
 
 NOON = 1_800_000_000.0  # 2027-01-15 08:00 UTC
@@ -68,8 +68,8 @@ def keep(config: RunConfig, folder: Path, tokens: int, *, dtype="float32", devic
     spec = resolve(str(folder))
     fingerprint = known_fingerprint(spec, read_settings(spec, blueprint_of(spec)), dtype)
     assert fingerprint is not None
-    calibrated = Calibrated(tokens=tokens, rates={}, date="", versions={})
-    Calibrations(config.cache_dir).record(fingerprint, dtype, device, calibrated)
+    calibrated = CalibrationRecord(tokens=tokens, rates={}, date="", versions={})
+    CalibrationCache(config.cache_dir).record(fingerprint, dtype, device, calibrated)
 
 
 def budget(config: RunConfig, *sinks) -> tuple[int, str]:
@@ -113,7 +113,7 @@ def test_the_choice_is_the_smallest_that_is_near_the_best(rates):
 
 @given(RATES, st.randoms(use_true_random=False))
 def test_the_choice_depends_on_no_order(rates, random):
-    """Measured to and fro, the same rates would choose another budget."""
+    """Measurement to and fro, the same rates would choose another budget."""
     shuffled = [(tokens, random.sample(each, len(each))) for tokens, each in rates.items()]
     random.shuffle(shuffled)
     assert smallest_near_best(dict(shuffled)) == smallest_near_best(rates)
@@ -237,12 +237,12 @@ def test_settings_that_cannot_be_honoured(changes, message, calibration):
 
 def test_runs_and_plans_take_the_calibrated_budget(small, tiny_models):
     """A budget that is measured and not used, or of which nobody can say whether it is."""
-    assert [(m.token_budget, m.budget_source) for m in plan_session(small).models] == [(2048, "table")]
+    assert [(m.token_budget, m.budget_source) for m in estimate_run(small).models] == [(2048, "table")]
     keep(small, tiny_models["bert"], 512)
-    assert [(m.token_budget, m.budget_source) for m in plan_session(small).models] == [(512, "calibrated")]
+    assert [(m.token_budget, m.budget_source) for m in estimate_run(small).models] == [(512, "calibrated")]
     assert budget(small) == (512, "calibrated")
     explicit = dataclasses.replace(small, token_budget=700, out=small.out.with_name("explicit"))
-    assert [(m.token_budget, m.budget_source) for m in plan_session(explicit).models] == [(700, "given")]
+    assert [(m.token_budget, m.budget_source) for m in estimate_run(explicit).models] == [(700, "given")]
     assert budget(explicit) == (700, "given")
 
 
@@ -264,14 +264,14 @@ def test_the_event_says_where_the_budget_comes_from(small, tiny_models):
 def test_a_calibration_of_something_else_is_not_taken(other, small, tiny_models):
     """bfloat16 saturates elsewhere than float32, and a T4 elsewhere than a core."""
     keep(small, tiny_models["bert"], 512, **other)
-    assert [(m.token_budget, m.budget_source) for m in plan_session(small).models] == [(2048, "table")]
+    assert [(m.token_budget, m.budget_source) for m in estimate_run(small).models] == [(2048, "table")]
     assert budget(small) == (2048, "table")
 
 
 def test_a_calibration_of_another_model_is_not_taken(small, tiny_models):
     """Two models may go by one name."""
     keep(small, tiny_models["xlm-roberta"], 512)
-    assert [(m.token_budget, m.budget_source) for m in plan_session(small).models] == [(2048, "table")]
+    assert [(m.token_budget, m.budget_source) for m in estimate_run(small).models] == [(2048, "table")]
     assert budget(small) == (2048, "table")
 
 
@@ -291,9 +291,9 @@ def test_a_damaged_file_is_nothing_known(content, tmp_path):
     """A batch of a million million tokens, because of one bad byte in a cache."""
     row = table_row("cpu", is_static=False)
     (tmp_path / FILE_NAME).write_bytes(content.replace(b"KEY", b"a/float32/cpu cpu"))
-    calibrations = Calibrations(tmp_path)
+    calibrations = CalibrationCache(tmp_path)
     assert calibrations.tokens("a", "float32", "cpu cpu", row) is None
-    calibrations.record("a", "float32", "cpu cpu", Calibrated(tokens=512, rates={}, date="", versions={}))
+    calibrations.record("a", "float32", "cpu cpu", CalibrationRecord(tokens=512, rates={}, date="", versions={}))
     assert calibrations.tokens("a", "float32", "cpu cpu", row) == 512
 
 

@@ -22,11 +22,11 @@ from soloist.models.catalogue import resolve
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.loading import stage
 from soloist.models.settings import read_settings
-from soloist.planning.estimate import plan_session
-from soloist.planning.session_plan import LEAST_MEASURED_TOKENS, SessionPlan
+from soloist.planning.estimate import estimate_run
+from soloist.planning.run_estimate import LEAST_MEASURED_TOKENS, RunEstimate
 from soloist.sizing.batch_limits import PeakWatch, compare_peaks, remember
 from soloist.sizing.budgets import Budget
-from soloist.sizing.measurements import FILE_NAME, Feedback, Measured, measured_key
+from soloist.sizing.measurements import FILE_NAME, Measurement, MeasurementCache, device_key
 from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.types import Batch
 
@@ -121,7 +121,7 @@ class RealT4(SimulatedAccelerator):
 
 def test_a_simulated_card_is_no_measure_of_a_real_one():
     """A T4 imitated by a laptop has a laptop's speed."""
-    keys = [measured_key(kind([CARDS["T4"]])) for kind in (SimulatedAccelerator, RealT4)]
+    keys = [device_key(kind([CARDS["T4"]])) for kind in (SimulatedAccelerator, RealT4)]
     assert keys == ["simulated Tesla T4", "cuda Tesla T4"]
 
 
@@ -130,15 +130,15 @@ def test_a_simulated_card_is_no_measure_of_a_real_one():
 
 def with_growth(config: RunConfig, folder: Path, growth: float) -> None:
     """Write down that a model needed more than was predicted."""
-    measured = Measured(
+    measured = Measurement(
         predicted_bytes=2_000_000, measured_bytes=1_000_000 + int(1_000_000 * growth), resident_bytes=1_000_000, runs=1
     )
     assert measured.growth == pytest.approx(growth)
     key = "simulated bare simulated device"
-    Feedback(config.cache_dir).record(fingerprint_of(folder), "float32", key, measured)
+    MeasurementCache(config.cache_dir).record(fingerprint_of(folder), "float32", key, measured)
 
 
-def rows_of(plan: SessionPlan, name: str) -> tuple[int, int, int, int]:
+def rows_of(plan: RunEstimate, name: str) -> tuple[int, int, int, int]:
     model = next(model for model in plan.models if model.name == name)
     both = (model.exclusive, model.standard)
     return tuple(rows for mode in both for rows in (mode.median_rows, mode.longest_rows))
@@ -146,9 +146,9 @@ def rows_of(plan: SessionPlan, name: str) -> tuple[int, int, int, int]:
 
 def test_what_grew_is_planned_smaller(planning, tiny_models):
     """A machine that needs twice what is predicted would split every batch, run after run."""
-    before = plan_session(planning)
+    before = estimate_run(planning)
     with_growth(planning, tiny_models["xlm-roberta"], 2.0)
-    after = plan_session(planning)
+    after = estimate_run(planning)
     assert all(less < more for less, more in zip(*(rows_of(p, "xlm-roberta") for p in (after, before)), strict=True))
     assert rows_of(after, "qwen2") == rows_of(before, "qwen2")
     (report,) = run(dataclasses.replace(planning, models=("xlm-roberta",))).models
@@ -158,9 +158,9 @@ def test_what_grew_is_planned_smaller(planning, tiny_models):
 def test_what_grew_is_planned_as_before_where_memory_is_no_limit(planning, tiny_models):
     """The batch that saturates the device is no larger and no smaller for what was measured."""
     roomy = dataclasses.replace(planning, accelerator="simulated:1x1GB")
-    before = plan_session(roomy)
+    before = estimate_run(roomy)
     with_growth(roomy, tiny_models["xlm-roberta"], 2.0)
-    assert rows_of(plan_session(roomy), "xlm-roberta") == rows_of(before, "xlm-roberta")
+    assert rows_of(estimate_run(roomy), "xlm-roberta") == rows_of(before, "xlm-roberta")
 
 
 @pytest.mark.parametrize("limit_bytes", [2_000_000, 3_000_000, 20_000_000])
@@ -190,13 +190,13 @@ def test_more_growth_is_never_a_larger_batch(limit_bytes, token_budget, tiny_mod
 @pytest.mark.parametrize(
     ("measured", "growth"),
     [
-        (Measured(), 1.0),
-        (Measured(predicted_bytes=100, measured_bytes=0, resident_bytes=50), 1.0),
-        (Measured(predicted_bytes=50, measured_bytes=80, resident_bytes=50), 1.0),
-        (Measured(predicted_bytes=100, measured_bytes=125, resident_bytes=50), 1.5),
-        (Measured(predicted_bytes=100, measured_bytes=75, resident_bytes=50), 0.5),
-        (Measured(predicted_bytes=100, measured_bytes=900, resident_bytes=50), 2.0),
-        (Measured(predicted_bytes=100, measured_bytes=125, resident_bytes=90), 1.0),
+        (Measurement(), 1.0),
+        (Measurement(predicted_bytes=100, measured_bytes=0, resident_bytes=50), 1.0),
+        (Measurement(predicted_bytes=50, measured_bytes=80, resident_bytes=50), 1.0),
+        (Measurement(predicted_bytes=100, measured_bytes=125, resident_bytes=50), 1.5),
+        (Measurement(predicted_bytes=100, measured_bytes=75, resident_bytes=50), 0.5),
+        (Measurement(predicted_bytes=100, measured_bytes=900, resident_bytes=50), 2.0),
+        (Measurement(predicted_bytes=100, measured_bytes=125, resident_bytes=90), 1.0),
     ],
 )
 def test_growth_is_of_the_activations(measured, growth):
@@ -208,9 +208,9 @@ def test_growth_is_of_the_activations(measured, growth):
 @pytest.mark.parametrize(("tokens", "used"), [(LEAST_MEASURED_TOKENS, True), (LEAST_MEASURED_TOKENS - 1, False)])
 def test_a_rate_that_was_measured_is_used(tokens, used, planning, tiny_models):
     """A plan with a data sheet's rate where a measured one is known; or with that of three chunks, which is none."""
-    measured = Measured(tokens_per_second=50.0, tokens=tokens, runs=1)
-    Feedback(planning.cache_dir).record(fingerprint_of(tiny_models["bert"]), "float32", "cpu cpu", measured)
-    found = plan_session(dataclasses.replace(planning, models=("bert",), accelerator="cpu")).models[0]
+    measured = Measurement(tokens_per_second=50.0, tokens=tokens, runs=1)
+    MeasurementCache(planning.cache_dir).record(fingerprint_of(tiny_models["bert"]), "float32", "cpu cpu", measured)
+    found = estimate_run(dataclasses.replace(planning, models=("bert",), accelerator="cpu")).models[0]
     padded = found.tokens / (1 - found.padding_share)
     assert found.basis == ("measured on this machine" if used else "unknown")
     assert found.seconds == (pytest.approx(padded / 50.0) if used else None)
@@ -218,10 +218,10 @@ def test_a_rate_that_was_measured_is_used(tokens, used, planning, tiny_models):
 
 def test_the_rate_of_a_simulated_card_is_not_used(planning, tiny_models):
     """A plan for a T4 with a laptop's speed says days in the place of hours."""
-    measured = Measured(tokens_per_second=50.0, tokens=10**9, runs=1)
+    measured = Measurement(tokens_per_second=50.0, tokens=10**9, runs=1)
     key = "simulated Tesla T4"
-    Feedback(planning.cache_dir).record(fingerprint_of(tiny_models["bert"]), "float32", key, measured)
-    found = plan_session(dataclasses.replace(planning, models=("bert",), accelerator="simulated:1xT4")).models[0]
+    MeasurementCache(planning.cache_dir).record(fingerprint_of(tiny_models["bert"]), "float32", key, measured)
+    found = estimate_run(dataclasses.replace(planning, models=("bert",), accelerator="simulated:1xT4")).models[0]
     assert found.basis == "estimated from the card's data sheet"
 
 
@@ -239,11 +239,11 @@ def test_the_rate_of_a_simulated_card_is_not_used(planning, tiny_models):
 def test_a_damaged_cache_is_an_empty_one(content, tmp_path):
     """A cache that stops a run for which it is not needed is worse than none."""
     (tmp_path / FILE_NAME).write_bytes(content.replace(b"KEY", b"a/float32/cpu cpu"))
-    feedback = Feedback(tmp_path)
-    assert feedback.of("a", "float32", "cpu cpu") == Measured()
-    measured = Measured(predicted_bytes=2, measured_bytes=3, resident_bytes=1, tokens_per_second=0.5, runs=1)
-    feedback.record("a", "float32", "cpu cpu", measured)
-    assert feedback.of("a", "float32", "cpu cpu") == measured
+    measurements = MeasurementCache(tmp_path)
+    assert measurements.of("a", "float32", "cpu cpu") == Measurement()
+    measured = Measurement(predicted_bytes=2, measured_bytes=3, resident_bytes=1, tokens_per_second=0.5, runs=1)
+    measurements.record("a", "float32", "cpu cpu", measured)
+    assert measurements.of("a", "float32", "cpu cpu") == measured
 
 
 def test_a_run_with_a_damaged_cache_mends_it(planning):
@@ -273,12 +273,14 @@ def test_a_cache_that_cannot_be_written_is_a_notice(planning, tmp_path):
 
 def test_rows_of_others_are_kept(tmp_path):
     """Two models that are recorded one after the other: the second must not take the first with it."""
-    first, second = Measured(runs=1), Measured(runs=2)
-    Feedback(tmp_path).record("a", "float32", "cpu cpu", first)
-    Feedback(tmp_path).record("b", "float32", "cpu cpu", second)
-    feedback = Feedback(tmp_path)
-    assert (feedback.of("a", "float32", "cpu cpu"), feedback.of("b", "float32", "cpu cpu")) == (first, second)
-    assert feedback.of("a", "float16", "cpu cpu") == feedback.of("a", "float32", "cuda Tesla T4") == Measured()
+    first, second = Measurement(runs=1), Measurement(runs=2)
+    MeasurementCache(tmp_path).record("a", "float32", "cpu cpu", first)
+    MeasurementCache(tmp_path).record("b", "float32", "cpu cpu", second)
+    measurements = MeasurementCache(tmp_path)
+    assert (measurements.of("a", "float32", "cpu cpu"), measurements.of("b", "float32", "cpu cpu")) == (first, second)
+    assert (
+        measurements.of("a", "float16", "cpu cpu") == measurements.of("a", "float32", "cuda Tesla T4") == Measurement()
+    )
 
 
 # Predictions against what devices say.
@@ -363,16 +365,16 @@ def test_nothing_is_compared_that_did_not_happen(plan_of):
 def test_a_run_without_a_comparison_keeps_the_one_before(tmp_path, tiny_models):
     """A run of which batches were split knows nothing new of the peak, and must not forget what is known."""
     encoder = Encoder(stage(resolve(str(tiny_models["bert"])), "float32"))
-    feedback, sink = Feedback(tmp_path), ListSink()
+    measurements, sink = MeasurementCache(tmp_path), ListSink()
     event = PeakCompared(
         models=("bert",), device="sim:0", predicted_bytes=20, measured_bytes=30, resident_bytes=10, missed=True
     )
     key = "cuda Tesla T4"
-    remember(feedback, encoder, key, event, tokens=900, rate=100.0, sink=sink)
-    remember(feedback, encoder, key, None, tokens=1000, rate=50.0, sink=sink)
-    remember(feedback, encoder, key, None, tokens=10, rate=1.0, sink=sink)  # too few to say anything of the rate
-    found = feedback.of(encoder.staged.fingerprint, "float32", key)
-    assert found == Measured(
+    remember(measurements, encoder, key, event, tokens=900, rate=100.0, sink=sink)
+    remember(measurements, encoder, key, None, tokens=1000, rate=50.0, sink=sink)
+    remember(measurements, encoder, key, None, tokens=10, rate=1.0, sink=sink)  # too few to say anything of the rate
+    found = measurements.of(encoder.staged.fingerprint, "float32", key)
+    assert found == Measurement(
         predicted_bytes=20, measured_bytes=30, resident_bytes=10, tokens_per_second=50.0, tokens=1000, runs=3
     )
     assert found.growth == 2.0

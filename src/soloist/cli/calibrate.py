@@ -56,10 +56,10 @@ def _run(config: CalibrationConfig, as_json: bool) -> None:
         from soloist.reports.calibration import print_calibrations
         from soloist.reports.progress import progress
         from soloist.reports.table import open_console
-        from soloist.sizing.budgets import Calibrations
+        from soloist.sizing.budgets import CalibrationCache
         from soloist.sizing.calibration import calibrate as measure
 
-    path = Calibrations(config.cache_dir).path
+    path = CalibrationCache(config.cache_dir).path
     with progress(sys.stderr) as sink:
         found = measure(config, sink)
     with written_to_stdout("the table", before=f"the budgets are in {path}, but "):

@@ -67,14 +67,14 @@ def plan(
 def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> bool:
     """Whether the run is known to fit."""
     with importing():
-        from soloist.planning.estimate import plan_session
-        from soloist.reports.session import print_session
+        from soloist.planning.estimate import estimate_run
+        from soloist.reports.estimate import print_estimate
         from soloist.reports.table import open_console
 
-    found = plan_session(config, session_seconds)
+    found = estimate_run(config, session_seconds)
     with written_to_stdout("the plan"):
         if as_json:
             typer.echo(json.dumps(found.to_dict(), indent=2))
         else:
-            print_session(found, open_console(sys.stdout))
+            print_estimate(found, open_console(sys.stdout))
     return found.fits is True

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soloist.cli.arriving import arriving_lines
 from soloist.cli.embed import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
+from soloist.cli.stdin_lines import incoming_lines
 from soloist.errors import ConfigError, SoloistError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def search(
 
 def _arriving(most: int) -> Iterator[list[str]]:
     """The questions of stdin, those together that came together, up to `most` of them."""
-    for lines in arriving_lines(sys.stdin):
+    for lines in incoming_lines(sys.stdin):
         questions = [line for line in lines if line.strip()]
         for start in range(0, len(questions), most):
             yield questions[start : start + most]

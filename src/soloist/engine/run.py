@@ -64,10 +64,10 @@ from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
 from soloist.sizing.batch_limits import plan_memory, remember
-from soloist.sizing.budgets import Budget, Calibrations, run_budgets
-from soloist.sizing.measurements import Feedback, measured_key
+from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
+from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import Pass
-from soloist.sources import FoundInput, find_input
+from soloist.sources import InputFiles, find_input
 from soloist.staging import encoders_of, require_distinct, select_models, stage_all
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
@@ -123,7 +123,7 @@ class _Run:
         folder: RunFolder,
         specs: Mapping[str, ModelSpec],
         accelerator: Accelerator,
-        found: FoundInput,
+        found: InputFiles,
         others: Sequence[RunFolder],
         stop: Stop,
     ) -> None:
@@ -181,15 +181,15 @@ class _Run:
             fused = fusing(fusion, fingerprints, config.vector_dtype, shards)
         tell_fusion(folder, fusion, sink)
         recorded = recorded_budgets(made, fingerprints)
-        budgets = run_budgets(config.token_budget, staged, accelerator, recorded, Calibrations(config.cache_dir))
+        budgets = run_budgets(config.token_budget, staged, accelerator, recorded, CalibrationCache(config.cache_dir))
         # Before run.json may go: whatever ends this, the folder says what it is made with.
         folder.write_json(STATE, _state(config, staged, shards, budgets, fusion))
         reconcile(folder, fingerprints, fused, config.vector_dtype, sink)
         warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         warn_of_missing_vectors(self._others, fingerprints, sink)
         _warn_of_fusion(fusion, sink)
-        feedback = Feedback(config.cache_dir)
-        plan = plan_memory(config, encoders, budgets, accelerator, feedback, sink)
+        measurements = MeasurementCache(config.cache_dir)
+        plan = plan_memory(config, encoders, budgets, accelerator, measurements, sink)
         stage = Stage(
             plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=self._stop,
             vector_dtype=config.vector_dtype, others=self._others,
@@ -206,7 +206,7 @@ class _Run:
                 _run_pass(each, stage, config, sink)
         if fused is not None:
             fuse_all(fused, folder, sink, self._stop)
-        _remember(builder.result(staged, fusion, plan), builder, encoders, accelerator, feedback, sink)
+        _remember(builder.result(staged, fusion, plan), builder, encoders, accelerator, measurements, sink)
         return lambda: builder.result(staged, fusion, plan)
 
     @contextlib.contextmanager
@@ -285,14 +285,14 @@ def _remember(
     builder: ResultBuilder,
     encoders: dict[str, Encoder],
     accelerator: Accelerator,
-    feedback: Feedback,
+    measurements: MeasurementCache,
     sink: EventSink,
 ) -> None:
     """Keep what the run measured for the next plan on this machine."""
     for model in result.models:
         rate = model.padded_tokens / model.seconds / len(accelerator.devices) if model.seconds else 0.0
         remember(
-            feedback, encoders[model.name], measured_key(accelerator), builder.compared(model.name),
+            measurements, encoders[model.name], device_key(accelerator), builder.compared(model.name),
             tokens=model.padded_tokens, rate=rate, sink=sink,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from soloist.exports.report import ExportReport
 from soloist.exports.rows import Source, open_source
 from soloist.exports.store_folders import require_outside_runs
 from soloist.exports.target import BATCH_ROWS, DEFAULT_TABLE, Target
-from soloist.given import texts_given
+from soloist.text_lists import list_of_texts
 
 __all__ = ["EXPORTS", "ExportReport", "Target", "export_run"]
 
@@ -71,7 +71,7 @@ def export_run(
         raise ConfigError(f"batch_rows is {batch_rows}: give a number of rows of 1 or more")
     if vectors is not None and not isinstance(vectors, str):
         raise ConfigError(f"vectors is {vectors!r}: give one name, such as 'fused', or 'all'")
-    collections = texts_given("collections", collections, "names")
+    collections = list_of_texts("collections", collections, "names")
     if out is not None:
         require_outside_runs(Path(out))
     source = open_source(Path(run), vectors, collections, several=kind.several)

@@ -12,14 +12,14 @@ from pathlib import Path
 from soloist.config import RunConfig
 from soloist.devices import Accelerator
 from soloist.memory.planner import memory_limit
-from soloist.planning.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, BatchPlan, ModelPlan
+from soloist.planning.run_estimate import LEAST_MEASURED_TOKENS, RATE_SHARE, BatchEstimate, ModelEstimate
 from soloist.planning.token_lengths import CHARACTERS_PER_TOKEN
 from soloist.sizing.run_plan import RunPlan
 from soloist.types import Mode
 
 
 def memory_problems(
-    config: RunConfig, accelerator: Accelerator, models: Sequence[ModelPlan], plans: Mapping[Mode, RunPlan]
+    config: RunConfig, accelerator: Accelerator, models: Sequence[ModelEstimate], plans: Mapping[Mode, RunPlan]
 ) -> list[str]:
     """What does not fit on a device, in the mode that is asked for."""
     problems, limit = [], memory_limit(accelerator.card)
@@ -44,7 +44,7 @@ def memory_problems(
     return problems
 
 
-def session_problems(models: Sequence[ModelPlan], seconds: float | None, session_seconds: float | None) -> list[str]:
+def time_problems(models: Sequence[ModelEstimate], seconds: float | None, session_seconds: float | None) -> list[str]:
     """That the run is longer than the session, where both are known."""
     if session_seconds is None or seconds is None or seconds <= session_seconds:
         return []
@@ -70,7 +70,7 @@ def disk_problems(out: Path, needed: int) -> list[str]:
     ]
 
 
-def unknowns(models: Sequence[ModelPlan], session_seconds: float | None) -> list[str]:
+def unknowns(models: Sequence[ModelEstimate], session_seconds: float | None) -> list[str]:
     """What cannot be said of a session, because the rate of a model is not known."""
     unknown = ", ".join(model.name for model in models if model.seconds is None)
     if session_seconds is None or not unknown:
@@ -88,7 +88,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def notes(config: RunConfig, models: Sequence[ModelPlan]) -> list[str]:
+def notes(config: RunConfig, models: Sequence[ModelEstimate]) -> list[str]:
     """What the reader should know of the figures."""
     estimated = [model.name for model in models if model.lengths_estimated]
     said = []
@@ -112,7 +112,7 @@ def notes(config: RunConfig, models: Sequence[ModelPlan]) -> list[str]:
     return said
 
 
-def _is_smaller(batches: BatchPlan, than: BatchPlan) -> bool:
+def _is_smaller(batches: BatchEstimate, than: BatchEstimate) -> bool:
     """Whether batches of the median or the longest length have fewer rows, or not even one fits any more."""
     return (
         batches.fits < than.fits or batches.median_rows < than.median_rows or batches.longest_rows < than.longest_rows

@@ -25,11 +25,18 @@ from soloist.models.location import find_settings, weight_files
 from soloist.models.refusals import has_weights, require_dense_encoder
 from soloist.models.settings import ModelSettings, read_settings
 from soloist.models.spec import ModelSpec
-from soloist.planning.advice import disk_problems, memory_problems, notes, session_problems, unknowns
-from soloist.planning.session_plan import LEAST_MEASURED_TOKENS, RATE_SHARE, Basis, BatchPlan, ModelPlan, SessionPlan
+from soloist.planning.advice import disk_problems, memory_problems, notes, time_problems, unknowns
+from soloist.planning.run_estimate import (
+    LEAST_MEASURED_TOKENS,
+    RATE_SHARE,
+    Basis,
+    BatchEstimate,
+    ModelEstimate,
+    RunEstimate,
+)
 from soloist.planning.token_lengths import Scan, TokenCounts, scan
-from soloist.sizing.budgets import Budget, Calibrations, choose_budget, table_row
-from soloist.sizing.measurements import Feedback, Measured, measured_key
+from soloist.sizing.budgets import Budget, CalibrationCache, choose_budget, table_row
+from soloist.sizing.measurements import Measurement, MeasurementCache, device_key
 from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.sources import find_input
 from soloist.staging import dtype_on, select_models
@@ -50,11 +57,11 @@ class _Known:
     settings: ModelSettings
     dtype: DType
     predictor: Predictor
-    measured: Measured
+    measured: Measurement
     budget: Budget
 
 
-def plan_session(config: RunConfig, session_seconds: float | None = None) -> SessionPlan:
+def estimate_run(config: RunConfig, session_seconds: float | None = None) -> RunEstimate:
     """Foretell the run that a config describes; nothing is written, and no weights are loaded.
 
     What the folder `out` was made with counts where the config does not name something else, as in a run.
@@ -108,11 +115,11 @@ def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Know
     spec = replace(spec, overflows_float16=overflows)
     dtype = dtype_on(accelerator, spec, config.dtype)
     settings = read_settings(spec, blueprint)
-    feedback, calibrations = Feedback(config.cache_dir), Calibrations(config.cache_dir)
-    device = measured_key(accelerator)
+    measurements, calibrations = MeasurementCache(config.cache_dir), CalibrationCache(config.cache_dir)
+    device = device_key(accelerator)
     row = table_row(accelerator.kind, blueprint.is_static)
     # Its files are digested only where something was measured on such a device.
-    is_any_known = feedback.knows(dtype, device) or calibrations.knows(dtype, device)
+    is_any_known = measurements.knows(dtype, device) or calibrations.knows(dtype, device)
     fingerprint = (known_fingerprint(spec, settings, dtype) if is_any_known else None) or ""
     calibrated = calibrations.tokens(fingerprint, dtype, device, row)
     return _Known(
@@ -121,7 +128,7 @@ def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Know
         settings=settings,
         dtype=dtype,
         predictor=Predictor(tracer_of(blueprint, dtype, accelerator.card), accelerator.card),
-        measured=feedback.of(fingerprint, dtype, device),
+        measured=measurements.of(fingerprint, dtype, device),
         budget=choose_budget(config.token_budget, None, calibrated, row, device),
     )
 
@@ -140,7 +147,7 @@ def _planned(known: _Known, accelerator: Accelerator) -> PlannedModel:
 
 def _model_plan(
     known: _Known, found: Scan, plans: Mapping[Mode, RunPlan], config: RunConfig, accelerator: Accelerator
-) -> ModelPlan:
+) -> ModelEstimate:
     counts = found.counts[known.spec.name]
     name, limit = known.spec.name, known.settings.max_tokens
     median, longest = (max(1, counts.quantile(share)) for share in (0.5, 1.0))
@@ -155,7 +162,7 @@ def _model_plan(
     peaks = [predictor.predict(min(counts.rows, limits.rows(pad(length))), pad(length)) for length in (median, longest)]
     worst = max(peaks, key=lambda memory: memory.peak_bytes)
     seconds, basis = _seconds(known, counts, padded, accelerator)
-    return ModelPlan(
+    return ModelEstimate(
         name=name,
         dtype=known.dtype,
         dim=known.settings.dim,
@@ -186,8 +193,8 @@ def _model_plan(
     )
 
 
-def _batch_plan(limits: BatchLimits, median: int, longest: int) -> BatchPlan:
-    return BatchPlan(
+def _batch_plan(limits: BatchLimits, median: int, longest: int) -> BatchEstimate:
+    return BatchEstimate(
         median_rows=limits.rows(median),
         longest_rows=limits.rows(longest),
         limited_by=limits.reason(longest),
@@ -249,7 +256,7 @@ def _host_bytes(known: _Known) -> int:
     return 0 if same else known.predictor.weights.total_bytes
 
 
-def _staging_bytes(config: RunConfig, models: Sequence[ModelPlan]) -> int:
+def _staging_bytes(config: RunConfig, models: Sequence[ModelEstimate]) -> int:
     """Host memory for all models; a pass in a process of its own has its models there once more."""
     copies = [model.host_bytes for model in models]
     in_worker = (sum(copies) if config.mode == "standard" else max(copies)) if config.isolation == "process" else 0
@@ -260,12 +267,12 @@ def _session(
     config: RunConfig,
     accelerator: Accelerator,
     found: Scan,
-    models: tuple[ModelPlan, ...],
+    models: tuple[ModelEstimate, ...],
     plans: Mapping[Mode, RunPlan],
     session_seconds: float | None,
     of_input: Sequence[str],
     remarks: Sequence[str],
-) -> SessionPlan:
+) -> RunEstimate:
     fused = _fused_bytes(config, found.chunks, models)
     times = [model.seconds for model in models]
     staging = sum(model.staging_seconds for model in models)
@@ -273,10 +280,10 @@ def _session(
     disk = found.text_bytes + fused + sum(model.vectors_bytes for model in models)
     problems = [
         *memory_problems(config, accelerator, models, plans),
-        *session_problems(models, seconds, session_seconds),
+        *time_problems(models, seconds, session_seconds),
         *disk_problems(config.out, disk),
     ]
-    return SessionPlan(
+    return RunEstimate(
         accelerator=config.accelerator,
         card=accelerator.card,
         devices=len(accelerator.devices),
@@ -297,7 +304,7 @@ def _session(
     )
 
 
-def _fused_bytes(config: RunConfig, chunks: int, models: Sequence[ModelPlan]) -> int:
+def _fused_bytes(config: RunConfig, chunks: int, models: Sequence[ModelEstimate]) -> int:
     members = [
         Member(name=model.name, dim=model.dim, matryoshka_dims=model.matryoshka_dims)
         for model in models

@@ -13,12 +13,12 @@ from soloist.reports.table import print_table
 from soloist.reports.text import one_line
 
 if TYPE_CHECKING:
-    from soloist.sizing.calibration import Calibration
+    from soloist.sizing.calibration import CalibrationResult
 
 _COLUMNS = ("model", "dtype", "token budget", "tokens/s", "of the best", "what it is")
 
 
-def print_calibrations(found: Sequence[Calibration], path: Path, console: Console) -> None:
+def print_calibrations(found: Sequence[CalibrationResult], path: Path, console: Console) -> None:
     """The rate of every candidate, a line on each choice, and where it is kept."""
     print_table(console, _COLUMNS, [row for each in found for row in _rows(each)])
     console.print()
@@ -27,7 +27,7 @@ def print_calibrations(found: Sequence[Calibration], path: Path, console: Consol
         console.print(Text(one_line(line)), soft_wrap=True)
 
 
-def _rows(found: Calibration) -> list[list[str]]:
+def _rows(found: CalibrationResult) -> list[list[str]]:
     best = max(found.rates.values())
     marks = {found.table_tokens: "the table's", found.tokens: "chosen"}
     if found.tokens == found.table_tokens:
@@ -38,7 +38,7 @@ def _rows(found: Calibration) -> list[list[str]]:
     ]
 
 
-def _choice(found: Calibration) -> str:
+def _choice(found: CalibrationResult) -> str:
     return (
         f"{found.model}: {found.tokens:,} tokens a batch, the table has {found.table_tokens:,} ({found.table_source})"
     )

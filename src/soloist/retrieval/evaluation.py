@@ -12,7 +12,6 @@ import numpy as np
 from soloist.config import FusionConfig
 from soloist.errors import InputError
 from soloist.fusion import require_weights
-from soloist.given import texts_given
 from soloist.retrieval.bm25 import bm25_rankings, require_bm25
 from soloist.retrieval.identical_ids import HitFilter
 from soloist.retrieval.metrics import (
@@ -30,6 +29,7 @@ from soloist.retrieval.qrels import Qrels
 from soloist.retrieval.systems import Asked, Kind, LeftOut, System, systems
 from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Cost, Verdict, judge
+from soloist.text_lists import list_of_texts
 from soloist.wording import count_text
 
 _WORDS = "BM25"
@@ -95,7 +95,7 @@ def evaluate(
     if bm25:
         require_bm25()
     require_weights(FusionConfig(weights=weights or {}), run.models)
-    collections = texts_given("collections", collections, "names")
+    collections = list_of_texts("collections", collections, "names")
     with run.unchanged("open and evaluate it again"):
         return _evaluated(run, qrels, collections, weights, bm25, tuning, keep_own, progress)
 

@@ -21,7 +21,6 @@ from soloist.arrays import Vectors
 from soloist.config import FusionConfig
 from soloist.errors import ConfigError, OutputError
 from soloist.fusion import Fitted, FusionPlan, Member, fuse, plan_fusion
-from soloist.given import texts_given
 from soloist.retrieval.exact import Best, Block, DamagedRowError, Question, moments, passes, search_all
 from soloist.retrieval.query_checks import checked_queries, checked_query
 from soloist.retrieval.query_encoders import QueryEncoders
@@ -29,6 +28,7 @@ from soloist.retrieval.ranking import RRF_DEPTH, reciprocal_ranks
 from soloist.retrieval.row_index import RowIndex, RunVectors
 from soloist.retrieval.run_record import RunRecord, read_record
 from soloist.stores import RunFolder, Unchanged
+from soloist.text_lists import list_of_texts
 from soloist.types import Chunk, Hit
 from soloist.wording import count_text, is_or_are
 
@@ -369,7 +369,7 @@ class OpenedRun:
         return zip(*(self.vectors(name, collections).blocks() for name in names), strict=True)
 
     def _chosen(self, collections: Sequence[str]) -> tuple[str, ...]:
-        collections = texts_given("collections", collections, "names")
+        collections = list_of_texts("collections", collections, "names")
         for name in collections:
             if name not in self.collections:
                 raise ConfigError(f"the run has no collection {name}: choose one of {', '.join(self.collections)}")

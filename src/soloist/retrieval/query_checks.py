@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from soloist.errors import ConfigError
-from soloist.given import texts_given
+from soloist.text_lists import list_of_texts
 
 
 def checked_query(value: object) -> str:
@@ -32,4 +32,4 @@ def checked_queries(values: object) -> tuple[str, ...]:
     Raises:
         ConfigError: it is one text, whose letters would be asked, or one of them is no question.
     """
-    return tuple(map(checked_query, texts_given("queries", values)))
+    return tuple(map(checked_query, list_of_texts("queries", values)))

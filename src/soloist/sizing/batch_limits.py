@@ -13,7 +13,7 @@ from soloist.events import EventSink, MemoryPlanned, Notice, PeakCompared
 from soloist.memory.planner import memory_limit
 from soloist.memory.prediction import PassMemory, Tracer, blueprint_of, tracer_of
 from soloist.sizing.budgets import Budget
-from soloist.sizing.measurements import Feedback, measured_key
+from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.types import Batch
 
@@ -27,7 +27,7 @@ def plan_memory(
     encoders: Mapping[str, Encoder],
     budgets: Mapping[str, Budget],
     accelerator: Accelerator,
-    feedback: Feedback,
+    measurements: MeasurementCache,
     sink: EventSink,
 ) -> RunPlan:
     """The plan of a run, with batches that are predicted to fit; each model's prediction is an event.
@@ -35,7 +35,7 @@ def plan_memory(
     On the host, whose memory is not a device's own, only saturation limits a batch. So it is for a model whose network
     nothing is known of, and that is a notice.
     """
-    models = [planned_model(encoders[name], budgets[name], accelerator, feedback, sink) for name in encoders]
+    models = [planned_model(encoders[name], budgets[name], accelerator, measurements, sink) for name in encoders]
     plan = plan_run(models, config.mode, accelerator.card)
     for name, predictor in plan.predictors.items():
         sink.emit(
@@ -53,11 +53,11 @@ def plan_memory(
 
 
 def planned_model(
-    encoder: Encoder, budget: Budget, accelerator: Accelerator, feedback: Feedback, sink: EventSink
+    encoder: Encoder, budget: Budget, accelerator: Accelerator, measurements: MeasurementCache, sink: EventSink
 ) -> PlannedModel:
     """What the plan needs to know of a staged model; a network that cannot be traced is a notice."""
     staged = encoder.staged
-    known = feedback.of(staged.fingerprint, staged.dtype, measured_key(accelerator))
+    known = measurements.of(staged.fingerprint, staged.dtype, device_key(accelerator))
     plain = PlannedModel(
         name=staged.spec.name,
         budget=budget,
@@ -148,7 +148,7 @@ def compare_peaks(
 
 
 def remember(
-    feedback: Feedback,
+    measurements: MeasurementCache,
     encoder: Encoder,
     device_name: str,
     compared: PeakCompared | None,
@@ -159,7 +159,7 @@ def remember(
 ) -> None:
     """Keep what a run measured for the next plan on this machine; a cache that cannot be written is a notice."""
     staged = encoder.staged
-    before = feedback.of(staged.fingerprint, staged.dtype, device_name)
+    before = measurements.of(staged.fingerprint, staged.dtype, device_name)
     now = replace(before, runs=before.runs + 1)
     if tokens >= before.tokens:  # a few chunks measure the warm-up
         now = replace(now, tokens_per_second=rate, tokens=tokens)
@@ -171,6 +171,6 @@ def remember(
             resident_bytes=compared.resident_bytes,
         )
     try:
-        feedback.record(staged.fingerprint, staged.dtype, device_name, now)
+        measurements.record(staged.fingerprint, staged.dtype, device_name, now)
     except SoloistError as exc:
         sink.emit(Notice(about="measurements", message=f"not kept for later plans: {exc}"))

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from soloist.devices import Accelerator
 from soloist.devices.accelerator import AcceleratorKind
 from soloist.models.loading import StagedModel
-from soloist.sizing.measurements import MachineCache, measured_key
+from soloist.sizing.measurements import MachineCache, device_key
 from soloist.types import BudgetSource
 
 FILE_NAME = "calibrated.json"
@@ -65,7 +65,7 @@ def table_row(kind: AcceleratorKind, is_static: bool) -> TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """The tokens of a full batch of one model, why so many, and on what device (see `measured_key`)."""
+    """The tokens of a full batch of one model, why so many, and on what device (see `device_key`)."""
 
     tokens: int
     source: BudgetSource
@@ -73,7 +73,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrated:
+class CalibrationRecord:
     """A budget that was measured on this machine: the median rates in tokens a second that it was chosen from, by
     budget, and when and with which versions that was.
     """
@@ -84,7 +84,7 @@ class Calibrated:
     versions: Mapping[str, str]
 
 
-class Calibrations:
+class CalibrationCache:
     """The calibrated budgets that a cache folder keeps. None as the folder: the user's own."""
 
     def __init__(self, cache_dir: Path | None = None) -> None:
@@ -104,7 +104,7 @@ class Calibrations:
         tokens = self._cache.row(fingerprint, dtype, device_name).get("tokens")
         return tokens if type(tokens) is int and tokens in row.candidates else None
 
-    def record(self, fingerprint: str, dtype: str, device_name: str, calibrated: Calibrated) -> None:
+    def record(self, fingerprint: str, dtype: str, device_name: str, calibrated: CalibrationRecord) -> None:
         """Keep a calibration in the place of the one before.
 
         Raises:
@@ -133,10 +133,10 @@ def run_budgets(
     staged: Mapping[str, StagedModel],
     accelerator: Accelerator,
     recorded: Mapping[str, Budget],
-    calibrations: Calibrations,
+    calibrations: CalibrationCache,
 ) -> dict[str, Budget]:
     """The budget of each model of a run; `recorded` are those with which the run was begun."""
-    device = measured_key(accelerator)
+    device = device_key(accelerator)
     budgets: dict[str, Budget] = {}
     for name, model in staged.items():
         row = table_row(accelerator.kind, model.is_static)

@@ -29,8 +29,8 @@ from soloist.encoding.replicas import Replicas
 from soloist.events import BatchEncoded, BudgetMeasured, Event, EventSink, Notice
 from soloist.memory.planner import BatchLimits
 from soloist.sizing.batch_limits import planned_model
-from soloist.sizing.budgets import Budget, Calibrated, Calibrations, TableRow, table_row
-from soloist.sizing.measurements import Feedback, measured_key
+from soloist.sizing.budgets import Budget, CalibrationCache, CalibrationRecord, TableRow, table_row
+from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import plan_run
 from soloist.staging import select_models, stage_all
 from soloist.stopping import first_interrupt_only
@@ -49,7 +49,7 @@ _VERSIONS = ("soloist", "torch", "transformers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+class CalibrationResult:
     """What was found for one model: the median rate in tokens a second by budget, and the one that is kept, beside what
     the table has.
     """
@@ -91,7 +91,7 @@ class _WithoutBatches:
 
 def calibrate(
     config: CalibrationConfig, sink: EventSink, clock: Callable[[], float] = time.time
-) -> tuple[Calibration, ...]:
+) -> tuple[CalibrationResult, ...]:
     """Measure the budget of each model on devices that are leased for it, and keep it for later runs and plans.
 
     `clock` gives seconds since 1970. In the main thread Ctrl-C and SIGTERM end it; models that are done stay kept.
@@ -123,11 +123,11 @@ def _calibrate(
     config: CalibrationConfig,
     sink: EventSink,
     clock: Callable[[], float],
-) -> Calibration:
-    staged, device = encoder.staged, measured_key(accelerator)
+) -> CalibrationResult:
+    staged, device = encoder.staged, device_key(accelerator)
     row = table_row(accelerator.kind, staged.is_static)
     rates = _measure(encoder, row, accelerator, config, sink)
-    found = Calibration(
+    found = CalibrationResult(
         model=staged.spec.name,
         fingerprint=staged.fingerprint,
         dtype=staged.dtype,
@@ -137,13 +137,13 @@ def _calibrate(
         table_tokens=row.tokens,
         table_source=row.source,
     )
-    calibrated = Calibrated(
+    calibrated = CalibrationRecord(
         tokens=found.tokens,
         rates={str(budget): rate for budget, rate in found.rates.items()},
         date=datetime.datetime.fromtimestamp(clock(), datetime.timezone.utc).isoformat(timespec="seconds"),
         versions={name: importlib.metadata.version(name) for name in _VERSIONS},
     )
-    Calibrations(config.cache_dir).record(staged.fingerprint, staged.dtype, device, calibrated)
+    CalibrationCache(config.cache_dir).record(staged.fingerprint, staged.dtype, device, calibrated)
     return found
 
 
@@ -152,7 +152,7 @@ def _measure(
 ) -> dict[int, list[float]]:
     """The rates of every candidate, one of each round, in tokens a second."""
     name = encoder.staged.spec.name
-    loads = _loads(encoder, row, accelerator, Feedback(config.cache_dir), sink)
+    loads = _loads(encoder, row, accelerator, MeasurementCache(config.cache_dir), sink)
     lease = DeviceLease(
         accelerator, [name], sink, lock_dir=config.lock_dir, timeout_seconds=config.lease_timeout_seconds
     )  # fmt: skip
@@ -191,11 +191,11 @@ def _repeats(loads: Sequence[_Load], rate: float, table_tokens: int, sample_seco
 
 
 def _loads(
-    encoder: Encoder, row: TableRow, accelerator: Accelerator, feedback: Feedback, sink: EventSink
+    encoder: Encoder, row: TableRow, accelerator: Accelerator, measurements: MeasurementCache, sink: EventSink
 ) -> list[_Load]:
     """The work of each candidate; one that has a smaller one's batches, because memory bounds both, is left out."""
-    budget = Budget(tokens=row.tokens, source="table", device=measured_key(accelerator))
-    model = planned_model(encoder, budget, accelerator, feedback, sink)
+    budget = Budget(tokens=row.tokens, source="table", device=device_key(accelerator))
+    model = planned_model(encoder, budget, accelerator, measurements, sink)
     limits = plan_run([model], "exclusive", accelerator.card).limits[model.name]
     stream = _token_stream(encoder, row.largest)
     lanes = accelerator.lanes * len(accelerator.devices)

@@ -1,7 +1,7 @@
 """What is measured on a machine, in the user's cache folder: JSON files with a row for each model, dtype and device.
 
-`MachineCache` is one such file. `Feedback` keeps in one what runs measured for the next plan: peaks and rates. All
-of it refines runs and plans and is needed for none: a file that is missing or damaged is an empty one.
+`MachineCache` is one such file. `MeasurementCache` keeps in it the peaks and the rates that runs measured, for the next
+plan. Runs and plans work without them: a missing or damaged file counts as empty.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class MachineCache:
         return {key: row for key, row in rows.items() if isinstance(row, dict)} if isinstance(rows, dict) else {}
 
 
-def measured_key(accelerator: Accelerator) -> str:
+def device_key(accelerator: Accelerator) -> str:
     """Under what name measurements are kept: a simulated T4 is no measure of a real one."""
     return f"{accelerator.kind} {accelerator.card.device_name}"
 
@@ -69,7 +69,7 @@ def _key(fingerprint: str, dtype: str, device_name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class Measurement:
     """What was measured of a model in one dtype on one kind of device.
 
     Bytes are of the whole device, `resident_bytes` the weights on it; 0 where nothing was predicted or measured. The
@@ -85,7 +85,7 @@ class Measured:
 
     @property
     def growth(self) -> float:
-        """Measured over predicted activations, at most 2; 1 where unknown.
+        """Measurement over predicted activations, at most 2; 1 where unknown.
 
         Where activations are a small part of the peak, a constant such as a second workspace would pass for growth.
         """
@@ -95,23 +95,23 @@ class Measured:
         return min(MOST_GROWTH, (self.measured_bytes - self.resident_bytes) / predicted)
 
 
-class Feedback:
+class MeasurementCache:
     """The measurements that a cache folder keeps. None as the folder: the user's own."""
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         self._cache = MachineCache(cache_dir, FILE_NAME)
 
-    def of(self, fingerprint: str, dtype: str, device_name: str) -> Measured:
+    def of(self, fingerprint: str, dtype: str, device_name: str) -> Measurement:
         """What is known of a model on a device; an empty record where nothing is."""
         row = self._cache.row(fingerprint, dtype, device_name)
-        known = {name: row[name] for name in Measured.__slots__ if isinstance(row.get(name), (int, float))}
-        return Measured(**known)
+        known = {name: row[name] for name in Measurement.__slots__ if isinstance(row.get(name), (int, float))}
+        return Measurement(**known)
 
     def knows(self, dtype: str, device_name: str) -> bool:
         """Whether anything was measured in a dtype on a device."""
         return self._cache.knows(dtype, device_name)
 
-    def record(self, fingerprint: str, dtype: str, device_name: str, measured: Measured) -> None:
+    def record(self, fingerprint: str, dtype: str, device_name: str, measured: Measurement) -> None:
         """Keep a measurement in the place of the one before.
 
         Raises:

@@ -1,6 +1,6 @@
 """Chunk files in, chunks out: discovery, a reader a format, and the check that ids are unique. Knows no torch."""
 
-from soloist.sources.discovery import FoundInput, discover, find_input
+from soloist.sources.discovery import InputFiles, discover, find_input
 from soloist.sources.duplicates import DuplicateIds
 from soloist.sources.passed_over import PassedOverFiles
 from soloist.sources.reading import read_chunks
@@ -8,9 +8,8 @@ from soloist.sources.skipped import SkippedInputs
 
 __all__ = [
     "DuplicateIds",
-    "FoundInput",
+    "InputFiles",
     "PassedOverFiles",
-    "ReadPlaces",
     "SkippedInputs",
     "discover",
     "find_input",

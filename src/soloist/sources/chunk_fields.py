@@ -19,8 +19,8 @@ from typing import Any
 
 from soloist.config import SourceConfig
 from soloist.sources.faults import NotAChunkError, TextTooLongError, names_text, require_unicode, shortened
-from soloist.sources.ids import FoundId, find_id
-from soloist.sources.partitions import Partitions, with_partitions
+from soloist.sources.ids import GivenId, find_id
+from soloist.sources.partitions import Partitions, add_partitions
 from soloist.types import Chunk
 
 # A tokenizer needs 170 bytes a character of prose and 600 of nothing but punctuation (measured: all-MiniLM-L6-v2's, of
@@ -70,7 +70,7 @@ def chunk_of(
     origin: str,
     index: int,
     partitions: Partitions = _NO_PARTITIONS,
-    check_id: Callable[[FoundId], None] = lambda found: None,
+    check_id: Callable[[GivenId], None] = lambda found: None,
 ) -> Chunk:
     """The chunk that the fields make; `origin` and `index` are used for a derived id only.
 
@@ -87,7 +87,7 @@ def chunk_of(
     metadata: dict[str, Any] = dict(own) if isinstance(own, dict) else {}
     found = find_id(fields, metadata, config.id_field)
     check_id(found)
-    with_partitions(fields, metadata, partitions)
+    add_partitions(fields, metadata, partitions)
     not_metadata = {config.text_field, found.field}
     if own is None or isinstance(own, dict):
         not_metadata.add(_METADATA)

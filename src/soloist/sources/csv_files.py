@@ -17,7 +17,7 @@ from typing import Any
 from soloist.formats import CSV, TSV
 from soloist.sources.faults import BadItem, UnreadableFileError
 from soloist.sources.lines import MAX_LINE_BYTES, Line, read_lines
-from soloist.sources.opening import ByteStream, opened_bytes
+from soloist.sources.opening import ByteStream, open_bytes
 from soloist.sources.tables import no_text_column, require_distinct, require_text_column, with_parsed_metadata
 from soloist.wording import count_text
 
@@ -51,7 +51,7 @@ def read_csv(file: Path, text_field: str, format_name: str = CSV.name, check: _C
             never closed.
         OSError: the file cannot be opened or read.
     """
-    with opened_bytes(file, format_name) as raw:
+    with open_bytes(file, format_name) as raw:
         records = _Records(read_lines(raw, check))
         header = _header(records, text_field, _SEPARATORS[format_name])
         if header is None:
@@ -72,7 +72,7 @@ def lacks_text_column(file: Path, text_field: str, format_name: str) -> str:
     where only reading the whole file tells what is wrong with it.
     """
     try:
-        with opened_bytes(file, format_name) as raw:
+        with open_bytes(file, format_name) as raw:
             header = _header(_Records(read_lines(_Beginning(raw))), text_field, _SEPARATORS[format_name])
     except (OSError, UnreadableFileError):
         return ""

@@ -30,7 +30,7 @@ _Identity = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundInput:
+class InputFiles:
     """The collections below a root, and the files that are in none of them."""
 
     collections: tuple[Collection, ...]
@@ -42,7 +42,7 @@ def discover(root: Path, config: SourceConfig, wanted: Sequence[str] = ()) -> tu
     return find_input(root, config, wanted).collections
 
 
-def find_input(root: Path, config: SourceConfig, wanted: Sequence[str] = ()) -> FoundInput:
+def find_input(root: Path, config: SourceConfig, wanted: Sequence[str] = ()) -> InputFiles:
     """Find the collections below `root`, sorted by name, their files sorted by POSIX path relative to the collection.
 
     Each folder in `root` that holds chunk files at any depth is a collection with the folder's name. A
@@ -72,7 +72,7 @@ def find_input(root: Path, config: SourceConfig, wanted: Sequence[str] = ()) -> 
     passed_over = PassedOverFiles()
     for counted in (loose, *(each.passed_over for name, each in candidates.items() if not wanted or name in wanted)):
         passed_over.add_all(counted)
-    return FoundInput(collections=chosen, passed_over=passed_over)
+    return InputFiles(collections=chosen, passed_over=passed_over)
 
 
 def _nothing_found(root: Path, config: SourceConfig, others: Iterable[PassedOverFiles]) -> InputError:

@@ -44,7 +44,7 @@ _NO_STRINGS: Mapping[type, str] = {MomentText: "the date or time ", BytesText: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundId:
+class GivenId:
     """The id of a chunk, None where it brings none. `field` is the field of the top level that is the id; `empty` the
     place that could have one and has nothing.
     """
@@ -54,7 +54,7 @@ class FoundId:
     empty: str | None = None
 
 
-def find_id(fields: Mapping[str, Any], metadata: Mapping[str, Any], id_field: str | None) -> FoundId:
+def find_id(fields: Mapping[str, Any], metadata: Mapping[str, Any], id_field: str | None) -> GivenId:
     """The first value under `id_field`, else under the usual names, at the top level and then in the metadata.
 
     Raises:
@@ -69,13 +69,13 @@ def find_id(fields: Mapping[str, Any], metadata: Mapping[str, Any], id_field: st
             place = f"{owner} {name!a}"
             if (id_ := _id_of(where[name], place)) is not None:
                 require_unicode(id_, name)
-                return FoundId(id=id_, field=name if where is fields else None)
+                return GivenId(id=id_, field=name if where is fields else None)
             empty = empty or f"{place} is {'null' if where[name] is None else 'empty'}"
     if id_field is not None:
         raise NotAChunkError(
             f"has no id: neither it nor its metadata has the id field {id_field!r} (--id-field names another)"
         )
-    return FoundId(empty=empty)
+    return GivenId(empty=empty)
 
 
 def _id_of(value: Any, place: str) -> str | None:

@@ -14,7 +14,7 @@ from soloist.sources.faults import BadItem, UnreadableFileError, names_text
 from soloist.sources.json_stream import BUFFER_BYTES, JsonStream
 from soloist.sources.lines import MAX_LINE_BYTES, Line, read_lines
 from soloist.sources.nesting import TooDeepError, decode
-from soloist.sources.opening import opened_bytes
+from soloist.sources.opening import open_bytes
 
 # In this order: the first that holds a list is read.
 LIST_KEYS = ("chunks", "data", "records", "items")
@@ -50,9 +50,9 @@ def read_json(
         UnreadableFileError: the file is not well-formed, or holds no chunks. Items before the fault come first.
         OSError: the file cannot be opened or read.
     """
-    with opened_bytes(file, _NAME) as raw:
+    with open_bytes(file, _NAME) as raw:
         shape = _shape(JsonStream(raw, buffer_bytes, check), text_field)
-    with opened_bytes(file, _NAME) as raw:
+    with open_bytes(file, _NAME) as raw:
         stream = JsonStream(raw, buffer_bytes, check)
         if isinstance(shape, int):
             yield from _member_values(stream, shape)
@@ -72,7 +72,7 @@ def read_json_lines(file: Path, *, check: Callable[[], object] = lambda: None) -
         OSError: the file cannot be opened or read.
     """
     is_first = True
-    with opened_bytes(file, _LINES_NAME) as raw:
+    with open_bytes(file, _LINES_NAME) as raw:
         for line in read_lines(raw, check):
             check()
             value = _line_item(line)

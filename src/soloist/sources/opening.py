@@ -50,7 +50,7 @@ class ByteStream(Protocol):
 
 
 @contextlib.contextmanager
-def opened_bytes(file: Path, format_name: str) -> Iterator[ByteStream]:
+def open_bytes(file: Path, format_name: str) -> Iterator[ByteStream]:
     """The bytes of a text file, decompressed; the file is closed at the end.
 
     Raises:

@@ -32,7 +32,7 @@ def partitions_of(collection: Collection, file: Path) -> Partitions:
     return dict(filter(None, map(partition_of, folders)))
 
 
-def with_partitions(fields: Mapping[str, Any], metadata: dict[str, Any], partitions: Partitions) -> None:
+def add_partitions(fields: Mapping[str, Any], metadata: dict[str, Any], partitions: Partitions) -> None:
     """Add to the metadata what the folders say, where the chunk does not say it itself.
 
     Raises:

@@ -16,7 +16,7 @@ from soloist.errors import BadChunkFileError
 from soloist.formats import format_of
 from soloist.sources.chunk_fields import chunk_of, fields_of
 from soloist.sources.faults import BadItem, NotAChunkError, UnreadableFileError
-from soloist.sources.ids import FoundId, find_id
+from soloist.sources.ids import GivenId, find_id
 from soloist.sources.partitions import partitions_of
 from soloist.sources.readers import READERS
 from soloist.types import Chunk, Collection, Place, SkippedInput, SkipReason
@@ -128,7 +128,7 @@ class _FileReading:
             self._report_item(index, exc)
             return None
 
-    def _check_id(self, index: int, found: FoundId) -> None:
+    def _check_id(self, index: int, found: GivenId) -> None:
         """Require that either all chunks of the file bring an id, or none: a derived one beside those would part the
         chunk from what its maker calls it.
         """

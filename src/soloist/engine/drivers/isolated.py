@@ -32,7 +32,7 @@ from soloist.events import Event, EventSink, LeaseReleased, ListSink, event_from
 from soloist.jsontext import json_text
 from soloist.sizing.batch_limits import plan_memory
 from soloist.sizing.budgets import Budget
-from soloist.sizing.measurements import Feedback
+from soloist.sizing.measurements import MeasurementCache
 from soloist.sizing.run_plan import Pass
 from soloist.staging import encoders_of, select_models, stage_all
 from soloist.stopping import Stop
@@ -274,7 +274,7 @@ def _stage(
     specs = {name: spec for name, spec in select_models(config).items() if name in each.models}
     staged = stage_all(specs, config, accelerator, silent, stop.check)
     encoders = encoders_of(staged, config, accelerator, silent)
-    plan = plan_memory(config, encoders, budgets, accelerator, Feedback(config.cache_dir), silent)
+    plan = plan_memory(config, encoders, budgets, accelerator, MeasurementCache(config.cache_dir), silent)
     folder = RunFolder(config.out)
     return Stage(
         plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=stop,

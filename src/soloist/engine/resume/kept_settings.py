@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from soloist.checked import is_named
+from soloist.checked import is_explicit
 from soloist.config import FusionConfig, RunConfig
 from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.events import EventSink, Notice
@@ -55,7 +55,7 @@ def settled(config: RunConfig) -> Settled:
         OutputError: no folder can be there.
     """
     folder = RunFolder(config.out)
-    asked = {name: value for name, value in config.settings().items() if is_named(value)}
+    asked = {name: value for name, value in config.settings().items() if is_explicit(value)}
     with disk_errors(config.out):  # a path that is too long
         is_new = folder.is_new
     try:
@@ -180,7 +180,7 @@ def _kept_fusion(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
 
 def _fused_by_default(config: RunConfig) -> RunConfig:
     """A single model is not fused unless somebody asked for it: its fused vectors would be its own once more."""
-    is_asked = any(is_named(getattr(config.fusion, name)) for name in ("method", "weights", "dim"))
+    is_asked = any(is_explicit(getattr(config.fusion, name)) for name in ("method", "weights", "dim"))
     if is_asked or len(set(config.models)) > 1:
         return config
     return replace(config, fusion=FusionConfig(method="none"))

@@ -12,7 +12,7 @@ from soloist.errors import ConfigError
 _SHOWN = 40  # characters of a value
 
 
-def texts_given(name: str, value: object, what: str = "texts") -> tuple[str, ...]:
+def list_of_texts(name: str, value: object, what: str = "texts") -> tuple[str, ...]:
     """The texts of a list, a tuple, an array, or whatever else gives texts in an order; `name` is the argument's.
 
     Raises:
@@ -21,7 +21,7 @@ def texts_given(name: str, value: object, what: str = "texts") -> tuple[str, ...
     if isinstance(value, str):
         shown = _shown(value)
         raise ConfigError(f"{name} is the text {shown}: give a list of {what}, such as [{shown}]")
-    items = listed(value)
+    items = as_list(value)
     if items is None:
         raise ConfigError(f"{name} is {_shown(value)}, of the type {_kind(value)}: give a list of {what}")
     for item in items:
@@ -30,7 +30,7 @@ def texts_given(name: str, value: object, what: str = "texts") -> tuple[str, ...
     return tuple(map(str, items))  # an array's texts are of a type of its own
 
 
-def listed(value: object) -> list[object] | None:
+def as_list(value: object) -> list[object] | None:
     """What a list or an array has, or what a generator gives, in its order; None of a text and of what has no order."""
     if isinstance(value, (str, bytes, Mapping, set, frozenset)) or not isinstance(value, Iterable):
         return None

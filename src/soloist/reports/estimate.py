@@ -12,7 +12,7 @@ from soloist.reports.text import bytes_text, clock_text, compact_text, one_line
 from soloist.wording import count_text
 
 if TYPE_CHECKING:
-    from soloist.planning.session_plan import BatchPlan, ModelPlan, SessionPlan
+    from soloist.planning.run_estimate import BatchEstimate, ModelEstimate, RunEstimate
 
 _TOKEN_COLUMNS = ("model", "max tokens", "tokens", "median", "longest", "truncated", "padded")
 _MEMORY_COLUMNS = ("model", "dtype", "weights", "peak", "reserved", "budget", "exclusive", "standard", "limit")
@@ -24,7 +24,7 @@ _COST_COLUMNS = ("model", "time", "basis", "download", "host", "vectors")
 _BAR_WIDTH = 40
 
 
-def print_session(plan: SessionPlan, console: Console) -> None:
+def print_estimate(plan: RunEstimate, console: Console) -> None:
     """The machine, three tables, the histograms, what to know of the figures, and the verdict."""
     for line in _head(plan):
         console.print(Text(one_line(line)), soft_wrap=True)
@@ -47,7 +47,7 @@ def print_session(plan: SessionPlan, console: Console) -> None:
         console.print(Text(one_line(line)), soft_wrap=True)
 
 
-def _head(plan: SessionPlan) -> list[str]:
+def _head(plan: RunEstimate) -> list[str]:
     repeated = f", {plan.repeated:,} of them repeat a text" if plan.repeated else ""
     skipped = f", {plan.skipped:,} skipped" if plan.skipped else ""
     return [
@@ -57,7 +57,7 @@ def _head(plan: SessionPlan) -> list[str]:
     ]
 
 
-def _token_row(model: ModelPlan) -> list[str]:
+def _token_row(model: ModelEstimate) -> list[str]:
     share = model.truncated_rows / model.rows if model.rows else 0.0
     return [
         model.name,
@@ -70,7 +70,7 @@ def _token_row(model: ModelPlan) -> list[str]:
     ]
 
 
-def _memory_row(model: ModelPlan) -> list[str]:
+def _memory_row(model: ModelEstimate) -> list[str]:
     return [
         model.name,
         model.dtype,
@@ -84,12 +84,12 @@ def _memory_row(model: ModelPlan) -> list[str]:
     ]
 
 
-def _rows(batches: BatchPlan) -> str:
+def _rows(batches: BatchEstimate) -> str:
     """Rows of the median and of the longest length in a full batch."""
     return f"{batches.median_rows:,} to {batches.longest_rows:,}" if batches.fits else "none fits"
 
 
-def _cost_row(model: ModelPlan) -> list[str]:
+def _cost_row(model: ModelEstimate) -> list[str]:
     return [
         model.name,
         clock_text(model.seconds) if model.seconds is not None else "unknown",
@@ -104,7 +104,7 @@ def _cost_row(model: ModelPlan) -> list[str]:
     ]
 
 
-def _histogram(model: ModelPlan) -> list[str]:
+def _histogram(model: ModelEstimate) -> list[str]:
     most = max(model.histogram.values(), default=1)
     lines = [f"{one_line(model.name)}: chunks by tokens, before truncation"]
     for edge, rows in model.histogram.items():
@@ -113,14 +113,14 @@ def _histogram(model: ModelPlan) -> list[str]:
     return lines
 
 
-def _budgets(plan: SessionPlan) -> str:
+def _budgets(plan: RunEstimate) -> str:
     """Where the budgets come from."""
     origins = {"given": "as given", "calibrated": "as calibrated on this machine", "table": "from the table"}
     parts = [f"{model.name} {model.token_budget:,} {origins[model.budget_source]}" for model in plan.models]
     return f"token budgets: {', '.join(parts)}"
 
 
-def _totals(plan: SessionPlan) -> list[str]:
+def _totals(plan: RunEstimate) -> list[str]:
     time = "unknown" if plan.seconds is None else clock_text(plan.seconds)
     fused = f", {bytes_text(plan.fused_bytes)} of it fused" if plan.fused_bytes else ""
     return [
@@ -129,7 +129,7 @@ def _totals(plan: SessionPlan) -> list[str]:
     ]
 
 
-def _verdict(plan: SessionPlan) -> list[str]:
+def _verdict(plan: RunEstimate) -> list[str]:
     if plan.fits:
         session = f" into a session of {clock_text(plan.session_seconds)}" if plan.session_seconds else ""
         return [f"fits{session}"]

@@ -11,7 +11,7 @@ _READ_BYTES = 1 << 20
 _MARK = "\ufeff"  # with which editors of Windows begin a file
 
 
-def arriving_lines(stream: TextIO) -> Iterator[list[str]]:
+def incoming_lines(stream: TextIO) -> Iterator[list[str]]:
     """The lines that came in together, as soon as the first of them is complete; the last one may lack its end.
 
     Bytes that are no text in the stream's encoding stay in a line as lone surrogates, as they do in arguments.

@@ -19,7 +19,7 @@ LEAST_MEASURED_TOKENS = 20_000  # fewer measure how a run begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan:
+class BatchEstimate:
     """Rows in a full batch of rows of the median and of the longest length, and what limits them."""
 
     median_rows: int
@@ -29,7 +29,7 @@ class BatchPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPlan:
+class ModelEstimate:
     """What one model will need. Bytes are per device unless the name says otherwise; lengths in tokens.
 
     `matryoshka_dims` are those that it was trained to be cut to. `rows` are those to embed: a text that occurs several
@@ -56,8 +56,8 @@ class ModelPlan:
     reserved_bytes: int
     token_budget: int
     budget_source: BudgetSource
-    exclusive: BatchPlan
-    standard: BatchPlan
+    exclusive: BatchEstimate
+    standard: BatchEstimate
     curve: PeakCurve
     seconds: float | None
     basis: Basis
@@ -68,7 +68,7 @@ class ModelPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionPlan:
+class RunEstimate:
     """A run foretold. `problems` stand against it, and `unknowns` are what cannot be said of it; each is a sentence
     that says what to do.
 
@@ -83,7 +83,7 @@ class SessionPlan:
     skipped: int
     text_bytes: int
     limit_bytes: int
-    models: tuple[ModelPlan, ...]
+    models: tuple[ModelEstimate, ...]
     fused_bytes: int
     disk_bytes: int
     host_bytes: int
