@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from soloist.cli import app
+from soloist.extras import install_command
 from soloist.retrieval import open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.qrels import Qrels
@@ -169,7 +170,7 @@ def test_a_library_that_is_not_installed(modelless, monkeypatch, module, sentenc
     monkeypatch.delitem(sys.modules, f"{module}.figure", raising=False)
     result = invoke("eval", modelless / "run", "--plot", modelless / "plot.png")
     assert result.exit_code == 2
-    assert sentence in result.stderr and "pip install 'soloist[eval]'" in result.stderr
+    assert sentence in result.stderr and install_command("eval") in result.stderr
 
 
 def test_what_is_left_out_stands_in_the_table(options, tmp_path):

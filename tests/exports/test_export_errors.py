@@ -19,6 +19,7 @@ from exports.reading import marker_of
 
 from soloist.errors import ConfigError, ExportError, OutputError, SoloistError
 from soloist.exports import export_run
+from soloist.extras import install_command
 from soloist.stores import folder_name
 from soloist.types import Chunk
 
@@ -399,7 +400,7 @@ def test_a_library_that_is_not_installed(run, kind, module, package):
         [sys.executable, "-c", code, "export", str(run), "--to", kind, "--out", "x"], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr == f"soloist: error: the export to {kind} needs {package}: pip install 'soloist[{kind}]'\n"
+    assert done.stderr == f"soloist: error: the export to {kind} needs {package}: run {install_command(kind)}\n"
 
 
 @pytest.mark.parametrize(
@@ -412,13 +413,13 @@ def test_a_library_that_is_not_installed(run, kind, module, package):
 def test_a_library_that_is_broken(run, tmp_path, source, reason):
     """It was said not to be installed, and installing it changed nothing."""
     (tmp_path / "broken_client.py").write_text(source)
-    code = "from soloist.exports.extras import load; load('broken_client', 'qdrant', 'qdrant-client')"
+    code = "from soloist.exports.client_library import load; load('broken_client', 'qdrant', 'qdrant-client')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == (
         f"soloist.errors.ConfigError: the export to qdrant cannot load qdrant-client ({reason}): correct that, or "
-        "install it again with pip install --force-reinstall qdrant-client"
+        "install qdrant-client again with pip install --force-reinstall qdrant-client"
     )
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from soloist.config import RunConfig
 from soloist.errors import ModelLoadError
+from soloist.extras import install_command
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.planning.estimate import estimate_run
@@ -316,8 +317,8 @@ def test_an_adapter_without_what_it_needs_says_so(folder: Path, monkeypatch: pyt
     _adapter(folder, "org/base")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert _refusal(folder) == (
-        "it holds a LoRA adapter (adapter_config.json) and not a whole model, of the base org/base: install "
-        "soloist[peft], which loads it on its base, or merge it into its base and save that whole model"
+        "it holds a LoRA adapter (adapter_config.json) and not a whole model, of the base org/base: run "
+        f"{install_command('peft')} to load it on its base, or merge it into its base and save that whole model"
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     assert "and its base org/base is not on this machine: put the base there" in _refusal(folder)

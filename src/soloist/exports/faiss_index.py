@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from soloist.arrays import Vectors
-from soloist.exports.extras import load
+from soloist.exports.client_library import load
 from soloist.exports.folders import ExportFolder, export_folder
 from soloist.exports.numpy_files import IDS, gone_count, places_of, write_ids
 from soloist.exports.report import ExportReport, compare

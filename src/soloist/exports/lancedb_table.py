@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from soloist.arrays import Vectors
 from soloist.errors import ExportError
+from soloist.exports.client_library import load
 from soloist.exports.columns import METADATA, VECTOR, Columns
-from soloist.exports.extras import load
 from soloist.exports.locks import LOCK, exclusive
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source

@@ -11,8 +11,8 @@ import numpy as np
 
 from soloist.arrays import Vectors
 from soloist.errors import ConfigError, ExportError
+from soloist.exports.client_library import load
 from soloist.exports.columns import VECTOR, has_surrogate, surrogate_error, vector_columns
-from soloist.exports.extras import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Rows, Source
 from soloist.exports.stores import Place, Scope, fill, require_own_places

@@ -15,7 +15,7 @@ import numpy as np
 
 from soloist.arrays import Vectors
 from soloist.errors import ConfigError, ExportError
-from soloist.exports.extras import load
+from soloist.exports.client_library import load
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Mark, Rows, Source
 from soloist.exports.store_folders import require_store_folder

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soloist.errors import ModelLoadError
+from soloist.extras import install_command
 from soloist.models.adapters import Adapter, adapter_in, can_load_adapters
 from soloist.models.damage import GET_AGAIN, damage_in
 from soloist.models.fingerprint import settings_files
@@ -207,7 +208,7 @@ def _unloadable(adapter: Adapter) -> Iterator[str]:
     if not adapter.base:
         yield f"{what}, and does not say of which base: add base_model_name_or_path to that file, {merge}"
     if not can_load_adapters():
-        yield f"{what}, of the base {adapter.base}: install soloist[peft], which loads it on its base, {merge}"
+        yield f"{what}, of the base {adapter.base}: run {install_command('peft')} to load it on its base, {merge}"
     if adapter.base_folder is None:
         yield (
             f"{what}, and its base {adapter.base} is not on this machine: put the base there or name its folder as "

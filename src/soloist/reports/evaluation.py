@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from soloist.errors import ConfigError, OutputError
+from soloist.extras import install_command
 from soloist.reports.table import print_table
 from soloist.reports.text import bytes_text, one_line
 from soloist.retrieval.evaluation import Evaluation, SystemScore
@@ -73,7 +74,7 @@ def require_plot(path: Path) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:
-        raise ConfigError("--plot needs matplotlib: pip install 'soloist[eval]', or leave it out") from exc
+        raise ConfigError(f"--plot needs matplotlib: run {install_command('eval')}, or leave --plot out") from exc
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OutputError(f"--plot is {path}, but nothing can be written in {folder}: choose another folder")

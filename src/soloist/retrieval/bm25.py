@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.errors import ConfigError, InputError
+from soloist.extras import install_command
 
 
 def require_bm25() -> Any:
@@ -20,7 +21,8 @@ def require_bm25() -> Any:
     try:
         import bm25s
     except ImportError as exc:
-        raise ConfigError("BM25 needs bm25s: pip install 'soloist[eval]', or leave it out with --no-bm25") from exc
+        remedy = f"run {install_command('eval')}, or leave BM25 out with --no-bm25"
+        raise ConfigError(f"BM25 needs bm25s: {remedy}") from exc
     return bm25s
 
 

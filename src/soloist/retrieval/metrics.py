@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.errors import ConfigError
+from soloist.extras import install_command
 
 DEPTH = 100
 MEASURES = ("nDCG@10", "R@100", "RR@10")
@@ -76,7 +77,7 @@ def require_measures() -> Any:
     try:
         import ir_measures
     except ImportError as exc:
-        raise ConfigError("an evaluation needs ir-measures: pip install 'soloist[eval]'") from exc
+        raise ConfigError(f"an evaluation needs ir-measures: run {install_command('eval')}") from exc
     return ir_measures
 
 

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from soloist.errors import ConfigError
+from soloist.extras import install_command
 
 
 def load(module: str, extra: str, package: str) -> Any:
@@ -18,9 +19,9 @@ def load(module: str, extra: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as exc:
         if isinstance(exc, ModuleNotFoundError) and exc.name in (module, module.partition(".")[0]):
-            raise ConfigError(f"the export to {extra} needs {package}: pip install 'soloist[{extra}]'") from exc
+            raise ConfigError(f"the export to {extra} needs {package}: run {install_command(extra)}") from exc
         reason = " ".join(str(exc).split())[:300]
         raise ConfigError(
-            f"the export to {extra} cannot load {package} ({reason}): correct that, or install it again with "
+            f"the export to {extra} cannot load {package} ({reason}): correct that, or install {package} again with "
             f"pip install --force-reinstall {package}"
         ) from exc
