@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraint
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: demo test fuzz check bench bench-engines bench-scale bench-gpu format clean
+.PHONY: demo test fuzz check check-sizes check-words bench bench-engines bench-scale bench-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -30,6 +30,14 @@ check: $(VENV)/.check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# No function, file or class is too large.
+check-sizes: $(VENV)/.check
+	$(BIN)/python -m tools.check_sizes
+
+# No sentence of the documents is too long.
+check-words: $(VENV)/.check
+	$(BIN)/python -m tools.check_words
 
 # Beside sentence-transformers and those of the other engines whose environments are there; BENCH=--quick tries it out.
 bench: $(VENV)/.bench
