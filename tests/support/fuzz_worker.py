@@ -110,8 +110,14 @@ def unpacked(content: bytes) -> bytes:
 
 
 def _is_spread(line: bytes) -> bool:
+    """Whether a first line is cut in the midst of JSON. Not UTF-8, or a comma after it, is a fault of the line."""
     try:
-        json.loads(line)
+        json.loads(line.rstrip(b"\r\n\t ").decode("utf-8"))
+    except UnicodeDecodeError:
+        return False
+    except json.JSONDecodeError as exc:
+        is_comma_alone = exc.msg == "Extra data" and exc.doc[exc.pos :] == ","
+        return not is_comma_alone and line.rstrip()[-1:] in (b"[", b"{", b",")
     except (ValueError, RecursionError):
         return line.rstrip()[-1:] in (b"[", b"{", b",")
     return False
