@@ -8,12 +8,12 @@ from typing import Literal
 
 from soloist.config import DEFAULT_MODELS, FusionConfig
 from soloist.errors import ConfigError
-from soloist.types import DTypeRequest, FusionMethod
+from soloist.types import DTypeRequest
 
 AggregationMethod = Literal["weighted_average", "concat"]
 Precision = Literal["fp16", "bf16", "fp32", "auto"]
 
-FUSION_METHODS: Mapping[str, FusionMethod] = {"weighted_average": "mean", "concat": "concat"}
+FUSION_METHODS: Mapping[str, str] = {"weighted_average": "mean", "concat": "concat"}
 DTYPES: Mapping[str, DTypeRequest] = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "auto": "auto"}
 
 

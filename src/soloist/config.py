@@ -33,7 +33,8 @@ from soloist.checked import (
 )
 from soloist.errors import ConfigError
 from soloist.formats import DEFAULT_FILE_PATTERNS
-from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
+from soloist.fusion_methods import DEFAULT_FUSION, NO_FUSION, fusion_choices
+from soloist.types import DTypeRequest, Isolation, Mode, OnBadInput, Packing, VectorDType
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -81,16 +82,16 @@ class FusionConfig:
     A single model is not fused unless one of the three is named: its fused vectors would only repeat its own.
     """
 
-    method: FusionMethod = implicit("concat")
+    method: str = implicit(DEFAULT_FUSION)
     weights: Mapping[str, float] = field(default_factory=lambda: implicit({}))
     dim: int | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
-        require_choice("fusion", self.method, get_args(FusionMethod))
+        require_choice("fusion", self.method, fusion_choices())
         if self.dim is not None and self.dim < 1:
             raise ConfigError(f"dim is {self.dim}: give a number of components of 1 or more")
-        if self.method == "none" and (self.weights or self.dim is not None):
+        if self.method == NO_FUSION and (self.weights or self.dim is not None):
             raise ConfigError("fusion none makes no fused vector: leave out weights and dim, or choose another fusion")
 
 

@@ -19,7 +19,6 @@ VectorDType = Literal["float32", "float16"]
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 OnBadInput = Literal["error", "skip"]
 Packing = Literal["auto", "on", "off"]
-FusionMethod = Literal["concat", "mean", "projection", "aligned-mean", "none"]
 BudgetSource = Literal["given", "calibrated", "table"]
 # Why a model makes no vector of a text.
 Vectorless = Literal["no tokens", "token without a vector", "zero vector", "NaN or infinity"]

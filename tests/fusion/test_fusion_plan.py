@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from soloist.config import FusionConfig
 from soloist.errors import FusionError
 from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
-from soloist.types import FusionMethod
 
 A = Member(name="a", dim=384)
 B = Member(name="b", dim=1024, matryoshka_dims=(1024, 512, 384, 256, 64))
@@ -19,7 +18,7 @@ C = Member(name="c", dim=1536, matryoshka_dims=(512, 256, 128))
 
 
 def plan(
-    *members: Member, method: FusionMethod = "concat", dim: int | None = None, weights: dict[str, float] | None = None
+    *members: Member, method: str = "concat", dim: int | None = None, weights: dict[str, float] | None = None
 ) -> FusionPlan:
     """A plan for the members, with weights by name."""
     made = plan_fusion(FusionConfig(method=method, weights=weights or {}, dim=dim), members)
@@ -66,7 +65,7 @@ def test_normalised_weights_sum_to_one(values: list[float]) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["concat", "mean"])
-def test_weights_that_cannot_be_honoured(weights: dict[str, float], sentence: str, method: FusionMethod) -> None:
+def test_weights_that_cannot_be_honoured(weights: dict[str, float], sentence: str, method: str) -> None:
     """A weight would be repaired or ignored quietly; or refused only once the models' dims are known."""
     with pytest.raises(FusionError) as caught:
         plan(A, B, method=method, weights=weights)
@@ -83,7 +82,7 @@ def test_weights_that_can_be_honoured_pass_the_early_check() -> None:
 
 
 @pytest.mark.parametrize("method", ["concat", "mean"])
-def test_a_dim_wider_than_a_model_names_the_narrowest(method: FusionMethod) -> None:
+def test_a_dim_wider_than_a_model_names_the_narrowest(method: str) -> None:
     """The remedy would lead to the next error, of a model that is narrower still."""
     with pytest.raises(FusionError) as caught:
         plan(B, A, method=method, dim=2000)
@@ -91,7 +90,7 @@ def test_a_dim_wider_than_a_model_names_the_narrowest(method: FusionMethod) -> N
 
 
 @pytest.mark.parametrize("method", ["concat", "mean"])
-def test_a_model_of_weight_zero_has_no_part(method: FusionMethod) -> None:
+def test_a_model_of_weight_zero_has_no_part(method: str) -> None:
     """A model that was left out would still add columns, narrow the others, or refuse their dim."""
     made = plan(A, B, method=method, dim=512, weights={"a": 0, "b": 2})
     assert (made.models, made.weights) == (("a", "b"), (0, 1))
@@ -145,7 +144,7 @@ def test_mean_tells_what_was_measured() -> None:
 
 
 @given(st.sampled_from(["concat", "mean"]), st.floats(0.1, 10), st.none() | st.integers(1, 384))
-def test_a_plan_survives_json(method: FusionMethod, weight: float, dim: int | None) -> None:
+def test_a_plan_survives_json(method: str, weight: float, dim: int | None) -> None:
     """A search would use other weights than the run did."""
     made = plan(A, B, C, method=method, dim=dim, weights={"a": weight, "b": 1, "c": 0})
     assert FusionPlan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
@@ -159,3 +158,9 @@ def test_a_saved_plan_that_does_not_fit_is_refused(change: dict[str, object]) ->
         del saved["method"]
     with pytest.raises(FusionError, match="the saved fusion plan does not fit"):
         FusionPlan.from_dict(saved)
+
+
+def test_a_saved_plan_of_an_unknown_method_is_refused() -> None:
+    """A run of another version would be searched with another fusion than its own, or end in a KeyError."""
+    with pytest.raises(FusionError, match="the run was fused by sum, which this version of soloist does not have"):
+        FusionPlan.from_dict(plan(A, B).to_dict() | {"method": "sum"})

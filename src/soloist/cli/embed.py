@@ -13,19 +13,21 @@ from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.config import DEFAULT_MODELS, RunConfig
 from soloist.errors import ConfigError
 from soloist.formats import DEFAULT_FILE_PATTERNS
+from soloist.fusion_methods import DEFAULT_FUSION, FUSIONS, NO_FUSION, fusion_choices
 from soloist.jsontext import json_text
 from soloist.models.catalogue import resolve
 from soloist.models.user_catalogue import load_catalogue
-from soloist.types import DTypeRequest, FusionMethod, Isolation, Mode, OnBadInput, Packing, VectorDType
+from soloist.types import DTypeRequest, Isolation, Mode, OnBadInput, Packing, VectorDType
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids, in the order of their passes.
 [default: {",".join(DEFAULT_MODELS)}]"""
 _MODE_HELP = """exclusive: one model at a time on all devices. standard: all models are on the devices together,
 and take turns for each shard. The vectors are the same. [default: exclusive]"""
-_FUSION_HELP = """How the models' vectors become one. Measured with MiniLM and WordLlama on seven retrieval sets: concat
-beat the better single model on six of them at weights .7/.3 and on all seven at .85/.15; the plain mean at 256
-dimensions lost on all seven. projection and aligned-mean are fitted to the run; none writes no fused vectors.
-[default: concat]"""
+_FUSION_HELP = f"""How the models' vectors become one.
+{" ".join(f"{name}: {method.help}." for name, method in FUSIONS.items())}
+{NO_FUSION}: no fused vectors. Measured with MiniLM and WordLlama on seven retrieval sets: concat beat the better single
+model on six of them at weights .7/.3 and on all seven at .85/.15; the plain mean at 256 dimensions lost on all seven.
+[default: {DEFAULT_FUSION}]"""
 _WEIGHTS_HELP = "A weight for every model; 0 leaves it out of the fused vector. [default: equal weights]"
 DTYPE_HELP = """The dtype that the models compute in. auto-fast: like auto, but bfloat16 on a CPU that has instructions
 for it; the loss of precision is measured and reported. [default: auto]"""
@@ -129,7 +131,7 @@ def embed(
     ] = None,
     weights: Annotated[list[str] | None, typer.Option(metavar="A=.7,B=.3", help=_WEIGHTS_HELP)] = None,
     mode: Annotated[str | None, typer.Option(metavar=choices(Mode), help=_MODE_HELP)] = None,
-    fusion: Annotated[str | None, typer.Option(metavar=choices(FusionMethod), help=_FUSION_HELP)] = None,
+    fusion: Annotated[str | None, typer.Option(metavar="|".join(fusion_choices()), help=_FUSION_HELP)] = None,
     dim: Annotated[
         int | None,
         typer.Option(

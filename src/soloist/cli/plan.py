@@ -11,7 +11,8 @@ import typer
 from soloist.cli.embed import DTYPE_HELP, choices, split
 from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.config import RunConfig, seconds_of
-from soloist.types import DTypeRequest, FusionMethod, Mode, VectorDType
+from soloist.fusion_methods import fusion_choices
+from soloist.types import DTypeRequest, Mode, VectorDType
 
 _OUT_HELP = """The folder that embed would write. Its free space counts, and so do the settings of a run that is there.
 embed --dry-run shows what would change. [default: here, with nothing in it]"""
@@ -33,7 +34,7 @@ def plan(
     mode: Annotated[
         str | None, typer.Option(metavar=choices(Mode), help="The mode that has to fit. [default: exclusive]")
     ] = None,
-    fusion: Annotated[str | None, typer.Option(metavar=choices(FusionMethod), help="As for embed.")] = None,
+    fusion: Annotated[str | None, typer.Option(metavar="|".join(fusion_choices()), help="As for embed.")] = None,
     dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
     vector_dtype: Annotated[str | None, typer.Option(metavar=choices(VectorDType), help="As for embed.")] = None,
     token_budget: Annotated[int | None, typer.Option(help="As for embed.")] = None,

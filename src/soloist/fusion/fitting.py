@@ -1,28 +1,18 @@
-"""The matrices of a fusion that is fitted to vectors. Pure: a plan and samples of the models' vectors in, matrices out.
+"""The fit of a fusion that has matrices. Pure: a plan and samples of the models' vectors in, matrices out.
 
-projection: the concatenation of the models' vectors, scaled as concat scales them, onto its leading right singular
-vectors. They keep the dot products of the sample as well as any linear map to that many dims (Eckart and Young).
-Nothing is centred: documents and queries are compared by dot products, which a mean that is taken away would change.
-
-aligned-mean: an orthogonal matrix for each further model that brings its vectors as near to the first model's as a
-rotation can (the orthogonal Procrustes problem, Schoenemann 1966), so that their mean is one of like with like.
-
-What is kept of a sample are sums of products in float64, so that its size is no matter of memory.
+What is kept of a sample are sums of products in float64, so its size is not a matter of memory.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
-from soloist.errors import FusionError
 from soloist.fusion.plan import FusionPlan
-from soloist.wording import count_text
+from soloist.fusion.rule import FittedRule, rule_of
 
 FIT_ROWS = 20_000  # rows of a run that a fit looks at
 
@@ -35,16 +25,12 @@ class Fitted:
 
 
 def require_rows(plan: FusionPlan, rows: int) -> None:
-    """Refuse a projection to more dims than there are rows to fit it to.
+    """Refuse to fit a plan to fewer rows than its method needs.
 
     Raises:
         FusionError: there are fewer.
     """
-    if plan.method == "projection" and rows < plan.dim:
-        raise FusionError(
-            f"a projection to {plan.dim} dims cannot be fitted to {count_text(rows, 'chunk')}: choose a dim of {rows} "
-            "or less, or concat"
-        )
+    _rule(plan).require_rows(plan, rows)
 
 
 def sampled(blocks: Iterable[Sequence[Vectors]], rows: int, most: int = FIT_ROWS) -> Iterator[Sequence[Vectors]]:
@@ -67,7 +53,7 @@ class Fitting:
         self._products = np.zeros((width, width))
 
     def see(self, vectors: Sequence[Vectors]) -> None:
-        """Add rows: one (n, member dim) array of unit rows a model, in the order of the plan's models."""
+        """Add rows: one (n, member dim) array of unit rows for each model, in the order of the plan's models."""
         parts = [part for part, kept in zip(vectors, self._plan.kept_dims, strict=True) if kept]
         side_by_side = np.concatenate(parts, axis=1, dtype=np.float64)
         self._products += side_by_side.T @ side_by_side
@@ -77,38 +63,13 @@ class Fitting:
         """The matrices.
 
         Raises:
-            FusionError: fewer rows were seen than a projection has dims.
+            FusionError: fewer rows were seen than the method needs.
         """
         require_rows(self._plan, self._rows)
-        return Fitted(matrices=self._projected() if self._plan.method == "projection" else self._aligned())
-
-    def _projected(self) -> tuple[Vectors, ...]:
-        weights = zip(self._plan.weights, self._plan.kept_dims, strict=True)
-        shares = np.concatenate([np.full(kept, math.sqrt(weight)) for weight, kept in weights])
-        _, axes = np.linalg.eigh(self._products * np.outer(shares, shares))
-        leading = _with_signs(axes[:, ::-1][:, : self._plan.dim]) * shares[:, None]
-        return tuple(leading[part].astype(np.float32) for part in self._parts())
-
-    def _aligned(self) -> tuple[Vectors, ...]:
-        parts = self._parts()
-        first = next(part for part, kept in zip(parts, self._plan.kept_dims, strict=True) if kept)
-        found: list[Vectors] = []
-        for part, weight, kept in zip(parts, self._plan.weights, self._plan.kept_dims, strict=True):
-            if part == first or not kept:
-                turned = np.eye(kept, self._plan.dim)
-            else:
-                left, _, right = np.linalg.svd(self._products[part, first], full_matrices=False)
-                turned = left @ right
-            found.append((weight * turned).astype(np.float32))
-        return tuple(found)
-
-    def _parts(self) -> list[slice]:
-        """Where each model's components lie in the concatenation."""
-        ends = np.cumsum(self._plan.kept_dims).tolist()
-        return [slice(end - kept, end) for end, kept in zip(ends, self._plan.kept_dims, strict=True)]
+        return Fitted(matrices=_rule(self._plan).fit(self._plan, self._products))
 
 
-def _with_signs(axes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Axes whose largest component is positive: a singular vector may come with either sign."""
-    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
-    return axes * np.where(largest < 0, -1.0, 1.0)
+def _rule(plan: FusionPlan) -> FittedRule:
+    rule = rule_of(plan.method)
+    assert isinstance(rule, FittedRule), f"{plan.method} has no fit"
+    return rule

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from soloist.config import FusionConfig
 from soloist.errors import EncodingError, FusionError
 from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, plan_fusion, sampled
+from soloist.fusion_methods import FUSIONS
 from soloist.retrieval.exact import Best, Block, Question, search_all
 from soloist.retrieval.opened import FUSED, By, OpenedRun, QueryFusion
 from soloist.retrieval.verdict import Cost
-from soloist.types import FusionMethod
 
 Kind = Literal["model", "run", "fusion", "words"]
-_MADE: tuple[FusionMethod, ...] = ("concat", "mean", "projection", "aligned-mean")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,7 +75,7 @@ def systems(
         name, stored = f"{FUSED} ({own.method})", functools.partial(_ranked, run, asked, By(fusion="fused"))
         begun(name)
         yield _tried(name, "run", stored, _fused_cost(run, asked, own))
-    for method in _MADE:
+    for method in FUSIONS:
         plan = made_plan(run, method, weights)
         if own is None or _arithmetic(plan) != _arithmetic(own):
             begun(method)
@@ -104,7 +103,7 @@ def _ranked(run: OpenedRun, asked: Asked, by: By) -> Best:
     return run.rank(asked.queries, asked.depth, by=by, collections=asked.collections)
 
 
-def made_plan(run: OpenedRun, method: FusionMethod, weights: Mapping[str, float] | None = None) -> FusionPlan:
+def made_plan(run: OpenedRun, method: str, weights: Mapping[str, float] | None = None) -> FusionPlan:
     """The plan of a fusion that the run need not have, with its weights or, where it has none, all alike."""
     own = run.record.fusion
     chosen = weights or (dict(zip(own.models, own.weights, strict=True)) if own is not None else {})

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -42,7 +41,7 @@ from soloist.sources import find_input, read_chunks
 from soloist.staging import select_models, stage_all
 from soloist.stores import RunFolder
 from soloist.stores.atomic import disk_errors
-from soloist.types import Collection, FusionMethod
+from soloist.types import Collection
 from soloist.validation.evidence import (
     CommandRecord,
     Evidence,
@@ -319,7 +318,7 @@ def _embed(config: RunConfig, out: Path) -> CommandRecord:
 
 def _named(fusion: FusionConfig) -> FusionConfig:
     """The same fusion as one that somebody named: a single model is fused too, so that the checklist sees a fusion."""
-    return replace(fusion, method=cast(FusionMethod, str(fusion.method)))
+    return replace(fusion, method=str(fusion.method))
 
 
 def _fusion_arguments(fusion: FusionConfig) -> list[str]:

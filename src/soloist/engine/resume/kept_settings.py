@@ -16,6 +16,7 @@ from soloist.config import FusionConfig, RunConfig
 from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.events import EventSink, Notice
 from soloist.fusion import FusionPlan
+from soloist.fusion_methods import NO_FUSION
 from soloist.stores import RunFolder
 from soloist.stores.atomic import disk_errors
 from soloist.stores.layout import STATE
@@ -166,13 +167,13 @@ def _require_catalogue(config: RunConfig, kept: Mapping[str, Any]) -> None:
 def _kept_fusion(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """Method, weights and dim that stay. A dim is of its method, and of no other."""
     method = before["fusion"]
-    if method == "none":
+    if method == NO_FUSION:
         alone = len(set(before["models"])) == 1
         others = len(set(asked.get("models", before["models"]))) > 1
         is_open = asked.keys() & set(_FUSION) or (alone and others)  # one model says nothing of how to fuse two
         return {} if is_open else {"fusion": method}
     now = asked.get("fusion", method)
-    if now == "none":
+    if now == NO_FUSION:
         return {}
     kept = {"fusion": method, "weights": before["weights"], **({"dim": before["dim"]} if now == method else {})}
     return {name: value for name, value in kept.items() if name not in asked and value is not None}
@@ -183,7 +184,7 @@ def _fused_by_default(config: RunConfig) -> RunConfig:
     is_asked = any(is_explicit(getattr(config.fusion, name)) for name in ("method", "weights", "dim"))
     if is_asked or len(set(config.models)) > 1:
         return config
-    return replace(config, fusion=FusionConfig(method="none"))
+    return replace(config, fusion=FusionConfig(method=NO_FUSION))
 
 
 def _changes(out: Path, asked: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Notice]:
