@@ -121,9 +121,11 @@ def _made(temp: Path, rows: int) -> Path:
     for index, vectors in enumerate(_random_blocks(rows, summary["fusion"]["dim"])):
         first = index * SHARD_ROWS
         chunks = [Chunk(id=f"{row}", text=f"text {row}") for row in range(first, first + len(vectors))]
-        folder.write_chunks("texts", index, chunks)
+        folder.manifest.append(folder.shards.write_chunks("texts", index, chunks))
         content = shard_digest([chunk.id for chunk in chunks], [text_digest(chunk.text) for chunk in chunks])
-        folder.write_fused("texts", index, [chunk.id for chunk in chunks], vectors, content, fingerprint)
+        folder.manifest.append(
+            folder.shards.write_fused("texts", index, [chunk.id for chunk in chunks], vectors, content, fingerprint)
+        )
     folder.finish(summary)
     return out
 

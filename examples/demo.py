@@ -137,9 +137,9 @@ def encode_questions(model: StagedModel) -> Vectors:
 
 def read_run(run: RunFolder, collections: list[str]) -> tuple[list[Chunk], Vectors]:
     """All chunks of the run, and their fused vectors, (n_chunks, dim), in the same order."""
-    places = [(collection, shard) for collection in collections for shard in run.shards(collection)]
-    chunks = [chunk for place in places for chunk in run.read_chunks(*place)]
-    return chunks, np.concatenate([run.read_fused(*place)[1] for place in places])
+    places = [(collection, shard) for collection in collections for shard in run.shards.indices(collection)]
+    chunks = [chunk for place in places for chunk in run.shards.read_chunks(*place)]
+    return chunks, np.concatenate([run.shards.read_fused(*place)[1] for place in places])
 
 
 if __name__ == "__main__":

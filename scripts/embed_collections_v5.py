@@ -349,7 +349,7 @@ def _digest_of_source(collection: Collection, source: SourceConfig, without: Set
 
 
 def _digest_of_run(run: FinishedRun, collection: str) -> str:
-    shards = (run.folder.read_shard(collection, index) for index in run.folder.shards(collection))
+    shards = (run.folder.shards.read_shard(collection, index) for index in run.folder.shards.indices(collection))
     return _digest(pair for shard in shards for pair in zip(shard.ids, shard.texts, strict=True))
 
 
@@ -441,8 +441,8 @@ def _write_metadata(run: FinishedRun, collection: str, file: Path) -> None:
         disk_errors(file),
         temporary.open("w", encoding="utf-8", newline="\n") as lines,
     ):
-        for index in run.folder.shards(collection):
-            for chunk in run.folder.read_chunks(collection, index):
+        for index in run.folder.shards.indices(collection):
+            for chunk in run.folder.shards.read_chunks(collection, index):
                 row = {"id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata)}
                 lines.write(json_text(row) + "\n")
 

@@ -335,8 +335,8 @@ def _vectors_of_run(out: Path, model: str, rows: int) -> Any:
 
     folder = RunFolder.open(out)
     vectors: Any = None
-    for shard in folder.shards("texts"):
-        ids, part = folder.read_vectors("texts", model, shard)
+    for shard in folder.shards.indices("texts"):
+        ids, part = folder.shards.read_vectors("texts", model, shard)
         if vectors is None:
             vectors = np.full((rows, part.shape[1]), np.nan, dtype=np.float32)
         vectors[[int(each) for each in ids]] = part

@@ -65,11 +65,11 @@ class FinishedRun:
 
     def shards(self, collection: str) -> Iterator[tuple[list[str], Vectors]]:
         """The ids and final vectors of a collection, shard by shard, in input order; the arrays are read-only."""
-        for index in self.folder.shards(collection):
+        for index in self.folder.shards.indices(collection):
             if self.result.fusion is not None:
-                yield self.folder.read_fused(collection, index)
+                yield self.folder.shards.read_fused(collection, index)
             else:
-                yield self.folder.read_vectors(collection, self.result.models[0].name, index)
+                yield self.folder.shards.read_vectors(collection, self.result.models[0].name, index)
 
     def fill(self, collection: str, target: Vectors) -> None:
         """Copy a collection's final vectors into `target`, (chunks, dim)."""

@@ -76,13 +76,17 @@ def make_useless(path):
     records = list(folder.manifest.read().values())
     made_by = {each.kind if each.kind == "fused" else each.model: each.fingerprint for each in records}
     folder.reopen()
-    for shard in folder.shards("alpha"):
-        ids, own = folder.read_vectors("alpha", "wordllama", shard)
-        digests = folder.read_digests("alpha", "random", shard)
-        vectors = drawn.standard_normal(folder.read_vectors("alpha", "random", shard)[1].shape).astype(np.float32)
+    for shard in folder.shards.indices("alpha"):
+        ids, own = folder.shards.read_vectors("alpha", "wordllama", shard)
+        digests = folder.shards.read_digests("alpha", "random", shard)
+        vectors = drawn.standard_normal(folder.shards.read_vectors("alpha", "random", shard)[1].shape).astype(
+            np.float32
+        )
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        folder.write_vectors("alpha", "random", shard, ids, vectors, digests, made_by["random"])
+        folder.manifest.append(
+            folder.shards.write_vectors("alpha", "random", shard, ids, vectors, digests, made_by["random"])
+        )
         fused = fuse(FusionPlan.from_dict(summary["fusion"]), [own, vectors])
         content = next(each.content for each in records if each.kind == "fused" and each.shard == shard)
-        folder.write_fused("alpha", shard, ids, fused, content, made_by["fused"])
+        folder.manifest.append(folder.shards.write_fused("alpha", shard, ids, fused, content, made_by["fused"]))
     folder.finish(summary)

@@ -181,7 +181,7 @@ def test_a_change_of_the_fusion_makes_fused_vectors_again_and_no_others(original
     _run_into(changed, tmp_path / "fresh")
     assert _figures(again) == (0, CHUNKS, 0, 0)
     assert_same_files(tmp_path / "again", tmp_path / "fresh")
-    assert RunFolder.open(tmp_path / "again").read_fused("alpha", 0)[1].shape == (8, 8)
+    assert RunFolder.open(tmp_path / "again").shards.read_fused("alpha", 0)[1].shape == (8, 8)
 
 
 def _run_into(config: RunConfig, out: Path) -> RunResult:
@@ -195,7 +195,7 @@ def _figures(result: RunResult) -> tuple[int, int, int, int]:
 
 def _vectors_equal(run: Path, other: Path) -> bool:
     mine, others = (
-        np.concatenate([RunFolder.open(path).read_vectors("alpha", "bert", shard)[1] for shard in range(3)])
+        np.concatenate([RunFolder.open(path).shards.read_vectors("alpha", "bert", shard)[1] for shard in range(3)])
         for path in (run, other)
     )
     return mine.shape == others.shape and bool((mine == others).all())

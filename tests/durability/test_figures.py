@@ -109,7 +109,10 @@ def test_changed_metadata_embed_nothing(embed, files, tmp_path):
     path.write_text(path.read_text().replace('{"chunk_id": "a5"', '{"title": "new", "chunk_id": "a5"'))
     result = run(RunConfig.from_dict(run_config))
     assert (result.models[0].embedded, result.models[0].kept) == (0, ALPHA + BETA)
-    assert RunFolder.open(tmp_path / "run").read_chunks("alpha", 0)[5].metadata == {"title": "new", "chunk_id": "a5"}
+    assert RunFolder.open(tmp_path / "run").shards.read_chunks("alpha", 0)[5].metadata == {
+        "title": "new",
+        "chunk_id": "a5",
+    }
     assert vectors.stat().st_ino == was
 
 
@@ -147,7 +150,9 @@ def test_a_removed_chunk_is_counted_and_gone(embed, files, tmp_path):
     del files["alpha/b"][11]
     assert embed(files) == {"embedded": 0, "kept": ALPHA + BETA - 4, "reused": 3, "repeated": 0, "alpha": 1}
     folder = RunFolder.open(tmp_path / "run")
-    assert [folder.read_vectors("alpha", "static", shard)[0][-1] for shard in folder.shards("alpha")][-1] == "b10"
+    assert [folder.shards.read_vectors("alpha", "static", shard)[0][-1] for shard in folder.shards.indices("alpha")][
+        -1
+    ] == "b10"
 
 
 def test_a_shard_that_is_no_more_is_gone_in_every_folder(embed, files, tmp_path):

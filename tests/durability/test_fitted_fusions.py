@@ -77,7 +77,7 @@ def test_a_run_with_a_fitted_fusion_is_whole(config, method):
     found = verify_run(RunFolder.open(config.out))
     assert not found.problems
     assert (config.out / FIT).is_file()
-    vectors = RunFolder.open(config.out).read_fused("alpha", 0)[1]
+    vectors = RunFolder.open(config.out).shards.read_fused("alpha", 0)[1]
     assert vectors.shape[1] == result.fusion.dim
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 

@@ -114,8 +114,10 @@ DIGESTS = [text_digest(text) for text in TEXTS]
 def other_run(path: Path, vectors: np.ndarray, texts=TEXTS, fingerprint: str = "f") -> RunFolder:
     """A run with one shard of a model's vectors, written in the place of the one that is there."""
     folder = RunFolder.create(path)
-    folder.write_chunks("c", 0, [Chunk(id=text, text=text) for text in texts])
-    folder.write_vectors("c", "m", 0, texts, vectors, [text_digest(text) for text in texts], fingerprint)
+    folder.manifest.append(folder.shards.write_chunks("c", 0, [Chunk(id=text, text=text) for text in texts]))
+    folder.manifest.append(
+        folder.shards.write_vectors("c", "m", 0, texts, vectors, [text_digest(text) for text in texts], fingerprint)
+    )
     return folder
 
 
@@ -128,7 +130,7 @@ def with_other_texts(folder: RunFolder) -> None:
 
 
 def with_a_flipped_bit(folder: RunFolder) -> None:
-    file = folder.path / folder.vectors_file("c", "m", 0)
+    file = folder.path / folder.shards.vectors_file("c", "m", 0)
     content = bytearray(file.read_bytes())
     at = content.index(np.float32(1).tobytes())  # the first of the vectors that is not 0
     content[at] ^= 1  # the last bit of its mantissa
@@ -160,7 +162,7 @@ def test_a_file_of_another_run_that_has_gone_is_told_as_that(tmp_path):
     known = known_vectors(RunFolder(tmp_path / "none"), [folder], "m", "f")
     path = tmp_path / "part-00000.parquet"
     placement = known.place(path, DIGESTS)
-    (folder.path / folder.vectors_file("c", "m", 0)).unlink()
+    (folder.path / folder.shards.vectors_file("c", "m", 0)).unlink()
     with pytest.raises(OutputError, match=r"part-00000\.parquet is missing: .*run the same command again"):
         known.fill(path, DIGESTS, placement, np.zeros((3, 3), np.float32), np.zeros((3, 2), np.int32))
 

@@ -64,7 +64,7 @@ def all_vectors() -> Callable[[RunFolder, str, str], tuple[list[str], np.ndarray
     """A reader of one model's vectors of a collection, over all shards."""
 
     def read(folder: RunFolder, collection: str, model: str) -> tuple[list[str], np.ndarray]:
-        parts = [folder.read_vectors(collection, model, shard) for shard in folder.shards(collection)]
+        parts = [folder.shards.read_vectors(collection, model, shard) for shard in folder.shards.indices(collection)]
         return [id for ids, _ in parts for id in ids], np.concatenate([vectors for _, vectors in parts])
 
     return read

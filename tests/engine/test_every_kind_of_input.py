@@ -84,7 +84,7 @@ def test_the_sum_of_what_is_embedded_and_listed_is_what_lies_there(tmp_path: Pat
     sink = ListSink()
     run(config, sink)
     folder = RunFolder.open(config.out)
-    chunks = [chunk for shard in folder.shards("docs") for chunk in folder.read_chunks("docs", shard)]
+    chunks = [chunk for shard in folder.shards.indices("docs") for chunk in folder.shards.read_chunks("docs", shard)]
     assert {chunk.id: chunk.text for chunk in chunks} == texts and len(chunks) == len(texts)
     partitioned = [chunk for chunk in chunks if "lang" in chunk.metadata]
     assert 0 < len(partitioned) < len(chunks) and {chunk.metadata["lang"] for chunk in partitioned} == {"en"}

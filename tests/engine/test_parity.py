@@ -36,8 +36,10 @@ def test_exclusive_and_standard_give_the_same_bits(embed, all_vectors, dtype):
     _, standard = embed(mode="standard", dtype=dtype)
     assert_identical(vectors_of(exclusive, all_vectors), vectors_of(standard, all_vectors))
     for collection in ("alpha", "beta"):
-        for shard in exclusive.shards(collection):
-            assert np.array_equal(exclusive.read_fused(collection, shard)[1], standard.read_fused(collection, shard)[1])
+        for shard in exclusive.shards.indices(collection):
+            assert np.array_equal(
+                exclusive.shards.read_fused(collection, shard)[1], standard.shards.read_fused(collection, shard)[1]
+            )
 
 
 def test_one_two_and_three_devices_give_the_same_bits(embed, all_vectors):
@@ -114,7 +116,11 @@ def test_packaged_models_agree_with_sentence_transformers(embed, all_vectors, na
 def assert_agrees(folder, all_vectors, name, module):
     """Cosine of at least 0.99999 a row with the reference's own `encode_document`."""
     for collection in ("alpha", "beta"):
-        texts = [text for shard in folder.shards(collection) for text in folder.read_shard(collection, shard).texts]
+        texts = [
+            text
+            for shard in folder.shards.indices(collection)
+            for text in folder.shards.read_shard(collection, shard).texts
+        ]
         expected = module.encode_document(texts, normalize_embeddings=True, show_progress_bar=False)
         found = all_vectors(folder, collection, name)[1]
         assert np.einsum("ij,ij->i", expected, found).min() >= 0.99999

@@ -51,13 +51,19 @@ def test_every_chunk_has_one_row_everywhere_in_input_order(finished, all_vectors
     _, folder = finished
     for collection, count in (("alpha", 70), ("beta", 25)):
         expected = [f"{collection}-{index:04d}" for index in range(count)]
-        chunks = [chunk for shard in folder.shards(collection) for chunk in folder.read_chunks(collection, shard)]
+        chunks = [
+            chunk
+            for shard in folder.shards.indices(collection)
+            for chunk in folder.shards.read_chunks(collection, shard)
+        ]
         assert [chunk.id for chunk in chunks] == expected
         for model in ("qwen2", "xlm-roberta"):
             ids, vectors = all_vectors(folder, collection, model)
             assert ids == expected
             assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-        assert [id for shard in folder.shards(collection) for id in folder.read_fused(collection, shard)[0]] == expected
+        assert [
+            id for shard in folder.shards.indices(collection) for id in folder.shards.read_fused(collection, shard)[0]
+        ] == expected
 
 
 def test_both_devices_compute(finished):
@@ -268,5 +274,5 @@ def test_shards_of_long_chunks_have_fewer_of_them(tmp_path):
     folder = RunFolder.create(tmp_path / "run")
     shards = ingest((collection,), SourceConfig(), folder, 4096, ListSink())
     assert [shard.rows for shard in shards] == [32, 8]  # of 2.1 million characters each
-    ids = [id_ for shard in shards for id_ in folder.read_ids("long", shard.index)]
+    ids = [id_ for shard in shards for id_ in folder.shards.read_ids("long", shard.index)]
     assert ids == [f"c{row}" for row in range(40)]

@@ -67,7 +67,7 @@ def test_texts_with_unknown_tokens_are_found_before_a_lease(tiny_models: dict[st
     assert said[run].startswith("1 text has a token without a vector in grown, 2 texts have no tokens in closed; 'a1'")
 
     result = run(dataclasses.replace(config, source=SourceConfig(on_bad_input="skip")))
-    assert list(RunFolder.open(tmp_path / "run").read_ids("docs", 0)) == ["a0", "a3", "a4"]
+    assert list(RunFolder.open(tmp_path / "run").shards.read_ids("docs", 0)) == ["a0", "a3", "a4"]
     assert f"closed: its tokenizer fails at a word that it does not know ({FAILS}): a text with such" in "\n".join(
         result.notices
     )

@@ -80,7 +80,7 @@ def config(tmp_path, tiny_models, table) -> RunConfig:
 def ids_of(folder: Path) -> dict[str, list[str]]:
     run_folder = RunFolder.open(folder)
     return {
-        name: [each for shard in run_folder.shards(name) for each in run_folder.read_ids(name, shard)]
+        name: [each for shard in run_folder.shards.indices(name) for each in run_folder.shards.read_ids(name, shard)]
         for name in CHUNKS
     }
 
@@ -114,12 +114,12 @@ def test_with_skip_all_models_have_the_same_rows(config, table):
     folder = RunFolder.open(config.out)
     assert ids_of(config.out) == KEPT
     reference = SentenceTransformer(str(table), device="cpu")
-    for name, shard in ((each, shard) for each in KEPT for shard in folder.shards(each)):
-        ids, vectors = folder.read_vectors(name, "table", shard)
-        assert folder.read_vectors(name, "bert", shard)[0] == folder.read_fused(name, shard)[0] == ids
+    for name, shard in ((each, shard) for each in KEPT for shard in folder.shards.indices(each)):
+        ids, vectors = folder.shards.read_vectors(name, "table", shard)
+        assert folder.shards.read_vectors(name, "bert", shard)[0] == folder.shards.read_fused(name, shard)[0] == ids
         texts = [CHUNKS[name][int(each.rpartition("-")[2])] for each in ids]
         np.testing.assert_allclose(vectors, reference.encode(texts, normalize_embeddings=True), atol=1e-6)
-        for chunk in folder.read_chunks(name, shard):
+        for chunk in folder.shards.read_chunks(name, shard):
             at = int(chunk.id.rpartition("-")[2])
             assert (chunk.source_file, chunk.source_index, chunk.metadata["more"]["at"]) == (f"{name}/a.jsonl", at, at)
     rows = [json.loads(line) for line in (config.out / "skipped.jsonl").read_text().splitlines()]

@@ -45,13 +45,21 @@ def write_run(
             some = chunks[start : start + SHARD_ROWS]
             ids, texts = [chunk.id for chunk in some], [chunk.text for chunk in some]
             digests = [text_digest(text) for text in texts]
-            folder.write_chunks(collection, index, some)
+            folder.manifest.append(folder.shards.write_chunks(collection, index, some))
             for name in ("model-a", "org/model.b"):
                 vectors, maker = vectors_of(texts, name), f"made by {name}"
-                folder.write_vectors(collection, name, index, ids, vectors, digests, maker, vector_dtype=dtype)
+                folder.manifest.append(
+                    folder.shards.write_vectors(
+                        collection, name, index, ids, vectors, digests, maker, vector_dtype=dtype
+                    )
+                )
             if fused:
                 content = shard_digest(ids, digests)
-                folder.write_fused(collection, index, ids, vectors_of(texts, "fused"), content, "fused", dtype)
+                folder.manifest.append(
+                    folder.shards.write_fused(
+                        collection, index, ids, vectors_of(texts, "fused"), content, "fused", dtype
+                    )
+                )
     models = [
         {"name": name, "dim": DIMS[name], "fingerprint": f"made by {name}"} for name in ("model-a", "org/model.b")
     ]

@@ -52,8 +52,8 @@ def test_vectors_of_other_chunks_are_not_exported(make_run, tmp_path):
     """Rows were put together by their places alone."""
     run = make_run(alpha=some_chunks(5))
     folder = RunFolder(run)
-    ids, vectors = folder.read_vectors("alpha", "model-a", 0)
-    folder.write_vectors("alpha", "model-a", 0, [*ids[:-1], "another"], vectors)
+    ids, vectors = folder.shards.read_vectors("alpha", "model-a", 0)
+    folder.manifest.append(folder.shards.write_vectors("alpha", "model-a", 0, [*ids[:-1], "another"], vectors))
     with pytest.raises(OutputError, match="has model-a vectors of other chunks in shard 0 of alpha"):
         export_run(run, "jsonl", out=tmp_path / "out.jsonl")
 

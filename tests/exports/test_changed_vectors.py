@@ -17,12 +17,12 @@ def turn(run, rows):
     """Make some vectors of a model others, as the same model does in half precision with other batches."""
     folder = RunFolder(run)
     summary = folder.read_json("run.json")
-    ids, vectors = folder.read_vectors("alpha", "model-a", 0)
+    ids, vectors = folder.shards.read_vectors("alpha", "model-a", 0)
     vectors = vectors.copy()
     vectors[rows] = np.roll(vectors[rows], 1, axis=1)
-    digests = [text_digest(chunk.text) for chunk in folder.read_chunks("alpha", 0)]
+    digests = [text_digest(chunk.text) for chunk in folder.shards.read_chunks("alpha", 0)]
     folder.reopen()
-    folder.write_vectors("alpha", "model-a", 0, ids, vectors, digests, "made by model-a")
+    folder.manifest.append(folder.shards.write_vectors("alpha", "model-a", 0, ids, vectors, digests, "made by model-a"))
     folder.finish(summary)
     return dict(zip(ids, vectors.tolist(), strict=True))
 

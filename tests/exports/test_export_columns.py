@@ -55,9 +55,9 @@ def with_model(run, name, vector):
     summary = folder.read_json("run.json")
     summary["models"].append({"name": name, "dim": len(vector), "fingerprint": name})
     folder.reopen()
-    ids = folder.read_ids("alpha", 0)
+    ids = folder.shards.read_ids("alpha", 0)
     vectors = np.tile(np.float32(vector), (len(ids), 1))
-    folder.write_vectors("alpha", name, 0, ids, vectors, [b"0" * 16] * len(ids), name)
+    folder.manifest.append(folder.shards.write_vectors("alpha", name, 0, ids, vectors, [b"0" * 16] * len(ids), name))
     folder.finish(summary)
     return run
 

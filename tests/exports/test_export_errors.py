@@ -345,10 +345,10 @@ def dims_changed(run):
     folder = RunFolder(run)
     summary = folder.read_json("run.json")
     summary["fusion"]["dim"] = 3
-    ids = folder.read_ids("alpha", 0)
+    ids = folder.shards.read_ids("alpha", 0)
     vectors = np.full((len(ids), 3), 3**-0.5, np.float32)
     folder.reopen()
-    folder.write_fused("alpha", 0, ids, vectors, "content", "another fusion")
+    folder.manifest.append(folder.shards.write_fused("alpha", 0, ids, vectors, "content", "another fusion"))
     folder.finish(summary)
     return run
 

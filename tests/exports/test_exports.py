@@ -64,8 +64,8 @@ def assert_holds(export, run):
     names = ("fused",) if export.kind == "faiss" else ("model-a", "org/model.b", "fused")
     folder, expected = RunFolder.open(run), {}
     for collection in {record.collection for record in folder.manifest.read().values() if record.kind == "chunks"}:
-        for shard in folder.shards(collection):
-            for chunk in folder.read_chunks(collection, shard):
+        for shard in folder.shards.indices(collection):
+            for chunk in folder.shards.read_chunks(collection, shard):
                 expected[key_of(collection, chunk.id)] = (collection, chunk)
     assert found.keys() == expected.keys()
     for key, (collection, chunk) in expected.items():

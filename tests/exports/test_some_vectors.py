@@ -49,9 +49,11 @@ def test_vectors_made_anew_are_written_over_those_beside_which_others_stay(make_
     export_run(run, kind, **where)
     before = {row[1]: row[3]["fused"] for row in read().values()}
     folder = RunFolder(run)
-    ids = folder.read_ids("alpha", 0)
+    ids = folder.shards.read_ids("alpha", 0)
     other = np.tile(np.eye(6, dtype=np.float32)[0], (3, 1))
-    folder.write_vectors("alpha", "model-a", 0, ids, other, [b"0" * 16] * 3, "made by another revision")
+    folder.manifest.append(
+        folder.shards.write_vectors("alpha", "model-a", 0, ids, other, [b"0" * 16] * 3, "made by another revision")
+    )
     assert export_run(run, kind, vectors="model-a", **where).written == 3
     for row in read().values():
         assert row[3]["model-a"] == [1, 0, 0, 0, 0, 0] and row[3]["fused"] == before[row[1]]

@@ -57,9 +57,9 @@ def test_no_flipped_byte_escapes_or_breaks_verify(copied, kind):
     """A byte in a header makes another error of every reader: verify would end with that instead of its list."""
     path = copied.out / FILES[kind]
     content = path.read_bytes()
-    reading = {"chunks": lambda run: run.read_chunks("alpha", 1), "vectors": lambda run: run.read_vectors(
+    reading = {"chunks": lambda run: run.shards.read_chunks("alpha", 1), "vectors": lambda run: run.shards.read_vectors(
         "alpha", "two", 1
-    ), "fused": lambda run: run.read_fused("alpha", 1)}[kind]  # fmt: skip
+    ), "fused": lambda run: run.shards.read_fused("alpha", 1)}[kind]  # fmt: skip
     step = max(1, len(content) // 150)
     for at in range(0, len(content), step):
         flip(path, at)

@@ -81,4 +81,4 @@ def test_rows_that_name_other_files_are_passed_over(copied, fresh, tmp_path):
     assert all(victim.is_file() for victim in victims)
     (copied.out / "notes.txt").unlink()
     assert files_of(copied.out) == fresh
-    assert RunFolder.open(copied.out).shards("alpha") == (0, 1, 2)
+    assert RunFolder.open(copied.out).shards.indices("alpha") == (0, 1, 2)

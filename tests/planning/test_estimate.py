@@ -264,7 +264,7 @@ def weights_bytes(folder: Path, model: str) -> int:
 
 def vectors(folder: Path, model: str) -> list:
     stored = RunFolder.open(folder)
-    return [stored.read_vectors(name, model, 0)[1] for name in ("alpha", "beta")]
+    return [stored.shards.read_vectors(name, model, 0)[1] for name in ("alpha", "beta")]
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,9 @@ def every_row():
     def read(path, name, collections=("alpha", "beta")):
         folder, ids, vectors = RunFolder.open(path), [], []
         for collection in collections:
-            for shard in folder.shards(collection):
-                found = folder.read_fused(collection, shard) if name == "fused" else (
-                    folder.read_vectors(collection, name, shard)
+            for shard in folder.shards.indices(collection):
+                found = folder.shards.read_fused(collection, shard) if name == "fused" else (
+                    folder.shards.read_vectors(collection, name, shard)
                 )  # fmt: skip
                 ids += [(collection, each) for each in found[0]]
                 vectors.append(found[1])

@@ -58,8 +58,8 @@ def test_a_hit_has_the_text_and_metadata_of_its_chunk(searched):
     chunks = {
         (name, chunk.id): chunk
         for name in ("alpha", "beta")
-        for shard in folder.shards(name)
-        for chunk in folder.read_chunks(name, shard)
+        for shard in folder.shards.indices(name)
+        for chunk in folder.shards.read_chunks(name, shard)
     }
     for hit in soloist.open_run(searched).search(QUESTION, 95):
         assert (hit.text, dict(hit.metadata)) == (

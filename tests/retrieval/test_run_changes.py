@@ -26,9 +26,13 @@ def embed_again(path):
     folder = RunFolder(path)
     summary = folder.read_json("run.json")
     folder.reopen()
-    for shard in folder.shards("beta"):
-        chunks = folder.read_chunks("beta", shard)
-        folder.write_chunks("beta", shard, [dataclasses.replace(chunk, text=f"new {chunk.text}") for chunk in chunks])
+    for shard in folder.shards.indices("beta"):
+        chunks = folder.shards.read_chunks("beta", shard)
+        folder.manifest.append(
+            folder.shards.write_chunks(
+                "beta", shard, [dataclasses.replace(chunk, text=f"new {chunk.text}") for chunk in chunks]
+            )
+        )
     folder.finish(summary)
 
 

@@ -48,10 +48,14 @@ def negated(path, model, row):
     summary = folder.read_json("run.json")
     made_by = next(each.fingerprint for each in folder.manifest.read().values() if each.model == model)
     folder.reopen()
-    ids, vectors = folder.read_vectors("notes", model, 0)
+    ids, vectors = folder.shards.read_vectors("notes", model, 0)
     vectors = vectors.copy()
     vectors[row] *= -1
-    folder.write_vectors("notes", model, 0, ids, vectors, folder.read_digests("notes", model, 0), made_by)
+    folder.manifest.append(
+        folder.shards.write_vectors(
+            "notes", model, 0, ids, vectors, folder.shards.read_digests("notes", model, 0), made_by
+        )
+    )
     folder.finish(summary)
 
 

@@ -16,6 +16,7 @@ from support.mounts import Disk
 from soloist.errors import OutputError
 from soloist.stores import RunFolder
 from soloist.stores.atomic import atomic_path, disk_errors, make_folder
+from soloist.stores.skipped import skipped_log
 from soloist.types import SkippedInput
 
 
@@ -83,10 +84,10 @@ def test_a_full_disk_is_an_output_error_and_leaves_no_part(disk: Disk) -> None:
     with pytest.raises(
         OutputError, match=r"part-00000\.parquet: No space left on device: free some space and run again"
     ):
-        run.write_vectors("c", "m", 0, ids, np.ones((256, 256), np.float32))
+        run.manifest.append(run.shards.write_vectors("c", "m", 0, ids, np.ones((256, 256), np.float32)))
     assert [entry for entry in run.path.rglob("*") if entry.is_file()] == []
-    run.write_vectors("c", "m", 0, ids[:4], np.ones((4, 8), np.float32))
-    assert run.read_vectors("c", "m", 0)[0] == ids[:4]
+    run.manifest.append(run.shards.write_vectors("c", "m", 0, ids[:4], np.ones((4, 8), np.float32)))
+    assert run.shards.read_vectors("c", "m", 0)[0] == ids[:4]
 
 
 def test_a_full_disk_stops_the_skipped_file_too(disk: Disk) -> None:
@@ -95,7 +96,7 @@ def test_a_full_disk_stops_the_skipped_file_too(disk: Disk) -> None:
     run = RunFolder.create(disk.path / "run")
     row = SkippedInput(collection="c", file=Path("f"), index=0, reason="empty text", detail="x" * 1000)
     sentence = r"skipped\.jsonl: No space left on device: free some space and run again"
-    with pytest.raises(OutputError, match=sentence), run.skipped() as skipped:
+    with pytest.raises(OutputError, match=sentence), skipped_log(run.path) as skipped:
         for _ in range(200):
             skipped.append(row)
     assert list(run.path.iterdir()) == []
@@ -115,7 +116,8 @@ def test_a_file_size_limit_is_an_output_error(tmp_path: Path) -> None:
         run = RunFolder.create(Path(sys.argv[1]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:
-            run.write_vectors("c", "m", 0, [str(i) for i in range(64)], np.ones((64, 64), np.float32))
+            ids = [str(i) for i in range(64)]
+            run.manifest.append(run.shards.write_vectors("c", "m", 0, ids, np.ones((64, 64), np.float32)))
         except OutputError as error:
             print(error)
         print([entry for entry in run.path.rglob("*") if entry.is_file()])
@@ -139,7 +141,7 @@ def test_a_killed_writer_leaves_no_shard_that_a_reader_sees(tmp_path: Path) -> N
     _python(code, tmp_path, expected=-signal.SIGKILL)
     left = [entry.name for entry in (tmp_path / "c" / "chunks").iterdir()]
     assert len(left) == 1 and left[0].startswith(".") and left[0].endswith(".tmp")
-    assert RunFolder(tmp_path).shards("c") == ()
+    assert RunFolder(tmp_path).shards.indices("c") == ()
 
 
 def _python(code: str, folder: Path, *, expected: int = 0) -> str:

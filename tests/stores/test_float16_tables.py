@@ -163,17 +163,17 @@ def test_a_file_says_what_it_is(tmp_path):
 def test_the_manifest_names_float16_and_leaves_float32_out(tmp_path):
     """Rows of earlier versions name none, and shall be the rows of a float32 run to the byte."""
     run, vectors = RunFolder.create(tmp_path / "run"), unit_rows(1, 8)
-    run.write_vectors("notes", "float32", 0, ["a"], vectors)
+    run.manifest.append(run.shards.write_vectors("notes", "float32", 0, ["a"], vectors))
     assert b"vector_dtype" not in (run.path / "manifest.jsonl").read_bytes()
-    run.write_vectors("notes", "float32", 1, ["a"], vectors, vector_dtype="float16")
-    run.write_fused("notes", 0, ["a"], vectors, vector_dtype="float16")
+    run.manifest.append(run.shards.write_vectors("notes", "float32", 1, ["a"], vectors, vector_dtype="float16"))
+    run.manifest.append(run.shards.write_fused("notes", 0, ["a"], vectors, vector_dtype="float16"))
     records = run.manifest.read().values()
     assert [(each.kind, each.model, each.vector_dtype) for each in records] == [
         ("vectors", "float32", "float32"),
         ("vectors", "float32", "float16"),
         ("fused", "", "float16"),
     ]
-    for found in (run.read_vectors("notes", "float32", 1), run.read_fused("notes", 0)):
+    for found in (run.shards.read_vectors("notes", "float32", 1), run.shards.read_fused("notes", 0)):
         assert found[0] == ["a"] and found[1].tobytes() == rounded(vectors).tobytes()
     path = run.path / "manifest.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"float16"', b'"float8"'))

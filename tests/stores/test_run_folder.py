@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from soloist.arrays import Vectors
 from soloist.errors import InputError, OutputError
 from soloist.stores import RunFolder
+from soloist.stores.skipped import skipped_log
 from soloist.stores.tables import chunk_table, table_chunks, table_vectors, vector_table
 from soloist.types import Chunk, SkippedInput
 
@@ -48,12 +49,13 @@ def numbers(rows: int, dim: int) -> Vectors:
 
 def test_a_run_leaves_exactly_these_files(run: RunFolder) -> None:
     """A temp file, or a shard in another place, would be left."""
-    run.write_chunks("notes", 0, [Chunk(id="a", text="x")])
-    run.write_vectors("notes", "BAAI/bge-m3", 0, ["a"], numbers(1, 4))
-    run.write_fused("notes", 0, ["a"], numbers(1, 4))
+    run.manifest.append(run.shards.write_chunks("notes", 0, [Chunk(id="a", text="x")]))
+    run.manifest.append(run.shards.write_vectors("notes", "BAAI/bge-m3", 0, ["a"], numbers(1, 4)))
+    run.manifest.append(run.shards.write_fused("notes", 0, ["a"], numbers(1, 4)))
     run.write_json("run.json", {})
-    with run.skipped():
+    with skipped_log(run.path) as skipped:
         pass
+    run.manifest.append(skipped.record())
     assert files(run) == [
         "manifest.jsonl",
         "notes/chunks/part-00000.parquet",
@@ -82,9 +84,9 @@ def test_create_takes_the_folder_of_a_run(run: RunFolder) -> None:
     """A run that was stopped, even before its first shard, could not be gone on with."""
     with run.locked():
         (run.path / "events.jsonl").write_text("")
-    assert RunFolder.create(run.path).is_new
-    run.write_chunks("notes", 0, [Chunk(id="a", text="x")])
-    assert not RunFolder.create(run.path).is_new
+    assert not RunFolder.create(run.path).manifest.exists()
+    run.manifest.append(run.shards.write_chunks("notes", 0, [Chunk(id="a", text="x")]))
+    assert RunFolder.create(run.path).manifest.exists()
     (run.path / "manifest.jsonl").unlink()
     with pytest.raises(OutputError, match="is not empty and no run of soloist"):
         RunFolder.create(run.path)
@@ -119,7 +121,7 @@ def test_open_needs_run_json(run: RunFolder) -> None:
     run.write_json("run.json", {"models": ["a"]})
     with pytest.raises(OutputError, match=r"has no manifest\.jsonl: an earlier version wrote it"):
         RunFolder.open(run.path)
-    run.write_chunks("notes", 0, [Chunk(id="a", text="x")])
+    run.manifest.append(run.shards.write_chunks("notes", 0, [Chunk(id="a", text="x")]))
     assert RunFolder.open(run.path).read_json("run.json") == {"models": ["a"]}
     run.reopen()
     with pytest.raises(OutputError, match="the run is not finished: run the command that began it again"):
@@ -138,9 +140,9 @@ def test_chunks_survive_the_disk(run: RunFolder) -> None:
         Chunk(id="\N{ROCKET} é/\\ 1", text="a\r\n\tb  c\x00", metadata={"path": "C:\\x", "n": [1, None, {"é": 1.5}]}),
         Chunk(id="", text=""),
     ]
-    run.write_chunks("c", 3, chunks)
-    assert run.read_chunks("c", 3) == chunks
-    shard = run.read_shard("c", 3)
+    run.manifest.append(run.shards.write_chunks("c", 3, chunks))
+    assert run.shards.read_chunks("c", 3) == chunks
+    shard = run.shards.read_shard("c", 3)
     assert (shard.collection, shard.index) == ("c", 3)
     assert shard.ids == tuple(chunk.id for chunk in chunks)
     assert shard.texts == tuple(chunk.text for chunk in chunks)
@@ -159,24 +161,24 @@ def test_chunks_survive_the_disk(run: RunFolder) -> None:
 def test_a_chunk_that_no_file_can_hold_is_named(run: RunFolder, chunk: Chunk, named: str) -> None:
     """A UnicodeEncodeError without the chunk's name would end the run, or NaN would make a file that DuckDB refuses."""
     with pytest.raises(InputError, match=named + ".*: repair it in its chunk file"):
-        run.write_chunks("c", 0, [Chunk(id="good", text="good"), chunk])
+        run.manifest.append(run.shards.write_chunks("c", 0, [Chunk(id="good", text="good"), chunk]))
     assert files(run) == []
 
 
 def test_a_lone_surrogate_in_metadata_is_kept(run: RunFolder) -> None:
     """The name of a source file that is not UTF-8 would end the run, though it is never embedded."""
-    run.write_chunks("c", 0, [Chunk(id="a", text="x", metadata={"source": "caf\udce9"})])
-    assert run.read_chunks("c", 0)[0].metadata == {"source": "caf\udce9"}
+    run.manifest.append(run.shards.write_chunks("c", 0, [Chunk(id="a", text="x", metadata={"source": "caf\udce9"})]))
+    assert run.shards.read_chunks("c", 0)[0].metadata == {"source": "caf\udce9"}
 
 
 def test_shards_are_listed_in_order_of_their_number(run: RunFolder) -> None:
     """Part 100000 would come before part 99999, or a temp or foreign file would count as a shard."""
     for index in (100_000, 2, 99_999, 0):
-        run.write_chunks("c", index, [Chunk(id="a", text="x")])
+        run.manifest.append(run.shards.write_chunks("c", index, [Chunk(id="a", text="x")]))
     (run.path / "c" / "chunks" / ".part-00001.parquet.abcd.tmp").write_text("")
     (run.path / "c" / "chunks" / "part-00001.parquet.bak").write_text("")
-    assert run.shards("c") == (0, 2, 99_999, 100_000)
-    assert run.shards("unknown") == ()
+    assert run.shards.indices("c") == (0, 2, 99_999, 100_000)
+    assert run.shards.indices("unknown") == ()
 
 
 @given(st.integers(0, 5), st.integers(1, 9), st.data())
@@ -198,8 +200,8 @@ def test_vectors_survive_the_disk(run: RunFolder, rows: int) -> None:
     """An empty shard, or one of several pages, would come back with another shape."""
     ids = [f"{i} \N{ROCKET}" for i in range(rows)]
     vectors = numbers(rows, 96)
-    run.write_vectors("c", "m", 0, ids, vectors)
-    read_ids, read = run.read_vectors("c", "m", 0)
+    run.manifest.append(run.shards.write_vectors("c", "m", 0, ids, vectors))
+    read_ids, read = run.shards.read_vectors("c", "m", 0)
     assert read_ids == ids and read.flags.c_contiguous
     assert read.dtype == np.float32 and read.shape == (rows, 96)
     assert np.array_equal(read, vectors)
@@ -207,10 +209,10 @@ def test_vectors_survive_the_disk(run: RunFolder, rows: int) -> None:
 
 def test_fused_vectors_survive_the_disk_beside_the_models(run: RunFolder) -> None:
     """A model called `fused` would be taken for the fused vectors."""
-    run.write_vectors("c", "fused", 0, ["a"], numbers(1, 2))
-    run.write_fused("c", 0, ["a"], numbers(1, 3))
-    assert run.read_fused("c", 0)[1].tolist() == [[0, 1, 2]]
-    assert run.read_vectors("c", "fused", 0)[1].tolist() == [[0, 1]]
+    run.manifest.append(run.shards.write_vectors("c", "fused", 0, ["a"], numbers(1, 2)))
+    run.manifest.append(run.shards.write_fused("c", 0, ["a"], numbers(1, 3)))
+    assert run.shards.read_fused("c", 0)[1].tolist() == [[0, 1, 2]]
+    assert run.shards.read_vectors("c", "fused", 0)[1].tolist() == [[0, 1]]
 
 
 def test_vectors_go_into_arrow_and_out_without_a_copy() -> None:
@@ -224,8 +226,8 @@ def test_vectors_go_into_arrow_and_out_without_a_copy() -> None:
 def test_rows_of_a_slice_are_the_slice(run: RunFolder) -> None:
     """An array that is not contiguous, or a sliced table, would be read with the wrong stride or start."""
     vectors = numbers(4, 6)
-    run.write_vectors("c", "m", 0, ["a", "b"], vectors[::2, 1:4])
-    assert run.read_vectors("c", "m", 0)[1].tolist() == [[1, 2, 3], [13, 14, 15]]
+    run.manifest.append(run.shards.write_vectors("c", "m", 0, ["a", "b"], vectors[::2, 1:4]))
+    assert run.shards.read_vectors("c", "m", 0)[1].tolist() == [[1, 2, 3], [13, 14, 15]]
     ids, tail = table_vectors(vector_table("m", list("abcd"), vectors).slice(3))
     assert ids == ["d"] and tail.tolist() == [[18, 19, 20, 21, 22, 23]]
 
@@ -245,16 +247,16 @@ def test_rows_of_a_slice_are_the_slice(run: RunFolder) -> None:
 def test_bad_vectors_are_refused(run: RunFolder, ids: list[str], vectors: np.ndarray[Any, Any], named: str) -> None:
     """A float64 or NaN row would be stored and found in a search much later."""
     with pytest.raises(ValueError, match=named):
-        run.write_vectors("c", "m", 0, ids, vectors)
+        run.manifest.append(run.shards.write_vectors("c", "m", 0, ids, vectors))
     with pytest.raises(ValueError, match=named):
-        run.write_fused("c", 0, ids, vectors)
+        run.manifest.append(run.shards.write_fused("c", 0, ids, vectors))
     assert files(run) == []
 
 
 def test_other_tools_see_plain_columns(run: RunFolder) -> None:
     """A reader that knows nothing of soloist would see other types, or no dim."""
-    run.write_chunks("c", 0, [Chunk(id="a", text="x", metadata={"é": 1})])
-    run.write_vectors("c", "org/model", 0, ["a"], numbers(1, 4))
+    run.manifest.append(run.shards.write_chunks("c", 0, [Chunk(id="a", text="x", metadata={"é": 1})]))
+    run.manifest.append(run.shards.write_vectors("c", "org/model", 0, ["a"], numbers(1, 4)))
     chunks = pq.read_table(run.path / "c" / "chunks" / "part-00000.parquet")
     texts = {"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()}
     files = pa.dictionary(pa.int32(), pa.string())
@@ -270,7 +272,7 @@ def test_other_tools_see_plain_columns(run: RunFolder) -> None:
 
 def test_vectors_are_stored_as_they_are(run: RunFolder) -> None:
     """A dictionary or statistics over random numbers would cost time and space for nothing."""
-    run.write_vectors("c", "m", 0, ["a", "b"], numbers(2, 4))
+    run.manifest.append(run.shards.write_vectors("c", "m", 0, ["a", "b"], numbers(2, 4)))
     column = pq.read_metadata(run.path / "c" / "vectors" / "m" / "part-00000.parquet").row_group(0).column(1)
     assert (column.compression, column.has_dictionary_page, column.is_stats_set) == ("UNCOMPRESSED", False, False)
 
@@ -278,27 +280,27 @@ def test_vectors_are_stored_as_they_are(run: RunFolder) -> None:
 def test_a_missing_shard_is_named(run: RunFolder) -> None:
     """A FileNotFoundError would reach the user."""
     with pytest.raises(OutputError, match=r"vectors/nope/part-00007\.parquet is missing: run the command"):
-        run.read_vectors("c", "nope", 7)
+        run.shards.read_vectors("c", "nope", 7)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 but not really"])
 def test_a_damaged_shard_is_named(run: RunFolder, content: bytes) -> None:
     """An ArrowInvalid without the file's name would reach the user."""
-    run.write_chunks("c", 0, [Chunk(id="a", text="x")])
+    run.manifest.append(run.shards.write_chunks("c", 0, [Chunk(id="a", text="x")]))
     (run.path / "c" / "chunks" / "part-00000.parquet").write_bytes(content)
     with pytest.raises(
         OutputError, match=r"part-00000\.parquet cannot be read: .*: run the command that made the run again, which"
     ):
-        run.read_shard("c", 0)
+        run.shards.read_shard("c", 0)
 
 
 def test_hostile_names_stay_inside(run: RunFolder) -> None:
     """A collection or a model called `../..` would write outside of the run folder."""
     for name in ("..", "/abs", "a/../../b", "run.json", "\x00", "~", ""):
-        run.write_chunks(name, 0, [Chunk(id="a", text=name)])
-        run.write_vectors("c", name, 0, ["a"], numbers(1, 2))
-        assert run.read_chunks(name, 0)[0].text == name
-        assert run.read_vectors("c", name, 0)[0] == ["a"]
+        run.manifest.append(run.shards.write_chunks(name, 0, [Chunk(id="a", text=name)]))
+        run.manifest.append(run.shards.write_vectors("c", name, 0, ["a"], numbers(1, 2)))
+        assert run.shards.read_chunks(name, 0)[0].text == name
+        assert run.shards.read_vectors("c", name, 0)[0] == ["a"]
     assert list(run.path.parent.iterdir()) == [run.path]
     assert len(files(run)) == 14 + 1  # with the manifest
 
@@ -313,7 +315,7 @@ def test_write_json_takes_plain_names_only(run: RunFolder, name: str) -> None:
 def test_a_negative_shard_is_refused(run: RunFolder) -> None:
     """A shard would be written that `shards` does not list."""
     with pytest.raises(ValueError, match="shard index -1 is negative"):
-        run.write_chunks("c", -1, [])
+        run.manifest.append(run.shards.write_chunks("c", -1, []))
 
 
 def test_json_is_strict_and_readable(run: RunFolder) -> None:
@@ -336,7 +338,7 @@ def test_a_damaged_json_file_is_named(run: RunFolder) -> None:
 
 def test_skipped_rows_are_one_object_a_line(run: RunFolder) -> None:
     """A detail with a line end would break the file in two."""
-    with run.skipped() as skipped:
+    with skipped_log(run.path) as skipped:
         skipped.append(SkippedInput(collection="c", file=Path("é\udce9.json"), index=3, reason="empty text"))
         skipped.append(
             SkippedInput(collection="c", file=Path("b"), index=None, reason="unreadable file", detail="a\nb")
@@ -351,14 +353,14 @@ def test_skipped_rows_are_one_object_a_line(run: RunFolder) -> None:
 
 def test_the_skipped_file_is_there_when_nothing_was_skipped(run: RunFolder) -> None:
     """A reader could not tell `nothing was skipped` from `nobody wrote it down`."""
-    with run.skipped():
+    with skipped_log(run.path):
         pass
     assert (run.path / "skipped.jsonl").read_bytes() == b""
 
 
 def test_a_scan_that_fails_leaves_no_skipped_file_and_its_own_error(run: RunFolder) -> None:
     """A chunk file that cannot be read would be reported as `cannot write skipped.jsonl`."""
-    with pytest.raises(FileNotFoundError), run.skipped():
+    with pytest.raises(FileNotFoundError), skipped_log(run.path):
         (run.path / "missing").read_text()
     assert files(run) == []
 

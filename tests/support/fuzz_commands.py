@@ -97,13 +97,13 @@ def check_run(root: Path, out: Path, on_bad_input: OnBadInput) -> int:
     for collection in discover(root, source):
         read = read_chunks(collection, source, skipped.append)
         expected = [chunk for chunk, place in read if (str(place.file), place.index) not in vectorless]
-        shards = run.shards(collection.name)
-        assert [chunk for shard in shards for chunk in run.read_chunks(collection.name, shard)] == expected
+        shards = run.shards.indices(collection.name)
+        assert [chunk for shard in shards for chunk in run.shards.read_chunks(collection.name, shard)] == expected
         for shard in shards:
-            ids = [chunk.id for chunk in run.read_chunks(collection.name, shard)]
+            ids = [chunk.id for chunk in run.shards.read_chunks(collection.name, shard)]
             for vector_ids, vectors in (
-                *(run.read_vectors(collection.name, model, shard) for model in models),
-                run.read_fused(collection.name, shard),
+                *(run.shards.read_vectors(collection.name, model, shard) for model in models),
+                run.shards.read_fused(collection.name, shard),
             ):
                 assert vector_ids == ids
                 np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -31,6 +31,7 @@ from soloist.sources.json_files import LIST_KEYS
 from soloist.sources.nesting import MAX_LEVELS
 from soloist.sources.opening import _FOREIGN
 from soloist.stores import RunFolder
+from soloist.stores.leftovers import empty_new_folder
 from soloist.types import Chunk, Collection
 
 SECONDS_PER_CASE = 30
@@ -154,13 +155,13 @@ def _ingested(file: Path, folder: Path) -> list[Chunk]:
     collection = Collection(name="C", root=file.parent, files=(file,))
     try:
         shards = ingest((collection,), SourceConfig(on_bad_input="skip"), run, 1000, ListSink())
-        return [chunk for shard in shards for chunk in run.read_chunks("C", shard.index)]
+        return [chunk for shard in shards for chunk in run.shards.read_chunks("C", shard.index)]
     except InputError as exc:
         check_message(str(exc), file)
         assert str(exc).startswith("there are no chunks to embed"), f"cannot be written: {exc}"
         return []
     finally:
-        run.discard()
+        empty_new_folder(run.path)
 
 
 def main(arguments: Sequence[str]) -> None:

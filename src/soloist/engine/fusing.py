@@ -12,6 +12,7 @@ from soloist.events import EventSink, ShardFused
 from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, require_rows, sampled
 from soloist.jsontext import json_text
 from soloist.stopping import Stop
+from soloist.stores.fit_file import read_fit, write_fit
 from soloist.stores.layout import FIT
 from soloist.stores.run_folder import RunFolder
 from soloist.types import VectorDType
@@ -64,15 +65,17 @@ def fuse_all(fusion: Fusing, folder: RunFolder, sink: EventSink, stop: Stop) -> 
     """
     plan = fusion.plan
     if _lacks_fit(fusion, folder):
-        folder.write_fit(_fit(fusion, folder, stop).matrices, fusion.fingerprint)
-    fitted = Fitted(matrices=folder.read_fit()) if plan.needs_fit else None
+        matrices = _fit(fusion, folder, stop).matrices
+        folder.manifest.append(write_fit(folder.path, matrices, fusion.fingerprint))
+    fitted = Fitted(matrices=read_fit(folder.path)) if plan.needs_fit else None
     for shard in _unfused(fusion, folder):
         stop.check()
         ids, members = _members(plan, folder, shard)
         fused = fuse(plan, members, ids=ids, fitted=fitted)
-        folder.write_fused(
+        record = folder.shards.write_fused(
             shard.collection, shard.index, ids, fused, shard.content, fusion.fingerprint, fusion.vector_dtype
         )
+        folder.manifest.append(record)
         sink.emit(ShardFused(collection=shard.collection, shard=shard.index, rows=len(ids), dim=plan.dim))
 
 
@@ -98,7 +101,7 @@ def _blocks(fusion: Fusing, folder: RunFolder, stop: Stop) -> Iterator[Sequence[
 
 def _members(plan: FusionPlan, folder: RunFolder, shard: ShardRef) -> tuple[list[str], list[Vectors]]:
     """The ids of a shard, and its vectors by each model."""
-    read = [folder.read_vectors(shard.collection, model, shard.index) for model in plan.models]
+    read = [folder.shards.read_vectors(shard.collection, model, shard.index) for model in plan.models]
     return read[0][0], [vectors for _, vectors in read]
 
 
@@ -112,5 +115,5 @@ def _unfused(fusion: Fusing, folder: RunFolder) -> list[ShardRef]:
     return [
         shard
         for shard in fusion.shards
-        if finished.get(folder.fused_file(shard.collection, shard.index)) != shard.content
+        if finished.get(folder.shards.fused_file(shard.collection, shard.index)) != shard.content
     ]

@@ -73,6 +73,7 @@ from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
 from soloist.stores.layout import STATE
+from soloist.stores.leftovers import empty_new_folder, remove_leftovers
 
 
 def run(
@@ -312,10 +313,10 @@ def _undone_on_error(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if folder.is_new:
-            folder.discard()
+        if folder.manifest.exists():
+            remove_leftovers(folder.path)
         else:
-            folder.clean()
+            empty_new_folder(folder.path)
         raise
 
 

@@ -131,7 +131,7 @@ def _metadata_types(source: Source) -> dict[str, pa.DataType]:
     found: dict[str, pa.DataType | None] = {}
     counts: Counter[str] = Counter()
     for collection, index in source.shards:
-        for chunk in source.folder.read_chunks(collection, index):
+        for chunk in source.folder.shards.read_chunks(collection, index):
             for name, value in chunk.metadata.items():
                 if value is not None:
                     kind = _kind(value)

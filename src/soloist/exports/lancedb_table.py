@@ -22,7 +22,7 @@ from soloist.exports.rows import Rows, Source
 from soloist.exports.store_folders import require_store_folder
 from soloist.exports.stores import Place, Scope, fill, require_own_places
 from soloist.exports.target import Target
-from soloist.stores.tables import PLACE_COLUMNS
+from soloist.stores.tables import SOURCE_COLUMNS
 
 # Up to here a scan of all rows is a matter of milliseconds, and an index only loses recall.
 INDEXED_ROWS = 100_000
@@ -147,7 +147,7 @@ class _LanceTable:
     def _require_own(self) -> None:
         """Refuse a table that no export wrote, or that has no room for the vectors."""
         there, own = self._table.schema, self._columns.schema
-        for name in ("key", "run", "collection", "id", "text", *PLACE_COLUMNS, "digest"):
+        for name in ("key", "run", "collection", "id", "text", *SOURCE_COLUMNS, "digest"):
             if name in there.names and there.field(name).type != own.field(name).type:
                 raise ExportError(f"{self.target} is a table that no export wrote: choose another --table")
         if not {"key", "digest", "collection", "id"} <= set(there.names):

@@ -18,7 +18,7 @@ from soloist.exports.rows import Rows, Source
 from soloist.exports.stores import Place, Scope, fill, require_own_places
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
-from soloist.stores.tables import PLACE_COLUMNS
+from soloist.stores.tables import SOURCE_COLUMNS
 
 # Up to here a scan is fast enough, and an HNSW index takes longer to build than it saves.
 INDEXED_ROWS = 10_000
@@ -31,7 +31,7 @@ _COLUMNS = {
     "key": "uuid", "run": "text", "collection": "text", "id": "text", "text": "text", "source_file": "text",
     "source_index": "int8", "metadata": "jsonb", "digest": "text",
 }  # fmt: skip
-_NEWER = ("run", *PLACE_COLUMNS)  # which tables of earlier versions do not have
+_NEWER = ("run", *SOURCE_COLUMNS)  # which tables of earlier versions do not have
 _NAME_BYTES = 63  # of an identifier of PostgreSQL; longer ones it cuts without a word
 
 

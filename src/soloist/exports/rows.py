@@ -122,13 +122,13 @@ class Source:
 
     def ids(self, collection: str, index: int) -> list[str]:
         """The ids of a shard."""
-        ids = self.folder.read_ids(collection, index)
+        ids = self.folder.shards.read_ids(collection, index)
         self.unchanged.require(_WAY_ON)
         return ids
 
     def places(self, collection: str, index: int) -> list[tuple[str, str | None, int | None]]:
         """The ids of a shard with their places, as `RunFolder.read_places` has them."""
-        places = self.folder.read_places(collection, index)
+        places = self.folder.shards.read_sources(collection, index)
         self.unchanged.require(_WAY_ON)
         return places
 
@@ -138,7 +138,7 @@ class Source:
 
     def shard(self, collection: str, index: int) -> Rows:
         """All rows of a shard."""
-        chunks = self.folder.read_chunks(collection, index)
+        chunks = self.folder.shards.read_chunks(collection, index)
         vectors: dict[str, Vectors] = {}
         digests: dict[str, list[str]] = {}
         for name in self.dims:
@@ -192,9 +192,9 @@ class Source:
     def _vectors(self, name: str, collection: str, index: int) -> tuple[list[str], Vectors]:
         """The ids of a shard and their vectors by one name."""
         if name == FUSED:
-            found = self.folder.read_fused(collection, index)
+            found = self.folder.shards.read_fused(collection, index)
         else:
-            found = self.folder.read_vectors(collection, name, index)
+            found = self.folder.shards.read_vectors(collection, name, index)
         self.unchanged.require(_WAY_ON)
         return found
 

@@ -18,7 +18,7 @@ from soloist.errors import ExportError
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import VECTOR_DIGEST_BYTES, Mark, Rows, Source, key_of
 from soloist.exports.target import Target
-from soloist.stores.tables import PLACE_COLUMNS
+from soloist.stores.tables import SOURCE_COLUMNS
 
 _DELETED_AT_ONCE = 1_000
 _DIGEST_BYTES = 16  # of a text and of metadata, as a mark has them
@@ -127,7 +127,7 @@ def require_own_places(target: str, there: Container[str]) -> None:
     Raises:
         ExportError: it has one without the other.
     """
-    mine = [name for name in PLACE_COLUMNS if name in there]
+    mine = [name for name in SOURCE_COLUMNS if name in there]
     if len(mine) == 1:
         raise ExportError(
             f"{target} has a column {mine[0]} that no export wrote, and exports have one of this name: rename yours, "

@@ -28,6 +28,7 @@ from soloist.retrieval.ranking import RRF_DEPTH, reciprocal_ranks
 from soloist.retrieval.row_index import RowIndex, RunVectors
 from soloist.retrieval.run_record import RunRecord, read_record
 from soloist.stores import RunFolder, Unchanged
+from soloist.stores.fit_file import read_fit
 from soloist.text_lists import list_of_texts
 from soloist.types import Chunk, Hit
 from soloist.wording import count_text, is_or_are
@@ -256,7 +257,7 @@ class OpenedRun:
     def fit(self) -> Fitted | None:
         """The matrices of a fusion that has any."""
         if self.fusion_plan.needs_fit and self._fit is None:
-            self._fit = Fitted(matrices=self._folder.read_fit())
+            self._fit = Fitted(matrices=read_fit(self._folder.path))
         return self._fit
 
     @property
@@ -287,12 +288,12 @@ class OpenedRun:
 
     def _file(self, name: str, collection: str, shard: int) -> str:
         if name == FUSED:
-            return self._folder.fused_file(collection, shard)
-        return self._folder.vectors_file(collection, name, shard)
+            return self._folder.shards.fused_file(collection, shard)
+        return self._folder.shards.vectors_file(collection, name, shard)
 
     def chunks(self, collection: str, shard: int) -> list[Chunk]:
         """The chunks of a shard."""
-        return self._folder.read_chunks(collection, shard)
+        return self._folder.shards.read_chunks(collection, shard)
 
     def weights(self, by: By) -> list[float]:
         """The models' weights in a fusion at query time, in their order.
@@ -386,7 +387,7 @@ class OpenedRun:
             position: (collection, chunk)
             for (collection, shard), some in rows.items()
             for position, chunk in zip(
-                some.values(), self._folder.read_chunks(collection, shard, list(some)), strict=True
+                some.values(), self._folder.shards.read_chunks(collection, shard, list(some)), strict=True
             )
         }
 

@@ -54,7 +54,7 @@ class RowIndex:
     def ids(self) -> Iterator[tuple[str, str]]:
         """Collection and id of every row, in order."""
         for collection, shard in self._shards:
-            for each in self._folder.read_ids(collection, shard):
+            for each in self._folder.shards.read_ids(collection, shard):
                 yield collection, each
 
     def vectors(self, files: Callable[[str, int], str]) -> RunVectors:

@@ -2,7 +2,6 @@
 
 from soloist.stores.names import folder_name
 from soloist.stores.run_folder import RunFolder
-from soloist.stores.skipped import SkippedWriter
 from soloist.stores.unchanged import Unchanged
 
-__all__ = ["RunFolder", "SkippedWriter", "Unchanged", "folder_name"]
+__all__ = ["RunFolder", "Unchanged", "folder_name"]

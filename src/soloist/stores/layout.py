@@ -26,6 +26,9 @@ from soloist.stores.names import folder_name
 STATE = "state.json"
 IDENTITY = "id.json"
 FIT = "fusion.safetensors"
+SKIPPED = "skipped.jsonl"
+INCOMING = ".incoming"
+PREVIOUS = ".previous"
 _JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
 
 
@@ -64,7 +67,7 @@ class Layout:
     def is_run(self) -> bool:
         """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
         begun = {entry.name for entry in self.root.iterdir() if not is_temporary(entry.name)}
-        return NAME in begun or (".lock" in begun and begun <= {".lock", "events.jsonl", STATE, ".incoming"})
+        return NAME in begun or (".lock" in begun and begun <= {".lock", "events.jsonl", STATE, INCOMING})
 
     def require_inside(self, path: Path) -> None:
         """Refuse a path that a symbolic link leads out of the folder.

@@ -16,8 +16,10 @@ def keep_chunks(folder: RunFolder, collection: str, index: int, rows: Sequence[i
         OutputError: the shard cannot be read, or the disk does not take what is left.
     """
     if rows:
-        return folder.write_chunks(collection, index, folder.read_chunks(collection, index, rows))
-    file = folder.chunks_file(collection, index)
+        record = folder.shards.write_chunks(collection, index, folder.shards.read_chunks(collection, index, rows))
+        folder.manifest.append(record)
+        return record.content
+    file = folder.shards.chunks_file(collection, index)
     folder.manifest.replace(record for record in folder.manifest.read().values() if record.file != file)
     with disk_errors(folder.path / file):
         (folder.path / file).unlink()

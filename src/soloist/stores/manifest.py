@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 from soloist.errors import OutputError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors, sync_folder
+from soloist.stores.tables import read_errors
 from soloist.types import TokenTally, VectorDType
 
 NAME = "manifest.jsonl"
@@ -128,6 +129,18 @@ class Manifest:
         with atomic_path(self._path) as temp, disk_errors(self._path), temp.open("wb") as file:
             for record in sorted(records, key=lambda each: each.file):
                 file.write((json_text(_values(record)) + "\n").encode())
+
+
+def record_of(root: Path, path: Path, kind: Kind, rows: int, **what: Any) -> FileRecord:
+    """The record of a file that was just written below `root`, with its size and checksum as they are on the disk.
+
+    Raises:
+        OutputError: the file cannot be read.
+    """
+    with read_errors(path):
+        size, sha256 = path.stat().st_size, file_sha256(path)
+    file = path.relative_to(root).as_posix()
+    return FileRecord(file=file, kind=kind, rows=rows, bytes=size, sha256=sha256, **what)
 
 
 def file_sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from soloist.digests import DigestTable, text_digest
 from soloist.stores.atomic import disk_errors, make_folder, sync_folder
-from soloist.stores.layout import FIT
+from soloist.stores.layout import FIT, PREVIOUS, Layout
 from soloist.stores.manifest import FileRecord, is_intact
 from soloist.stores.run_folder import RunFolder
 
@@ -52,7 +52,7 @@ def reconcile_incoming(folder: RunFolder, is_current: Callable[[FileRecord], boo
     after = kept | incoming
     removed = _removed(folder, before.values(), incoming.values()) if changed or len(kept) < len(before) else {}
     if changed or kept != before:
-        if folder.is_new:
+        if not folder.manifest.exists():
             folder.manifest.replace(())  # whatever ends this, the folder is known as that of a run
         folder.reopen()
         _set_aside(folder, [record for file, record in intact.items() if file not in kept])
@@ -88,13 +88,15 @@ def _removed(folder: RunFolder, before: Iterable[FileRecord], incoming: Iterable
         ids = DigestTable()
         for record in new:
             if record.collection == collection:
-                for id_ in folder.incoming.read_ids(collection, record.shard):
+                for id_ in folder.incoming.shards.read_ids(collection, record.shard):
                     ids.add(text_digest(id_))
         mine = [
             record for record in old if record.collection == collection and is_intact(folder.path / record.file, record)
         ]
         gone = sum(
-            ids.find(text_digest(id_)) is None for record in mine for id_ in folder.read_ids(collection, record.shard)
+            ids.find(text_digest(id_)) is None
+            for record in mine
+            for id_ in folder.shards.read_ids(collection, record.shard)
         )
         if gone:
             found[collection] = gone
@@ -103,13 +105,14 @@ def _removed(folder: RunFolder, before: Iterable[FileRecord], incoming: Iterable
 
 def _set_aside(folder: RunFolder, records: Iterable[FileRecord]) -> None:
     """Keep vectors of other chunks or settings until the run is finished, each under the sha256 of its file."""
-    with disk_errors(folder.previous):
+    previous = folder.path / PREVIOUS
+    with disk_errors(previous):
         for record in records:
             if record.kind == "vectors" and record.fingerprint:
-                make_folder(folder.previous)
-                (folder.path / record.file).replace(folder.previous / f"{record.sha256}.parquet")
-        if folder.previous.is_dir():
-            sync_folder(folder.previous)
+                make_folder(previous)
+                (folder.path / record.file).replace(previous / f"{record.sha256}.parquet")
+        if previous.is_dir():
+            sync_folder(previous)
 
 
 def _sweep(folder: RunFolder, after: dict[str, FileRecord]) -> None:
@@ -128,7 +131,7 @@ def _sweep(folder: RunFolder, after: dict[str, FileRecord]) -> None:
 
 def _move(folder: RunFolder, record: FileRecord) -> None:
     target = folder.path / record.file
-    folder.require_inside(target)
+    Layout(folder.path).require_inside(target)
     with disk_errors(target):
         make_folder(target.parent)
         (folder.incoming.path / record.file).replace(target)

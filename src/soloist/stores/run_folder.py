@@ -1,66 +1,40 @@
-"""The folder of one run, and the only way to write or read a file of it; `layout` says where each of them lies.
+"""The folder of one run, from the moment it is made until the run is finished. Its shards are `shard_files`' matter.
 
-Knows files. Knows nothing of models, of what a vector means, or of what run.json says.
+Knows files, and `layout` says where each of them lies. Knows nothing of models, of what a vector means, or of what
+run.json says.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
-
-from soloist.arrays import Vectors
-from soloist.digests import shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.jsontext import json_text
-from soloist.stores.atomic import atomic_path, disk_errors, is_temporary, make_folder, sync_folder
+from soloist.stores.atomic import disk_errors, make_folder, sync_folder
 from soloist.stores.folder_lock import held, is_held
-from soloist.stores.layout import FIT, IDENTITY, STATE, Layout
-from soloist.stores.manifest import NAME, FileRecord, Kind, Manifest, file_sha256
-from soloist.stores.skipped import SkippedWriter
+from soloist.stores.json_files import Used, read_json_file, write_json_file
+from soloist.stores.layout import IDENTITY, INCOMING, PREVIOUS, STATE, Layout
+from soloist.stores.manifest import NAME, Manifest
+from soloist.stores.shard_files import ShardFiles
 from soloist.stores.summary import made_by
-from soloist.stores.tables import (
-    PLACE_COLUMNS,
-    chunk_table,
-    read_errors,
-    read_table,
-    table_chunks,
-    table_digests,
-    table_places,
-    table_texts,
-    table_vectors,
-    tally_of,
-    vector_table,
-    write_chunk_file,
-    write_vector_file,
-)
-from soloist.types import Chunk, Shard, TokenTally, VectorDType
-
-Used = TypeVar("Used")
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The files of one run, each written once and whole; names of collections and models may be any text.
+    """The files of one run, each written once and whole. A shard that was written counts once the manifest has it.
 
-    `write_*` raise OutputError where the disk does not take the file, `read_*` where the file is
-    missing or damaged. Vectors are given and read as (n, dim) float32, whatever they are stored as.
-
-        run = RunFolder.create(Path("out"))
-        run.write_chunks("notes", 0, [Chunk(id="a", text="hello")])
-        run.write_vectors("notes", "bge-m3", 0, ["a"], np.ones((1, 4), np.float32))
-        ids, vectors = run.read_vectors("notes", "bge-m3", 0)
+    run = RunFolder.create(Path("out"))
+    run.manifest.append(run.shards.write_chunks("notes", 0, [Chunk(id="a", text="hello")]))
+    run.manifest.append(run.shards.write_vectors("notes", "bge-m3", 0, ["a"], np.ones((1, 4), np.float32)))
+    ids, vectors = run.shards.read_vectors("notes", "bge-m3", 0)
     """
 
     path: Path
@@ -112,38 +86,29 @@ class RunFolder:
                 "it is at work, wait until it ends" if folder.is_locked() else "run the command that began it again"
             )
             raise OutputError(f"{path} has no run.json, the run is not finished: {remedy}")
-        if folder.is_new:
+        if not folder.manifest.exists():
             raise OutputError(f"{path} has no {NAME}: an earlier version wrote it, run again into a new folder")
         return folder
 
     @property
-    def _layout(self) -> Layout:
-        return Layout(self.path)
+    def manifest(self) -> Manifest:
+        """What is finished. Where no file was ever finished, it does not exist."""
+        return Manifest(self.path)
 
     @property
-    def manifest(self) -> Manifest:
-        """What is finished."""
-        return Manifest(self.path)
+    def shards(self) -> ShardFiles:
+        """The files of chunks and vectors."""
+        return ShardFiles(self.path)
 
     @property
     def incoming(self) -> RunFolder:
         """Where chunks are written until all of them are read."""
-        return RunFolder(self.path / ".incoming")
-
-    @property
-    def previous(self) -> Path:
-        """Where the vectors of chunks lie that have changed since, each file under its sha256."""
-        return self.path / ".previous"
+        return RunFolder(self.path / INCOMING)
 
     @property
     def is_finished(self) -> bool:
         """Whether a run came to its end in it, and no later one has begun to change it."""
         return (self.path / "run.json").is_file()
-
-    @property
-    def is_new(self) -> bool:
-        """Whether no file of it was ever finished."""
-        return not self.manifest.exists()
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder for one run.
@@ -174,11 +139,11 @@ class RunFolder:
         """
         self.manifest.replace(self.manifest.read().values())
         with disk_errors(self.path):
-            if self.previous.is_dir():
-                shutil.rmtree(self.previous)
+            if (self.path / PREVIOUS).is_dir():
+                shutil.rmtree(self.path / PREVIOUS)
             (self.path / STATE).unlink(missing_ok=True)
-        self._draw_identity()
-        if made_by(self._summary()) != made_by(json.loads(json_text(summary))):
+        _draw_identity(self)
+        if made_by(_summary(self)) != made_by(json.loads(json_text(summary))):
             self.write_json("run.json", summary)
 
     def identity(self) -> str:
@@ -191,196 +156,8 @@ class RunFolder:
         """
         if not (self.path / IDENTITY).is_file():
             with self.locked():
-                self._draw_identity()
+                _draw_identity(self)
         return self.read_json_as(IDENTITY, _identity)
-
-    def _draw_identity(self) -> None:
-        try:
-            self.read_json_as(IDENTITY, _identity)
-        except OutputError:  # missing, or damaged
-            self.write_json(IDENTITY, {"id": uuid.uuid4().hex})
-
-    def _summary(self) -> Any:
-        """What run.json says; None where it is not there or no JSON."""
-        try:
-            return self.read_json("run.json")
-        except OutputError:
-            return None
-
-    def chunks_file(self, collection: str, index: int) -> str:
-        """The path of a file of chunks inside the folder, as the manifest has it."""
-        return self._layout.inside(self._layout.chunks(collection, index))
-
-    def vectors_file(self, collection: str, model: str, index: int) -> str:
-        """The path of a file of vectors inside the folder, as the manifest has it."""
-        return self._layout.inside(self._layout.vectors(collection, model, index))
-
-    def fused_file(self, collection: str, index: int) -> str:
-        """The path of a file of fused vectors inside the folder, as the manifest has it."""
-        return self._layout.inside(self._layout.fused(collection, index))
-
-    def clean(self) -> None:
-        """Remove what a killed run has left: half-written files, and chunks that it had not taken over."""
-        with disk_errors(self.path):
-            if self.incoming.path.is_dir():
-                shutil.rmtree(self.incoming.path)
-            for folder, _, names in os.walk(self.path):
-                for name in names:
-                    if is_temporary(name):
-                        Path(folder, name).unlink()
-
-    def discard(self) -> None:
-        """Remove what a run has written before its first chunks were taken over, and nothing else.
-
-        Raises:
-            OutputError: something in it cannot be removed.
-        """
-        try:
-            if self.incoming.path.is_dir():
-                shutil.rmtree(self.incoming.path)
-            for name in ("events.jsonl", STATE, ".lock"):
-                (self.path / name).unlink(missing_ok=True)
-        except OSError as exc:
-            raise OutputError(f"{self.path} cannot be cleared: {exc.strerror}: remove it by hand") from exc
-
-    def shards(self, collection: str) -> tuple[int, ...]:
-        """The indices of the collection's chunk shards, in order; empty where it has none."""
-        records = self.manifest.read().values()
-        return tuple(sorted(each.shard for each in records if (each.kind, each.collection) == ("chunks", collection)))
-
-    def write_chunks(self, collection: str, index: int, chunks: Sequence[Chunk]) -> str:
-        """Write one shard of chunks; the digest of their ids and texts.
-
-        Raises:
-            InputError: a chunk that no file can hold, e.g. a lone surrogate in its text.
-        """
-        path, table = self._layout.chunks(collection, index), chunk_table(chunks)
-        self.require_inside(path)
-        write_chunk_file(path, table)
-        digests = [text_digest(chunk.text) for chunk in chunks]
-        content = shard_digest([chunk.id for chunk in chunks], digests)
-        self._record(path, "chunks", len(chunks), collection=collection, shard=index, content=content)
-        return content
-
-    def read_shard(self, collection: str, index: int) -> Shard:
-        """The ids and texts of a shard; the metadata stay on the disk."""
-        path = self._layout.chunks(collection, index)
-        with read_errors(path):
-            table = read_table(path, columns=("id", "text"))
-            ids, texts = (tuple(table_texts(table, name)) for name in ("id", "text"))
-        return Shard(collection=collection, index=index, ids=ids, texts=texts)
-
-    def read_ids(self, collection: str, index: int) -> list[str]:
-        """The ids of a shard."""
-        path = self._layout.chunks(collection, index)
-        with read_errors(path):
-            return table_texts(read_table(path, columns=("id",)), "id")
-
-    def read_places(self, collection: str, index: int) -> list[tuple[str, str | None, int | None]]:
-        """The ids of a shard, each with the file that it was read from and its index there, as in `Chunk`."""
-        path = self._layout.chunks(collection, index)
-        with read_errors(path):
-            table = read_table(path, columns=("id", *PLACE_COLUMNS))  # of these, those that there are
-            return list(zip(table_texts(table, "id"), *table_places(table), strict=True))
-
-    def read_chunks(self, collection: str, index: int, rows: Sequence[int] | None = None) -> list[Chunk]:
-        """The chunks of a shard with their metadata, or those of some rows."""
-        path = self._layout.chunks(collection, index)
-        with read_errors(path):
-            table = read_table(path)
-            return table_chunks(table if rows is None else table.take(list(rows)))
-
-    def write_vectors(
-        self,
-        collection: str,
-        model: str,
-        index: int,
-        ids: Sequence[str],
-        vectors: Vectors,
-        digests: Sequence[bytes] | None = None,
-        fingerprint: str = "",
-        counts: np.ndarray[Any, np.dtype[np.int32]] | None = None,
-        vector_dtype: VectorDType = "float32",
-    ) -> TokenTally:
-        """Write one model's vectors of one shard; with the digests of the texts, so that later runs can take them over,
-        and counts of their tokens, (rows, 2) as `vector_table` has them, whose tally this gives. In float16 they are
-        rounded to the nearest.
-
-        Raises:
-            ValueError: another dtype than float32, NaN or infinity, or another number of ids.
-        """
-        path = self._layout.vectors(collection, model, index)
-        table = vector_table(model, ids, vectors, digests, fingerprint, counts, vector_dtype)
-        tally = tally_of(counts) if counts is not None else None
-        self.require_inside(path)
-        write_vector_file(path, table)
-        self._record(
-            path, "vectors", len(ids), collection=collection, shard=index, model=model, fingerprint=fingerprint,
-            content=shard_digest(ids, digests) if digests is not None else "", vector_dtype=vector_dtype,
-            **(asdict(tally) if tally is not None else {}),
-        )  # fmt: skip
-        return tally or TokenTally()
-
-    def read_vectors(self, collection: str, model: str, index: int) -> tuple[list[str], Vectors]:
-        """The ids and one model's vectors of a shard; the array is read-only."""
-        path = self._layout.vectors(collection, model, index)
-        with read_errors(path):
-            return table_vectors(read_table(path))
-
-    def read_digests(self, collection: str, model: str, index: int) -> list[bytes] | None:
-        """The digests of the texts that the vectors of a shard are of; None where the file has none."""
-        path = self._layout.vectors(collection, model, index)
-        with read_errors(path):
-            return table_digests(read_table(path, columns=("text_digest",)))
-
-    def write_fused(
-        self,
-        collection: str,
-        index: int,
-        ids: Sequence[str],
-        vectors: Vectors,
-        content: str = "",
-        fingerprint: str = "",
-        vector_dtype: VectorDType = "float32",
-    ) -> None:
-        """Write the fused vectors of one shard; rounded, and with the same errors, as in `write_vectors`."""
-        path = self._layout.fused(collection, index)
-        table = vector_table("fused", ids, vectors, None, fingerprint, vector_dtype=vector_dtype)
-        self.require_inside(path)
-        write_vector_file(path, table)
-        self._record(
-            path, "fused", len(ids), collection=collection, shard=index, content=content, fingerprint=fingerprint,
-            vector_dtype=vector_dtype,
-        )  # fmt: skip
-
-    def read_fused(self, collection: str, index: int) -> tuple[list[str], Vectors]:
-        """The ids and fused vectors of a shard; the array is read-only."""
-        path = self._layout.fused(collection, index)
-        with read_errors(path):
-            return table_vectors(read_table(path))
-
-    def write_fit(self, matrices: Sequence[Vectors], fingerprint: str) -> None:
-        """Write the matrices of a fusion that was fitted to the run, (kept dim, fused dim) float32 a model."""
-        path = self.path / FIT
-        content = save({f"{number:03d}": np.ascontiguousarray(matrix) for number, matrix in enumerate(matrices)})
-        self.require_inside(path)
-        with atomic_path(path) as temp, disk_errors(path):
-            temp.write_bytes(content)
-        self._record(path, "fit", 0, fingerprint=fingerprint)
-
-    def read_fit(self) -> tuple[Vectors, ...]:
-        """The matrices that `write_fit` wrote."""
-        path = self.path / FIT
-        with read_errors(path):
-            try:
-                found = load(path.read_bytes())
-            except FileNotFoundError as exc:
-                raise OutputError(
-                    f"{path} is missing: run the command that made the run again, which repairs it"
-                ) from exc
-            except SafetensorError as exc:
-                raise ValueError(str(exc)) from exc
-        return tuple(found[name] for name in sorted(found))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, e.g. `run.json`.
@@ -389,9 +166,7 @@ class RunFolder:
             ValueError: a name that is not a plain `*.json`, or NaN or infinity in the value.
             TypeError: a value that JSON does not have.
         """
-        path, text = self._layout.json(name), json_text(value, indent=2)
-        with atomic_path(path) as temp, disk_errors(path):
-            temp.write_text(text + "\n", encoding="utf-8", newline="\n")
+        write_json_file(Layout(self.path).json(name), value)
 
     def read_json(self, name: str) -> Any:
         """The value of a JSON file of the run."""
@@ -403,51 +178,23 @@ class RunFolder:
         Raises:
             OutputError: the file cannot be read, or its value is another than `use` takes.
         """
-        path = self._layout.json(name)
-        try:
-            return use(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
-            if isinstance(exc, (OSError, json.JSONDecodeError)):
-                reason = f"cannot be read ({exc.strerror if isinstance(exc, OSError) else exc})"
-            else:
-                reason = f"does not hold what a run writes there ({type(exc).__name__}: {exc})"
-            raise OutputError(
-                f"{path} {reason}: run the command that wrote it again, and it writes the file again"
-            ) from exc
+        return read_json_file(Layout(self.path).json(name), use)
 
-    @contextmanager
-    def skipped(self, *, more: bool = False) -> Iterator[SkippedWriter]:
-        """Write skipped.jsonl, with `more` behind the rows that it has: it appears when the body ends well, also where
-        nothing was appended.
-        """
-        path = self.path / "skipped.jsonl"
-        with atomic_path(path) as temp:
-            with disk_errors(path):
-                if more:
-                    shutil.copyfile(path, temp)
-                file = temp.open("a", encoding="utf-8", newline="\n")
-            writer = SkippedWriter(file, path)
-            try:
-                yield writer
-            finally:
-                with disk_errors(path):
-                    file.close()
-        self._record(path, "skipped", 0)
 
-    def _record(self, path: Path, kind: Kind, rows: int, **what: Any) -> None:
-        with read_errors(path):
-            size, sha256 = path.stat().st_size, file_sha256(path)
-        inside = self._layout.inside(path)
-        self.manifest.append(FileRecord(file=inside, kind=kind, rows=rows, bytes=size, sha256=sha256, **what))
-
-    def require_inside(self, path: Path) -> None:
-        """Refuse a path that a symbolic link leads out of the folder.
-
-        Raises:
-            OutputError: one does.
-        """
-        self._layout.require_inside(path)
+def _draw_identity(folder: RunFolder) -> None:
+    try:
+        folder.read_json_as(IDENTITY, _identity)
+    except OutputError:  # missing, or damaged
+        folder.write_json(IDENTITY, {"id": uuid.uuid4().hex})
 
 
 def _identity(value: Any) -> str:
     return uuid.UUID(hex=value["id"]).hex
+
+
+def _summary(folder: RunFolder) -> Any:
+    """What run.json says; None where it is not there or no JSON."""
+    try:
+        return folder.read_json("run.json")
+    except OutputError:
+        return None

@@ -79,7 +79,7 @@ def run_status(path: Path) -> RunStatus:
     shards, fingerprints = _finished(folder, records) if finished else _begun(folder)
     models = tuple(_model(folder, records, shards, *each, events) for each in fingerprints.items())
     fused = sum(
-        _is_done(records.get(folder.fused_file(collection, index)), content)
+        _is_done(records.get(folder.shards.fused_file(collection, index)), content)
         for (collection, index), (_, content) in shards.items()
     )
     return RunStatus(
@@ -126,7 +126,7 @@ def _model(
     done = [
         rows
         for (collection, index), (rows, content) in shards.items()
-        if _is_done(records.get(folder.vectors_file(collection, name, index)), content, fingerprint)
+        if _is_done(records.get(folder.shards.vectors_file(collection, name, index)), content, fingerprint)
     ]
     return ModelStatus(
         name=name,

@@ -19,7 +19,7 @@ class Unchanged:
     """The finished run that was in a folder when this was made, before anything of it was read.
 
     unchanged = Unchanged.of(folder.path)
-    chunks = folder.read_chunks("notes", 0)
+    chunks = folder.shards.read_chunks("notes", 0)
     unchanged.require("search it again")  # the chunks are of that run
     """
 

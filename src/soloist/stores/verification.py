@@ -158,10 +158,10 @@ class _Reading:
     def _shard(self, collection: str, index: int, ids: DigestTable) -> Iterator[str]:
         name = f"{collection}, shard {index}"
         try:
-            shard = self._folder.read_shard(collection, index)
+            shard = self._folder.shards.read_shard(collection, index)
         except OutputError as exc:
-            yield from self._unreadable(self._folder.chunks_file(collection, index), exc)
-            self.chunks += self._records[self._folder.chunks_file(collection, index)].rows
+            yield from self._unreadable(self._folder.shards.chunks_file(collection, index), exc)
+            self.chunks += self._records[self._folder.shards.chunks_file(collection, index)].rows
             return
         self.chunks += len(shard.ids)
         twice = [id_ for id_ in shard.ids if ids.add(text_digest(id_)) is not None]
@@ -179,15 +179,15 @@ class _Reading:
 
     def _model(self, shard: Shard, digests: Sequence[bytes], model: str, fingerprint: str, dim: int) -> Iterator[str]:
         where = f"{shard.collection}, shard {shard.index}, {model}"
-        file = self._folder.vectors_file(shard.collection, model, shard.index)
+        file = self._folder.shards.vectors_file(shard.collection, model, shard.index)
         if file not in self._records:
             yield f"{where}: its vectors are not in the manifest"
             return
         if self._records[file].fingerprint != fingerprint:
             yield f"{where}: its vectors were made with other settings than run.json says"
         try:
-            ids, vectors = self._folder.read_vectors(shard.collection, model, shard.index)
-            own = self._folder.read_digests(shard.collection, model, shard.index)
+            ids, vectors = self._folder.shards.read_vectors(shard.collection, model, shard.index)
+            own = self._folder.shards.read_digests(shard.collection, model, shard.index)
             stored = vector_file(self._folder.path / file).vector_dtype
         except OutputError as exc:
             yield from self._unreadable(file, exc)
@@ -200,14 +200,14 @@ class _Reading:
 
     def _fused(self, shard: Shard, digests: Sequence[bytes], dim: int) -> Iterator[str]:
         where = f"{shard.collection}, shard {shard.index}, fused"
-        file = self._folder.fused_file(shard.collection, shard.index)
+        file = self._folder.shards.fused_file(shard.collection, shard.index)
         if file not in self._records:
             yield f"{where}: its vectors are not in the manifest"
             return
         if self._records[file].content != shard_digest(shard.ids, digests):
             yield f"{where}: its vectors are of other chunks"
         try:
-            ids, vectors = self._folder.read_fused(shard.collection, shard.index)
+            ids, vectors = self._folder.shards.read_fused(shard.collection, shard.index)
             stored = vector_file(self._folder.path / file).vector_dtype
         except OutputError as exc:
             yield from self._unreadable(file, exc)

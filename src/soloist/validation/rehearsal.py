@@ -229,12 +229,12 @@ def _vectors(path: Path, result: RunResult) -> tuple[dict[str, Vectors], dict[tu
     own: dict[tuple[str, str], Vectors] = {}
     final: dict[str, Vectors] = {}
     for report in (each for each in result.collections if each.chunks):
-        shards = folder.shards(report.name)
+        shards = folder.shards.indices(report.name)
         for model in result.models:
-            parts = [folder.read_vectors(report.name, model.name, shard)[1] for shard in shards]
+            parts = [folder.shards.read_vectors(report.name, model.name, shard)[1] for shard in shards]
             own[report.name, model.name] = np.concatenate(parts)
         if result.fusion is not None:
-            final[report.name] = np.concatenate([folder.read_fused(report.name, shard)[1] for shard in shards])
+            final[report.name] = np.concatenate([folder.shards.read_fused(report.name, shard)[1] for shard in shards])
         else:
             final[report.name] = np.concatenate([own[report.name, model.name] for model in result.models], axis=1)
     return final, own

@@ -120,7 +120,7 @@ def pending(each: Pass, stage: Stage, sink: EventSink) -> list[tuple[ShardRef, s
     work: list[tuple[ShardRef, str]] = []
     kept: dict[str, list[FileRecord]] = {}
     for shard, model in ((shard, model) for shard in stage.shards for model in each.models):
-        record = finished.get(stage.folder.vectors_file(shard.collection, model, shard.index))
+        record = finished.get(stage.folder.shards.vectors_file(shard.collection, model, shard.index))
         wanted = (shard.content, stage.encoders[model].staged.fingerprint, stage.vector_dtype)
         if record is not None and (record.content, record.fingerprint, record.vector_dtype) == wanted:
             kept.setdefault(model, []).append(record)
@@ -203,7 +203,7 @@ class _Working:
         encoder = self._stage.encoders[item.model]
         encoded = encode_texts(encoder, self._replicas[item.model] if self._replicas is not None else None, item.fresh)
         folder, shard, staged = self._stage.folder, item.shard, encoder.staged
-        path = folder.path / folder.vectors_file(shard.collection, item.model, shard.index)
+        path = folder.path / folder.shards.vectors_file(shard.collection, item.model, shard.index)
         vectors, counts = encoded.vectors, encoded.counts
         if len(item.placement.copies):
             fresh = list(item.placement.fresh)
@@ -213,10 +213,11 @@ class _Working:
             counts[fresh] = encoded.counts
             self._known[item.model].fill(path, item.digests, item.placement, vectors, counts)
             self._count_unknown(item, counts)
-        tally = folder.write_vectors(
+        record = folder.shards.write_vectors(
             shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint, counts,
             self._stage.vector_dtype,
         )  # fmt: skip
+        folder.manifest.append(record)
         self._known[item.model].written(item.placement, vectors, self._stage.vector_dtype)
         if encoded.recomputed_ids:
             self._sink.emit(
@@ -224,13 +225,13 @@ class _Working:
                     model=item.model, collection=shard.collection, shard=shard.index, ids=encoded.recomputed_ids
                 )
             )
-        self._sink.emit(_shard_event(item, encoded, tally, time.perf_counter() - began))
+        self._sink.emit(_shard_event(item, encoded, record.tally or TokenTally(), time.perf_counter() - began))
 
     def _count_unknown(self, item: _Prepared, counts: NDArray[np.int32]) -> None:
         """Count the tokens of rows whose vectors were taken from a file of an earlier version, which has no counts."""
         rows = np.flatnonzero((counts == _UNKNOWN).any(axis=1))
         if rows.size:
-            texts = self._stage.folder.read_shard(item.shard.collection, item.shard.index).texts
+            texts = self._stage.folder.shards.read_shard(item.shard.collection, item.shard.index).texts
             counts[rows] = token_counts(self._stage.encoders[item.model].tokenize([texts[row] for row in rows]))
 
 
@@ -246,9 +247,9 @@ def _on_devices(each: Pass, stage: Stage, sink: EventSink) -> Iterator[dict[str,
 
 
 def _prepare(stage: Stage, ref: ShardRef, model: str, known: KnownVectors) -> _Prepared:
-    shard = stage.folder.read_shard(ref.collection, ref.index)
+    shard = stage.folder.shards.read_shard(ref.collection, ref.index)
     digests = tuple(text_digest(text) for text in shard.texts)
-    path = stage.folder.path / stage.folder.vectors_file(ref.collection, model, ref.index)
+    path = stage.folder.path / stage.folder.shards.vectors_file(ref.collection, model, ref.index)
     placement = known.place(path, digests)
     fresh = prepare_texts(
         stage.encoders[model],

@@ -16,6 +16,7 @@ from soloist.errors import InputError, NothingToEmbedError
 from soloist.events import EventSink, InputPassedOver, InputScanned, InputSkipped, Notice
 from soloist.sources import DuplicateIds, PassedOverFiles, SkippedInputs, read_chunks
 from soloist.stores import RunFolder
+from soloist.stores.skipped import skipped_log
 from soloist.types import Chunk, Collection, SkippedInput
 
 # A shard is held in memory: 4,096 chunks of code or prose are some 3 million characters, and a chunk may have 2.
@@ -54,7 +55,7 @@ def ingest(
     """
     shards: list[ShardRef] = []
     in_all = SkippedInputs()
-    with folder.skipped() as log:
+    with skipped_log(folder.path) as log:
         for collection in collections:
             skipped = SkippedInputs()
 
@@ -76,6 +77,7 @@ def ingest(
                     skipped=skipped.count,
                 )
             )
+    folder.manifest.append(log.record())
     if not shards:
         raise nothing_to_embed(collections, in_all)
     return tuple(shards)
@@ -124,8 +126,9 @@ def _write_shards(
 
 
 def _write_shard(collection: Collection, index: int, chunks: Sequence[Chunk], folder: RunFolder) -> ShardRef:
-    content = folder.write_chunks(collection.name, index, chunks)
-    return ShardRef(collection=collection.name, index=index, rows=len(chunks), content=content)
+    record = folder.shards.write_chunks(collection.name, index, chunks)
+    folder.manifest.append(record)
+    return ShardRef(collection=collection.name, index=index, rows=record.rows, content=record.content)
 
 
 def _characters(value: Any) -> int:

@@ -23,6 +23,7 @@ from soloist.errors import OutputError
 from soloist.events import EventSink, Notice, TextsLeftOut
 from soloist.stores import RunFolder
 from soloist.stores.leaving_out import keep_chunks
+from soloist.stores.skipped import skipped_log
 from soloist.types import Collection, Place, Shard, SkippedInput, Vectorless
 
 _LOOKED_AT_TOGETHER = 512  # texts, between two looks at whether the run is to stop
@@ -87,14 +88,14 @@ class _Search:
 
     def through(self, ref: ShardRef) -> list[_Found]:
         """The texts of the next shard without a vector, in order."""
-        shard = self._folder.incoming.read_shard(ref.collection, ref.index)
+        shard = self._folder.incoming.shards.read_shard(ref.collection, ref.index)
         reasons: dict[int, dict[str, Vectorless]] = {}
         digests = [text_digest(text) for text in shard.texts]
         for model in self._looks:
             for row, reason in self._look(model, shard, digests):
                 reasons.setdefault(row, {})[model] = reason
-        places = self._folder.incoming.read_places(ref.collection, ref.index) if reasons else ()
-        return [self._found(ref, row, places[row], digests[row], reasons[row]) for row in sorted(reasons)]
+        sources = self._folder.incoming.shards.read_sources(ref.collection, ref.index) if reasons else ()
+        return [self._found(ref, row, sources[row], digests[row], reasons[row]) for row in sorted(reasons)]
 
     def _look(self, model: str, shard: Shard, digests: Sequence[bytes]) -> Iterator[tuple[int, Vectorless]]:
         """The rows of a shard of which a model makes no vector. A text that has one is not looked at again."""
@@ -134,7 +135,7 @@ def _with_vectors(
             continue
         check()
         try:
-            digests = folder.read_digests(record.collection, record.model, record.shard)
+            digests = folder.shards.read_digests(record.collection, record.model, record.shard)
         except OutputError:  # damaged: its texts are looked at, and its vectors made again
             continue
         for digest in digests or ():
@@ -154,7 +155,7 @@ def _left_out(
 ) -> tuple[ShardRef, ...]:
     """Take what is found out of the shards, and say so: in the log, as events, and a notice a model."""
     kept: list[ShardRef] = []
-    with incoming.skipped(more=True) as log:
+    with skipped_log(incoming.path, more=True) as log:
         for collection, refs in itertools.groupby(shards, key=lambda ref: ref.collection):
             chunks, by_model = 0, Counter[str]()
             for ref in refs:
@@ -167,6 +168,7 @@ def _left_out(
                 kept += _rest(incoming, ref, found)
             if chunks:
                 sink.emit(TextsLeftOut(collection=collection, chunks=chunks, by_model=dict(by_model)))
+    incoming.manifest.append(log.record())
     for model, message in search.left_out.notices():
         sink.emit(Notice(about=model, message=message))
     return tuple(kept)

@@ -147,9 +147,9 @@ class _Had:
     def __init__(self, folder: RunFolder, collection: str) -> None:
         self._ids = DigestTable()
         self._contents = DigestTable()
-        for shard in folder.shards(collection):
+        for shard in folder.shards.indices(collection):
             with contextlib.suppress(OutputError):  # damaged: its chunks are read again, as if they were new
-                for chunk in folder.read_chunks(collection, shard):
+                for chunk in folder.shards.read_chunks(collection, shard):
                     self._ids.add(text_digest(chunk.id))
                     self._contents.add(_content(chunk))
 

@@ -19,6 +19,7 @@ from soloist.models.loading import StagedModel
 from soloist.sizing.budgets import Budget, budget_of
 from soloist.stores import RunFolder
 from soloist.stores.layout import STATE
+from soloist.stores.leftovers import remove_leftovers
 from soloist.stores.manifest import FileRecord
 from soloist.stores.reconcile import reconcile_incoming
 from soloist.types import VectorDType
@@ -114,7 +115,7 @@ def require_dtypes(
     Raises:
         ConfigError: it would be computed again.
     """
-    if config.dtype not in ("auto", "auto-fast") or folder.is_new:
+    if config.dtype not in ("auto", "auto-fast") or not folder.manifest.exists():
         return
     fingerprints = {record.fingerprint for record in folder.manifest.read().values() if record.kind == "vectors"}
     for name, before in made.items():
@@ -140,7 +141,7 @@ def recorded_budgets(made: Mapping[str, Made], fingerprints: Mapping[str, str]) 
 
 def mend(folder: RunFolder, sink: EventSink) -> None:
     """Take away what a killed run has left."""
-    folder.clean()
+    remove_leftovers(folder.path)
     rows = folder.manifest.mend()
     if rows:
         sink.emit(

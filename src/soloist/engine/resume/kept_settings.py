@@ -58,7 +58,7 @@ def settled(config: RunConfig) -> Settled:
     folder = RunFolder(config.out)
     asked = {name: value for name, value in config.settings().items() if is_explicit(value)}
     with disk_errors(config.out):  # a path that is too long
-        is_new = folder.is_new
+        is_new = not folder.manifest.exists()
     try:
         before = _made_with(folder)
     except OutputError as exc:

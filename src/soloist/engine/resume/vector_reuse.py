@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
+from soloist.stores.layout import PREVIOUS
 from soloist.stores.manifest import FileRecord
 from soloist.stores.rows import RowReader
 from soloist.stores.run_folder import RunFolder
@@ -206,7 +207,8 @@ def models_set_aside(folder: RunFolder) -> tuple[str, ...]:
 
 def _set_aside(folder: RunFolder) -> Iterator[tuple[Path, VectorFile]]:
     """The files that were set aside, and what they say of themselves; those that cannot be read are passed over."""
-    for path in sorted(folder.previous.glob("*.parquet")) if folder.previous.is_dir() else ():
+    previous = folder.path / PREVIOUS
+    for path in sorted(previous.glob("*.parquet")) if previous.is_dir() else ():
         try:
             stored = vector_file(path)
         except OutputError:

@@ -59,7 +59,7 @@ def _deviation(stage: Stage, model: str, shard: ShardRef) -> str:
 
 def sample_of(stage: Stage, shard: ShardRef, chunks: int) -> list[str]:
     """So many texts of a shard, evenly from its first to its last; all where it has fewer."""
-    texts = stage.folder.read_shard(shard.collection, shard.index).texts
+    texts = stage.folder.shards.read_shard(shard.collection, shard.index).texts
     return [texts[at] for at in np.linspace(0, len(texts) - 1, min(chunks, len(texts))).astype(int)]
 
 
