@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +25,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files that take minutes, the longest first: one that begins last would leave a single process at work at the end.
 LONGEST = (
-    "engine/test_isolation.py", "faults/test_stopping.py", "retrieval/test_judged_sets.py", "validation/test_faults.py",
+    "engine/drivers/test_isolated.py", "faults/test_stopping.py", "retrieval/test_judged_sets.py",
+    "validation/test_faults.py",
     "memory/test_random_capacities.py", "memory/test_predicted_peaks.py", "cli/test_cli_validate.py",
-    "engine/test_parity.py", "engine/test_release.py", "cli/test_cli_process.py", "durability/test_processes.py",
+    "engine/test_parity.py", "engine/test_release.py", "cli/test_cli_process.py", "engine/resume/test_processes.py",
     "retrieval/test_odd_questions.py", "planning/test_estimate.py", "engine/test_scale.py", "fuzz/test_fuzz.py",
     "devices/test_device_contract.py", "sizing/test_calibration.py", "adapters/test_plan_scenarios.py",
-    "durability/test_kills.py", "durability/test_edits.py",
+    "engine/resume/test_kills.py", "engine/resume/test_edits.py",
 )  # fmt: skip
 
 
@@ -60,30 +60,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
-def pytest_collection_finish() -> None:
-    """Take what has been imported out of the collector's sight: a lease collects at both its ends, and a collection
-    that looks through all of torch's and transformers' modules takes half a second.
+@pytest.fixture(autouse=True, scope="module")
+def what_is_there_is_no_garbage() -> None:
+    """Take what is there out of the collector's sight, before each file of tests.
+
+    A lease collects garbage at both its ends. A collection that looks through all of torch's and transformers' modules
+    takes half a second, and with it what an earlier file left in a cycle would be on the devices of this one's tests.
     """
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="module")
-def all_objects_in_sight() -> Iterator[None]:
+def all_objects_in_sight() -> None:
     """For tests of who holds what: of what was imported, the collector tells no referrers (see above)."""
     gc.unfreeze()
-    yield
-    gc.collect()
-    gc.freeze()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def simulated_devices_are_empty_again() -> Iterator[None]:
-    """What a test has left in a cycle would be on the devices of the next file's tests, with its context."""
-    yield
-    simulated = sys.modules.get("soloist.devices.simulated")
-    if simulated is not None and any(ledger.allocated_bytes for ledger in simulated._ledgers.values()):
-        gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +15,6 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables of the person who runs the tests must not decide them."""
     for name in ("SOLOIST_ACCELERATOR", "SOLOIST_CATALOGUE", "SOLOIST_LOCK_DIR", "SOLOIST_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def imports_are_no_garbage() -> Iterator[None]:
-    """A lease collects garbage at both its ends, which takes longer than a run this small does."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
