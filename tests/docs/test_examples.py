@@ -1,0 +1,122 @@
+"""What README and docs show is what a reader gets: every command and every Python block is run, in order, page by page.
+
+SOLOIST_UPDATE_DOCS=1 writes what was printed into the pages, where it differs: look at the change before you keep it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from support.markdown_examples import (
+    CHECKOUT,
+    RUN_LANGUAGES,
+    SHOWN_LANGUAGES,
+    Block,
+    Session,
+    blocks,
+    commands,
+    is_same,
+    pages,
+)
+
+import soloist
+
+MODELS = ("all-MiniLM-L6-v2", "wordllama")
+HAS_RUN = "<!-- the test begins with the run of the quickstart -->"
+UPDATE = os.environ.get("SOLOIST_UPDATE_DOCS") == "1"
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that the quickstart makes."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    shutil.copytree(CHECKOUT / "examples", folder / "examples")
+    config = soloist.RunConfig(
+        chunks_root=folder / "examples/chunks", out=folder / "run", models=MODELS, accelerator="cpu"
+    )
+    soloist.embed(config)
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A reader's machine has no GPU here, locks of its own, and nothing measured before."""
+    monkeypatch.setenv("SOLOIST_ACCELERATOR", "cpu")
+    monkeypatch.setenv("SOLOIST_LOCK_DIR", str(tmp_path / "locks"))
+    monkeypatch.setenv("SOLOIST_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("SOLOIST_CATALOGUE", raising=False)
+
+
+def pages_to_run() -> list[Path]:
+    """Pages that have a block to run."""
+    return [page for page in pages() if any(is_run(block) for block in blocks(page))]
+
+
+def is_run(block: Block) -> bool:
+    return block.language in RUN_LANGUAGES and not block.not_run
+
+
+@pytest.mark.parametrize("page", pages_to_run(), ids=lambda page: page.relative_to(CHECKOUT).as_posix())
+def test_a_page_shows_what_a_reader_gets(page: Path, finished_run: Path, tmp_path: Path, request) -> None:
+    """A command of the docs that fails, or prints something else, costs a stranger the first hour."""
+    session = Session(folder=tmp_path / "reader")
+    shutil.copytree(finished_run.parent / "examples", session.folder / "examples")
+    if HAS_RUN in page.read_text(encoding="utf-8"):
+        shutil.copytree(finished_run, session.folder / "run")
+    wrong = Wrong(page)
+    for block in blocks(page):
+        if not is_run(block):
+            continue
+        if block.language == "python":
+            printed = session.python(block)
+            if block.output is not None:
+                wrong.compare(block.output_line, "the Python block", block.output, printed)
+            continue
+        shown = list(commands(block))
+        for command, after in zip(shown, [*shown[1:], None], strict=True):
+            printed = session.command(command)
+            wrong.compare(command.line, command.text, command.output, printed)
+            may_fail = "soloist: error:" in printed or (after is not None and after.text == "echo $?")
+            assert session.code == 0 or may_fail, f"{page.name}:{command.line}: {command.text}: {printed}"
+    wrong.end()
+
+
+class Wrong:
+    """What a page shows that was not printed."""
+
+    def __init__(self, page: Path) -> None:
+        self._page = page
+        self._found: list[tuple[int, str, str, str]] = []
+
+    def compare(self, line: int, what: str, shown: str, printed: str) -> None:
+        """Note it where it differs."""
+        if not is_same(shown, printed):
+            self._found.append((line, what, shown, printed))
+
+    def end(self) -> None:
+        """Fail, or write what was printed into the page."""
+        if UPDATE:
+            self._update()
+            return
+        name = self._page.relative_to(CHECKOUT)
+        told = [f"{name}:{line}: {what}\nshown:\n{shown}\nprinted:\n{printed}" for line, what, shown, printed in self._found]
+        assert not told, "\n\n".join(told)
+
+    def _update(self) -> None:
+        lines = self._page.read_text(encoding="utf-8").splitlines()
+        for line, _, shown, printed in reversed(self._found):
+            lines[line - 1 : line - 1 + len(shown.rstrip("\n").splitlines())] = printed.strip("\n").splitlines()
+        self._page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_every_block_has_a_language_and_a_reason_not_to_be_run() -> None:
+    """A command in a block that nobody looks at goes stale."""
+    for page in pages():
+        for block in blocks(page):
+            place = f"{page.name}:{block.line}"
+            assert block.language in RUN_LANGUAGES | SHOWN_LANGUAGES or block.language.startswith("{"), place
+            if block.language in SHOWN_LANGUAGES:
+                assert not any(line.startswith("$ ") for line in block.content.splitlines()), place
