@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraint
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: demo test fuzz check check-sizes check-words bench bench-engines bench-scale bench-gpu format clean
+.PHONY: demo test fuzz check check-sizes check-words docs bench bench-engines bench-scale bench-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -38,6 +38,11 @@ check-sizes: $(VENV)/.check
 # No sentence of the documents is too long.
 check-words: $(VENV)/.check
 	$(BIN)/python -m tools.check_words
+
+# The site of the pages in docs, in build/docs. A warning is an error: a link that leads nowhere is one.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -E -q -W --keep-going -c docs/site -b html docs build/docs
+	@echo build/docs/index.html
 
 # Beside sentence-transformers and those of the other engines whose environments are there; BENCH=--quick tries it out.
 bench: $(VENV)/.bench
@@ -76,6 +81,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.check: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[check]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[docs]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python

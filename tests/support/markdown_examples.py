@@ -138,14 +138,15 @@ class Session:
         """Run a block; what it printed."""
         printed = io.StringIO()
         source = compile("\n" * (block.line - 1) + block.content, str(block.page), "exec", dont_inherit=True)
-        with contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
+        with _inside(self.folder), contextlib.redirect_stdout(printed):
             exec(source, self.names)
         return printed.getvalue()
 
     def command(self, command: Command) -> str:
         """Run a command; what the page should show of it."""
         if command.text == "echo $?":
-            return str(self.code)
+            code, self.code = self.code, 0
+            return str(code)
         words = shlex.split(command.text)
         if words[0] != "soloist" or {"|", "&&"} & set(words):
             return self._shell(command.text)
@@ -154,7 +155,7 @@ class Session:
     def _soloist(self, words: list[str]) -> str:
         """In this process: an import of torch takes longer than all commands of a page."""
         words, given = _without_redirections(words, self.folder)
-        with contextlib.chdir(self.folder), _arguments(words), warnings.catch_warnings():
+        with _inside(self.folder), _arguments(words), warnings.catch_warnings():
             result = CliRunner().invoke(app, words, input=given.get("<"))
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -186,6 +187,16 @@ def _without_redirections(words: list[str], folder: Path) -> tuple[list[str], di
         elif not word.startswith("2>"):
             rest.append(word)
     return rest, given
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @contextlib.contextmanager

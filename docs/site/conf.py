@@ -1,0 +1,52 @@
+"""Sphinx's settings for the site of these pages: `make docs` builds it, strictly and without the network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tools.command_reference import command_reference
+from tools.docstrings import as_restructured_text
+
+import soloist
+
+project = "soloist"
+author = "the soloist authors"
+release = soloist.__version__
+language = "en"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["site"]
+myst_heading_anchors = 3
+nitpicky = True
+# Types of other projects, whose pages are not at hand offline.
+nitpick_ignore_regex = [("py:.*", r".*")]
+
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_class_signature = "separated"
+
+html_theme = "furo"
+html_title = f"soloist {release}"
+html_show_sourcelink = False
+html_copy_source = False
+
+_COMMANDS = "<!-- the commands -->"
+
+
+def _fill_in(app: Any, name: str, source: list[str]) -> None:
+    """Put what the parser says in the place of the mark."""
+    source[0] = source[0].replace(_COMMANDS, command_reference())
+
+
+def _docstring(app: Any, what: str, name: str, documented: object, options: object, lines: list[str]) -> None:
+    lines[:] = as_restructured_text(lines)
+
+
+def setup(app: Any) -> None:
+    """Connect what the pages need beside Sphinx's own."""
+    app.connect("source-read", _fill_in)
+    app.connect("autodoc-process-docstring", _docstring, priority=400)
