@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import soloist
 from tools.command_reference import command_reference
 from tools.docstrings import as_restructured_text
-
-import soloist
 
 project = "soloist"
 author = "the soloist authors"
@@ -34,12 +34,21 @@ html_title = f"soloist {release}"
 html_show_sourcelink = False
 html_copy_source = False
 
+_PAGES = Path(__file__).resolve().parents[1]
 _COMMANDS = "<!-- the commands -->"
+_LINK_TO_MARKDOWN = re.compile(r"\]\((\.\./[^)#]+\.md)(?:#[^)]*)?\)")
 
 
 def _fill_in(app: Any, name: str, source: list[str]) -> None:
-    """Put what the parser says in the place of the mark."""
-    source[0] = source[0].replace(_COMMANDS, command_reference())
+    """Put what the parser says in the place of the mark; a link to Markdown that is not a page gives the file."""
+    folder = (_PAGES / name).parent
+    text = source[0].replace(_COMMANDS, command_reference())
+    source[0] = _LINK_TO_MARKDOWN.sub(lambda match: _link(folder, match), text)
+
+
+def _link(folder: Path, match: re.Match[str]) -> str:
+    is_page = (folder / match[1]).resolve().is_relative_to(_PAGES)
+    return match[0] if is_page else f"](path:{match[1]})"
 
 
 def _docstring(app: Any, what: str, name: str, documented: object, options: object, lines: list[str]) -> None:

@@ -102,7 +102,9 @@ class Wrong:
             self._update()
             return
         name = self._page.relative_to(CHECKOUT)
-        told = [f"{name}:{line}: {what}\nshown:\n{shown}\nprinted:\n{printed}" for line, what, shown, printed in self._found]
+        told = [
+            f"{name}:{line}: {what}\nshown:\n{shown}\nprinted:\n{printed}" for line, what, shown, printed in self._found
+        ]
         assert not told, "\n\n".join(told)
 
     def _update(self) -> None:
@@ -120,3 +122,64 @@ def test_every_block_has_a_language_and_a_reason_not_to_be_run() -> None:
             assert block.language in RUN_LANGUAGES | SHOWN_LANGUAGES or block.language.startswith("{"), place
             if block.language in SHOWN_LANGUAGES:
                 assert not any(line.startswith("$ ") for line in block.content.splitlines()), place
+
+
+# Every block that nobody runs here, by page, with the reason that the page gives.
+NOT_RUN = {
+    ("README.md", "the tests run in an environment that has soloist"),
+    ("docs/quickstart.md", "the tests run in an environment that has soloist"),
+    ("docs/benchmarks.md", "measures for minutes to hours, in environments of its own"),
+    ("docs/planning.md", "measures for a minute; tests/sizing runs it"),
+    ("docs/search.md", "needs the Cranfield collection and 90 seconds; the figures are of one run"),
+    ("docs/t4.md", "needs a GPU"),
+    ("docs/testing-docs.md", "it would change these pages"),
+    ("docs/validation.md", "makes nine runs in a minute or more; tests/cli/test_cli_validate.py runs it"),
+    ("docs/validation.md", "needs a GPU"),
+    ("docs/validation.md", "starts a process of its own for half a minute; tests/adapters/test_script.py runs it"),
+}
+
+
+def test_what_is_not_run_is_on_the_list() -> None:
+    """A block that is marked as not run hides that it fails: each new mark is a decision."""
+    marked = {
+        (block.page.relative_to(CHECKOUT).as_posix(), block.not_run)
+        for page in pages()
+        for block in blocks(page)
+        if block.not_run
+    }
+    assert marked == NOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("32 chunks in 1.1 s", "32 chunks in 27.9 s", True),
+        ("peak cpu 770.6 MB", "peak cpu  1.06 GB", True),
+        ("0:50 left, 712 B", "1:12:03 left, 3 kB", True),
+        ("32 chunks", "33 chunks", False),
+        ("first\n...\nlast", "first\nsecond\nthird\nlast", True),
+        ("first\n...", "second", False),
+        ("one", "one\ntwo", False),
+        ("a.b", "axb", False),
+        ("", "said", False),
+    ],
+)
+def test_what_counts_as_the_same_output(shown: str, printed: str, same: bool) -> None:
+    """A comparison that lets a count or a line pass proves nothing about the pages."""
+    assert is_same(shown, printed) is same
+
+
+def test_a_wrong_output_and_a_failing_command_are_found(tmp_path: Path) -> None:
+    """The runner itself: a page that shows another output, or a command that fails, must not pass."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```console\n$ echo one\ntwo\n$ false\n$ echo $?\n1\n```\n\n```python\nprint(1 + 1)\n```\n\n```text\n2\n```\n"
+    )
+    console, python = blocks(page)
+    session = Session(folder=tmp_path)
+    printed = [session.command(command) for command in commands(console)]
+    assert printed == ["one\n", "", "1"]
+    assert [is_same(command.output, said) for command, said in zip(commands(console), printed, strict=True)] == [
+        False, True, True,
+    ]  # fmt: skip
+    assert is_same(python.output or "", session.python(python))

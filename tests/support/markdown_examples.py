@@ -1,8 +1,8 @@
 """The commands and the Python blocks of a Markdown page: found, run in order in one folder, and their outputs compared.
 
-What a page shows is what a reader gets. These rules hold, and docs/testing.md tells them to readers:
+What a page shows is what a reader gets. These rules hold, and docs/testing-docs.md tells them to readers:
 
-- In a `console` block a line that begins with `$ ` is a command, and the lines below it are its output: stdout, and what
+- In a `console` block a line that begins with `$ ` is a command. The lines below it are its output: stdout, and what
   stderr says from a line that begins with `soloist:` on. Progress is left out.
 - A `text` block directly below a `python` block is what that block prints. The blocks of a page share their variables.
 - A line of `...` stands for any lines.

@@ -1,0 +1,66 @@
+"""What the pages list is what soloist has: commands and options, fusions, exports, cards and exit codes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import get_args
+
+import pytest
+from support.markdown_examples import CHECKOUT
+
+from soloist.cli import app
+from soloist.config import RunConfig
+from soloist.exports import EXPORTS
+from soloist.formats import DEFAULT_FILE_PATTERNS
+from soloist.fusion_methods import FUSIONS
+from soloist.memory.cards import CARDS
+from soloist.types import DTypeRequest
+from tools.command_reference import command_reference
+from tools.docstrings import as_restructured_text
+
+DOCS = CHECKOUT / "docs"
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    """An option that the parser has and the page lacks is found by nobody."""
+    reference = command_reference()
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert [f"## soloist {name}" in reference for name in names] == [True] * len(names)
+    assert "## soloist models list" in reference
+    for name in [each.name for each in fields(RunConfig) if each.name not in ("chunks_root", "source")]:
+        assert f"--{name.replace('_', '-')}" in reference, name
+
+
+def test_a_row_of_the_reference_is_a_row_of_a_table() -> None:
+    """A bar within a cell would cut it in two, and a star would make it italic."""
+    rows = [line for line in command_reference().splitlines() if line.startswith("| `")]
+    assert rows
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)\|", row)) == 3, row
+
+
+@pytest.mark.parametrize(
+    ("page", "listed"),
+    [
+        ("fusion.md", [*FUSIONS]),
+        ("exports.md", [*EXPORTS]),
+        ("planning.md", [*CARDS]),
+        ("models.md", [*get_args(DTypeRequest)]),
+        ("input-output.md", [*DEFAULT_FILE_PATTERNS]),
+        ("resume.md", ["0", "1", "2", "3", "130"]),
+    ],
+)
+def test_a_page_lists_all_that_there_is(page: str, listed: list[str]) -> None:
+    """A new fusion, export, card or format is a row of a table in the code; its page has to follow."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    missing = [name for name in listed if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)]
+    assert missing == []
+
+
+def test_docstrings_become_what_sphinx_reads() -> None:
+    """A backquote of Markdown would be italic, and an example a quotation."""
+    lines = ["Take `k` of ``n``.", "", "    run = `x`", "", "Raises:", "    KeyError: no `k`."]
+    assert as_restructured_text(lines) == [
+        "Take ``k`` of ``n``.", "", "::", "", "    run = `x`", "", "Raises:", "    KeyError: no ``k``.",
+    ]  # fmt: skip
