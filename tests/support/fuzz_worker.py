@@ -37,6 +37,7 @@ from soloist.types import Chunk, Collection
 SECONDS_PER_CASE = 30
 _NO_TEXT = tuple(magic.lower() for magic, _ in _FOREIGN)
 _FAULTS = ("unreadable file", "not a chunk")
+_SPACE = re.compile(r"[ \t\n\r]*")
 # Beyond our limit, at which Python's parser may go on: two readers need not agree on these.
 _DEEP = re.compile(rb'(?:\[|\{"\w": ?){%d}' % (MAX_LEVELS - 10))
 
@@ -138,12 +139,12 @@ def _count_in_document(content: bytes) -> int | None:
         text = content.decode("utf-8-sig")
     except ValueError:
         return None
-    values, at = [], len(text) - len(text.lstrip(" \t\n\r"))
+    values, at = [], _after_space(text, 0)
     try:
         while at < len(text) and (not values or text[at] in '{"'):
             value, at = json.JSONDecoder().raw_decode(text, at)
             values.append(value)
-            at += len(text[at:]) - len(text[at:].lstrip(" \t\n\r"))
+            at = _after_space(text, at)
     except ValueError:
         return None
     if at < len(text) or not values:
@@ -156,6 +157,12 @@ def _count_in_document(content: bytes) -> int | None:
             return 1
         value = next((value[key] for key in LIST_KEYS if isinstance(value.get(key), list)), None)
     return len(value) if isinstance(value, list) else None
+
+
+def _after_space(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    assert space is not None  # it matches nothing too
+    return space.end()
 
 
 def _ingested(file: Path, folder: Path) -> list[Chunk]:
