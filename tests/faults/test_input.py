@@ -22,7 +22,7 @@ from soloist.stores import RunFolder
 from soloist.stores.verification import verify_run
 from soloist.types import SkippedInput
 
-WRITTEN = "run again once nothing writes to it any more"
+WRITTEN = "run again when nothing writes to it any more"
 
 
 def scanned(event) -> bool:
@@ -39,7 +39,7 @@ def test_a_file_that_vanishes_after_it_was_found_is_named(config, finished_befor
     file = config.chunks_root / "beta" / "doc_chunks.json"
     with pytest.raises(BadChunkFileError) as caught:
         run(config, On(scanned, file.unlink))
-    sentence = f"{file} cannot be read (No such file or directory): repair it, or go on without it with "
+    sentence = f"{file} cannot be read (No such file or directory): repair it, or leave it out with "
     assert require_sentence(caught.value).startswith(sentence)
     assert (files_of(config.out) if config.out.exists() else {}) == before
     if finished_before:

@@ -109,19 +109,23 @@ def test_the_text_is_what_it_was(text: str) -> None:
         (
             {"body": "b", "é": 1},
             {},
-            "is not a chunk: it has no 'text' but 'body', '\\xe9' (--text-field names another)",
+            "is not a chunk: it has no 'text' (its fields are 'body', '\\xe9'; give --text-field to name another)",
         ),
-        ({}, {}, "is not a chunk: it has no 'text' but no fields (--text-field names another)"),
+        ({}, {}, "is not a chunk: it has no 'text' (it has no fields; give --text-field to name another)"),
         ({"text": None}, {}, "is not a chunk: its 'text' is null, not a string"),
         ({"text": {"a": 1}}, {}, "is not a chunk: its 'text' is an object, not a string"),
-        ({"text": "ab\ud800"}, {}, "is not a chunk: its 'text' has a lone surrogate at character 2, which is not text"),
+        (
+            {"text": "ab\ud800"},
+            {},
+            "is not a chunk: its 'text' has a lone surrogate at character 2, which UTF-8 cannot hold",
+        ),
         ({"text": "a", "id": "\udfff"}, {}, "is not a chunk: its 'id' has a lone surrogate at character 0"),
         ({"text": "a", "id": 1}, {"id_field": "key"}, "has no id: neither it nor its metadata has the id field 'key'"),
         ({"text": "a", "key": None}, {"id_field": "key"}, "has no id: neither it nor its metadata has the id field"),
         (
             {"text": "a", "key": 1.5},
             {"id_field": "key"},
-            "has no id: its 'key' is 1.5, not a string or a whole number (--id-field names another field)",
+            "has no id: its 'key' is 1.5, not a string or a whole number (give --id-field to name another field)",
         ),
         ({"text": "a", "id": True, "_id": 1}, {}, "has no id: its 'id' is true, not a string or a whole number"),
         ({"text": "a", "chunk_id": float("nan")}, {}, "has no id: its 'chunk_id' is nan, not"),
@@ -144,5 +148,5 @@ def test_what_is_no_chunk_is_told(item: Any, config: dict[str, Any], fault: str)
 
 def test_only_the_first_names_of_a_wide_item_are_listed() -> None:
     """The message would be pages long."""
-    with pytest.raises(NotAChunkError, match=r"but 'f0', .*, 'f7' and 92 more \("):
+    with pytest.raises(NotAChunkError, match=r"fields are 'f0', .*, 'f7' and 92 more; give"):
         made({f"f{n}": n for n in range(100)})

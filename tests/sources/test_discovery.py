@@ -142,7 +142,7 @@ def test_a_wanted_collection_that_is_missing_is_an_error(tmp_path: Path) -> None
     plant(tmp_path, "Docling/x.jsonl", "Qdrant/x.jsonl", "empty/readme.md")
     with pytest.raises(InputError) as caught:
         discover(tmp_path, CONFIG, ["Docling", "docling"])
-    assert str(caught.value) == f"{tmp_path} holds no collection 'docling': name one of Docling, Qdrant"
+    assert str(caught.value) == f"{tmp_path} has no collection 'docling': choose one of Docling, Qdrant"
 
 
 def test_a_root_without_chunk_files_is_an_error_that_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -151,18 +151,18 @@ def test_a_root_without_chunk_files_is_an_error_that_says_what_was_looked_for(tm
     with pytest.raises(InputError) as caught:
         discover(tmp_path, SourceConfig(file_patterns=("*_chunks.json", "*.jsonl")))
     assert str(caught.value) == (
-        f"{tmp_path} holds no chunk files: looked for *_chunks.json, *.jsonl at any depth, "
-        "and --file-patterns names others; 1 file is not a chunk file and was passed over: "
-        "c/data.json (no pattern takes it)"
+        f"{tmp_path} holds no chunk files: soloist looked for *_chunks.json, *.jsonl at any depth; to read files with "
+        "other names, give --file-patterns. 1 file is not a chunk file and was passed over: "
+        "c/data.json (its name matches no pattern)"
     )
 
 
 def test_a_root_that_is_missing_or_a_file_is_an_error(tmp_path: Path) -> None:
     """A wrong path would show as a traceback."""
-    with pytest.raises(InputError, match=r"nowhere cannot be read \(No such file or directory\): name a folder"):
+    with pytest.raises(InputError, match=r"nowhere cannot be read \(No such file or directory\): give a folder"):
         discover(tmp_path / "nowhere", CONFIG)
     plant(tmp_path, "x_chunks.json")
-    with pytest.raises(InputError, match=r"x_chunks\.json is a file: name the folder that it is in"):
+    with pytest.raises(InputError, match=r"x_chunks\.json is a file: give the folder that contains it"):
         discover(tmp_path / "x_chunks.json", CONFIG)
 
 
@@ -172,7 +172,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:
     plant(tmp_path, "a/x.jsonl", "a/closed/y.jsonl")
     (tmp_path / "a" / "closed").chmod(0)
     try:
-        with pytest.raises(InputError, match=r"closed cannot be read \(Permission denied\): allow it"):
+        with pytest.raises(InputError, match=r"closed cannot be read \(Permission denied\): make it readable"):
             discover(tmp_path, CONFIG)
     finally:
         (tmp_path / "a" / "closed").chmod(0o700)

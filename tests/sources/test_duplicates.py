@@ -23,8 +23,8 @@ def test_the_error_names_the_id_and_both_places() -> None:
     with pytest.raises(DuplicateIdError) as caught:
         duplicates.check("y", Place(file=Path("b.json"), index=3))
     assert str(caught.value) == (
-        "two chunks have the id 'y': a.json (chunk 7) and b.json (chunk 3): "
-        "give each chunk an id of its own, or name the field that holds one with --id-field"
+        "two chunks have the same id 'y', a.json (chunk 7) and b.json (chunk 3): "
+        "give each chunk its own id, or name the field with the ids in --id-field"
     )
 
 
@@ -51,7 +51,7 @@ def test_ids_are_found_again_after_the_table_has_grown() -> None:
         duplicates.check(str(n), Place(file=Path(f"{n // 10_000}.json"), index=n % 10_000))
     for n in range(0, count, 17):
         place = Place(file=Path("again.json"), index=n)
-        with pytest.raises(DuplicateIdError, match=rf": {n // 10_000}\.json \(chunk {n % 10_000}\) and again"):
+        with pytest.raises(DuplicateIdError, match=rf"', {n // 10_000}\.json \(chunk {n % 10_000}\) and again"):
             duplicates.check(str(n), place)
 
 

@@ -91,7 +91,7 @@ def test_a_packed_file_that_is_cut_off_or_damaged_is_a_fault(tmp_path: Path, end
     content = packed(b"".join(b'{"text": "text number %d"}\n' % (number * 7919) for number in range(4_000)))
     file = tmp_path / f"a.jsonl{ending}"
     for broken in (content[: len(content) // 2], content[:-1], content[:-9], content + b"more"):
-        assert "is damaged or cut off: it cannot be unpacked (" in refused(file, broken)
+        assert "is damaged or cut off: it cannot be decompressed (" in refused(file, broken)
     chunks, (skip,) = read(file, content[: len(content) // 2], on_bad_input="skip")
     assert skip.detail.endswith(f"; {len(chunks)} of its chunks were read before and kept")
 
@@ -114,9 +114,13 @@ def archive(content: bytes) -> bytes:
 
 FOREIGN: list[tuple[str, bytes, str]] = [
     ("a.jsonl.gz", archive(b"{}"), "is not JSON Lines but a ZIP archive: unpack it"),
-    ("a.jsonl", lzma.compress(b"{}"), "is not JSON Lines but packed with xz: unpack it, or pack it with gzip"),
-    ("a.jsonl.gz", gzip.compress(parquet(ROWS)), "is not JSON Lines packed with gzip but Parquet: name it .parquet"),
-    ("a_chunks.json", arrow(pa.ipc.new_file, ROWS), "is not JSON but Arrow: name it .arrow"),
+    ("a.jsonl", lzma.compress(b"{}"), "is not JSON Lines but compressed with xz: decompress it, or use gzip"),
+    (
+        "a.jsonl.gz",
+        gzip.compress(parquet(ROWS)),
+        "is not JSON Lines compressed with gzip but Parquet: rename it to end in .parquet",
+    ),
+    ("a_chunks.json", arrow(pa.ipc.new_file, ROWS), "is not JSON but Arrow: rename it to end in .arrow"),
     ("a.csv", "text\na".encode("utf-16"), "is not CSV but text in UTF-16: save it as UTF-8"),
     ("a.csv", "text\na".encode("utf-16-le"), "is not text in UTF-8: its first line has a zero byte"),
     ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid", "but a pointer of Git LFS: fetch the file itself"),
@@ -124,50 +128,58 @@ FOREIGN: list[tuple[str, bytes, str]] = [
     (
         "a.jsonl.gz",
         gzip.compress(gzip.compress(b"{}")),
-        "is packed twice, with gzip and in it with gzip: unpack it once",
+        "is compressed twice, with gzip and again with gzip: decompress it once",
     ),
-    ("a.jsonl.gz", b"\x1e\x8b\x08\0\0\0", "is not packed with gzip, as its name says, and no text either"),
-    ("a.parquet", gzip.compress(b"{}"), "is not Parquet but packed with gzip: unpack it"),
+    ("a.jsonl.gz", b"\x1e\x8b\x08\0\0\0", "is neither compressed with gzip, as its name says, nor text"),
+    ("a.parquet", gzip.compress(b"{}"), "is not Parquet but compressed with gzip: decompress it"),
     ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid", "is not Parquet but a pointer of Git LFS"),
-    ("a.parquet", b"PAR1", "is not readable as Parquet from row 0 on"),
-    ("a.arrow", gzip.compress(b"{}"), "is not Arrow but packed with gzip: unpack it"),
-    ("a.feather", parquet(ROWS), "is not Arrow but Parquet: name it .parquet"),
-    ("a.jsonl", json.dumps(ROWS, indent=1).encode(), "is one JSON text over several lines, and not an object a line"),
-    ("a.csv", b"text\n\xe4hnlich\n", "row 0 of {file} is not UTF-8 (its first line is 2; "),
+    ("a.parquet", b"PAR1", "cannot be read as Parquet from row 0 on"),
+    ("a.arrow", gzip.compress(b"{}"), "is not Arrow but compressed with gzip: decompress it"),
+    ("a.feather", parquet(ROWS), "is not Arrow but Parquet: rename it to end in .parquet"),
+    ("a.jsonl", json.dumps(ROWS, indent=1).encode(), "is one JSON document over several lines, not one object a line"),
+    ("a.csv", b"text\n\xe4hnlich\n", "row 0 of {file} is not UTF-8 (at line 2; "),
     ("a.csv", b"text,gr\xf6\xdfe\na,1\n", "is not UTF-8 in its header: save the file as UTF-8"),
     ("a.csv", b"text;id\na,b;1\n", ""),
-    ("a.csv", b"body;id\na;1\n", "has no column 'text' (its columns are 'body', 'id': --text-field names another)"),
+    (
+        "a.csv",
+        b"body;id\na;1\n",
+        "has no column 'text', only 'body', 'id' (give --text-field to name another)",
+    ),
     ("a.csv", b'\xef\xbb\xbf"text";"id"\r\n"a,b";"1"\r\n', ""),  # a sheet whose texts are all in quotes
     ("a.csv", b"sep=;\r\ntext;id\r\na,b;1\r\n", ""),  # Excel's own first line
     ("a.csv", b'\xef\xbb\xbf"sep=|"\r\n"text"|"id"\r\na,b|1\r\n', ""),
-    ("a.csv", b'"text"x;"id"\n"a";1\n', "has no header: its first line goes on after the closing quote of field 1"),
-    ("a_chunks.json", b'{"body": "b", "id": 1}', "a text in 'text' (its first fields are 'body', 'id': --text-field"),
-    ("a.jsonl", b'[{"text": "a"}, {"text": "b"}]\n', "is a whole list of chunks in line 1, and not an object: name it"),
+    ("a.csv", b'"text"x;"id"\n"a";1\n', "has no header: its first line has text after the closing quote of field 1"),
+    (
+        "a_chunks.json",
+        b'{"body": "b", "id": 1}',
+        "no text in 'text' (its first fields are 'body', 'id'; give --text-field",
+    ),
+    ("a.jsonl", b'[{"text": "a"}, {"text": "b"}]\n', "is a list of chunks in line 1, not one object: rename it"),
     ("a.jsonl", b'{"text": "a"},\n{"text": "b"},\n', "chunk 0 of {file} has a comma after it at line 1, column 14: re"),
     (
         "a.jsonl",
         b'{"text": "a", "n": 1, "page": NaN}\n',
-        "a NaN or an infinity in 'page', which JSON lacks: write null",
+        "NaN or infinity in 'page', and JSON has neither: write null",
     ),
     ("a.csv", b'\xef\xbb\xbf\xef\xbb\xbftext,id\r\n"a,b",1\r\n', ""),  # two marks
     (
         "a.csv",
         b"text,id\na,1\n\xef\xbb\xbftext,id\nb,1\n",
-        "row 1 of {file} is the header once more (its first line is 3)",
+        "row 1 of {file} repeats the header (at line 3)",
     ),
     (
         "a.tsv",
         b'id\ttext\n1\t"a\n2\tb\n3\tc"\n',
-        "opened at line 2 and goes on over line 3, which looks like a row",
+        "opens at line 2 and is still open at line 3, which looks like a new row",
     ),  # as MS MARCO has its quotes
-    ("a.csv", b"text,id,id\na,1,2\n", "has several columns of one name ('id')"),
-    ("a.csv", b'text,id\na,1\n"b,2\nc,3\n', "has a quote that is opened at line 3 and never closed"),
-    ("a.csv", b'text,id\n"a" b,1\n', "row 0 of {file} goes on after the closing quote of field 1"),
-    ("a.csv", b"text,id\na\n", "row 0 of {file} has 1 field and the header has 2 (its first line is 2)"),
-    ("a.feather", b"FEA1" + bytes(100), "is Feather of version 1, which is no longer read"),
-    ("a.arrow", arrow(pa.ipc.new_file, ROWS)[:-20], "is cut off: it begins as an Arrow file, and does not end as one"),
+    ("a.csv", b"text,id,id\na,1,2\n", "has several columns with the same name ('id')"),
+    ("a.csv", b'text,id\na,1\n"b,2\nc,3\n', "has a quote that opens at line 3 and never closes"),
+    ("a.csv", b'text,id\n"a" b,1\n', "row 0 of {file} has text after the closing quote of field 1"),
+    ("a.csv", b"text,id\na\n", "row 0 of {file} has 1 field, but the header has 2 (at line 2)"),
+    ("a.feather", b"FEA1" + bytes(100), "is Feather version 1, which is not supported"),
+    ("a.arrow", arrow(pa.ipc.new_file, ROWS)[:-20], "is cut off: it begins as an Arrow file, but does not end as one"),
     ("a.arrow", arrow(pa.ipc.new_stream, ROWS)[:-300], "is damaged or cut off: a "),
-    ("a.arrow", b"\xff" * 40, "is damaged or cut off: a message has no end"),
+    ("a.arrow", b"\xff" * 40, "is damaged or cut off: a message goes beyond the end of the file"),
 ]
 
 
@@ -251,7 +263,7 @@ def test_a_bomb_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "b.csv.gz": (b"text\n" + zeros + b"\nb\n", "is too large: line 2 has more than "),
         "c.csv.gz": (
             b'text\n"' + b"a few words\n" * 300_000 + b'"\n',
-            "has a quote that is opened at line 2 and never clo",
+            "has a quote that opens at line 2 and never clo",
         ),
         "b.jsonl.gz": (spaces + b'\n"b"\n', "is too large: line 1 has more than "),
     }
@@ -318,7 +330,7 @@ def test_columns_of_unions_and_of_runs_are_refused(tmp_path: Path) -> None:
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, table.schema) as out:
             out.write_table(table)
-        assert "has columns of unions or of runs ('odd'), which are not read" in refused(
+        assert "has columns of a union or run-end encoded type ('odd'), which are not supported" in refused(
             tmp_path / "a.arrow", sink.getvalue()
         )
 

@@ -62,7 +62,7 @@ def test_an_object_gives_the_first_list_of_the_known_keys(
     if lists:
         assert list(read_json(file, buffer_bytes=buffer)) == lists[0]
     else:
-        with pytest.raises(UnreadableFileError, match="without a list of chunks under chunks, data, records, items"):
+        with pytest.raises(UnreadableFileError, match="with no list of chunks under chunks, data, records, items"):
             list(read_json(file, buffer_bytes=buffer))
 
 
@@ -98,14 +98,14 @@ FAULTS = [
     (b'\xef\xbb\xbf["a", "\xc3', "is not UTF-8 at byte 10 (unexpected end of data)", ["a"]),
     ("", "is not JSON at line 1, column 1 (Expecting value)", []),
     (" \n", "is not JSON at line 2, column 1 (Expecting value)", []),
-    ('"text"', "holds neither a list of chunks nor an object with one, but", []),
-    ("{}", "is an object without a list of chunks under chunks, data, records, items", []),
-    ('{"chunks": "a", "texts": ["b"]}', "is an object without a list of chunks", []),
+    ('"text"', "is neither a list of chunks nor an object with one: it begins with", []),
+    ("{}", "is an object with no list of chunks under chunks, data, records, items", []),
+    ('{"chunks": "a", "texts": ["b"]}', "is an object with no list of chunks", []),
     ('{"chunks": ["a"], "b": }', "is not JSON at line 1, column 24 (Expecting value)", ["a"]),
     ('{"chunks": ["a"]} x', "is not JSON at line 1, column 19 (Extra data)", ["a"]),
     ('{"chunks": ["a", "b"', "is not JSON at line 1, column 21 (Expecting ',' or ']')", ["a", "b"]),
     ('["a", [' + "1" * 5000 + "]]", "is not JSON at line 1, column 7 (Exceeds the limit", ["a"]),
-    ('["a", ' + "[" * 100_000, "nests too deeply at line 1, column 7", ["a"]),
+    ('["a", ' + "[" * 100_000, "is nested too deeply at line 1, column 7", ["a"]),
 ]
 
 
@@ -215,7 +215,7 @@ def test_a_bad_line_stands_alone(folder: Path) -> None:
         "a",
         "is not JSON at line 3, column 7 (Expecting value)",
         "is not UTF-8 at line 4, byte 18 (invalid start byte)",
-        "nests too deeply at line 5",
+        "is nested too deeply at line 5",
         items[4].fault,
         "c",
         "is not JSON at line 8, column 5 (Expecting ':' delimiter)",

@@ -38,7 +38,7 @@ def test_the_stack_of_the_caller_decides_nothing(tmp_path, reader, end, levels):
     file.write_text(f"{head}{nested}{']' if reader is read_json and end == 'whole' else ''}")
     found = {at_depth(calls, lambda: outcome(lambda: reader(file))) for calls in (0, 100, 300)}
     assert len(found) == 1
-    assert ("nests too deeply" in found.pop()) == (levels > MAX_LEVELS)
+    assert ("is nested too deeply" in found.pop()) == (levels > MAX_LEVELS)
 
 
 def test_brackets_in_strings_and_side_by_side_are_no_levels():

@@ -106,9 +106,12 @@ def test_a_row_that_python_cannot_hold_stands_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "fault"),
     [
-        ({"body": ["b"], "n": [1]}, "has no column 'text' (its columns are 'body', 'n': --text-field names another)"),
-        ({"text": [1]}, "has no text but int64 in its column 'text' (--text-field names another)"),
-        ({"text": [b"b"]}, "has no text but binary in its column 'text' (--text-field names another)"),
+        (
+            {"body": ["b"], "n": [1]},
+            "has no column 'text', only 'body', 'n' (give --text-field to name another)",
+        ),
+        ({"text": [1]}, "has int64 instead of text in its column 'text' (give --text-field to name another)"),
+        ({"text": [b"b"]}, "has binary instead of text in its column 'text' (give --text-field to name another)"),
     ],
 )
 def test_a_file_without_texts_is_unreadable(tmp_path: Path, columns: dict[str, Any], fault: str) -> None:
@@ -124,7 +127,9 @@ def test_columns_of_one_name_are_a_fault(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(UnreadableFileError) as caught:
         list(read_parquet(tmp_path / "a.parquet", "text"))
-    assert str(caught.value) == "has several columns of one name ('page', 'n'), of which all but one would be lost"
+    assert (
+        str(caught.value) == "has several columns with the same name ('page', 'n'), and only one of them could be kept"
+    )
 
 
 def rows_at_once(file: Path, batch_bytes: int = BATCH_BYTES) -> list[int]:
@@ -263,9 +268,9 @@ HIDDEN: dict[str, tuple[Callable[[], pa.Array], int, str]] = {
         0, "is too large: its values take 3,6",
     ),
     "numbers": (lambda: _lists(pa.array(np.zeros(10_000_000)), 1, 9_999_999, 10_000_000), 0, "10,000,000 values in 3"),
-    "bits": (lambda: _lists(pa.array(np.zeros(20_000_000, bool)), 20_000_000), 0, "20,000,000 values in 1 of them"),
-    "nothing": (lambda: _lists(pa.nulls(20_000_000, pa.string()), 20_000_000), 0, "20,000,000 values in 1 of them"),
-    "objects": (lambda: _lists(_structs(200_000), 200_000), 0, "1 of them, and one row may have 2,000,000"),
+    "bits": (lambda: _lists(pa.array(np.zeros(20_000_000, bool)), 20_000_000), 0, "20,000,000 values in 1 row,"),
+    "nothing": (lambda: _lists(pa.nulls(20_000_000, pa.string()), 20_000_000), 0, "20,000,000 values in 1 row,"),
+    "objects": (lambda: _lists(_structs(200_000), 200_000), 0, "1 row, and a row may have at most 2,000,000"),
 }  # fmt: skip
 
 
@@ -321,7 +326,7 @@ def test_keys_that_become_one_are_told(tmp_path: Path) -> None:
     """One of two values was lost without a word."""
     maps = pa.array([[(math.nan, 1), (math.nan, 2)], [(1.5, 1)]], pa.map_(pa.float64(), pa.int64()))
     first, second = rows(tmp_path, {"text": ["a", "b"], "m": maps})
-    assert first.fault == "has a map of which two keys are 'nan' as text" and second["m"] == {"1.5": 1}
+    assert first.fault == "has a map with two keys that are both 'nan' as text" and second["m"] == {"1.5": 1}
 
 
 def test_text_that_is_json_of_duckdb_is_text(tmp_path: Path) -> None:
@@ -368,7 +373,7 @@ def test_a_row_that_would_take_a_machines_memory_is_no_row(tmp_path: Path) -> No
     pq.write_table(table, file, compression="zstd")
     first, second, third = read_parquet(file, "text")
     assert (first, third) == ({"text": "a", "tags": [TEXT]}, {"text": "c", "tags": [TEXT]})
-    assert second.fault == "is too large: its values take 360,022 MB, and one row may take 256 MB"
+    assert second.fault == "is too large: its values take 360,022 MB, and a row may take at most 256 MB"
 
 
 def test_a_file_that_is_cut_or_damaged_is_unreadable(tmp_path: Path) -> None:
@@ -377,7 +382,7 @@ def test_a_file_that_is_cut_or_damaged_is_unreadable(tmp_path: Path) -> None:
     whole = (tmp_path / "a.parquet").read_bytes()
     for size in range(0, len(whole), 53):
         (tmp_path / "cut.parquet").write_bytes(whole[:size])
-        with pytest.raises(UnreadableFileError, match="is not readable as Parquet from row 0 on"):
+        with pytest.raises(UnreadableFileError, match="cannot be read as Parquet from row 0 on"):
             list(read_parquet(tmp_path / "cut.parquet", "text"))
 
 
@@ -387,10 +392,10 @@ def test_a_footer_that_contradicts_itself_is_damaged(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", "b", "c"], "n": [1, 2, 3]}), file)
     whole = file.read_bytes()
     file.write_bytes(with_rows(whole, 4))
-    with pytest.raises(UnreadableFileError, match="is damaged: it says that it has 4 rows, and then 3"):
+    with pytest.raises(UnreadableFileError, match="is damaged: its footer says 4 rows, but its row groups have 3"):
         list(read_parquet(file, "text"))
     file.write_bytes(with_column_twice(whole))
-    with pytest.raises(UnreadableFileError, match="is damaged: its parts have other columns than it says"):
+    with pytest.raises(UnreadableFileError, match="is damaged: its row groups have other columns than its schema"):
         list(read_parquet(file, "text"))
     file.write_bytes(with_rows(whole, 3))
     assert len(list(read_parquet(file, "text"))) == 3

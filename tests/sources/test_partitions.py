@@ -83,6 +83,6 @@ def test_a_chunk_that_says_something_else_is_an_error(tmp_path: Path, own: str) 
     """One of two values would win in silence."""
     plant(tmp_path / "c", "lang=en/a.jsonl", f'{{"text": "a", {own}}}\n')
     with pytest.raises(
-        BadChunkFileError, match=r"contradicts its folder: its 'lang' is .*, and the folder says 'en': "
+        BadChunkFileError, match=r"contradicts its folder: its 'lang' is .*, but the folder says 'en': "
     ):
         metadata(tmp_path / "c")

@@ -38,8 +38,8 @@ def test_every_file_is_read_or_listed_with_its_reason(tmp_path: Path) -> None:
         "part-00000.json.gz": "no pattern takes it",
         "queries.jsonl": "the questions of a BEIR folder",
         "queries.jsonl.gz": "the questions of a BEIR folder",
-        "qrels/test.tsv": "has no column 'text' (its columns are 'query-id', 'corpus-id', 'score': ",
-        "links.csv.gz": "has no column 'text' (its columns are 'a', 'b': --text-field names another)",
+        "qrels/test.tsv": "has no column 'text', only 'query-id', 'corpus-id', 'score'",
+        "links.csv.gz": "has no column 'text', only 'a', 'b'",
         "a.parquet.gz": "packed in a way that is not read",
         "a.jsonl.xz": "packed in a way that is not read",
         "all.zip": "packed in a way that is not read",
@@ -69,9 +69,9 @@ def test_every_file_is_read_or_listed_with_its_reason(tmp_path: Path) -> None:
         assert told[f"docs/{name}"].startswith(reason), name
     assert found.passed_over.count == len(reasons) + 2
     assert found.passed_over.sentence() == (
-        "16 files are not chunk files and were passed over: docs/data.json (no pattern takes it), "
-        "docs/part-00000.json.gz (no pattern takes it), docs/links.csv.gz (has no column 'text' (its columns are "
-        "'a', 'b': --text-field names another)) and 13 more"
+        "16 files are not chunk files and were passed over: docs/data.json (its name matches no pattern), "
+        "docs/part-00000.json.gz (its name matches no pattern), docs/links.csv.gz (has no column 'text', only 'a', "
+        "'b') and 13 more"
     )
     assert found.passed_over.to_dict()["by_reason"]["a marker of another tool"] == {"none": 2}
 
@@ -100,7 +100,7 @@ def test_what_lies_in_collections_that_are_not_wanted_is_not_counted(tmp_path: P
     for name in ("a/x.jsonl", "a/x.txt", "b/y.jsonl", "b/y.txt"):
         put(tmp_path, name)
     assert find_input(tmp_path, SourceConfig(), ["b"]).passed_over.sentence() == (
-        "1 file is not a chunk file and was passed over: b/y.txt (no format with this ending is read)"
+        "1 file is not a chunk file and was passed over: b/y.txt (its file type is not supported)"
     )
 
 
@@ -153,10 +153,10 @@ def test_what_soloist_wrote_is_refused_wherever_it_lies(tmp_path: Path, names: l
         find_input(tmp_path, SourceConfig())
     what = "a folder that soloist exported" if "export" in names[0] else "the folder of a run of soloist"
     assert str(caught.value) == (
-        f"{tmp_path / 'docs' / 'old'} is {what}, and its rows are no chunks: move it out of {tmp_path}, or name "
+        f"{tmp_path / 'docs' / 'old'} is {what}, so its rows are not chunks: move it out of {tmp_path}, or give "
         "another folder"
     )
-    with pytest.raises(InputError, match=r"and its rows are no chunks: name the folder of your chunks$"):
+    with pytest.raises(InputError, match=r"so its rows are not chunks: give the folder with your chunks$"):
         find_input(tmp_path / "docs" / "old", SourceConfig())
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_was_exported_is_refused_and_others_are_not(tmp_path: Path) 
     assert len(find_input(tmp_path, SourceConfig()).collections[0].files) == 2
     put(tmp_path, "docs/exported.jsonl", json.dumps(row).encode())
     with pytest.raises(
-        InputError, match=r"exported\.jsonl is a file that soloist exported, and its rows are no chunks"
+        InputError, match=r"exported\.jsonl is a file that soloist exported, so its rows are not chunks"
     ):
         find_input(tmp_path, SourceConfig())
     assert own_folder(["manifest.jsonl", "audio"]) is None
@@ -188,7 +188,7 @@ def test_a_table_with_versions_is_refused(tmp_path: Path, name: str, kind: str) 
         (tmp_path / each).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / each).write_text("{}")
     for root in (tmp_path, tmp_path / "t"):
-        with pytest.raises(InputError, match=f"is a table of {kind}, and such a folder keeps rows that were deleted"):
+        with pytest.raises(InputError, match=f"is a {kind} table, which also keeps rows that were deleted"):
             find_input(root, SourceConfig())
     (tmp_path / name).unlink()
     (tmp_path / name).parent.rmdir()

@@ -21,7 +21,7 @@ from soloist.sources import discover, read_chunks
 from soloist.sources.chunk_fields import MAX_TEXT_CHARS
 from soloist.types import Chunk, Collection, Place, SkippedInput
 
-REMEDY = "repair it, or go on without it with --on-bad-input skip"
+REMEDY = "repair it, or leave it out with --on-bad-input skip"
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
@@ -127,22 +127,22 @@ def test_empty_texts_and_empty_files_are_counted(tmp_path: Path, mode: str) -> N
     [
         ("x_json", '["a",\n "b"', "{file} is not JSON at line 2, column 5 (Expecting ',' or ']'): "),
         ("x_json", b'["\xff"]', "{file} is not UTF-8 at byte 2 (invalid start byte): "),
-        ("x_json", "[" * 100_000, "{file} nests too deeply at line 1, column 2: "),
+        ("x_json", "[" * 100_000, "{file} is nested too deeply at line 1, column 2: "),
         (
             "x_json",
             "{}",
-            "{file} is an object without a list of chunks under chunks, data, records, items, and without a text in",
+            "{file} is an object with no list of chunks under chunks, data, records, items, and no text in",
         ),
         ("x_json", '["a", 5]', "chunk 1 of {file} is not a chunk: it is a number, not an object or a string: "),
         ("x_json", '["\\ud800"]', "chunk 0 of {file} is not a chunk: its 'text' has a lone surrogate at character 0,"),
         (
             "x_json",
             '[{"text": "a", "m": [NaN]}]',
-            "chunk 0 of {file} cannot be kept: its metadata have a NaN or an inf",
+            "chunk 0 of {file} cannot be stored: its metadata has NaN or inf",
         ),
         ("x_jsonl", '"a"\n\n{"b"}', "chunk 1 of {file} is not JSON at line 3, column 5 (Expecting ':' delimiter): "),
         ("x_jsonl", b'"a"\n"\xff"', "chunk 1 of {file} is not UTF-8 at line 2, byte 5 (invalid start byte): "),
-        ("x_parquet", "PAR1", "{file} is not readable as Parquet from row 0 on ("),
+        ("x_parquet", "PAR1", "{file} cannot be read as Parquet from row 0 on ("),
     ],
 )
 def test_a_fault_is_one_sentence_with_file_position_and_remedy(
@@ -207,7 +207,7 @@ def test_a_text_that_no_tokenizer_should_be_given_is_told(tmp_path: Path, is_utf
     character = "\u03b1" if is_utf8_long else "a"
     texts = [character * MAX_TEXT_CHARS, character * (MAX_TEXT_CHARS + 1), "b"]
     collection = collection_of(tmp_path, x_json=json.dumps(texts))
-    detail = "is too long: its 'text' has 2,000,001 characters, and one chunk may have 2,000,000"
+    detail = "is too long: its 'text' has 2,000,001 characters, and a chunk may have at most 2,000,000"
     assert refused(collection) == f"chunk 1 of {collection.files[0]} {detail}: {REMEDY}"
     chunks, places, (skip,) = read(collection, on_bad_input="skip")
     assert [(len(chunk.text), place.index) for chunk, place in zip(chunks, places, strict=True)] == [
@@ -256,7 +256,7 @@ def test_deep_nesting_beside_the_chunks_is_read_or_told(tmp_path: Path, depth: i
         assert [chunk.text for chunk in read(collection)[0]] == ["t"]
     except BadChunkFileError as exc:
         assert depth > 300
-        assert "nests too deeply" in str(exc)
+        assert "is nested too deeply" in str(exc)
 
 
 @pytest.fixture(scope="module")
@@ -323,4 +323,4 @@ except BadChunkFileError as exc:
     print(exc)
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120)
-    assert "a.parquet takes more memory from its row 0 on than there is: give the machine more" in done.stdout
+    assert "a.parquet does not fit into memory from its row 0 on: use a machine with more memory" in done.stdout

@@ -1,4 +1,4 @@
-"""The rows of Arrow files: Feather, and the stream and the file of Arrow IPC. Knows Arrow IPC; not what a chunk is."""
+"""The rows of Arrow files: Feather, and the stream and the file of Arrow IPC. Knows Arrow IPC, but not chunks."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FIRST_FEATHER_MAGIC = b"FEA1"
 
 
 def read_arrow(file: Path, text_field: str) -> Iterator[Any]:
-    """Each row as a dict by column names; a `BadItem` for one with a value that Python cannot hold.
+    """Each row as a dict by column names; a `BadItem` for a row with a value that Python cannot hold.
 
-    A `metadata` column of strings that are JSON objects comes parsed.
+    Strings in a `metadata` column that are JSON objects are parsed.
 
     Raises:
-        UnreadableFileError: the file is not Arrow, is damaged or cut off, has a batch that does not fit into memory, no
-            text in the column `text_field`, or two columns of one name.
+        UnreadableFileError: the file is not Arrow, is damaged or cut off, or has a batch that does not fit into memory.
+            Or it has no text in the column `text_field`, or two columns of one name.
         OSError: the file cannot be opened or read.
-        MemoryError: its rows take more memory than there is.
+        MemoryError: its rows do not fit into memory.
     """
     n_rows = 0
     with file.open("rb") as raw:
@@ -38,19 +38,19 @@ def read_arrow(file: Path, text_field: str) -> Iterator[Any]:
                 require_columns(reader.schema, text_field)
                 _require_plain(reader.schema)
                 for batch in _batches(reader):
-                    batch.validate(full=True)  # a place beyond the end of a buffer would end the process
+                    batch.validate(full=True)  # an offset beyond the end of a buffer would end the process
                     for item in items_of(batch, reader.schema):
                         yield item
                         n_rows += 1
-        except MemoryError:  # Arrow's too: no fault of the file
+        except MemoryError:  # Arrow's too: not a fault of the file
             raise
         except (OSError, pa.ArrowException, UnicodeDecodeError) as exc:
-            raise UnreadableFileError(f"is not readable as Arrow from row {n_rows} on ({foreign_text(exc)})") from exc
+            raise UnreadableFileError(f"cannot be read as Arrow from row {n_rows} on ({foreign_text(exc)})") from exc
 
 
 def _require_second_version(raw: BinaryIO) -> None:
     if raw.read(len(_FIRST_FEATHER_MAGIC)) == _FIRST_FEATHER_MAGIC:
-        raise UnreadableFileError("is Feather of version 1, which is no longer read: write it again as version 2")
+        raise UnreadableFileError("is Feather version 1, which is not supported: write it again as version 2")
 
 
 def _opened(raw: BinaryIO) -> Any:
@@ -68,20 +68,21 @@ def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
 
 
 def _require_plain(schema: pa.Schema) -> None:
-    """Refuse columns of which a few bytes can stand for any number of values."""
-    odd = [field.name for field in schema if any(map(_is_odd, _types_in(field.type)))]
-    if odd:
+    """Refuse types of which a few bytes can stand for any number of values."""
+    unbounded = [field.name for field in schema if any(map(_is_unbounded, _types_in(field.type)))]
+    if unbounded:
         raise UnreadableFileError(
-            f"has columns of unions or of runs ({names_text(odd)}), which are not read: write them as plain columns"
+            f"has columns of a union or run-end encoded type ({names_text(unbounded)}), which are not supported: write "
+            "them as plain columns"
         )
 
 
-def _is_odd(type_: pa.DataType) -> bool:
+def _is_unbounded(type_: pa.DataType) -> bool:
     return bool(pa.types.is_union(type_) or pa.types.is_run_end_encoded(type_))
 
 
 def _types_in(type_: pa.DataType) -> Iterator[pa.DataType]:
-    """The type and all types within it."""
+    """The type and all types inside it."""
     yield type_
     if isinstance(type_, pa.BaseExtensionType):
         yield from _types_in(type_.storage_type)

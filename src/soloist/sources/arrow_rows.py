@@ -1,8 +1,14 @@
-"""The rows of Arrow's batches as JSON-ready objects. Knows Arrow's types; not what a chunk is.
+"""The rows of Arrow's batches as JSON-ready objects. Knows Arrow's types, but not what a chunk is.
 
-What JSON does not have is written so: timestamps, dates and times in ISO 8601 to the microsecond, those
-with a time zone in UTC; durations as seconds; decimals and UUIDs as strings, so that no digit is lost;
-bytes in base64; maps as objects, their keys as strings. NaN and infinity stay floats, as in JSON files.
+Types that JSON lacks are converted:
+
+- timestamps, dates and times: ISO 8601 to the microsecond, in UTC if they have a time zone
+- durations: seconds
+- decimals and UUIDs: strings, so that no digit is lost
+- bytes: base64
+- maps: objects, with their keys as strings
+
+NaN and infinity stay floats, as in JSON files.
 """
 
 from __future__ import annotations
@@ -21,13 +27,13 @@ from soloist.sources.ids import BytesText, DecimalText, MomentText
 from soloist.sources.parquet_sizes import BATCH_BYTES, MAX_ROW_BYTES, row_ends
 from soloist.sources.tables import require_distinct, require_text_column, with_parsed_metadata
 
-# What a value that Arrow holds and Python cannot raises, e.g. the year 20000, text that is not UTF-8, or a map whose
+# Errors for a value that Arrow can hold and Python cannot, e.g. the year 20000, text that is not UTF-8, or a map whose
 # keys are lists.
 _NO_PYTHON_VALUE = (ValueError, OverflowError, KeyError, TypeError)
 
 
 def require_columns(schema: pa.Schema, text_field: str) -> None:
-    """Refuse a table that has no column of texts, or two columns of one name.
+    """Refuse a table that has no text column, or two columns of one name.
 
     Raises:
         UnreadableFileError: it is such a table.
@@ -39,15 +45,15 @@ def require_columns(schema: pa.Schema, text_field: str) -> None:
     is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     if not any(check(value_type) for check in is_text):
         raise UnreadableFileError(
-            f"has no text but {value_type} in its column {text_field!r} (--text-field names another)"
+            f"has {value_type} instead of text in its column {text_field!r} (give --text-field to name another)"
         )
     require_distinct(schema.names)
 
 
 def items_of(batch: pa.RecordBatch, declared: pa.Schema) -> Iterator[Any]:
-    """Each row as a dict by column names; a `BadItem` for one with a value that Python cannot hold, or too large.
+    """Each row as a dict by column names; a `BadItem` for a row that is too large or that Python cannot hold.
 
-    `declared` is the schema of the file, with the extension types that a batch read as dictionaries lacks.
+    `declared` is the schema of the file. It has the extension types that a batch read as dictionaries lacks.
     """
     for rows in _slices(_with_readable_types(batch, declared)):
         yield from map(_item, rows)
@@ -60,7 +66,7 @@ def _with_readable_types(batch: pa.RecordBatch, declared: pa.Schema) -> pa.Recor
 
 
 def _readable(type_: pa.DataType, declared: pa.DataType) -> pa.DataType:
-    """The type with its times in the steps that Python has, its time zones as UTC, and its UUIDs as such."""
+    """The type with times in units that Python has, time zones as UTC, and UUIDs as UUIDs."""
     if isinstance(declared, pa.UuidType):
         return declared
     if pa.types.is_timestamp(type_) and (type_.unit == "ns" or type_.tz is not None):
@@ -89,7 +95,7 @@ _LISTS = ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list))
 
 
 def _slices(batch: pa.RecordBatch) -> Iterator[list[Any]]:
-    """The rows of a batch as Python's, as many at a time as take `BATCH_BYTES`; a row that is far too large is none."""
+    """The rows of a batch as Python values, at most `BATCH_BYTES` at a time. A row that is too large is a `BadItem`."""
     ends = row_ends(batch)
     first = 0
     while first < batch.num_rows:
@@ -97,7 +103,7 @@ def _slices(batch: pa.RecordBatch) -> Iterator[list[Any]]:
         last = max(first + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
         if ends[first] - before > MAX_ROW_BYTES:
             size, limit = (f"{size / 1e6:,.0f} MB" for size in (int(ends[first]) - before, MAX_ROW_BYTES))
-            yield [BadItem(fault=f"is too large: its values take {size}, and one row may take {limit}")]
+            yield [BadItem(fault=f"is too large: its values take {size}, and a row may take at most {limit}")]
             last = first + 1
         else:
             yield _rows(batch.slice(first, last - first))
@@ -108,7 +114,7 @@ def _rows(batch: pa.RecordBatch) -> list[Any]:
     try:
         rows: list[Any] = batch.to_pylist(maps_as_pydicts="strict")
     except _NO_PYTHON_VALUE:
-        # One by one, so that only the rows at fault are lost.
+        # One by one, so that only the rows with the fault are lost.
         rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
     return rows
 
@@ -126,7 +132,7 @@ def _item(row: Any) -> Any:
     try:
         item = _json_ready(row)
     except _SameKeysError as exc:
-        return BadItem(fault=f"has a map of which two keys are {exc} as text")
+        return BadItem(fault=f"has a map with two keys that are both {exc} as text")
     return with_parsed_metadata(item)
 
 
@@ -144,17 +150,17 @@ def _json_ready(value: Any) -> Any:
 
 
 def _object(value: dict[Any, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for key, item in value.items():
         name = key if isinstance(key, str) else str(_json_ready(key))
-        if name in found:
+        if name in members:
             raise _SameKeysError(ascii(shortened(name)))
-        found[name] = _json_ready(item)
-    return found
+        members[name] = _json_ready(item)
+    return members
 
 
 class _SameKeysError(Exception):
-    """A map has two keys that are one as text, which is the message."""
+    """A map has two keys that are the same as text. The message is that text."""
 
 
 _CONVERSIONS: tuple[tuple[Any, Any], ...] = (

@@ -1,13 +1,13 @@
-"""What makes an item a chunk: its text, its id, its metadata. Pure: one item in, one chunk out.
+"""Makes a chunk of an item: its text, its id, its metadata. Pure: one item in, one chunk out.
 
 The text is `text_field`, exactly as it is. The id is `id_field`, at the top level or in the metadata.
 Without `id_field` it is the first value of `id`, `chunk_id`, `_id` at the top level, then of `chunk_id`, `id` in
-the metadata; `ids` says what a value is. Where there is none, the id is derived, see `derived_id`, but not where other
-chunks of the file have one.
+the metadata. `ids` says which values count. A chunk without an id gets a derived one, see `derived_id`, unless other
+chunks of the file have an id.
 
-The metadata are the object `metadata` and every other field of the top level but the text and the id. Where the object
-has another value under the name of such a field, the field is `top_level_NAME`: nothing is lost. A `metadata` that is
-no object is such a field. What the folders of the file say (`lang=en/`) is added.
+The metadata consists of the object `metadata` and of all top-level fields except the text and the id. If the object
+has another value under the name of such a field, the field becomes `top_level_NAME`, so that nothing is lost. A
+`metadata` that is not an object counts as such a field. Keys and values in the names of folders (`lang=en/`) are added.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from soloist.sources.ids import GivenId, find_id
 from soloist.sources.partitions import Partitions, add_partitions
 from soloist.types import Chunk
 
-# A tokenizer needs 170 bytes a character of prose and 600 of nothing but punctuation (measured: all-MiniLM-L6-v2's, of
-# transformers 5.23): at most some 1.2 GB for one text. No model reads a tenth of it.
+# A tokenizer needs 170 bytes for a character of prose and 600 for punctuation (measured with all-MiniLM-L6-v2's, in
+# transformers 5.23): at most 1.2 GB for one text. No model reads a tenth of such a text.
 MAX_TEXT_CHARS = 2_000_000
 _METADATA = "metadata"
-# Before the name of a field of the top level that the metadata have with another value.
+# Stands before the name of a top-level field that the metadata has with another value.
 _TOP_LEVEL = "top_level_"
 _NO_PARTITIONS: Partitions = {}
-# Far beyond any metadata that mean something, and within what other readers of JSON take: serde_json's limit is 128.
+# Far beyond any metadata that makes sense, and within the limits of other readers of JSON: serde_json's is 128.
 _MAX_DEPTH = 100
 _KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
 
@@ -39,8 +39,8 @@ def fields_of(item: Any, config: SourceConfig) -> Mapping[str, Any]:
     """The fields of an item; a plain string is a text without other fields.
 
     Raises:
-        NotAChunkError: the item is neither an object nor a string, or its text is missing, no string or
-            no Unicode.
+        NotAChunkError: the item is neither an object nor a string, or its text is missing, not a string or
+            not Unicode.
         TextTooLongError: its text has more than `MAX_TEXT_CHARS` characters.
     """
     if isinstance(item, str):
@@ -48,16 +48,16 @@ def fields_of(item: Any, config: SourceConfig) -> Mapping[str, Any]:
     if not isinstance(item, dict):
         raise NotAChunkError(f"is not a chunk: it is {_kind(item)}, not an object or a string")
     if config.text_field not in item:
-        names = names_text(item) or "no fields"
+        fields = f"its fields are {names_text(item)}" if item else "it has no fields"
         raise NotAChunkError(
-            f"is not a chunk: it has no {config.text_field!r} but {names} (--text-field names another)"
+            f"is not a chunk: it has no {config.text_field!r} ({fields}; give --text-field to name another)"
         )
     text = item[config.text_field]
     if not isinstance(text, str):
         raise NotAChunkError(f"is not a chunk: its {config.text_field!r} is {_kind(text)}, not a string")
     if len(text) > MAX_TEXT_CHARS:
         raise TextTooLongError(
-            f"is too long: its {config.text_field!r} has {len(text):,} characters, and one chunk may have "
+            f"is too long: its {config.text_field!r} has {len(text):,} characters, and a chunk may have at most "
             f"{MAX_TEXT_CHARS:,}"
         )
     require_unicode(text, config.text_field)
@@ -70,66 +70,66 @@ def chunk_of(
     origin: str,
     index: int,
     partitions: Partitions = _NO_PARTITIONS,
-    check_id: Callable[[GivenId], None] = lambda found: None,
+    check_id: Callable[[GivenId], None] = lambda given: None,
 ) -> Chunk:
-    """The chunk that the fields make; `origin` and `index` are used for a derived id only.
+    """The chunk of these fields; `origin` and `index` are used only for a derived id.
 
-    `partitions` is what the folders of the file say. `check_id` is called with the id, or with none, before one is
-    derived; it may raise.
+    `partitions` are the keys and values in the names of the file's folders. `check_id` is called before an id is
+    derived, with the id that the chunk has or with none. It may raise.
 
     Raises:
-        NotAChunkError: the id is missing where it must not be, or is no string or whole number, or no Unicode; the
-            metadata have a NaN, an infinity or too deep a nesting, which a JSON file cannot keep, or contradict
-            the folders.
+        NotAChunkError: the id is missing although it is required, or it is not a string or a whole number, or not
+            Unicode. Or the metadata has NaN, infinity or too many levels, which a JSON file cannot hold, or it
+            contradicts the folders.
     """
     text = fields[config.text_field]
     own = fields.get(_METADATA)
     metadata: dict[str, Any] = dict(own) if isinstance(own, dict) else {}
-    found = find_id(fields, metadata, config.id_field)
-    check_id(found)
+    given = find_id(fields, metadata, config.id_field)
+    check_id(given)
     add_partitions(fields, metadata, partitions)
-    not_metadata = {config.text_field, found.field}
+    not_metadata = {config.text_field, given.field}
     if own is None or isinstance(own, dict):
         not_metadata.add(_METADATA)
     for name, value in fields.items():
         if name not in not_metadata:
             _add(metadata, name, value)
     _require_json(metadata)
-    return Chunk(id=derived_id(origin, index, text) if found.id is None else found.id, text=text, metadata=metadata)
+    return Chunk(id=derived_id(origin, index, text) if given.id is None else given.id, text=text, metadata=metadata)
 
 
 def _add(metadata: dict[str, Any], name: str, value: Any) -> None:
-    """Put a field of the top level among the metadata; beside theirs, where they say something else under its name."""
+    """Add a top-level field to the metadata, under `top_level_NAME` where the metadata has another value under NAME."""
     if metadata.setdefault(name, value) != value and value is not None:
         metadata.setdefault(f"{_TOP_LEVEL}{name}", value)
 
 
 def derived_id(origin: str, index: int, text: str) -> str:
-    """The id of a chunk that brings none: 32 hex digits, the same wherever the collection lies.
+    """The id of a chunk that has none in the input: 32 hex digits, the same wherever the collection is.
 
-    It is BLAKE2b with 16 bytes of the file's POSIX path relative to the collection, the chunk's index in the
-    file and the text, in UTF-8 with a zero byte between each two.
+    It is BLAKE2b with 16 bytes over the file's POSIX path relative to the collection, the chunk's index in the
+    file, and the text. These are in UTF-8, with a zero byte between them.
     """
     content = b"\0".join((origin.encode("utf-8", "surrogatepass"), str(index).encode(), text.encode("utf-8")))
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _require_json(metadata: Mapping[str, Any]) -> None:
-    # Counted, not tried: how deep Python's own encoder goes depends on the stack, which is another when we write.
+    # Levels are counted, because how deep Python's encoder goes depends on the stack, which differs when we write.
     if _is_deeper(metadata, _MAX_DEPTH):
-        raise NotAChunkError(f"cannot be kept: its metadata are nested too deeply, in more than {_MAX_DEPTH} levels")
-    # Python reads and writes NaN, no other reader of JSON does; a null in its place would be a quiet change.
+        raise NotAChunkError(f"cannot be stored: its metadata is nested more than {_MAX_DEPTH} levels deep")
+    # Python reads and writes NaN, and other readers of JSON do not. Writing null instead would change it silently.
     try:
         json.dumps(metadata, allow_nan=False)
     except ValueError as exc:
         raise NotAChunkError(
-            f"cannot be kept: its metadata have a NaN or an infinity in {_not_json(metadata)}, which JSON lacks: write "
-            "null for what is missing"
+            f"cannot be stored: its metadata has NaN or infinity in {_not_json(metadata)}, and JSON has neither: write "
+            "null for a missing value"
         ) from exc
 
 
 def _not_json(metadata: Mapping[str, Any]) -> str:
-    """The name of the first field that JSON cannot keep."""
+    """The name of the first field that JSON cannot hold."""
     for name, value in metadata.items():
         try:
             json.dumps(value, allow_nan=False)
@@ -139,7 +139,9 @@ def _not_json(metadata: Mapping[str, Any]) -> str:
 
 
 def _is_deeper(value: Mapping[str, Any], levels: int) -> bool:
-    """Whether objects and lists are nested in more levels, the value's own included; level by level, not recursive."""
+    """Whether objects and lists are nested more levels deep, the value's own included. It goes level by level, without
+    recursion.
+    """
     level: list[Any] = [value]
     for _ in range(levels):
         level = [

@@ -1,6 +1,6 @@
-"""Whether an id was seen before, and where, in a few bytes an id. Knows ids and places, no files.
+"""Whether an earlier chunk has the same id, and where that chunk is. Knows ids and places, not files.
 
-An id is kept as a digest, its place as two numbers: 28 to 44 bytes an id.
+An id is kept as a digest, and its place as two numbers. Together they take 28 to 44 bytes an id.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from soloist.types import Place
 
 
 class DuplicateIds:
-    """Raises at the second chunk with an id; one object a collection.
+    """Raises at the second chunk with the same id. A collection has an object of its own.
 
     Example:
         >>> duplicates = DuplicateIds()
@@ -29,7 +29,7 @@ class DuplicateIds:
         self._indices = array("i")
 
     def check(self, id: str, place: Place) -> None:
-        """Take note of the id of the chunk at `place`.
+        """Remember the id of the chunk at `place`.
 
         Raises:
             DuplicateIdError: an earlier chunk has this id; the message names both places.
@@ -37,8 +37,8 @@ class DuplicateIds:
         entry = self._ids.add(text_digest(id))
         if entry is not None:
             raise DuplicateIdError(
-                f"two chunks have the id {shortened(id)!r}: {self._place(entry)} and {place}: "
-                "give each chunk an id of its own, or name the field that holds one with --id-field"
+                f"two chunks have the same id {shortened(id)!r}, {self._place(entry)} and {place}: "
+                "give each chunk its own id, or name the field with the ids in --id-field"
             )
         if not self._files or (self._files[-1] is not place.file and self._files[-1] != place.file):
             self._files.append(place.file)

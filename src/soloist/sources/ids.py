@@ -1,8 +1,8 @@
-"""What an id is: which field of a chunk has it, and which values are one. Pure.
+"""The id of a chunk: which field has it, and which values can be an id. Pure.
 
 An id is a string, or a whole number of any type: 1, 1.0 and a decimal 1.00 are all the id `1`. Null and the empty
-string are no value. Anything else in a field that should have the id is an error, since to derive an id beside it would
-part the chunk from what its maker calls it.
+string count as no value. Any other value in the id's field is an error: soloist does not derive an id where the input
+has something in that field.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from soloist.sources.faults import NotAChunkError, require_unicode, shortened
 
 TOP_LEVEL_IDS = ("id", "chunk_id", "_id")
 METADATA_IDS = ("chunk_id", "id")
-# From here on a float is no longer every whole number, and two ids could be one.
+# Floats cannot tell neighbouring whole numbers apart from here on, so two ids could become one.
 _EXACT_FLOATS = 2.0**53
 
 
 class MomentText(str):
-    """A date or a time as the text that JSON has for it. It is no id."""
+    """A date or a time as text for JSON. It is never an id."""
 
     __slots__ = ()
 
 
 class BytesText(str):
-    """Bytes as the text that JSON has for them, in base64. It is no id."""
+    """Bytes as text for JSON, in base64. They are never an id."""
 
     __slots__ = ()
 
 
 class DecimalText(str):
-    """A decimal number as text, so that no digit is lost. It is an id where it is whole."""
+    """A decimal number as text, so that no digit is lost. A whole number is an id."""
 
     __slots__ = ()
 
 
-# Texts that stand for something else, and what each is called.
+# Texts that stand for another type, and the name of that type in a message.
 _NO_STRINGS: Mapping[type, str] = {MomentText: "the date or time ", BytesText: "the bytes ", DecimalText: ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenId:
-    """The id of a chunk, None where it brings none. `field` is the field of the top level that is the id; `empty` the
-    place that could have one and has nothing.
+    """The id that the input gives a chunk, or None. `field` is the top-level field that has the id. `empty` names the
+    field that could have an id and is empty.
     """
 
     id: str | None = None
@@ -58,7 +58,7 @@ def find_id(fields: Mapping[str, Any], metadata: Mapping[str, Any], id_field: st
     """The first value under `id_field`, else under the usual names, at the top level and then in the metadata.
 
     Raises:
-        NotAChunkError: that value is no id, or there is none under `id_field`.
+        NotAChunkError: the value is not an id, or there is none under `id_field`.
     """
     top, below = (TOP_LEVEL_IDS, METADATA_IDS) if id_field is None else ((id_field,), (id_field,))
     empty: str | None = None
@@ -66,20 +66,20 @@ def find_id(fields: Mapping[str, Any], metadata: Mapping[str, Any], id_field: st
         for name in names:
             if name not in where:
                 continue
-            place = f"{owner} {name!a}"
-            if (id_ := _id_of(where[name], place)) is not None:
+            label = f"{owner} {name!a}"
+            if (id_ := _id_of(where[name], label)) is not None:
                 require_unicode(id_, name)
                 return GivenId(id=id_, field=name if where is fields else None)
-            empty = empty or f"{place} is {'null' if where[name] is None else 'empty'}"
+            empty = empty or f"{label} is {'null' if where[name] is None else 'empty'}"
     if id_field is not None:
         raise NotAChunkError(
-            f"has no id: neither it nor its metadata has the id field {id_field!r} (--id-field names another)"
+            f"has no id: neither it nor its metadata has the id field {id_field!r} (give --id-field to name another)"
         )
     return GivenId(empty=empty)
 
 
-def _id_of(value: Any, place: str) -> str | None:
-    """The id that a value is; None of null and of the empty string."""
+def _id_of(value: Any, label: str) -> str | None:
+    """The value as an id; None for null and the empty string. `label` names the field in a message."""
     if value is None or (isinstance(value, str) and not value):
         return None
     number = decimal.Decimal(value) if isinstance(value, DecimalText) else value
@@ -93,12 +93,12 @@ def _id_of(value: Any, place: str) -> str | None:
         return str(int(number))
     what = f"{_NO_STRINGS.get(type(value), '')}{_shown(value)}"
     raise NotAChunkError(
-        f"has no id: {place} is {what}, not a string or a whole number (--id-field names another field)"
+        f"has no id: {label} is {what}, not a string or a whole number (give --id-field to name another field)"
     )
 
 
 def _shown(value: Any) -> str:
-    """A value of JSON in a few characters, as JSON has it where that is short."""
+    """A JSON value in a few characters."""
     if isinstance(value, bool):
         return str(value).lower()
     text = shortened(value) if isinstance(value, str) else reprlib.repr(value)

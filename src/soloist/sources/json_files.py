@@ -1,4 +1,4 @@
-"""The items of JSON and JSON Lines files, as they are. Knows where the list is; not what a chunk is."""
+"""The items of JSON and JSON Lines files, unchanged. Knows where the list of items is, but not what a chunk is."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from soloist.sources.lines import MAX_LINE_BYTES, Line, read_lines
 from soloist.sources.nesting import TooDeepError, decode
 from soloist.sources.opening import open_bytes
 
-# In this order: the first that holds a list is read.
+# In this order: the first of these members that holds a list is read.
 LIST_KEYS = ("chunks", "data", "records", "items")
-# What a chunk begins with.
+# The first characters that a chunk can have.
 _OPENINGS = '{"'
 _NAME, _LINES_NAME = JSON.name, JSON_LINES.name
 _BLANK = object()
@@ -26,11 +26,11 @@ _NAMES_TOLD = 8
 
 
 class _Shape(Enum):
-    """What a JSON file holds, where it is no object with a list of chunks."""
+    """The content of a JSON file that is not an object with a list of chunks."""
 
     LIST = "a list of chunks"
     CHUNK = "an object that is a chunk"
-    VALUES = "one value after another, as JSON Lines have them"
+    VALUES = "one value after another, as in JSON Lines"
 
 
 def read_json(
@@ -40,11 +40,15 @@ def read_json(
     buffer_bytes: int = BUFFER_BYTES,
     check: Callable[[], object] = lambda: None,
 ) -> Iterator[Any]:
-    """The items of a JSON file, in order: those of the list that it is, or holds under one of `LIST_KEYS`; the object
-    itself, where that has a text; or one value after another, where the file is JSON Lines under another name.
+    """The items of a JSON file, in order.
 
-    A file that begins with an object is read twice up to that object's end, where it is known what the file is.
-    `check` is called whenever some more of the file is read, and may raise.
+    - A list: its elements.
+    - An object with a list under one of `LIST_KEYS`: the elements of that list.
+    - An object with a text: the object.
+    - JSON Lines under another name: one value after another.
+
+    A file that begins with an object is read twice up to that object's end, because only there its kind is known.
+    `check` is called whenever more of the file is read, and may raise.
 
     Raises:
         UnreadableFileError: the file is not well-formed, or holds no chunks. Items before the fault come first.
@@ -64,11 +68,11 @@ def read_json(
 
 
 def read_json_lines(file: Path, *, check: Callable[[], object] = lambda: None) -> Iterator[Any]:
-    """The value of each line that is not blank; a `BadItem` for one that cannot be read. `check` is called for each
+    """The value of each line that is not blank; a `BadItem` for a line that cannot be read. `check` is called for each
     line, and may raise.
 
     Raises:
-        UnreadableFileError: the file is one JSON text that is spread over several lines, or no text at all.
+        UnreadableFileError: the file is one JSON document over several lines, or not text.
         OSError: the file cannot be opened or read.
     """
     is_first = True
@@ -78,17 +82,17 @@ def read_json_lines(file: Path, *, check: Callable[[], object] = lambda: None) -
             value = _line_item(line)
             if value is _BLANK:
                 continue
-            as_json = f"name it as a JSON file, such as {file.name.split('.')[0]}_chunks.json"
+            rename = f"rename it, such as to {file.name.split('.')[0]}_chunks.json"
             if is_first and _is_spread(line.content, value):
-                raise UnreadableFileError(f"is one JSON text over several lines, and not an object a line: {as_json}")
+                raise UnreadableFileError(f"is one JSON document over several lines, not one object a line: {rename}")
             if _is_list_of_objects(value):
-                value = BadItem(fault=f"is a whole list of chunks in line {line.number}, and not an object: {as_json}")
+                value = BadItem(fault=f"is a list of chunks in line {line.number}, not one object: {rename}")
             is_first = False
             yield value
 
 
 def _shape(stream: JsonStream, text_field: str) -> _Shape | int:
-    """What the file holds, or the number of the member that holds the chunks."""
+    """The content of the file, or the number of the member that holds the chunks."""
     opening = stream.peek()
     if opening == "[":
         return _Shape.LIST
@@ -97,7 +101,7 @@ def _shape(stream: JsonStream, text_field: str) -> _Shape | int:
     stream.value()
     if opening == '"' and stream.peek() and stream.peek() in _OPENINGS:
         return _Shape.VALUES
-    raise UnreadableFileError(f"holds neither a list of chunks nor an object with one, but {opening} at its start")
+    raise UnreadableFileError(f"is neither a list of chunks nor an object with one: it begins with {opening}")
 
 
 def _find_chunks(stream: JsonStream, text_field: str) -> _Shape | int:
@@ -111,14 +115,14 @@ def _find_chunks(stream: JsonStream, text_field: str) -> _Shape | int:
             lists.pop(key, None)  # of equal keys the last wins
             opening = stream.peek()
             if key == text_field:
-                has_text = _passes_text(stream, opening)
+                has_text = _skip_text(stream, opening)
                 continue
             if key in LIST_KEYS and opening == "[":
                 lists[key] = number
             stream.skip()
         following = stream.peek()
     except UnreadableFileError:
-        # With something to read, the fault is met again by who reads it, after the items before it.
+        # Where there are items to read, the reader meets the fault again, after the items before it.
         if has_text:
             return _Shape.CHUNK
         if not lists:
@@ -132,13 +136,13 @@ def _find_chunks(stream: JsonStream, text_field: str) -> _Shape | int:
         if key in lists:
             return lists[key]
     raise UnreadableFileError(
-        f"is an object without a list of chunks under {', '.join(LIST_KEYS)}, and without a text in {text_field!r} "
-        f"(its first fields are {names_text(names) or 'none'}: --text-field names another)"
+        f"is an object with no list of chunks under {', '.join(LIST_KEYS)}, and no text in {text_field!r} "
+        f"(its first fields are {names_text(names) or 'none'}; give --text-field to name another)"
     )
 
 
-def _passes_text(stream: JsonStream, opening: str) -> bool:
-    """Whether the value that comes next is a text that is not blank; it is consumed."""
+def _skip_text(stream: JsonStream, opening: str) -> bool:
+    """Skip the next value; whether it is a text that is not blank."""
     if opening != '"':
         stream.skip()
         return False
@@ -160,32 +164,32 @@ def _list_values(stream: JsonStream) -> Iterator[Any]:
 
 
 def _values(stream: JsonStream) -> Iterator[Any]:
-    """One value after another, up to the end of the file or to what begins none."""
+    """One value after another, up to the end of the file or to a character that cannot begin a value."""
     while (opening := stream.peek()) and opening in _OPENINGS:
         yield stream.value()
 
 
 def _line_item(line: Line) -> Any:
-    """The value of a line, `_BLANK` where it has none."""
+    """The value of a line, `_BLANK` for a blank line."""
     content = line.content
     if content is None:
         return BadItem(fault=f"is too large: line {line.number} has more than {MAX_LINE_BYTES / 1e6:,.0f} MB")
-    # Files that were joined have a mark in their midst.
+    # Files that were joined can have a byte order mark in the middle.
     mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
     content = content[mark:] if mark else content
-    if not content or content.isspace():  # strip would copy a line that may be a hundred megabytes
+    if not content or content.isspace():  # strip would copy the line, which can have a hundred megabytes
         return _BLANK
     return _line_value(content, line.number, line.at_byte + mark)
 
 
 def _is_spread(line: bytes | None, value: Any) -> bool:
-    """Whether a line is not JSON and ends as one of a JSON text with line breaks does."""
+    """Whether a line is not JSON and ends like a line of a JSON document with line breaks."""
     is_cut = isinstance(value, BadItem) and value.fault.startswith("is not JSON")
     return is_cut and line is not None and line.rstrip()[-1:] in (b"[", b"{", b",")
 
 
 def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(element, dict) for element in value)
 
 
 def _line_value(line: bytes, number: int, at_byte: int) -> Any:
@@ -196,10 +200,10 @@ def _line_value(line: bytes, number: int, at_byte: int) -> Any:
     try:
         return decode(text)
     except TooDeepError:
-        return BadItem(fault=f"nests too deeply at line {number}")
+        return BadItem(fault=f"is nested too deeply at line {number}")
     except json.JSONDecodeError as exc:
         if exc.msg == "Extra data" and text[exc.pos :] == ",":
-            return BadItem(fault=f"has a comma after it at line {number}, column {exc.pos + 1}: remove it")
+            return BadItem(fault=f"has a comma after it at line {number}, column {exc.pos + 1}: remove the comma")
         return BadItem(fault=f"is not JSON at line {number}, column {exc.pos + 1} ({exc.msg})")
     except ValueError as exc:  # an integer with more digits than Python converts
         return BadItem(fault=f"is not JSON at line {number} ({exc})")

@@ -1,6 +1,6 @@
-"""JSON read piece by piece: one value after another, in memory that is bounded by the largest value.
+"""Reads JSON piece by piece: one value after another, in memory that is bounded by the largest value.
 
-Knows UTF-8 and JSON as `json.load` reads it (NaN and Infinity are floats, the last of equal keys wins); knows
+Knows UTF-8, and JSON as `json.load` reads it (NaN and Infinity are floats, the last of equal keys wins). Knows
 nothing of chunks.
 """
 
@@ -10,24 +10,24 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from soloist.sources.faults import UnreadableFileError
 from soloist.sources.nesting import is_too_deep
 from soloist.sources.opening import ByteStream
 
 BUFFER_BYTES = 1 << 20
-# As of a row of Parquet: a packed file of a megabyte can hold a string of gigabytes.
+# The same limit as for a row of Parquet: a compressed file of a megabyte can hold a string of gigabytes.
 MAX_VALUE_CHARS = 256_000_000
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
-# Each with its comma; none of more digits than Python converts.
+# Numbers with their commas, none with more digits than Python converts.
 _NUMBERS = re.compile(
     r"(?:[ \t\n\r]*-?(?:0|[1-9][0-9]{0,300})(?:\.[0-9]{1,300})?(?:[eE][+-]?[0-9]{1,300})?[ \t\n\r]*,)+"
 )
 _DECODER = json.JSONDecoder()
-# A token that the buffer's end cuts can make an error that starts this far before the end: two \uXXXX escapes.
+# Where the buffer's end cuts a token, the error can start this far before the end: two \uXXXX escapes.
 _CUT_CHARS = 12
-# A number that the buffer's end cuts can be taken for a shorter one that ends just before the end: 1 in "1e+".
+# Where the buffer's end cuts a number, the decoder can read a shorter one that ends just before: 1 in "1e+".
 _CUT_NUMBER_CHARS = 3
 
 
@@ -35,8 +35,8 @@ class JsonStream:
     """The values of one JSON text, in order. Every fault is an `UnreadableFileError` with its line and column.
 
     Args:
-        raw: the file, at its beginning; a byte order mark is passed over.
-        buffer_bytes: how much is read at a time; more only while a value is larger.
+        raw: the file, at its beginning; a byte order mark is skipped.
+        buffer_bytes: how many bytes to read at a time; more only while a value is larger.
         check: called before each read; may raise.
     """
 
@@ -49,12 +49,10 @@ class JsonStream:
         self._text = ""
         self._at = 0
         self._ended = False
-        # Of the first character in the buffer, from 1.
-        self._line = 1
-        self._column = 1
+        self._origin = _Origin()
 
     def peek(self) -> str:
-        """The next character that is not whitespace, which is not consumed; empty at the end."""
+        """The next character that is not whitespace, or an empty text at the end. Nothing is consumed."""
         while True:
             match = _WHITESPACE.match(self._text, self._at)
             self._at = match.end() if match else self._at
@@ -65,7 +63,7 @@ class JsonStream:
             self._fill(self._buffer_bytes)
 
     def value(self) -> Any:
-        """The next value, whole."""
+        """The next value."""
         self.peek()
         while True:
             complete, value = self._attempt()
@@ -74,14 +72,14 @@ class JsonStream:
             self._fill(max(self._buffer_bytes, len(self._text) - self._at))
 
     def skip(self) -> None:
-        """Read over the next value, which need not fit into memory, and check that it is well-formed."""
+        """Skip the next value, and check that it is well-formed. It need not fit into memory."""
         opening = self.peek()
         complete, _ = self._attempt()
         if complete:
             return
         if opening == "[":
             for _ in self.elements():
-                self._pass_numbers()
+                self._skip_numbers()
                 self.skip()
         elif opening == "{":
             for _ in self.members():
@@ -89,13 +87,13 @@ class JsonStream:
         else:
             self.value()
 
-    def _pass_numbers(self) -> None:
-        """Go over the numbers that come next in the buffer and have a comma: one by one they take far longer."""
+    def _skip_numbers(self) -> None:
+        """Skip the numbers with a comma that come next in the buffer: one by one they take far longer."""
         match = _NUMBERS.match(self._text, self._at)
         self._at = match.end() if match else self._at
 
     def elements(self) -> Iterator[None]:
-        """Stop before each element of the list that comes next; the caller reads or skips it."""
+        """Yield before each element of the next list; the caller reads or skips the element."""
         self._take("[")
         if self.peek() == "]":
             self._take("]")
@@ -106,7 +104,7 @@ class JsonStream:
                 return
 
     def members(self) -> Iterator[str]:
-        """Give the key of each member of the object that comes next; the caller reads or skips its value."""
+        """Yield the key of each member of the next object; the caller reads or skips the value."""
         self._take("{")
         if self.peek() == "}":
             self._take("}")
@@ -121,7 +119,7 @@ class JsonStream:
                 return
 
     def finish(self) -> None:
-        """Make sure that nothing but whitespace follows."""
+        """Require that only whitespace follows."""
         if self.peek():
             raise self._fault("Extra data", self._at)
 
@@ -133,7 +131,7 @@ class JsonStream:
         return char
 
     def _attempt(self) -> tuple[bool, Any]:
-        """Whether the next value is complete in the buffer, and if so the value, consumed."""
+        """Whether the next value is complete in the buffer, and if so the value, which is consumed."""
         try:
             value, end = _DECODER.raw_decode(self._text, self._at)
         except RecursionError as exc:
@@ -141,7 +139,7 @@ class JsonStream:
         except json.JSONDecodeError as exc:
             if is_too_deep(self._text, self._at, exc.pos):
                 raise self._too_deep() from exc
-            if self._ended or not self._may_be_cut(exc):
+            if self._ended or not _may_be_cut(exc, len(self._text)):
                 raise self._fault(exc.msg, exc.pos) from exc
             return False, None
         except ValueError as exc:  # an integer with more digits than Python converts, or the start of such a float
@@ -155,40 +153,48 @@ class JsonStream:
         self._at = end
         return True, value
 
-    def _may_be_cut(self, exc: json.JSONDecodeError) -> bool:
-        return exc.msg.startswith("Unterminated string") or exc.pos >= len(self._text) - _CUT_CHARS
-
     def _fill(self, size_bytes: int) -> None:
-        """Read on, and let go of what is consumed."""
+        """Read more, and drop the text that is consumed."""
         self._check()
         if len(self._text) - self._at > MAX_VALUE_CHARS:
             raise UnreadableFileError(
-                f"has a value of more than {MAX_VALUE_CHARS:,} characters at {self._position(self._at)}"
+                f"has a value of more than {MAX_VALUE_CHARS:,} characters at {self._origin.moved(self._text, self._at)}"
             )
         more = self._source.read(size_bytes)
         self._ended = not more
-        self._line, self._column = self._line_and_column(self._at)
+        self._origin = self._origin.moved(self._text, self._at)
         self._text, self._at = self._text[self._at :] + more, 0
 
-    def _line_and_column(self, at: int) -> tuple[int, int]:
-        newlines = self._text.count("\n", 0, at)
-        if not newlines:
-            return self._line, self._column + at
-        return self._line + newlines, at - self._text.rindex("\n", 0, at)
-
-    def _position(self, at: int) -> str:
-        line, column = self._line_and_column(at)
-        return f"line {line}, column {column}"
-
     def _too_deep(self) -> UnreadableFileError:
-        return UnreadableFileError(f"nests too deeply at {self._position(self._at)}")
+        return UnreadableFileError(f"is nested too deeply at {self._origin.moved(self._text, self._at)}")
 
     def _fault(self, what: str, at: int) -> UnreadableFileError:
-        return UnreadableFileError(f"is not JSON at {self._position(at)} ({what})")
+        return UnreadableFileError(f"is not JSON at {self._origin.moved(self._text, at)} ({what})")
+
+
+def _may_be_cut(exc: json.JSONDecodeError, buffer_chars: int) -> bool:
+    return exc.msg.startswith("Unterminated string") or exc.pos >= buffer_chars - _CUT_CHARS
+
+
+class _Origin(NamedTuple):
+    """The line and the column of the first character in a buffer, from 1."""
+
+    line: int = 1
+    column: int = 1
+
+    def moved(self, text: str, at: int) -> _Origin:
+        """The line and the column of another character of the buffer."""
+        newlines = text.count("\n", 0, at)
+        if not newlines:
+            return _Origin(self.line, self.column + at)
+        return _Origin(self.line + newlines, at - text.rindex("\n", 0, at))
+
+    def __str__(self) -> str:
+        return f"line {self.line}, column {self.column}"
 
 
 class _Utf8Source:
-    """The text of a UTF-8 file. A fault is raised only after all the text before it has been given out."""
+    """The text of a UTF-8 file. A fault is raised only after all the text before it was returned."""
 
     def __init__(self, raw: ByteStream) -> None:
         self._raw = raw
@@ -197,7 +203,7 @@ class _Utf8Source:
         self._fault: UnreadableFileError | None = None
 
     def read(self, size_bytes: int) -> str:
-        """The next text, from at most so many bytes; empty at the end only."""
+        """The next text, from at most so many bytes. It is empty only at the end."""
         while self._fault is None:
             data = self._raw.read(size_bytes)
             self._read_bytes += len(data)

@@ -1,6 +1,6 @@
-"""How the folder of a table with versions is known: Delta Lake, Apache Hudi, Apache Iceberg. Knows names alone.
+"""Recognises the folder of a table with versions: Delta Lake, Apache Hudi, Apache Iceberg. Knows only names.
 
-Such a folder keeps files whose rows were deleted or replaced, and only its log says which. To read every file would
+Such a folder keeps files whose rows were deleted or replaced, and only its log says which. Reading every file would
 bring those rows back.
 """
 
@@ -14,7 +14,7 @@ _ICEBERG_FOLDERS = frozenset({"data", "metadata"})
 
 
 def lake_table(folder: Path, names: Collection[str]) -> str | None:
-    """The kind of table that a folder with entries of these names is, e.g. `Delta Lake`; None if it is none."""
+    """The kind of table in a folder with entries of these names, e.g. `Delta Lake`; None for other folders."""
     for log, kind in _LOGS.items():
         if log in names:
             return kind

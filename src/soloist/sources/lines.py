@@ -1,4 +1,4 @@
-"""The lines of a stream of bytes, in memory that is bounded whatever the stream holds. Knows line ends, no format."""
+"""The lines of a stream of bytes, in bounded memory whatever the stream holds. Knows line ends, but no format."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from soloist.sources.opening import ByteStream
 
 BUFFER_BYTES = 1 << 20
-# As of a row of Parquet: far beyond any chunk that means something.
+# The same limit as for a row of Parquet: far beyond any chunk that makes sense.
 MAX_LINE_BYTES = 256_000_000
 
 
 class Line(NamedTuple):
-    """A line with its end, its number from 1, and where it begins; without content where it is too long to be held."""
+    """A line with its end, its number from 1, and the offset of its first byte. It has no content if it is too long."""
 
     number: int
     at_byte: int
@@ -51,14 +51,14 @@ def read_lines(
 
 
 def _line_end(beginning: bytes) -> bytes:
-    """What ends the first line, where that is known."""
+    """The end of the first line; a line feed where it is not known."""
     at = beginning.find(b"\r")
     is_alone = 0 <= at < len(beginning) - 1 and beginning[at + 1 : at + 2] != b"\n"
     return b"\r" if is_alone and b"\n" not in beginning[:at] else b"\n"
 
 
 def _pieces(buffer: bytes, end: bytes) -> Iterator[bytes]:
-    """The lines of a buffer with their ends, then what has no end in it."""
+    """The lines of a buffer with their ends, then the rest of the buffer, which has no end."""
     pieces = buffer.split(end)
     for piece in pieces[:-1]:
         yield piece + end

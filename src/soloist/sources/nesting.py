@@ -1,7 +1,6 @@
-"""How deep a JSON text nests. Pure, and the same for every caller.
+"""How deep a JSON text is nested. Pure, and the same for every caller.
 
-Python's own decoder goes as deep as the stack of its caller allows, so that a file could be read in one place and
-refused in another.
+Python's own decoder goes as deep as its caller's stack allows. So one caller could read a file that another refuses.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ _STRING_OR_BRACKET = re.compile(r'"[^"]*"?|[\[\]{}]')
 
 
 class TooDeepError(ValueError):
-    """A JSON text nests in more than `MAX_LEVELS` levels."""
+    """A JSON text is nested more than `MAX_LEVELS` levels deep."""
 
 
 def decode(text: str) -> Any:
     """The value of a whole JSON text.
 
     Raises:
-        TooDeepError: it nests too deeply, up to its end or to where it ceases to be JSON.
-        ValueError: it is not JSON.
+        TooDeepError: the text is nested too deeply, up to its end or to where it stops being JSON.
+        ValueError: the text is not JSON.
     """
     try:
         value = json.loads(text)
@@ -39,10 +38,10 @@ def decode(text: str) -> Any:
 
 
 def is_too_deep(text: str, start: int, end: int) -> bool:
-    """Whether lists and objects are nested in more than `MAX_LEVELS` levels between two places of a JSON text."""
+    """Whether lists and objects are nested more than `MAX_LEVELS` levels deep between two positions of a JSON text."""
     if text.count("[", start, end) + text.count("{", start, end) <= MAX_LEVELS:
         return False
-    # Without escapes first: a pattern that steps over them keeps some 20 bytes for each, in case it has to go back.
+    # Escapes are removed first: a pattern that steps over them keeps some 20 bytes for each, in case it has to go back.
     plain = text[start:end].replace(r"\\", "").replace(r"\"", "")
     levels = 0
     for match in _STRING_OR_BRACKET.finditer(plain):

@@ -1,7 +1,7 @@
-"""A chunk file as a stream of its bytes, decompressed where it is compressed. Knows first bytes; no format's content.
+"""A chunk file as a stream of bytes, decompressed if it is compressed. Knows first bytes, but no format's content.
 
-What a file is compressed with is told by its first bytes and not by its name: browsers unpack a `.gz` and keep its
-name, and others pack with one tool under the name of another.
+The first bytes of a file tell its compression, not its name: browsers decompress a `.gz` and keep its name, and some
+files are compressed with one tool under the name of another.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from soloist.formats import COMPRESSIONS
 from soloist.sources.faults import UnreadableFileError, foreign_text
 
 _HEAD_BYTES = 64
-# pzstd and others begin a file of zstd with a frame that is to be skipped, of which there are sixteen kinds.
+# pzstd and others begin a zstd file with a skippable frame, of which there are sixteen kinds.
 _SKIPPED_FRAMES = tuple(bytes((kind,)) + b"\x2a\x4d\x18" for kind in range(0x50, 0x60))
 _COMPRESSED = {
     b"\x1f\x8b\x08": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", **dict.fromkeys(_SKIPPED_FRAMES, "zstd")
 }  # fmt: skip
-# What lies under the name of a text file in practice, with what to do about it.
+# Other content that files with the name of a text file have in practice, and what to do about it.
 _FOREIGN = (
-    (b"PAR1", "Parquet: name it .parquet"),
-    (b"ARROW1", "Arrow: name it .arrow"),
+    (b"PAR1", "Parquet: rename it to end in .parquet"),
+    (b"ARROW1", "Arrow: rename it to end in .arrow"),
     (b"PK\x03\x04", "a ZIP archive: unpack it"),
-    (b"\xfd7zXZ\x00", "packed with xz: unpack it, or pack it with gzip, bzip2 or zstd"),
-    (b"\x04\x22\x4d\x18", "packed with lz4: unpack it, or pack it with gzip, bzip2 or zstd"),
+    (b"\xfd7zXZ\x00", "compressed with xz: decompress it, or use gzip, bzip2 or zstd"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4: decompress it, or use gzip, bzip2 or zstd"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
     (b"SQLite format 3\x00", "an SQLite database: export its table as CSV"),
     (b"%PDF-", "a PDF document: extract its text"),
@@ -42,10 +42,10 @@ _FOREIGN = (
 
 
 class ByteStream(Protocol):
-    """What is read piece by piece."""
+    """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """At most so many bytes; empty at the end only."""
+        """At most so many bytes. They are empty only at the end."""
         ...
 
 
@@ -54,85 +54,91 @@ def open_bytes(file: Path, format_name: str) -> Iterator[ByteStream]:
     """The bytes of a text file, decompressed; the file is closed at the end.
 
     Raises:
-        UnreadableFileError: its first bytes are those of something else.
+        UnreadableFileError: its first bytes are those of another format.
         OSError: it cannot be opened or read.
     """
     with file.open("rb", buffering=0) as raw:
         codec = _codec(_head(raw))
         stream = raw if codec is None else _Decompressed(raw, codec)
         first = _head(stream) if codec is None else stream.read(_HEAD_BYTES)
-        _require_text(first, format_name, f" packed with {codec}" if codec is not None else "")
-        _require_packed_as_named(file, first, codec)
+        _require_text(first, format_name, f" compressed with {codec}" if codec is not None else "")
+        _require_compressed_once(first, codec)
+        _require_compressed_as_named(file, first, codec)
         yield raw if codec is None else _Prefixed(first, stream)
 
 
 def require_not_foreign(raw: BinaryIO, format_name: str, magic: bytes) -> None:
-    """Refuse a binary file, at its beginning, that is something else by its first bytes; `magic` are its own.
+    """Refuse a binary file, at its beginning, whose first bytes are those of another format. `magic` are its own.
 
     Raises:
-        UnreadableFileError: it is something else.
+        UnreadableFileError: it is of another format.
     """
     head = _head(raw)
     if head.startswith(magic):
         return
     codec = _codec(head)
     if codec is not None:
-        raise UnreadableFileError(f"is not {format_name} but packed with {codec}: unpack it")
+        raise UnreadableFileError(f"is not {format_name} but compressed with {codec}: decompress it")
     _require_text(head, format_name, "")
 
 
 def _head(raw: Any) -> bytes:
     """The first bytes of a file, which stays at its beginning."""
-    found = b""
-    while len(found) < _HEAD_BYTES and (more := raw.read(_HEAD_BYTES - len(found))):
-        found += more
+    head = b""
+    while len(head) < _HEAD_BYTES and (more := raw.read(_HEAD_BYTES - len(head))):
+        head += more
     raw.seek(0)
-    return found
+    return head
 
 
 def _codec(head: bytes) -> str | None:
     return next((codec for magic, codec in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
-def _require_text(head: bytes, format_name: str, packed: str) -> None:
+def _require_text(head: bytes, format_name: str, compressed: str) -> None:
     for magic, what in _FOREIGN:
         if head.lower().startswith(magic.lower()):
-            raise UnreadableFileError(f"is not {format_name}{packed} but {what}")
+            raise UnreadableFileError(f"is not {format_name}{compressed} but {what}")
 
 
-def _require_packed_as_named(file: Path, head: bytes, codec: str | None) -> None:
-    packed_again = _codec(head) if codec is not None else None
-    if packed_again is not None:
-        raise UnreadableFileError(f"is packed twice, with {codec} and in it with {packed_again}: unpack it once")
+def _require_compressed_once(head: bytes, codec: str | None) -> None:
+    inner = _codec(head) if codec is not None else None
+    if inner is not None:
+        raise UnreadableFileError(f"is compressed twice, with {inner} and again with {codec}: decompress it once")
+
+
+def _require_compressed_as_named(file: Path, head: bytes, codec: str | None) -> None:
     named = COMPRESSIONS.get(file.suffix.lower())
     if named is not None and codec is None and b"\0" in head:
-        raise UnreadableFileError(f"is not packed with {named}, as its name says, and no text either")
+        raise UnreadableFileError(f"is neither compressed with {named}, as its name says, nor text")
 
 
 class _Decompressed:
-    """Decompresses as it is read, in little memory, whatever comes of it."""
+    """Decompresses while it is read, in little memory, however large the result is."""
 
     def __init__(self, raw: BinaryIO | Any, codec: str) -> None:
         self._codec = codec
         self._stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
 
     def read(self, size: int, /) -> bytes:
-        """At most so many bytes; empty at the end only."""
+        """At most so many bytes. They are empty only at the end."""
         try:
-            found: bytes = self._stream.read(size)
+            data: bytes = self._stream.read(size)
         except (OSError, pa.ArrowException) as exc:
-            raise UnreadableFileError(f"is damaged or cut off: it cannot be unpacked ({foreign_text(exc)})") from exc
-        return found
+            raise UnreadableFileError(
+                f"is damaged or cut off: it cannot be decompressed ({foreign_text(exc)})"
+            ) from exc
+        return data
 
 
 class _Prefixed:
-    """A stream of which some bytes were read before."""
+    """A stream whose first bytes were read before."""
 
     def __init__(self, first: bytes, stream: ByteStream) -> None:
         self._first = first
         self._stream = stream
 
     def read(self, size: int, /) -> bytes:
-        """At most so many bytes; empty at the end only."""
-        found, self._first = self._first[:size], self._first[size:]
-        return found + self._stream.read(size - len(found)) if len(found) < size else found
+        """At most so many bytes. They are empty only at the end."""
+        data, self._first = self._first[:size], self._first[size:]
+        return data + self._stream.read(size - len(data)) if len(data) < size else data

@@ -1,5 +1,5 @@
-"""How much memory the rows of a Parquet file take: before they are read, by what the file says of its columns, and
-after, by their values. A file of a kilobyte can hold a row of gigabytes. Knows Arrow's types; not what a chunk is.
+"""The memory that rows of a Parquet file take: bounded by the file's metadata before rows are read, and computed from
+their values after. A file of a kilobyte can hold a row of gigabytes. Knows Arrow's types, but not what a chunk is.
 """
 
 from __future__ import annotations
@@ -15,42 +15,47 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from soloist.sources.faults import UnreadableFileError
+from soloist.wording import count_text
 
 BATCH_BYTES = 32 << 20
-# Far beyond any row that means something: a text may have 2,000,000 characters.
+# Far beyond any row that makes sense: a text may have 2,000,000 characters.
 MAX_ROW_BYTES = 256_000_000
 _BATCH_ROWS = 512
-# Of a row group that is larger than so many batches: its values may grow along it, which nothing in the file tells.
+# A row group larger than 8 batches is read 16 rows at a time: its values may get larger along the group, and nothing in
+# the file tells.
 _FEW_ROWS = 16
 _MANY_BATCHES = 8
-_VALUE_BYTES = 128  # a value as Python's object, and its places in a list or a dict and in the copy of that
+_VALUE_BYTES = 128  # a value as a Python object, and its references in a list or a dict and in a copy of that
 _NUMBER_BYTES = 8
 _DELTA_BYTES = 8 << 20
-_ENTRY_BYTES = 4  # of a dictionary, its length
+_ENTRY_BYTES = 4  # the length of an entry of a dictionary
 _READ_BYTES = 1 << 20
 _PAGE_BYTES = 1 << 16  # headers and levels
 
 Sizes = NDArray[np.int64]
 
 
-def opened(raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-    """The file as Parquet, with some of its columns as dictionaries; closing that leaves `raw` open.
+def open_parquet(
+    raw: BinaryIO, metadata: pq.FileMetaData | None = None, dictionaries: Sequence[str] = ()
+) -> pq.ParquetFile:
+    """The file as Parquet, with some of its columns as dictionaries. Closing it leaves `raw` open.
 
-    With dictionaries it has none of the extension types that Arrow makes of Parquet's own, since such a column never
-    comes as a dictionary: what is JSON comes as texts, and UUIDs come as bytes.
+    With dictionaries, columns have no extension types, because Arrow never reads such a column as a dictionary: JSON
+    comes as texts, and UUIDs come as bytes.
     """
     raw.seek(0)
     return pq.ParquetFile(
         raw, metadata=metadata, read_dictionary=list(dictionaries), buffer_size=_READ_BYTES, pre_buffer=False,
-        # Timestamps of older Spark and Hive, of which Arrow would take years beyond 2262 for others without a word.
+        # For timestamps of older Spark and Hive. Without it Arrow silently reads years beyond 2262 as other years.
         coerce_int96_timestamp_unit="us", page_checksum_verification=True, arrow_extensions_enabled=not dictionaries,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnSize:
-    """How large the values of a column of a row group are: `largest_bytes` is a bound where some bytes of the file can
-    stand for many values, and else 0; `total_bytes` is what the file says of all of them, before compression.
+    """The size of the values of one column in a row group. `largest_bytes` bounds a value where some bytes of the file
+    can stand for many values, else it is 0. `total_bytes` is the size of all values before compression, as the file
+    says.
     """
 
     path: str
@@ -63,16 +68,14 @@ class ColumnSize:
 
     @property
     def row_bytes(self) -> int:
-        """What a row takes in memory, or more."""
+        """An upper bound of the bytes that a row takes in memory."""
         values = -(-self.values // self.rows)
         largest = 0 if self.is_read_as_dictionary else self.largest_bytes
         return values * max(self.total_bytes // self.values, largest, _NUMBER_BYTES)
 
 
 def batch_rows(group: Sequence[ColumnSize], batch_bytes: int = BATCH_BYTES) -> int:
-    """How many rows of a row group to read at a time: fewer where they are, or may be, so large that they would exceed
-    `batch_bytes`.
-    """
+    """The rows of a row group to read at a time: fewer where they could exceed `batch_bytes`."""
     is_large = sum(column.total_bytes for column in group) > _MANY_BATCHES * batch_bytes
     most = _FEW_ROWS if is_large else _BATCH_ROWS
     return max(1, min(most, batch_bytes // max(1, sum(column.row_bytes for column in group))))
@@ -82,7 +85,7 @@ def column_sizes(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> list[
     """The columns of a row group that has rows.
 
     Raises:
-        UnreadableFileError: its rows have so many values that none of them fits into memory.
+        UnreadableFileError: its rows have so many values that not even one row fits into memory.
     """
     group = metadata.row_group(number)
     columns = [(group.column(index), metadata.schema.column(index)) for index in range(group.num_columns)]
@@ -90,8 +93,8 @@ def column_sizes(raw: BinaryIO, metadata: pq.FileMetaData, number: int) -> list[
     values = sum(column.values for column in sizes if column.is_repeated)
     if values * _VALUE_BYTES > group.num_rows * MAX_ROW_BYTES:
         raise UnreadableFileError(
-            f"has rows that are too large: {values:,} values in {group.num_rows:,} of them, and one row may have "
-            f"{MAX_ROW_BYTES // _VALUE_BYTES:,}"
+            f"has rows that are too large: {values:,} values in {count_text(group.num_rows, 'row')}, and a row may "
+            f"have at most {MAX_ROW_BYTES // _VALUE_BYTES:,}"
         )
     return sizes
 
@@ -108,16 +111,16 @@ def _column_size(
     largest, reads_as_dictionary = 0, False
     if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
         largest = column.length
-    elif "DELTA_BYTE_ARRAY" in chunk.encodings:  # a value may be the one before it and nothing more
+    elif "DELTA_BYTE_ARRAY" in chunk.encodings:  # a value may only repeat the one before it
         largest = min(total, _DELTA_BYTES)
     elif chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page:
         largest = total
         if largest * min(values, _BATCH_ROWS * -(-values // rows)) > BATCH_BYTES:
-            with opened(raw, metadata, [chunk.path_in_schema]) as parquet:
+            with open_parquet(raw, metadata, [chunk.path_in_schema]) as parquet:
                 entries = _dictionary_lengths(parquet, number, chunk.path_in_schema)
             largest = max(entries, default=0) if entries is not None else total
             others = total if entries is None else total - sum(entries) - _ENTRY_BYTES * len(entries)
-            # All of its values may be in one row, which is in memory before its size is known.
+            # One row may have all values of the column, and is in memory before its size is known.
             reads_as_dictionary = (
                 is_repeated
                 and values * largest > MAX_ROW_BYTES
@@ -130,7 +133,7 @@ def _column_size(
 
 
 def _dictionary_lengths(parquet: pq.ParquetFile, number: int, path: str) -> Sizes | None:
-    """The bytes of each entry of a column's dictionary page; None where it does not come as a dictionary."""
+    """The bytes of each entry of a column's dictionary page; None where the column is not read as a dictionary."""
     first = next(parquet.iter_batches(batch_size=1, row_groups=[number], columns=[path]), None)
     arrays: list[Any] = [] if first is None else list(first.columns)
     while arrays:
@@ -149,8 +152,8 @@ def _dictionary_lengths(parquet: pq.ParquetFile, number: int, path: str) -> Size
 
 
 def value_bytes(array: Any) -> Sizes | int:
-    """What each value takes as Python's, with all that is in it, or one number where all take the same. A value that a
-    dictionary has counts every time.
+    """The bytes that each value takes in Python with all that it contains, or one number where all take the same. A
+    value of a dictionary counts each time it is used.
     """
     kind = array.type
     if isinstance(array, pa.ExtensionArray):
@@ -168,7 +171,7 @@ def value_bytes(array: Any) -> Sizes | int:
     try:
         lengths: Sizes = pc.binary_length(array).fill_null(0).to_numpy().astype(np.int64)
         return lengths + _VALUE_BYTES
-    except pa.ArrowNotImplementedError:  # of a type that has no texts
+    except pa.ArrowNotImplementedError:  # a type without texts
         return _VALUE_BYTES
 
 
@@ -178,7 +181,7 @@ _LISTS = (
 
 
 def _of_views(array: Any) -> Sizes:
-    """Without the values themselves: all views may be of the same bytes."""
+    """The sizes without reading the values: all views may point to the same bytes."""
     views = np.frombuffer(array.buffers()[1], dtype="<i4", count=4 * (array.offset + len(array))).reshape(-1, 4)
     lengths: Sizes = np.where(array.is_valid(), views[array.offset :, 0], 0).astype(np.int64)
     return lengths + _VALUE_BYTES
@@ -190,9 +193,9 @@ def _of_dictionary(array: Any) -> Sizes | int:
         return entries
     if not len(entries):
         return _VALUE_BYTES
-    places = array.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    found: Sizes = entries[places]
-    return found
+    indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    sizes: Sizes = entries[indices]
+    return sizes
 
 
 def _of_fixed_lists(array: Any) -> Sizes | int:
@@ -212,18 +215,18 @@ def _of_lists(array: Any) -> Sizes:
     inner = [array.keys, array.items] if pa.types.is_map(kind) else [array.values]
     items = _sum(*map(value_bytes, inner))
     if isinstance(items, int):
-        found: Sizes = (ends - starts) * items + _VALUE_BYTES
+        sizes: Sizes = (ends - starts) * items + _VALUE_BYTES
     else:
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(items)])
-        found = before[ends] - before[starts] + _VALUE_BYTES
-    return found
+        sizes = before[ends] - before[starts] + _VALUE_BYTES
+    return sizes
 
 
 def _sum(*sizes: Sizes | int) -> Sizes | int:
-    found = sizes[0]
-    for each in sizes[1:]:
-        found = found + each
-    return found
+    total = sizes[0]
+    for more in sizes[1:]:
+        total = total + more
+    return total
 
 
 def _per_value(sizes: Sizes | int, count: int) -> Sizes:
@@ -231,5 +234,5 @@ def _per_value(sizes: Sizes | int, count: int) -> Sizes:
 
 
 def row_ends(batch: pa.RecordBatch) -> Sizes:
-    """How many bytes the rows of a batch take up to each row's end."""
+    """The bytes that the rows of a batch take, summed up to the end of each row."""
     return np.cumsum(_per_value(value_bytes(batch.to_struct_array()), batch.num_rows))

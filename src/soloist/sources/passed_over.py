@@ -1,11 +1,12 @@
-"""Which files below a root are no chunk files, and why: counts, and the first of each kind by name. Pure.
+"""The files below a root that are not chunk files, and why: counts, and the first files of each reason by name. Pure.
 
-What is kept is bounded: `_NAMED` files and `_ENDINGS` endings a reason, however many files there are.
+Memory is bounded however many files there are: at most `_NAMED` files and `_ENDINGS` endings a reason are kept.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal, get_args
@@ -24,8 +25,18 @@ Reason = Literal[
     "questions",
     "a marker of another tool",
 ]
-# In the order in which they are told: what looks most like chunks first.
+# Messages follow this order: what looks most like chunks comes first.
 _ORDER: tuple[Reason, ...] = get_args(Reason)
+# What messages say instead of a reason. The reasons themselves are keys of run.json, and stay.
+_TEXTS: Mapping[Reason, str] = {
+    "no pattern takes it": "its name matches no pattern",
+    "packed in a way that is not read": "its compression is not supported",
+    "no format with this ending is read": "its file type is not supported",
+}
+_REMEDIES: Mapping[Reason, str] = {
+    "no pattern takes it": "to read files with other names, give --file-patterns",
+    "no column of texts": "to read texts from another column, give --text-field",
+}
 _UNTOLD: tuple[Reason, ...] = ("a marker of another tool",)
 _PACKED = (".xz", ".zip", ".lz4", ".7z", ".tar", ".tgz", ".rar", ".lzma", ".br", ".sz", ".snappy", ".z")
 _MARKERS = ("_success", "_metadata", "_common_metadata", "_committed_", "_started_")
@@ -38,30 +49,30 @@ OTHER_ENDINGS = "other"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassedOver:
-    """A file that is no chunk file. `file` is relative to the root; `detail` goes on where the reason ends."""
+    """A file that is not a chunk file. `file` is relative to the root; `detail` says more than the reason does."""
 
     file: PurePath
     reason: Reason
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{shortened(str(self.file), _PATH_CHARS)} ({self.detail or self.reason})"
+        return f"{shortened(str(self.file), _PATH_CHARS)} ({self.detail or _TEXTS.get(self.reason, self.reason)})"
 
 
 @dataclass(slots=True)
 class PassedOverFiles:
-    """Counts files by reason and ending, and keeps the first of each reason."""
+    """Counts files by reason and ending, and keeps the first files of each reason."""
 
     _counts: dict[Reason, Counter[str]] = field(default_factory=dict)
     _first: dict[Reason, list[PassedOver]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
-        """How many files there are."""
+        """The number of files."""
         return sum(counts.total() for counts in self._counts.values())
 
     def add(self, item: PassedOver) -> None:
-        """Take one more."""
+        """Add a file."""
         ending = PurePath(item.file.name.lower()).suffix or "none"
         self._count(item.reason, ending, 1)
         first = self._first.setdefault(item.reason, [])
@@ -69,7 +80,7 @@ class PassedOverFiles:
             first.append(item)
 
     def add_all(self, others: PassedOverFiles) -> None:
-        """Take those that were counted elsewhere."""
+        """Add the files of another count."""
         for reason, counts in others._counts.items():
             for ending, count in counts.items():
                 self._count(reason, ending, count)
@@ -81,7 +92,7 @@ class PassedOverFiles:
         counts[ending if ending in counts or len(counts) < _ENDINGS else OTHER_ENDINGS] += count
 
     def sentence(self) -> str:
-        """How many there are, and the first few with the reason; empty where there is nothing to tell."""
+        """The number of files, and the first few with their reason; empty where there is nothing to tell."""
         told = [item for reason in _ORDER if reason not in _UNTOLD for item in self._first.get(reason, ())]
         count = sum(counts.total() for reason, counts in self._counts.items() if reason not in _UNTOLD)
         if not count:
@@ -91,12 +102,15 @@ class PassedOverFiles:
         return f"{count_text(count, 'file')} {verb} passed over: {', '.join(map(str, told[:_TOLD]))}{more}"
 
     def notice(self) -> str:
-        """The sentence with what to do about it."""
-        sentence = self.sentence()
-        return f"{sentence}; --file-patterns takes others" if sentence and _ORDER[0] in self._counts else sentence
+        """The sentence, and what to do about it."""
+        return "; ".join(filter(None, (self.sentence(), *self.remedies())))
+
+    def remedies(self, always: Collection[Reason] = ()) -> list[str]:
+        """What to do so that these files are read. It also has the remedies for the reasons in `always`."""
+        return [remedy for reason, remedy in _REMEDIES.items() if reason in self._counts or reason in always]
 
     def to_dict(self) -> dict[str, Any]:
-        """As run.json has it: the number of files, the numbers by reason and ending, and the first of each reason."""
+        """The entry of run.json: the number of files, the counts by reason and ending, and the first of each reason."""
         return {
             "files": self.count,
             "by_reason": {reason: dict(self._counts[reason]) for reason in _ORDER if reason in self._counts},
@@ -109,7 +123,7 @@ class PassedOverFiles:
 
 
 def reason_of(name: str) -> Reason:
-    """Why no chunk file has this name, where no pattern takes it."""
+    """Why a file with this name is not a chunk file, where no pattern matches the name."""
     ending = PurePath(name.lower()).suffix
     plain = known_format(name)
     if name.lower().startswith(_MARKERS) and plain is None:

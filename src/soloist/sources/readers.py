@@ -1,4 +1,4 @@
-"""Who reads each format of `soloist.formats`: one row a format."""
+"""The table of readers: one row for each format of `soloist.formats`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soloist.sources.json_files import read_json, read_json_lines
 from soloist.sources.parquet_files import read_parquet
 
 Check = Callable[[], object]
-# A file, the name of the field of texts, and what is called meanwhile, to the items of the file.
+# Takes a file, the name of the text field and a check that it calls meanwhile. Gives the items of the file.
 Reader = Callable[[Path, str, Check], Iterator[Any]]
 
 READERS: Mapping[str, Reader] = {

@@ -1,7 +1,6 @@
-"""The chunks of a collection, in order, and what becomes of those that cannot be read.
+"""The chunks of a collection, in order, and the handling of faults.
 
-Knows the formats by name only; what a file's items are is the formats' affair, what makes an item a chunk
-is `chunk_fields`'.
+Knows formats by name only. The readers know the items of a file, and `chunk_fields` makes a chunk of an item.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from soloist.sources.partitions import partitions_of
 from soloist.sources.readers import READERS
 from soloist.types import Chunk, Collection, Place, SkippedInput, SkipReason
 
-_REMEDY = "repair it, or go on without it with --on-bad-input skip"
+_REMEDY = "repair it, or leave it out with --on-bad-input skip"
 _ITEMS_BETWEEN_LOOKS = 256
 _Version = tuple[int, int, int]
 _Check = Callable[[], object]
@@ -33,28 +32,28 @@ def read_chunks(
     on_skip: Callable[[SkippedInput], None],
     check: _Check = lambda: None,
 ) -> Iterator[tuple[Chunk, Place]]:
-    """Give each chunk of the collection with its place, file by file, in memory bounded by the largest chunk, or by
-    512 rows of a Parquet file, fewer where its rows are large.
+    """Yield each chunk of the collection with its place, file by file.
 
-    The ending of a file's name says its format (`soloist.formats`). An item is an object, a row or a plain string; the
-    module `chunk_fields` says how it becomes a chunk.
+    Memory is bounded by the largest chunk, or by 512 rows of a Parquet file, fewer where its rows are large. The
+    ending of a file's name says its format (`soloist.formats`). An item is an object, a row or a plain string, and
+    `chunk_fields` makes a chunk of it.
 
-    Each text that is empty or whitespace only and each file without items goes to `on_skip`. So do
-    faults where `config.on_bad_input` is "skip": a fault of one item costs that item; a fault of the
-    file costs the rest of the file, and the detail says how many of its chunks were given out before.
+    Each text that is empty or only whitespace, and each file without items, goes to `on_skip`. So do
+    faults where `config.on_bad_input` is "skip". A fault of one item skips that item. A fault of the
+    file skips the rest of the file, and the detail says how many of its chunks were read before.
 
-    `check` is called for each item and, where many are passed over before the first, meanwhile; it may raise.
+    `check` is called for each item, and also while many items are passed over. It may raise.
 
     Raises:
-        BadChunkFileError: a file or an item cannot be read, and `config.on_bad_input` is "error"; or, whatever that
-            is, a file changed while it was read: what was read of it is of no version that there ever was.
+        BadChunkFileError: a file or an item cannot be read, and `config.on_bad_input` is "error". Or a file changed
+            while it was read, in both settings: its chunks would be of different versions of the file.
     """
     for file in collection.files:
         yield from _FileReading(collection, file, config, on_skip, check).chunks()
 
 
 class _FileReading:
-    """One file on its way to chunks, and the count of those given out."""
+    """Reads the chunks of one file, and counts them."""
 
     def __init__(
         self,
@@ -78,7 +77,7 @@ class _FileReading:
         self._version: _Version | None = None
 
     def chunks(self) -> Iterator[tuple[Chunk, Place]]:
-        """Give the chunks, and report what is no chunk."""
+        """Yield the chunks, and report the items that are not chunks."""
         origin = self._file.relative_to(self._collection.root).as_posix()
         self._version = _version(self._file)
         try:
@@ -86,7 +85,7 @@ class _FileReading:
                 self._n_items += 1
                 self._check()
                 if self._n_items % _ITEMS_BETWEEN_LOOKS == 0:
-                    self._require_unchanged()  # one that grows as fast as it is read has no end
+                    self._require_unchanged()  # a file that grows as fast as it is read has no end
                 chunk = self._chunk(item, origin, index)
                 if chunk is not None:
                     self._n_chunks += 1
@@ -99,18 +98,18 @@ class _FileReading:
             self._skip(None, "no chunks")
 
     def _items(self) -> Iterator[Any]:
-        """The items of the file, with every way in which reading them can fail as one error."""
+        """The items of the file. All that can fail in reading them becomes one kind of error."""
         try:
             yield from READERS[self._format.name](self._file, self._config.text_field, self._check)
         except OSError as exc:
             raise UnreadableFileError(f"cannot be read ({exc.strerror or exc})") from exc
-        except MemoryError as exc:  # to pass over a sound file would lose it
+        except MemoryError as exc:  # the file is sound, so it must not be skipped
             raise BadChunkFileError(
-                f"{self._file} takes more memory from its {self._format.unit} {self._n_items} on than there is: give "
-                "the machine more, or write the file in smaller parts"
+                f"{self._file} does not fit into memory from its {self._format.unit} {self._n_items} on: use a machine "
+                "with more memory, or split the file"
             ) from exc
         except RecursionError as exc:
-            raise UnreadableFileError(f"nests too deeply after its first {self._n_items} items") from exc
+            raise UnreadableFileError(f"is nested too deeply after its first {self._n_items} items") from exc
 
     def _chunk(self, item: Any, origin: str, index: int) -> Chunk | None:
         try:
@@ -128,36 +127,34 @@ class _FileReading:
             self._report_item(index, exc)
             return None
 
-    def _check_id(self, index: int, found: GivenId) -> None:
-        """Require that either all chunks of the file bring an id, or none: a derived one beside those would part the
-        chunk from what its maker calls it.
-        """
-        if found.id is not None:
+    def _check_id(self, index: int, given: GivenId) -> None:
+        """Require that all chunks of the file have an id, or none. A derived id would hide that one is missing."""
+        if given.id is not None:
             self._has_ids = True
             if self._first_without_id is not None:
                 self._require_unchanged()
                 raise BadChunkFileError(
                     f"{self._format.unit} {self._first_without_id} of {self._file} has no id, but {self._format.unit} "
-                    f"{index} has one: give every chunk an id, or leave out those without with --on-bad-input skip"
+                    f"{index} has one: give every chunk an id, or leave out those without one with --on-bad-input skip"
                 )
             return
-        # To look ahead takes one more reading of the file, up to the first id. Where a mixture ends the run anyway, it
-        # is met on the way.
-        if self._has_ids is None and (found.empty is not None or self._config.on_bad_input == "skip"):
-            self._has_ids = self._looks_for_ids()
+        # Looking ahead reads the file once more, up to the first id. Where a mixture ends the run anyway, the first
+        # reading finds it.
+        if self._has_ids is None and (given.empty is not None or self._config.on_bad_input == "skip"):
+            self._has_ids = self._look_for_ids()
         if self._has_ids:
-            why = f"{found.empty}, and other" if found.empty is not None else "other"
+            why = f"{given.empty}, and other" if given.empty is not None else "other"
             raise NotAChunkError(f"has no id: {why} chunks of the file have one")
         if self._has_ids is None and self._first_without_id is None:
             self._first_without_id = index
 
-    def _looks_for_ids(self) -> bool:
+    def _look_for_ids(self) -> bool:
         try:
-            return any(map(self._brings_an_id, self._items()))
-        except UnreadableFileError:  # it is met again by who reads the chunks
+            return any(map(self._has_id, self._items()))
+        except UnreadableFileError:  # the reading of the chunks meets the fault again, and reports it
             return False
 
-    def _brings_an_id(self, item: Any) -> bool:
+    def _has_id(self, item: Any) -> bool:
         self._check()
         if not isinstance(item, dict):
             return False
@@ -172,7 +169,7 @@ class _FileReading:
     def _require_unchanged(self) -> None:
         if self._version is not None and _version(self._file) != self._version:
             raise BadChunkFileError(
-                f"{self._file} changed while it was read: run again once nothing writes to it any more"
+                f"{self._file} changed while it was read: run again when nothing writes to it any more"
             )
 
     def _report_item(self, index: int, exc: NotAChunkError) -> None:
@@ -194,7 +191,7 @@ class _FileReading:
 
 
 def _version(file: Path) -> _Version | None:
-    """What tells a file from the same one with other content, without reading it; None where it cannot be asked."""
+    """A file's size, time and inode, which change with its content; None where they cannot be read."""
     try:
         status = file.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""What was left out, as an error tells it: a count, and the first few by name. Pure."""
+"""The items that were left out, as an error lists them: a count, and the first few by name. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _NAMED = 3
 
 
 class SkippedInputs:
-    """Counts what was left out and keeps the first few, in memory that does not grow.
+    """Counts the items that were left out and keeps the first few, in memory that does not grow.
 
     As text, e.g. `notes/a.json (chunk 0): empty text; notes/b.json: no chunks`.
     """
@@ -18,7 +18,7 @@ class SkippedInputs:
         self._first: list[SkippedInput] = []
 
     def add(self, item: SkippedInput) -> None:
-        """Take one more."""
+        """Add an item."""
         self.count += 1
         if len(self._first) < _NAMED:
             self._first.append(item)

@@ -100,9 +100,11 @@ def test_the_sum_of_what_is_embedded_and_listed_is_what_lies_there(tmp_path: Pat
     assert len(embedded) + len(skipped) + listed["files"] == len(lying)
     # It is said in every way.
     (notice,) = [event.message for event in sink.events if isinstance(event, Notice) and event.about == "input"]
-    assert notice.startswith("10 files are not chunk files and were passed over: docs/data.json (no pattern takes it)")
+    assert notice.startswith(
+        "10 files are not chunk files and were passed over: docs/data.json (its name matches no pattern)"
+    )
     assert [event.files for event in sink.events if isinstance(event, InputPassedOver)] == [11]
-    assert notice.endswith("; --file-patterns takes others")
+    assert "; to read files with other names, give --file-patterns" in notice
     assert notice in estimate_run(config).notes
     assert changes(config).notices[0] == f"input: {notice}"
     refused_as_input(config, tmp_path)
@@ -118,7 +120,7 @@ def refused_as_input(config: RunConfig, folder: Path) -> None:
             shutil.copytree(config.out, root / "docs" / name)
         else:
             export_run(config.out, kind, out=root / "docs" / name)
-        with pytest.raises(InputError, match="and its rows are no chunks: move it out of"):
+        with pytest.raises(InputError, match="so its rows are not chunks: move it out of"):
             run(RunConfig(chunks_root=root, out=folder / "no", models=config.models, accelerator="cpu"))
 
 
@@ -140,7 +142,7 @@ def test_a_folder_of_beir_is_embedded_as_it_is_and_the_terminal_says_what_was_pa
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert (
-        "input: 2 files are not chunk files and were passed over: qrels/test.tsv (has no column 'text' (its columns "
-        "are 'query-id', 'corpus-id', 'score': --text-field names another)), queries.jsonl (the questions of a BEIR "
-        "folder)"
+        "input: 2 files are not chunk files and were passed over: qrels/test.tsv (has no column 'text', only "
+        "'query-id', 'corpus-id', 'score'), queries.jsonl (the questions of a BEIR folder); to read texts from another "
+        "column, give --text-field"
     ) in done.stderr
