@@ -82,7 +82,7 @@ def _all_passed_over(loose: PassedOverFiles, candidates: Iterable[_Candidate]) -
 def _no_chunk_files(root: Path, config: SourceConfig, passed_over: PassedOverFiles) -> InputError:
     patterns = ", ".join(config.file_patterns) or "nothing"
     sentence = passed_over.sentence()
-    remedies = "; ".join(passed_over.remedies(always=("no pattern takes it",)))
+    remedies = "; ".join(passed_over.remedies(other_names=True))
     return InputError(
         f"{root} holds no chunk files: soloist looked for {patterns} at any depth; {remedies}"
         + (f". {sentence}" if sentence else "")

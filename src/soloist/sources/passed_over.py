@@ -6,7 +6,7 @@ Memory is bounded however many files there are: at most `_NAMED` files and `_END
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal, get_args
@@ -105,8 +105,9 @@ class PassedOverFiles:
         """The sentence, and what to do about it."""
         return "; ".join(filter(None, (self.sentence(), *self.remedies())))
 
-    def remedies(self, always: Collection[Reason] = ()) -> list[str]:
-        """What to do so that these files are read. It also has the remedies for the reasons in `always`."""
+    def remedies(self, *, other_names: bool = False) -> list[str]:
+        """What to do so that these files are read. `other_names` adds how to read files with other names."""
+        always = ("no pattern takes it",) if other_names else ()
         return [remedy for reason, remedy in _REMEDIES.items() if reason in self._counts or reason in always]
 
     def to_dict(self) -> dict[str, Any]:
