@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 _CODE = re.compile(r"(?<![`:])`([^`]+)`(?!`)")
-_SECTION = re.compile(r"^(Raises|Returns|Args|Yields):$")
+_SECTION = re.compile(r"^(Attributes|Raises|Returns|Args|Yields):$")
 
 
 def as_restructured_text(lines: Sequence[str]) -> list[str]:

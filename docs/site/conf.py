@@ -25,9 +25,12 @@ nitpicky = True
 # Types of other projects, whose pages are not at hand offline.
 nitpick_ignore_regex = [("py:.*", r".*")]
 
-autodoc_typehints = "none"
+autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
+napoleon_use_ivar = True
+python_maximum_signature_line_length = 100
+# Two hyphens begin an option, and are no dash.
+smartquotes = False
 
 html_theme = "furo"
 html_title = f"soloist {release}"

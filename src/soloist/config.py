@@ -53,10 +53,11 @@ DEFAULT_MODELS = ("jina-code-embeddings-1.5b", "bge-m3")
 class SourceConfig:
     """How chunk files are found and read.
 
-    `text_field` and `id_field` name the field (JSON, JSON Lines) or column (of tables) of the text and
-    of the id; without `id_field`, the usual names are tried and then an id is derived.
-    `file_patterns` are matched against file names without an
-    ending `.gz`, `.bz2` or `.zst`.
+    Attributes:
+        text_field: the field (JSON, JSON Lines) or column (tables) of the text.
+        id_field: the field of the id. None tries the usual names, and then derives an id.
+        file_patterns: are matched against file names without an ending `.gz`, `.bz2` or `.zst`.
+        on_bad_input: `error` stops at the first fault. `skip` leaves it out and lists it.
     """
 
     text_field: str = implicit("text")
@@ -76,10 +77,13 @@ class SourceConfig:
 class FusionConfig:
     """How the vectors of the models become one.
 
-    `weights` maps every model's name to a non-negative number, 0 to leave it out of the fused vector;
-    an empty mapping weighs all alike. `dim` cuts every model's vector to its
-    first `dim` components before fusion; for `projection` it is the number of components of the fused vector.
     A single model is not fused unless one of the three is named: its fused vectors would only repeat its own.
+
+    Attributes:
+        method: the name of a fusion, or `none`.
+        weights: a number of 0 or more for each model; 0 leaves it out of the fused vector. Empty weighs all alike.
+        dim: cuts each model's vector to its first `dim` components before fusion. For `projection` it is the
+            number of components of the fused vector.
     """
 
     method: str = implicit(DEFAULT_FUSION)
@@ -99,23 +103,36 @@ class FusionConfig:
 class RunConfig:
     """One run: which chunks, through which models, on what, into which folder.
 
-    `shard_chunks` bounds the memory of a run (shards of very long chunks have fewer); `token_budget` is the number
-    of padded tokens in a batch (None: as calibrated, else the device kind's own); `lease_timeout_seconds` is how
-    long to wait for devices that another process holds (None: as long as it takes). `lock_dir` stands for the
-    machine: processes that name the same one respect each other's leases. `cache_dir` keeps what runs measure for
-    later plans (None: the user's cache folder). With `isolation="process"` each pass runs in a process of its own,
-    at whose end the driver has the whole of its memory back, contexts included. `packing` says where rows lie one
-    behind the other without padding: `auto` on the CPU, `on` on devices too, for the models that allow for it.
-    After `stop_after` seconds (or a duration such as "8h30m") the run ends with the shard in work; the same config
-    goes on with it. `reuse` names other runs whose vectors of the same texts by the same models are taken over.
-    `vector_dtype` is what vectors are stored as, whatever the models compute in: in float16 each number is rounded
-    to the nearest. A path may be given as a string, models and collections as any sequence of strings, and a fusion by
-    its method alone; they become what the fields say.
-
-    Where `out` is the folder of a run, what it was made with stays unless it is named here: models, collections,
-    catalogue, fusion, source, dtypes, packing and shard_chunks that are left out, or None, are those of the folder.
-
         RunConfig(chunks_root="chunks", out="run", models=["all-MiniLM-L6-v2", "wordllama"], fusion="none")
+
+    A path may be a string, models and collections any sequence of strings, and a fusion the name of its method.
+    Where `out` is the folder of a run, these stay as they are there unless they are named here: models, collections,
+    catalogue, fusion, source, dtypes, packing and shard_chunks.
+
+    Attributes:
+        chunks_root: the folder with the collections of chunks.
+        out: the folder to write: a new one, or that of a run.
+        collections: the names of those to embed; empty takes all.
+        models: catalogue names, folders or hub ids, in the order of their passes.
+        mode: `exclusive` has one model at a time on all devices, `standard` has all models there together.
+        fusion: how the models' vectors become one.
+        source: how chunk files are found and read.
+        dtype: what the models compute in.
+        vector_dtype: what vectors are stored as. In float16 each number is rounded to the nearest.
+        accelerator: `auto`, `cpu`, `cuda`, `cuda:0,1` or `simulated:2xT4`.
+        token_budget: padded tokens in a batch. None takes what was calibrated, else what suits the kind of device.
+        shard_chunks: chunks in a shard, which bounds the memory of a run. Shards of very long chunks have fewer.
+        catalogue: a TOML file with models of your own.
+        lock_dir: where the devices' locks are. Processes that name the same folder respect each other's leases.
+        lease_timeout_seconds: how long to wait for devices that another process holds. None waits without end.
+        cache_dir: where runs keep what they measure for later plans. None is the user's cache folder.
+        isolation: with `process` each pass runs in a process of its own. At its end the driver has all of its memory
+            back, contexts included.
+        packing: where rows lie one behind the other without padding: `auto` on the CPU, `on` on devices too, for
+            the models that allow it.
+        stop_after: seconds, or a duration such as "8h30m", after which the run ends with the shard in work. The same
+            config goes on with it.
+        reuse: other runs. Vectors that the same models made of the same texts are taken from there.
     """
 
     chunks_root: Path

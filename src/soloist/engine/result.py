@@ -81,18 +81,23 @@ class BatchSizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReport:
-    """One model's part in a run.
+    """One model's part in a run. Figures without a word on it are of the chunks that were embedded now.
 
-    Of its `chunks`, `embedded` went through the model now, `kept` were finished by an earlier session, `reused` have
-    vectors from an earlier state of the run or, `from_others` of them, from another run, and `repeated` have the text
-    of another chunk. `tokens`, `truncated_rows` and `truncated_tokens` are of all `chunks`, whoever embedded them, but
-    for those of kept shards that an earlier version wrote, which is a notice. `tokens` counts prompts and special
-    tokens, after truncation. All other figures are of the chunks embedded now: `padding_share` is the share of computed
-    tokens that were padding, `seconds` is encoding with tokenizing, without loading, of the shards that had rows to
-    embed.
-    `peak_bytes` is over the model's lease, which in standard mode all models share; `predicted_peak_bytes` is what was
-    predicted for it, None where nothing was. `budget` is what the batches were planned with. `matryoshka_dims` are
-    those that the model was trained to be cut to.
+    Attributes:
+        matryoshka_dims: those that the model was trained to be cut to.
+        chunks: all chunks. The next five are parts of them.
+        embedded: went through the model now.
+        kept: were finished by an earlier session.
+        reused: have vectors from an earlier state of the run or from another run.
+        from_others: those of `reused` that are from another run.
+        repeated: have the text of another chunk.
+        tokens: of all chunks, with prompts and special tokens, after truncation. So are the two `truncated` figures.
+            Kept shards that an earlier version wrote are left out, with a notice.
+        padding_share: the share of computed tokens that were padding.
+        budget: what the batches were planned with.
+        seconds: tokenizing and encoding, without loading, of the shards that had rows to embed.
+        peak_bytes: over the model's lease, which all models share in standard mode.
+        predicted_peak_bytes: what was predicted for it, or None.
     """
 
     name: str
