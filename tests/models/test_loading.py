@@ -148,6 +148,18 @@ def test_equal_weights_are_held_once_and_given_back(tiny_models: dict[str, Path]
         gc.enable()
 
 
+def test_other_pipeline_settings_are_followed_while_the_first_model_is_held(bert: Path) -> None:
+    """A notebook that edits a model's settings, and stages it once more, would go on with the settings before."""
+    first = _stage(bert)
+    pipeline = bert / "config_sentence_transformers.json"
+    settings = json.loads(pipeline.read_text())
+    pipeline.write_text(json.dumps({**settings, "truncate_dim": 16, "__version__": {"sentence_transformers": "99.0"}}))
+    second = _stage(bert)
+    assert (first.dim, second.dim) == (32, 16)
+    assert (first.module.truncate_dim, second.module.truncate_dim) == (None, 16)
+    assert not first.notices and "version 99.0" in second.notices[0]
+
+
 def test_threads_that_stage_the_same_model_share_it(tiny_models: dict[str, Path]) -> None:
     """Catches two loads that race, so that both hold their own copy."""
     staged: list[StagedModel] = []

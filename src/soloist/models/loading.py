@@ -176,8 +176,14 @@ def overflows_float16(spec: ModelSpec) -> bool:
 
 
 def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str]) -> Sides:
-    """One module of a side per content, dtype and limit, for as long as anyone holds it."""
-    key = fingerprint(contents, dtype=dtype, code=spec.trust_remote_code, max_tokens=spec.max_tokens)
+    """One module of a side per content, pipeline settings, dtype and limit, for as long as anyone holds it."""
+    key = fingerprint(
+        contents,
+        pipeline=read_pipeline(location.folder),
+        dtype=dtype,
+        code=spec.trust_remote_code,
+        max_tokens=spec.max_tokens,
+    )
     sides = _shared_sides.get(key)
     if sides is None:
         load = _load_wordllama if spec.loader == "wordllama" else _load_pipeline
