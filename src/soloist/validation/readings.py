@@ -17,6 +17,9 @@ from soloist.validation.evidence import Evidence, RunRecord
 
 Verdict = Literal["pass", "fail", "cannot be shown here"]
 Finding = tuple[Verdict, str]
+QUICK: Finding = ("cannot be shown here", "a quick rehearsal starts no processes of its own")
+_LEAST_COSINE = 0.9999
+_LARGEST_DIFFERENCE = 1e-5
 
 
 def failure_of(run: RunRecord) -> Finding | None:
@@ -80,6 +83,11 @@ def compare(first: RunRecord, second: RunRecord) -> tuple[float, float]:
         cosine = min(cosine, float(np.einsum("ij,ij->i", vectors, others, dtype=np.float64).min()))
         difference = max(difference, float(np.abs(vectors - others).max()))
     return min(cosine, 1.0), difference
+
+
+def is_near(cosine: float, difference: float) -> bool:
+    """Whether vectors so far apart, as `compare` has it, are taken for equal."""
+    return cosine >= _LEAST_COSINE and difference < _LARGEST_DIFFERENCE
 
 
 def over_residue(allocated: Mapping[str, int], evidence: Evidence) -> dict[str, int]:

@@ -6,25 +6,20 @@ Works on a sample of the user's own chunks. Knows the engine and the command lin
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-import soloist
 from soloist.arrays import Vectors
-from soloist.config import FusionConfig, RunConfig, SourceConfig
+from soloist.config import RunConfig, SourceConfig
 from soloist.devices import Accelerator, DeviceLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR
 from soloist.engine import RunResult, run
-from soloist.engine.intake.ingest import tell_passed_over
-from soloist.errors import ConfigError, InputError, OutputError
+from soloist.errors import ConfigError, OutputError
 from soloist.events import (
     BatchEncoded,
     Event,
@@ -35,15 +30,12 @@ from soloist.events import (
     Notice,
     ShardEncoded,
 )
-from soloist.jsontext import json_text
 from soloist.models.loading import StagedModel
-from soloist.sources import find_input, read_chunks
 from soloist.staging import select_models, stage_all
 from soloist.stores import RunFolder
 from soloist.stores.atomic import disk_errors
-from soloist.types import Collection
+from soloist.validation.commands import run_embed, run_script
 from soloist.validation.evidence import (
-    CommandRecord,
     Evidence,
     FailureRecord,
     Observation,
@@ -52,15 +44,15 @@ from soloist.validation.evidence import (
     StagingRecord,
 )
 from soloist.validation.host import own_bytes
+from soloist.validation.sample import write_sample
 
 SAMPLE_CHUNKS = 200
 PLANTED = "an error planted by the rehearsal after the first batch"
 BROKEN_OFF = "broken off by the rehearsal once two shards were done"
 _SHARDS_BEFORE = 2
+_FIRST = "exclusive"  # the run that comes first
 # How long runs after the first wait for the devices: those that the run before did not give back never come.
 _AGAIN_SECONDS = 15.0
-_COMMAND_SECONDS = 3600
-_TIMED_OUT = 124
 _MARKER = ".soloist-rehearsal"
 _FOLDERS = (
     "chunks", "exclusive", "again", "once-more", "standard", "isolated", "failed", "resumed", "command", "script",
@@ -85,23 +77,10 @@ def rehearse(
     """
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     sample = folder / "chunks"
-    given = find_input(config.chunks_root, config.source, config.collections)
-    tell_passed_over(given.passed_over, sink)
-    chunks = _write_sample(config, given.collections, sample, sample_chunks)
-    base = replace(
-        config, chunks_root=sample, collections=(), source=SourceConfig(), lock_dir=config.lock_dir or LOCK_DIR,
-        cache_dir=folder / "cache", isolation="allocator", shard_chunks=max(16, chunks // 3),
-        fusion=_named(config.fusion),
-    )  # fmt: skip
-    waits = config.lease_timeout_seconds
-    later = replace(base, lease_timeout_seconds=_AGAIN_SECONDS if waits is None else min(waits, _AGAIN_SECONDS))
+    chunks = write_sample(config, sample, sample_chunks, sink)
+    base = _base(config, folder, sample, chunks)
+    runs = _Runs(base, folder, accelerator, sink)
     specs = select_models(base)
-
-    def played(name: str, **changes: object) -> RunRecord:
-        sink.emit(Notice(about="rehearsal", message=name))
-        first = base if name == "exclusive" else later
-        return _played(replace(first, out=folder / name, **changes), accelerator, sink)  # type: ignore[arg-type]
-
     with _staged(base, accelerator) as (models, staging):
         assert models is None or models  # held, so that the runs share the weights and do not load them again
         return Evidence(
@@ -114,46 +93,48 @@ def rehearse(
             chunks=chunks,
             sample=sample,
             staging=staging,
-            exclusive=played("exclusive", mode="exclusive"),
-            again=played("again", mode="exclusive"),
-            once_more=played("once-more", mode="exclusive"),
-            standard=played("standard", mode="standard"),
-            failure=_failure(replace(later, out=folder / "failed", mode="exclusive"), accelerator),
-            resume=_resume(
-                replace(later, out=folder / "resumed", mode="exclusive"), lambda: played("resumed", mode="exclusive")
-            ),
-            isolated=None if quick else played("isolated", mode="exclusive", isolation="process"),
-            embed=None if quick else _embed(base, folder / "command"),
-            script=None if quick else _script(base, folder / "script"),
+            exclusive=runs.play("exclusive"),
+            again=runs.play("again"),
+            once_more=runs.play("once-more"),
+            standard=runs.play("standard", mode="standard"),
+            failure=_failure(runs.config("failed"), accelerator),
+            resume=_resume(runs.config("resumed"), lambda: runs.play("resumed")),
+            isolated=None if quick else runs.play("isolated", isolation="process"),
+            embed=None if quick else run_embed(base, folder / "command"),
+            script=None if quick else run_script(base, folder / "script"),
         )
 
 
-def _write_sample(config: RunConfig, collections: Sequence[Collection], target: Path, limit: int) -> int:
-    """The first chunks of every collection, as JSON Lines that every command can read; how many they are."""
-    each = max(1, -(-limit // len(collections)))
-    total = 0
-    for collection in collections:
-        total += _write_collection(collection, config.source, target, min(each, limit - total))
-    if not total:
-        raise InputError(
-            f"there are no chunks to rehearse with below {config.chunks_root}: name a folder that has some"
-        )
-    return total
+def _base(config: RunConfig, folder: Path, sample: Path, chunks: int) -> RunConfig:
+    """The config that all runs of a rehearsal begin with: the user's, on the sample and with a cache of its own."""
+    fusion = replace(config.fusion, method=str(config.fusion.method))  # named: so a single model is fused too
+    return replace(
+        config, chunks_root=sample, collections=(), source=SourceConfig(), lock_dir=config.lock_dir or LOCK_DIR,
+        cache_dir=folder / "cache", isolation="allocator", shard_chunks=max(16, chunks // 3), fusion=fusion,
+    )  # fmt: skip
 
 
-def _write_collection(collection: Collection, source: SourceConfig, target: Path, limit: int) -> int:
-    lines: list[str] = []
-    with contextlib.closing(read_chunks(collection, source, lambda item: None)) as chunks:  # type: ignore[type-var]
-        for chunk, _ in chunks:
-            if len(lines) == limit:
-                break
-            lines.append(json_text({"id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata)}))
-    if lines:
-        file = target / collection.name / "sample.jsonl"
-        with disk_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return len(lines)
+class _Runs:
+    """The runs of a rehearsal, in exclusive mode but for what a run changes, each in a folder of its name."""
+
+    def __init__(self, base: RunConfig, folder: Path, accelerator: Accelerator, sink: EventSink) -> None:
+        self._base = base
+        self._folder = folder
+        self._accelerator = accelerator
+        self._sink = sink
+
+    def config(self, name: str, **changes: Any) -> RunConfig:
+        """The config of a run. The first waits for the devices as the user said, later ones only a while."""
+        waits = self._base.lease_timeout_seconds
+        later = _AGAIN_SECONDS if waits is None else min(waits, _AGAIN_SECONDS)
+        seconds = waits if name == _FIRST else later
+        settings = {"mode": "exclusive", **changes}
+        return replace(self._base, out=self._folder / name, lease_timeout_seconds=seconds, **settings)
+
+    def play(self, name: str, **changes: Any) -> RunRecord:
+        """Do a run, whatever becomes of it."""
+        self._sink.emit(Notice(about="rehearsal", message=name))
+        return _played(self.config(name, **changes), self._accelerator, self._sink)
 
 
 @contextlib.contextmanager
@@ -304,67 +285,6 @@ def _next_lease_error(config: RunConfig, accelerator: Accelerator) -> str | None
             return None
     except Exception as exc:  # as above
         return f"{type(exc).__name__}: {exc}"
-
-
-def _embed(config: RunConfig, out: Path) -> CommandRecord:
-    """`soloist embed` in a process of its own, in exclusive mode."""
-    arguments = [
-        str(config.chunks_root), "--out", str(out), "--models", ",".join(config.models), "--mode", "exclusive",
-        "--accelerator", config.accelerator, "--dtype", config.dtype, *_fusion_arguments(config.fusion),
-    ]  # fmt: skip
-    code = "from soloist.cli import main; main()"
-    return _command([sys.executable, "-c", code, "embed", *arguments], config, {"run.json": out / "run.json"})
-
-
-def _named(fusion: FusionConfig) -> FusionConfig:
-    """The same fusion as one that somebody named: a single model is fused too, so that the checklist sees a fusion."""
-    return replace(fusion, method=str(fusion.method))
-
-
-def _fusion_arguments(fusion: FusionConfig) -> list[str]:
-    weights = ",".join(f"{name}={weight!r}" for name, weight in fusion.weights.items())
-    return [
-        "--fusion", fusion.method, *(["--weights", weights] if weights else []),
-        *(["--dim", str(fusion.dim)] if fusion.dim is not None else []),
-    ]  # fmt: skip
-
-
-def _script(config: RunConfig, out: Path) -> CommandRecord | None:
-    """The validation plan's own command, where this is a checkout; None where it is not."""
-    path = Path(soloist.__file__).resolve().parents[2] / "scripts" / "embed_collections_v5.py"
-    if not path.is_file():
-        return None
-    arguments = [
-        "--chunks-root", str(config.chunks_root), "--output-root", str(out), "--model", config.models[0],
-        "--enable-ensemble", "--ensemble-models", ",".join(config.models), "--ensemble-mode", "sequential",
-        "--exclusive-ensemble", "--aggregation-method", "concat",
-    ]  # fmt: skip
-    collections = sorted(child.name for child in config.chunks_root.iterdir())
-    files = {name: out / name for name in ("embedding_summary.json",)}
-    files |= {f"{name}_processing_stats.json": out / name / f"{name}_processing_stats.json" for name in collections}
-    return _command([sys.executable, str(path), *arguments], config, files)
-
-
-def _command(command: Sequence[str], config: RunConfig, files: Mapping[str, Path]) -> CommandRecord:
-    environment = {
-        **os.environ,
-        "SOLOIST_ACCELERATOR": config.accelerator,
-        "SOLOIST_LOCK_DIR": str(config.lock_dir),
-        "SOLOIST_CACHE_DIR": str(config.cache_dir),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    if config.catalogue is not None:
-        environment["SOLOIST_CATALOGUE"] = str(config.catalogue)
-    try:
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=_COMMAND_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        said = f"it was stopped after {_COMMAND_SECONDS} seconds"
-        return CommandRecord(command=" ".join(command), exit_code=_TIMED_OUT, stderr=said, files={})
-    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
-    return CommandRecord(command=" ".join(command), exit_code=done.returncode, stderr=done.stderr, files=found)
 
 
 def prepare_folder(folder: Path, chunks_root: Path) -> None:
