@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from support import tiny_models
+from support.chunk_files import write_chunk_files
+from support.collections import write_catalogue
 
 from soloist.models.catalogue import BUILT_IN
 from soloist.models.loading import stage
@@ -21,8 +23,8 @@ def chunks_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`test_collection` with 20 chunks, `notes` with 10; from a real collection where it is there."""
     root = tmp_path_factory.mktemp("chunks")
     records = _real_records() if REAL_CHUNKS.is_dir() else _made_records()
-    write_collection(root / "test_collection", records[:20])
-    write_collection(root / "notes", records[20:30])
+    write_chunk_files(root / "test_collection", records[:20])
+    write_chunk_files(root / "notes", records[20:30])
     return root
 
 
@@ -58,21 +60,6 @@ def tiny_environment(tiny_catalogue: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SOLOIST_CATALOGUE", str(tiny_catalogue))
     monkeypatch.setenv("SOLOIST_ACCELERATOR", "cpu")
     monkeypatch.setenv("SOLOIST_LOCK_DIR", str(tmp_path / "locks"))
-
-
-def write_catalogue(path: Path, sources: dict[str, Path]) -> Path:
-    """A user catalogue that gives each name a folder."""
-    path.write_text("".join(f'[models."{name}"]\nsource = "{source}"\n' for name, source in sources.items()))
-    return path
-
-
-def write_collection(folder: Path, records: list[dict[str, object]]) -> Path:
-    """A collection of two chunk files, as chunkers write them."""
-    folder.mkdir(parents=True)
-    half = len(records) // 2
-    for name, part in (("a", records[:half]), ("b", records[half:])):
-        (folder / f"{name}_chunks.json").write_text(json.dumps(part), encoding="utf-8")
-    return folder
 
 
 def _real_records() -> list[dict[str, object]]:

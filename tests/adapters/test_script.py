@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapters.conftest import write_catalogue, write_collection
 from support import tiny_models
+from support.chunk_files import write_chunk_files
+from support.collections import write_catalogue
 from support.ctrl_c import interrupted
 
 from scripts.embed_collections_v5 import install, main
@@ -126,7 +127,7 @@ def test_results_of_other_weights_or_texts_are_not_kept(
     changed: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches vectors of weights or texts that were replaced under the same name, and a refusal that costs them."""
-    file = write_collection(tmp_path / "chunks/notes", [{"text": f"text {i}"} for i in range(4)]) / "a_chunks.json"
+    file = write_chunk_files(tmp_path / "chunks/notes", [{"text": f"text {i}"} for i in range(4)]) / "a_chunks.json"
     catalogue = write_catalogue(tmp_path / "own.toml", {"own": tiny_models.make_bert(tmp_path / "first")})
     monkeypatch.setenv("SOLOIST_CATALOGUE", str(catalogue))
     output = tmp_path / "out"
@@ -226,7 +227,7 @@ def test_what_cannot_be_embedded_fails_in_one_line(
 
 def test_chunks_that_are_all_empty_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches an error without its reason, for which there is no file yet to look it up in."""
-    write_collection(tmp_path / "chunks/notes", [{"text": " "}, {"text": ""}])
+    write_chunk_files(tmp_path / "chunks/notes", [{"text": " "}, {"text": ""}])
     for flags in ((), ("--collections", "notes")):
         assert embed(tmp_path / "chunks", tmp_path / "out", *flags) == 1
         assert "a_chunks.json (chunk 0): empty text; " in capsys.readouterr().err
@@ -263,7 +264,7 @@ def test_texts_that_a_model_cannot_read_are_left_out_and_the_results_kept(
 ) -> None:
     """Catches results that are refused as of other chunks, because the source has texts that the run left out."""
     texts = ["grey water", "\u200b", "old boats"]
-    write_collection(tmp_path / "chunks/notes", [{"text": text} for text in texts])
+    write_chunk_files(tmp_path / "chunks/notes", [{"text": text} for text in texts])
     catalogue = write_catalogue(tmp_path / "own.toml", {"table": tiny_models.make_static(tmp_path / "table", rows=600)})
     monkeypatch.setenv("SOLOIST_CATALOGUE", str(catalogue))
     output, flags = tmp_path / "out", ["--skip-existing", "--on-bad-input", "skip"]
@@ -276,7 +277,7 @@ def test_texts_that_a_model_cannot_read_are_left_out_and_the_results_kept(
     assert embed(tmp_path / "chunks", output, *flags, model="table") == 0
     assert (output / "notes/notes_embeddings.npy").read_bytes() == before
     shutil.rmtree(tmp_path / "chunks")
-    write_collection(tmp_path / "chunks/notes", [{"text": text.replace("\u200b", "new")} for text in texts])
+    write_chunk_files(tmp_path / "chunks/notes", [{"text": text.replace("\u200b", "new")} for text in texts])
     assert embed(tmp_path / "chunks", output, *flags, model="table") == 1
     assert "other chunks" in capsys.readouterr().err
 
@@ -286,7 +287,7 @@ def test_a_collection_of_which_all_texts_are_left_out_stops_no_other(
 ) -> None:
     """Catches a second command that fails over results which are all there, since one collection has no vectors."""
     for name, text in (("full", "grey water"), ("hollow", "\u200b")):
-        write_collection(tmp_path / "chunks" / name, [{"text": text}])
+        write_chunk_files(tmp_path / "chunks" / name, [{"text": text}])
     catalogue = write_catalogue(tmp_path / "own.toml", {"table": tiny_models.make_static(tmp_path / "table", rows=600)})
     monkeypatch.setenv("SOLOIST_CATALOGUE", str(catalogue))
     flags = ["--skip-existing", "--on-bad-input", "skip"]
@@ -311,7 +312,7 @@ def test_help_says_what_becomes_of_existing_results(capsys: pytest.CaptureFixtur
 def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     """Catches a traceback of a hundred lines, and half a run in a hidden folder; also where Ctrl-C is pressed twice."""
     records: list[dict[str, object]] = [{"text": f"{i} " + "vector lease shard " * 40} for i in range(20_000)]
-    write_collection(tmp_path / "chunks/notes", records)
+    write_chunk_files(tmp_path / "chunks/notes", records)
     command = [sys.executable, str(ROOT / "scripts/embed_collections_v5.py"), "--model", "tiny-bert"]
     command += ["--chunks-root", str(tmp_path / "chunks"), "--output-root", str(tmp_path / "out")]
 

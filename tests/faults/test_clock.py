@@ -7,7 +7,7 @@ import itertools
 import json
 
 import pytest
-from faults.conftest import On, files_of, finish
+from support.fault_runs import On, files_of, finish
 
 from soloist.engine import run
 from soloist.errors import RunStoppedError

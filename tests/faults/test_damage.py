@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from faults.conftest import SHARD_CHUNKS, embedded, files_of, flip, require_sentence
+from support.fault_runs import SHARD_CHUNKS, embedded, files_of, flip, require_sentence
 from typer.testing import CliRunner
 
 from soloist.cli import app

@@ -8,14 +8,7 @@ import shutil
 import time
 
 import pytest
-from faults.conftest import (
-    N_CHUNKS,
-    On,
-    files_of,
-    finish,
-    require_sentence,
-    write_chunks,
-)
+from support.fault_runs import N_CHUNKS, On, files_of, finish, require_sentence, write_chunks
 
 from soloist.engine import run
 from soloist.errors import OutputError

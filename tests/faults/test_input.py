@@ -8,7 +8,7 @@ import shutil
 import threading
 
 import pytest
-from faults.conftest import On, command_of, files_of, require_sentence, write_chunks
+from support.fault_runs import On, command_of, files_of, require_sentence, write_chunks
 from typer.testing import CliRunner
 
 from soloist.cli import app

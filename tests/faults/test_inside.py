@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from faults.conftest import files_of, require_sentence, write_catalogue, write_chunks
+from support.collections import write_catalogue
+from support.fault_runs import files_of, require_sentence, write_chunks
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run

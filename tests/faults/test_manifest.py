@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from faults.conftest import files_of, finish, vector_rows
+from support.fault_runs import files_of, finish, vector_rows
 
 from soloist.engine import run
 from soloist.events import ListSink, Notice

@@ -7,7 +7,8 @@ import os
 import shutil
 
 import pytest
-from faults.conftest import On, finish, require_sentence, vector_rows, write_catalogue
+from support.collections import write_catalogue
+from support.fault_runs import On, finish, require_sentence, vector_rows
 
 from soloist.engine import run
 from soloist.errors import ModelLoadError

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults.conftest import require_sentence, write_catalogue
 from safetensors.torch import load_file
+from support.collections import write_catalogue
+from support.fault_runs import require_sentence
 from support.tiny_models import make_bert
 
 import soloist

@@ -16,9 +16,10 @@ import time
 from typing import ClassVar
 
 import pytest
-from faults.conftest import COMMAND, On, command_environment, command_of, files_of, run_out_of_time, write_catalogue
 from filelock import FileLock
+from support.collections import write_catalogue
 from support.ctrl_c import PATIENCE_SECONDS, press_twice
+from support.fault_runs import COMMAND, On, command_environment, command_of, files_of, run_out_of_time
 from typer.testing import CliRunner
 
 from soloist.cli import app

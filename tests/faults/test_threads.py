@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from faults.conftest import N_CHUNKS, On, finish, require_sentence, vector_rows
+from support.fault_runs import N_CHUNKS, On, finish, require_sentence, vector_rows
 
 from soloist.engine import run
 from soloist.errors import EncodingError

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faults.conftest import MODELS, N_CHUNKS, On, flip, run_out_of_time
+from support.fault_runs import MODELS, N_CHUNKS, On, flip, run_out_of_time
 from typer.testing import CliRunner
 
 from soloist.cli import app

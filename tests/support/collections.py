@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,13 @@ def chunks_below(root: Path, longest: int = 50) -> Path:
 
 def catalogue_below(root: Path, tiny_models: dict[str, Path]) -> Path:
     """A user catalogue with the tiny models under their own names."""
-    path = root / "catalogue.toml"
-    path.write_text("".join(f'[models."{name}"]\nsource = "{folder}"\n' for name, folder in tiny_models.items()))
+    return write_catalogue(root / "catalogue.toml", tiny_models)
+
+
+def write_catalogue(path: Path, models: Mapping[str, Path]) -> Path:
+    """A user catalogue with models under their names."""
+    tables = (f"[models.{json.dumps(name)}]\nsource = {json.dumps(str(folder))}\n" for name, folder in models.items())
+    path.write_text("".join(tables))
     return path
 
 
