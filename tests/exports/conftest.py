@@ -1,85 +1,20 @@
-"""Finished runs that are made in no time, and a PostgreSQL with pgvector, started once."""
+"""Runs to export, where exports go, and a PostgreSQL with pgvector, started once."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from exports.reading import READERS, Row
+from support.export_readers import READERS, Row
+from support.exported_runs import write_run
 
-from soloist.digests import shard_digest, text_digest
-from soloist.stores import RunFolder
 from soloist.types import Chunk
 
-DIMS = {"model-a": 6, "org/model.b": 4, "fused": 10}
-SHARD_ROWS = 40
 Where = tuple[dict[str, str], Callable[[], dict[str, Row]]]
-
-
-def vectors_of(texts: Sequence[str], name: str) -> np.ndarray:
-    """Unit vectors that follow from the text alone."""
-    found = np.empty((len(texts), DIMS[name]), np.float32)
-    for row, text in enumerate(texts):
-        seed = int.from_bytes(text_digest(f"{name}{text}")[:4], "little")
-        drawn = np.random.default_rng(seed).standard_normal(DIMS[name])
-        found[row] = drawn / np.linalg.norm(drawn)
-    return found
-
-
-def write_run(
-    path: Path, collections: Mapping[str, Sequence[Chunk]], *, fused: bool = True, dtype: str = "float32"
-) -> Path:
-    """A finished run of these chunks by two models; of what was there before, only the run's id stays."""
-    if path.exists():
-        for file in sorted(path.rglob("*"), reverse=True):
-            if file.name != "id.json":
-                file.unlink() if file.is_file() else file.rmdir()
-    folder = RunFolder(path)
-    for collection, chunks in collections.items():
-        for index, start in enumerate(range(0, len(chunks), SHARD_ROWS)):
-            some = chunks[start : start + SHARD_ROWS]
-            ids, texts = [chunk.id for chunk in some], [chunk.text for chunk in some]
-            digests = [text_digest(text) for text in texts]
-            folder.manifest.append(folder.shards.write_chunks(collection, index, some))
-            for name in ("model-a", "org/model.b"):
-                vectors, maker = vectors_of(texts, name), f"made by {name}"
-                folder.manifest.append(
-                    folder.shards.write_vectors(
-                        collection, name, index, ids, vectors, digests, maker, vector_dtype=dtype
-                    )
-                )
-            if fused:
-                content = shard_digest(ids, digests)
-                folder.manifest.append(
-                    folder.shards.write_fused(
-                        collection, index, ids, vectors_of(texts, "fused"), content, "fused", dtype
-                    )
-                )
-    models = [
-        {"name": name, "dim": DIMS[name], "fingerprint": f"made by {name}"} for name in ("model-a", "org/model.b")
-    ]
-    counts = [{"name": name, "chunks": len(chunks)} for name, chunks in collections.items()]
-    fusion = {"dim": DIMS["fused"], "method": "concat"} if fused else None
-    folder.finish({"models": models, "fusion": fusion, "collections": counts})
-    return path
-
-
-def some_chunks(count: int, *, first: int = 0) -> list[Chunk]:
-    """Chunks with metadata of several types, some of them in one chunk only."""
-    return [
-        Chunk(
-            id=f"chunk {number}",
-            text=f"text {number}, with 'quotes', ünïcödé and\na second line",
-            metadata={"page": number, "title": f"T{number}", "share": number / 7, "odd": [1, {"a": None}], "ok": True}
-            | ({"tags": ["x", "y"]} if number % 2 else {"rare.name": "only here", "late": None}),
-        )
-        for number in range(first, first + count)
-    ]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from exports.conftest import some_chunks
+from support.exported_runs import some_chunks
 
 from soloist.errors import ExportError, OutputError
 from soloist.exports import EXPORTS, Target, export_run

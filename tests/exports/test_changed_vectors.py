@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exports.conftest import some_chunks
+from support.exported_runs import some_chunks
 
 from soloist.digests import text_digest
 from soloist.exports import EXPORTS, export_run

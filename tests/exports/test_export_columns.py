@@ -12,8 +12,8 @@ import polars
 import psycopg
 import pyarrow.parquet as pq
 import pytest
-from exports.conftest import some_chunks
-from exports.reading import READERS
+from support.export_readers import READERS
+from support.exported_runs import some_chunks
 
 from soloist.errors import ExportError
 from soloist.exports import export_run

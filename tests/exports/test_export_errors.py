@@ -14,8 +14,8 @@ from threading import Thread
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from exports.conftest import some_chunks
-from exports.reading import marker_of
+from support.export_readers import marker_of
+from support.exported_runs import some_chunks
 
 from soloist.errors import ConfigError, ExportError, OutputError, SoloistError
 from soloist.exports import export_run

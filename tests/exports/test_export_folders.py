@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from exports.conftest import some_chunks
-from exports.killing import run_killed
-from exports.reading import READERS, marker_of
+from support.export_readers import READERS, marker_of
+from support.exported_runs import some_chunks
+from support.killed_commands import run_killed
 
 from soloist.errors import ExportError
 from soloist.exports import EXPORTS, export_run

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from exports.conftest import DIMS, some_chunks, write_run
+from support.exported_runs import DIMS, some_chunks, write_run
 
 from soloist.exports import export_run
 from soloist.exports.columns import Columns, vector_column
-from soloist.exports.lancedb_table import _LanceTable
-from soloist.exports.pgvector import _Table
+from soloist.exports.lancedb.table import LanceTable
+from soloist.exports.pgvector.table import PostgresTable
 from soloist.exports.rows import open_source
 
 MODEL_B = vector_column("org/model.b")
@@ -26,7 +26,7 @@ def test_lancedb_builds_an_index_once_and_again_when_it_is_outgrown(make_run, tm
         export_run(run, "lancedb", out=out, vectors="fused")
         source = open_source(run, "fused", (), several=True)
         columns = Columns.of(source)
-        store = _LanceTable(lancedb.connect(out), "soloist", source, columns, "here", indexed_rows=300)
+        store = LanceTable(lancedb.connect(out), "soloist", source, columns, "here", indexed_rows=300)
         notes = store.index()
         assert ("approximate" in notes[0]) == (count >= 300)
         return {each.name: each.num_indexed_rows for each in lancedb.connect(out).open_table("soloist").list_indices()}
@@ -51,12 +51,12 @@ def test_an_index_is_of_all_vectors_in_the_table(make_run, tmp_path, postgres):
                 export_run(run, to, collections=[collection], table="shared", **where)
         connection.execute("UPDATE shared SET vector_model_a = NULL WHERE collection = 'alpha'")
         source = open_source(run, None, ["beta"], several=True)
-        notes = _Table(psycopg, connection, source, ("shared",), "here", indexed_rows=300).index()
+        notes = PostgresTable(psycopg, connection, source, ("shared",), "here", indexed_rows=300).index()
         assert [note.startswith("model-a is scanned") for note in notes] == [True, False, False]
         found = connection.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'shared'").fetchall()
     assert sorted("hnsw" in made for (made,) in found) == [False, True, True]
     lancedb.connect(out).open_table("shared").update(where="id = 'chunk 1'", values_sql={"vector_model_a": "NULL"})
-    _LanceTable(lancedb.connect(out), "shared", source, Columns.of(source), "here", indexed_rows=310).index()
+    LanceTable(lancedb.connect(out), "shared", source, Columns.of(source), "here", indexed_rows=310).index()
     indexes = lancedb.connect(out).open_table("shared").list_indices()
     assert {each.columns[0] for each in indexes} == {MODEL_B, "vector_fused"}
 
@@ -73,7 +73,7 @@ def test_indexes_of_postgres(tmp_path, postgres, monkeypatch):
         export_run(run, "pgvector", url=postgres, table="My Vectors")
         connection.execute('CREATE TABLE "My Vectors_vector_model" (a int)')
         connection.execute('CREATE INDEX "My Vectors_vector_model_a_idx" ON "My Vectors_vector_model" (a)')
-        store = _Table(psycopg, connection, source, ("My Vectors",), "here", indexed_rows=3)
+        store = PostgresTable(psycopg, connection, source, ("My Vectors",), "here", indexed_rows=3)
         for _ in range(2):
             notes = store.index()
         found = connection.execute(

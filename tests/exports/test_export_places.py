@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from exports.conftest import some_chunks
-from exports.reading import READERS
+from support.export_readers import READERS
+from support.exported_runs import some_chunks
 
 from soloist.errors import ExportError
 from soloist.exports import EXPORTS, export_run

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exports.conftest import some_chunks, vectors_of
-from exports.reading import READERS, has_begun
+from support.export_readers import READERS, has_begun
+from support.exported_runs import some_chunks, vectors_of
 
 from soloist.errors import ExportError
 from soloist.exports import EXPORTS, export_run
-from soloist.exports.lancedb_table import _sub_vectors
-from soloist.exports.qdrant import _Collection, _requests
+from soloist.exports.lancedb.indexes import _sub_vectors
+from soloist.exports.qdrant.collection import QdrantCollection
+from soloist.exports.qdrant.points import requests
 from soloist.exports.rows import key_of, open_source
 from soloist.exports.stores import Scope
 from soloist.exports.target import Target
@@ -198,11 +199,13 @@ def test_requests_that_a_qdrant_server_takes(make_run):
     wide = dataclasses.replace(
         rows, vectors={"wide": np.random.default_rng(0).standard_normal((40, 50_000)).astype(np.float32)}
     )
-    places = list(_requests(wide))
-    assert [place for some in places for place in some] == list(range(40)) and len(places) > 1
-    for some in places:
+    parts = list(requests(wide))
+    assert [key for part in parts for key in part.keys] == list(wide.keys) and len(parts) > 1
+    assert np.array_equal(np.concatenate([part.vectors["wide"] for part in parts]), wide.vectors["wide"])
+    for part in parts:
         points = [
-            {"id": wide.keys[at], "vector": wide.vectors["wide"][at].tolist(), "text": chunks[at].text} for at in some
+            {"id": key, "vector": vector.tolist(), "text": chunk.text}
+            for key, vector, chunk in zip(part.keys, part.vectors["wide"], part.chunks, strict=True)
         ]
         assert len(json.dumps(points)) < 32e6
 
@@ -324,9 +327,9 @@ def test_a_folder_of_qdrant_is_asked_once_for_all_its_points(make_run, tmp_path)
     export_run(run, "qdrant", out=tmp_path / "out", vectors="org/model.b")
     with closing(QdrantClient(path=str(tmp_path / "out"))) as client:
         source = open_source(run, "org/model.b", (), several=True)
-        store = _Collection(client, source, Target(out=tmp_path / "out"), "here")
-        assert [len(page) for page in store.places(Scope(("alpha",), None))] == [1_050]
-        assert [len(page) for page in store.places(Scope(("beta",), None))] == [0]
+        store = QdrantCollection(client, source, Target(out=tmp_path / "out"), "here")
+        assert [len(page) for page in store.scan(Scope(("alpha",), None))] == [1_050]
+        assert [len(page) for page in store.scan(Scope(("beta",), None))] == [0]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "lancedb"])

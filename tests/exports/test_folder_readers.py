@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
-from exports.conftest import some_chunks, vectors_of
-from exports.killing import run_killed
-from exports.reading import READERS, marker_of
+from support.export_readers import READERS, marker_of
+from support.exported_runs import some_chunks, vectors_of
+from support.killed_commands import run_killed
 
 from soloist.exported import MARKERS
 from soloist.exports import export_run

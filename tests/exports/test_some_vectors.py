@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from exports.conftest import some_chunks, vectors_of
-from exports.reading import READERS
+from support.export_readers import READERS
+from support.exported_runs import some_chunks, vectors_of
 
 from soloist.errors import ExportError
 from soloist.exports import export_run

@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
-from exports.conftest import some_chunks, vectors_of
-from exports.reading import READERS
+from support.export_readers import READERS
+from support.exported_runs import DIMS, some_chunks, vectors_of, write_run
 
 from soloist.errors import ConfigError, ExportError
 from soloist.exports import export_run
@@ -92,7 +92,7 @@ def test_two_exports_at_once_into_a_folder_of_qdrant(make_run, tmp_path):
     with closing(QdrantClient(path=str(out))):
         done = subprocess.run([*COMMAND, str(run), "--to", "qdrant", "--out", str(out)], capture_output=True, text=True)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
-    assert "is open in another process: wait until that has ended" in done.stderr
+    assert "is open in another process: wait until that process has ended" in done.stderr
     assert export_run(run, "qdrant", out=out).unchanged == 5
 
 
@@ -115,11 +115,11 @@ def lock_number(connection, run, url):
     """The number that an export of the table `locked` holds."""
     import psycopg
 
-    from soloist.exports.pgvector import _Table
+    from soloist.exports.pgvector.table import PostgresTable
     from soloist.exports.rows import open_source
 
     with psycopg.connect(url, autocommit=True) as other:
-        _Table(psycopg, other, open_source(run, None, (), several=True), ("locked",), "here")
+        PostgresTable(psycopg, other, open_source(run, None, (), several=True), ("locked",), "here")
         found = connection.execute(
             "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory'"
         ).fetchall()
@@ -131,7 +131,7 @@ def test_rows_that_another_run_has_written_meanwhile(make_run, postgres):
     """They were written over, though nobody had given --take-over."""
     import psycopg
 
-    from soloist.exports.pgvector import _Table
+    from soloist.exports.pgvector.table import PostgresTable
     from soloist.exports.rows import open_source
 
     first, second = make_run(alpha=some_chunks(5)), make_run(name="second", alpha=some_chunks(5))
@@ -139,8 +139,10 @@ def test_rows_that_another_run_has_written_meanwhile(make_run, postgres):
         source = open_source(second, None, (), several=True)
         (rows,) = source.batches(10)
         export_run(first, "pgvector", url=postgres, table="meanwhile")
-        store = _Table(psycopg, connection, source, ("meanwhile",), "here")
-        with pytest.raises(ExportError, match=r"rows of collection alpha from another run in the meantime: choose"):
+        store = PostgresTable(psycopg, connection, source, ("meanwhile",), "here")
+        with pytest.raises(
+            ExportError, match=r"another run has written rows of collection alpha to here in the meantime: choose"
+        ):
             store.add(rows)
         with pytest.raises(ExportError, match="in the meantime"):
             store.update(rows, keep=True)
@@ -326,7 +328,7 @@ def test_indexes_of_a_qdrant_server_that_an_export_was_broken_off_before(make_ru
     """They were made with the collection alone, and never where that moment had passed."""
     from qdrant_client import QdrantClient
 
-    from soloist.exports.qdrant import _Collection
+    from soloist.exports.qdrant.collection import QdrantCollection
     from soloist.exports.rows import open_source
     from soloist.exports.stores import fill
     from soloist.exports.target import Target
@@ -351,18 +353,18 @@ def test_indexes_of_a_qdrant_server_that_an_export_was_broken_off_before(make_ru
     source, target = open_source(make_run(alpha=some_chunks(3)), None, (), several=True), Target(url="http://server")
     with closing(Server(str(tmp_path / "out"))) as client:
         with pytest.raises(KeyboardInterrupt):
-            fill(_Collection(client, source, target, "here"), source, target)
+            fill(QdrantCollection(client, source, target, "here"), source, target)
         assert len(client.made) == 1
         client.left = 9
         for written in (3, 0):
-            assert fill(_Collection(client, source, target, "here"), source, target).written == written
+            assert fill(QdrantCollection(client, source, target, "here"), source, target).written == written
         assert sorted(client.made) == ["collection", "run"]
 
 
 @pytest.mark.parametrize("table", ["per%cent", "100%s", 'quo"te', "it's", "Ünï cödé", "x" * 90, "%(a)s", "a {b}"])
 def test_any_name_of_a_postgres_table(make_run, postgres, table):
     """A % was taken for the place of a value, where the name is in a query that has such."""
-    from soloist.exports.pgvector import identifier
+    from soloist.exports.pgvector.address import identifier
 
     with connected(postgres, identifier(table)) as connection:
         assert export_run(make_run(alpha=some_chunks(5)), "pgvector", url=postgres, table=table).written == 5
@@ -377,7 +379,9 @@ def test_a_dot_in_the_name_of_a_postgres_table(make_run, postgres):
     run = make_run(alpha=some_chunks(5))
     with connected(postgres) as connection:
         connection.execute('DROP SCHEMA IF EXISTS "mi%ne" CASCADE')
-        with pytest.raises(ExportError, match=r"schema mi%ne that is not there: make it with CREATE SCHEMA"):
+        with pytest.raises(
+            ExportError, match=r"schema mi%ne, which does not exist: make the schema with CREATE SCHEMA"
+        ):
             export_run(run, "pgvector", url=postgres, table="mi%ne.chunks")
         connection.execute('CREATE SCHEMA "mi%ne"')
         assert export_run(run, "pgvector", url=postgres, table="mi%ne.chunks").written == 5
@@ -475,17 +479,17 @@ def test_postgres_keeps_the_rows_until_they_are_asked_for(make_run, postgres):
     """The client had the keys of all rows in memory before it looked at the first."""
     import psycopg
 
-    from soloist.exports import pgvector
+    from soloist.exports.pgvector.table import PostgresTable
     from soloist.exports.rows import open_source
     from soloist.exports.stores import Scope
 
     run = make_run(alpha=some_chunks(9))
     with connected(postgres, "paged") as connection:
         export_run(run, "pgvector", url=postgres, table="paged")
-        store = pgvector._Table(psycopg, connection, open_source(run, None, (), several=True), ("paged",), "here")
-        pages = store.places(Scope(("alpha",), None))
+        store = PostgresTable(psycopg, connection, open_source(run, None, (), several=True), ("paged",), "here")
+        pages = store.scan(Scope(("alpha",), None))
         assert len(next(pages)) == 9
-        assert connection.execute("SELECT count(*) FROM pg_cursors WHERE name = 'soloist_places'").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM pg_cursors WHERE name = 'soloist_scan'").fetchone() == (1,)
         pages.close()
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
@@ -518,10 +522,8 @@ def test_a_folder_that_is_not_the_stores(make_run, tmp_path, kind):
 @pytest.mark.parametrize("dim", [1, 5_000])
 def test_vectors_of_one_dim_and_of_very_many(tmp_path, place, kind, dim, monkeypatch):
     """A list of one number, or more than an index takes, is read back as another shape or not at all."""
-    from exports import conftest
-
-    monkeypatch.setitem(conftest.DIMS, "fused", dim)
-    run = conftest.write_run(tmp_path / "run", {"it's": some_chunks(1)})
+    monkeypatch.setitem(DIMS, "fused", dim)
+    run = write_run(tmp_path / "run", {"it's": some_chunks(1)})
     where, read = place(kind)
     assert export_run(run, kind, **where).compared == 1
     assert export_run(run, kind, **where).unchanged == 1

@@ -18,7 +18,7 @@ from soloist.arrays import Vectors
 from soloist.digests import text_digest
 from soloist.errors import OutputError
 from soloist.stores import RunFolder
-from soloist.stores.rows import RowReader, layout_of
+from soloist.stores.rows import RowReader, columns_of
 from soloist.stores.tables import read_table, table_vectors, vector_file, vector_table, write_vector_file
 from soloist.stores.verification import norm_tolerance
 
@@ -64,7 +64,7 @@ def test_rows_of_a_float16_file_are_read_one_by_one(tmp_path, rows, dim):
     vectors, path = unit_rows(rows, dim), tmp_path / "a.parquet"
     digests, counts = write(path, vectors)
     with path.open("rb") as file:
-        assert layout_of(file) is not None
+        assert columns_of(file) is not None
     wanted = np.random.default_rng(1).permutation(rows)[:300].astype(np.int64)
     found = RowReader().read(path, wanted)
     assert found.vectors.dtype == np.float32
@@ -79,7 +79,7 @@ def test_a_float16_file_of_another_layout_is_read_whole(tmp_path):
     write(path, vectors)
     pq.write_table(pq.read_table(path), path, compression="zstd")
     with path.open("rb") as file:
-        assert layout_of(file) is None
+        assert columns_of(file) is None
     found = RowReader().read(path, np.array([499, 3]))
     assert found.vectors.dtype == np.float32
     assert np.array_equal(found.vectors, rounded(vectors)[[499, 3]])

@@ -11,7 +11,7 @@ import pytest
 
 from soloist.digests import text_digest
 from soloist.errors import OutputError
-from soloist.stores.rows import RowReader, layout_of
+from soloist.stores.rows import RowReader, columns_of
 from soloist.stores.tables import table_matrix, vector_table, write_vector_file
 
 
@@ -30,7 +30,7 @@ def counts_of(rows: int) -> np.ndarray:
 
 def has_layout(path: Path) -> bool:
     with path.open("rb") as file:
-        return layout_of(file) is not None
+        return columns_of(file) is not None
 
 
 def require_rows(reader: RowReader, path: Path, table, digests) -> None:

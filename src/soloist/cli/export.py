@@ -12,10 +12,11 @@ import typer
 
 from soloist.cli.embed import split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
+from soloist.exports import EXPORTS
 from soloist.reports.text import one_line
 from soloist.wording import count_text
 
-_TO_HELP = "parquet, numpy, jsonl, faiss, lancedb, qdrant or pgvector."
+_TO_HELP = f"{', '.join([*EXPORTS][:-1])} or {[*EXPORTS][-1]}."
 _VECTORS_HELP = "fused, the name of a model, or all. [default: all; for faiss the fused ones]"
 
 _TABLE_HELP = "The table or collection in a store; for pgvector also SCHEMA.NAME."

@@ -1,4 +1,7 @@
-"""A finished run into the store where its vectors are wanted: one small module for each, behind one table."""
+"""A finished run into the store where its vectors are wanted: one module or package for each kind, behind one table.
+
+Light to import: the help of the command line reads the table.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from soloist.errors import ConfigError
-from soloist.exports.report import ExportReport
-from soloist.exports.rows import Source, open_source
-from soloist.exports.store_folders import require_outside_runs
 from soloist.exports.target import BATCH_ROWS, DEFAULT_TABLE, Target
 from soloist.text_lists import list_of_texts
 
-__all__ = ["EXPORTS", "ExportReport", "Target", "export_run"]
+if TYPE_CHECKING:
+    from soloist.exports.report import ExportReport
+    from soloist.exports.rows import Source
+
+__all__ = ["EXPORTS", "Target", "export_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """A row of the table: the module with its `export`, and whether a row there may have several vectors."""
+    """A row of the table: the module or package with its `export`, and whether a row there may have several vectors."""
 
     module: str
     several: bool
@@ -30,7 +35,7 @@ EXPORTS: Mapping[str, Export] = {
     "numpy": Export(module="numpy_files", several=True),
     "jsonl": Export(module="jsonl", several=True),
     "faiss": Export(module="faiss_index", several=False),
-    "lancedb": Export(module="lancedb_table", several=True),
+    "lancedb": Export(module="lancedb", several=True),
     "qdrant": Export(module="qdrant", several=True),
     "pgvector": Export(module="pgvector", several=True),
 }
@@ -52,7 +57,7 @@ def export_run(
     """Export a finished run, or bring what was exported up to date with it.
 
     Rows that are there unchanged are left, rows of chunks that are gone are deleted, and at the end the rows are
-    counted and a sample of their vectors is read back and compared. What another run exported to the same place, of
+    counted and a sample of their vectors is read back and compared. What another run exported to the same target, of
     the same collections where it is a store, stays untouched unless `take_over` makes it this run's. `vectors` are
     `fused`, those of a model, or `all`; by default all, but for faiss, which has one vector a row. In a store, vectors
     that are not exported now stay for the rows whose text has. `progress` is called now and then with how many rows are
@@ -64,6 +69,10 @@ def export_run(
         ExportError: the store fails, has a table with other dims, has what another run exported, or does not have
             what was written.
     """
+    # These bring numpy and pyarrow, for which the help of the command line does not wait.
+    from soloist.exports.rows import open_source
+    from soloist.exports.store_folders import require_outside_runs
+
     kind = EXPORTS.get(to)
     if kind is None:
         raise ConfigError(f"there is no export to {to}: choose one of {', '.join(EXPORTS)}")

@@ -10,7 +10,7 @@ import numpy as np
 from soloist.arrays import Vectors
 from soloist.exports.client_library import load
 from soloist.exports.folders import ExportFolder, export_folder
-from soloist.exports.numpy_files import IDS, gone_count, places_of, write_ids
+from soloist.exports.numpy_files import IDS, gone_count, row_numbers, write_ids
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import Source
 from soloist.exports.target import Target
@@ -41,7 +41,7 @@ def _filled(folder: ExportFolder, source: Source, faiss: Any) -> ExportReport:
     there = faiss.read_index(str(folder.path / INDEX))
 
     def read(keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
-        return {key: {name: there.reconstruct(at)} for key, at in places_of(folder.path / IDS, keys).items()}
+        return {key: {name: there.reconstruct(at)} for key, at in row_numbers(folder.path / IDS, keys).items()}
 
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,

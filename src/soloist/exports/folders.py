@@ -17,7 +17,7 @@ import pyarrow as pa
 from soloist.errors import ExportError
 from soloist.exported import MARKERS
 from soloist.exports.locks import LOCK, exclusive
-from soloist.exports.markers import File, Marker, is_at_its_place, read_marker, write_marker
+from soloist.exports.markers import File, Marker, is_where_it_belongs, read_marker, write_marker
 from soloist.exports.rows import Source
 from soloist.exports.target import Target
 from soloist.stores.atomic import atomic_path, disk_errors, is_temporary, make_folder, sync_file
@@ -124,7 +124,7 @@ class ExportFolder:
             self._marker, finished=True, vectors=self._vectors, collections=self._collections,
             files={name: self.files[name] for name in files},
         )  # fmt: skip
-        if done != self._marker or not is_at_its_place(self.path, done.to):
+        if done != self._marker or not is_where_it_belongs(self.path, done.to):
             self._write(done, schema)
 
     def _begin(self, names: Iterable[str], schema: pa.Schema = _NO_COLUMNS) -> None:

@@ -49,8 +49,8 @@ def _filled(path: Path, source: Source, batch_rows: int) -> ExportReport:
     deleted = gone_count(path, source)
     with atomic_path(path) as temp, disk_errors(path), temp.open("w", encoding="utf-8", newline="\n") as file:
         for rows in source.batches(batch_rows):
-            for place in range(len(rows)):
-                file.write(json_text(_object(source.run, rows, place)) + "\n")
+            for row in range(len(rows)):
+                file.write(json_text(_object(source.run, rows, row)) + "\n")
     return ExportReport(
         target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
         compared=compare(source, str(path), row_count(path), lambda keys: _read(path, keys)),
@@ -122,10 +122,10 @@ def _clean(path: Path) -> None:
                     entry.unlink()
 
 
-def _object(run: str, rows: Rows, place: int) -> dict[str, Any]:
-    chunk = rows.chunks[place]
+def _object(run: str, rows: Rows, row: int) -> dict[str, Any]:
+    chunk = rows.chunks[row]
     return {
-        "key": rows.keys[place],
+        "key": rows.keys[row],
         "run": run,
         "collection": rows.collection,
         "id": chunk.id,
@@ -134,7 +134,7 @@ def _object(run: str, rows: Rows, place: int) -> dict[str, Any]:
         "text": chunk.text,
         "metadata": dict(chunk.metadata),
         # The shortest decimals that are this float32 again.
-        "vectors": {name: [float(str(number)) for number in vectors[place]] for name, vectors in rows.vectors.items()},
+        "vectors": {name: [float(str(number)) for number in vectors[row]] for name, vectors in rows.vectors.items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""One export into a place at a time: two at once would take each other's files away."""
+"""One export into a target at a time: two at once would take each other's files away."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def exclusive(lock: Path, target: str) -> Iterator[None]:
         ExportError: another export holds it.
         OutputError: it cannot be written.
     """
-    held = FileLock(lock, mode=0o666)  # whoever may write to the place may export to it
+    held = FileLock(lock, mode=0o666)  # whoever may write to the target may export to it
     with disk_errors(lock):
         make_folder(lock.parent)
         try:
@@ -36,7 +36,7 @@ def exclusive(lock: Path, target: str) -> Iterator[None]:
             if exc.errno not in _NO_LOCKS:
                 raise
             raise ExportError(
-                f"{target} is on a file system without locks: export to another place and copy it there"
+                f"{target} is on a file system without locks: export to another file system, and copy the export there"
             ) from exc
     try:
         yield

@@ -77,7 +77,7 @@ def write_marker(folder: Path, marker: Marker, schema: pa.Schema) -> None:
                 (folder / name).unlink(missing_ok=True)
 
 
-def is_at_its_place(folder: Path, kind: str) -> bool:
+def is_where_it_belongs(folder: Path, kind: str) -> bool:
     """Whether the marker of a folder is the one that this version writes, and the only one."""
     return [name for name in MARKERS if (folder / name).exists()] == [marker_name(kind)]
 

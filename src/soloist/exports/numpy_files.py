@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,12 +72,12 @@ def _hex(key: re.Match[bytes]) -> str:
     return key[1].decode().replace("-", "")
 
 
-def places_of(path: Path, keys: Sequence[str]) -> dict[str, int]:
-    """In which rows these keys are, by `ids.jsonl`."""
+def row_numbers(path: Path, keys: Sequence[str]) -> dict[str, int]:
+    """The numbers of the rows with these keys, by `ids.jsonl`."""
     wanted = set(keys)
     with path.open(encoding="utf-8") as lines:
-        found = ((line.split('"', 4)[3], place) for place, line in enumerate(lines))  # the key is its first value
-        return {key: place for key, place in found if key in wanted}
+        found = ((line.split('"', 4)[3], row) for row, line in enumerate(lines))  # the key is its first value
+        return {key: row for key, row in found if key in wanted}
 
 
 def _write(source: Source, paths: Mapping[str, Path]) -> None:
@@ -94,9 +93,6 @@ def _write(source: Source, paths: Mapping[str, Path]) -> None:
 
 
 def _read(folder: Path, arrays: Mapping[str, str], keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
-    places = places_of(folder / IDS, keys)
+    rows = row_numbers(folder / IDS, keys)
     opened = {name: np.load(folder / file, mmap_mode="r") for name, file in arrays.items()}
-    return {
-        key: {name: array[place] for name, array in opened.items()}
-        for key, place in itertools.islice(places.items(), None)
-    }
+    return {key: {name: array[row] for name, array in opened.items()} for key, row in rows.items()}

@@ -93,8 +93,8 @@ def _read(
     for file in files:
         with read_errors(folder / file):
             there = pq.read_table(folder / file, columns=["key"])["key"].to_pylist()
-            places = [place for place, key in enumerate(there) if key in wanted]
-            if places:
+            numbers = [number for number, key in enumerate(there) if key in wanted]
+            if numbers:
                 table = pq.read_table(folder / file, columns=["key", *columns.vectors.values()])
-                found.update(columns.read(table.take(places)))
+                found.update(columns.read(table.take(numbers)))
     return found

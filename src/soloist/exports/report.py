@@ -53,12 +53,12 @@ def compare(source: Source, target: str, count: int, read: Reader, *, normalises
     sample = list(source.sample())
     found = read([key for rows in sample for key in rows.keys])
     for rows in sample:
-        for place, key in enumerate(rows.keys):
+        for row, key in enumerate(rows.keys):
             for name, vectors in rows.vectors.items():
                 there = found.get(key, {}).get(name)
-                if there is None or not _are_near(there, vectors[place], normalises):
+                if there is None or not _are_near(there, vectors[row], normalises):
                     raise ExportError(
-                        f"{target} has another {name} vector of chunk {rows.chunks[place].id!r} than was written: "
+                        f"{target} has another {name} vector of chunk {rows.chunks[row].id!r} than was written: "
                         "export again; if this happens again, empty the target first"
                     )
     return sum(map(len, sample))

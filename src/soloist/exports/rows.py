@@ -75,14 +75,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def take(self, places: Sequence[int]) -> Rows:
-        """Those at some places."""
+    def take(self, numbers: Sequence[int]) -> Rows:
+        """Those with these numbers, counted from 0."""
         return Rows(
             collection=self.collection,
-            keys=[self.keys[at] for at in places],
-            marks=[self.marks[at] for at in places],
-            chunks=[self.chunks[at] for at in places],
-            vectors={name: vectors[list(places)] for name, vectors in self.vectors.items()},
+            keys=[self.keys[at] for at in numbers],
+            marks=[self.marks[at] for at in numbers],
+            chunks=[self.chunks[at] for at in numbers],
+            vectors={name: vectors[list(numbers)] for name, vectors in self.vectors.items()},
         )
 
 
@@ -127,8 +127,8 @@ class Source:
         return ids
 
     def places(self, collection: str, index: int) -> list[tuple[str, str | None, int | None]]:
-        """The ids of a shard with their places, as `RunFolder.read_places` has them."""
-        places = self.folder.shards.read_sources(collection, index)
+        """The ids of a shard with their places, as `ShardFiles.read_places` has them."""
+        places = self.folder.shards.read_places(collection, index)
         self.unchanged.require(_WAY_ON)
         return places
 
@@ -184,9 +184,9 @@ class Source:
         step = max(1, self.rows // SAMPLED_ROWS)
         first = 0
         for (collection, index), count in self.shards.items():
-            places = range(-first % step, count, step)
-            if places:
-                yield self.shard(collection, index).take(places)
+            sampled = range(-first % step, count, step)
+            if sampled:
+                yield self.shard(collection, index).take(sampled)
             first += count
 
     def _vectors(self, name: str, collection: str, index: int) -> tuple[list[str], Vectors]:
@@ -218,7 +218,7 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
         if name not in known:
             raise ConfigError(f"{path} has no collection {name}: choose one of {', '.join(known)}")
     chosen = tuple(collections) or tuple(known)
-    order = {name: place for place, name in enumerate(chosen)}
+    order = {name: number for number, name in enumerate(chosen)}
     records = [each for each in folder.manifest.read().values() if each.kind == "chunks" and each.collection in order]
     records.sort(key=lambda each: (order[each.collection], each.shard))
     dims = _chosen_vectors(path, vectors, there, several)

@@ -29,7 +29,7 @@ def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool
 
 
 def require_outside_runs(path: Path) -> None:
-    """Refuse a place in the folder of any run.
+    """Refuse a path in the folder of any run.
 
     Raises:
         ConfigError: it is one, or is in one.

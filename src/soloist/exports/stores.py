@@ -18,7 +18,7 @@ from soloist.errors import ExportError
 from soloist.exports.report import ExportReport, compare
 from soloist.exports.rows import VECTOR_DIGEST_BYTES, Mark, Rows, Source, key_of
 from soloist.exports.target import Target
-from soloist.stores.tables import SOURCE_COLUMNS
+from soloist.stores.tables import PLACE_COLUMNS
 
 _DELETED_AT_ONCE = 1_000
 _DIGEST_BYTES = 16  # of a text and of metadata, as a mark has them
@@ -41,8 +41,10 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row lies, whose it is and its mark, as the store has it: anything but a key, where no export wrote it."""
+class StoreRow:
+    """A row of a store: its key, and whose it is and its mark as the store has them, which is anything where no export
+    wrote the row.
+    """
 
     key: str
     run: object
@@ -61,7 +63,7 @@ class Store(Protocol):
     normalises: bool  # whether vectors come back divided by their norm
     vectors: Mapping[str, str]  # the columns, or what a store has for them, of the vectors by name
 
-    def places(self, scope: Scope) -> Generator[Sequence[Place], None, None]:
+    def scan(self, scope: Scope) -> Generator[Sequence[StoreRow], None, None]:
         """All rows of a scope, some at a time."""
         ...
 
@@ -127,7 +129,7 @@ def require_own_places(target: str, there: Container[str]) -> None:
     Raises:
         ExportError: it has one without the other.
     """
-    mine = [name for name in SOURCE_COLUMNS if name in there]
+    mine = [name for name in PLACE_COLUMNS if name in there]
     if len(mine) == 1:
         raise ExportError(
             f"{target} has a column {mine[0]} that no export wrote, and exports have one of this name: rename yours, "
@@ -149,16 +151,16 @@ class _There:
         self.gone: list[str] = []
         self.twice: list[str] = []
 
-    def add(self, place: Place) -> None:
+    def add(self, row: StoreRow) -> None:
         """Take in a row."""
-        at = self._keys.find(_key_bytes(place.key))
+        at = self._keys.find(_key_bytes(row.key))
         if at is None:
-            self.gone.append(place.key)
+            self.gone.append(row.key)
         elif self._states[at] == _ABSENT:
-            self._states[at] = _MARKED if self._keep(at, Mark.of(place.mark)) else _UNMARKED
+            self._states[at] = _MARKED if self._keep(at, Mark.of(row.mark)) else _UNMARKED
         elif self._states[at] != _TWICE:
             self._states[at] = _TWICE
-            self.twice.append(place.key)
+            self.twice.append(row.key)
 
     def find(self, key: str) -> Mark | None:
         """The mark of a row; one of nothing where it has none that can be believed, None where it is not there."""
@@ -212,11 +214,11 @@ def _key_bytes(key: str) -> bytes:
 def _survey(store: Store, source: Source, scope: Scope, take_over: bool) -> _There:
     """What is there, with all of it required to be this run's."""
     there = _There(source.keys())
-    with contextlib.closing(store.places(scope)) as pages:
+    with contextlib.closing(store.scan(scope)) as pages:
         for page in pages:
-            for place in page:
-                _require_own(place, store, source.run, take_over)
-                there.add(place)
+            for row in page:
+                _require_own(row, store, source.run, take_over)
+                there.add(row)
     return there
 
 
@@ -247,13 +249,13 @@ def _write(store: Store, rows: Rows, there: _There) -> int:
     return len(new) + len(changed) + len(known)
 
 
-def _require_own(place: Place, store: Store, run: str, take_over: bool) -> None:
-    key, of, named = place.key, place.collection, place.id
+def _require_own(row: StoreRow, store: Store, run: str, take_over: bool) -> None:
+    key, of, named = row.key, row.collection, row.id
     if not (isinstance(of, str) and isinstance(named, str) and key == key_of(of, named)):
         raise ExportError(
             f"{store.target} has a row {key} in collection {of} that no export wrote: choose another --table"
         )
-    if place.run != run and not take_over:
+    if row.run != run and not take_over:
         raise ExportError(
             f"{store.target} has rows of collection {of} that another run exported: choose another --table, or give "
             "--take-over, which makes them this run's"

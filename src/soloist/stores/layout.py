@@ -75,10 +75,10 @@ class Layout:
         Raises:
             OutputError: one does.
         """
-        for place in (path, *path.parents):
-            if place == self.root:
+        for inner in (path, *path.parents):
+            if inner == self.root:
                 return
-            _require_no_link(place)
+            _require_no_link(inner)
 
     def require_no_links(self) -> None:
         """Refuse a folder in which there is a symbolic link.
@@ -86,14 +86,14 @@ class Layout:
         Raises:
             OutputError: there is one.
         """
-        for place, folders, files in os.walk(self.root):
+        for folder, folders, files in os.walk(self.root):
             for name in (*folders, *files):
-                _require_no_link(Path(place, name))
+                _require_no_link(Path(folder, name))
 
 
-def _require_no_link(place: Path) -> None:
-    if place.is_symlink():
-        raise OutputError(f"{place} is a symbolic link, and a run writes inside its own folder only: remove it")
+def _require_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise OutputError(f"{path} is a symbolic link, and a run writes inside its own folder only: remove it")
 
 
 def _part(index: int) -> str:

@@ -124,9 +124,9 @@ def _sweep(folder: RunFolder, after: dict[str, FileRecord]) -> None:
                 path.unlink()
         if FIT not in after:
             (folder.path / FIT).unlink(missing_ok=True)
-        for place in sorted((p for p in folder.path.glob("[!.]*/**") if p.is_dir()), reverse=True):
-            if not any(place.iterdir()):
-                place.rmdir()
+        for inner in sorted((path for path in folder.path.glob("[!.]*/**") if path.is_dir()), reverse=True):
+            if not any(inner.iterdir()):
+                inner.rmdir()
 
 
 def _move(folder: RunFolder, record: FileRecord) -> None:

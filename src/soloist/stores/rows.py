@@ -2,8 +2,8 @@
 
 Texts that were shuffled among the files of a run come from everywhere: reading whole files for them would take a time
 that grows with the square of the run. The values of a column that is not compressed lie in its file as they do in
-memory, at the end of their one page, so a row is a place in the file. A file with more pages (earlier versions wrote
-them) is read whole, and kept for a while.
+memory, at the end of their one page, so where a row lies follows from its number. A file with more pages (earlier
+versions wrote them) is read whole, and kept for a while.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Layout:
+class FileColumns:
     """Where the columns of a file lie, as long as it is this version of it."""
 
     rows: int
@@ -114,7 +114,7 @@ class RowReader:
 
     def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
         self._kept_bytes = kept_bytes
-        self._layouts: dict[Path, tuple[Version, Layout | None]] = {}
+        self._files: dict[Path, tuple[Version, FileColumns | None]] = {}
         self._whole: dict[Path, tuple[Version, StoredRows]] = {}
 
     def read(self, path: Path, rows: NDArray[np.int64]) -> StoredRows:
@@ -124,12 +124,12 @@ class RowReader:
             OutputError: the file is missing or damaged, has fewer rows, or does not say of which texts they are.
         """
         with read_errors(path, if_missing=_IF_MISSING), path.open("rb") as file:
-            layout = self._layout(path, file)
-            if layout is None:
+            known = self._columns(path, file)
+            if known is None:
                 return self._read_whole(path, version_of(file)).take(rows)
-            if len(rows) and rows.max() >= layout.rows:
-                raise ValueError(f"it has {layout.rows} rows and no row {rows.max()}")
-            found = {name: column.read(file, rows) for name, column in layout.columns.items()}
+            if len(rows) and rows.max() >= known.rows:
+                raise ValueError(f"it has {known.rows} rows and no row {rows.max()}")
+            found = {name: column.read(file, rows) for name, column in known.columns.items()}
             counts = [found[name] for name in COUNT_COLUMNS if name in found]
             return StoredRows(
                 digests=found["text_digest"],
@@ -137,11 +137,11 @@ class RowReader:
                 counts=np.hstack(counts) if counts else None,
             )
 
-    def _layout(self, path: Path, file: BinaryIO) -> Layout | None:
-        known = self._layouts.get(path)
+    def _columns(self, path: Path, file: BinaryIO) -> FileColumns | None:
+        known = self._files.get(path)
         if known is None or known[0] != version_of(file):
-            known = version_of(file), layout_of(file)
-            self._layouts[path] = known
+            known = version_of(file), columns_of(file)
+            self._files[path] = known
         return known[1]
 
     def _read_whole(self, path: Path, version: Version) -> StoredRows:
@@ -154,7 +154,7 @@ class RowReader:
         return kept[1]
 
 
-def layout_of(file: BinaryIO) -> Layout | None:
+def columns_of(file: BinaryIO) -> FileColumns | None:
     """Where the columns of an open Parquet file lie; None where its rows cannot be read one by one."""
     with pq.ParquetFile(file) as parquet:
         metadata, schema = parquet.metadata, parquet.schema_arrow
@@ -165,7 +165,7 @@ def layout_of(file: BinaryIO) -> Layout | None:
             if column is None:
                 return None
             columns[name] = column
-        return Layout(rows=metadata.num_rows, columns=columns)
+        return FileColumns(rows=metadata.num_rows, columns=columns)
 
 
 def vector_column(file: BinaryIO, metadata: pq.FileMetaData, schema: pa.Schema) -> Column | None:
@@ -228,16 +228,16 @@ def _is_full_page(file: BinaryIO, chunk: pq.ColumnChunkMetaData, values_bytes: i
     if header is None or _number(header[3]) != chunk.num_values:
         return False
     begin = chunk.data_page_offset + chunk.total_compressed_size - _number(header[1])
-    place = begin
+    offset = begin
     for _ in range(level_kinds):
-        file.seek(place)
-        place += _LEVELS_SIZE_BYTES + int.from_bytes(file.read(_LEVELS_SIZE_BYTES), "little")
-    return bool(place - begin + values_bytes == _number(header[1]))
+        file.seek(offset)
+        offset += _LEVELS_SIZE_BYTES + int.from_bytes(file.read(_LEVELS_SIZE_BYTES), "little")
+    return bool(offset - begin + values_bytes == _number(header[1]))
 
 
 def _number(varint: bytes) -> int:
     """A number that is not negative, as Thrift's compact protocol writes it: seven bits a byte, twice its value."""
-    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(varint)) >> 1
+    return sum((byte & 0x7F) << 7 * digit for digit, byte in enumerate(varint)) >> 1
 
 
 def _whole(path: Path) -> StoredRows:

@@ -18,13 +18,13 @@ from soloist.digests import shard_digest, text_digest
 from soloist.stores.layout import Layout
 from soloist.stores.manifest import FileRecord, Manifest, record_of
 from soloist.stores.tables import (
-    SOURCE_COLUMNS,
+    PLACE_COLUMNS,
     chunk_table,
     read_errors,
     read_table,
     table_chunks,
     table_digests,
-    table_sources,
+    table_places,
     table_texts,
     table_vectors,
     tally_of,
@@ -95,12 +95,12 @@ class ShardFiles:
         with read_errors(path):
             return table_texts(read_table(path, columns=("id",)), "id")
 
-    def read_sources(self, collection: str, index: int) -> list[tuple[str, str | None, int | None]]:
+    def read_places(self, collection: str, index: int) -> list[tuple[str, str | None, int | None]]:
         """The ids of a shard, each with the file that it was read from and its index there, as in `Chunk`."""
         path = self._layout.chunks(collection, index)
         with read_errors(path):
-            table = read_table(path, columns=("id", *SOURCE_COLUMNS))  # of these, those that there are
-            return list(zip(table_texts(table, "id"), *table_sources(table), strict=True))
+            table = read_table(path, columns=("id", *PLACE_COLUMNS))  # of these, those that there are
+            return list(zip(table_texts(table, "id"), *table_places(table), strict=True))
 
     def read_chunks(self, collection: str, index: int, rows: Sequence[int] | None = None) -> list[Chunk]:
         """The chunks of a shard with their metadata, or those of some rows."""

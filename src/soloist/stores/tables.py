@@ -34,11 +34,11 @@ _IF_MISSING = (
 COUNT_COLUMNS = ("tokens", "truncated_tokens")
 _ARROW_TYPES: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
 _CHUNK_TEXTS = {"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()}
-SOURCE_COLUMNS = ("source_file", "source_index")  # which files of earlier versions do not have
+PLACE_COLUMNS = ("source_file", "source_index")  # which files of earlier versions do not have
 # In memory, as in the file, a name is there once for all chunks of its file.
 _NAMES = pa.dictionary(pa.int32(), pa.string())
 CHUNK_SCHEMA = pa.schema({**_CHUNK_TEXTS, "source_file": _NAMES, "source_index": pa.int64()})
-Sources = tuple[list[str | None], list[int | None]]
+Places = tuple[list[str | None], list[int | None]]
 
 
 def chunk_table(chunks: Sequence[Chunk]) -> pa.Table:
@@ -61,27 +61,27 @@ def chunk_table(chunks: Sequence[Chunk]) -> pa.Table:
 
 def table_chunks(table: pa.Table) -> list[Chunk]:
     """The chunks of a table, their metadata parsed."""
-    rows = zip(*(table_texts(table, name) for name in _CHUNK_TEXTS), *table_sources(table), strict=True)
+    rows = zip(*(table_texts(table, name) for name in _CHUNK_TEXTS), *table_places(table), strict=True)
     return [
         Chunk(id=id_, text=text, metadata=json.loads(metadata), source_file=file, source_index=index)
         for id_, text, metadata, file, index in rows
     ]
 
 
-def table_sources(table: pa.Table) -> Sources:
+def table_places(table: pa.Table) -> Places:
     """The files that the chunks of a table were read from, one text for all chunks of a file, and their indices there;
     None where the table does not say.
 
     Raises:
         ValueError: they are of other types.
     """
-    if not {*SOURCE_COLUMNS} <= {*table.schema.names}:
+    if not {*PLACE_COLUMNS} <= {*table.schema.names}:
         return [None] * len(table), [None] * len(table)
     if table.schema.field("source_file").type != _NAMES:
         raise ValueError("its column source_file has no names of files")
     files = table["source_file"].unify_dictionaries().combine_chunks()
     names = [*files.dictionary.to_pylist(), None]
-    return [names[place] for place in files.indices.fill_null(-1).to_pylist()], table["source_index"].to_pylist()
+    return [names[number] for number in files.indices.fill_null(-1).to_pylist()], table["source_index"].to_pylist()
 
 
 def table_texts(table: pa.Table, name: str) -> list[str]:

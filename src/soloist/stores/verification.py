@@ -218,9 +218,9 @@ class _Reading:
 
     def _dtypes(self, where: str, file: str, stored: VectorDType) -> Iterator[str]:
         said = {"run.json": self._declared.vector_dtype, "the manifest": self._records[file].vector_dtype}
-        for place, vector_dtype in said.items():
+        for which, vector_dtype in said.items():
             if vector_dtype != stored:
-                yield f"{where}: its vectors are of {stored}, and {place} says {vector_dtype}"
+                yield f"{where}: its vectors are of {stored}, and {which} says {vector_dtype}"
 
 
 def norm_tolerance(vector_dtype: VectorDType, dim: int, roundings: int = 1) -> float:

@@ -94,8 +94,8 @@ class _Search:
         for model in self._looks:
             for row, reason in self._look(model, shard, digests):
                 reasons.setdefault(row, {})[model] = reason
-        sources = self._folder.incoming.shards.read_sources(ref.collection, ref.index) if reasons else ()
-        return [self._found(ref, row, sources[row], digests[row], reasons[row]) for row in sorted(reasons)]
+        places = self._folder.incoming.shards.read_places(ref.collection, ref.index) if reasons else ()
+        return [self._found(ref, row, places[row], digests[row], reasons[row]) for row in sorted(reasons)]
 
     def _look(self, model: str, shard: Shard, digests: Sequence[bytes]) -> Iterator[tuple[int, Vectorless]]:
         """The rows of a shard of which a model makes no vector. A text that has one is not looked at again."""

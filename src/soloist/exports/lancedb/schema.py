@@ -1,0 +1,78 @@
+"""The columns that a LanceDB table has, beside those that an export needs. Reads schemas, and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from soloist.errors import ExportError
+from soloist.exports.columns import VECTOR, Columns
+from soloist.exports.stores import require_own_places
+from soloist.stores.tables import PLACE_COLUMNS
+
+
+def require_own(target: str, there: pa.Schema, columns: Columns) -> None:
+    """Refuse a table that no export wrote, or that has no room for the vectors.
+
+    Raises:
+        ExportError: it is such a table.
+    """
+    own = columns.schema
+    for name in ("key", "run", "collection", "id", "text", *PLACE_COLUMNS, "digest"):
+        if name in there.names and there.field(name).type != own.field(name).type:
+            raise ExportError(f"{target} is a table that no export wrote: choose another --table")
+    if not {"key", "digest", "collection", "id"} <= set(there.names):
+        raise ExportError(f"{target} is a table that no export wrote: choose another --table")
+    require_own_places(target, there.names)
+    for column in columns.vectors.values():
+        kind, other = own.field(column).type, there.field(column).type if column in there.names else None
+        if other is not None and other != kind:
+            raise ExportError(
+                f"{target} has {column} of {other}, and the run of {kind}: choose another --table, or drop the table"
+            )
+    for field in there:
+        if field.name not in own.names and not field.nullable:
+            raise ExportError(
+                f"{target} has a column {field.name} that has to have values, and an export has none for it: "
+                "choose another --table, or drop that column"
+            )
+
+
+def retyped(there: pa.Schema, own: pa.Schema) -> list[pa.Field]:
+    """Columns that are there with another type than the run has now."""
+    return [field for field in there if field.name in own.names and field.type != own.field(field.name).type]
+
+
+def require_nothing_lost(
+    target: str, there: pa.Schema, columns: Columns, changed: pa.Field, *, has_others: bool, count: Callable[[str], int]
+) -> None:
+    """Refuse to empty a column of rows that are not written now, or to write rows without vectors they have.
+
+    `has_others` is whether the table has rows that are not written now; `count` is of the rows under a condition.
+
+    Raises:
+        ExportError: something would be lost.
+    """
+    own = columns.schema.field(changed.name).type
+    if has_others:
+        raise ExportError(
+            f"{target} has other collections, in which {changed.name} is {changed.type} and not {own}: choose another "
+            "--table, or export all collections together"
+        )
+    vectors = columns.vectors.values()
+    others = [field.name for field in there if has_vectors(field) and field.name not in vectors]
+    lost = [name for name in others if count(f"{name} IS NOT NULL")]
+    if lost:
+        raise ExportError(
+            f"{target} has {lost[0]}, which it would lose as {changed.name} is {changed.type} there and not {own}: "
+            f"export {lost[0]} too, with --vectors all, or choose another --table"
+        )
+
+
+def has_vectors(field: pa.Field) -> bool:
+    """Whether a column is one as exports make for vectors."""
+    kind = field.type
+    return bool(
+        field.name.startswith(VECTOR) and pa.types.is_fixed_size_list(kind) and pa.types.is_float32(kind.value_type)
+    )

@@ -1,0 +1,38 @@
+"""The export to a Qdrant collection, on a server or in a folder: a named vector for each model and the fused one."""
+
+from __future__ import annotations
+
+from soloist.errors import ConfigError, ExportError
+from soloist.exports.client_library import load
+from soloist.exports.qdrant.client import FOLDER_ERRORS, first_line, opened_client, shown_url
+from soloist.exports.qdrant.collection import QdrantCollection
+from soloist.exports.report import ExportReport
+from soloist.exports.rows import Source
+from soloist.exports.stores import fill
+from soloist.exports.target import Target
+
+
+def export(source: Source, target: Target) -> ExportReport:
+    """Make the collection have the rows of the run.
+
+    A folder is held by one client alone. On a server two exports into one collection at once are not noticed until
+    each counts its rows.
+    """
+    client_module = load("qdrant_client", "qdrant", "qdrant-client")
+    if (target.out is None) == (target.url is None):
+        raise ConfigError(
+            "the export to qdrant needs --url of a server or --out for a folder of its own: give one of them"
+        )
+    if target.url == "":
+        raise ConfigError("the export to qdrant has an empty --url: give that of a server, e.g. http://localhost:6333")
+    where = shown_url(target.url) if target.url is not None else str(target.out)
+    client = opened_client(client_module, target, where)
+    try:
+        return fill(QdrantCollection(client, source, target, where), source, target)
+    # The client asserts that an answer has a result, which that of another service has not.
+    except (*FOLDER_ERRORS, AssertionError, client_module.http.exceptions.ApiException) as exc:
+        raise ExportError(
+            f"Qdrant at {where} failed ({first_line(exc)}): see that it is there, and export again, which goes on"
+        ) from exc
+    finally:
+        client.close()
