@@ -67,21 +67,31 @@ def test_a_page_shows_what_a_reader_gets(page: Path, finished_run: Path, tmp_pat
     if HAS_RUN in page.read_text(encoding="utf-8"):
         shutil.copytree(finished_run, session.folder / "run")
     wrong = Wrong(page)
-    for block in blocks(page):
-        if not is_run(block):
-            continue
-        if block.language == "python":
-            printed = session.python(block)
-            if block.output is not None:
-                wrong.compare(block.output_line, "the Python block", block.output, printed)
-            continue
-        shown = list(commands(block))
-        for command, after in zip(shown, [*shown[1:], None], strict=True):
-            printed = session.command(command)
-            wrong.compare(command.line, command.text, command.output, printed)
-            may_fail = "soloist: error:" in printed or (after is not None and after.text == "echo $?")
-            assert session.code == 0 or may_fail, f"{page.name}:{command.line}: {command.text}: {printed}"
+    for block in filter(is_run, blocks(page)):
+        run_block(session, block, wrong)
     wrong.end()
+
+
+def run_block(session: Session, block: Block, wrong: Wrong) -> None:
+    """Do what a reader does with a block, and compare."""
+    if block.language == "toml":
+        session.write(block)
+    elif block.language == "python":
+        printed = session.python(block)
+        if block.output is not None:
+            wrong.compare(block.output_line, "the Python block", block.output, printed)
+    else:
+        run_commands(session, block, wrong)
+
+
+def run_commands(session: Session, block: Block, wrong: Wrong) -> None:
+    """A command fails only where the page shows its error, or asks for its exit code."""
+    shown = list(commands(block))
+    for command, after in zip(shown, [*shown[1:], None], strict=True):
+        printed = session.command(command)
+        wrong.compare(command.line, command.text, command.output, printed)
+        may_fail = "soloist: error:" in printed or (after is not None and after.text == "echo $?")
+        assert session.code == 0 or may_fail, f"{block.page.name}:{command.line}: {command.text}: {printed}"
 
 
 class Wrong:

@@ -5,6 +5,7 @@ What a page shows is what a reader gets. These rules hold, and docs/testing-docs
 - In a `console` block a line that begins with `$ ` is a command. The lines below it are its output: stdout, and what
   stderr says from a line that begins with `soloist:` on. Progress is left out.
 - A `text` block directly below a `python` block is what that block prints. The blocks of a page share their variables.
+- A `toml` block whose first line is a comment with a file's name is that file.
 - A line of `...` stands for any lines.
 - Whole numbers are compared. Numbers with a decimal point, times and sizes vary, and so do spaces: they are not.
 - A command may fail where its output is an error, or where `$ echo $?` follows.
@@ -32,8 +33,8 @@ from typer.testing import CliRunner
 from soloist.cli import app
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-RUN_LANGUAGES = frozenset({"console", "python"})
-SHOWN_LANGUAGES = frozenset({"text", "toml", "json"})
+RUN_LANGUAGES = frozenset({"console", "python", "toml"})
+SHOWN_LANGUAGES = frozenset({"text", "json"})
 _NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*$")
 _VARIES = re.compile(
     r"""\d[\d,]*\.\d+(\ ?[kMGT]?B\b)?  # 17.7, 1.05 GB
@@ -141,6 +142,11 @@ class Session:
         with _inside(self.folder), contextlib.redirect_stdout(printed):
             exec(source, self.names)
         return printed.getvalue()
+
+    def write(self, block: Block) -> None:
+        """Make the file that a block shows."""
+        name = block.content.partition("\n")[0].removeprefix("# ")
+        (self.folder / name).write_text(block.content, encoding="utf-8")
 
     def command(self, command: Command) -> str:
         """Run a command; what the page should show of it."""
