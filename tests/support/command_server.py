@@ -58,6 +58,7 @@ class CommandServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._group: int | None = None
         paths = [str(_TESTS), *filter(None, sys.path)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
@@ -75,7 +76,9 @@ class CommandServer:
         return self.wait()
 
     def start(self, *arguments: str, death: Death | None = None) -> None:
-        """Begin a command."""
+        """Begin a command. One that a failed test left at work is killed first: its end would pass for this one's."""
+        if self._group is not None:
+            self.kill()
         request: dict[str, Any] = {"arguments": arguments, "folder": str(self._folder)}
         if death is not None:
             request["death"] = {**asdict(death), "folder": str(death.folder)}
@@ -86,6 +89,7 @@ class CommandServer:
 
     def kill(self) -> Ended:
         """Kill the command that was started, with its process group; it may have ended already."""
+        assert self._group is not None, "no command was started"
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._group, signal.SIGKILL)
         return self.wait()
@@ -93,6 +97,7 @@ class CommandServer:
     def wait(self) -> Ended:
         """The end of the command that was started."""
         code = int(self._answer())
+        self._group = None
         written = [(self._folder / name).read_text(encoding="utf-8", errors="replace") for name in _STREAMS]
         return Ended(code, *written)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 HEARD = "a second Ctrl-C ends it at once"
 # Longer than any busy machine needs: whoever waits so long waits for what never comes.
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 
 
 def await_text(file: Path, text: str, process: subprocess.Popen[str], *, within: float = PATIENCE_SECONDS) -> None:
