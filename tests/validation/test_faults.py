@@ -64,8 +64,8 @@ def test_without_a_fault_nothing_fails(failures):
 def test_a_release_that_is_measured_too_early(failures, monkeypatch):
     """The lease ends while the replicas are still there, and believes what it measures then."""
 
-    def early(each, stage, lease, sink):
-        replicas = local._on_devices(each, stage, sink)
+    def early(context, lease, sink):
+        replicas = local._on_devices(context.encoders, context.accelerator, sink)
 
         class Swapped(contextlib.AbstractContextManager):
             """Enters the lease first, and leaves it before the replicas are gone."""
@@ -84,7 +84,7 @@ def test_a_release_that_is_measured_too_early(failures, monkeypatch):
 
         with monkeypatch.context() as patched:
             patched.setattr(local, "_on_devices", leaves_first)
-            run_pass(each, stage, Swapped(), sink)
+            run_pass(context, Swapped(), sink)
 
     monkeypatch.setattr(DeviceLease, "_settle", lambda self, error: ())
     monkeypatch.setattr(ENGINE, "run_pass", early)

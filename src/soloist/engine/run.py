@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from soloist.config import RunConfig
 from soloist.devices import Accelerator, DeviceLease, open_accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease
 from soloist.encoding.encoder import Encoder
+from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.isolated import run_isolated
-from soloist.engine.drivers.local import Stage, pending, run_pass
-from soloist.engine.fusing import fuse_all, fusing, is_fused
+from soloist.engine.drivers.local import run_pass
+from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
 from soloist.engine.intake.ingest import ShardRef, ingest, tell_passed_over
 from soloist.engine.intake.vectorless import without_vectorless
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.resume.checks import (
+    Made,
     made_with,
     mend,
     other_run,
@@ -36,7 +38,9 @@ from soloist.engine.resume.checks import (
     warn_of_other_settings,
 )
 from soloist.engine.resume.kept_settings import Settled, require_weights_for_all, settled, tell_fusion
+from soloist.engine.resume.pending import RunShards, pending
 from soloist.engine.samples.deviation import tell_deviations
+from soloist.engine.samples.texts import Samples
 from soloist.engine.samples.unit_lengths import tell_lost_lengths
 from soloist.errors import (
     ConfigError,
@@ -51,7 +55,6 @@ from soloist.events import (
     Event,
     EventSink,
     JsonLinesSink,
-    ListSink,
     Notice,
     RunFinished,
     RunStarted,
@@ -66,7 +69,7 @@ from soloist.models.spec import ModelSpec
 from soloist.sizing.batch_limits import plan_memory, remember
 from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
 from soloist.sizing.measurements import MeasurementCache, device_key
-from soloist.sizing.run_plan import Pass
+from soloist.sizing.run_plan import RunPlan
 from soloist.sources import InputFiles, find_input
 from soloist.staging import encoders_of, require_distinct, select_models, stage_all
 from soloist.stopping import Stop
@@ -115,6 +118,22 @@ def run(
         return _Run(kept, folder, specs, accelerator, found, others, stop).through(listening, clock)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Inputs:
+    """What a run has read and loaded before it changes anything: shards, models, and the fusion that is settled."""
+
+    shards: tuple[ShardRef, ...]
+    staged: Mapping[str, StagedModel]
+    encoders: dict[str, Encoder]
+    plan: FusionPlan | None
+    fusion: Fusing | None
+    made: Mapping[str, Made]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return {name: model.fingerprint for name, model in self.staged.items()}
+
+
 class _Run:
     """One run at work in a folder that it holds."""
 
@@ -158,57 +177,86 @@ class _Run:
         return found
 
     def _work(self, builder: ResultBuilder, sink: EventSink) -> Callable[[], RunResult]:
-        config, folder, accelerator = self._config, self._folder, self._accelerator
-        with _undone_on_error(folder), self._told(sink):
-            _announce(config, self._specs, accelerator, sink)
-            for notice in self._kept:
-                sink.emit(notice)
-            tell_passed_over(self._found.passed_over, sink)
-            mend(folder, sink)
-            shards = ingest(
-                self._found.collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections,
-                self._stop.check,
-            )  # fmt: skip
-            staged = stage_all(self._specs, config, accelerator, sink, self._stop.check)
-            encoders = encoders_of(staged, config, accelerator, sink)
-            shards = without_vectorless(
-                shards, encoders, folder, self._found.collections, config, sink, self._stop.check
-            )
-            fusion = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
-            self._stop.check()
-            made = made_with(folder)
-            require_dtypes(folder, config, staged, made)
-            fingerprints = {name: model.fingerprint for name, model in staged.items()}
-            fused = fusing(fusion, fingerprints, config.vector_dtype, shards)
-        tell_fusion(folder, fusion, sink)
-        recorded = recorded_budgets(made, fingerprints)
-        budgets = run_budgets(config.token_budget, staged, accelerator, recorded, CalibrationCache(config.cache_dir))
+        """All but run.json, which is written from the result that this makes at the very end."""
+        config, accelerator = self._config, self._accelerator
+        with _undone_on_error(self._folder), self._told(sink):
+            inputs = self._read(sink)
+        recorded = recorded_budgets(inputs.made, inputs.fingerprints)
+        budgets = self._adopt(inputs, recorded, sink)
+        measurements = MeasurementCache(config.cache_dir)
+        plan = plan_memory(config, inputs.encoders, budgets, accelerator, measurements, sink)
+        self._embed(inputs, plan, recorded, sink)
+        if inputs.fusion is not None:
+            fuse_all(inputs.fusion, self._folder, sink, self._stop)
+        result = builder.result(inputs.staged, inputs.plan, plan)
+        _remember(result, builder, inputs.encoders, accelerator, measurements, sink)
+        return lambda: builder.result(inputs.staged, inputs.plan, plan)
+
+    def _read(self, sink: EventSink) -> _Inputs:
+        """Read the chunks, load the models, and refuse what cannot be done with them."""
+        config, folder, check = self._config, self._folder, self._stop.check
+        _announce(config, self._specs, self._accelerator, sink)
+        for notice in self._kept:
+            sink.emit(notice)
+        tell_passed_over(self._found.passed_over, sink)
+        mend(folder, sink)
+        collections = self._found.collections
+        shards = ingest(
+            collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check
+        )
+        staged = stage_all(self._specs, config, self._accelerator, sink, check)
+        encoders = encoders_of(staged, config, self._accelerator, sink)
+        shards = without_vectorless(shards, encoders, folder, collections, config, sink, check)
+        plan = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
+        check()
+        made = made_with(folder)
+        require_dtypes(folder, config, staged, made)
+        fingerprints = {name: model.fingerprint for name, model in staged.items()}
+        fusion = fusing(plan, fingerprints, config.vector_dtype, shards)
+        return _Inputs(shards=shards, staged=staged, encoders=encoders, plan=plan, fusion=fusion, made=made)
+
+    def _adopt(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
+        """Make the chunks that were read those of the folder, and say what that changes; each model's budget."""
+        config, folder, fingerprints = self._config, self._folder, inputs.fingerprints
+        tell_fusion(folder, inputs.plan, sink)
+        calibrations = CalibrationCache(config.cache_dir)
+        budgets = run_budgets(config.token_budget, inputs.staged, self._accelerator, recorded, calibrations)
         # Before run.json may go: whatever ends this, the folder says what it is made with.
-        folder.write_json(STATE, _state(config, staged, shards, budgets, fusion))
-        reconcile(folder, fingerprints, fused, config.vector_dtype, sink)
+        folder.write_json(STATE, _state(config, inputs, budgets))
+        reconcile(folder, fingerprints, inputs.fusion, config.vector_dtype, sink)
         warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         warn_of_missing_vectors(self._others, fingerprints, sink)
-        _warn_of_fusion(fusion, sink)
-        measurements = MeasurementCache(config.cache_dir)
-        plan = plan_memory(config, encoders, budgets, accelerator, measurements, sink)
-        stage = Stage(
-            plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=self._stop,
-            vector_dtype=config.vector_dtype, others=self._others,
-        )  # fmt: skip
-        unfinished = [model for each in plan.passes for _, model in pending(each, stage, ListSink())]
-        if unfinished or not is_fused(fused, folder):
+        _warn_of_fusion(inputs.plan, sink)
+        return budgets
+
+    def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
+        """Compute the vectors that the folder does not have, one pass after the other."""
+        folder, check = self._folder, self._stop.check
+        contexts = self._contexts(inputs, plan)
+        work = [item for context in contexts for item in pending(context.run, context.fingerprints).work]
+        if work or not is_fused(inputs.fusion, folder):
             folder.reopen()
-        warn_of_other_budgets(recorded, {model: budgets[model] for model in unfinished}, sink)
+        warn_of_other_budgets(recorded, {item.model: plan.budgets[item.model] for item in work}, sink)
+        samples = Samples.of(work, folder)
         with self._told(sink):
-            if accelerator.kind == "cpu":
-                tell_deviations(config.dtype, plan.passes, stage, sink)
-            tell_lost_lengths(plan.passes, stage, sink)
-            for each in plan.passes:
-                _run_pass(each, stage, config, sink)
-        if fused is not None:
-            fuse_all(fused, folder, sink, self._stop)
-        _remember(builder.result(staged, fusion, plan), builder, encoders, accelerator, measurements, sink)
-        return lambda: builder.result(staged, fusion, plan)
+            if self._accelerator.kind == "cpu":
+                tell_deviations(self._config.dtype, inputs.encoders, samples, check, sink)
+            tell_lost_lengths(inputs.encoders, samples, check, sink)
+            for context in contexts:
+                _run_pass(context, self._config, sink)
+
+    def _contexts(self, inputs: _Inputs, plan: RunPlan) -> list[PassContext]:
+        run = RunShards(
+            folder=self._folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others
+        )
+        return [
+            PassContext(
+                encoders={model: inputs.encoders[model] for model in present.models},
+                next_encoders=[inputs.encoders[model] for model in plan.following(present)],
+                plan=plan, accelerator=self._accelerator, run=run, stop=self._stop,
+            )
+            for present in plan.passes
+        ]  # fmt: skip
 
     @contextlib.contextmanager
     def _told(self, sink: EventSink) -> Iterator[None]:
@@ -265,19 +313,19 @@ def _announce(config: RunConfig, specs: Mapping[str, ModelSpec], accelerator: Ac
             sink.emit(Notice(about=spec.name, message=f"its licence, {spec.licence}, allows no commercial use"))
 
 
-def _run_pass(each: Pass, stage: Stage, config: RunConfig, sink: EventSink) -> None:
+def _run_pass(context: PassContext, config: RunConfig, sink: EventSink) -> None:
     """A pass in this process, or in one of its own."""
     kind = DeviceLease if config.isolation == "allocator" else ProcessLease
-    limits = (config.lease_timeout_seconds, stage.stop.remaining_seconds)
+    limits = (config.lease_timeout_seconds, context.stop.remaining_seconds)
     timeout = min((seconds for seconds in limits if seconds is not None), default=None)
-    lease = kind(stage.accelerator, each.models, sink, lock_dir=config.lock_dir, timeout_seconds=timeout)
+    lease = kind(context.accelerator, context.models, sink, lock_dir=config.lock_dir, timeout_seconds=timeout)
     try:
         if isinstance(lease, ProcessLease):
-            run_isolated(each, config, stage, lease, sink)
+            run_isolated(context, config, lease, sink)
         else:
-            run_pass(each, stage, lease, sink)
+            run_pass(context, lease, sink)
     except LeaseTimeoutError:
-        stage.stop.check()  # the time that ended may have been the run's
+        context.stop.check()  # the time that ended may have been the run's
         raise
 
 
@@ -320,22 +368,16 @@ def _undone_on_error(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _state(
-    config: RunConfig,
-    staged: Mapping[str, StagedModel],
-    shards: Sequence[ShardRef],
-    budgets: Mapping[str, Budget],
-    fusion: FusionPlan | None,
-) -> dict[str, Any]:
+def _state(config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget]) -> dict[str, Any]:
     """What is to be known of a run that is not finished."""
     return {
         "format": FORMAT,
         "config": config.to_dict(),
-        "models": {name: model.fingerprint for name, model in staged.items()},
-        "dtypes": {name: model.dtype for name, model in staged.items()},
+        "models": inputs.fingerprints,
+        "dtypes": {name: model.dtype for name, model in inputs.staged.items()},
         "budgets": {name: asdict(budget) for name, budget in budgets.items()},
-        "fusion": fusion.to_dict() if fusion is not None else None,
-        "shards": [[shard.collection, shard.index, shard.rows, shard.content] for shard in shards],
+        "fusion": inputs.plan.to_dict() if inputs.plan is not None else None,
+        "shards": [[shard.collection, shard.index, shard.rows, shard.content] for shard in inputs.shards],
     }
 
 

@@ -51,6 +51,11 @@ class RunPlan:
     limits: Mapping[str, BatchLimits]
     predictors: Mapping[str, Predictor]
 
+    def following(self, present: Pass) -> tuple[str, ...]:
+        """The models that the pass after this one adds."""
+        later = self.passes[self.passes.index(present) + 1 :][:1]
+        return tuple(model for each in later for model in each.models if model not in present.models)
+
 
 def plan_run(models: Sequence[PlannedModel], mode: Mode, card: Card) -> RunPlan:
     """The plan of a run on devices like this card.

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.encoding import packing
 from soloist.encoding.prefetch import prefetched_weights, read_pages
-from soloist.engine.drivers.local import Stage, following
 from soloist.events import BatchEncoded, BatchSplit, ListSink, Notice, PeakCompared
 from soloist.sizing.run_plan import Pass, RunPlan
 
@@ -143,19 +142,10 @@ def test_reading_ahead_ends_with_the_pass():
 def test_the_models_to_bring_are_those_of_the_next_pass():
     """Weights of a model that works already would be read, or of one that comes later than the next."""
 
-    class Named:
-        def __init__(self, name):
-            self.name = name
-
-    def ahead(each, *passes):
-        plan = RunPlan(passes=passes, limits={}, predictors={}, budgets={})
-        encoders = {name: Named(name) for one in passes for name in one.models}
-        stage = Stage(
-            plan=plan, encoders=encoders, shards=(), accelerator=None, folder=None, stop=None, vector_dtype="float32"
-        )
-        return [encoder.name for encoder in following(each, stage)]
+    def ahead(present, *passes):
+        return RunPlan(passes=passes, limits={}, predictors={}, budgets={}).following(present)
 
     a, b, c = (Pass(models=(name,)) for name in "abc")
-    assert ahead(a, a, b, c) == ["b"]
-    assert ahead(c, a, b, c) == []
-    assert ahead(a, a, Pass(models=("a", "d"))) == ["d"]
+    assert ahead(a, a, b, c) == ("b",)
+    assert ahead(c, a, b, c) == ()
+    assert ahead(a, a, Pass(models=("a", "d"))) == ("d",)

@@ -25,15 +25,17 @@ from soloist.config import RunConfig
 from soloist.devices import DeviceLease, open_accelerator
 from soloist.devices.accelerator import Accelerator
 from soloist.devices.lease import LOCK_DIR, ProcessLease, error_chain
-from soloist.engine.drivers.local import Stage, pending, run_pass
+from soloist.engine.drivers.context import PassContext
+from soloist.engine.drivers.local import run_pass
 from soloist.engine.intake.ingest import ShardRef
+from soloist.engine.resume.pending import RunShards, pending, tell_kept
 from soloist.errors import EncodingError, ModelLoadError, SoloistError
 from soloist.events import Event, EventSink, LeaseReleased, ListSink, event_from_dict, event_to_dict
 from soloist.jsontext import json_text
+from soloist.models.loading import StagedModel
 from soloist.sizing.batch_limits import plan_memory
 from soloist.sizing.budgets import Budget
 from soloist.sizing.measurements import MeasurementCache
-from soloist.sizing.run_plan import Pass
 from soloist.staging import encoders_of, select_models, stage_all
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
@@ -43,23 +45,18 @@ _LAST_WORDS_SECONDS = 10
 _PARENT_IS_GONE = 70  # the exit code of a worker that nobody listens to any more
 
 
-def run_isolated(each: Pass, config: RunConfig, stage: Stage, lease: ProcessLease, sink: EventSink) -> None:
+def run_isolated(context: PassContext, config: RunConfig, lease: ProcessLease, sink: EventSink) -> None:
     """Run a pass in a worker process; the lease is held from the moment that the worker is ready.
 
     Raises:
         SoloistError: what the worker raised, or that it ended without a word.
     """
-    if not pending(each, stage, ListSink()):
-        pending(each, stage, sink)
+    left = pending(context.run, context.fingerprints)
+    if not left.work:
+        tell_kept(left.kept, sink)
         return
-    stop = stage.stop
-    request = {
-        "config": {**config.to_dict(), "stop_after": stop.remaining_seconds},
-        "models": {model: stage.encoders[model].staged.fingerprint for model in each.models},
-        "budgets": {model: asdict(stage.plan.budgets[model]) for model in each.models},
-        "shards": [asdict(shard) for shard in stage.shards],
-    }
-    with _Worker(request, each, sink) as worker, stop.on_request(worker.stop):
+    stop = context.stop
+    with _Worker(_request(context, config), context.models, sink) as worker, stop.on_request(worker.stop):
         if worker.follow("ready", "done")["word"] == "done":  # it had nothing to embed
             return
         with stop.shielded(), contextlib.ExitStack() as held:
@@ -73,12 +70,22 @@ def run_isolated(each: Pass, config: RunConfig, stage: Stage, lease: ProcessLeas
                 worker.close()
 
 
+def _request(context: PassContext, config: RunConfig) -> dict[str, Any]:
+    """The pass as the worker reads it."""
+    return {
+        "config": {**config.to_dict(), "stop_after": context.stop.remaining_seconds},
+        "models": context.fingerprints,
+        "budgets": {model: asdict(context.plan.budgets[model]) for model in context.models},
+        "shards": [asdict(shard) for shard in context.run.refs],
+    }
+
+
 class _Worker:
     """The parent's end of a worker process."""
 
-    def __init__(self, request: Mapping[str, Any], each: Pass, sink: EventSink) -> None:
+    def __init__(self, request: Mapping[str, Any], models: Sequence[str], sink: EventSink) -> None:
         self._request = request
-        self._each = each
+        self._models = models
         self._sink = sink
 
     def __enter__(self) -> _Worker:
@@ -147,7 +154,7 @@ class _Worker:
         code = self._process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         return (
-            f"the worker process of {', '.join(self._each.models)} {how} in the midst of its pass: look for its own "
+            f"the worker process of {', '.join(self._models)} {how} in the midst of its pass: look for its own "
             "words above, or in the system's log if memory ran out, and run again"
         )
 
@@ -241,42 +248,42 @@ def main() -> None:
 
 def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
     config = RunConfig.from_dict(request["config"])
-    each = Pass(models=tuple(request["models"]))
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     parent.stop.limit(config.stop_after)
     shards = [ShardRef(**shard) for shard in request["shards"]]
     budgets = {model: Budget(**budget) for model, budget in request["budgets"].items()}
-    stage = _stage(config, each, shards, budgets, accelerator, parent.stop)
-    _require_same_models(stage, request["models"])
-    run_pass(each, stage, _Go(parent, DeviceLease(accelerator, each.models, ends, locked=False)), parent)
+    context = _context(config, request["models"], shards, budgets, accelerator, parent.stop)
+    lease = DeviceLease(accelerator, context.models, ends, locked=False)
+    run_pass(context, _Go(parent, lease), parent)
 
 
-def _require_same_models(stage: Stage, fingerprints: Mapping[str, str]) -> None:
-    """Refuse a model that has changed since the run began: its vectors would not be those that the run says."""
-    for model, encoder in stage.encoders.items():
-        if encoder.staged.fingerprint != fingerprints[model]:
-            raise ModelLoadError(
-                f"{model} has changed since the run began: leave its files as they are, and run again, which computes "
-                "all its vectors again"
-            )
-
-
-def _stage(
+def _context(
     config: RunConfig,
-    each: Pass,
+    fingerprints: Mapping[str, str],
     shards: Sequence[ShardRef],
     budgets: Mapping[str, Budget],
     accelerator: Accelerator,
     stop: Stop,
-) -> Stage:
-    """What the parent's own stage would be, with this pass's models alone."""
+) -> PassContext:
+    """What the parent's own context would be."""
     silent = ListSink()
-    specs = {name: spec for name, spec in select_models(config).items() if name in each.models}
+    specs = {name: spec for name, spec in select_models(config).items() if name in fingerprints}
     staged = stage_all(specs, config, accelerator, silent, stop.check)
+    _require_same_models(staged, fingerprints)
     encoders = encoders_of(staged, config, accelerator, silent)
     plan = plan_memory(config, encoders, budgets, accelerator, MeasurementCache(config.cache_dir), silent)
-    folder = RunFolder(config.out)
-    return Stage(
-        plan=plan, encoders=encoders, shards=shards, accelerator=accelerator, folder=folder, stop=stop,
-        vector_dtype=config.vector_dtype, others=[RunFolder(path) for path in config.reuse],
+    run = RunShards(
+        folder=RunFolder(config.out), refs=shards, vector_dtype=config.vector_dtype,
+        others=[RunFolder(path) for path in config.reuse],
     )  # fmt: skip
+    return PassContext(encoders=encoders, plan=plan, accelerator=accelerator, run=run, stop=stop)
+
+
+def _require_same_models(staged: Mapping[str, StagedModel], fingerprints: Mapping[str, str]) -> None:
+    """Refuse a model that has changed since the run began: its vectors would not be those that the run says."""
+    for name, model in staged.items():
+        if model.fingerprint != fingerprints[name]:
+            raise ModelLoadError(
+                f"{name} has changed since the run began: leave its files as they are, and run again, which computes "
+                "all its vectors again"
+            )

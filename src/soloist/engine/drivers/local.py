@@ -7,58 +7,43 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.arrays import Vectors
 from soloist.devices import Accelerator
 from soloist.digests import text_digest
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.prefetch import prefetched_weights
 from soloist.encoding.replicas import Replicas
+from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.prefetch import Lookahead
 from soloist.engine.intake.ingest import ShardRef
+from soloist.engine.resume.pending import ModelShard, pending, tell_kept
 from soloist.engine.resume.vector_reuse import KnownVectors, Placement, known_vectors
 from soloist.engine.shard_encoding import EncodedTexts, PreparedTexts, encode_texts, prepare_texts, token_counts
 from soloist.events import (
     BatchSplit,
     Event,
     EventSink,
-    Notice,
     PassFinished,
     PassStarted,
     RowsRecomputed,
     ShardEncoded,
-    ShardsKept,
     TeeSink,
 )
+from soloist.memory.planner import BatchLimits
 from soloist.sizing.batch_limits import PeakWatch, compare_peaks
-from soloist.sizing.run_plan import Pass, RunPlan
-from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
-from soloist.types import TokenTally, VectorDType
+from soloist.types import TokenTally
 
 _UNKNOWN = -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Stage:
-    """What every pass of a run works with. `others` are the runs whose vectors may be taken, `vector_dtype` is what the
-    vectors are stored as.
-    """
-
-    plan: RunPlan
-    encoders: Mapping[str, Encoder]
-    shards: Sequence[ShardRef]
-    accelerator: Accelerator
-    folder: RunFolder
-    stop: Stop
-    vector_dtype: VectorDType
-    others: Sequence[RunFolder] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,7 +69,7 @@ class _SplitCount:
             self.splits[event.model] = self.splits.get(event.model, 0) + 1
 
 
-def run_pass(each: Pass, stage: Stage, lease: AbstractContextManager[object], sink: EventSink) -> None:
+def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: EventSink) -> None:
     """Embed every shard that is not finished with the models of a pass.
 
     The lease is taken when the first shard with rows to embed is ready, and not at all where there is none.
@@ -92,172 +77,163 @@ def run_pass(each: Pass, stage: Stage, lease: AbstractContextManager[object], si
     Raises:
         RunStoppedError: the run was to end before all shards were done.
     """
-    work = pending(each, stage, sink)
-    if not work:
+    left = pending(context.run, context.fingerprints)
+    tell_kept(left.kept, sink)
+    if not left.work:
         return
-    known = {
-        model: known_vectors(
-            stage.folder,
-            stage.others,
-            model,
-            stage.encoders[model].staged.fingerprint,
-            stage.vector_dtype,
-            stage.stop.check,
-        )
-        for model in dict.fromkeys(model for _, model in work)
+    known = _known(context, {item.model for item in left.work})
+
+    def prepare(item: ModelShard) -> _Prepared:
+        encoder, limits = context.encoders[item.model], context.plan.limits[item.model]
+        return _prepare(item, context.run.folder, encoder, limits, known[item.model])
+
+    with context.stop.shielded(), Lookahead(prepare, left.work) as prepared:
+        _RunningPass(context, known, left.work, lease, sink).through(prepared)
+
+
+def _known(context: PassContext, models: Container[str]) -> dict[str, KnownVectors]:
+    """The vectors that need not be computed, by model."""
+    run = context.run
+    return {
+        model: known_vectors(run.folder, run.others, model, fingerprint, run.vector_dtype, context.stop.check)
+        for model, fingerprint in context.fingerprints.items()
+        if model in models
     }
 
-    def prepare(item: tuple[ShardRef, str]) -> _Prepared:
-        return _prepare(stage, item[0], item[1], known[item[1]])
 
-    with stage.stop.shielded(), Lookahead(prepare, work) as prepared:
-        _Working(each, stage, known, work, lease, sink).through(prepared)
-
-
-def pending(each: Pass, stage: Stage, sink: EventSink) -> list[tuple[ShardRef, str]]:
-    """The shards and models of a pass that are not finished, in order; those that are become an event a model."""
-    finished = stage.folder.manifest.read()
-    work: list[tuple[ShardRef, str]] = []
-    kept: dict[str, list[FileRecord]] = {}
-    for shard, model in ((shard, model) for shard in stage.shards for model in each.models):
-        record = finished.get(stage.folder.shards.vectors_file(shard.collection, model, shard.index))
-        wanted = (shard.content, stage.encoders[model].staged.fingerprint, stage.vector_dtype)
-        if record is not None and (record.content, record.fingerprint, record.vector_dtype) == wanted:
-            kept.setdefault(model, []).append(record)
-        else:
-            work.append((shard, model))
-    for model, records in kept.items():
-        tallies = [record.tally for record in records if record.tally is not None]
-        rows = sum(record.rows for record in records)
-        sink.emit(ShardsKept(model=model, shards=len(records), rows=rows, tally=sum(tallies, TokenTally())))
-        if len(tallies) < len(records):
-            without = len(records) - len(tallies)
-            message = f"{without} of its shards were written by an earlier version: their tokens are in no count"
-            sink.emit(Notice(about=model, message=message))
-    return work
+def _prepare(
+    item: ModelShard, folder: RunFolder, encoder: Encoder, limits: BatchLimits, known: KnownVectors
+) -> _Prepared:
+    ref = item.shard
+    shard = folder.shards.read_shard(ref.collection, ref.index)
+    digests = tuple(text_digest(text) for text in shard.texts)
+    placement = known.place(folder.path / folder.shards.vectors_file(ref.collection, item.model, ref.index), digests)
+    fresh = prepare_texts(
+        encoder,
+        limits,
+        [shard.ids[row] for row in placement.fresh],
+        [shard.texts[row] for row in placement.fresh],
+    )
+    return _Prepared(model=item.model, shard=ref, ids=shard.ids, digests=digests, placement=placement, fresh=fresh)
 
 
-def following(each: Pass, stage: Stage) -> list[Encoder]:
-    """Those of the models of the next pass that are not of this one."""
-    later = stage.plan.passes[stage.plan.passes.index(each) + 1 :][:1]
-    return [stage.encoders[model] for one in later for model in one.models if model not in each.models]
-
-
-class _Working:
+class _RunningPass:
     """A pass at work: its lease and replicas, once there is something to embed, and what it has seen."""
 
     def __init__(
         self,
-        each: Pass,
-        stage: Stage,
+        context: PassContext,
         known: Mapping[str, KnownVectors],
-        work: Sequence[tuple[ShardRef, str]],
+        work: Sequence[ModelShard],
         lease: AbstractContextManager[object],
         sink: EventSink,
     ) -> None:
-        self._each = each
-        self._stage = stage
+        self._context = context
         self._known = known
         self._work = work
         self._lease = lease
         self._counted = _SplitCount()
         self._sink = TeeSink(self._counted, sink)
-        self._watch = PeakWatch(stage.plan)
+        self._watch = PeakWatch(context.plan)
         self._replicas: dict[str, Replicas] | None = None
 
-    def through(self, prepared: Lookahead[tuple[ShardRef, str], _Prepared]) -> None:
+    def through(self, prepared: Iterable[_Prepared]) -> None:
         """Work off the shards."""
-        devices = self._stage.accelerator.devices
         peaks: dict[str, int] = {}
         with contextlib.ExitStack() as held:
-            waited = 0.0
             began = time.perf_counter()
             for item in prepared:
-                self._stage.stop.check()
+                self._context.stop.check()
                 if item.fresh.batches and self._replicas is None:
-                    waited = time.perf_counter()
+                    waiting = time.perf_counter()
                     self._replicas = self._take(held)
-                    began += time.perf_counter() - waited  # the wait for the devices is not the shard's
+                    began += time.perf_counter() - waiting  # the wait for the devices is not the shard's
                 self._watch.see(item.model, item.fresh.batches)
                 self._encode(item, began)
                 began = time.perf_counter()
             if self._replicas is not None:
-                peaks = {device: self._stage.accelerator.memory(device).peak_bytes for device in devices}
-                for model in self._each.models:
-                    self._sink.emit(PassFinished(model=model, peak_bytes=peaks))
+                peaks = self._peaks()
         if peaks:
-            compare_peaks(self._watch, self._each.models, peaks, self._counted.splits, self._sink)
+            compare_peaks(self._watch, self._context.models, peaks, self._counted.splits, self._sink)
 
     def _take(self, held: contextlib.ExitStack) -> dict[str, Replicas]:
         """The devices, with a replica of each model on each of them."""
-        with self._stage.stop.interruptible():
+        context = self._context
+        with context.stop.interruptible():
             held.enter_context(self._lease)
-        replicas = held.enter_context(_on_devices(self._each, self._stage, self._sink))
-        for model in self._each.models:
-            chunks = sum(shard.rows for shard, name in self._work if name == model)
-            self._sink.emit(PassStarted(model=model, devices=self._stage.accelerator.devices, chunks=chunks))
-        held.enter_context(prefetched_weights(encoder.staged.module for encoder in following(self._each, self._stage)))
+        replicas = held.enter_context(_on_devices(context.encoders, context.accelerator, self._sink))
+        for model in context.models:
+            chunks = sum(item.shard.rows for item in self._work if item.model == model)
+            self._sink.emit(PassStarted(model=model, devices=context.accelerator.devices, chunks=chunks))
+        held.enter_context(prefetched_weights(encoder.staged.module for encoder in context.next_encoders))
         return replicas
 
+    def _peaks(self) -> dict[str, int]:
+        """The peak of each device, which is told for each model of the pass."""
+        accelerator = self._context.accelerator
+        peaks = {device: accelerator.memory(device).peak_bytes for device in accelerator.devices}
+        for model in self._context.models:
+            self._sink.emit(PassFinished(model=model, peak_bytes=peaks))
+        return peaks
+
     def _encode(self, item: _Prepared, began: float) -> None:
-        encoder = self._stage.encoders[item.model]
-        encoded = encode_texts(encoder, self._replicas[item.model] if self._replicas is not None else None, item.fresh)
-        folder, shard, staged = self._stage.folder, item.shard, encoder.staged
-        path = folder.path / folder.shards.vectors_file(shard.collection, item.model, shard.index)
-        vectors, counts = encoded.vectors, encoded.counts
-        if len(item.placement.copies):
-            fresh = list(item.placement.fresh)
-            vectors = np.empty((len(item.ids), staged.dim), dtype=np.float32)
-            vectors[fresh] = encoded.vectors
-            counts = np.full((len(item.ids), 2), _UNKNOWN, dtype=np.int32)
-            counts[fresh] = encoded.counts
-            self._known[item.model].fill(path, item.digests, item.placement, vectors, counts)
-            self._count_unknown(item, counts)
-        record = folder.shards.write_vectors(
-            shard.collection, item.model, shard.index, item.ids, vectors, item.digests, staged.fingerprint, counts,
-            self._stage.vector_dtype,
-        )  # fmt: skip
-        folder.manifest.append(record)
-        self._known[item.model].written(item.placement, vectors, self._stage.vector_dtype)
+        replicas = self._replicas[item.model] if self._replicas is not None else None
+        encoded = encode_texts(self._context.encoders[item.model], replicas, item.fresh)
+        record = self._write(item, *self._whole(item, encoded))
         if encoded.recomputed_ids:
             self._sink.emit(
                 RowsRecomputed(
-                    model=item.model, collection=shard.collection, shard=shard.index, ids=encoded.recomputed_ids
+                    model=item.model, collection=item.shard.collection, shard=item.shard.index,
+                    ids=encoded.recomputed_ids,
                 )
-            )
+            )  # fmt: skip
         self._sink.emit(_shard_event(item, encoded, record.tally or TokenTally(), time.perf_counter() - began))
+
+    def _whole(self, item: _Prepared, encoded: EncodedTexts) -> tuple[Vectors, NDArray[np.int32]]:
+        """The vectors and token counts of a whole shard: what was encoded, and copies of what was known."""
+        if not len(item.placement.copies):
+            return encoded.vectors, encoded.counts
+        fresh = list(item.placement.fresh)
+        vectors = np.empty((len(item.ids), self._context.encoders[item.model].staged.dim), dtype=np.float32)
+        vectors[fresh] = encoded.vectors
+        counts = np.full((len(item.ids), 2), _UNKNOWN, dtype=np.int32)
+        counts[fresh] = encoded.counts
+        self._known[item.model].fill(self._path(item), item.digests, item.placement, vectors, counts)
+        self._count_unknown(item, counts)
+        return vectors, counts
+
+    def _path(self, item: _Prepared) -> Path:
+        folder = self._context.run.folder
+        return folder.path / folder.shards.vectors_file(item.shard.collection, item.model, item.shard.index)
 
     def _count_unknown(self, item: _Prepared, counts: NDArray[np.int32]) -> None:
         """Count the tokens of rows whose vectors were taken from a file of an earlier version, which has no counts."""
         rows = np.flatnonzero((counts == _UNKNOWN).any(axis=1))
         if rows.size:
-            texts = self._stage.folder.shards.read_shard(item.shard.collection, item.shard.index).texts
-            counts[rows] = token_counts(self._stage.encoders[item.model].tokenize([texts[row] for row in rows]))
+            texts = self._context.run.folder.shards.read_shard(item.shard.collection, item.shard.index).texts
+            counts[rows] = token_counts(self._context.encoders[item.model].tokenize([texts[row] for row in rows]))
+
+    def _write(self, item: _Prepared, vectors: Vectors, counts: NDArray[np.int32]) -> FileRecord:
+        """Write the shard's file, and take note of its vectors for the shards that follow."""
+        run, shard = self._context.run, item.shard
+        record = run.folder.shards.write_vectors(
+            shard.collection, item.model, shard.index, item.ids, vectors, item.digests,
+            self._context.encoders[item.model].staged.fingerprint, counts, run.vector_dtype,
+        )  # fmt: skip
+        run.folder.manifest.append(record)
+        self._known[item.model].written(item.placement, vectors, run.vector_dtype)
+        return record
 
 
 @contextlib.contextmanager
-def _on_devices(each: Pass, stage: Stage, sink: EventSink) -> Iterator[dict[str, Replicas]]:
+def _on_devices(
+    encoders: Mapping[str, Encoder], accelerator: Accelerator, sink: EventSink
+) -> Iterator[dict[str, Replicas]]:
     with contextlib.ExitStack() as stack:
         yield {
-            model: stack.enter_context(
-                Replicas(stage.encoders[model].staged, stage.encoders[model], stage.accelerator, sink)
-            )
-            for model in each.models
+            model: stack.enter_context(Replicas(encoder.staged, encoder, accelerator, sink))
+            for model, encoder in encoders.items()
         }
-
-
-def _prepare(stage: Stage, ref: ShardRef, model: str, known: KnownVectors) -> _Prepared:
-    shard = stage.folder.shards.read_shard(ref.collection, ref.index)
-    digests = tuple(text_digest(text) for text in shard.texts)
-    path = stage.folder.path / stage.folder.shards.vectors_file(ref.collection, model, ref.index)
-    placement = known.place(path, digests)
-    fresh = prepare_texts(
-        stage.encoders[model],
-        stage.plan.limits[model],
-        [shard.ids[row] for row in placement.fresh],
-        [shard.texts[row] for row in placement.fresh],
-    )
-    return _Prepared(model=model, shard=ref, ids=shard.ids, digests=digests, placement=placement, fresh=fresh)
 
 
 def _shard_event(item: _Prepared, encoded: EncodedTexts, tally: TokenTally, seconds: float) -> ShardEncoded:

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.encoding.encoder import Encoder
-from soloist.engine.drivers.local import Stage
-from soloist.engine.samples.deviation import first_shards, host_vectors, sample_of
+from soloist.engine.samples.deviation import host_vectors
+from soloist.engine.samples.texts import Samples
 from soloist.events import EventSink, Notice
-from soloist.sizing.run_plan import Pass
 from soloist.types import Similarity
 
 SAMPLE_CHUNKS = 32
@@ -42,22 +41,21 @@ def in_words(similarity: Similarity) -> str:
     )
 
 
-def tell_lost_lengths(passes: Sequence[Pass], stage: Stage, sink: EventSink) -> None:
+def tell_lost_lengths(
+    encoders: Mapping[str, Encoder], samples: Samples, check: Callable[[], None], sink: EventSink
+) -> None:
     """Emit the notice for each such model of the run, with a measurement where the model has shards to embed.
 
-    Raises:
-        RunStoppedError: the run was to end.
+    `check` is called between batches, and raises where the run is to end.
     """
-    first = first_shards(passes, stage)
-    for model, encoder in stage.encoders.items():
+    for model, encoder in encoders.items():
         staged = encoder.staged
         if not ranks_otherwise(staged.similarity, has_unit_vectors=staged.has_unit_vectors):
             continue
-        said = in_words(staged.similarity)
-        if model in first:
-            sample = sample_of(stage, first[model], SAMPLE_CHUNKS)
-            said = f"{said}: {_measured(encoder, sample, stage.stop.check)}"
-        sink.emit(Notice(about=model, message=said))
+        message = in_words(staged.similarity)
+        if model in samples.first:
+            message = f"{message}: {_measured(encoder, samples.texts(model, SAMPLE_CHUNKS), check)}"
+        sink.emit(Notice(about=model, message=message))
 
 
 def _measured(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]) -> str:

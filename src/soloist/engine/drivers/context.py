@@ -1,0 +1,37 @@
+"""What every driver is given to compute a pass. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from soloist.devices import Accelerator
+from soloist.encoding.encoder import Encoder
+from soloist.engine.resume.pending import RunShards
+from soloist.sizing.run_plan import RunPlan
+from soloist.stopping import Stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PassContext:
+    """One pass: the encoders of its models, in order, the devices, and the shards to embed.
+
+    `next_encoders` are those that the next pass adds: their weights are read from the disk meanwhile.
+    """
+
+    encoders: Mapping[str, Encoder]
+    plan: RunPlan
+    accelerator: Accelerator
+    run: RunShards
+    stop: Stop
+    next_encoders: Sequence[Encoder] = ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models of the pass, in order."""
+        return tuple(self.encoders)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each model, in order."""
+        return {name: encoder.staged.fingerprint for name, encoder in self.encoders.items()}
