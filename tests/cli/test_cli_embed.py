@@ -256,7 +256,7 @@ def test_help_names_every_option_and_the_measured_fact():
         assert option in text
     assert "six of them at weights .7/.3 and on all seven at .85/.15" in text
     assert "plain mean at 256 dimensions lost on all seven" in text
-    assert "Empty texts and empty files are no faults" in text
+    assert "Empty texts and empty files are not faults" in text
     assert all(
         choice in text for choice in ("exclusive|standard", "concat|mean|projection|aligned-mean|none", "error|skip")
     )

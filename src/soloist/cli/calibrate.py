@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from soloist.cli.embed import DTYPE_HELP, choices, split
+from soloist.cli import options
+from soloist.cli.lists import split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.config import DEFAULT_MODELS, CalibrationConfig
-from soloist.types import DTypeRequest
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids. [default: {",".join(DEFAULT_MODELS)}]"""
 _CACHE_HELP = "The folder that keeps the results; embed and plan read it there. [default: the user's cache folder]"
@@ -23,7 +23,7 @@ def calibrate(
     accelerator: Annotated[
         str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help="As for embed.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
+    dtype: options.DType = None,
     catalogue: Annotated[
         str | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="As for embed.")
     ] = None,
@@ -37,7 +37,7 @@ def calibrate(
         typer.Option(help="About how long one measurement takes; a model takes about 15 of them. [default: 3]"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: options.Debug = False,
 ) -> None:
     """Measure how many tokens a batch should have, for each model on the devices of this machine, and keep it.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soloist.cli.embed import numbers_by_name, split
+from soloist.cli.lists import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.errors import ConfigError
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from soloist.cli.embed import split
+from soloist.cli.lists import split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.exports import EXPORTS
 from soloist.reports.text import one_line

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from soloist.cli.embed import DTYPE_HELP, choices, split
+from soloist.cli import options
+from soloist.cli.lists import split
+from soloist.cli.options import choices
 from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.config import RunConfig, seconds_of
 from soloist.fusion_methods import fusion_choices
-from soloist.types import DTypeRequest, Mode, VectorDType
+from soloist.types import Mode, VectorDType
 
 _OUT_HELP = """The folder that embed would write. Its free space counts, and so do the settings of a run that is there.
 embed --dry-run shows what would change. [default: here, with nothing in it]"""
@@ -35,7 +37,7 @@ def plan(
         str | None, typer.Option(metavar=choices(Mode), help="The mode that has to fit. [default: exclusive]")
     ] = None,
     fusion: Annotated[str | None, typer.Option(metavar="|".join(fusion_choices()), help="As for embed.")] = None,
-    dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
+    dtype: options.DType = None,
     vector_dtype: Annotated[str | None, typer.Option(metavar=choices(VectorDType), help="As for embed.")] = None,
     token_budget: Annotated[int | None, typer.Option(help="As for embed.")] = None,
     catalogue: Annotated[
@@ -47,7 +49,7 @@ def plan(
         str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help="Where runs keep what they measure.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: options.Debug = False,
 ) -> None:
     """Say what a run would need and whether it fits: tokens, memory, batches, time, disk, download.
 

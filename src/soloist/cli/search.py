@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soloist.cli.embed import numbers_by_name, split
+from soloist.cli.lists import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.cli.stdin_lines import incoming_lines
 from soloist.errors import ConfigError, SoloistError

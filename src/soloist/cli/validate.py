@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from soloist.cli.embed import DTYPE_HELP, choices, split
+from soloist.cli import options
+from soloist.cli.lists import split
 from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.config import RunConfig
-from soloist.types import DTypeRequest
 
 _PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers")
 _DEVICES_HELP = "As for embed. [default: cuda where there is a GPU, else simulated:2xT4]"
@@ -27,7 +27,7 @@ def validate(
     accelerator: Annotated[
         str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_DEVICES_HELP)
     ] = None,
-    dtype: Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=DTYPE_HELP)] = None,
+    dtype: options.DType = None,
     catalogue: Annotated[
         str | None,
         typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="A TOML file with models of your own."),
@@ -38,7 +38,7 @@ def validate(
     sample_chunks: Annotated[int, typer.Option(min=1, help="How many chunks to take, from all collections.")] = 200,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what needs processes of its own.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print validation.json.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: options.Debug = False,
 ) -> None:
     """Run the validation plan's scenarios and its checklist, and say of each point whether it holds here.
 

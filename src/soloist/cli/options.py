@@ -1,0 +1,106 @@
+"""The options of `soloist embed`, a type each: how it is given, and what help says of it.
+
+Other commands take some of them. What a command does with an option is not known here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from soloist.config import DEFAULT_MODELS
+from soloist.formats import DEFAULT_FILE_PATTERNS
+from soloist.fusion_methods import DEFAULT_FUSION, FUSIONS, NO_FUSION, fusion_choices
+from soloist.types import DTypeRequest, Isolation, Mode, OnBadInput, Packing, VectorDType
+
+_MODE_HELP = """exclusive: one model at a time on all devices. standard: all models are on the devices together,
+and take turns for each shard. The vectors are the same. [default: exclusive]"""
+_FUSION_HELP = f"""How the models' vectors become one.
+{" ".join(f"{name}: {method.help}." for name, method in FUSIONS.items())}
+{NO_FUSION}: no fused vectors. Measured with MiniLM and WordLlama on seven retrieval sets: concat beat the better single
+model on six of them at weights .7/.3 and on all seven at .85/.15; the plain mean at 256 dimensions lost on all seven.
+[default: {DEFAULT_FUSION}]"""
+_DIM_HELP = """Dimensions to keep of each model's vector before fusion. For a projection: the dimensions of the fused
+vector."""
+_DTYPE_HELP = """The dtype in which the models compute. auto-fast: like auto, but bfloat16 on a CPU that has
+instructions for it; the loss of precision is measured and reported. [default: auto]"""
+_VECTOR_DTYPE_HELP = """The dtype in which vectors are stored. float16 takes half the bytes; the cosine between a vector
+and its stored form is above 1 - 1.3e-7. [default: float32]"""
+_BUDGET_HELP = "Tokens in a batch, padding included. [default: as calibrated, else by the kind of device]"
+_ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
+_BAD_INPUT_HELP = """error: stop at the first faulty chunk or file. skip: leave it out, and list it in skipped.jsonl. A
+text is faulty too if one of the models finds no tokens in it, or makes a zero vector of it; skip leaves it out for all
+models. Empty texts and empty files are not faults: they are always left out, and listed there. [default: error]"""
+_TIMEOUT_HELP = "Seconds to wait for devices that another process holds. [default: no limit]"
+_LOCKS_HELP = "The folder of the devices' locks, the same for all processes that share them."
+_CACHE_HELP = "The folder where runs keep what they measure for later plans. [default: the user's cache folder]"
+_ISOLATION_HELP = """allocator: after a pass, this process keeps only its CUDA contexts on the devices. process: each
+pass runs in its own process, so that the contexts are freed too. [default: allocator]"""
+_PACKING_HELP = """Compute rows without padding, for models that allow it. auto: on the CPU only. on: on devices
+too; this has not been measured on a GPU yet. off: never. [default: auto]"""
+_STOP_HELP = """Stop after a time such as 8h30m. The present shard is finished first, and the exit code is 3. The same
+command continues the run. [default: never]"""
+_REUSE_HELP = "Folders of other runs. Vectors that the same models made of the same texts are copied from there."
+_DRY_HELP = """Show for each collection how many chunks are new, changed, gone or unchanged since the run in --out, and
+how many texts each model would embed. Loads no model and writes nothing."""
+_CONFIG_HELP = "A TOML file that sets these options, with their names in snake_case. The command line wins over it."
+
+
+def choices(literal: Any) -> str:
+    """The values of a Literal, as the help shows them."""
+    return "|".join(get_args(literal))
+
+
+ChunksRoot = Annotated[
+    str | None, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections of chunks.")
+]
+Out = Annotated[
+    str | None, typer.Option(metavar="PATH", help="The run folder to write: a new one, or one to continue.")
+]
+Collections = Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these collections. [default: all]")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A,B",
+        help="Catalogue names, folders or hub ids, in the order in which they run. "
+        f"[default: {','.join(DEFAULT_MODELS)}]",
+    ),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A=.7,B=.3",
+        help="A weight for each model; 0 leaves a model out of the fused vector. [default: equal weights]",
+    ),
+]
+ModeChoice = Annotated[str | None, typer.Option(metavar=choices(Mode), help=_MODE_HELP)]
+Fusion = Annotated[str | None, typer.Option(metavar="|".join(fusion_choices()), help=_FUSION_HELP)]
+Dim = Annotated[int | None, typer.Option(help=_DIM_HELP)]
+DType = Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=_DTYPE_HELP)]
+StoredDType = Annotated[str | None, typer.Option(metavar=choices(VectorDType), help=_VECTOR_DTYPE_HELP)]
+Accelerator = Annotated[str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_ACCELERATOR_HELP)]
+TokenBudget = Annotated[int | None, typer.Option(help=_BUDGET_HELP)]
+BadInput = Annotated[str | None, typer.Option(metavar=choices(OnBadInput), help=_BAD_INPUT_HELP)]
+Config = Annotated[Path | None, typer.Option(metavar="PATH", help=_CONFIG_HELP)]
+Catalogue = Annotated[
+    str | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="A TOML file with models of your own.")
+]
+TextField = Annotated[str | None, typer.Option(help="The field that holds the text. [default: text]")]
+IdField = Annotated[str | None, typer.Option(help="The field that holds the id. [default: the usual names]")]
+FilePatterns = Annotated[
+    list[str] | None,
+    typer.Option(metavar="A,B", help=f"Names of chunk files. [default: {','.join(DEFAULT_FILE_PATTERNS)}]"),
+]
+ShardChunks = Annotated[int | None, typer.Option(help="Chunks held in memory at once. [default: 4096]")]
+LeaseTimeout = Annotated[float | None, typer.Option(help=_TIMEOUT_HELP)]
+LockDir = Annotated[str | None, typer.Option(envvar="SOLOIST_LOCK_DIR", metavar="PATH", help=_LOCKS_HELP)]
+CacheDir = Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)]
+IsolationChoice = Annotated[str | None, typer.Option(metavar=choices(Isolation), help=_ISOLATION_HELP)]
+PackingChoice = Annotated[str | None, typer.Option(metavar=choices(Packing), help=_PACKING_HELP)]
+StopAfter = Annotated[str | None, typer.Option(metavar="TIME", help=_STOP_HELP)]
+Reuse = Annotated[list[str] | None, typer.Option(metavar="RUN,RUN", help=_REUSE_HELP)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help=_DRY_HELP)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON: what run.json has or, with --dry-run, the changes.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
