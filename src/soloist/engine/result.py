@@ -292,8 +292,8 @@ class ResultBuilder:
 
     def compared(self, model: str) -> PeakCompared | None:
         """What a model's prediction was worth, where it was alone on the devices."""
-        found = self._tallies[model].compared
-        return found if found is not None and found.models == (model,) else None
+        compared = self._tallies[model].compared
+        return compared if compared is not None and compared.models == (model,) else None
 
     def result(self, staged: Mapping[str, StagedModel], fusion: FusionPlan | None, plan: RunPlan) -> RunResult:
         """The result of the run so far."""
@@ -322,8 +322,8 @@ class ResultBuilder:
             for name, removed in self._removed.items()
             if name not in present
         ]
-        known = [dataclasses.replace(each, removed=self._removed.get(each.name, 0)) for each in self._collections]
-        return (*known, *gone)
+        kept = [dataclasses.replace(report, removed=self._removed.get(report.name, 0)) for report in self._collections]
+        return (*kept, *gone)
 
     def _record(self, event: LeaseAcquired | LeaseReleased) -> LeaseRecord:
         return LeaseRecord(

@@ -98,7 +98,7 @@ def run(
     if not isinstance(config, RunConfig):
         raise ConfigError(f"the config is {config!r}: give a soloist.RunConfig")
     stop = Stop(config.stop_after)
-    listening = [as_sink(each) for each in sinks]
+    listening = [as_sink(sink) for sink in sinks]
     _require_apart(config)
     asked, kept = config, settled(config)
     config = kept.config
@@ -106,8 +106,8 @@ def run(
     require_weights_for_all(kept, tuple(specs))
     require_weights(config.fusion, tuple(specs))
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
-    found = find_input(config.chunks_root, config.source, config.collections)
-    names = [collection.name for collection in found.collections]
+    files = find_input(config.chunks_root, config.source, config.collections)
+    names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
     others = [other_run(path) for path in config.reuse]
     with none_left_on_error(config.out), RunFolder.create(config.out).locked(), stop.on_signals():
@@ -115,7 +115,7 @@ def run(
         if settled(asked) != kept:
             raise OutputError(f"another run has changed {config.out} meanwhile: run the same command again")
         require_the_same(folder, config, tuple(specs), names)
-        return _Run(kept, folder, specs, accelerator, found, others, stop).through(listening, clock)
+        return _Run(kept, folder, specs, accelerator, files, others, stop).through(listening, clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,7 +143,7 @@ class _Run:
         folder: RunFolder,
         specs: Mapping[str, ModelSpec],
         accelerator: Accelerator,
-        found: InputFiles,
+        files: InputFiles,
         others: Sequence[RunFolder],
         stop: Stop,
     ) -> None:
@@ -152,7 +152,7 @@ class _Run:
         self._folder = folder
         self._specs = specs
         self._accelerator = accelerator
-        self._found = found
+        self._files = files
         self._others = others
         self._stop = stop
 
@@ -165,19 +165,19 @@ class _Run:
             began = time.perf_counter()
             try:
                 with finished.something_or_said(self._stop):
-                    result = self._work(builder, sink)
+                    make_result = self._work(builder, sink)
             except BaseException as exc:
                 with contextlib.suppress(Exception):  # the error to tell is the first, also one of a sink itself
                     sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
                 raise
             with self._stop.shielded():  # there is nothing left to stop
                 sink.emit(RunFinished(seconds=time.perf_counter() - began))
-                found = result()
-                self._folder.finish(found.to_dict())
-        return found
+                result = make_result()
+                self._folder.finish(result.to_dict())
+        return result
 
     def _work(self, builder: ResultBuilder, sink: EventSink) -> Callable[[], RunResult]:
-        """All but run.json, which is written from the result that this makes at the very end."""
+        """Do all but write run.json; what this returns makes the result at the very end."""
         config, accelerator = self._config, self._accelerator
         with _undone_on_error(self._folder), self._told(sink):
             inputs = self._read(sink)
@@ -198,9 +198,9 @@ class _Run:
         _announce(config, self._specs, self._accelerator, sink)
         for notice in self._kept:
             sink.emit(notice)
-        tell_passed_over(self._found.passed_over, sink)
+        tell_passed_over(self._files.passed_over, sink)
         mend(folder, sink)
-        collections = self._found.collections
+        collections = self._files.collections
         shards = ingest(
             collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check
         )

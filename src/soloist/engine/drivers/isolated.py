@@ -163,11 +163,11 @@ def _error(message: Mapping[str, Any]) -> SoloistError:
     """What the worker raised, as it would have been raised here."""
     kind = getattr(errors, message["kind"], None)
     if isinstance(kind, type) and issubclass(kind, SoloistError):
-        found: SoloistError = kind(message["message"])
+        error: SoloistError = kind(message["message"])
     else:
-        found = EncodingError(f"{message['kind']}: {message['message']}")
-    found.__dict__.setdefault("__notes__", []).extend(message["notes"])
-    return found
+        error = EncodingError(f"{message['kind']}: {message['message']}")
+    error.__dict__.setdefault("__notes__", []).extend(message["notes"])
+    return error
 
 
 class _Parent:
@@ -237,7 +237,7 @@ def main() -> None:
     except KeyboardInterrupt:
         os._exit(130)
     except Exception as exc:
-        notes = [note for each in error_chain(exc) for note in getattr(each, "__notes__", [])]
+        notes = [note for error in error_chain(exc) for note in getattr(error, "__notes__", [])]
         parent.say("failed", kind=type(exc).__name__, message=str(exc), notes=notes)
         os._exit(1)
     released = next((event for event in reversed(ends.events) if isinstance(event, LeaseReleased)), None)

@@ -56,31 +56,31 @@ def ingest(
     shards: list[ShardRef] = []
     in_all = SkippedInputs()
     with skipped_log(folder.path) as log:
+
+        def on_skip(item: SkippedInput) -> None:
+            in_all.add(item)
+            log.append(item)
+            sink.emit(skip_event(item))
+
         for collection in collections:
-            skipped = SkippedInputs()
-
-            def on_skip(item: SkippedInput, skipped: SkippedInputs = skipped) -> None:
-                skipped.add(item)
-                in_all.add(item)
-                log.append(item)
-                sink.emit(skip_event(item))
-
-            written = list(_write_shards(collection, source, folder, shard_chunks, on_skip, check))
+            written, skipped = _write_collection(collection, source, folder, shard_chunks, on_skip, check)
             if not written and collection.name in required:
                 raise empty_collection(collection, skipped)
             shards += written
-            sink.emit(
-                InputScanned(
-                    collection=collection.name,
-                    files=len(collection.files),
-                    chunks=sum(shard.rows for shard in written),
-                    skipped=skipped.count,
-                )
-            )
+            sink.emit(_scanned(collection, written, skipped))
     folder.manifest.append(log.record())
     if not shards:
         raise nothing_to_embed(collections, in_all)
     return tuple(shards)
+
+
+def _scanned(collection: Collection, written: Sequence[ShardRef], skipped: SkippedInputs) -> InputScanned:
+    return InputScanned(
+        collection=collection.name,
+        files=len(collection.files),
+        chunks=sum(shard.rows for shard in written),
+        skipped=skipped.count,
+    )
 
 
 def tell_passed_over(files: PassedOverFiles, sink: EventSink) -> None:
@@ -100,6 +100,24 @@ def nothing_to_embed(collections: Sequence[Collection], skipped: SkippedInputs) 
     """That no collection has any chunks."""
     names = ", ".join(collection.name for collection in collections)
     return NothingToEmbedError(f"there are no chunks to embed in {names} ({skipped}): give files that hold some")
+
+
+def _write_collection(
+    collection: Collection,
+    source: SourceConfig,
+    folder: RunFolder,
+    shard_chunks: int,
+    on_skip: Callable[[SkippedInput], None],
+    check: Callable[[], object],
+) -> tuple[list[ShardRef], SkippedInputs]:
+    """The shards of a collection, which are written now, and what was left out of it."""
+    skipped = SkippedInputs()
+
+    def count(item: SkippedInput) -> None:
+        skipped.add(item)
+        on_skip(item)
+
+    return list(_write_shards(collection, source, folder, shard_chunks, count, check)), skipped
 
 
 def _write_shards(
@@ -136,7 +154,7 @@ def _characters(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
-        return sum(len(name) + _characters(each) for name, each in value.items())
+        return sum(len(name) + _characters(item) for name, item in value.items())
     return sum(map(_characters, value)) if isinstance(value, list) else _VALUE_CHARACTERS
 
 

@@ -1,15 +1,15 @@
-"""The texts of a run of which one of its models makes no vector: all of them are found before the first lease.
+"""The texts of which one of a run's models makes no vector. All of them are known before the first lease.
 
-They are an error that counts them or, as the run's `on_bad_input` says, left out for all models, so that all members of
-the ensemble have the same rows. Works on the chunks as they were read, which are not those of the run yet. So each
-session finds them again by the models that it has: a text that another model could not read comes back.
+They are an error that counts them or, as the run's `on_bad_input` says, left out for all models, so that all models of
+the ensemble have the same rows. Each session looks for them again in the chunks as they were read, with the models that
+it has. So a text that only another model could not read comes back.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ _LOOKED_AT_TOGETHER = 512  # texts, between two looks at whether the run is to s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+class _VectorlessText:
     """A text without a vector: its row, and what `skipped.jsonl` says of it."""
 
     row: int
@@ -69,7 +69,7 @@ def without_vectorless(
 
 
 class _Search:
-    """Looks through shards, and keeps count of what it has found."""
+    """Looks through shards, and counts the texts without a vector."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class _Search:
         self._check = check
         self.left_out = LeftOut()
 
-    def through(self, ref: ShardRef) -> list[_Found]:
+    def through(self, ref: ShardRef) -> list[_VectorlessText]:
         """The texts of the next shard without a vector, in order."""
         shard = self._folder.incoming.shards.read_shard(ref.collection, ref.index)
         reasons: dict[int, dict[str, Vectorless]] = {}
@@ -95,7 +95,7 @@ class _Search:
             for row, reason in self._look(model, shard, digests):
                 reasons.setdefault(row, {})[model] = reason
         places = self._folder.incoming.shards.read_places(ref.collection, ref.index) if reasons else ()
-        return [self._found(ref, row, places[row], digests[row], reasons[row]) for row in sorted(reasons)]
+        return [self._text(ref, row, places[row], digests[row], reasons[row]) for row in sorted(reasons)]
 
     def _look(self, model: str, shard: Shard, digests: Sequence[bytes]) -> Iterator[tuple[int, Vectorless]]:
         """The rows of a shard of which a model makes no vector. A text that has one is not looked at again."""
@@ -104,25 +104,25 @@ class _Search:
         for start in range(0, len(unknown), _LOOKED_AT_TOGETHER):
             self._check()
             rows = unknown[start : start + _LOOKED_AT_TOGETHER]
-            found = self._looks[model].at([shard.texts[row] for row in rows])
+            reasons = self._looks[model].at([shard.texts[row] for row in rows])
             for at, row in enumerate(rows):
-                if at in found:
-                    yield row, found[at]
+                if at in reasons:
+                    yield row, reasons[at]
                 else:
                     known.add(digests[row])
 
-    def _found(
+    def _text(
         self,
         ref: ShardRef,
         row: int,
         read: tuple[str, str | None, int | None],
         digest: bytes,
         reasons: Mapping[str, Vectorless],
-    ) -> _Found:
+    ) -> _VectorlessText:
         id_, file, index = read
         assert file is not None and index is not None  # what was read now has both
         place = Place(file=self._root / file, index=index)
-        return _Found(row=row, item=self.left_out.add(ref.collection, id_, place, digest, reasons))
+        return _VectorlessText(row=row, item=self.left_out.add(ref.collection, id_, place, digest, reasons))
 
 
 def _with_vectors(
@@ -153,19 +153,19 @@ def _require_none(search: _Search, shards: Sequence[ShardRef]) -> None:
 def _left_out(
     search: _Search, shards: Sequence[ShardRef], incoming: RunFolder, sink: EventSink
 ) -> tuple[ShardRef, ...]:
-    """Take what is found out of the shards, and say so: in the log, as events, and a notice a model."""
+    """Leave such texts out of the shards, and say so: in the log, as events, and in a notice for each model."""
     kept: list[ShardRef] = []
     with skipped_log(incoming.path, more=True) as log:
         for collection, refs in itertools.groupby(shards, key=lambda ref: ref.collection):
             chunks, by_model = 0, Counter[str]()
             for ref in refs:
-                found = search.through(ref)
-                for each in found:
-                    log.append(each.item)
-                    sink.emit(skip_event(each.item))
-                    by_model.update(each.item.models)
-                chunks += len(found)
-                kept += _rest(incoming, ref, found)
+                texts = search.through(ref)
+                for text in texts:
+                    log.append(text.item)
+                    sink.emit(skip_event(text.item))
+                    by_model.update(text.item.models)
+                chunks += len(texts)
+                kept += _rest(incoming, ref, {text.row for text in texts})
             if chunks:
                 sink.emit(TextsLeftOut(collection=collection, chunks=chunks, by_model=dict(by_model)))
     incoming.manifest.append(log.record())
@@ -174,11 +174,10 @@ def _left_out(
     return tuple(kept)
 
 
-def _rest(incoming: RunFolder, ref: ShardRef, found: Sequence[_Found]) -> list[ShardRef]:
-    """The shard without what was found; none where nothing is left of it."""
-    if not found:
+def _rest(incoming: RunFolder, ref: ShardRef, left_out: Container[int]) -> list[ShardRef]:
+    """The shard without the rows that are left out; none where nothing remains of it."""
+    rows = [row for row in range(ref.rows) if row not in left_out]
+    if len(rows) == ref.rows:
         return [ref]
-    gone = {each.row for each in found}
-    rows = [row for row in range(ref.rows) if row not in gone]
     content = keep_chunks(incoming, ref.collection, ref.index, rows)
     return [replace(ref, rows=len(rows), content=content)] if rows else []

@@ -67,18 +67,18 @@ def changes(config: RunConfig) -> Changes:
     models = tuple(select_models(config))
     require_weights_for_all(kept, models)
     require_weights(config.fusion, models)
-    found = find_input(config.chunks_root, config.source, config.collections)
-    names = [collection.name for collection in found.collections]
+    files = find_input(config.chunks_root, config.source, config.collections)
+    names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
     require_the_same(folder, config, models, names)
     known = {model: _known(model, config.vector_dtype, [folder, *map(other_run, config.reuse)]) for model in models}
     comparing = _Comparing(folder, known, _left_out_before(folder, models))
-    compared = [comparing.of(each, config) for each in found.collections]
+    compared = [comparing.of(collection, config) for collection in files.collections]
     if comparing.left_out.skipped.count and config.source.on_bad_input == "error":
         raise comparing.left_out.error()
-    if not any(each.new + each.changed + each.unchanged for each in compared):
-        raise nothing_to_embed(found.collections, comparing.skipped)
-    passed_over, fusion = found.passed_over.notice(), fusion_change(kept)
+    if not any(change.new + change.changed + change.unchanged for change in compared):
+        raise nothing_to_embed(files.collections, comparing.skipped)
+    passed_over, fusion = files.passed_over.notice(), fusion_change(kept)
     gone = [_gone(name, rows) for name, rows in _rows(folder).items() if name not in names]
     return Changes(
         folder=config.out,
@@ -168,10 +168,10 @@ def _left_out_before(folder: RunFolder, models: Sequence[str]) -> dict[str, dict
     try:
         lines = (folder.path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [row for row in map(json.loads, lines) if row.get("text_digest")]
-        found = {row["text_digest"]: {m: row["reason"] for m in row["models"] if m in models} for row in rows}
+        reasons = {row["text_digest"]: {m: row["reason"] for m in row["models"] if m in models} for row in rows}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or damaged: it is written again
         return {}
-    return {digest: reasons for digest, reasons in found.items() if reasons}
+    return {digest: by_model for digest, by_model in reasons.items() if by_model}
 
 
 def _content(chunk: Chunk) -> bytes:
@@ -180,15 +180,15 @@ def _content(chunk: Chunk) -> bytes:
 
 
 def _known(model: str, vector_dtype: VectorDType, folders: Iterable[RunFolder]) -> DigestTable:
-    """The texts of which finished files have a vector by a model of this name that serves."""
-    found = DigestTable()
+    """The texts of which finished files have a vector by a model of this name that can be used."""
+    texts = DigestTable()
     for folder in folders:
         for record in folder.manifest.read().values():
             if record.kind == "vectors" and record.model == model and serves(record.vector_dtype, vector_dtype):
                 with contextlib.suppress(OutputError):  # damaged: it is made again
                     for digest in table_digests(read_table(folder.path / record.file, columns=("text_digest",))) or ():
-                        found.add(digest)
-    return found
+                        texts.add(digest)
+    return texts
 
 
 def _rows(folder: RunFolder) -> dict[str, int]:

@@ -133,9 +133,9 @@ def require_dtypes(
 def recorded_budgets(made: Mapping[str, Made], fingerprints: Mapping[str, str]) -> dict[str, Budget]:
     """The budgets with which the run was begun, of the models that are still the same."""
     return {
-        name: each.budget
-        for name, each in made.items()
-        if each.budget is not None and each.fingerprint == fingerprints.get(name)
+        name: before.budget
+        for name, before in made.items()
+        if before.budget is not None and before.fingerprint == fingerprints.get(name)
     }
 
 
@@ -179,8 +179,8 @@ def reconcile(
 
 def _tell_other_settings(folder: RunFolder, fingerprints: Mapping[str, str], sink: EventSink) -> None:
     """Name the models whose vectors of the present chunks were made with other weights or settings."""
-    incoming = [each for each in folder.incoming.manifest.read().values() if each.kind == "chunks"]
-    contents = {(each.collection, each.shard): each.content for each in incoming}
+    incoming = [record for record in folder.incoming.manifest.read().values() if record.kind == "chunks"]
+    contents = {(record.collection, record.shard): record.content for record in incoming}
     changed = (
         record.model
         for record in folder.manifest.read().values()
@@ -197,8 +197,12 @@ def _tell_other_dtype(
     before: Iterable[FileRecord], fingerprints: Mapping[str, str], vector_dtype: VectorDType, sink: EventSink
 ) -> None:
     """Say of which models the run has had vectors that are what they should be but for what they are stored as."""
-    own = [each for each in before if each.kind == "vectors" and each.fingerprint == fingerprints.get(each.model)]
-    for model, stored in dict.fromkeys((each.model, each.vector_dtype) for each in own):
+    dtypes = dict.fromkeys(
+        (record.model, record.vector_dtype)
+        for record in before
+        if record.kind == "vectors" and record.fingerprint == fingerprints.get(record.model)
+    )
+    for model, stored in dtypes:
         if stored == vector_dtype:
             continue
         if serves(stored, vector_dtype):
@@ -228,7 +232,7 @@ def warn_of_other_settings(
 
 def warn_of_missing_vectors(others: Sequence[RunFolder], fingerprints: Mapping[str, str], sink: EventSink) -> None:
     """Say where none of the runs that --reuse names has any vectors by a model."""
-    records = [each for other in others for each in other.manifest.read().values() if each.kind == "vectors"]
+    records = [record for other in others for record in other.manifest.read().values() if record.kind == "vectors"]
     known = {record.model for record in records} | {record.fingerprint for record in records}
     for model, fingerprint in fingerprints.items():
         if others and not known & {model, fingerprint}:

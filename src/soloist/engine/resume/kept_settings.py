@@ -72,45 +72,45 @@ def settled(config: RunConfig) -> Settled:
     _require_catalogue(config, kept)
     by_default = _fused_by_default(_merged(config, {"models": kept["models"]} if "models" in kept else {}))
     kept |= _kept_fusion(asked, before)
-    found = _fused_by_default(_merged(config, kept))
+    decided = _fused_by_default(_merged(config, kept))
     notices = (*_changes(config.out, asked, before), *_stays(config.out, kept, by_default.settings()))
-    return Settled(config=found, kept=kept, notices=notices)
+    return Settled(config=decided, kept=kept, notices=notices)
 
 
-def require_weights_for_all(found: Settled, models: Sequence[str]) -> None:
+def require_weights_for_all(settings: Settled, models: Sequence[str]) -> None:
     """Refuse weights of the folder that do not fit the models of the command.
 
     Raises:
         ConfigError: they do not.
     """
-    unfit = unfit_weights(found, models)
+    unfit = unfit_weights(settings, models)
     if unfit is not None:
         raise ConfigError(unfit)
 
 
-def unfit_weights(found: Settled, models: Sequence[str]) -> str | None:
+def unfit_weights(settings: Settled, models: Sequence[str]) -> str | None:
     """Why `embed` would refuse the weights of the folder for these models; None where they fit."""
-    weights = found.kept.get("weights")
+    weights = settings.kept.get("weights")
     if not weights or set(weights) == set(models):
         return None
     example = ",".join(f"{name}={weights.get(name, 1):g}" for name in models)
     return (
-        f"{found.config.out} is fused with the weights {_numbers(weights)}, and this command has the models "
+        f"{settings.config.out} is fused with the weights {_numbers(weights)}, and this command has the models "
         f"{', '.join(models)}: give embed a weight for each, e.g. --weights {example}"
     )
 
 
-def fusion_change(found: Settled) -> str | None:
+def fusion_change(settings: Settled) -> str | None:
     """What is said of a fusion that the command changes, as far as that shows without a model; None where it stays."""
     try:
-        before = _made_with(RunFolder(found.config.out))
+        before = _made_with(RunFolder(settings.config.out))
     except OutputError:
         return None
-    now = found.config.settings()
+    now = settings.config.settings()
     if all(before[name] == now[name] for name in _FUSION):
         return None
     return (
-        f"it was {_fusion_said(before)} in {found.config.out}, and is {_fusion_said(now)} from here on: all fused "
+        f"it was {_fusion_said(before)} in {settings.config.out}, and is {_fusion_said(now)} from here on: all fused "
         "vectors change, and no text is embedded for that"
     )
 
@@ -229,8 +229,8 @@ def _fusion_before(folder: RunFolder) -> tuple[bool, FusionPlan | None]:
     """Whether it is known how the folder is fused, and how."""
 
     def plan(written: Any) -> FusionPlan | None:
-        found = written["fusion"]
-        return FusionPlan.from_dict(found) if found is not None else None
+        saved = written["fusion"]
+        return FusionPlan.from_dict(saved) if saved is not None else None
 
     try:
         return True, folder.read_json_as(_written(folder), plan)

@@ -179,7 +179,7 @@ def known_vectors(
 
     Every file is read, and held against its checksum. `check` is called before each, and may raise.
     """
-    found = KnownVectors()
+    known = KnownVectors()
 
     def is_of_it(stored: FileRecord | VectorFile) -> bool:
         return stored.fingerprint == fingerprint and serves(stored.vector_dtype, vector_dtype)
@@ -187,17 +187,17 @@ def known_vectors(
     for record in folder.manifest.read().values():
         if record.kind == "vectors" and record.model == model and is_of_it(record):
             check()
-            _add_file(found, folder.path / record.file, record.sha256, "this run")
+            _add_file(known, folder.path / record.file, record.sha256, "this run")
     for path, stored in _set_aside(folder):
         if is_of_it(stored):
             check()
-            _add_file(found, path, path.stem, "earlier")
+            _add_file(known, path, path.stem, "earlier")
     for other in others:
         for record in other.manifest.read().values():
             if record.kind == "vectors" and is_of_it(record):
                 check()
-                _add_file(found, other.path / record.file, record.sha256, "other run")
-    return found
+                _add_file(known, other.path / record.file, record.sha256, "other run")
+    return known
 
 
 def models_set_aside(folder: RunFolder) -> tuple[str, ...]:
@@ -216,12 +216,12 @@ def _set_aside(folder: RunFolder) -> Iterator[tuple[Path, VectorFile]]:
         yield path, stored
 
 
-def _add_file(found: KnownVectors, path: Path, sha256: str, origin: Origin) -> None:
+def _add_file(known: KnownVectors, path: Path, sha256: str, origin: Origin) -> None:
     """Take note of a file, unless its bytes are not those of this checksum."""
     table = whole_table(path, sha256)
     digests = table_digests(table) if table is not None else None
     if table is not None and digests is not None:
-        found.add_file(path, digests, table_matrix(table), origin)
+        known.add_file(path, digests, table_matrix(table), origin)
 
 
 def _checksums(vectors: Vectors) -> NDArray[np.uint32]:
