@@ -47,3 +47,13 @@ def test_every_page_is_reached_from_the_first() -> None:
     for page in docs.rglob("*.md"):
         name = "testing*" if page.stem.startswith("testing") else page.stem
         assert page.stem == "index" or re.search(rf"^{re.escape(name)}$", contents, re.MULTILINE), page
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(CHECKOUT).as_posix())
+def test_files_that_are_named_are_there(page: Path) -> None:
+    """A file that was renamed stays in the architecture and in the decisions under its old name."""
+    named = re.findall(r"`((?:[\w.-]+/)+[\w-]+\.py)(?:::\w+)?`", page.read_text(encoding="utf-8"))
+    missing = [
+        name for name in named if not any((root / name).exists() for root in (CHECKOUT, CHECKOUT / "src/soloist"))
+    ]
+    assert missing == []
