@@ -59,8 +59,9 @@ def test_a_time_that_is_too_short_is_one_sentence_too(config):
 
 def test_what_takes_no_events_is_refused_before_the_run(config):
     """`embed(config, "log.txt")` ended in two tracebacks, in the midst of the run."""
-    for sink, said in ((3, "a sink is 3"), ("log", "a sink is 'log'"), (ListSink, "a sink is the class ListSink")):
-        with pytest.raises(ConfigError, match=f"^{said}: give "):
+    cannot = "cannot take events"
+    for sink, said in ((3, f"3 {cannot}"), ("log", f"'log' {cannot}"), (ListSink, "ListSink is a class")):
+        with pytest.raises(ConfigError, match=f"^the sink {said}: give "):
             soloist.embed(config, sink)
     with pytest.raises(ConfigError, match=r"^the config is 'chunks': give a soloist\.RunConfig$"):
         soloist.embed("chunks")  # type: ignore[arg-type]
