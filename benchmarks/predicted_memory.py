@@ -27,7 +27,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from soloist.devices import simulated
 from soloist.encoding.copies import replicate
-from soloist.encoding.encoder import Encoder, forward
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward
 from soloist.memory.cards import CARDS, Card, bare_card
 from soloist.memory.kernels import ExpandGroupedHeads
 from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
@@ -77,17 +78,17 @@ class Comparison:
     def simulated(self, shape: Shape, card: Card) -> int:
         """The peak of a simulated device that holds the model and runs the batch."""
         simulated.configure([card])
-        book = simulated.ledger(0)
+        device = simulated.ledger(0)
         replica = replicate(self._staged.module, "sim:0")
-        book.reset_peak()
+        device.reset_peak()
         attention = ExpandGroupedHeads(card) if self._encoder.has_grouped_heads else None
         forward(replica, self._features(shape), "sim:0", attention=attention)
-        peak = book.peak_bytes
+        peak = device.memory().peak_bytes
         del replica
         gc.collect()
-        book.clear_workspace()
-        book.empty_cache()
-        assert book.allocated_bytes == 0
+        device.clear_workspace()
+        device.empty_cache()
+        assert device.allocated_bytes == 0
         return peak
 
     def recorded(self, shape: Shape) -> int:

@@ -160,7 +160,7 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
         (["--lease-timeout-seconds", "nan"], 2, "lease_timeout_seconds is nan"),
         (["--lease-timeout-seconds", "-1"], 2, "lease_timeout_seconds is -1"),
         (["--dim", "0"], 2, "dim is 0"),
-        (["--accelerator", "tpu"], 2, "'tpu' is not understood"),
+        (["--accelerator", "tpu"], 2, "'tpu' is unknown"),
         (["--config", "missing.toml"], 2, "missing.toml cannot be read"),
         (["--collections", "other"], 1, "no collection 'other'"),
         (["--text-field", "body"], 1, "--text-field"),

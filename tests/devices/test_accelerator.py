@@ -22,7 +22,7 @@ def test_gigabytes_are_powers_of_ten():
 def test_other_descriptions_are_refused(text):
     """A description that is half understood would run on something else than was asked for."""
     with pytest.raises(
-        AcceleratorError, match=r"is not understood: give auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x"
+        AcceleratorError, match=r"is unknown: give auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x"
     ):
         open_accelerator(text)
 

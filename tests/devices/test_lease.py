@@ -16,13 +16,14 @@ import torch
 
 from soloist.devices import DeviceLease, open_accelerator
 from soloist.devices.accelerator import SimulatedAccelerator
-from soloist.devices.lease import LOCK_DIR, ProcessLease
+from soloist.devices.lease import ProcessLease
+from soloist.devices.locks import LOCK_DIR
 from soloist.errors import DeviceNotEmptyError, LeaseTimeoutError, MemoryNotReturnedError
 from soloist.events import LeaseAcquired, LeaseReleased, LeaseWaiting, ListSink, Notice
 from soloist.memory.cards import bare_card
 
 LEFT_BEHIND = (
-    r"bge-m3 left 1 tensors \(sim:0: 10x20 float32, 800 bytes, held by a list of 1 item, the local variable "
+    r"bge-m3 left 1 tensor \(sim:0: 10x20 float32, 800 bytes, held by a list of 1 item, the local variable "
     r"forgotten of test_what_is_forgotten_is_named\)"
 )
 
@@ -118,7 +119,7 @@ def test_devices_that_are_not_empty_are_refused(accelerator, tmp_path):
     mine = torch.zeros(3, device="sim:1")
     with pytest.raises(
         DeviceNotEmptyError,
-        match=r"hold 1 tensors \(sim:1: 3 float32, 12 bytes, held by the local variable mine",
+        match=r"hold 1 tensor \(sim:1: 3 float32, 12 bytes, held by the local variable mine",
     ):
         lease(accelerator, tmp_path).__enter__()
     del mine
@@ -199,7 +200,7 @@ def test_a_record_of_a_dead_holder_names_nobody(accelerator, tmp_path):
 
 def test_the_lock_folder_is_the_same_for_every_job(tmp_path):
     """Slurm and others give each job a TMPDIR of its own; two jobs would hold one GPU."""
-    code = "from soloist.devices.lease import LOCK_DIR; print(LOCK_DIR)"
+    code = "from soloist.devices.locks import LOCK_DIR; print(LOCK_DIR)"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", code]
     theirs = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
@@ -288,7 +289,10 @@ def test_a_driver_that_cannot_be_asked_is_told(tmp_path):
         pass
     notices = [event for event in sink.events if isinstance(event, Notice)]
     assert [notice.about for notice in notices] == ["bge-m3"]
-    assert "free of sim:0, sim:1 is unknown, and that all memory comes back is not verified" in notices[0].message
+    assert (
+        "the free memory of sim:0, sim:1 is unknown, and nothing verifies that all of it comes back"
+        in notices[0].message
+    )
     for event in sink.events:
         if isinstance(event, LeaseAcquired | LeaseReleased):
             assert [stats.free_bytes for stats in event.memory.values()] == [None, None]
@@ -306,7 +310,7 @@ def test_a_process_lease_is_refused_on_this_processes_tensors(accelerator, tmp_p
     """The worker would find less room than was planned for, and its parent would be to blame."""
     mine = torch.zeros(3, device="sim:1")
     with (
-        pytest.raises(DeviceNotEmptyError, match=r"hold 1 tensors \(sim:1: 3 float32"),
+        pytest.raises(DeviceNotEmptyError, match=r"hold 1 tensor \(sim:1: 3 float32"),
         process_lease(accelerator, tmp_path, ListSink()),
     ):
         pass
@@ -321,7 +325,7 @@ def test_what_this_process_puts_there_meanwhile_is_not_called_another_ones(accel
     with process_lease(accelerator, tmp_path, sink):
         kept.append(torch.zeros(10, 20, device="sim:0"))
     message = next(event.message for event in sink.events if isinstance(event, Notice))
-    assert "this process has put 1 tensors (sim:0: 10x20 float32, 800 bytes" in message
+    assert "this process put 1 tensor (sim:0: 10x20 float32, 800 bytes" in message
     kept.clear()
 
 

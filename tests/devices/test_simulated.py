@@ -111,16 +111,16 @@ def test_the_peak_is_the_highest_sum_of_live_storages():
     """A peak that misses short-lived activations would promise batches that do not fit."""
     book = simulated.ledger(0)
     book.reset_peak()
-    base = book.peak_bytes
+    base = book.memory().peak_bytes
     first = torch.zeros(1024, device="sim:0")
     second = first + 1
     del second
     gc.collect()
-    assert book.peak_bytes - base == 2 * 4096
+    assert book.memory().peak_bytes - base == 2 * 4096
     assert book.allocated_bytes - base == 4096
-    assert book.reserved_bytes >= book.peak_bytes - base
+    assert book.memory().reserved_bytes >= book.memory().peak_bytes - base
     book.empty_cache()
-    assert book.reserved_bytes == book.allocated_bytes
+    assert book.memory().reserved_bytes == book.allocated_bytes
 
 
 def test_attention_is_one_kernel_with_the_bits_of_the_cpu():
@@ -134,7 +134,7 @@ def test_attention_is_one_kernel_with_the_bits_of_the_cpu():
     before = book.allocated_bytes
     found = torch.nn.functional.scaled_dot_product_attention(*moved)
     assert torch.equal(found.cpu(), expected)
-    assert book.peak_bytes - before == expected.nelement() * 4
+    assert book.memory().peak_bytes - before == expected.nelement() * 4
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -55,7 +55,7 @@ def holder(tmp_path):
     process.communicate()
 
 
-def rows(folder: Path) -> dict[str, Path]:
+def files(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in (folder / "device.held").iterdir() if not path.name.startswith(".")}
 
 
@@ -71,13 +71,13 @@ def test_a_reused_process_id_does_not_inherit(memory, tmp_path):
     for other in (re.sub(r"\d", lambda digit: str(int(digit[0]) ^ 1), start, count=1), start[:-1]):
         (tmp_path / "device.held" / f"{os.getppid()}-{other}").write_text("400")
     assert memory.free_bytes() == TOTAL
-    assert rows(tmp_path) == {}
+    assert files(tmp_path) == {}
 
 
 def test_a_living_process_is_known_by_its_id_and_its_start(memory, holder, tmp_path):
     """Both sides have to call it the same."""
     memory.take(10)
-    assert set(rows(tmp_path)) == {f"{pid}-{simulated_driver._start(pid)}" for pid in (os.getpid(), holder.pid)}
+    assert set(files(tmp_path)) == {f"{pid}-{simulated_driver._start(pid)}" for pid in (os.getpid(), holder.pid)}
     assert simulated_driver._start(os.getpid()) != simulated_driver._start(holder.pid)
 
 
@@ -112,7 +112,7 @@ def test_a_clock_that_is_set_frees_nothing(memory, holder, tmp_path, jump):
     date, free = map(int, with_mount('mount --bind "$1/stat" /proc/stat', look, tmp_path))
     assert date == int(psutil.boot_time()) + jump
     assert free in (TOTAL - 310, TOTAL - 311)
-    assert len(rows(tmp_path)) == 2
+    assert len(files(tmp_path)) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts /proc as Linux has it")
@@ -140,7 +140,7 @@ def test_a_killed_writer_leaves_nothing_torn(memory, tmp_path):
         process.kill()  # it is not waited for yet: a zombie holds nothing either
         process.stdout.close()
         psutil.wait_procs([psutil.Process(process.pid)], timeout=0.1)
-        for path in rows(tmp_path).values():
+        for path in files(tmp_path).values():
             assert int(path.read_text()) in (10, 300, 301)
         process.wait()
         assert memory.free_bytes() == TOTAL - 10
@@ -152,12 +152,12 @@ def test_a_write_that_is_cut_short_leaves_the_row_as_it_was(memory, tmp_path, mo
     monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         memory.take(20)
-    assert [path.read_text() for path in rows(tmp_path).values()] == ["10"]
+    assert [path.read_text() for path in files(tmp_path).values()] == ["10"]
 
 
 def test_foreign_files_are_passed_over(memory, tmp_path):
     """Everybody may write to the folder."""
     (tmp_path / "device.held" / "readme").write_text("hello")
-    (tmp_path / "device.held" / simulated_driver._row(os.getppid())).write_text("not a number")
+    (tmp_path / "device.held" / simulated_driver._file_name(os.getppid())).write_text("not a number")
     assert memory.free_bytes() == TOTAL
     assert (tmp_path / "device.held" / "readme").is_file()

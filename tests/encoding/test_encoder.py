@@ -22,7 +22,9 @@ from tokenizers import models as token_models
 
 from soloist.config import RunConfig
 from soloist.encoding.batching import within
-from soloist.encoding.encoder import Encoder, forward
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward
+from soloist.encoding.tokenizing import TextTokenizer
 from soloist.engine import run
 from soloist.errors import BadVectorError, ConfigError, ModelLoadError
 from soloist.events import LeaseAcquired, ListSink, ModelStaged
@@ -205,9 +207,9 @@ def test_a_shard_of_long_texts_is_tokenized_in_bounded_memory(tiny_models):
 def test_one_pass_of_the_tokenizer_finds_what_two_find(tiny_models, model, prompt, texts, limit):
     """Pieces that are cut off overlap or have special tokens of their own: their number would be wrong."""
     staged = stage(resolve(str(tiny_models[model])), "float32")
-    encoder = Encoder(replace(staged, document_prompt=prompt, max_tokens=limit))
-    assert encoder._backend is not None
-    one = encoder._in_one_pass(encoder._backend, [prompt + text for text in texts], limit)
-    two = encoder._in_two_passes([prompt + text for text in texts], limit)
+    tokenizer = TextTokenizer(replace(staged, document_prompt=prompt, max_tokens=limit))
+    one = tokenizer.in_one_pass([prompt + text for text in texts], limit)
+    two = tokenizer.in_two_passes([prompt + text for text in texts], limit)
+    assert one is not None
     assert [ids.tolist() for ids in one.ids] == [ids.tolist() for ids in two.ids]
     assert one.dropped == two.dropped

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from soloist.encoding import packing
-from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
+from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.types import Batch

@@ -20,7 +20,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 from support.tiny_models import SENTENCES
 
-from soloist.encoding.encoder import Encoder, forward
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward
 from soloist.errors import ModelLoadError
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve

@@ -19,8 +19,9 @@ from support import tiny_models
 from transformers import Qwen2Config, Qwen2Model
 
 from soloist.devices.accelerator import SimulatedAccelerator
-from soloist.encoding.encoder import Encoder, TokenizedTexts
+from soloist.encoding.encoder import Encoder
 from soloist.encoding.replicas import Replicas
+from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import ModelTooLargeError, RowTooLargeError
 from soloist.events import BatchSplit, Event
 from soloist.memory.allocator import MIB

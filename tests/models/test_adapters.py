@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
 from soloist.errors import PredictionError
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve

@@ -34,7 +34,8 @@ from sentence_transformers.sentence_transformer.modules.tokenizer import Whitesp
 from sentence_transformers.sparse_encoder import modules as of_sparse
 from support.routed_models import make_two_heads, table
 
-from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
 from soloist.errors import ModelLoadError
 from soloist.models.catalogue import resolve
 from soloist.models.loading import StagedModel, stage

@@ -16,7 +16,8 @@ from sentence_transformers import SentenceTransformer
 from support.tiny_models import SENTENCES, make_bert, make_gpt2, make_qwen2, make_t5, make_xlnet
 from transformers import AutoConfig, AutoModel
 
-from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
 from soloist.errors import ConfigError, ModelLoadError
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve

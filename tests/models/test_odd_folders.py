@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer
 from support.tiny_models import SENTENCES, make_static
 from tokenizers import Tokenizer
 
-from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
 from soloist.errors import ModelLoadError
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve

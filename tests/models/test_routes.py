@@ -14,7 +14,8 @@ from sentence_transformers import SentenceTransformer
 from support.routed_models import make_mapped, make_table_of_documents, make_two_encoders, make_two_heads
 
 from soloist.config import FusionConfig, RunConfig
-from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
 from soloist.engine.run import run
 from soloist.errors import ModelLoadError
 from soloist.events import ListSink, Notice

@@ -18,7 +18,8 @@ from support.collections import write_collection
 
 import soloist
 from soloist.config import FusionConfig
-from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
 from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage

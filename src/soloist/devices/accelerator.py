@@ -1,7 +1,7 @@
 """The accelerators that a run can work on: the CPU, CUDA devices, simulated devices.
 
-Each answers the same few questions about memory, so that the lease and the encoder have one code
-path. Knows torch and nothing of models.
+All of them answer the same few questions about memory, so that the lease and the encoder have one code path. Knows
+torch, and nothing of models.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from soloist.devices import simulated
+from soloist.devices.simulated_ledger import DeviceLedger
 from soloist.errors import AcceleratorError
 from soloist.memory.cards import CARDS, Card, bare_card, cuda_card, host_card
 from soloist.types import MemoryStats
@@ -34,13 +35,14 @@ CUBLAS_WORKSPACES_BYTES = 2 * 32 * 2**20
 class Accelerator(Protocol):
     """A set of devices of one kind.
 
-    `devices` are torch's names for them; `lock_keys` name the same devices machine-wide, one each; `card` is what
-    runs are planned for: their kind or, where they differ, the one with the least memory. `residue_bytes` is what a
-    library may keep on an otherwise empty device; `copies_weights` is False where a replica works on the staged
-    tensors. `packs_rows` is True where batches are to be packed without padding, and `lanes` is how many threads
-    compute on a device, each a batch of its own. `batches_in_flight` is how many batches a thread gives its device
-    before it waits for the vectors of the first. `multiplies_bfloat16` is whether a host's processor has instructions
-    for it; for other devices their card says so.
+    - `devices` are torch's names for them, and `lock_keys` name the same devices for all processes of the machine.
+    - `card` is what runs are planned for: the kind of the devices or, if they differ, the one with the least memory.
+    - `residue_bytes` is what a library may keep on an otherwise empty device.
+    - `copies_weights` is False where a replica works on the staged tensors.
+    - `packs_rows` is True where batches are packed without padding by default.
+    - `workers` is how many threads compute on a device, each a batch of its own.
+    - `batches_in_flight` is how many batches a thread gives its device before it waits for the vectors of the first.
+    - `multiplies_bfloat16` is True where a host's processor has instructions for it. Other devices' cards say so.
     """
 
     kind: AcceleratorKind
@@ -50,20 +52,20 @@ class Accelerator(Protocol):
     residue_bytes: int
     copies_weights: bool
     packs_rows: bool
-    lanes: int
+    workers: int
     batches_in_flight: int
     multiplies_bfloat16: bool
 
     def memory(self, device: str) -> MemoryStats:
-        """Statistics of one device, in bytes. On CUDA the first call makes the process's context."""
+        """The memory of one device, in bytes. On CUDA the first call makes the process's context."""
         ...
 
     def total_bytes(self, device: str) -> int:
-        """All memory that a device has, asked without making a context."""
+        """All memory of a device. Asking makes no context."""
         ...
 
     def driver_free_bytes(self, device: str) -> int | None:
-        """What no process holds, asked without making a context; None where that cannot be known."""
+        """The memory that no process holds; None where that cannot be known. Asking makes no context."""
         ...
 
     def reset_peak(self, device: str) -> None:
@@ -71,19 +73,19 @@ class Accelerator(Protocol):
         ...
 
     def empty_cache(self, device: str) -> None:
-        """Give back the blocks that no tensor holds; may be called while other devices compute."""
+        """Give back the blocks that no tensor holds. Other devices may compute meanwhile."""
         ...
 
     def clear_workspaces(self) -> None:
-        """Give back what libraries keep for later calls; only while no thread computes."""
+        """Give back what libraries keep for later calls. Call it only while no thread computes."""
         ...
 
 
 class CpuAccelerator:
     """The host's processor as one device.
 
-    Nothing is moved to it, so `allocated` and `reserved` are 0 by definition; `free` and `total`
-    are the host's memory, and `peak` is the highest resident size of the process so far.
+    Nothing is moved to it, so `allocated` and `reserved` are 0. `free` and `total` are the host's memory, and `peak`
+    is the highest resident size of the process so far.
     """
 
     kind: AcceleratorKind = "cpu"
@@ -95,13 +97,13 @@ class CpuAccelerator:
     batches_in_flight = 1
 
     def __init__(self) -> None:
-        # A core that computes a batch of its own waits for no other: as many as torch would use for one operation.
-        self.lanes = torch.get_num_threads()
+        # As many as the threads that torch would use for one operation: a core with a batch of its own never waits.
+        self.workers = torch.get_num_threads()
         self.multiplies_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         self.card = host_card(psutil.virtual_memory().total)
 
     def memory(self, device: str) -> MemoryStats:
-        """Statistics of the host."""
+        """The memory of the host."""
         host = psutil.virtual_memory()
         return MemoryStats(
             allocated_bytes=0,
@@ -116,27 +118,27 @@ class CpuAccelerator:
         return int(psutil.virtual_memory().total)
 
     def driver_free_bytes(self, device: str) -> int | None:
-        """What the host has left."""
+        """The memory that the host has left."""
         return int(psutil.virtual_memory().available)
 
     def reset_peak(self, device: str) -> None:
-        """Nothing: the peak of a process cannot be reset."""
+        """Do nothing: the peak of a process cannot be reset."""
 
     def empty_cache(self, device: str) -> None:
-        """Nothing: the host has no cache of ours."""
+        """Do nothing: soloist has no cache on the host."""
 
     def clear_workspaces(self) -> None:
-        """Nothing: no library keeps any."""
+        """Do nothing: no library keeps a workspace on the host."""
 
 
 class CudaAccelerator:
-    """CUDA devices, measured by torch's own allocator and by the driver."""
+    """CUDA devices. Torch's own allocator and the driver say what they hold."""
 
     kind: AcceleratorKind = "cuda"
     residue_bytes = CUBLAS_WORKSPACES_BYTES
     copies_weights = True
     packs_rows = False
-    lanes = 1
+    workers = 1
     batches_in_flight = 2
     multiplies_bfloat16 = False
 
@@ -147,13 +149,13 @@ class CudaAccelerator:
         chosen = tuple(range(count)) if indices is None else tuple(indices)
         missing = [index for index in chosen if index >= count]
         if missing:
-            raise AcceleratorError(f"cuda:{missing[0]} does not exist: this machine has cuda:0 to cuda:{count - 1}")
+            raise AcceleratorError(f"cuda:{missing[0]} does not exist: choose from {_cuda_names(count)}")
         self.devices = tuple(f"cuda:{index}" for index in chosen)
         self.lock_keys = tuple(f"cuda-{torch.cuda.get_device_properties(i).uuid}" for i in chosen)
         self.card = _weakest([_cuda_card(index) for index in chosen])
 
     def memory(self, device: str) -> MemoryStats:
-        """Statistics of one device; the first call makes the driver's context on it."""
+        """The memory of one device. The first call makes the driver's context on it."""
         torch.cuda.synchronize(device)
         free, total = torch.cuda.mem_get_info(device)
         return MemoryStats(
@@ -166,11 +168,11 @@ class CudaAccelerator:
         )
 
     def total_bytes(self, device: str) -> int:
-        """All memory of a device, as the driver has it."""
+        """All memory of a device, by its driver."""
         return int(torch.cuda.get_device_properties(device).total_memory)
 
     def driver_free_bytes(self, device: str) -> int | None:
-        """What the driver's own tool reports, which makes no context; None where it cannot be run."""
+        """The free memory by nvidia-smi, which makes no context; None where that tool cannot be run."""
         uuid = self.lock_keys[self.devices.index(device)].removeprefix("cuda-")
         command = ["nvidia-smi", f"--id=GPU-{uuid}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
         try:
@@ -185,11 +187,11 @@ class CudaAccelerator:
 
     def empty_cache(self, device: str) -> None:
         """Give cached blocks back to the driver."""
-        with torch.cuda.device(device):  # without it, the call makes a context on device 0
+        with torch.cuda.device(device):  # else the call makes a context on device 0
             torch.cuda.empty_cache()
 
     def clear_workspaces(self) -> None:
-        """Drop cuBLAS's workspaces, of all devices and threads."""
+        """Drop the workspaces of cuBLAS, of all devices and threads."""
         clear: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
         if clear is not None:
             clear()
@@ -198,14 +200,14 @@ class CudaAccelerator:
 class SimulatedAccelerator:
     """Simulated devices `sim:0` to `sim:n-1`, one for each card.
 
-    Processes that name the same folder share the devices' memory; without one, this process is alone with them.
+    Processes that name the same folder share the devices' memory. Without a folder, this process has them alone.
     """
 
     kind: AcceleratorKind = "simulated"
     residue_bytes = 0
     copies_weights = True
     packs_rows = False
-    lanes = 1
+    workers = 1
     batches_in_flight = 1
     multiplies_bfloat16 = False
 
@@ -216,23 +218,15 @@ class SimulatedAccelerator:
         self.lock_keys = tuple(f"simulated-{index}" for index in range(len(cards)))
 
     def memory(self, device: str) -> MemoryStats:
-        """Statistics of one device, from its ledger."""
-        book = _ledger(device)
-        return MemoryStats(
-            free_bytes=book.free_bytes(),
-            allocated_bytes=book.allocated_bytes,
-            reserved_bytes=book.reserved_bytes,
-            total_bytes=book.card.total_bytes,
-            peak_bytes=book.peak_bytes,
-            peak_reserved_bytes=book.peak_reserved_bytes,
-        )
+        """The memory of one device, from its ledger."""
+        return _ledger(device).memory()
 
     def total_bytes(self, device: str) -> int:
         """All memory of its card."""
         return _ledger(device).card.total_bytes
 
     def driver_free_bytes(self, device: str) -> int | None:
-        """What no simulated process holds."""
+        """The memory that no process holds."""
         return _ledger(device).driver_free_bytes()
 
     def reset_peak(self, device: str) -> None:
@@ -244,19 +238,19 @@ class SimulatedAccelerator:
         _ledger(device).empty_cache()
 
     def clear_workspaces(self) -> None:
-        """Drop the matrix library's workspaces."""
+        """Drop the workspaces of the matrix library."""
         for device in self.devices:
             _ledger(device).clear_workspace()
 
 
 def _weakest(cards: Sequence[Card]) -> Card:
-    """What can be planned for on all of them: the least memory, and the least capability."""
+    """A card that fits all of them: the least memory, and the least capability."""
     smallest = min(cards, key=lambda card: card.total_bytes)
     capabilities = [card.capability for card in cards if card.capability is not None]
     return replace(smallest, capability=min(capabilities)) if capabilities else smallest
 
 
-def _ledger(device: str) -> simulated.DeviceLedger:
+def _ledger(device: str) -> DeviceLedger:
     return simulated.ledger(torch.device(device).index)
 
 
@@ -270,6 +264,10 @@ def _cuda_card(index: int) -> Card:
     )
 
 
+def _cuda_names(count: int) -> str:
+    return ", ".join(f"cuda:{index}" for index in range(count))
+
+
 _FORMS = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB"
 _UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}
 _CUDA = re.compile(r"cuda(?::(?P<indices>\d+(?:,\d+)*))?")
@@ -281,12 +279,12 @@ _SIMULATED = re.compile(
 def open_accelerator(description: str, machine: Path | None = None) -> Accelerator:
     """The accelerator that a description names, e.g. `auto`, `cuda:0,1`, `simulated:2xT4`, `simulated:2x15.83GB`.
 
-    `auto` is CUDA where torch finds it, else the CPU. A simulated device is a card of the table, or has a size alone:
-    GB is 10^9 bytes, GiB is 2^30. `machine` is a folder that stands for the machine: simulated devices that processes
-    open with the same one share their memory.
+    `auto` is CUDA where torch finds a device, else the CPU. A simulated device is a card of the table, or only has a
+    size: GB is 10^9 bytes, GiB is 2^30. `machine` is a folder that stands for the machine: processes with the same one
+    share the memory of their simulated devices.
 
     Raises:
-        AcceleratorError: the description has no meaning, or the machine lacks what it names.
+        AcceleratorError: the description has no meaning, or the machine does not have what it names.
     """
     if description == "auto":
         return CudaAccelerator() if torch.cuda.is_available() else CpuAccelerator()
@@ -297,7 +295,7 @@ def open_accelerator(description: str, machine: Path | None = None) -> Accelerat
         return CudaAccelerator(sorted({int(index) for index in indices.split(",")}) if indices else None)
     if found := _SIMULATED.fullmatch(description):
         return SimulatedAccelerator([_simulated_card(found)] * int(found["count"]), machine)
-    raise AcceleratorError(f"the accelerator {description!r} is not understood: give {_FORMS}")
+    raise AcceleratorError(f"the accelerator {description!r} is unknown: give {_FORMS}")
 
 
 def _simulated_card(found: re.Match[str]) -> Card:
@@ -313,7 +311,7 @@ def _simulated_card(found: re.Match[str]) -> Card:
 
 
 def run_on(device: str) -> contextlib.AbstractContextManager[object]:
-    """Make a device the current one of this thread, where its kind has such a notion."""
+    """Make a device the current one of this thread. Only CUDA has a current device."""
     if torch.device(device).type == "cuda":
         return torch.cuda.device(device)
     return contextlib.nullcontext()

@@ -1,7 +1,8 @@
 """The exclusive lease on every device of an accelerator.
 
-A lease takes one machine-wide lock per device, begins on devices that hold nothing of ours, and ends when
-the memory is measured to be back. It knows devices and events, and nothing of models but their names.
+A lease takes a lock for every device, which no other process of the machine holds then. It begins on devices without
+tensors of this process, and ends when the memory is measured to be back. It knows devices and events, and nothing of
+models but their names.
 """
 
 from __future__ import annotations
@@ -9,42 +10,38 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import json
-import os
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from soloist.devices.accelerator import Accelerator
+from soloist.devices.error_frames import error_chain, forget_frames
+from soloist.devices.locks import POLL_SECONDS, DeviceLocks
 from soloist.devices.referrers import holder_of
-from soloist.errors import DeviceNotEmptyError, LeaseError, LeaseTimeoutError, MemoryNotReturnedError
-from soloist.events import EventSink, LeaseAcquired, LeaseReleased, LeaseWaiting, Notice
+from soloist.errors import DeviceNotEmptyError, MemoryNotReturnedError
+from soloist.events import EventSink, LeaseAcquired, LeaseReleased, Notice
 from soloist.types import HeldTensor, Isolation, MemoryStats
+from soloist.wording import count_text
 
-POLL_SECONDS = 0.05
-# The same for every process: the folder that TMPDIR names differs from job to job.
-LOCK_DIR = (Path("/tmp") if os.name == "posix" else Path(tempfile.gettempdir())) / "soloist-leases"
 RETURN_TIMEOUT_SECONDS = 5.0  # Ollama's measure for drivers that report late; others saw 0.5 to 1.5 s
 NAMED_TENSORS = 5
 
 
 class DeviceLease:
-    """All devices of an accelerator, for us alone, as a context manager.
+    """All devices of an accelerator, for this process alone, as a context manager.
 
-    Entering waits for the locks (`timeout_seconds`; None: for ever), then checks that the devices
-    are empty. Leaving collects garbage, empties the caches, measures, and gives the locks back, whatever was
-    raised inside. With `locked=False` another process holds the locks for this one.
+    Entering waits for the locks (`timeout_seconds`; None is for ever), and then checks that the devices are empty.
+    Leaving collects garbage, empties the caches, measures, and gives the locks back, whatever was raised inside. With
+    `locked=False` another process holds the locks for this one.
 
     Raises:
-        LeaseTimeoutError: on entering, somebody else kept a device for too long.
+        LeaseTimeoutError: on entering, another process kept a device for too long.
         DeviceNotEmptyError: on entering, a device holds tensors of this process.
         MemoryNotReturnedError: on leaving without another error, tensors are still on a device.
     """
@@ -64,20 +61,19 @@ class DeviceLease:
         self._accelerator = accelerator
         self._models = tuple(models)
         self._sink = sink
-        self._lock_dir = lock_dir or LOCK_DIR
-        self._timeout_seconds = timeout_seconds
+        self._locks = DeviceLocks(lock_dir, models, sink, timeout_seconds)
         self._locked_here = locked
-        self._locks = contextlib.ExitStack()
+        self._held = contextlib.ExitStack()
         self._acquired_at = 0.0
         self._handled_before: set[int] = set()
 
     def __enter__(self) -> DeviceLease:
-        """Take the locks, in the order of their keys, and verify that the devices are empty."""
+        """Take the locks in the order of their keys, and verify that the devices are empty."""
         began = time.monotonic()
         self._handled_before = set(map(id, error_chain(sys.exc_info()[1])))
         with contextlib.ExitStack() as stack:
             for key, device in self._lock_order():
-                stack.enter_context(self._locked(key, device, began))
+                stack.enter_context(self._locks.held(key, device, began))
             self._begin()
             self._acquired_at = time.monotonic()
             self._sink.emit(
@@ -89,19 +85,19 @@ class DeviceLease:
                     isolation=self.isolation,
                 )
             )
-            self._locks = stack.pop_all()  # last: whatever fails before gives the locks back
+            self._held = stack.pop_all()  # last: whatever fails before gives the locks back
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Verify that the memory is back, say so, and give the locks back."""
-        with self._locks:
+        """Verify that the memory is back, emit the event, and give the locks back."""
+        with self._held:
             try:
                 held = self._settle(error)
                 memory = self._measure()
             except Exception:
-                # A device that is broken cannot be measured either; what broke it is the error to report.
+                # A broken device cannot be measured either. The error that broke it is the one to report.
                 if error is None:
                     raise
                 held, memory = (), {}
@@ -114,7 +110,7 @@ class DeviceLease:
         return sorted(pairs) if self._locked_here else []
 
     def _begin(self) -> None:
-        """Verify that the devices are empty, and let their peaks begin."""
+        """Verify that the devices are empty, and begin new peaks."""
         self._require_empty()
         for device in self._accelerator.devices:
             self._accelerator.reset_peak(device)
@@ -131,15 +127,15 @@ class DeviceLease:
 
     def _complain(self, held: tuple[HeldTensor, ...]) -> None:
         raise MemoryNotReturnedError(
-            f"{', '.join(self._models)} left {_name(held)}: drop whatever still refers to them (a hook, a list, a "
-            "notebook variable) and run again"
+            f"{', '.join(self._models)} left {_tensors_text(held)}: drop whatever still refers to "
+            f"{'it' if len(held) == 1 else 'them'} (a hook, a list, a notebook variable) and run again"
         )
 
     def _settle(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
-        """Let go of what an error keeps alive, and wait for the memory; what is still held."""
-        ours = [each for each in error_chain(error) if id(each) not in self._handled_before]
-        for each in ours:
-            traceback.clear_frames(each.__traceback__)
+        """Drop everything that an error keeps alive, and wait for the memory; the tensors that are still held."""
+        ours = [link for link in error_chain(error) if id(link) not in self._handled_before]
+        for link in ours:
+            traceback.clear_frames(link.__traceback__)
         held = self._await_return()
         if held and ours:
             forget_frames(ours)
@@ -150,12 +146,12 @@ class DeviceLease:
         held = self._await_return()
         if held:
             raise DeviceNotEmptyError(
-                f"{', '.join(self._models)} cannot have the devices alone, they already hold {_name(held)}: delete "
-                "these tensors first"
+                f"{', '.join(self._models)} cannot lease the devices, which already hold {_tensors_text(held)}: delete "
+                f"{'that tensor' if len(held) == 1 else 'those tensors'} first"
             )
 
     def _await_return(self) -> tuple[HeldTensor, ...]:
-        """Wait until the devices are empty; what is still held when the patience ends."""
+        """Wait until the devices are empty; the tensors that are still held when the time is over."""
         deadline = time.monotonic() + RETURN_TIMEOUT_SECONDS
         while True:
             gc.collect()
@@ -164,7 +160,7 @@ class DeviceLease:
                 self._accelerator.empty_cache(device)
             allocated = {device: stats.allocated_bytes for device, stats in self._measure().items()}
             held = _held_tensors({device: size for device, size in allocated.items() if size})
-            # What a live Python object holds does not come back by waiting; a library's own workspace may stay.
+            # Memory of a live Python object does not come back by waiting. A library's own workspace may stay.
             if held:
                 return held
             over = {device: size for device, size in allocated.items() if size > self._accelerator.residue_bytes}
@@ -177,56 +173,13 @@ class DeviceLease:
     def _measure(self) -> dict[str, MemoryStats]:
         return {device: self._accelerator.memory(device) for device in self._accelerator.devices}
 
-    @contextlib.contextmanager
-    def _locked(self, key: str, device: str, began: float) -> Iterator[None]:
-        lock = self._lock(key)
-        holder_path = self._lock_dir / f"{key}.holder"
-        self._wait(lock, holder_path, device, began)
-        try:
-            _write_holder(holder_path, self._models)
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                holder_path.unlink(missing_ok=True)
-            lock.release()
-
-    def _lock(self, key: str) -> FileLock:
-        try:
-            self._lock_dir.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(PermissionError):  # another user made it, and made it open
-                self._lock_dir.chmod(0o1777)
-        except OSError as exc:
-            raise LeaseError(f"the lock folder {self._lock_dir} cannot be made: {exc.strerror}; name another") from exc
-        return FileLock(self._lock_dir / f"{key}.lock", mode=0o666, thread_local=False)
-
-    def _wait(self, lock: FileLock, holder_path: Path, device: str, began: float) -> None:
-        announced = False
-        while True:
-            try:
-                lock.acquire(timeout=0)
-                return
-            except Timeout:
-                pass
-            except OSError as exc:
-                raise LeaseError(f"the lock of {device} cannot be taken in {self._lock_dir}: {exc.strerror}") from exc
-            holder = _read_holder(holder_path)
-            if self._timeout_seconds is not None and time.monotonic() - began >= self._timeout_seconds:
-                raise LeaseTimeoutError(
-                    f"{device} is held by {holder} and was not free after {self._timeout_seconds:g} s: wait for it to "
-                    "end, or allow more time"
-                )
-            if not announced:
-                self._sink.emit(LeaseWaiting(device=device, holder=holder))
-                announced = True
-            time.sleep(POLL_SECONDS)
-
 
 class ProcessLease(DeviceLease):
-    """The lease of a process that lets a worker do the pass, and never touches the devices itself.
+    """The lease of a process that never touches the devices itself: a worker process does the pass.
 
-    It begins on devices that hold no tensor of this process. It measures by the driver, which needs no context, and
-    waits until the driver has back what it had at the start; where the driver cannot be asked, a notice says that this
-    is not verified. The worker verifies its own allocator before it ends; what it measured is `worker_memory`.
+    It begins on devices without tensors of this process. It asks the driver, for which it needs no context, and waits
+    until as much memory is free as at the start. Where the driver cannot be asked, a notice says that this is not
+    verified. The worker verifies its own allocator before it ends, and `worker_memory` is what the worker measured.
     """
 
     isolation: Isolation = "process"
@@ -242,7 +195,7 @@ class ProcessLease(DeviceLease):
         self._free_before = self._driver_free()
 
     def _settle(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
-        """Wait until the driver has the memory back; what this process holds, or else what is still missing."""
+        """Wait until the driver has the memory back; tensors of this process, or else what the driver lacks."""
         if ours := self._await_return():
             return ours
         deadline = time.monotonic() + RETURN_TIMEOUT_SECONDS
@@ -253,25 +206,25 @@ class ProcessLease(DeviceLease):
             time.sleep(POLL_SECONDS)
 
     def _await_return(self) -> tuple[HeldTensor, ...]:
-        """The tensors of this process; to find them makes no context."""
-        if not self._accelerator.copies_weights:  # on the host, those of the staged models among them
+        """The tensors of this process. Looking for them makes no context."""
+        if not self._accelerator.copies_weights:  # on the host the staged models are among them
             return ()
         gc.collect()
         return _held_tensors(dict.fromkeys(self._accelerator.devices, 0))
 
     def _complain(self, held: tuple[HeldTensor, ...]) -> None:
-        """The worker has ended, so what is held is not the pass's: worth a notice, and no reason to lose a run."""
+        """The worker has ended, so the memory is not the pass's: a notice is enough, and the run goes on."""
         sizes = ", ".join(f"{tensor.size_bytes:,} bytes of {tensor.device}" for tensor in held)
         if all(tensor.shape is None for tensor in held):
-            self._say(f"the driver has {sizes} less free than before the pass: another process has taken them")
+            self._say(f"the driver has {sizes} less free than before the pass: another process took them")
         else:
-            self._say(f"in the midst of the pass this process has put {_name(held)} on the devices")
+            self._say(f"during the pass this process put {_tensors_text(held)} on the devices")
 
     def _say(self, message: str) -> None:
         self._sink.emit(Notice(about=", ".join(self._models), message=message))
 
     def _missing(self) -> tuple[HeldTensor, ...]:
-        if not self._accelerator.copies_weights:  # the host's memory is not ours alone to judge
+        if not self._accelerator.copies_weights:  # other programs use the host's memory too
             return ()
         now = self._driver_free()
         short = {
@@ -301,45 +254,16 @@ class ProcessLease(DeviceLease):
         return dataclasses.replace(super()._released(memory, held), worker_memory=self.worker_memory)
 
     def _driver_free(self) -> dict[str, int | None]:
-        """By device; that some cannot be told is said once in a lease."""
+        """The free bytes by device, None where they are unknown, which one notice of a lease says."""
         free = {device: self._accelerator.driver_free_bytes(device) for device in self._accelerator.devices}
         unknown = [device for device, size in free.items() if size is None]
         if unknown and not self._said_unknown:
             self._said_unknown = True
             self._say(
-                f"nvidia-smi, the driver's own tool, cannot be run, so that what is free of {', '.join(unknown)} is "
-                "unknown, and that all memory comes back is not verified: put nvidia-smi on the PATH"
+                f"nvidia-smi, the driver's own tool, cannot be run. So the free memory of {', '.join(unknown)} is "
+                "unknown, and nothing verifies that all of it comes back: put nvidia-smi on the PATH"
             )
         return free
-
-
-def forget_frames(errors: Sequence[BaseException]) -> None:
-    """Let go of all that the tracebacks of errors keep alive; the text of the first stays, as a note.
-
-    An error keeps every tensor of the frames it passed through
-    (https://github.com/pytorch/pytorch/issues/18853). Clearing the frames is not enough: a frame also keeps
-    its function, and that its closure, where torch's module calls put their inputs. So the traceback is cut after
-    its first entry. Frames that still run are left alone.
-    """
-    text = "".join(traceback.format_exception(type(errors[0]), errors[0], errors[0].__traceback__))
-    for each in errors:
-        traceback.clear_frames(each.__traceback__)
-        if each.__traceback__ is not None:
-            each.__traceback__.tb_next = None
-    # What `add_note` of Python 3.11 does.
-    errors[0].__dict__.setdefault("__notes__", []).append(text.rstrip())
-
-
-def error_chain(error: BaseException | None) -> list[BaseException]:
-    """The error, its causes and its contexts; nothing for None."""
-    found: dict[int, BaseException] = {}
-    pending: list[BaseException | None] = [error]
-    while pending:
-        current = pending.pop()
-        if current is not None and id(current) not in found:
-            found[id(current)] = current
-            pending += [current.__cause__, current.__context__]
-    return list(found.values())
 
 
 def _held_tensors(allocated: dict[str, int]) -> tuple[HeldTensor, ...]:
@@ -358,34 +282,14 @@ def _held_tensors(allocated: dict[str, int]) -> tuple[HeldTensor, ...]:
                 shape=tuple(tensor.shape),
                 dtype=str(tensor.dtype).removeprefix("torch."),
                 size_bytes=tensor.nelement() * tensor.element_size(),
-                # Each search walks all objects of the process: for those that an error will name, and no more.
+                # A search walks all objects of the process: only for the tensors that an error will name.
                 holder=holder_of(tensor, tensors) if len(named) < NAMED_TENSORS else "",
             )
         )
     return tuple(named)
 
 
-def _name(held: Sequence[HeldTensor]) -> str:
+def _tensors_text(held: Sequence[HeldTensor]) -> str:
     shown = "; ".join(str(tensor) for tensor in held[:NAMED_TENSORS])
     more = f"; and {len(held) - NAMED_TENSORS} more" if len(held) > NAMED_TENSORS else ""
-    return f"{len(held)} tensors ({shown}{more})"
-
-
-def _write_holder(path: Path, models: Sequence[str]) -> None:
-    record = {"pid": os.getpid(), "models": list(models), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    # All users share the folder: never follow a link that somebody put there. A file that a killed process of
-    # another user left cannot be replaced; the lock holds all the same.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-
-
-def _read_holder(path: Path) -> str:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        with contextlib.suppress(PermissionError):  # alive, and somebody else's
-            os.kill(record["pid"], 0)  # a record that a killed process left names nobody
-        return f"process {record['pid']} ({', '.join(record['models'])}) since {record['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+    return f"{count_text(len(held), 'tensor')} ({shown}{more})"

@@ -1,7 +1,6 @@
 """Who keeps an object alive, in words that a person can act on. Knows Python's garbage collector, and no tensors.
 
-One level that means something: a container is followed to the variable or attribute that holds it, because "a list"
-helps nobody.
+A container is followed to the variable or attribute that holds it, because "a list" helps nobody.
 """
 
 from __future__ import annotations
@@ -15,34 +14,34 @@ from types import CellType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 _DEPTH = 3
-# By what a function may get at the dictionary of its own variables.
+# Names by which a function may get the dictionary of its own variables.
 _LOCALS_READERS = frozenset({"locals", "vars", "eval", "exec", "f_locals"})
-# The frame's, the variable's here, and the argument's.
+# One of the frame, one of the variable here, and one of the argument.
 _OWN_REFERENCES = 3
 
 
 def holder_of(target: object, *passed_over: object) -> str:
-    """What refers to an object, e.g. `a list of 3 items, the variable kept of module __main__`; empty for nothing.
+    """What refers to an object, e.g. `a list of 3 items, the variable kept of module __main__`; empty if nothing does.
 
-    `passed_over` are objects of the caller's own that refer to it as well.
+    `passed_over` are the caller's own objects that refer to it.
     """
     return _describe(target, _DEPTH, {id(target), *map(id, passed_over)})
 
 
 def _describe(target: object, depth: int, seen: set[int]) -> str:
-    """The first referrer that has a name, frames last: the innermost variables are the caller's own."""
+    """The first referrer with a name. Frames come last: the innermost variables are the caller's own."""
     referrers = [item for item in gc.get_referrers(target) if id(item) not in seen and not _is_ours(item)]
     seen = seen | {id(referrers)}
-    # Lists and no generators, which would refer to the target themselves.
-    found = [*map(_named, referrers, itertools.repeat(target))]
-    found += [_held(referrer, depth, seen) for referrer in referrers]
-    found += [*map(_frame_text, _running_frames(), itertools.repeat(target))]
-    found += [_what(referrer) for referrer in referrers]
-    return next(filter(None, found), "")
+    # Lists, because generators would refer to the target themselves.
+    names = [*map(_named, referrers, itertools.repeat(target))]
+    names += [_held(referrer, depth, seen) for referrer in referrers]
+    names += [*map(_frame_text, _running_frames(), itertools.repeat(target))]
+    names += [_what(referrer) for referrer in referrers]
+    return next(filter(None, names), "")
 
 
 def _named(referrer: object, target: object) -> str:
-    """A module's variable, an object's attribute, a closure, a function's default."""
+    """The referrer as a module's variable, an object's attribute or a closure; empty where it is none of these."""
     if isinstance(referrer, dict):
         name = next((key for key, value in referrer.items() if value is target and isinstance(key, str)), None)
         module = _module_of(referrer)
@@ -59,14 +58,14 @@ def _named(referrer: object, target: object) -> str:
 
 
 def _held(referrer: object, depth: int, seen: set[int]) -> str:
-    """A container with the name of what holds it; empty where that has none."""
+    """A container, and the name of what holds it; empty where its holder has no name."""
     what = _what(referrer)
     holder = _describe(referrer, depth - 1, seen | {id(referrer)}) if what and depth > 1 else ""
     return f"{what}, {holder}" if holder else ""
 
 
 def _what(referrer: object) -> str:
-    """A container and its size, or the kind of an object that is none of Python's own."""
+    """A container and its size, or the class of an object. Empty for Python's own classes."""
     if isinstance(referrer, (list, tuple, set, frozenset, dict)):
         count = len(referrer)
         return f"a {type(referrer).__name__} of {count} {'item' if count == 1 else 'items'}"
@@ -74,7 +73,7 @@ def _what(referrer: object) -> str:
 
 
 def _running_frames() -> Iterator[FrameType]:
-    """Of all threads, innermost first: what a running frame holds, the collector does not tell."""
+    """The frames of all threads, innermost first. The collector does not know what a running frame holds."""
     top = frame = None
     try:
         for top in sys._current_frames().values():
@@ -84,13 +83,13 @@ def _running_frames() -> Iterator[FrameType]:
                     yield frame
                 frame = frame.f_back
     finally:
-        # This very frame is one of them. Since Python 3.12 a frame in its own variable lives on, with its callers.
+        # This frame is one of them. Since Python 3.12 a frame that holds itself stays alive, with its callers.
         top = frame = None
 
 
 def _frame_text(frame: FrameType, target: object) -> str:
     code = frame.f_code
-    if not code.co_flags & inspect.CO_OPTIMIZED:  # a module's own variables, which have been looked at
+    if not code.co_flags & inspect.CO_OPTIMIZED:  # of a module, whose variables were looked at before
         return ""
     own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
     hands_out = sys.version_info < (3, 13) and not _LOCALS_READERS.isdisjoint(code.co_names)
@@ -98,14 +97,14 @@ def _frame_text(frame: FrameType, target: object) -> str:
     variables = frame.f_locals
     names = [name for name, value in variables.items() if value is target]
     if isinstance(variables, dict):
-        # Before Python 3.13 the frame keeps this dictionary, and with it what its variables refer to now; the
-        # function may have it too, from its `locals()`. It is left as it was found.
+        # Before Python 3.13 the frame keeps this dictionary, and so all that its variables refer to now. The function
+        # may have the dictionary too, from its `locals()`. It is left as it was.
         if sys.getrefcount(variables) <= _OWN_REFERENCES:
             _take_out(variables, own)
         elif id(variables) in before:
             variables.clear()
             variables.update(before[id(variables)])
-        elif hands_out:  # what the collector does not see had no values that the collector sees
+        elif hands_out:  # a dictionary that the collector did not track had no tracked values
             _take_out(variables, {name for name in own if gc.is_tracked(variables.get(name))})
     if not names:
         return ""
@@ -113,7 +112,7 @@ def _frame_text(frame: FrameType, target: object) -> str:
 
 
 def _dictionaries_with(names: set[str]) -> dict[int, dict[Any, Any]]:
-    """Copies of all dictionaries that have one of these keys, by the identity of the original."""
+    """Copies of all dictionaries with one of these keys, by the id of the original."""
     return {id(item): dict(item) for item in gc.get_objects() if type(item) is dict and not names.isdisjoint(item)}
 
 
@@ -133,7 +132,7 @@ def _owner_of(names: dict[Any, Any]) -> object | None:
 
 
 def _attribute(owner: object, target: object) -> str | None:
-    """The attribute of an object whose values are in the object itself, as those of slots and of Python 3.11 are."""
+    """The attribute of an object that has no dictionary for the collector, e.g. one with slots."""
     if isinstance(owner, (type, ModuleType, FrameType, list, tuple, set, frozenset)):
         return None
     slots = [name for kind in type(owner).__mro__ for name in vars(kind).get("__slots__", ())]
@@ -148,7 +147,7 @@ def _is_holder(referrer: object) -> bool:
 
 
 def _is_ours(referrer: object) -> bool:
-    """The frames of the search itself."""
+    """Whether a referrer is a frame of the search itself."""
     return isinstance(referrer, FrameType) and referrer.f_globals.get("__name__") in (__name__, "soloist.devices.lease")
 
 

@@ -1,22 +1,24 @@
-"""A simulated accelerator: computes on the CPU, accounts like a device.
+"""Simulated devices: they compute on the CPU, and account for memory like a card.
 
-Registers torch's PrivateUse1 backend under the name `sim`, so that `module.to("sim:1")`,
-`torch.zeros(2, device="sim:0")` and the error for tensors on two devices behave as on CUDA. A tensor on
-`sim:i` wraps a CPU tensor, whose storage has a block of device i's allocator until the storage dies: a reference that
-somebody forgot is memory that did not come back.
+This registers torch's PrivateUse1 backend under the name `sim`, so that `module.to("sim:1")`,
+`torch.zeros(2, device="sim:0")` and the error for tensors on two devices behave as on CUDA. A tensor on `sim:i` wraps a
+CPU tensor. Its storage holds a block of device i's allocator until the storage dies, so a forgotten reference is memory
+that did not come back.
 
-Counted: every storage that an operator returns, the temporaries of the attention kernel that the card would run, the
-matrix library's workspace, the process's context, and what other processes hold. Not counted: scratch memory inside
-other kernels. An operator's result is computed before its size is known, so `torch.OutOfMemoryError` is raised
-after the work was done, and nothing of it is kept.
+Counted are:
+
+- every storage that an operator returns,
+- the temporaries of the attention kernel that the card would run,
+- the matrix library's workspace and the process's context,
+- the memory of other processes.
+
+Scratch memory inside other kernels is not counted. An operator computes its result before the size is known. So
+`torch.OutOfMemoryError` is raised after the work, and nothing of the result is kept.
 """
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,8 @@ import torch
 from torch.library import Library
 from torch.utils import backend_registration
 
-from soloist.devices.simulated_driver import DriverMemory
-from soloist.memory.allocator import Allocator, Block, CachingAllocator, IdealAllocator
+from soloist.devices.simulated_ledger import DeviceLedger
+from soloist.memory.allocator import Block
 from soloist.memory.cards import Card, bare_card
 from soloist.memory.kernels import MATRIX_PRODUCTS, AttentionCall, choose_kernel
 from soloist.memory.tracing import Trace, trace_attention
@@ -34,155 +36,8 @@ from soloist.memory.tracing import Trace, trace_attention
 BACKEND = "sim"
 
 
-class DeviceLedger:
-    """The memory of one simulated device, in bytes. Safe to use from any thread."""
-
-    def __init__(self, index: int, card: Card, folder: Path | None = None) -> None:
-        self.index = index
-        self.card = card
-        self.folder = folder
-        self._driver = DriverMemory(f"simulated-{index}", card.total_bytes, folder)
-        kind = CachingAllocator if card.caches else IdealAllocator
-        self._allocator: Allocator = kind(self._driver.take, self._driver.give_back)
-        self._blocks: dict[int, Block] = {}
-        self._workspace: Block | None = None
-        self._has_context = False
-        # A storage may die whenever Python collects garbage, also in the midst of an allocation, of this device or of
-        # another. So its death is only noted, and settled when the lock is next taken.
-        self._dead: collections.deque[int] = collections.deque()
-        self._lock = threading.Lock()
-
-    @property
-    def allocated_bytes(self) -> int:
-        """What blocks hold now."""
-        with self._settled():
-            return self._allocator.allocated
-
-    @property
-    def reserved_bytes(self) -> int:
-        """What the allocator has taken from the driver."""
-        with self._settled():
-            return self._allocator.reserved
-
-    @property
-    def peak_bytes(self) -> int:
-        """The highest `allocated_bytes` since the last reset."""
-        return self._allocator.peak_allocated
-
-    @property
-    def peak_reserved_bytes(self) -> int:
-        """The highest `reserved_bytes` since the last reset."""
-        return self._allocator.peak_reserved
-
-    def free_bytes(self) -> int:
-        """What the driver has left; asking makes the context, as with CUDA."""
-        with self._settled():
-            self._require_context()
-            return self._driver.free_bytes()
-
-    def driver_free_bytes(self) -> int:
-        """What the driver has left; asking costs nothing."""
-        return self._driver.free_bytes()
-
-    def enter(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage until it dies.
-
-        Raises:
-            torch.OutOfMemoryError: the device has no room for it.
-        """
-        key = storage._cdata
-        with self._settled():
-            if key in self._blocks:
-                return
-            # First, so that whatever interrupts this leaves no block that nobody frees.
-            weakref.finalize(storage, self._dead.append, key).atexit = False
-            self._blocks[key] = self._allocate(storage.nbytes())
-
-    def allocate(self, size: int) -> Block:
-        """A block of at least `size` bytes, which somebody has to free.
-
-        Raises:
-            torch.OutOfMemoryError: the device has no room for it.
-        """
-        with self._settled():
-            return self._allocate(size)
-
-    def free(self, block: Block) -> None:
-        """Give a block back to the allocator."""
-        with self._settled():
-            self._allocator.free(block)
-
-    def require_workspace(self) -> None:
-        """Make the matrix library's workspace, unless it is there."""
-        if self._workspace is None and self.card.workspace_bytes:
-            with self._settled():
-                self._workspace = self._allocate(self.card.workspace_bytes)
-
-    def clear_workspace(self) -> None:
-        """Let go of the matrix library's workspace."""
-        with self._settled():
-            if self._workspace is not None:
-                self._allocator.free(self._workspace)
-                self._workspace = None
-
-    def empty_cache(self) -> None:
-        """Give back to the driver every segment in which no block is held."""
-        with self._settled():
-            self._allocator.empty_cache()
-
-    def reset_peak(self) -> None:
-        """Let the peaks start again from what is held now."""
-        with self._settled():
-            self._allocator.reset_peak()
-
-    def resize(self, card: Card) -> None:
-        """Give a device that is in use another amount of memory; its kind stays."""
-        with self._settled():
-            self.card = self.card.with_memory(card.total_bytes)
-            self._driver.total_bytes = card.total_bytes
-
-    def close(self) -> None:
-        """Give everything back to the driver, the context too."""
-        self.clear_workspace()
-        self.empty_cache()
-        with self._settled():
-            if self._has_context:
-                self._driver.give_back(self.card.context_bytes)
-                self._has_context = False
-
-    @contextlib.contextmanager
-    def _settled(self) -> Iterator[None]:
-        with self._lock:
-            while self._dead:
-                block = self._blocks.pop(self._dead.popleft(), None)
-                if block is not None:
-                    self._allocator.free(block)
-            yield
-
-    def _allocate(self, size: int) -> Block:
-        self._require_context()
-        block = self._allocator.allocate(size)
-        if block is None:
-            raise torch.OutOfMemoryError(self._complaint(self._allocator.rules.rounded(size)))
-        return block
-
-    def _require_context(self) -> None:
-        if self._has_context or not self.card.context_bytes:
-            return
-        if not self._driver.take(self.card.context_bytes):
-            raise torch.OutOfMemoryError(self._complaint(self.card.context_bytes))
-        self._has_context = True
-
-    def _complaint(self, size: int) -> str:
-        return (
-            f"sim:{self.index} out of memory. Tried to allocate {size} bytes; {self._driver.free_bytes()} of "
-            f"{self.card.total_bytes} bytes are free, {self._allocator.allocated} are allocated and "
-            f"{self._allocator.reserved} reserved by this process."
-        )
-
-
 class SimulatedTensor(torch.Tensor):
-    """A tensor that says it is on `sim:i` and holds its values in a CPU tensor, `host_tensor`."""
+    """A tensor on `sim:i`, with its values in the CPU tensor `host_tensor`."""
 
     host_tensor: torch.Tensor
     device_index: int
@@ -230,8 +85,8 @@ class SimulatedTensor(torch.Tensor):
 def configure(cards: Sequence[Card], folder: Path | None = None) -> None:
     """Make `sim:0` to `sim:n-1` be these cards, seen by all processes that name the same folder.
 
-    A device that is the same card in the same folder stays as it is, its context included. What is alive on one that is
-    another keeps it: then only its memory changes.
+    A device that already is that card in that folder stays as it is, its context included. Where another card is in
+    use, tensors that are alive keep it, and only its memory changes.
 
     Raises:
         AcceleratorError: the folder cannot be used.
@@ -243,7 +98,7 @@ def configure(cards: Sequence[Card], folder: Path | None = None) -> None:
             if known is not None and (known.card, known.folder) == (card, folder):
                 continue
             if known is not None:
-                known.clear_workspace()  # no tensor of anybody, and another card has another one
+                known.clear_workspace()  # it is nobody's tensor, and the new card has another one
                 if known.allocated_bytes:
                     known.resize(card)
                     continue
@@ -253,12 +108,12 @@ def configure(cards: Sequence[Card], folder: Path | None = None) -> None:
 
 
 def ledger(index: int) -> DeviceLedger:
-    """The ledger of `sim:index`; a device that nobody configured has no memory."""
+    """The ledger of `sim:index`. A device that nobody configured has no memory."""
     with _ledgers_lock:
         return _ledgers.setdefault(index, DeviceLedger(index, bare_card(0)))
 
 
-# torch composes these of an empty tensor and an out= variant that resizes it, which a wrapper cannot follow.
+# torch makes an empty tensor for these and lets an out= variant resize it, which a wrapper cannot follow.
 _RESIZING_FACTORIES = (
     "arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "logspace", "randperm",
     "tril_indices", "triu_indices",
@@ -314,32 +169,32 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     leaves = list(_leaves((args, tuple(kwargs.values()))))
     target = _target_device(func, leaves)
     outers: dict[int, SimulatedTensor] = {}
-    inner_args = tuple(_each_leaf(value, lambda leaf: _unwrap(leaf, outers)) for value in args)
-    inner_kwargs = {name: _each_leaf(value, lambda leaf: _unwrap(leaf, outers)) for name, value in kwargs.items()}
+    inner_args = tuple(_map_leaves(value, lambda leaf: _unwrap(leaf, outers)) for value in args)
+    inner_kwargs = {name: _map_leaves(value, lambda leaf: _unwrap(leaf, outers)) for name, value in kwargs.items()}
     if target is not None and func in MATRIX_PRODUCTS:
         ledger(target).require_workspace()
-    # The caller may be in inference mode, where torch refuses views of ordinary tensors that are inference
-    # tensors; so all that is wrapped, and every wrapper, is an ordinary tensor.
+    # The caller may be in inference mode. A view of an ordinary tensor would be an inference tensor there, which torch
+    # refuses. So wrapped tensors and wrappers are ordinary tensors.
     with torch.inference_mode(False), torch.no_grad():
         result = func(*inner_args, **inner_kwargs)
         if target is None:
             return result
-        return _each_leaf(result, lambda leaf: _wrap(leaf, target, outers))
+        return _map_leaves(result, lambda leaf: _wrap(leaf, target, outers))
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What an operator's arguments hold: torch nests them in lists and tuples alone."""
+    """The single values in an operator's arguments: torch nests them in lists and tuples alone."""
     if isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _leaves(each)
+        for part in value:
+            yield from _leaves(part)
     else:
         yield value
 
 
-def _each_leaf(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same nest of lists and tuples, its leaves changed; torch's own pytree takes as long as a small product."""
+def _map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same nested lists and tuples with changed leaves. torch's own pytree takes as long as a small product."""
     if isinstance(value, (list, tuple)):
-        return type(value)([_each_leaf(each, change) for each in value])
+        return type(value)([_map_leaves(part, change) for part in value])
     return change(value)
 
 
@@ -349,19 +204,19 @@ def _attend(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     tensors = [tensor for tensor in (call.query, call.key, call.value, call.mask) if tensor is not None]
     target = _target_device(torch.nn.functional.scaled_dot_product_attention, tensors)
     assert target is not None
-    book = ledger(target)
+    device = ledger(target)
     inner = [tensor.host_tensor if isinstance(tensor, SimulatedTensor) else tensor for tensor in tensors]
     with torch.inference_mode(False), torch.no_grad():
         result = torch.nn.functional.scaled_dot_product_attention(
             inner[0], inner[1], inner[2], attn_mask=inner[3] if call.mask is not None else None,
             is_causal=call.is_causal, scale=call.scale, enable_gqa=call.grouped,
         )  # fmt: skip
-        if choose_kernel(book.card, call) == "math":
-            book.require_workspace()
-        return _account(book, _attention_trace(book.card, call), result)
+        if choose_kernel(device.card, call) == "math":
+            device.require_workspace()
+        return _account(device, _attention_trace(device.card, call), result)
 
 
-def _account(book: DeviceLedger, trace: Trace, result: torch.Tensor) -> torch.Tensor:
+def _account(device: DeviceLedger, trace: Trace, result: torch.Tensor) -> torch.Tensor:
     """Wrap the result of a kernel, with the kernel's temporaries held and freed around it as the trace says."""
     outlives = trace.events[-1].key
     blocks: dict[int, Block] = {}
@@ -369,14 +224,14 @@ def _account(book: DeviceLedger, trace: Trace, result: torch.Tensor) -> torch.Te
     try:
         for event in trace.events:
             if event.key == outlives:
-                wrapped = SimulatedTensor(result, book.index) if wrapped is None else wrapped
+                wrapped = SimulatedTensor(result, device.index) if wrapped is None else wrapped
             elif event.size_bytes is None:
-                book.free(blocks.pop(event.key))
+                device.free(blocks.pop(event.key))
             else:
-                blocks[event.key] = book.allocate(event.size_bytes)
+                blocks[event.key] = device.allocate(event.size_bytes)
     finally:
         for block in blocks.values():
-            book.free(block)
+            device.free(block)
     assert wrapped is not None
     return wrapped
 

@@ -7,8 +7,7 @@ model is judged by its float32, where its own format does not do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -44,15 +43,6 @@ def tried(staged: StagedModel, compute: Callable[[SentenceTransformer], Vectors]
         f"{name} gives NaN or infinity for a plain text in float32: its weights or its config.json are damaged, get "
         "them again"
     )
-
-
-def foreign_features_text(name: str, foreign: set[str], constants: Mapping[str, Any]) -> str:
-    """Why a model is refused whose tokenizer gives other features than those of plain texts."""
-    modality = constants.get("modality", "text")
-    if modality == "message":
-        return f"{name} needs a chat template for its texts, and soloist applies none: choose a plain text encoder"
-    what = f"it asks for {', '.join(sorted(foreign))}" if foreign else f"it reads {modality}"
-    return f"{name} is not a plain text encoder ({what}): choose another"
 
 
 def _require_width(staged: StagedModel, vectors: Vectors) -> None:

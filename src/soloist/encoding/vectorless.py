@@ -20,7 +20,9 @@ from tokenizers import Tokenizer, pre_tokenizers
 from soloist.arrays import Vectors
 from soloist.encoding.batching import within
 from soloist.encoding.copies import replicate
-from soloist.encoding.encoder import Encoder, TokenizedTexts, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
+from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.types import Batch, Vectorless
 
 _BATCH_TOKENS = 1 << 16

@@ -15,7 +15,8 @@ from typing import Any
 
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, DeviceLease, open_accelerator
-from soloist.devices.lease import LOCK_DIR, ProcessLease
+from soloist.devices.lease import ProcessLease
+from soloist.devices.locks import LOCK_DIR
 from soloist.encoding.encoder import Encoder
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.isolated import run_isolated

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
-from soloist.encoding.encoder import Encoder, TokenizedTexts
+from soloist.encoding.encoder import Encoder
 from soloist.encoding.replicas import Replicas
+from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.memory.planner import BatchLimits
 from soloist.types import Batch
 

@@ -207,7 +207,7 @@ def trace_forward(
     *,
     masked: bool,
 ) -> Trace:
-    """The storages of one pass from host features to host vectors, as `encoding.encoder.forward` makes it.
+    """The storages of one pass from host features to host vectors, as `encoding.forward.forward` makes it.
 
     `inputs` are the shapes of the integer tensors that are moved to the device; `masked` says that some row is padded.
     """

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, normalizers
 from soloist.config import SourceConfig
 from soloist.digests import DigestTable, text_digest
 from soloist.encoding.batching import slices
+from soloist.encoding.tokenizer_failures import tokenized_in_halves
 from soloist.engine.intake.ingest import SHARD_CHARACTERS, empty_collection, nothing_to_embed
 from soloist.engine.intake.left_out import LeftOut
 from soloist.errors import PredictionError
@@ -245,18 +246,18 @@ def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:
 
 def _counted(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool, rows: int | None) -> list[int | Vectorless]:
     """What an encoder finds of the same texts, with vectors for so many `rows` of its tokens, or for all."""
-    try:
-        found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
-    except Exception as exc:
-        if type(exc) is not Exception:  # the class that the Rust side raises has no name of its own
-            raise
-        if len(texts) == 1:
-            return ["no tokens"]
-        parts = (texts[: len(texts) // 2], texts[len(texts) // 2 :])
-        return [each for part in parts for each in _counted(tokenizer, part, special=special, rows=rows)]
-    if rows is not None:
-        return [len(row) if row.ids and max(row.ids) < rows else _without(row.ids) for row in found]
-    return [len(row) or "no tokens" for row in found]
+
+    def count(some: Sequence[str]) -> list[int | Vectorless]:
+        encoded = tokenizer.encode_batch_fast(list(some), add_special_tokens=special)
+        if rows is not None:
+            return [len(row) if row.ids and max(row.ids) < rows else _without(row.ids) for row in encoded]
+        return [len(row) or "no tokens" for row in encoded]
+
+    def none_of(message: str) -> list[int | Vectorless]:
+        return ["no tokens"]
+
+    parts = tokenized_in_halves(texts, count, unreadable=none_of)
+    return [length for part in parts for length in part]
 
 
 def _without(ids: Sequence[int]) -> Vectorless:

@@ -13,7 +13,8 @@ import numpy as np
 
 from soloist.arrays import Vectors
 from soloist.config import RunConfig
-from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
 from soloist.errors import ConfigError, EncodingError
 from soloist.models.catalogue import resolve
 from soloist.models.loading import StagedModel, stage

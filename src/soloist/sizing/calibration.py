@@ -1,7 +1,7 @@
 """The token budget of a model on this machine, by measurement: the smallest that is about as fast as any.
 
 Every candidate has the same work to do: rows of a few lengths, the same tokens of each, in full batches, as many for
-each lane. What differs is the size of the batches alone, not how well they divide a shard.
+each worker. What differs is the size of the batches alone, not how well they divide a shard.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from soloist.config import CalibrationConfig
 from soloist.devices import Accelerator, DeviceLease, open_accelerator
-from soloist.devices.lease import LOCK_DIR
-from soloist.encoding.encoder import Encoder, TokenizedTexts
+from soloist.devices.locks import LOCK_DIR
+from soloist.encoding.encoder import Encoder
 from soloist.encoding.replicas import Replicas
+from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.events import BatchEncoded, BudgetMeasured, Event, EventSink, Notice
 from soloist.memory.planner import BatchLimits
 from soloist.sizing.batch_limits import planned_model
@@ -66,7 +67,7 @@ class CalibrationResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Load:
-    """The work for one candidate: its rows, and each lane's batches of them. `shape` is rows by length."""
+    """The work for one candidate: its rows, and each worker's batches of them. `shape` is rows by length."""
 
     budget: int
     shape: tuple[tuple[int, int], ...]
@@ -198,15 +199,15 @@ def _loads(
     model = planned_model(encoder, budget, accelerator, measurements, sink)
     limits = plan_run([model], "exclusive", accelerator.card).limits[model.name]
     stream = _token_stream(encoder, row.largest)
-    lanes = accelerator.lanes * len(accelerator.devices)
+    workers = accelerator.workers * len(accelerator.devices)
     loads: dict[object, _Load] = {}
     for candidate in row.candidates:
-        load = _load(replace(limits, token_budget=candidate), stream, model.max_tokens, lanes)
+        load = _load(replace(limits, token_budget=candidate), stream, model.max_tokens, workers)
         loads.setdefault(load.shape, load)
     return list(loads.values())
 
 
-def _load(limits: BatchLimits, stream: NDArray[np.int32], max_tokens: int | None, lanes: int) -> _Load:
+def _load(limits: BatchLimits, stream: NDArray[np.int32], max_tokens: int | None, workers: int) -> _Load:
     lengths = sorted({min(length, max_tokens or length) for length in LENGTHS})
     shape = tuple((length, limits.rows(length)) for length in lengths)
     starts = [0, *itertools.accumulate(rows for _, rows in shape)]
@@ -214,7 +215,7 @@ def _load(limits: BatchLimits, stream: NDArray[np.int32], max_tokens: int | None
     batches = [
         Batch(rows=tuple(range(start, start + rows)), padded_length=length)
         for start, (length, rows) in zip(starts, shape, strict=False)
-        for _ in range(lanes)
+        for _ in range(workers)
     ]
     tokenized = TokenizedTexts(ids=tuple(ids), dropped=(0,) * len(ids))
     return _Load(budget=limits.token_budget, shape=shape, tokenized=tokenized, batches=tuple(batches))

@@ -17,7 +17,7 @@ import numpy as np
 from soloist.arrays import Vectors
 from soloist.config import RunConfig, SourceConfig
 from soloist.devices import Accelerator, DeviceLease, open_accelerator
-from soloist.devices.lease import LOCK_DIR
+from soloist.devices.locks import LOCK_DIR
 from soloist.engine import RunResult, run
 from soloist.errors import ConfigError, OutputError
 from soloist.events import (

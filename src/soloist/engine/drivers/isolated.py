@@ -24,7 +24,9 @@ from soloist import errors
 from soloist.config import RunConfig
 from soloist.devices import DeviceLease, open_accelerator
 from soloist.devices.accelerator import Accelerator
-from soloist.devices.lease import LOCK_DIR, ProcessLease, error_chain
+from soloist.devices.error_frames import error_chain
+from soloist.devices.lease import ProcessLease
+from soloist.devices.locks import LOCK_DIR
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.local import run_pass
 from soloist.engine.intake.ingest import ShardRef

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from soloist.arrays import Vectors
-from soloist.encoding.encoder import Encoder, forward, unit_rows
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
 from soloist.engine.samples.texts import Samples
 from soloist.errors import ModelLoadError
 from soloist.events import EventSink, Notice

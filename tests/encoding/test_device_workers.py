@@ -1,4 +1,4 @@
-"""Lanes of the CPU: a batch for each of them, no more tokens at once than the host can hold, no thread left behind."""
+"""Workers of the CPU: a batch for each, no more tokens at once than the host can hold, no thread left behind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soloist.devices.accelerator import CpuAccelerator
+from soloist.encoding.device_workers import TokensInFlight, for_every_worker
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.replicas import Replicas, _InFlight, _spread
+from soloist.encoding.replicas import Replicas
 from soloist.events import ListSink
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
@@ -19,22 +20,22 @@ from soloist.types import Batch
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 16))
-def test_every_lane_has_a_batch_where_there_are_rows(sizes, lanes):
+def test_every_worker_has_a_batch_where_there_are_rows(sizes, workers):
     """A run of a few chunks would leave cores idle, or lose a row."""
     batches, first = [], 0
     for size in sizes:
         batches.append(Batch(rows=tuple(range(first, first + size)), padded_length=7))
         first += size
-    found = _spread(batches, lanes)
+    found = for_every_worker(batches, workers)
     assert sorted(row for batch in found for row in batch.rows) == list(range(first))
-    assert len(found) >= min(lanes, first)
-    if len(batches) >= lanes:
+    assert len(found) >= min(workers, first)
+    if len(batches) >= workers:
         assert list(found) == batches
 
 
 def test_tokens_in_flight_are_bounded():
-    """64 lanes of long rows would need more memory than the host has, which kills a process without a word."""
-    in_flight, lock, now, most = _InFlight(100), threading.Lock(), [0], [0]
+    """64 workers of long rows would need more memory than the host has, which kills a process without a word."""
+    in_flight, lock, now, most = TokensInFlight(100), threading.Lock(), [0], [0]
     batches = [Batch(rows=(0, 1), padded_length=length) for length in (10, 20, 30, 70, 5, 25)] * 20
 
     def work(batch):
@@ -54,24 +55,24 @@ def test_tokens_in_flight_are_bounded():
     assert most[0] <= 140  # the largest alone is 140, and no two are beyond 100
 
 
-def test_lanes_that_cannot_begin_leave_no_thread(tiny_models, monkeypatch):
+def test_workers_that_cannot_begin_leave_no_thread(tiny_models, monkeypatch):
     """Threads of a pass that failed would stay, and later threads would have one core each."""
     accelerator = CpuAccelerator()
-    accelerator.lanes = 4
+    accelerator.workers = 4
     staged = stage(resolve(str(tiny_models["bert"])), "float32")
-    before, lanes = torch.get_num_threads(), []
+    before, started = torch.get_num_threads(), []
     start_really = threading.Thread.start
 
     def start(thread):
         if thread.name == "soloist-cpu-2":
             raise RuntimeError("can't start new thread")
         start_really(thread)
-        lanes.append(thread)
+        started.append(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="can't start"), Replicas(staged, Encoder(staged), accelerator, ListSink()):
         pass
     # Ours alone: the threads of other libraries' pools come and go.
-    assert [thread.name for thread in lanes] == ["soloist-cpu-0", "soloist-cpu-1"]
-    assert not any(thread.is_alive() for thread in lanes)
+    assert [thread.name for thread in started] == ["soloist-cpu-0", "soloist-cpu-1"]
+    assert not any(thread.is_alive() for thread in started)
     assert torch.get_num_threads() == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from soloist.encoding.replicas import is_out_of_memory
+from soloist.encoding.out_of_memory import is_out_of_memory
 
 
 @pytest.mark.parametrize(

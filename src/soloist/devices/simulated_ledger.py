@@ -1,0 +1,196 @@
+"""The memory of a simulated device, as torch would account for it. Knows allocators and cards, and no values."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from soloist.devices.simulated_driver import DriverMemory
+from soloist.memory.allocator import Allocator, Block, CachingAllocator, IdealAllocator
+from soloist.memory.cards import Card
+from soloist.types import MemoryStats
+
+
+class DeviceLedger:
+    """The memory of one simulated device, in bytes. Safe to use from any thread."""
+
+    def __init__(self, index: int, card: Card, folder: Path | None = None) -> None:
+        self.index = index
+        self.card = card
+        self.folder = folder
+        self._driver = DriverMemory(f"simulated-{index}", card.total_bytes, folder)
+        self._process = _ProcessMemory(index, card, self._driver)
+        self._blocks: dict[int, Block] = {}
+        # A storage may die whenever Python collects garbage, also in the midst of an allocation, of this device or of
+        # another. So its death is only noted, and settled when the lock is next taken.
+        self._dead: collections.deque[int] = collections.deque()
+        self._lock = threading.Lock()
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The bytes of all blocks now; asking makes no context."""
+        with self._settled():
+            return self._process.allocator.allocated
+
+    def memory(self) -> MemoryStats:
+        """What torch says of a CUDA device; asking makes the context, as with CUDA."""
+        with self._settled():
+            self._process.require_context()
+            allocator = self._process.allocator
+            return MemoryStats(
+                free_bytes=self._driver.free_bytes(),
+                allocated_bytes=allocator.allocated,
+                reserved_bytes=allocator.reserved,
+                total_bytes=self.card.total_bytes,
+                peak_bytes=allocator.peak_allocated,
+                peak_reserved_bytes=allocator.peak_reserved,
+            )
+
+    def driver_free_bytes(self) -> int:
+        """The bytes that the driver has left; asking makes no context."""
+        return self._driver.free_bytes()
+
+    def enter(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it dies.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room for it.
+        """
+        key = storage._cdata
+        with self._settled():
+            if key in self._blocks:
+                return
+            # First, so that whatever interrupts this leaves no block that nobody frees.
+            weakref.finalize(storage, self._dead.append, key).atexit = False
+            self._blocks[key] = self._process.allocate(storage.nbytes())
+
+    def allocate(self, size: int) -> Block:
+        """A block of at least `size` bytes. The caller has to free it.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room for it.
+        """
+        with self._settled():
+            return self._process.allocate(size)
+
+    def free(self, block: Block) -> None:
+        """Give a block back to the allocator."""
+        with self._settled():
+            self._process.allocator.free(block)
+
+    def require_workspace(self) -> None:
+        """Make the matrix library's workspace, unless there is one."""
+        if self._process.lacks_workspace:
+            with self._settled():
+                self._process.make_workspace()
+
+    def clear_workspace(self) -> None:
+        """Free the matrix library's workspace."""
+        with self._settled():
+            self._process.clear_workspace()
+
+    def empty_cache(self) -> None:
+        """Give every segment without a block back to the driver."""
+        with self._settled():
+            self._process.allocator.empty_cache()
+
+    def reset_peak(self) -> None:
+        """Begin new peaks at what is allocated and reserved now."""
+        with self._settled():
+            self._process.allocator.reset_peak()
+
+    def resize(self, card: Card) -> None:
+        """Give a device that is in use the memory of another card; its kind stays."""
+        with self._settled():
+            self.card = self._process.card = self.card.with_memory(card.total_bytes)
+            self._driver.total_bytes = card.total_bytes
+
+    def close(self) -> None:
+        """Give everything back to the driver, the context too."""
+        self.clear_workspace()
+        self.empty_cache()
+        with self._settled():
+            self._process.drop_context()
+
+    @contextlib.contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Hold the lock, with the blocks of dead storages freed."""
+        with self._lock:
+            while self._dead:
+                block = self._blocks.pop(self._dead.popleft(), None)
+                if block is not None:
+                    self._process.allocator.free(block)
+            yield
+
+
+class _ProcessMemory:
+    """What this process has taken of a device: the context, the matrix library's workspace and an allocator.
+
+    Not safe to use from several threads at once.
+    """
+
+    def __init__(self, index: int, card: Card, driver: DriverMemory) -> None:
+        self.card = card
+        self.allocator: Allocator = (CachingAllocator if card.caches else IdealAllocator)(driver.take, driver.give_back)
+        self._index = index
+        self._driver = driver
+        self._workspace: Block | None = None
+        self._has_context = False
+
+    @property
+    def lacks_workspace(self) -> bool:
+        """Whether the card has a workspace that is not made yet."""
+        return self._workspace is None and self.card.workspace_bytes > 0
+
+    def allocate(self, size: int) -> Block:
+        """A block, and before it the context.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room for them.
+        """
+        self.require_context()
+        block = self.allocator.allocate(size)
+        if block is None:
+            raise torch.OutOfMemoryError(self._complaint(self.allocator.rules.rounded(size)))
+        return block
+
+    def require_context(self) -> None:
+        """Make the process's context, unless there is one.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room for it.
+        """
+        if self._has_context or not self.card.context_bytes:
+            return
+        if not self._driver.take(self.card.context_bytes):
+            raise torch.OutOfMemoryError(self._complaint(self.card.context_bytes))
+        self._has_context = True
+
+    def drop_context(self) -> None:
+        """Give the context's memory back to the driver."""
+        if self._has_context:
+            self._driver.give_back(self.card.context_bytes)
+            self._has_context = False
+
+    def make_workspace(self) -> None:
+        """Allocate the matrix library's workspace."""
+        self._workspace = self.allocate(self.card.workspace_bytes)
+
+    def clear_workspace(self) -> None:
+        """Free the matrix library's workspace, if there is one."""
+        if self._workspace is not None:
+            self.allocator.free(self._workspace)
+            self._workspace = None
+
+    def _complaint(self, size: int) -> str:
+        return (
+            f"sim:{self._index} out of memory. Tried to allocate {size} bytes; {self._driver.free_bytes()} of "
+            f"{self.card.total_bytes} bytes are free, {self.allocator.allocated} are allocated and "
+            f"{self.allocator.reserved} reserved by this process."
+        )

@@ -1,0 +1,208 @@
+"""The threads that compute a model's batches on its devices. Knows encoders and accelerators, and no replicas.
+
+A GPU has one worker. The host's processor has several: each computes batches of its own on one core, so that none waits
+for another within an operation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sentence_transformers import SentenceTransformer
+
+from soloist.arrays import Vectors
+from soloist.devices.accelerator import Accelerator, run_on
+from soloist.devices.error_frames import error_chain, forget_frames
+from soloist.encoding.batching import halves
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import Computed, begin
+from soloist.encoding.out_of_memory import is_out_of_memory, split_until_it_fits
+from soloist.encoding.tokenizing import TokenizedTexts
+from soloist.errors import EncodingError, RowTooLargeError
+from soloist.events import BatchEncoded, BatchSplit, EventSink
+from soloist.memory.kernels import ExpandGroupedHeads
+from soloist.types import Batch
+from soloist.workers import Task, WorkerThread
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """One shard on its way through the workers: the batches that are left, and where their vectors go."""
+
+    ids: Sequence[str]
+    tokenized: TokenizedTexts
+    batches: queue.SimpleQueue[Batch]
+    vectors: Vectors
+    rows_per_device: dict[str, int]
+    stop: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, device: str, rows: int) -> None:
+        """Count finished rows. Several workers of a device may call this at once."""
+        with self.lock:
+            self.rows_per_device[device] += rows
+
+    def next_batch(self) -> Batch | None:
+        """The next batch; None where none is left."""
+        try:
+            return self.batches.get_nowait()
+        except queue.Empty:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Begun:
+    """A batch that a device has been given, and its vectors to come."""
+
+    batch: Batch
+    computed: Computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DeviceWorker:
+    """A thread, and the device and module tree that it computes with.
+
+    `in_flight` bounds the tokens that the workers of a device compute together; None where nothing needs to.
+    """
+
+    device: str
+    module: SentenceTransformer
+    thread: WorkerThread
+    encoder: Encoder
+    accelerator: Accelerator
+    sink: EventSink
+    in_flight: TokensInFlight | None = None
+
+    def start(self, job: Job, first: Batch) -> Task[None]:
+        """Compute a first batch and then others of the job, until none is left."""
+        return self.thread.submit(functools.partial(self._serve, job, first))
+
+    def _serve(self, job: Job, first: Batch) -> None:
+        """The work of the thread.
+
+        Where a device computes beside the host, it has the next batch before it is asked for the vectors of the last.
+        """
+        begun: deque[_Begun] = deque()
+        try:
+            with run_on(self.device):
+                batch: Batch | None = first
+                while batch is not None and not job.stop.is_set():
+                    self._begin(job, batch, begun)
+                    batch = job.next_batch()
+                self._collect(job, begun, leave=0)
+        except BaseException:
+            job.stop.set()
+            begun.clear()
+            raise
+
+    def _begin(self, job: Job, batch: Batch, begun: deque[_Begun]) -> None:
+        """Give the device a batch, in halves for as long as it has no room for more."""
+
+        def attempt(part: Batch) -> str | None:
+            message = None if job.stop.is_set() else self._attempt(job, part, begun)
+            if message is None:
+                self._collect(job, begun, leave=self.accelerator.batches_in_flight - 1)
+            return message
+
+        split_until_it_fits(batch, attempt, functools.partial(self._make_room, job, begun))
+
+    def _attempt(self, job: Job, batch: Batch, begun: deque[_Begun]) -> str | None:
+        """None where the batch has begun; else the device's message, where it ran out of memory.
+
+        The error is dropped before this returns: while it lives, so do the tensors of its frames.
+        """
+        try:
+            features = self.encoder.collate(job.tokenized, batch)
+            with self.in_flight.of(batch) if self.in_flight is not None else contextlib.nullcontext():
+                computed = begin(self.module, features, self.device, attention=self._attention())
+            begun.append(_Begun(batch=batch, computed=computed))
+            return None
+        except Exception as exc:
+            if is_out_of_memory(exc):
+                return str(exc)
+            raise self._failed(exc) from exc
+
+    def _make_room(self, job: Job, begun: deque[_Begun], batch: Batch, message: str) -> None:
+        """Free all that the device can free, before a batch is tried again in halves.
+
+        Raises:
+            RowTooLargeError: the batch is a single row.
+        """
+        self._collect(job, begun, leave=0)
+        gc.collect()
+        self.accelerator.empty_cache(self.device)
+        if len(batch.rows) == 1:
+            raise RowTooLargeError(
+                f"chunk {job.ids[batch.rows[0]]!r} alone, {batch.padded_length} tokens, does not fit on {self.device} "
+                f"beside {self._model}: {message} Choose a device with more memory, a smaller dtype, or a lower "
+                "max_tokens for the model"
+            )
+        self.sink.emit(
+            BatchSplit(model=self._model, device=self.device, rows=len(batch.rows), padded_length=batch.padded_length)
+        )
+
+    def _collect(self, job: Job, begun: deque[_Begun], *, leave: int) -> None:
+        """Put the vectors of the oldest batches into their rows, until so many batches are left on the device."""
+        while len(begun) > leave:
+            oldest = begun.popleft()
+            rows = oldest.batch.rows
+            try:
+                job.vectors[list(rows)] = oldest.computed.rows()[: len(rows)]
+            except Exception as exc:  # on CUDA the errors of kernels come now
+                raise self._failed(exc) from exc
+            job.count(self.device, len(rows))
+            self.sink.emit(BatchEncoded(model=self._model, device=self.device, rows=len(rows)))
+
+    def _failed(self, error: Exception) -> EncodingError:
+        forget_frames(error_chain(error))
+        return EncodingError(f"{self._model} failed on {self.device}: {type(error).__name__}: {error}")
+
+    def _attention(self) -> ExpandGroupedHeads | None:
+        """A mode of its own for every pass, since a mode keeps state while it is entered."""
+        return ExpandGroupedHeads(self.accelerator.card) if self.encoder.has_grouped_heads else None
+
+    @property
+    def _model(self) -> str:
+        return self.encoder.staged.spec.name
+
+
+class TokensInFlight:
+    """The tokens that workers compute together, so that long rows do not need more memory than a host has."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tokens = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def of(self, batch: Batch) -> Iterator[None]:
+        """Hold a batch's tokens, once there is room for them or no worker holds any."""
+        tokens = batch.padded_tokens
+        with self._changed:
+            self._changed.wait_for(lambda: not self._tokens or self._tokens + tokens <= self._most)
+            self._tokens += tokens
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._tokens -= tokens
+                self._changed.notify_all()
+
+
+def for_every_worker(batches: Sequence[Batch], workers: int) -> Sequence[Batch]:
+    """The largest batches in halves until there is one for each worker, or only single rows are left."""
+    parts = list(batches)
+    while 0 < len(parts) < workers:
+        largest = max(parts, key=lambda batch: batch.padded_tokens if len(batch.rows) > 1 else 0)
+        if len(largest.rows) == 1:
+            break
+        parts.remove(largest)
+        parts += halves(largest)
+    return parts

@@ -1,0 +1,105 @@
+"""One forward pass: features in host memory to vectors in host memory. Knows torch and devices' names, and no texts."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch.overrides import TorchFunctionMode
+
+from soloist.arrays import Vectors
+from soloist.encoding import packing
+from soloist.encoding.features import Features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Computed:
+    """The vectors of a batch, which a CUDA device may still be computing."""
+
+    host: torch.Tensor
+    copied: torch.cuda.Event | None
+
+    def rows(self) -> Vectors:
+        """(rows, dim) float32 in host memory, once they are there.
+
+        Raises:
+            RuntimeError: the device failed while it computed them.
+        """
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.host.numpy()
+
+
+def forward(
+    module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
+) -> Vectors:
+    """The vectors of a batch: (rows, dim) float32 in host memory, not yet normalised.
+
+    There may be more rows behind those of the batch (see `flat_features`).
+    """
+    return begin(module, features, device, attention=attention).rows()
+
+
+def begin(
+    module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
+) -> Computed:
+    """`forward` that on CUDA does not wait for the device: copies to it and from it go on beside the host.
+
+    `attention` is what attention calls go through on the way to the device (see `ExpandGroupedHeads`).
+    """
+    with torch.inference_mode(), attention or contextlib.nullcontext(), packing.apart(features):
+        moved = {
+            name: _moved(value, device) if isinstance(value, torch.Tensor) else value
+            for name, value in features.items()
+        }
+        return _fetched(_through(module, moved).float())
+
+
+def unit_rows(vectors: Vectors) -> tuple[Vectors, list[int]]:
+    """The rows scaled to norm 1, and the indices of those that cannot be: NaN, infinite or zero."""
+    with np.errstate(all="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+        bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0)).tolist()
+        units = (vectors / norms[:, None]).astype(np.float32)
+    return units, bad
+
+
+def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
+    """The vectors of a batch. Modules behind the pooling that multiply get enough rows for their products.
+
+    Those modules work a row at a time, as the network works a token at a time. Fewer rows than `packing.FEWEST` would
+    go through another kernel of the matrix library, so the first row comes again behind the others.
+    """
+    parts = list(module)
+    pooled = next((index for index, part in enumerate(parts) if isinstance(part, Pooling)), len(parts))
+    if not any(True for part in parts[pooled + 1 :] for _ in part.parameters()):
+        vectors: torch.Tensor = module(features)["sentence_embedding"]
+        return vectors[:, : module.truncate_dim]
+    for index, part in enumerate(parts):
+        features = part(features)
+        if index == pooled:
+            rows = features["sentence_embedding"]
+            more = rows[:1].expand(max(0, packing.FEWEST - len(rows)), -1)
+            features["sentence_embedding"] = torch.cat([rows, more])
+    last: torch.Tensor = features["sentence_embedding"]
+    return last[:, : module.truncate_dim]
+
+
+def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # from other memory the host would wait for the copy
+
+
+def _fetched(vectors: torch.Tensor) -> Computed:
+    if not vectors.is_cuda:
+        return Computed(host=vectors.cpu(), copied=None)
+    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    host.copy_(vectors, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+    return Computed(host=host, copied=copied)

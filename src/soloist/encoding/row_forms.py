@@ -1,0 +1,57 @@
+"""How a staged model takes two rows together: packed or padded, and how near to the vectors of the rows alone.
+
+Knows torch and sentence-transformers; knows nothing of shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from soloist.arrays import Vectors
+from soloist.encoding import packing
+from soloist.encoding.features import BatchFeatures
+from soloist.encoding.forward import forward, unit_rows
+from soloist.encoding.tokenizing import TokenIds
+from soloist.models.loading import StagedModel
+
+NEAR_ENOUGH = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # 1 - cosine
+
+
+def can_pack(staged: StagedModel, features: BatchFeatures, rows: Sequence[TokenIds], padded: Vectors) -> bool:
+    """Whether packed rows have the vectors of padded ones, and the same bits whatever lies beside them."""
+    if not packing.prepare(staged.module):
+        return False
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker of the CPU has it: with more, the size of a product says where it is cut
+    try:
+        together = _packed(staged, features, rows)
+        alone = np.concatenate([_packed(staged, features, [row]) for row in rows])
+    except Exception:  # whatever a network says to features of another form: its rows are padded
+        return False
+    finally:
+        torch.set_num_threads(threads)
+    cosines = np.einsum("ij,ij->i", unit_rows(together)[0], unit_rows(padded)[0])
+    is_near = cosines.min() >= 1 - NEAR_ENOUGH[staged.dtype]
+    return bool(is_near) and np.array_equal(together, alone)
+
+
+def padding_cosine(
+    staged: StagedModel, features: BatchFeatures, rows: Sequence[TokenIds], together: Vectors
+) -> float | None:
+    """The cosine between the vectors of the shortest row alone and among longer ones; None where only rounding differs.
+
+    `together` are the vectors of the rows in one batch.
+    """
+    if staged.is_static:
+        return None
+    shortest = min(range(len(rows)), key=lambda row: len(rows[row]))
+    alone = forward(staged.module, features.together([rows[shortest]]), "cpu")[:1]
+    cosine = float(unit_rows(alone)[0][0] @ unit_rows(together)[0][shortest])
+    return cosine if cosine < 1 - NEAR_ENOUGH[staged.dtype] else None
+
+
+def _packed(staged: StagedModel, features: BatchFeatures, rows: Sequence[TokenIds]) -> Vectors:
+    return forward(staged.module, features.packed(rows), "cpu")[: len(rows)]
