@@ -21,7 +21,7 @@ from soloist.encoding.forward import forward, unit_rows
 from soloist.errors import ConfigError, ModelLoadError
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
-from soloist.models.limits import OwnLimits, own_limits, places, token_limit
+from soloist.models.limits import OwnLimits, own_limits, token_limit, usable_positions
 from soloist.models.loading import StagedModel, stage
 from soloist.models.settings import read_settings
 from soloist.models.spec import ModelSpec
@@ -58,7 +58,7 @@ def reads(net: torch.nn.Module, tokens: int) -> bool:
 def test_the_end_of_a_networks_places_is_where_it_fails(kind: str) -> None:
     """Too early an end cuts texts that sentence-transformers reads; too late a one ends the run in an IndexError."""
     net = network(kind)
-    end = places(net.config.to_dict())
+    end = usable_positions(net.config.to_dict())
     if end is None:
         assert reads(net, 40)
     else:
@@ -67,9 +67,9 @@ def test_the_end_of_a_networks_places_is_where_it_fails(kind: str) -> None:
 
 
 def test_deberta_with_relative_places_alone_has_no_end() -> None:
-    """The newer DeBERTas have no table of places, and their catalogue's limit would be refused."""
+    """The newer DeBERTas have no table of positions, and their catalogue's limit would be refused."""
     net = network("deberta-v2", position_biased_input=False, relative_attention=True, pos_att_type=["p2c"])
-    assert places(net.config.to_dict()) is None
+    assert usable_positions(net.config.to_dict()) is None
     assert reads(net, 40)
 
 
@@ -155,7 +155,7 @@ def test_models_without_places_or_limits_read_everything(make: Callable[[Path], 
     folder = make(tmp_path / "model")
     edit(folder / "tokenizer_config.json", model_max_length=int(1e30))
     staged = assert_like_the_library(resolve(str(folder)), LONG)
-    assert (staged.max_tokens, staged.query_max_tokens, staged.counts_places) == (None, None, False)
+    assert (staged.max_tokens, staged.query_max_tokens, staged.counts_positions) == (None, None, False)
 
 
 def test_a_rotary_model_reads_what_its_files_say(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class BatchFeatures:
         shape = (len(rows), padded_length)
         ids = np.full(shape, self._tokenizer.pad_token_id, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
-        is_left = self._tokenizer.padding_side == "left" and not self._staged.counts_places
+        is_left = self._tokenizer.padding_side == "left" and not self._staged.counts_positions
         for index, row in enumerate(rows):
             span = slice(padded_length - len(row), padded_length) if is_left else slice(0, len(row))
             ids[index, span] = row

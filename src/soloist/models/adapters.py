@@ -22,14 +22,14 @@ _BASE_FILES = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
 class Adapter:
     """An adapter in a module's folder. `base` is a folder or a hub id, empty where its file does not name one."""
 
-    place: Path
+    folder: Path
     kind: str
     base: str
 
     @property
     def weights(self) -> Path | None:
         """Its own weights; None where they are not there."""
-        return next((self.place / name for name in ADAPTER_WEIGHTS if (self.place / name).is_file()), None)
+        return next((self.folder / name for name in ADAPTER_WEIGHTS if (self.folder / name).is_file()), None)
 
     @property
     def base_folder(self) -> Path | None:
@@ -45,26 +45,26 @@ class Adapter:
     def base_files(self) -> dict[str, Path]:
         """What decides the vectors of the base, by name; nothing where the folder holds the base's weights itself."""
         folder = self.base_folder
-        if folder is None or folder.resolve() == self.place.resolve():
+        if folder is None or folder.resolve() == self.folder.resolve():
             return {}
         found = (file for pattern in _BASE_FILES for file in folder.glob(pattern))
         return {f"base/{file.name}": file for file in sorted(found)}
 
 
-def adapter_in(place: Path) -> Adapter | None:
+def adapter_in(folder: Path) -> Adapter | None:
     """The adapter in a folder; None where there is none.
 
     Raises:
         ValueError: its file is not a JSON object.
     """
-    path = place / ADAPTER_CONFIG
+    path = folder / ADAPTER_CONFIG
     if not path.is_file():
         return None
     config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds no JSON object")
     return Adapter(
-        place=place,
+        folder=folder,
         kind=str(config.get("peft_type") or "LoRA").replace("LORA", "LoRA"),
         base=str(config.get("base_model_name_or_path") or ""),
     )

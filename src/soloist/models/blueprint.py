@@ -98,16 +98,16 @@ def read_blueprint(folder: Path) -> Blueprint:
     """
     blueprint = Blueprint(source=str(folder))
     for module in _modules(folder):
-        changes = _read_module(module.kind, module.place)
+        changes = _read_module(module.kind, module.folder)
         blueprint = Blueprint(**{**_fields(blueprint), **_joined(blueprint, changes)})
     if not blueprint.config and blueprint.static_shape is None:
         raise PredictionError(f"{folder} has no transformer in its modules.json: its memory cannot be predicted")
     return blueprint
 
 
-def _input_names(place: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+def _input_names(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     """What the tokenizer gives, and so what is moved to a device: by its own list, its class, or the family."""
-    path = place / "tokenizer_config.json"
+    path = folder / "tokenizer_config.json"
     tokenizer = _object(path) if path.is_file() else {}
     named = tokenizer.get("model_input_names")
     if isinstance(named, list):
@@ -135,34 +135,34 @@ def _joined(blueprint: Blueprint, changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _read_module(kind: str, place: Path) -> dict[str, Any]:
+def _read_module(kind: str, folder: Path) -> dict[str, Any]:
     match kind:
-        case "Transformer" if (place / "adapter_config.json").is_file():
+        case "Transformer" if (folder / "adapter_config.json").is_file():
             raise PredictionError(
-                f"{place} holds an adapter on a base model: its memory cannot be predicted, {WITHOUT_PREDICTION}"
+                f"{folder} holds an adapter on a base model: its memory cannot be predicted, {WITHOUT_PREDICTION}"
             )
         case "Transformer":
-            config = _usual_names(_object(place / "config.json"))
-            _require_sizes(config, place / "config.json")
+            config = _usual_names(_object(folder / "config.json"))
+            _require_sizes(config, folder / "config.json")
             return {
                 "config": config,
-                "input_names": _input_names(place, config),
+                "input_names": _input_names(folder, config),
                 "checkpoint_dtype": _checkpoint_dtype(config),
             }
         case "Pooling":
-            return {"pooling": _pooling(_object(place / "config.json"))}
+            return {"pooling": _pooling(_object(folder / "config.json"))}
         case "Dense":
-            config = _object(place / "config.json")
+            config = _object(folder / "config.json")
             names = ("in_features", "out_features")
-            sizes = {name: _needed(config, name, place / "config.json") for name in names}
+            sizes = {name: _needed(config, name, folder / "config.json") for name in names}
             return {"dense": (DenseShape(**sizes, bias=bool(config.get("bias", True))),)}
         case "Normalize":
             return {"normalize": True}
         case "Dropout":
             return {}
         case "StaticEmbedding":
-            return {"static_shape": table_shape(place / "model.safetensors"), "input_names": ("input_ids", "offsets")}
-    raise PredictionError(f"{place} is a module of the kind {kind}: its memory cannot be predicted")
+            return {"static_shape": table_shape(folder / "model.safetensors"), "input_names": ("input_ids", "offsets")}
+    raise PredictionError(f"{folder} is a module of the kind {kind}: its memory cannot be predicted")
 
 
 def _checkpoint_dtype(config: Mapping[str, Any]) -> DType:
@@ -197,10 +197,10 @@ def _require_sizes(config: Mapping[str, Any], path: Path) -> None:
             raise PredictionError(f"{path} does not say {names[0]}: complete it, its memory cannot be predicted")
 
 
-def own_code_text(place: str) -> str:
+def own_code_text(folder: str) -> str:
     """Why nothing is predicted for a network whose configuration refers to code of the model's own."""
     return (
-        f"{place} is of a network whose code comes with the model (auto_map), which no prediction runs: its memory "
+        f"{folder} is of a network whose code comes with the model (auto_map), which no prediction runs: its memory "
         f"cannot be predicted, {WITHOUT_PREDICTION}"
     )
 

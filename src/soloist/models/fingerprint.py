@@ -54,8 +54,8 @@ def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
         code = sorted(folder.rglob("*.py")) if spec.trust_remote_code else []
         files = [*weight_files(folder), *settings_files(folder), *code]
         outside = remote_code(folder) if spec.trust_remote_code else {}
-        for place in module_folders(folder):
-            adapter = adapter_in(place)
+        for module_folder in module_folders(folder):
+            adapter = adapter_in(module_folder)
             outside |= adapter.base_files() if adapter is not None else {}
     by_name = {file.relative_to(folder).as_posix(): file for file in files} | outside
     return {name: file_sha256(file) for name, file in by_name.items()}
@@ -105,12 +105,12 @@ def file_sha256(path: Path) -> str:
 
 def settings_files(folder: Path) -> list[Path]:
     """The files beside the weights that decide the vectors: settings, tokenizers and adapters of every module."""
-    return [file for place in module_folders(folder) for file in _settings_in(place)]
+    return [file for module_folder in module_folders(folder) for file in _settings_in(module_folder)]
 
 
-def _settings_in(place: Path) -> list[Path]:
-    vocabulary = ("tokenizer.json",) if (place / "tokenizer.json").is_file() else _VOCABULARIES
-    return [file for pattern in (*_SETTINGS, *vocabulary) for file in sorted(place.glob(pattern))]
+def _settings_in(folder: Path) -> list[Path]:
+    vocabulary = ("tokenizer.json",) if (folder / "tokenizer.json").is_file() else _VOCABULARIES
+    return [file for pattern in (*_SETTINGS, *vocabulary) for file in sorted(folder.glob(pattern))]
 
 
 def _sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ from soloist.models.spec import ModelSpec
 NO_LIMIT = 1_000_000_000
 # Networks with a table of places, learned or computed, beyond whose end they cannot look (tried with transformers 5.23:
 # tests/models/test_limits.py). All others tell places by their distance (rotary, ALiBi, relative), or have no end.
-_WITH_A_TABLE_OF_PLACES = frozenset({
+_WITH_POSITIONS = frozenset({
     "albert", "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot",
     "blenderbot-small", "bros", "camembert", "canine", "clip_text_model", "codegen", "convbert", "ctrl",
     "data2vec-text", "deberta", "deberta-v2", "distilbert", "dpr", "electra", "ernie", "esm", "flaubert", "fnet",
@@ -133,7 +133,7 @@ def token_limit(spec: ModelSpec, task: Task, own: OwnLimits, end: int | None) ->
 
 def limit_notices(spec: ModelSpec, own: OwnLimits, network: Mapping[str, Any]) -> tuple[str, ...]:
     """A notice where a model's files ask for more tokens than its network has positions."""
-    end, stated = places(network), stated_positions(network)
+    end, stated = usable_positions(network), stated_positions(network)
     asked = max((limit for limit in (own.of("document"), own.of("query")) if limit is not None), default=0)
     if spec.max_tokens is not None or end is None or stated is None or asked <= stated:
         return ()
@@ -143,7 +143,7 @@ def limit_notices(spec: ModelSpec, own: OwnLimits, network: Mapping[str, Any]) -
 def padding_notices(side: str, network: Mapping[str, Any]) -> tuple[str, ...]:
     """A notice where padding at the left would shift the positions of a text's tokens."""
     kind = network.get("model_type")
-    if side != "left" or places(network) is None or kind in _COUNT_BEHIND_PADDING | _COUNT_BY_THE_MASK:
+    if side != "left" or usable_positions(network) is None or kind in _COUNT_BEHIND_PADDING | _COUNT_BY_THE_MASK:
         return ()
     return (
         "its tokenizer pads on the left, which would shift the positions that its network counts: soloist pads on the "
@@ -151,11 +151,11 @@ def padding_notices(side: str, network: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def places(network: Mapping[str, Any]) -> int | None:
+def usable_positions(network: Mapping[str, Any]) -> int | None:
     """How many tokens a network of transformers can tell the place of; None where there is no end to it."""
     kind, stated = network.get("model_type"), stated_positions(network)
     field, value = _WITHOUT_A_TABLE.get(str(kind), ("", ""))
-    if stated is None or kind not in _WITH_A_TABLE_OF_PLACES or (field and network.get(field) == value):
+    if stated is None or kind not in _WITH_POSITIONS or (field and network.get(field) == value):
         return None
     if kind not in _COUNT_BEHIND_PADDING:
         return stated

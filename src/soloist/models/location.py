@@ -89,8 +89,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     Empty where the model has not been copied or downloaded in full.
     """
     found: list[Path] = []
-    for place in module_folders(folder):
-        found.extend(_checkpoint(place, "model.safetensors") or _checkpoint(place, "pytorch_model.bin"))
+    for module_folder in module_folders(folder):
+        found.extend(_checkpoint(module_folder, "model.safetensors") or _checkpoint(module_folder, "pytorch_model.bin"))
     return tuple(sorted(found))
 
 
@@ -98,17 +98,21 @@ def module_folders(folder: Path) -> tuple[Path, ...]:
     """The model's folder, then those of its modules and of its routers' modules, each once; what documents go through
     comes first.
     """
-    places = [module.place for module in modules_of(folder)]
-    return tuple(dict.fromkeys((folder, *_documents_places(folder), *places)))
+    folders = [module.folder for module in modules_of(folder)]
+    return tuple(dict.fromkeys((folder, *_document_folders(folder), *folders)))
 
 
 def network_config(folder: Path) -> Path | None:
     """The configuration file of the transformers network in a model's folder; None where there is none."""
     if not (folder / "modules.json").is_file():
         return folder / "config.json" if (folder / "config.json").is_file() else None
-    routers = {module.place for module in modules_of(folder) if module.is_router}
-    places = [_of_the_network(place) for place in module_folders(folder) if place not in routers]
-    return next((place / "config.json" for place in places if (place / "config.json").is_file()), None)
+    routers = {module.folder for module in modules_of(folder) if module.is_router}
+    configs = [
+        _of_the_network(module_folder) / "config.json"
+        for module_folder in module_folders(folder)
+        if module_folder not in routers
+    ]
+    return next((config for config in configs if config.is_file()), None)
 
 
 def network_type(folder: Path) -> str | None:
@@ -120,25 +124,25 @@ def network_type(folder: Path) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def _of_the_network(place: Path) -> Path:
+def _of_the_network(folder: Path) -> Path:
     """Where the network of a module's folder is described: beside the base of an adapter, else in the folder itself."""
-    adapter = adapter_in(place)
-    return (adapter.base_folder if adapter is not None else None) or place
+    adapter = adapter_in(folder)
+    return (adapter.base_folder if adapter is not None else None) or folder
 
 
-def _documents_places(folder: Path) -> list[Path]:
+def _document_folders(folder: Path) -> list[Path]:
     try:
-        return [module.place for module in modules_for(folder, "document")]
+        return [module.folder for module in modules_for(folder, "document")]
     except RouteError:
         return []
 
 
-def _checkpoint(place: Path, file_name: str) -> list[Path]:
-    index = place / f"{file_name}.index.json"
-    if index.is_file() and not (place / file_name).is_file():
+def _checkpoint(folder: Path, file_name: str) -> list[Path]:
+    index = folder / f"{file_name}.index.json"
+    if index.is_file() and not (folder / file_name).is_file():
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [place / shard for shard in shards]
-    return [place / file_name] if (place / file_name).is_file() else []
+        return [folder / shard for shard in shards]
+    return [folder / file_name] if (folder / file_name).is_file() else []
 
 
 def _at(folder: Path) -> Location:

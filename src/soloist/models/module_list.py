@@ -50,7 +50,7 @@ def faults_in_list(spec: ModelSpec, folder: Path, *, with_code: bool) -> Iterato
             yield trust_text(spec.name)
         if spec.trust_remote_code and with_code:
             yield from _missing_class(folder, module)
-            yield from _missing_code(module.place)
+            yield from _missing_code(module.folder)
     first = modules_for(folder, "document")[:1]
     if first and first[0].is_of_the_library and first[0].kind in _READS_NO_TEXT:
         yield (
@@ -68,13 +68,13 @@ def trust_text(name: str) -> str:
 
 
 def _unreadable(entry: Any) -> Iterator[str]:
-    if not isinstance(entry, dict) or not isinstance(place := entry.get("path"), str):
+    if not isinstance(entry, dict) or not isinstance(module_folder := entry.get("path"), str):
         return  # which the pipeline's own reader refuses
     if "name" not in entry:
         yield f"its modules.json gives the module {entry.get('type')} no name: add idx and name to each of its modules"
-    if "\\" in place:
-        yield f"its modules.json names the folder {place} with a backslash: write / in its place"
-    if Path(place).is_absolute() or ".." in Path(place).parts:
+    if "\\" in module_folder:
+        yield f"its modules.json names the folder {module_folder} with a backslash: write / in its place"
+    if Path(module_folder).is_absolute() or ".." in Path(module_folder).parts:
         yield (
             f"its modules.json gives its module {entry.get('name')} a folder outside of the model's, or the whole path "
             "of one: put that folder into the model's and write its name alone"
@@ -106,12 +106,12 @@ def _missing_class(folder: Path, module: ModuleEntry) -> Iterator[str]:
         )
 
 
-def _missing_code(place: Path) -> Iterator[str]:
+def _missing_code(folder: Path) -> Iterator[str]:
     """The code of a network, which its config.json names, where it should be in the same folder."""
     for what in ("AutoConfig", "AutoModel"):
-        named = (read_object(place / "config.json").get("auto_map") or {}).get(what)
+        named = (read_object(folder / "config.json").get("auto_map") or {}).get(what)
         if isinstance(named, str) and "--" not in named:
-            file = place / f"{named.partition('.')[0]}.py"
+            file = folder / f"{named.partition('.')[0]}.py"
             if not file.is_file():
                 yield f"{file} is missing, which its config.json names (auto_map): copy it from where the model is from"
 

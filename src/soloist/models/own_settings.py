@@ -70,15 +70,18 @@ class TransformerFiles:
         return own_limits(name, own_longest(self.settings, self.tokenizer, self.network), self.settings)
 
 
-def read_transformer(place: Path) -> TransformerFiles:
+def read_transformer(folder: Path) -> TransformerFiles:
     """The files of a transformer's folder; empty where they are missing or cannot be read."""
-    path = next((place / name for name in TRANSFORMER_FILES if read_object(place / name)), place / TRANSFORMER_FILES[0])
+    path = next(
+        (folder / name for name in TRANSFORMER_FILES if read_object(folder / name)),
+        folder / TRANSFORMER_FILES[0],
+    )
     settings = read_object(path)
     overrides = settings.get("config_kwargs") or settings.get("config_args") or {}
     return TransformerFiles(
         settings=settings,
-        tokenizer=read_object(place / "tokenizer_config.json"),
-        network={**read_object(place / "config.json"), **overrides},
+        tokenizer=read_object(folder / "tokenizer_config.json"),
+        network={**read_object(folder / "config.json"), **overrides},
         where=path,
     )
 

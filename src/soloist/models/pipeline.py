@@ -24,7 +24,7 @@ class ModuleEntry:
     """One module: the class that its file names, and the folder of its files."""
 
     type: str
-    place: Path
+    folder: Path
 
     @property
     def kind(self) -> str:
@@ -71,7 +71,7 @@ def input_folder(folder: Path, task: Task = "document") -> Path:
     says more.
     """
     try:
-        return modules_for(folder, task)[0].place
+        return modules_for(folder, task)[0].folder
     except (OSError, ValueError, LookupError):
         return folder
 
@@ -91,9 +91,9 @@ def route_of(mappings: Mapping[Any, str], routes: Collection[str], task: Task) -
     raise RouteError(f"its router has the routes {', '.join(routes)} and none for a {task}")
 
 
-def router_file(place: Path) -> Path:
+def router_file(folder: Path) -> Path:
     """The file that describes a router's routes."""
-    return next((place / name for name in _ROUTER_FILES if (place / name).is_file()), place / _ROUTER_FILES[0])
+    return next((folder / name for name in _ROUTER_FILES if (folder / name).is_file()), folder / _ROUTER_FILES[0])
 
 
 def _listed(folder: Path) -> list[ModuleEntry]:
@@ -101,7 +101,7 @@ def _listed(folder: Path) -> list[ModuleEntry]:
     listed = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(listed, list) or not all(isinstance(e, dict) and {"type", "path"} <= set(e) for e in listed):
         raise ValueError(f"{path} is not a list of modules with a type and a path: save the model's pipeline again")
-    return [ModuleEntry(type=str(each["type"]), place=folder / each["path"]) for each in listed]
+    return [ModuleEntry(type=str(entry["type"]), folder=folder / entry["path"]) for entry in listed]
 
 
 def _with_routes(entry: ModuleEntry) -> Iterator[ModuleEntry]:
@@ -123,7 +123,7 @@ def _routed(entry: ModuleEntry, task: Task) -> Iterator[ModuleEntry]:
 
 
 def _router(entry: ModuleEntry) -> Mapping[str, Any]:
-    path = router_file(entry.place)
+    path = router_file(entry.folder)
     config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not all(isinstance(config.get(n), dict) for n in ("types", "structure")):
         raise ValueError(f"{path} does not say which routes there are: save the model's pipeline again")
@@ -131,7 +131,7 @@ def _router(entry: ModuleEntry) -> Mapping[str, Any]:
 
 
 def _entries(entry: ModuleEntry, config: Mapping[str, Any]) -> dict[str, ModuleEntry]:
-    return {name: ModuleEntry(type=str(kind), place=entry.place / name) for name, kind in config["types"].items()}
+    return {name: ModuleEntry(type=str(kind), folder=entry.folder / name) for name, kind in config["types"].items()}
 
 
 def _key(text: str) -> Any:

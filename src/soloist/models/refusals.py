@@ -113,7 +113,7 @@ def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[s
         yield from _without_weights(folder)
         yield from damage_in(weight_files(folder))
     else:
-        yield from (of_others for place in _networks(folder) for of_others in _in_other_formats(place))
+        yield from (of_others for module_folder in _networks(folder) for of_others in _in_other_formats(module_folder))
 
 
 def _of_another_kind(folder: Path) -> Iterator[str]:
@@ -130,20 +130,20 @@ def _of_another_kind(folder: Path) -> Iterator[str]:
         if module.is_of_the_library and module.kind in _MODULES:
             yield f"it is {_MODULES[module.kind]} ({module.kind} in modules.json); {CHOOSE_DENSE}"
         if module.is_of_the_library and module.kind == "Transformer":
-            yield from _other_transformer(module.place)
+            yield from _other_transformer(module.folder)
 
 
-def _other_transformer(place: Path) -> Iterator[str]:
-    settings = transformer_settings(place)
+def _other_transformer(folder: Path) -> Iterator[str]:
+    settings = transformer_settings(folder)
     task = str(settings.get("transformer_task"))
     if task in _TASKS:
         yield f"it is {_TASKS[task]} (its transformer_task is {task}); {CHOOSE_DENSE}"
     inputs = settings.get("modality_config") or {"text": {}}
     if "text" not in inputs:
         yield f"it reads {', '.join(inputs)} and no plain text (modality_config); {CHOOSE_DENSE}"
-    network = str(_json(place / "config.json").get("model_type"))
+    network = str(_json(folder / "config.json").get("model_type"))
     if network in _OTHER_NETWORKS:
-        yield f"it is {_OTHER_NETWORKS[network]} (model_type {network} in {place / 'config.json'}); {CHOOSE_DENSE}"
+        yield f"it is {_OTHER_NETWORKS[network]} (model_type {network} in {folder / 'config.json'}); {CHOOSE_DENSE}"
 
 
 def _unroutable(folder: Path) -> Iterator[str]:
@@ -158,33 +158,33 @@ def _incomplete(module: ModuleEntry) -> Iterator[str]:
     """What a module lacks of the files that its class reads."""
     needed = _NEEDED.get(module.kind)
     if needed is not None:
-        yield from needed(module.place)
+        yield from needed(module.folder)
 
 
-def _needs_network(place: Path) -> Iterator[str]:
-    adapter = adapter_in(place)
+def _needs_network(folder: Path) -> Iterator[str]:
+    adapter = adapter_in(folder)
     if adapter is not None:
         yield from _unloadable(adapter)
-    elif not (place / "config.json").is_file():
-        yield f"{place / 'config.json'} is missing; {GET_AGAIN}"
+    elif not (folder / "config.json").is_file():
+        yield f"{folder / 'config.json'} is missing; {GET_AGAIN}"
     else:
-        yield from _quantised(place / "config.json")
+        yield from _quantised(folder / "config.json")
 
 
-def _needs_config(place: Path) -> Iterator[str]:
-    if not (place / "config.json").is_file():
-        yield f"{place / 'config.json'} is missing; {GET_AGAIN}"
+def _needs_config(folder: Path) -> Iterator[str]:
+    if not (folder / "config.json").is_file():
+        yield f"{folder / 'config.json'} is missing; {GET_AGAIN}"
 
 
-def _needs_both(place: Path) -> Iterator[str]:
-    yield from _needs_config(place)
-    if not any((place / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
-        yield f"{place / 'model.safetensors'} is missing; {GET_AGAIN}"
+def _needs_both(folder: Path) -> Iterator[str]:
+    yield from _needs_config(folder)
+    if not any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
+        yield f"{folder / 'model.safetensors'} is missing; {GET_AGAIN}"
 
 
-def _needs_tokenizer(place: Path) -> Iterator[str]:
-    if not (place / "tokenizer.json").is_file():
-        yield f"{place / 'tokenizer.json'} is missing; {GET_AGAIN}"
+def _needs_tokenizer(folder: Path) -> Iterator[str]:
+    if not (folder / "tokenizer.json").is_file():
+        yield f"{folder / 'tokenizer.json'} is missing; {GET_AGAIN}"
 
 
 _NEEDED: Mapping[str, Callable[[Path], Iterator[str]]] = {
@@ -203,7 +203,7 @@ _WITHOUT_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 
 
 def _unloadable(adapter: Adapter) -> Iterator[str]:
-    what = f"it holds a {adapter.kind} adapter ({adapter.place / 'adapter_config.json'}) and not a whole model"
+    what = f"it holds a {adapter.kind} adapter ({adapter.folder / 'adapter_config.json'}) and not a whole model"
     merge = "or merge it into its base and save that whole model"
     if not adapter.base:
         yield f"{what}, and does not say of which base: add base_model_name_or_path to that file, {merge}"
@@ -238,10 +238,10 @@ def _tokenless(modules: tuple[ModuleEntry, ...]) -> Iterator[str]:
     first = modules[0]
     if not first.is_of_the_library or first.kind != "Transformer":
         return
-    tokenizer = _json(first.place / "tokenizer_config.json").get("tokenizer_class")
-    if tokenizer not in _WITHOUT_VOCABULARY and not [f for end in _VOCABULARIES for f in first.place.glob(end)]:
-        yield f"{first.place / 'tokenizer.json'} is missing; {GET_AGAIN}"
-    whole = transformer_settings(first.place).get("module_output_name") == "sentence_embedding"
+    tokenizer = _json(first.folder / "tokenizer_config.json").get("tokenizer_class")
+    if tokenizer not in _WITHOUT_VOCABULARY and not [f for end in _VOCABULARIES for f in first.folder.glob(end)]:
+        yield f"{first.folder / 'tokenizer.json'} is missing; {GET_AGAIN}"
+    whole = transformer_settings(first.folder).get("module_output_name") == "sentence_embedding"
     if not whole and all(m.is_of_the_library and m.kind in _KEEPING_TOKENS for m in modules):
         yield (
             f"it is {_MULTI_VECTOR} (its modules.json has no Pooling); {CHOOSE_DENSE}, or add a Pooling module "
@@ -269,7 +269,9 @@ def _without_weights(folder: Path) -> Iterator[str]:
 
 
 def _networks(folder: Path) -> list[Path]:
-    return [m.place for m in modules_of(folder) if m.is_of_the_library and m.kind in ("Transformer", "StaticEmbedding")]
+    return [
+        m.folder for m in modules_of(folder) if m.is_of_the_library and m.kind in ("Transformer", "StaticEmbedding")
+    ]
 
 
 # Files of weights that soloist does not compute with, and what they are.
@@ -288,15 +290,15 @@ _FORMATS: Mapping[str, str] = {
 }
 
 
-def _missing_text(place: Path) -> str:
-    return f"{place / 'model.safetensors'} is missing; {GET_AGAIN}"
+def _missing_text(folder: Path) -> str:
+    return f"{folder / 'model.safetensors'} is missing; {GET_AGAIN}"
 
 
-def _in_other_formats(place: Path) -> Iterator[str]:
+def _in_other_formats(folder: Path) -> Iterator[str]:
     for pattern, what in _FORMATS.items():
-        for found in sorted(place.glob(pattern)):
+        for found in sorted(folder.glob(pattern)):
             yield (
-                f"its weights are there as {what} alone ({found.relative_to(place)}), and soloist computes with torch: "
+                f"its weights are there only as {what} ({found.relative_to(folder)}), and soloist computes with torch: "
                 "get the model's model.safetensors"
             )
 
@@ -344,9 +346,9 @@ def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str
     )
 
 
-def transformer_settings(place: Path) -> Mapping[str, Any]:
+def transformer_settings(folder: Path) -> Mapping[str, Any]:
     """The file of a Transformer module beside its network's own configuration; the first that is there."""
-    found = sorted(place.glob("sentence_*_config.json"), key=lambda file: file.name != "sentence_bert_config.json")
+    found = sorted(folder.glob("sentence_*_config.json"), key=lambda file: file.name != "sentence_bert_config.json")
     return _json(found[0]) if found else {}
 
 

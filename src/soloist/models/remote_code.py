@@ -112,7 +112,7 @@ def _references(folder: Path) -> dict[tuple[str, str], bool]:
 def _class_names(folder: Path) -> Iterator[tuple[str, bool]]:
     for module in _json(folder / "modules.json", []):
         yield str(module.get("type", "")), True
-    for path in (place / name for place in module_folders(folder) for name in _SETTINGS):
+    for path in (module_folder / name for module_folder in module_folders(folder) for name in _SETTINGS):
         for classes, is_needed in _auto_maps(_json(path, {})):
             for name in classes.values() if isinstance(classes, dict) else [classes]:  # a tokenizer's: slow and fast
                 yield from ((str(each), is_needed) for each in (name if isinstance(name, list) else [name]) if each)

@@ -13,7 +13,14 @@ from typing import Any
 
 from soloist.errors import ConfigError, ModelLoadError
 from soloist.models.blueprint import Blueprint, hidden_size
-from soloist.models.limits import OwnLimits, limit_notices, padding_notices, places, stated_positions, token_limit
+from soloist.models.limits import (
+    OwnLimits,
+    limit_notices,
+    padding_notices,
+    stated_positions,
+    token_limit,
+    usable_positions,
+)
 from soloist.models.location import find_settings
 from soloist.models.own_settings import (
     TransformerFiles,
@@ -94,9 +101,9 @@ def require_own_settings(spec: ModelSpec, folder: Path) -> None:
     pipeline = read_pipeline(folder)
     require_pipeline(spec, pipeline)
     choose_prompts(spec, pipeline)
-    own_code = {module.place for module in modules_of(folder) if not module.is_of_the_library}
-    for place in dict.fromkeys((input_folder(folder, "document"), input_folder(folder, "query"))):
-        require_followed(spec, read_transformer(place), is_own_code=place in own_code)
+    own_code = {module.folder for module in modules_of(folder) if not module.is_of_the_library}
+    for module_folder in dict.fromkeys((input_folder(folder, "document"), input_folder(folder, "query"))):
+        require_followed(spec, read_transformer(module_folder), is_own_code=module_folder in own_code)
 
 
 def require_dims(spec: ModelSpec, dim: int) -> None:
@@ -156,13 +163,12 @@ def _max_tokens(
 ) -> int | None:
     if blueprint.is_static:
         return static_token_limit(spec, _static_limit(folder)) if folder is not None else spec.max_tokens
-    return token_limit(spec, "document", own, places(network))
+    return token_limit(spec, "document", own, usable_positions(network))
 
 
 def _static_limit(folder: Path) -> int | None:
-    places = [folder / "tokenizer.json", *sorted(folder.glob("*/tokenizer.json"))]
-    for place in places:
-        truncation = read_object(place).get("truncation")
+    for path in (folder / "tokenizer.json", *sorted(folder.glob("*/tokenizer.json"))):
+        truncation = read_object(path).get("truncation")
         if isinstance(truncation, dict) and isinstance(truncation.get("max_length"), int):
             return int(truncation["max_length"])
     return None
