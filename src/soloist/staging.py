@@ -1,4 +1,4 @@
-"""The models of a run: found by name, and loaded into host memory."""
+"""The models of a run: found by name, loaded into host memory, and given an encoder. Knows nothing of passes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from soloist.workers import interruptible
 
 
 def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]:
-    """The models of a run by name, in the order of their passes; one that is named twice is one.
+    """The models of a run by name, in the order of their passes. A model that is named twice counts once.
 
     Raises:
-        UnknownModelError: a name resolves to nothing.
-        ConfigError: two sources go by one name.
+        UnknownModelError: there is no model of that name.
+        ConfigError: two models have one name.
     """
     catalogue = load_catalogue(config.catalogue)
     specs: dict[str, ModelSpec] = {}
@@ -37,7 +37,7 @@ def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]
         known = specs.setdefault(spec.name, spec)
         if known != spec:
             raise ConfigError(
-                f"two models go by the name {spec.name} ({known.source} and {spec.source}): give one of them another "
+                f"two models have the name {spec.name} ({known.source} and {spec.source}): give one of them another "
                 "name in a catalogue"
             )
     require_distinct("models", specs)
@@ -45,10 +45,10 @@ def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]
 
 
 def require_distinct(kind: str, names: Iterable[str]) -> None:
-    """Refuse names that would share a folder where the file system ignores case.
+    """Refuse names that would share a folder on a file system that ignores case.
 
     Raises:
-        ConfigError: two of them would.
+        ConfigError: two names would share a folder.
     """
     taken: dict[str, str] = {}
     for name in names:
@@ -75,9 +75,9 @@ def stage_all(
     sink: EventSink,
     check: Callable[[], object] = lambda: None,
 ) -> dict[str, StagedModel]:
-    """Every model in host memory before the first lease: one that cannot be loaded fails the run at its start.
+    """Every model in host memory before the first lease, so that a model that cannot be loaded fails the run early.
 
-    `check` is called before each and every now and then while it loads, and raises where the run should end.
+    `check` is called before every model, and often while a model loads. It raises where the run should end.
     """
     staged: dict[str, StagedModel] = {}
     for name, spec in specs.items():
@@ -110,25 +110,25 @@ def _staged(spec: ModelSpec, requested: DTypeRequest, accelerator: Accelerator) 
 
 def _padding_text(cosine: float) -> str:
     return (
-        f"its vectors depend on padding (the vector of a short text has a cosine of {cosine:.4f} to the one "
-        "that it has in a longer row), so a batch gives other vectors than sentence-transformers gives for a text alone"
+        f"its vectors depend on padding: a short text alone and the same text beside a longer one have vectors with a "
+        f"cosine of {cosine:.4f}. So a run's vectors differ from those of sentence-transformers for single texts"
     )
 
 
 def encoders_of(
     staged: Mapping[str, StagedModel], config: RunConfig, accelerator: Accelerator, sink: EventSink
 ) -> dict[str, Encoder]:
-    """An encoder for each model, with packed rows where the config has them and the model allows for them."""
+    """An encoder for every model, with packed rows where the config asks for them and the model allows for them."""
     packs = accelerator.packs_rows if config.packing == "auto" else config.packing == "on"
     encoders = {name: Encoder(model, packs=packs) for name, model in staged.items()}
     for model in staged.values():
         if model.sides.query is not model.sides.document:
-            Encoder(model.for_queries())  # a route for queries that gives nothing is found now, and not by a search
+            Encoder(model.for_queries())  # a route for queries without vectors is found now, and not by a search
     for name, encoder in encoders.items():
         if encoder.failure is not None:
             sink.emit(Notice(about=name, message=unknown_words_text(encoder.failure)))
         if encoder.padding_cosine is not None:
             sink.emit(Notice(about=name, message=_padding_text(encoder.padding_cosine)))
         if config.packing == "on" and not encoder.packs and not encoder.staged.is_static:
-            sink.emit(Notice(about=name, message="its network does not take packed rows: they are padded"))
+            sink.emit(Notice(about=name, message="its network cannot take packed rows, so its rows are padded"))
     return encoders

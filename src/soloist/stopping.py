@@ -1,8 +1,8 @@
-"""A run that ends before it is done: at a time that was set, or by a signal, at the end of the shard in work.
+"""A run that ends before it is done, by a signal or at a set time: at the end of the shard that is being computed.
 
-The first Ctrl-C or SIGTERM asks for that end; where nothing would be lost it comes at once. A second one ends the run
-immediately. Those after it do nothing: an interrupt in the midst of a release would leave threads at work on devices
-that are no longer leased.
+- The first Ctrl-C or SIGTERM asks for the end. The run ends at once where nothing would be lost.
+- The second one ends the run immediately.
+- Later ones do nothing. An interrupt during a release would leave threads at work on devices that are no longer leased.
 """
 
 from __future__ import annotations
@@ -24,40 +24,42 @@ _DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handle
 
 
 class Stop:
-    """Whether a run should end. Asked while chunks are read, before a model is loaded, and at the end of every shard;
-    `request` may come from any thread.
+    """Whether a run should end.
+
+    The run asks while it reads chunks, before it loads a model, and at the end of every shard. Any thread may call
+    `request`.
     """
 
     def __init__(self, after_seconds: float | None = None) -> None:
         self.limit(after_seconds)
-        # Plain values and reentrant queues alone: a signal may come in the midst of whatever this does.
+        # Only plain values and reentrant queues: a signal may come at any point of what this does.
         self._why = ""
         self._shields = 0
         self._listeners: list[queue.SimpleQueue[str | None]] = []
 
     @property
     def remaining_seconds(self) -> float | None:
-        """Until the set time; None where none was set."""
+        """The seconds until the set time; None where no time was set."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     @property
     def is_asked(self) -> bool:
-        """Whether a signal or a caller asked for the end."""
+        """Whether a signal or a caller has asked for the end."""
         return bool(self._why)
 
     def limit(self, after_seconds: float | None) -> None:
-        """Set the time after which to end, from now on."""
-        # Of the monotonic clock: a machine's date may jump.
+        """Set the time after which the run ends, counted from now; None for no end."""
+        # By the monotonic clock: a machine's date may jump.
         self._deadline = time.monotonic() + after_seconds if after_seconds is not None else None
 
     def request(self, why: str) -> None:
-        """Ask for the end at the next shard."""
+        """Ask for the end after the present shard."""
         self._why = self._why or why
-        for listener in self._listeners if self._shields else ():  # else nothing is in work, and the run ends at once
+        for listener in self._listeners if self._shields else ():  # without a shield the run ends at once
             listener.put(self._why)
 
     def check(self) -> None:
-        """Go on, or not.
+        """Return where the run may go on.
 
         Raises:
             RunStoppedError: the run was asked to end, or its time is over.
@@ -69,7 +71,7 @@ class Stop:
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
-        """Within this, the first signal only asks: a shard is in work, which would be lost."""
+        """Within this, the first signal only asks for the end: a shard is being computed, which would be lost."""
         self._shields += 1
         try:
             yield
@@ -78,7 +80,7 @@ class Stop:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within this, inside of a shield, a signal ends the run at once: it only waits."""
+        """Within this, inside a shield, a signal ends the run at once: the run only waits."""
         shields, self._shields = self._shields, 0
         try:
             self.check()
@@ -88,8 +90,9 @@ class Stop:
 
     @contextlib.contextmanager
     def on_request(self, listener: Callable[[str], None]) -> Iterator[None]:
-        """Within this, call `listener` with the reason once an end is asked for that a shard in work delays, in a
-        thread of its own.
+        """Within this, call `listener` with the reason once somebody asks for an end that a shard delays.
+
+        The call is made in a thread of its own.
         """
         asked: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -114,7 +117,7 @@ class Stop:
     def on_signals(self) -> Iterator[None]:
         """Within this, Ctrl-C and SIGTERM end the run as the module says.
 
-        Outside the main thread, or where the caller has a handler of its own, nothing is changed.
+        Nothing changes outside the main thread, or where the caller has handlers of its own.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -135,24 +138,25 @@ class Stop:
             if not self._shields:
                 raise RunStoppedError(f"stopped by {why}")
             return
-        for each in _SIGNALS:
-            if signal.getsignal(each) == self._handle:
-                signal.signal(each, _ignore)
+        for other in _SIGNALS:
+            if signal.getsignal(other) == self._handle:
+                signal.signal(other, _ignore)
         raise RunInterruptedError(f"stopped by {'a second ' if why == self._why else ''}{why}")
 
 
 @contextlib.contextmanager
 def first_interrupt_only(numbers: Sequence[signal.Signals] = (signal.SIGINT,)) -> Iterator[None]:
-    """Within this, one of these signals raises KeyboardInterrupt and more do nothing: for a caller who keeps nothing.
+    """Within this, the first of these signals raises KeyboardInterrupt, and later ones do nothing.
 
-    Outside the main thread, or where the caller has a handler of its own, nothing is changed.
+    For a caller who has nothing to save. Nothing changes outside the main thread, or where the caller has handlers of
+    its own.
     """
     is_main = threading.current_thread() is threading.main_thread()
     ours = [number for number in numbers if is_main and signal.getsignal(number) is _DEFAULTS[number]]
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in ours:
-            signal.signal(each, _ignore)
+        for other in ours:
+            signal.signal(other, _ignore)
         raise KeyboardInterrupt
 
     try:

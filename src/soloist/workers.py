@@ -1,7 +1,7 @@
-"""Threads that may die. Pure: calls in, results out; knows nothing of what is called.
+"""Threads whose death is an error. Pure: calls in, results out; knows nothing of what is called.
 
-A pool of `concurrent.futures` whose thread ends between two of its calls, e.g. by an exception that another thread or a
-debugger sets in it, leaves whoever waits for the next result waiting for ever. Here that is an error.
+A thread may be ended between two of its calls, e.g. by an exception that another thread or a debugger sets in it. A
+pool of `concurrent.futures` would then let a caller wait for ever. Here the caller gets an error.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from soloist.errors import EncodingError
 
 Result = TypeVar("Result")
 _INTERRUPTIBLE = "soloist-interruptible"
-_PULSE_SECONDS = 0.2  # how often who waits looks whether the thread is alive
+_PULSE_SECONDS = 0.2  # how often a waiting caller looks whether the thread is alive
 
 
 class Task(Generic[Result]):
-    """A call on its way through a thread; made by `WorkerThread.submit`."""
+    """A call that a thread makes, from `WorkerThread.submit`."""
 
     def __init__(self, call: Callable[[], Result], thread: threading.Thread) -> None:
         self._call: Callable[[], Result] | None = call
@@ -30,7 +30,7 @@ class Task(Generic[Result]):
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Make the call, in the thread that this runs in."""
+        """Make the call in the present thread."""
         try:
             assert self._call is not None
             self._result.append(self._call())
@@ -41,21 +41,21 @@ class Task(Generic[Result]):
             self._ended.set()
 
     def wait(self, check: Callable[[], object] = lambda: None) -> None:
-        """Return when the call has ended, or the thread has. `check` is called meanwhile, and may raise."""
+        """Return when the call or its thread has ended. `check` is called meanwhile, and may raise."""
         while not self._ended.wait(_PULSE_SECONDS):
             check()
             if not self._thread.is_alive():
                 return
 
     def result(self) -> Result:
-        """What the call gave, once it has ended.
+        """The result of the call, once it has ended.
 
         Raises:
             Exception: what the call raised.
             EncodingError: its thread was ended before the call was done.
         """
         self.wait()
-        # Popped: an error that stays here would keep its frames, and they what is on the devices.
+        # Taken out: an error that stays here would keep its frames, and the frames keep tensors on the devices.
         error, self._error = self._error, None
         if isinstance(error, Exception):
             raise error
@@ -63,13 +63,13 @@ class Task(Generic[Result]):
             return self._result.pop()
         how = type(error).__name__ if error is not None else "from outside"
         raise EncodingError(
-            f"the thread {self._thread.name} was ended in the midst of its work ({how}): run again, which goes on with "
-            "what is not finished"
+            f"the thread {self._thread.name} was ended during its work ({how}): run again, which goes on with what is "
+            "not finished"
         ) from error
 
 
 class WorkerThread:
-    """One thread that makes calls in the order in which they are submitted."""
+    """A thread that makes calls in the order in which they are submitted."""
 
     def __init__(self, name: str) -> None:
         self._tasks: queue.SimpleQueue[Task[object] | None] = queue.SimpleQueue()
@@ -77,13 +77,13 @@ class WorkerThread:
         self._thread.start()
 
     def submit(self, call: Callable[[], Result]) -> Task[Result]:
-        """Have a call made after those before it."""
+        """Have a call made after the earlier ones."""
         task = Task(call, self._thread)
         self._tasks.put(task)  # type: ignore[arg-type]
         return task
 
     def close(self) -> None:
-        """Wait until the thread has made the calls that it has, and has ended."""
+        """Let the thread make its remaining calls, and wait until it has ended."""
         self.close_later()
         self._thread.join()
 
@@ -93,11 +93,11 @@ class WorkerThread:
 
 
 def interruptible(call: Callable[[], Result], check: Callable[[], object] = lambda: None) -> Result:
-    """What a long call gives, made in a thread of its own, so that whoever waits for it hears a signal at once.
+    """The result of a long call, which is made in a thread of its own, so that a signal is handled at once.
 
-    A handler that raises in the midst of foreign code may be taken for a fault of that code, and leaves it half done;
-    and code that waits for threads of its own hears no signal before they end. `check` is called every now and then,
-    and may raise. Then, or when a signal's handler raises, the call is left to itself: see `left_to_themselves`.
+    A signal's handler that raises inside foreign code leaves that code half done, and may look like a fault of the
+    code. And code that waits for its own threads handles no signal before they end. `check` is called often, and may
+    raise. Where it raises, or a signal's handler does, the call goes on by itself: see `left_to_themselves`.
 
     Raises:
         Exception: what the call raised.
@@ -111,15 +111,15 @@ def interruptible(call: Callable[[], Result], check: Callable[[], object] = lamb
 
 
 def left_to_themselves() -> bool:
-    """Whether a call of `interruptible` is still at work; a process that ends as usual would wait for its threads."""
+    """Whether a call of `interruptible` still runs. A process that ends as usual would wait for its thread."""
     threads = [thread for thread in threading.enumerate() if thread.name == _INTERRUPTIBLE]
     for thread in threads:
-        thread.join(_PULSE_SECONDS)  # one whose call has ended is about to end
+        thread.join(_PULSE_SECONDS)  # a thread whose call has ended is about to end
     return any(thread.is_alive() for thread in threads)
 
 
 def _work(tasks: queue.SimpleQueue[Task[object] | None]) -> None:
-    with contextlib.suppress(SystemExit):  # of the thread alone; who waits for a call of it is told
+    with contextlib.suppress(SystemExit):  # ends only this thread; a caller who waits for it gets an error
         while (task := tasks.get()) is not None:
             task.run()
-            del task  # it refers to what the call gave
+            del task  # it refers to the result of the call

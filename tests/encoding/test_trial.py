@@ -74,7 +74,7 @@ def test_another_width_than_the_model_says_is_found(folder: Path, dtype: str) ->
     path = folder / "1_Pooling" / "config.json"
     said = json.loads(path.read_text())
     path.write_text(json.dumps({**said, "embedding_dimension": 48}))
-    with pytest.raises(ModelLoadError, match="model says that its vectors have 48 dimensions, and they have 32"):
+    with pytest.raises(ModelLoadError, match="model says that its vectors have 48 dimensions, but they have 32"):
         Encoder(stage(resolve(str(folder)), dtype))  # type: ignore[arg-type]
 
 

@@ -49,7 +49,7 @@ def test_a_thread_that_dies_is_an_error_and_no_wait_without_end(config, fresh, n
     with pytest.raises(EncodingError) as caught:
         run(own, sink, ends)
     assert time.monotonic() - began < PATIENCE_SECONDS
-    assert require_sentence(caught.value).startswith(f"the thread {name} was ended in the midst of its work (")
+    assert require_sentence(caught.value).startswith(f"the thread {name} was ended during its work (")
     assert str(caught.value).endswith(GOES_ON)
     assert isinstance(sink.events[-2], LeaseReleased) and sink.events[-2].held == ()
     assert not [thread for thread in threading.enumerate() if thread.name in ("soloist-cpu", "soloist-prepare", name)]
@@ -71,7 +71,7 @@ def test_what_ends_a_thread_is_never_taken_for_the_end_of_the_process(error):
     with pytest.raises(EncodingError) as caught:
         thread.submit(call).result()
     sentence = require_sentence(caught.value)
-    assert sentence.startswith(f"the thread soloist-test was ended in the midst of its work ({error.__name__}")
+    assert sentence.startswith(f"the thread soloist-test was ended during its work ({error.__name__}")
     assert thread.submit(lambda: 7).result() == 7
     thread.close()
 

@@ -102,5 +102,7 @@ def test_a_configuration_that_lacks_a_field_is_named(tmp_path, folders):
     config = json.loads((folder / "config.json").read_text())
     del config["hidden_size"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PredictionError, match=r"broken/config.json does not say hidden_size: complete it"):
+    with pytest.raises(
+        PredictionError, match=r"broken/config.json has no hidden_size, so the memory cannot be predicted: add it"
+    ):
         Network(read_blueprint(folder), "float32")

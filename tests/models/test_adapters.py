@@ -68,5 +68,5 @@ def test_the_fingerprint_is_of_the_adapter_and_of_its_base(tiny_models: dict[str
 def test_the_memory_of_an_adapter_is_declined_by_name(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     """Catches a plan that speaks of a missing config.json."""
     folder = _adapted(tmp_path / "adapted", tiny_models["bert"], "bert")
-    with pytest.raises(PredictionError, match="holds an adapter on a base model: its memory cannot be predicted"):
+    with pytest.raises(PredictionError, match="holds an adapter on a base model, whose memory cannot be predicted: "):
         blueprint_of(resolve(str(folder)))

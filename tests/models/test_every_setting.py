@@ -126,7 +126,7 @@ CALLS = [
         ("padding", "max_length"), ("pad_to_multiple_of", 8), ("padding_side", "right"), ("stride", 2),
         ("verbose", False), ("return_token_type_ids", True), ("return_attention_mask", True),
     )),
-    *(of_text(name, value, refused=rf"calls its tokenizer with {name} \(processing_kwargs\), which is not followed")
+    *(of_text(name, value, refused=rf"tokenizer with {name} \(processing_kwargs\), and soloist does not support that")
       for name, value in (
         ("add_special_tokens", False), ("is_split_into_words", True), ("return_attention_mask", False),
         ("return_overflowing_tokens", True), ("return_special_tokens_mask", True), ("return_offsets_mapping", True),
@@ -137,8 +137,8 @@ TRANSFORMERS = [
     of_transformer("transformer_task", "feature-extraction"),
     of_transformer("transformer_task", "fill-mask", refused="cannot be loaded"),
     of_transformer("modality_config", HIDDEN),
-    of_transformer("modality_config", {"text": FORWARD, "message": FORWARD}, refused="each text into a chat template"),
-    of_transformer("modality_config", {"image": FORWARD}, refused="reads image and no plain text"),
+    of_transformer("modality_config", {"text": FORWARD, "message": FORWARD}, refused="every text into a chat template"),
+    of_transformer("modality_config", {"image": FORWARD}, refused="reads image, not plain text"),
     of_transformer("module_output_name", "token_embeddings"),
     *(of_transformer("processing_kwargs", {part: {}}) for part in ("text", "common", "audio", "image", "video")),
     of_transformer("processing_kwargs", {"chat_template": {"add_generation_prompt": True}}),
@@ -156,9 +156,9 @@ TRANSFORMERS = [
 ]  # fmt: skip
 PIPELINES = [
     of_pipeline("prompts", PROMPTS),
-    of_pipeline("prompts", {"query": "q: "}, notices=(r"queries get the prompt 'q: ' and its documents get none",)),
-    of_pipeline("prompts", ["q: "], refused="prompts that are no texts"),
-    of_pipeline("default_prompt_name", "x", refused="names the default prompt 'x' and has no prompt of that name"),
+    of_pipeline("prompts", {"query": "q: "}, notices=(r"get the prompt 'q: ' and its documents get no prompt",)),
+    of_pipeline("prompts", ["q: "], refused="prompts that are not an object of names and texts"),
+    of_pipeline("default_prompt_name", "x", refused="has the default prompt 'x' but no prompt of that name"),
     Row(
         setting="default_prompt_name",
         files={PIPELINE: {"prompts": {"other": "o: "}, "default_prompt_name": "other"}},

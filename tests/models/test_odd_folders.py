@@ -75,14 +75,23 @@ def _model2vec(folder: Path) -> None:
     [
         (_module(0, type="sentence_transformers.models.BERT"), "before 0.3: write sentence_transformers.models.Transf"),
         (_module(1, type="sentence_transformers.models.Foo"), "install a version that has that module"),
-        (_module(1, type="custom_st.Pooling"), "it runs code of its own, read that code and set trust_remote_code"),
-        (_module(1, path=".\\1_Pooling"), r"the folder .\1_Pooling with a backslash: write / in its place"),
-        (_module(1, path="../model/1_Pooling"), "gives its module 1 a folder outside of the model's"),
+        (_module(1, type="custom_st.Pooling"), "it runs its own code; read that code, and then set trust_remote_code"),
+        (_module(1, path=".\\1_Pooling"), r"the folder .\1_Pooling with a backslash: write / instead"),
+        (_module(1, path="../model/1_Pooling"), "gives its module 1 a folder outside the model's folder"),
         (_module(2, name="1"), "has the name 1 twice, so one of the two modules would be left out"),
-        (_modules(lambda modules: modules[0].pop("name")), "no name: add idx and name to each of its modules"),
-        (_modules(lambda modules: modules.reverse()), "begins with Normalize, which reads no text: put the modules"),
-        (_edit(PIPELINE, prompts=None), "has prompts that are no texts by name (null): correct or delete"),
-        (_edit(PIPELINE, prompts={}, default_prompt_name="gone"), "names the default prompt 'gone' and has no prompt"),
+        (_modules(lambda modules: modules[0].pop("name")), "no name: add idx and name to all of its modules"),
+        (
+            _modules(lambda modules: modules.reverse()),
+            "begins with Normalize, which cannot read texts: put the modules",
+        ),
+        (
+            _edit(PIPELINE, prompts=None),
+            "has prompts that are not an object of names and texts (null): correct or delete",
+        ),
+        (
+            _edit(PIPELINE, prompts={}, default_prompt_name="gone"),
+            "has the default prompt 'gone' but no prompt of that name",
+        ),
         (_edit(PIPELINE, truncate_dim="8"), 'sets truncate_dim to "8", which is not a number of dimensions'),
         (_edit(PIPELINE, truncate_dim=0), "sets truncate_dim to 0, which is not a number of dimensions"),
         (_edit(TRANSFORMER, foo=1), "sets foo in"),
@@ -109,14 +118,16 @@ def test_code_that_was_not_copied_is_named(folder: Path) -> None:
     """Catches "no module named", where the file beside the model's others was left behind."""
     _module(1, type="custom_st.Pooling")(folder)
     trusted = replace(resolve(str(folder)), trust_remote_code=True)
-    with pytest.raises(ModelLoadError, match=r"neither custom_st\.py nor a package of that name is here: copy that"):
+    with pytest.raises(ModelLoadError, match=r"neither custom_st\.py nor a package of that name: copy that"):
         stage(trusted, "float32")
 
 
 def test_code_of_a_network_that_was_not_copied_is_named(folder: Path) -> None:
     """Catches advice to attach weights for a file of code that is missing beside them."""
     _edit("config.json", auto_map={"AutoModel": "modeling_x.X"})(folder)
-    with pytest.raises(ModelLoadError, match=r"model: modeling_x\.py is missing, which its config\.json names"):
+    with pytest.raises(
+        ModelLoadError, match=r"model: modeling_x\.py, which its config\.json names \(auto_map\), is missing"
+    ):
         stage(replace(resolve(str(folder)), trust_remote_code=True), "float32")
 
 
@@ -140,7 +151,10 @@ def test_a_static_tokenizer_that_cuts_the_beginning_is_followed(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_edit(TRANSFORMER, model_kwargs={"attn_implementation": "flash_attention_2"}), "install flash-attn, or take"),
+        (
+            _edit(TRANSFORMER, model_kwargs={"attn_implementation": "flash_attention_2"}),
+            "install flash-attn, or remove",
+        ),
         (_edit("config.json", dtype=None, torch_dtype="auto"), "its files do not fit the installed sentence-transform"),
     ],
 )

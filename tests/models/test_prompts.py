@@ -31,7 +31,12 @@ E5 = {"query": "query: ", "passage": "passage: "}
         ({"prompts": E5}, "passage: ", "query: ", ["its documents get its prompt 'passage' ('passage: '), but"]),
         ({"prompts": {**E5, "document": ""}}, "passage: ", "query: ", ["its documents get its prompt 'passage'"]),
         ({"prompts": {"corpus": "c: "}}, "c: ", "", ["its documents get its prompt 'corpus'"]),
-        ({"prompts": {"query": "q: "}}, "", "q: ", ["its queries get the prompt 'q: ' and its documents get none"]),
+        (
+            {"prompts": {"query": "q: "}},
+            "",
+            "q: ",
+            ["its queries get the prompt 'q: ' and its documents get no prompt"],
+        ),
         (
             {"prompts": {"s2p": "s: "}, "default_prompt_name": "s2p"},
             "",
@@ -60,7 +65,7 @@ def test_a_catalogue_overrides_them_without_a_word(prompt: str) -> None:
 @pytest.mark.parametrize("prompts", [["q: "], {"query": 1}, "q: "])
 def test_prompts_that_are_no_texts_are_refused(prompts: object) -> None:
     """A traceback of a library would name neither the file nor the model."""
-    with pytest.raises(ModelLoadError, match=r"org/none has prompts that are no texts by name: correct them"):
+    with pytest.raises(ModelLoadError, match=r"org/none has a prompt that is not a text: correct prompts in"):
         choose_prompts(SPEC, {"prompts": prompts})
 
 

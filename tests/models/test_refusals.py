@@ -108,7 +108,7 @@ def _per_token(folder: Path) -> None:
                 modality_config={"image": {"method": "forward", "method_output_name": "last_hidden_state"}},
                 module_output_name="token_embeddings",
             ),
-            "it reads image and no plain text",
+            "it reads image, not plain text",
         ),
         (lambda folder: _edit(folder / "config.json", model_type="clip"), "it is a model of pictures"),
         (_per_token, "it is a late-interaction model (ColBERT and its kind), which gives a vector for each token (its"),
@@ -183,7 +183,7 @@ def _dense_without(file: str) -> Callable[[Path], object]:
         (_dense_without("config.json"), "2_Dense/config.json is missing"),
         (_dense_without("model.safetensors"), "2_Dense/model.safetensors is missing"),
         (_cut_weights, "model.safetensors has "),
-        (lambda folder: (folder / "modules.json").write_text("[]"), "its modules.json names no module"),
+        (lambda folder: (folder / "modules.json").write_text("[]"), "its modules.json has no modules"),
         (_lose_a_shard, "model-00002-of-00002.safetensors is missing, but model.safetensors.index.json lists it"),
     ],
 )
@@ -196,11 +196,11 @@ def test_what_an_incomplete_copy_lacks_is_named(folder: Path, change: Callable[[
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("model-q8_0.gguf", "its weights are there as GGUF (llama.cpp) alone (model-q8_0.gguf)"),
-        ("onnx/model.onnx", "its weights are there as ONNX alone (onnx/model.onnx)"),
-        ("openvino/openvino_model.xml", "its weights are there as OpenVINO alone"),
-        ("tf_model.h5", "its weights are there as TensorFlow alone"),
-        ("weights.pt", "its weights are there as a pickle of torch alone"),
+        ("model-q8_0.gguf", "its weights are there only as GGUF (llama.cpp) (model-q8_0.gguf)"),
+        ("onnx/model.onnx", "its weights are there only as ONNX (onnx/model.onnx)"),
+        ("openvino/openvino_model.xml", "its weights are there only as OpenVINO"),
+        ("tf_model.h5", "its weights are there only as TensorFlow"),
+        ("weights.pt", "its weights are there only as a pickle of torch"),
     ],
 )
 @pytest.mark.parametrize("is_pipeline", [True, False])
@@ -260,8 +260,8 @@ class _Touch:
             "is a pickle of more than tensors, which could run any code",
         ),
         (lambda folder: torch.nn.Linear(2, 2), "is a pickle of more than tensors, which could run any code"),
-        (b"PK\x03\x04 and no more", "is not a file of torch, or only a part of one"),
-        (b"hello", "is not a file of torch, or only a part of one"),
+        (b"PK\x03\x04 and no more", "is not a torch file, or only a part of one"),
+        (b"hello", "is not a torch file, or only a part of one"),
     ],
 )
 def test_a_torch_file_that_is_no_dictionary_of_tensors_is_named(

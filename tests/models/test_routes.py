@@ -132,5 +132,5 @@ def test_a_router_without_a_route_for_documents_is_refused(tiny_models: dict[str
     folder = make_two_heads(tmp_path / "heads", tiny_models["bert"], document="passages")
     with pytest.raises(ValueError, match="No route found"):
         SentenceTransformer(str(folder), device="cpu").encode_document(["a text"])
-    with pytest.raises(ModelLoadError, match="its router has the routes query, passages and none for a document"):
+    with pytest.raises(ModelLoadError, match="its router has the routes query, passages, and no route for a document"):
         stage(resolve(str(folder)), "float32")

@@ -142,7 +142,7 @@ def test_a_static_models_own_limit_is_not_raised(cutting):
 def test_settings_without_any_file():
     """On a machine without the model, the catalogue is all there is."""
     settings = settings_of(replace(BUILT_IN.get("bge-m3"), source="soloist-tests/not-on-this-machine"))
-    assert settings == ModelSettings(max_tokens=8192, document_prompt="", dim=1024, folder=None, rows=250_002)
+    assert settings == ModelSettings(max_tokens=8192, document_prompt="", dim=1024, folder=None, table_rows=250_002)
 
 
 def test_no_fingerprint_without_weights(tiny_models, tmp_path):

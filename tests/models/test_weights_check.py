@@ -98,20 +98,20 @@ def _another_size(folder: Path) -> None:
         (_more_layers, "16 weights are not in its files, such as encoder.layer.2.attention.output.LayerNorm.bias"),
         (
             _another_size,
-            "its weights have encoder.layer.0.intermediate.dense.bias of the shape [64], and its config.json asks for "
+            "its weights have encoder.layer.0.intermediate.dense.bias of the shape [64], but its config.json asks for "
             "[48]",
         ),
         (
             lambda folder: _change(folder, lambda weights: {f"net.{name}": t for name, t in weights.items()}),
-            "37 weights are not in its files, such as embeddings.LayerNorm.bias, while nothing takes net.",
+            "37 weights are not in its files, such as embeddings.LayerNorm.bias, while net.",
         ),
         (
             lambda folder: _change(folder, _with(**{ADAPTER: torch.ones(4, 32)})),
-            f"its weights have {ADAPTER}, which is of an adapter (LoRA) that was not",
+            f"its weights have {ADAPTER}, which belongs to an adapter (LoRA) that was not",
         ),
         (
             lambda folder: _change(folder, _with(**{f"{QUERY}.absmax": torch.ones(4)})),
-            f"its weights have {QUERY}.absmax, which is of quantised weights, and its config.json has no",
+            f"its weights have {QUERY}.absmax, which belongs to quantised weights, and its config.json has no",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""`soloist models`: what the catalogue knows, without loading a model."""
+"""`soloist models`: the rows of the catalogue. Loads no model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COLUMNS = ("model", "dim", "max tokens", "licence", "source")
 
 @app.command("list")
 def list_models(catalogue: _CataloguePath = None, as_json: _Json = False, debug: _Debug = False) -> None:
-    """List the catalogue. What only the loaded model knows is shown as a dash."""
+    """List the catalogue. A dash stands for what only the loaded model knows."""
     from soloist.reports.table import open_console, print_table
 
     with exit_codes(debug=debug):
@@ -49,9 +49,9 @@ def show_model(
     as_json: _Json = False,
     debug: _Debug = False,
 ) -> None:
-    """Show everything that is known of a model before it is loaded, as a run would use it.
+    """Show what soloist knows of a model before it is loaded.
 
-    A dash stands for nothing: what there may be is for the model's own files to say. A prompt of none is an empty one.
+    A dash means that the model's own files decide. A prompt of none is an empty prompt.
     """
     with exit_codes(debug=debug):
         spec = resolve(name, load_catalogue(catalogue))
@@ -59,7 +59,7 @@ def show_model(
             if as_json:
                 typer.echo(json_text(dataclasses.asdict(spec), indent=2))
                 return
-            for field in (each.name for each in dataclasses.fields(spec)):
+            for field in (item.name for item in dataclasses.fields(spec)):
                 value = getattr(spec, field)
                 shown = _prompt(value) if field.endswith("_prompt") else _text(value)
                 typer.echo(f"{field:<18} {one_line(shown)}")
@@ -70,7 +70,7 @@ def _row(spec: ModelSpec) -> list[str]:
 
 
 def _prompt(value: str | None) -> str:
-    """Prompts end with spaces and line breaks that matter: in quotes they can be seen."""
+    """A prompt in quotes, which show the spaces and line breaks at its ends."""
     return json.dumps(value, ensure_ascii=False) if value else "-" if value is None else "none"
 
 

@@ -1,9 +1,9 @@
 """Batching. Pure: token lengths and limits in, batches of rows out. Knows nothing of models or devices.
 
-Where rows are not packed, a row is padded to a bucket that depends on its own length alone, and a batch holds rows of
-one bucket. So the vector of a row does not depend on its neighbours, the order of the input, the number of devices or
-the free memory: on a CPU equal padded lengths gave equal bits for every batch size, while
-another padding moved a vector by up to 2e-3 in bf16.
+Where rows are not packed, a row is padded to a bucket that depends on its own length alone, and a batch has rows of one
+bucket. So the vector of a row does not depend on its neighbours, the order of the input, the number of devices or the
+free memory. On a CPU, equal padded lengths gave equal bits for every batch size, and another padding moved a vector by
+up to 2e-3 in bf16.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ RowsFor = Callable[[int], int]  # the most rows of a padded length that may shar
 
 SMALLEST_STEP = 4
 STEPS_PER_OCTAVE = 16
-
-
 # Tokenizers take their texts in one go: some 170 bytes a character of prose, 600 of punctuation.
 TOKENIZED_CHARACTERS = 1 << 21
 
 
 def slices(texts: Sequence[str], characters: int = TOKENIZED_CHARACTERS) -> Iterator[Sequence[str]]:
-    """The texts in order, as many at a time as have at most so many characters together, and at least one."""
+    """The texts in order, in slices of at most so many characters together, and of at least one text."""
     first = size = 0
     for row, text in enumerate(texts):
         if size + len(text) > characters and row > first:
@@ -38,8 +36,8 @@ def slices(texts: Sequence[str], characters: int = TOKENIZED_CHARACTERS) -> Iter
 def bucket(length: int, longest: int | None = None) -> int:
     """The padded length of a row of `length` tokens, at most `longest`.
 
-    Buckets are 4 tokens apart up to 128, then 1/16 of the power of two below: a row is at most 1/16
-    longer than it was, or 3 tokens.
+    Buckets are 4 tokens apart up to 128, and then 1/16 of the power of two below. So padding adds at most 1/16 of a
+    row, or 3 tokens.
     """
     if length <= 1:
         return 1
@@ -49,7 +47,7 @@ def bucket(length: int, longest: int | None = None) -> int:
 
 
 def within(budget: int) -> RowsFor:
-    """As many rows as have at most `budget` padded tokens together, and at least one."""
+    """The rows that have at most `budget` padded tokens together, and at least one row."""
     return lambda padded_length: max(1, budget // max(1, padded_length))
 
 
@@ -61,11 +59,11 @@ def plan_batches(
 ) -> tuple[Batch, ...]:
     """Put rows of these token lengths into batches of at most `rows_for(padded length)` rows.
 
-    Rows of one bucket are cut into even pieces, so that no device ends with a sliver, or, where `fills(padded length)`,
-    into full batches and a rest: where memory is what limits them, it should be used.
+    Rows of one bucket are cut into even pieces, so that no device ends with a sliver. Where `fills(padded length)` they
+    are cut into full batches and a rest: memory limits them there, and it should be used.
 
     Every row is in exactly one batch. The largest batches come first, so that a device's allocator meets its largest
-    request at the start; rows of one bucket stay in input order.
+    request at the start. Rows of one bucket stay in input order.
     """
     rows_of: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
@@ -79,9 +77,9 @@ def plan_batches(
 
 
 def plan_unpadded(lengths: Sequence[int], rows_for: RowsFor, *, longest_first: bool = False) -> tuple[Batch, ...]:
-    """Batches without padding: in input order or, so that rows of one length are neighbours, the longest first.
+    """Batches without padding, in input order or, to have rows of one length together, the longest first.
 
-    A batch has at most as many rows as their mean length allows, which, rounded up, is its `padded_length`.
+    A batch has as many rows as their mean length allows. The `padded_length` of a batch is that mean, rounded up.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row]) if longest_first else range(len(lengths))
     batches: list[Batch] = []

@@ -9,9 +9,9 @@ from sentence_transformers import SentenceTransformer
 
 
 def replicate(module: SentenceTransformer, device: str, dtype: torch.dtype | None = None) -> SentenceTransformer:
-    """A copy of a module tree whose parameters and buffers are on `device`; tokenizers are shared.
+    """A copy of a module tree with parameters and buffers on `device`. Tokenizers are shared.
 
-    Nothing is copied on the host on the way, and tied parameters stay tied.
+    The host holds no other copy meanwhile, and tied parameters stay tied.
     """
     memo: dict[int, object] = {}
     for parameter in module.parameters():
@@ -28,7 +28,7 @@ def twin(module: SentenceTransformer) -> SentenceTransformer:
 
 
 def _tree(module: SentenceTransformer, memo: dict[int, object]) -> SentenceTransformer:
-    """A module tree around the tensors of a memo; tokenizers and configurations are shared."""
+    """A module tree around the tensors of a memo. Tokenizers and configurations are shared."""
     for part in module.modules():
         for name in ("tokenizer", "processor", "config"):
             shared = vars(part).get(name)

@@ -1,9 +1,9 @@
 """Packed batches: rows one behind the other without padding, and attention that keeps them apart.
 
-Knows transformers' registries of attention and sentence-transformers' flat features, in which a network sees one long
-row with `position_ids` that begin again, and pooling cuts it at `cu_seq_lens_q`. All but attention works a token at a
-time, so a row's vector does not depend on the rows beside it. Rows of one length share a call of attention and have no
-mask.
+Knows transformers' registries of attention and sentence-transformers' flat features. The network sees one long row,
+whose `position_ids` begin again with every text, and pooling cuts it at `cu_seq_lens_q`. All but attention works a
+token at a time, so a row's vector does not depend on the rows beside it. Rows of one length share a call of attention,
+which needs no mask.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "soloist_packed"
-# Products of fewer tokens go through another kernel of the matrix library, which rounds otherwise. Measured with MKL in
-# float32: up to 3 rows differ in their last bits from the same rows among others on AMD, up to 15 on Intel (AVX-512).
+# Products of fewer tokens go through another kernel of the matrix library, with other rounding. Measured with MKL in
+# float32: products of up to 3 rows (AMD), or of up to 15 (Intel with AVX-512), differ in the last bits.
 FEWEST = 16
 # Rotary embeddings whose frequencies depend on the largest position of a batch.
 _ROTATIONS_OF_THE_LONGEST = frozenset({"dynamic", "longrope"})
-# What attention functions are given beside tensors and scale; anything else that is not None is not understood here.
+# Other arguments of attention functions, beside tensors and scale, that change nothing here.
 _HARMLESS = frozenset({"cu_seq_lens_q", "position_ids", "use_cache", "output_attentions", "output_hidden_states"})
 
 
 class UnpackableError(Exception):
-    """A network's attention asks for what packed rows cannot have, e.g. a window or a bias of positions."""
+    """A network's attention needs what packed rows cannot have, e.g. a window or a bias of positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """So many neighbouring rows of one length, by the place of their first token."""
+    """Neighbouring rows of one length. `start` is the index of their first token."""
 
     start: int
     rows: int
@@ -50,24 +50,24 @@ class Rows:
 
     @property
     def end(self) -> int:
-        """Behind their last token."""
+        """The index behind their last token."""
         return self.start + self.rows * self.length
 
     def of(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Their part of (tokens, ...), as a view (rows, length, ...)."""
+        """The part of the rows in (tokens, ...), as a view (rows, length, ...)."""
         return tokens[self.start : self.end].view(self.rows, self.length, *tokens.shape[1:])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Jagged:
-    """Where packed rows begin and end, as torch's jagged tensors have it: `edges` are on the device."""
+    """Where packed rows begin and end, for jagged tensors of torch. `edges` are on the device."""
 
     edges: torch.Tensor
     shortest: int
     longest: int
 
     def of(self, heads: torch.Tensor) -> torch.Tensor:
-        """(1, heads, tokens, head_dim) as a jagged (rows, heads, each row's tokens, head_dim), without a copy."""
+        """(1, heads, tokens, head_dim) as a jagged (rows, heads, tokens of the row, head_dim), without a copy."""
         tokens = heads[0].transpose(0, 1)
         rows: torch.Tensor = torch.nested.nested_tensor_from_jagged(
             tokens, self.edges, min_seqlen=self.shortest, max_seqlen=self.longest
@@ -96,8 +96,8 @@ def cut(lengths: Sequence[int]) -> tuple[Rows, ...]:
 def flat_features(rows: Sequence[NDArray[np.int32]], padding_index: int | None = None) -> dict[str, torch.Tensor]:
     """The tensors of packed rows: `input_ids` and `position_ids` (1, tokens), `cu_seq_lens_q` (rows + 1).
 
-    With a padding index positions are those of the RoBERTa family (see `padding_index`). A few tokens of the first row
-    may come again at the end, so that there are enough: take the vectors of the rows you gave, none of which is empty.
+    With a padding index, positions are those of the RoBERTa family (see `padding_index`). No row may be empty. The
+    first row may come again at the end, so that there are enough tokens: use only the vectors of the given rows.
     """
     tokens = sum(map(len, rows))
     if 0 < tokens < FEWEST:
@@ -120,9 +120,9 @@ def _positions(row: NDArray[np.int32], padding_index: int | None) -> NDArray[np.
 
 @contextlib.contextmanager
 def apart(features: Mapping[str, Any]) -> Iterator[None]:
-    """Within this, attention of this thread keeps the rows of these features apart, if they are packed.
+    """Within this, attention in this thread keeps the rows of these features apart, if they are packed.
 
-    The features are the host's, before they are moved to a device.
+    The features are those in host memory, before they are moved to a device.
     """
     if "cu_seq_lens_q" not in features:
         yield
@@ -135,9 +135,9 @@ def apart(features: Mapping[str, Any]) -> Iterator[None]:
 
 
 def prepare(module: SentenceTransformer) -> bool:
-    """Have a model's network call packed attention; False where its structure does not allow for it.
+    """Make a model's network call packed attention; False where its structure does not allow that.
 
-    Rows that are not packed go through it as through torch's own, so it stays: encoders may share the module.
+    For rows that are not packed it is the attention of torch. So it stays: encoders may share the module.
     """
     first = module[0]
     if not isinstance(first, Transformer) or first.backend != "torch":
@@ -153,8 +153,9 @@ def prepare(module: SentenceTransformer) -> bool:
 
 
 def padding_index(module: SentenceTransformer) -> int | None:
-    """The padding index of a network of the RoBERTa family, which counts positions from behind it and passes over
-    padding tokens, those in the text too; None for other networks, which count all from 0.
+    """The padding index of a network of the RoBERTa family; None for other networks, which count positions from 0.
+
+    Such a network counts positions from behind that index, and does not count padding tokens, those in texts too.
     """
     for part in module[0].model.modules():
         index = getattr(part, "padding_idx", None)
@@ -164,7 +165,7 @@ def padding_index(module: SentenceTransformer) -> int | None:
 
 
 def _is_plain(network: torch.nn.Module) -> bool:
-    """Whether no part of a network looks at a window of the tokens only, or turns them by how long a batch is."""
+    """Whether no part of a network has a window of tokens, or a rotation that depends on how long a batch is."""
     return all(
         getattr(part, "sliding_window", None) is None
         and getattr(part, "rope_type", None) not in _ROTATIONS_OF_THE_LONGEST
@@ -226,8 +227,8 @@ def _all_rows_at_once(
 ) -> torch.Tensor:
     """Packed attention as one call over jagged rows; (tokens, heads, head_dim).
 
-    torch takes FlashAttention or, below capability 8.0 and in float32, its memory-efficient kernel: both know rows by
-    the places of their edges, and neither computes a product of two rows.
+    torch uses FlashAttention or, below capability 8.0 and in float32, its memory-efficient kernel. Both know rows by
+    their edges, and neither computes a product of two rows.
     """
     if _packed.jagged is None:  # the same for every layer
         lengths = [rows.length for rows in groups]
@@ -246,7 +247,7 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     if _packed.groups is None:
         mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
         return mask
-    if kwargs.get("local_size") is not None:  # a window, or chunks of the text, which only the mask knows of
+    if kwargs.get("local_size") is not None:  # a window, or chunks of the text, which only the mask knows
         raise UnpackableError("attention within a window")
     return None
 

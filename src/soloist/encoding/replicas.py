@@ -1,7 +1,7 @@
-"""One replica of a model per leased device, and the workers that compute with it. Knows encoders and accelerators.
+"""A replica of a model on every leased device, and the workers that compute with it. Knows encoders and accelerators.
 
-Replicas are made for one pass and gone after it. The staged model on the CPU is never touched:
-a replica is its own module tree around copied tensors, so giving it back is forgetting it.
+Replicas are made for one pass and forgotten after it. The staged model on the CPU stays as it is: a replica is a module
+tree of its own around copied tensors, so to give a replica back is to forget it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TOKENS_IN_FLIGHT_PER_WORKER = 4_096
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedShard:
-    """Unit vectors (rows, dim) float32 in input order, and who made them."""
+    """Unit vectors (rows, dim) float32 in input order, and the devices that computed them."""
 
     vectors: Vectors
     rows_per_device: dict[str, int]
@@ -85,7 +85,7 @@ class Replicas:
         self._forget()
 
     def encode(self, ids: Sequence[str], tokenized: TokenizedTexts, batches: Sequence[Batch]) -> EncodedShard:
-        """Embed the rows of one shard; every device takes batches as it gets free.
+        """Embed the rows of one shard. Every device takes the next batch when it is free.
 
         Raises:
             RowTooLargeError: one row alone does not fit on its device.
@@ -99,9 +99,9 @@ class Replicas:
             vectors=np.zeros((len(ids), self._staged.dim), dtype=np.float32),
             rows_per_device=dict.fromkeys(self._modules, 0),
         )
-        if self._accelerator.workers > 1:  # on one device a batch's size is part of the plan
+        if self._accelerator.workers > 1:  # where a device has one worker, the size of a batch is part of the plan
             batches = for_every_worker(batches, len(self._workers))
-        # Each worker begins with a batch of its own: none stays idle because another thread woke up first.
+        # Every worker begins with a batch of its own: none is idle because another thread woke up first.
         first = list(batches[: len(self._workers)])
         for batch in batches[len(first) :]:
             job.batches.put(batch)
@@ -187,8 +187,8 @@ class Replicas:
         if still_bad:
             more = f" and {len(still_bad) - 1:,} more of its shard" if len(still_bad) > 1 else ""
             raise BadVectorError(
-                f"{self._staged.spec.name} gives chunk {job.ids[rows[still_bad[0]]]!r}{more} no usable vector (NaN, "
-                "infinite or zero) in float32 too: remove it from its file, or leave this model out; --on-bad-input "
-                "skip leaves out only texts that are found before a device works"
+                f"{self._staged.spec.name} has no usable vector for chunk {job.ids[rows[still_bad[0]]]!r}{more}: it is "
+                "NaN, infinite or zero in float32 too. Remove the chunk from its file, or leave this model out. "
+                "--on-bad-input skip does not help: it leaves out only texts that are found before devices compute"
             )
         return vectors

@@ -1,8 +1,8 @@
-"""The first pass of a model: on the host, on two short texts, before anything is leased for it.
+"""The first pass of a model: on the host, with two short texts, before anything is leased.
 
-What gives no vector, a vector of another width than the model says, or one that is not finite is found there. In half
-precision the host's arithmetic is not a device's, and a run computes rows that overflow once more in float32: so a
-model is judged by its float32, where its own format does not do.
+It finds a model without vectors, with vectors of another width than it says, or with vectors that are not finite. In
+half precision the host's arithmetic differs from a device's, and a run computes rows that overflow once more in
+float32. So a model whose own dtype fails is judged by float32.
 """
 
 from __future__ import annotations
@@ -33,27 +33,25 @@ def tried(staged: StagedModel, compute: Callable[[SentenceTransformer], Vectors]
             return vectors
     except ModelLoadError:
         raise
-    except Exception as exc:  # whatever a network or a module of its own says to two plain texts
+    except Exception as exc:  # a network or a module of its own may raise anything for two plain texts
         if in_float32 or _has_no_vector(exc):
             raise ModelLoadError(_failed_text(name, exc)) from exc
     if not in_float32:
         _require_float32(staged, compute)
         return None
     raise ModelLoadError(
-        f"{name} gives NaN or infinity for a plain text in float32: its weights or its config.json are damaged, get "
-        "them again"
+        f"{name} gives NaN or infinity for a plain text in float32: get its weights and its config.json again, which "
+        "are damaged"
     )
 
 
 def _require_width(staged: StagedModel, vectors: Vectors) -> None:
     name = staged.spec.name
     if vectors.ndim != 2:
-        raise ModelLoadError(
-            f"{name} gives a vector for each token and none for a text: add Pooling to its modules.json"
-        )
+        raise ModelLoadError(f"{name} gives a vector for each token, not for a text: add Pooling to its modules.json")
     if vectors.shape[1] != staged.dim:
         raise ModelLoadError(
-            f"{name} says that its vectors have {staged.dim} dimensions, and they have {vectors.shape[1]}: correct the "
+            f"{name} says that its vectors have {staged.dim} dimensions, but they have {vectors.shape[1]}: correct the "
             "configuration of its last modules"
         )
 
@@ -67,8 +65,8 @@ def _require_float32(staged: StagedModel, compute: Callable[[SentenceTransformer
     _require_width(staged, vectors)
     if not np.isfinite(vectors).all():
         raise ModelLoadError(
-            f"{name} gives NaN or infinity for a plain text, in {staged.dtype} and in float32: its weights or its "
-            "config.json are damaged; get them again"
+            f"{name} gives NaN or infinity for a plain text, in {staged.dtype} and in float32: get its weights and its "
+            "config.json again, which are damaged"
         )
 
 
@@ -81,6 +79,6 @@ def _failed_text(name: str, exc: Exception) -> str:
         return f"{name} gives no vector for a text (no sentence_embedding): add Pooling to its modules.json"
     line = next((line.strip() for line in str(exc).splitlines() if line.strip()), "no more is known")
     return (
-        f"{name} fails on a plain text ({type(exc).__name__}: {line}): its configuration does not fit its weights or "
-        "its tokenizer; get all of its files from one source"
+        f"{name} fails on a plain text ({type(exc).__name__}: {line}), so its configuration does not fit its weights "
+        "or its tokenizer: get all of its files from one source"
     )

@@ -1,9 +1,8 @@
-"""Texts of which a model makes no vector, found on the host before any device works on them.
+"""Texts for which a model has no vector, found on the host before any device computes them.
 
-Most models read something of every text: special tokens, a prompt, or a token for each byte. For other
-models the texts are tokenized beforehand. A static model's vectors are computed as well, which costs less than its
-tokens do: a row of its table may be all zero, and rows may cancel each other out.
-Knows encoders; knows nothing of shards.
+Most models have tokens for every text: special tokens, a prompt, or a token for each byte. For other models the texts
+are tokenized beforehand. A static model's vectors are computed too, which costs less than its tokens: a row of its
+table may be zero, and rows may cancel each other out. Knows encoders; knows nothing of shards.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.types import Batch, Vectorless
 
 _BATCH_TOKENS = 1 << 16
-# What leaves something of every text that is not empty.
+# Steps that leave something of every text that is not empty.
 _KEEPING_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
 _KEEPING_SPLITS = {"ByteLevel", "Digits", "Split"}
 
 
 def may_lack_vectors(encoder: Encoder) -> bool:
-    """Whether there may be texts of which the model makes no vector, as far as that shows without a device."""
+    """Whether there may be texts for which the model has no vector, as far as that shows without a device."""
     if encoder.staged.is_static or encoder.has_tokens_without_rows or encoder.failure is not None:
         return True
     has_tokens_of_its_own = encoder.tokenize([""]).lengths != [0]
@@ -40,30 +39,30 @@ def may_lack_vectors(encoder: Encoder) -> bool:
 
 
 class Look:
-    """Finds the texts of which one model makes no vector."""
+    """Finds the texts for which a model has no vector."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._in_float32: SentenceTransformer | None = None
 
     def at(self, texts: Sequence[str]) -> dict[int, Vectorless]:
-        """Why the model makes no vector of some of the texts, by their index."""
+        """Why the model has no vector for some of the texts, by their index."""
         tokenized = self._encoder.tokenize(texts)
-        found = self._encoder.vectorless(tokenized)
+        reasons = self._encoder.vectorless(tokenized)
         if self._encoder.staged.is_static:
-            found |= self._without_a_norm(tokenized, found)
-        return dict(sorted(found.items()))
+            reasons |= self._without_a_norm(tokenized, reasons)
+        return dict(sorted(reasons.items()))
 
     def _without_a_norm(self, tokenized: TokenizedTexts, lacking: Mapping[int, Vectorless]) -> dict[int, Vectorless]:
-        """The rows that lack nothing else whose vector is zero or not finite, in float32 too."""
-        found: dict[int, Vectorless] = {}
+        """Why other rows have no vector: theirs is zero or not finite, in float32 too."""
+        reasons: dict[int, Vectorless] = {}
         for batch in self._encoder.plan(tokenized, within(_BATCH_TOKENS)):
             rows = [row for row in batch.rows if row not in lacking]
             bad = [rows[at] for at in unit_rows(self._vectors(self._encoder.staged.module, tokenized, rows))[1]]
             vectors = self._vectors(self._float32(), tokenized, bad) if bad else np.empty((0, 1), np.float32)
             for at in unit_rows(vectors)[1]:
-                found[bad[at]] = "zero vector" if not vectors[at].any() else "NaN or infinity"
-        return found
+                reasons[bad[at]] = "zero vector" if not vectors[at].any() else "NaN or infinity"
+        return reasons
 
     def _vectors(self, module: SentenceTransformer, tokenized: TokenizedTexts, rows: Sequence[int]) -> Vectors:
         if not rows:
@@ -78,7 +77,7 @@ class Look:
 
 
 def _has_a_token_for_each_byte(tokenizer: Any) -> bool:
-    """Whether this is a byte-level BPE that leaves no byte out: GPT-2's, Qwen's and Llama 3's are."""
+    """Whether this is a byte-level BPE with a token for every byte, as in GPT-2, Qwen and Llama 3."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         return False
@@ -98,5 +97,5 @@ def _steps(part: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]
     if part is None:
         return []
     if part["type"] == "Sequence":
-        return [step for each in part[inner] for step in _steps(each, inner)]
+        return [step for member in part[inner] for step in _steps(member, inner)]
     return [part]

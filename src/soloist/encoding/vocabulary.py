@@ -1,7 +1,7 @@
-"""Tokens of a tokenizer for which the network has no vector: words that were added without a row of their own.
+"""Tokens for which the network has no vector: words that were added to a tokenizer and not to the network's table.
 
-Such a token is an index out of range on the host, and an assertion on CUDA that ends the process: so a text that has
-one is found before any device works on it. Knows sentence-transformers; knows nothing of batches.
+Such a token is an index out of range on the host, and on CUDA an assertion that ends the process. So a text with such a
+token is found before any device computes it. Knows sentence-transformers; knows nothing of batches.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 
 def rows_too_few(module: SentenceTransformer, tokenizer: Any) -> int | None:
-    """The rows of a model's table of tokens, where its tokenizer has tokens beyond them; None where each has one."""
-    rows = _rows(module)
+    """The rows of a model's table of tokens, where its tokenizer has more tokens; None where every token has a row."""
+    rows = _table_rows(module)
     if rows is None:
         return None
     return rows if max(tokenizer.get_vocab().values(), default=0) >= rows else None
 
 
 def padding_text(name: str, token: object, rows: int) -> str:
-    """Why a model is refused whose rows could not be padded."""
+    """Why a model is refused that has no vector for its pad token."""
     return (
-        f"{name} pads with the token {token}, and its network has vectors for {rows} tokens alone, not for that one: "
-        "set pad_token in its tokenizer_config.json to a token that it was trained with"
+        f"{name} pads with the token {token}, but its network has vectors for {rows} tokens only, and none for that "
+        "one: set pad_token in its tokenizer_config.json to a token with which it was trained"
     )
 
 
 def unknown_words_text(failure: str) -> str:
-    """What a user should know of a tokenizer that fails where others give a token for what they do not know."""
-    return f"its tokenizer fails at a word that it does not know ({failure}): a text with such a word has no tokens"
+    """A notice about a tokenizer that fails at words where others have a token for unknown words."""
+    return f"its tokenizer fails at words that it does not know ({failure}), so a text with such a word has no tokens"
 
 
-def _rows(module: SentenceTransformer) -> int | None:
+def _table_rows(module: SentenceTransformer) -> int | None:
     if isinstance(module[0], StaticEmbedding):
         return int(module[0].num_embeddings)
     try:
         table = module.transformers_model.get_input_embeddings()
-    except Exception:  # of a network without a table, or of code of its own
+    except Exception:  # a network without a table, or one with its own code
         return None
     return table.num_embeddings if isinstance(table, torch.nn.Embedding) else None

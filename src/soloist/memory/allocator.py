@@ -19,9 +19,9 @@ MIB = 2**20
 class AllocatorRules:
     """The constants of an allocator, in bytes.
 
-    Requests up to `small_limit` come from segments of `small_segment`; those below `large_limit` from segments of
-    `large_segment`; all others have a segment of their own, rounded up to `huge_rounding`. A block of a large
-    segment is cut only where more than `small_limit` would be left over.
+    Requests up to `small_limit` come from segments of `small_segment`, and those below `large_limit` from segments of
+    `large_segment`. All others have their own segment, rounded up to `huge_rounding`. A block of a large segment is cut
+    only where more than `small_limit` would be left.
     """
 
     rounding: int = 512
@@ -36,7 +36,7 @@ class AllocatorRules:
         return max(self.rounding, -(-size // self.rounding) * self.rounding)
 
     def segment_size(self, rounded: int) -> int:
-        """What is taken from the driver for a request that no free block can serve."""
+        """The size of the segment for a request that no free block can serve."""
         if rounded <= self.small_limit:
             return max(rounded, self.small_segment)
         if rounded < self.large_limit:
@@ -44,7 +44,7 @@ class AllocatorRules:
         return -(-rounded // self.huge_rounding) * self.huge_rounding
 
     def leaves_enough(self, rest: int, *, small: bool) -> bool:
-        """Whether what is left of a block is worth a block of its own."""
+        """Whether the rest of a cut block becomes a block of its own."""
         return rest >= self.rounding if small else rest > self.small_limit
 
 
@@ -66,9 +66,9 @@ class Block:
 
 
 class Allocator:
-    """What every allocator of one device counts, in bytes. Not safe to use from several threads at once.
+    """The counts of an allocator of one device, in bytes. Not safe to use from several threads at once.
 
-    `take` asks the driver for some bytes and says whether they were given; `give_back` returns them.
+    `take` asks the driver for bytes, and is False where the driver has too few; `give_back` returns them.
     """
 
     rules: AllocatorRules
@@ -90,7 +90,7 @@ class Allocator:
         raise NotImplementedError
 
     def empty_cache(self) -> None:
-        """Return to the driver what no block holds."""
+        """Return the bytes that no block holds to the driver."""
         raise NotImplementedError
 
     def reset_peak(self) -> None:
@@ -128,7 +128,7 @@ class IdealAllocator(Allocator):
         self.allocated -= block.size
 
     def empty_cache(self) -> None:
-        """Return to the driver what no block holds."""
+        """Return the bytes that no block holds to the driver."""
         self._give_back(self.reserved - self.allocated)
         self.reserved = self.allocated
 
@@ -173,7 +173,7 @@ class CachingAllocator(Allocator):
         self._keep(block)
 
     def empty_cache(self) -> None:
-        """Return every segment that is wholly free to the driver."""
+        """Return every free segment to the driver."""
         for small, free in self._free.items():
             whole = [key for key in free if self._blocks[key[1]].is_whole_segment]
             self._free[small] = [key for key in free if key not in set(whole)]
@@ -185,10 +185,10 @@ class CachingAllocator(Allocator):
     def _best_free(self, rounded: int) -> Block | None:
         small = rounded <= self.rules.small_limit
         free = self._free[small]
-        place = bisect.bisect_left(free, (rounded, -1))
-        if place == len(free):
+        index = bisect.bisect_left(free, (rounded, -1))
+        if index == len(free):
             return None
-        _, address = free.pop(place)
+        _, address = free.pop(index)
         return self._blocks.pop(address)
 
     def _new_segment(self, rounded: int) -> Block | None:

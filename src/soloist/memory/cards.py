@@ -1,7 +1,7 @@
-"""Accelerator cards: what a run needs to know of one before it has one. Values only; no torch.
+"""Accelerator cards: what a run needs to know of a card that may not be there. Values only; no torch.
 
-Each row says where its figures come from. A card that is there overrides the row's memory with what its driver reports,
-which moves by up to 1 GiB between drivers.
+Every row names the source of its figures. For a card that is there the driver's figure replaces the row's memory: it
+differs by up to 1 GiB between drivers.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from soloist.types import DType
 
-# What a process's context takes of a device until the process ends: 194 to 430 MiB were reported (L4 194, T4 302, P100
-# 320, unsloth-zoo pull 1053: 426, InvokeAI issue 9413: 256). No clean figure for one card was found, so the largest
-# is planned with.
+# A process's context takes this of a device until the process ends. 194 to 430 MiB were reported (L4 194, T4 302, P100
+# 320, unsloth-zoo pull 1053: 426, InvokeAI issue 9413: 256). There is no clean figure for a single card, so plans use
+# the largest.
 CONTEXT_BYTES = 430 * 2**20
 # cuBLAS's workspace for one handle and stream, taken from torch's allocator at the first matrix product and kept
 # (CublasHandlePool.cpp): 4,096 x 8 KiB from capability 9.0, 2 x 4 MiB + 8 x 16 KiB before. cublasLt shares it.
@@ -25,10 +25,12 @@ _WORKSPACE_BYTES_FROM_9_0 = 33_554_432
 class Card:
     """One kind of device. Sizes in bytes, rates a second.
 
-    `device_name` is what the driver calls it, `total_bytes` what it reports as the whole. `capability` is CUDA's,
-    None for a device that computes like the CPU. `matrix_rates` are floating-point operations of dense matrix
-    products, from the data sheet. `context_bytes` and `workspace_bytes` are what a process and its matrix library
-    take. `caches` is False for a device without an allocator of its own, which reserves exactly what is allocated.
+    - `device_name` is the driver's name for it, and `total_bytes` the memory that the driver reports.
+    - `capability` is that of CUDA, and None for a device that computes like the CPU.
+    - `bandwidth` is that of its memory, in bytes.
+    - `matrix_rates` are floating-point operations of dense matrix products, from the data sheet.
+    - `context_bytes` and `workspace_bytes` are what a process and its matrix library take.
+    - `caches` is False for a device that reserves exactly what is allocated.
     """
 
     name: str
@@ -45,12 +47,12 @@ class Card:
 
     @property
     def usable_bytes(self) -> int:
-        """What is there for tensors and workspaces: all but the context."""
+        """The memory for tensors and workspaces: all but the context."""
         return max(0, self.total_bytes - self.context_bytes)
 
     @property
     def native_dtypes(self) -> tuple[DType, ...]:
-        """The formats that the card's matrix units know; a T4 emulates bfloat16."""
+        """The dtypes of the card's matrix units. A T4 emulates bfloat16, for example."""
         return tuple(self.matrix_rates)
 
     def with_memory(self, total_bytes: int) -> Card:
@@ -59,17 +61,17 @@ class Card:
 
 
 def bare_card(total_bytes: int) -> Card:
-    """A device that has memory and nothing else: no context, no library, no allocator that caches."""
+    """A device that has only memory: no context, no workspace, no allocator that caches."""
     return Card(name="bare", device_name="bare simulated device", total_bytes=total_bytes, caches=False)
 
 
 def host_card(total_bytes: int) -> Card:
-    """The host's processor: its memory, the CPU's kernels, rates that only a measurement can tell."""
+    """The host's processor: its memory, and rates that only a measurement can tell."""
     return Card(name="cpu", device_name="cpu", total_bytes=total_bytes, caches=False)
 
 
 def cuda_card(device_name: str, total_bytes: int, capability: tuple[int, int], multiprocessors: int) -> Card:
-    """A CUDA device that is there: what its driver says, and the table's rates where it has a row."""
+    """A CUDA device that is there: figures of its driver, and the rates of its row in the table, if it has one."""
     known = next((card for card in CARDS.values() if _same_device(card.device_name, device_name)), None)
     return Card(
         name=known.name if known is not None else device_name,
@@ -86,7 +88,7 @@ def cuda_card(device_name: str, total_bytes: int, capability: tuple[int, int], m
 
 
 def _same_device(known: str, found: str) -> bool:
-    """Older drivers leave out the maker's name."""
+    """Whether two names mean one device: older drivers leave out the maker's name."""
     return known.removeprefix("NVIDIA ") == found.removeprefix("NVIDIA ")
 
 
@@ -112,8 +114,8 @@ def _nvidia(
     )
 
 
-# Memory as torch's `mem_get_info` gave it, in logs that people posted; rates without sparsity. float32 is the
-# rate outside the tensor units: torch leaves TF32 off.
+# Memory is from `mem_get_info` of torch, in logs that people posted. Rates are without sparsity. That of float32 is the
+# rate outside the tensor units, since torch leaves TF32 off.
 CARDS: Mapping[str, Card] = {
     card.name: card
     for card in (

@@ -1,4 +1,4 @@
-"""Which attention kernel a device runs, and what it allocates. Knows torch's operators, and nothing of models.
+"""Which attention kernel a device runs, and what the kernel allocates. Knows torch's operators, and no models.
 
 On long texts the kernel decides the peak: traced for bge-m3 in float16 at 4 x 2,048 tokens, the math kernel needs
 11.8 times the memory of the memory-efficient one. The rules are those of `sdp_utils.cpp` in torch
@@ -26,7 +26,7 @@ _BIAS_ALIGNMENT = 8  # elements; an additive mask with other rows is copied into
 _LONGEST_HEAD_IN_REGISTERS = 128  # beyond it the efficient kernel adds up in a float32 buffer of its own
 
 
-# What runs on the matrix library, whose first call on a device makes its workspace.
+# These run on the matrix library, whose first call on a device makes its workspace.
 MATRIX_PRODUCTS = frozenset(
     getattr(torch.ops.aten, name).default
     for name in ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "addbmm", "mv", "addmv")
@@ -35,7 +35,7 @@ MATRIX_PRODUCTS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionCall:
-    """The arguments of one `scaled_dot_product_attention`; (batch, heads, tokens, head_dim) each."""
+    """The arguments of a `scaled_dot_product_attention`. Query, key and value are (batch, heads, tokens, head_dim)."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -81,14 +81,14 @@ def choose_kernel(card: Card, call: AttentionCall) -> Kernel:
 
 
 def _head_alignment(capability: tuple[int, int], dtype: torch.dtype) -> int:
-    """Rows of a head must be whole vectors of the matrix units (`minimum_gemm_alignment`)."""
+    """The elements of a whole vector of the matrix units, in which rows of a head come (`minimum_gemm_alignment`)."""
     if dtype in _HALVES:
         return 8 if capability >= _FIRST_WITH_ALIGNED_HALVES else 1
     return 4 if capability >= _FIRST_WITH_FLASH else 1
 
 
 def run_kernel(kernel: Kernel, call: AttentionCall, card: Card) -> torch.Tensor:
-    """The operators of a kernel, in the order in which a device allocates for them. For fake tensors."""
+    """Run the operators of a kernel on fake tensors, in the order in which a device allocates for them."""
     match kernel:
         case "efficient":
             return _efficient(call)
@@ -103,10 +103,10 @@ def run_kernel(kernel: Kernel, call: AttentionCall, card: Card) -> torch.Tensor:
 
 
 class ExpandGroupedHeads(TorchFunctionMode):
-    """Within this, attention over grouped key and value heads gets them repeated where that spares the math kernel.
+    """Within this, grouped key and value heads are repeated for attention where that avoids the math kernel.
 
-    Below capability 8.0 no fused kernel takes grouped heads, nor does any card's in float32: traced for a 1.5B Qwen2
-    without a mask at 4 x 2,048 tokens on a T4, expanding needs 533 MiB and the math kernel 1,865
+    Below capability 8.0 no fused kernel takes grouped heads, and in float32 none does on any card. Traced for a 1.5B
+    Qwen2 without a mask at 4 x 2,048 tokens on a T4, repeating needs 533 MiB and the math kernel 1,865
     (https://github.com/huggingface/transformers/issues/48633).
     """
 
@@ -125,7 +125,7 @@ class ExpandGroupedHeads(TorchFunctionMode):
 
 
 def _repeated(heads: torch.Tensor, count: int) -> torch.Tensor:
-    """(batch, groups, tokens, head_dim) as (batch, count, tokens, head_dim), each group next to its copies."""
+    """(batch, groups, tokens, head_dim) as (batch, count, tokens, head_dim), with the copies of a group together."""
     batch, groups, tokens, head_dim = heads.shape
     wide = heads[:, :, None].expand(batch, groups, count // groups, tokens, head_dim)
     return wide.reshape(batch, count, tokens, head_dim)
@@ -145,7 +145,7 @@ def _efficient(call: AttentionCall) -> torch.Tensor:
 
 
 def _math(call: AttentionCall) -> torch.Tensor:
-    # Called as it is, the operator would arrive at a recorder as one; decomposed, as the many that a device runs.
+    # Decomposed, it reaches a recorder as the many operators that a device runs, and not as one.
     math = torch.ops.aten._scaled_dot_product_attention_math.default
     result: tuple[torch.Tensor, torch.Tensor] = math.decompose(
         call.query,
@@ -182,7 +182,7 @@ def _flash(call: AttentionCall, card: Card) -> torch.Tensor:
 
 
 def _flash_splits(heads: int, queries: int, keys: int, head_dim: int, multiprocessors: int) -> int:
-    """Into how many parts flash attention cuts the keys of a call that would leave processors idle.
+    """The number of parts into which flash attention cuts the keys of a call that would leave processors idle.
 
     The rule of `num_splits_heuristic` in flash_api.cpp: the fewest parts with 85% of the best share of full waves.
     """
@@ -201,7 +201,7 @@ def _flash_splits(heads: int, queries: int, keys: int, head_dim: int, multiproce
 
 
 def _additive(call: AttentionCall) -> torch.Tensor | None:
-    """The mask as the efficient kernel takes it: numbers to add, in aligned rows, for every head."""
+    """The mask for the efficient kernel: numbers to add, in aligned rows, for every head."""
     mask = call.mask
     if mask is None:
         return None

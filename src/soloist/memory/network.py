@@ -1,8 +1,8 @@
 """A pipeline without weights, built from its blueprint. Knows torch, transformers and sentence-transformers' modules.
 
-Weights are counted on the whole network. A pass is traced on one of two layers where the activations of a layer die
-with it, which a small trace of three layers shows, and on the whole network where they do not: DeBERTa keeps what every
-layer gave until its pass is over.
+Weights are counted on the whole network. A pass is traced on a network of two layers where the activations of a layer
+die with it: a small trace of three layers shows that. Otherwise the whole network is traced. DeBERTa, for example,
+keeps the output of every layer until the pass is over.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 TRACED_LAYERS = 2
-# What is kept for each layer shows in a batch of any size.
+# Tensors that are kept for every layer show in a batch of any size.
 _PROBE_ROWS, _PROBE_LENGTH = 2, 16
 _LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers")
 
@@ -57,7 +57,7 @@ class WeightSizes:
 
 
 class Network:
-    """A pipeline on the meta device that takes features and gives vectors, as sentence-transformers' own does."""
+    """A pipeline on the meta device, from features to vectors, as in sentence-transformers."""
 
     def __init__(self, blueprint: Blueprint, dtype: DType, *, layers: int | None = None) -> None:
         self._blueprint = blueprint
@@ -72,12 +72,12 @@ class Network:
 
     @property
     def layers(self) -> int:
-        """How many the network has, 0 where its configuration does not say: then it was not shortened either."""
+        """The number of layers; 0 where the configuration does not say, and the network was not shortened."""
         config = self._transformer.config if self._transformer is not None else None
         return next((n for name in _LAYER_FIELDS if isinstance(n := getattr(config, name, None), int)), 0)
 
     def weights(self) -> WeightSizes:
-        """The sizes of parameters, then of buffers."""
+        """The sizes of parameters and then of buffers."""
         tensors = [t for part in self._parts() for t in part.parameters()]
         buffers = [t for part in self._parts() for t in part.buffers()]
         unique = {id(t): t for t in (*tensors, *buffers)}.values()
@@ -94,10 +94,10 @@ class Network:
         except PredictionError:
             raise
         except Exception as exc:
-            # A network that reads its own values, or an operator without a fake kernel: torch has many errors for that.
+            # A network may read its own values, or an operator may have no fake kernel: torch has many errors for that.
             raise PredictionError(
-                f"{self._blueprint.source} cannot be traced ({type(exc).__name__}: {_first_line(exc)}): its memory is "
-                "not predicted"
+                f"{self._blueprint.source} cannot be traced ({type(exc).__name__}: {_first_line(exc)}), so its memory "
+                f"cannot be predicted: {WITHOUT_PREDICTION}"
             ) from exc
 
     def _traced(self, rows: int, length: int, card: Card, *, masked: bool) -> Trace:
@@ -129,7 +129,7 @@ class Network:
 
 
 def network_to_trace(blueprint: Blueprint, dtype: DType, card: Card) -> Network:
-    """The smallest network whose passes have the peaks of the whole: of two layers, or the whole network.
+    """The smallest network whose passes have the peaks of the whole network: two layers, or all.
 
     Raises:
         PredictionError: the network cannot be built from the blueprint.
@@ -143,9 +143,9 @@ def network_to_trace(blueprint: Blueprint, dtype: DType, card: Card) -> Network:
 
 
 def _deepens(short: Network, longer: Network, card: Card) -> bool:
-    """Whether one more layer needs more: at the peak, or, where another part has the peak, in the number of storages.
+    """Whether one more layer needs more memory at the peak, or more storages where another part has the peak.
 
-    A network that cannot be traced is taken at its short form: whoever traces it gets the error.
+    False for a network that cannot be traced: its next trace raises the error.
     """
     try:
         traces = [net.trace(_PROBE_ROWS, _PROBE_LENGTH, card, masked=True) for net in (short, longer)]
@@ -173,14 +173,14 @@ def _transformer(blueprint: Blueprint, dtype: torch.dtype, layers: int | None) -
     try:
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         if hasattr(config, "use_cache"):
-            config.use_cache = False  # as sentence-transformers has it: keys and values die with their layer
+            config.use_cache = False  # as in sentence-transformers: keys and values die with their layer
         if layers is not None:
             _shorten(config, layers)
         network: torch.nn.Module = architecture.from_config(config, dtype=dtype)
     except Exception as exc:
-        # Whatever a configuration class or a network makes of wrong or foreign values.
+        # A configuration class or a network may raise anything for wrong or foreign values.
         raise PredictionError(
-            f"{blueprint.source} has a configuration from which no network can be built ({type(exc).__name__}: "
+            f"no network can be built from the configuration of {blueprint.source} ({type(exc).__name__}: "
             f"{_first_line(exc)}): complete its config.json"
         ) from exc
     _keep_in_float32(network, dtype)
@@ -200,7 +200,7 @@ def _require_known_kind(blueprint: Blueprint) -> None:
 
 
 def _keep_in_float32(network: Any, dtype: torch.dtype) -> None:
-    """Do what a load does: some modules of a network, such as a projection of T5's, stay in float32."""
+    """Keep the modules in float32 that a load keeps, such as a projection of T5."""
     kept = set(getattr(network, "_keep_in_fp32_modules_strict", None) or ())
     if dtype == torch.float16:
         kept |= set(getattr(network, "_keep_in_fp32_modules", None) or ())
@@ -239,13 +239,13 @@ def _modules(blueprint: Blueprint, dtype: torch.dtype) -> list[torch.nn.Module]:
 def _hidden_size(blueprint: Blueprint) -> int:
     size = hidden_size(blueprint.config)
     if size is None:
-        raise PredictionError(f"{blueprint.source} does not say hidden_size: complete its config.json")
+        raise PredictionError(f"{blueprint.source} has no hidden_size: add it to its config.json")
     return size
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No advice from transformers on stderr while a network without weights is made."""
+    """Keep transformers from writing advice to stderr while a network without weights is built."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,7 +1,7 @@
 """How many rows a batch may have. Arithmetic over predictions; knows nothing of texts, engines or real devices.
 
-The limits of a model are a function of the model and of the kind of card: not of the mode while all fits, nor of the
-number of devices, nor of what happens to be free.
+The limits follow from the model and the kind of card. They depend neither on the number of devices nor on the memory
+that is free at the moment, nor on the mode, as long as all models fit.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Literal
 from soloist.memory.cards import Card
 from soloist.memory.prediction import PeakCurve, Predictor
 
-# What is left free on purpose: for scratch memory inside kernels, and for cached blocks that do not fit the next
-# batch. A replay of the allocator, largest batch first, reserved 14% more than was allocated; its segments are
-# replayed for every limit, so that this share is for what cannot be replayed.
+# Left free on purpose, for scratch memory inside kernels and for cached blocks that do not fit the next batch. A replay
+# of the allocator, largest batch first, reserved 14% more than was allocated. Segments are replayed for every limit, so
+# this share is for what cannot be replayed.
 RESERVE_SHARE = 0.05
 # An estimate below this share of the room needs no replay.
 _CLEARLY_FITS = 0.75
-# What is left of an estimate, at the least and as a rule, once its segments are replayed.
+# The share of an estimate that is left, at the least and as a rule, once its segments are replayed.
 _KEPT_BY_CACHING = 0.8
 # Two segments of torch's allocator that may be begun and not filled.
 _BEGUN_SEGMENTS_BYTES = 40 * 2**20
@@ -28,16 +28,16 @@ Reason = Literal["saturation", "memory"]
 
 
 def memory_limit(card: Card) -> int:
-    """What batches are planned to take from the driver at most, in bytes."""
+    """The most bytes that batches are planned to take from the driver."""
     return int(card.usable_bytes * (1 - RESERVE_SHARE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MemoryBound:
-    """Batches that the memory of a device allows.
+    """The batches that the memory of a device allows.
 
-    `growth` is the ratio of measured to predicted activations on this machine, where that was above 1. `longest` is the
-    longest row that the model can take, beyond which nothing is traced.
+    `growth` is the ratio of measured to predicted activations on this machine, where it was above 1. `longest` is the
+    longest row of the model: longer ones are not traced.
     """
 
     predictor: Predictor
@@ -66,10 +66,9 @@ class MemoryBound:
         return self.predictor.curve((min(low, up), up))
 
     def _search(self, length: int, limit_bytes: int) -> int:
-        """Bisection over replays: the largest batch that fits, 0 where not even one row does.
+        """The largest batch that fits, by bisection over replays; 0 where not even one row fits.
 
-        It begins around the estimate that knows nothing of the allocator, which is a little too large for one that
-        caches.
+        It begins near an estimate without the allocator, which is a little too large for one that caches.
         """
         room = limit_bytes - self.predictor.resident_bytes()
         estimate = max(0, int(room / self.predictor.curve((length,)).activations_bytes(1, length)))
@@ -87,10 +86,10 @@ class MemoryBound:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BatchLimits:
-    """The most rows that a batch of a length may have: what saturates the device, or what its memory allows.
+    """The most rows that a batch of a length may have: enough to saturate the device, or as many as memory allows.
 
-    `bounds` are of the device with the model alone and, where other models are resident, with all of them; without
-    any, memory is not considered.
+    `bounds` has the device with the model alone and, where other models are resident, with all of them. Without any
+    bound, memory does not count.
     """
 
     token_budget: int
@@ -108,7 +107,7 @@ class BatchLimits:
         return self.rows(padded_length) < max(1, self.token_budget // max(1, padded_length))
 
     def reason(self, padded_length: int) -> Reason:
-        """What keeps a batch of this length from being larger."""
+        """Why a batch of this length is not larger."""
         return "memory" if self.is_bound_by_memory(padded_length) else "saturation"
 
     def one_row_fits(self, padded_length: int) -> bool:

@@ -28,9 +28,10 @@ from soloist.types import DType
 class PassMemory:
     """The memory of one batch on one device, in bytes.
 
-    `weights_bytes` are the model's own tensors, `resident_bytes` all weights on the device as the allocator counts
-    them, with the matrix library's workspace. `peak_bytes` is what `max_memory_allocated` should show, `reserved_bytes`
-    what the allocator takes from the driver for it; the process's context comes on top.
+    - `weights_bytes` are the model's own tensors.
+    - `resident_bytes` are all weights on the device as the allocator counts them, with the matrix library's workspace.
+    - `peak_bytes` is what `max_memory_allocated` should show.
+    - `reserved_bytes` is what the allocator takes from the driver. The process's context comes on top.
     """
 
     weights_bytes: int
@@ -40,7 +41,7 @@ class PassMemory:
 
     @property
     def activations_bytes(self) -> int:
-        """What the batch itself needs at its peak."""
+        """The memory of the batch itself at its peak."""
         return self.peak_bytes - self.resident_bytes
 
 
@@ -62,9 +63,9 @@ class TracedPoint:
 class PeakCurve:
     """Activations as a linear and a quadratic term in the tokens of a row, between traced points.
 
-    Bytes per token are taken as a straight line between neighbouring points, so that the bytes of a row have
-    a linear and a quadratic term there. The true figure is the largest of several such forms, which is convex: the line
-    is never below it.
+    Bytes per token are a straight line between neighbouring points, so the bytes of a row have a linear and a quadratic
+    term there. The true figure is the largest of several such forms. Such a figure is convex, so the line is never
+    below it.
     """
 
     points: tuple[TracedPoint, ...]
@@ -80,13 +81,13 @@ class PeakCurve:
         return up.bytes_per_token - slope * up.length, slope
 
     def activations_bytes(self, rows: int, length: int) -> float:
-        """What a batch needs beside the weights."""
+        """The memory of a batch beside the weights."""
         linear, quadratic = self.terms(length)
         return rows * (linear * length + quadratic * length * length)
 
 
 class Tracer:
-    """The traces of one model in one dtype with one card's attention kernels, made when first asked for and kept.
+    """The traces of one model in one dtype with one card's attention kernels, made on demand and kept.
 
     Safe to use from several threads.
 
@@ -98,18 +99,18 @@ class Tracer:
         self.weights = Network(blueprint, dtype).weights()
         self.uses_matrix_library = not blueprint.is_static
         self._card = card
-        # Now, and not when it is first needed: transformers sets the process's default dtype while it builds.
+        # Built now and not on demand: transformers changes the process's default dtype while it builds.
         self._network = network_to_trace(blueprint, dtype, card)
         self._traces: dict[tuple[int, int, bool], Trace] = {}
         self._lock = threading.Lock()
 
     def both(self, rows: int, length: int) -> tuple[Trace, ...]:
-        """A batch with padded rows, and one without: another mask means another attention kernel."""
+        """The traces of a batch with padded rows and of one without: another mask means another attention kernel."""
         ways = (True, False) if self.uses_matrix_library else (True,)
         return tuple(self._trace(rows, length, masked) for masked in ways)
 
     def reference(self, length: int) -> tuple[int, tuple[Trace, ...]]:
-        """Rows, and the traces of that many: enough tokens for the rounding of single storages to vanish."""
+        """A number of rows, and the traces of such a batch: with many tokens the rounding of storages vanishes."""
         rows = max(2, _REFERENCE_TOKENS // length)
         return rows, self.both(rows, length)
 
@@ -138,8 +139,8 @@ class Predictor:
 
     def predict(self, rows: int, length: int) -> PassMemory:
         """The memory of a batch of `rows` rows of `length` tokens: the worse of padded and unpadded rows."""
-        found = [self.replayed(trace) for trace in self.tracer.both(rows, length)]
-        return max(found, key=lambda memory: (memory.peak_bytes, memory.reserved_bytes))
+        memories = [self.replayed(trace) for trace in self.tracer.both(rows, length)]
+        return max(memories, key=lambda memory: (memory.peak_bytes, memory.reserved_bytes))
 
     def fits(self, rows: int, length: int, limit_bytes: int) -> bool:
         """Whether a batch fits where the allocator may take no more than `limit_bytes` from the driver."""
@@ -170,7 +171,7 @@ class Predictor:
         return PeakCurve(points=tuple(self.tracer.point(length) for length in sorted(set(lengths))))
 
     def replayed(self, trace: Trace) -> PassMemory:
-        """The memory of a pass that makes these requests beside the weights."""
+        """The memory of a pass with these requests beside the weights."""
         allocator = self._loaded(None)
         assert allocator is not None
         trace.replay(allocator, self.card.workspace_bytes)
@@ -210,13 +211,13 @@ def blueprint_of(spec: ModelSpec) -> Blueprint:
     """The blueprint of a model: from its files where they are on this machine, else from the catalogue.
 
     Raises:
-        PredictionError: neither is there, or the files lack something.
+        PredictionError: there is neither, or the files are incomplete.
     """
     folder = find_settings(spec)
     if folder is not None:
-        found = _wordllama(folder) if spec.loader == "wordllama" else read_blueprint(folder)
+        blueprint = _wordllama(folder) if spec.loader == "wordllama" else read_blueprint(folder)
         known = spec.blueprint
-        return replace(found, checkpoint_bytes=known.checkpoint_bytes) if known is not None else found
+        return replace(blueprint, checkpoint_bytes=known.checkpoint_bytes) if known is not None else blueprint
     if spec.blueprint is None:
         raise PredictionError(
             f"nothing is known of the network of {spec.name}, whose files are not on this machine: attach them and "
@@ -226,7 +227,7 @@ def blueprint_of(spec: ModelSpec) -> Blueprint:
 
 
 def predict(spec: ModelSpec, dtype: DType, *, rows: int, length: int, card: Card) -> PassMemory:
-    """The memory of a batch of a model on a card, from the model's files or the catalogue. Kept once computed.
+    """The memory of a batch of a model on a card, from the model's files or the catalogue. Traces are kept.
 
     Raises:
         PredictionError: nothing is known of the model's network.

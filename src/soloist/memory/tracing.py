@@ -1,8 +1,8 @@
-"""What a forward pass allocates, traced without a device, without weights and without computing. Knows torch.
+"""The storages of a forward pass, traced without a device, weights or arithmetic. Knows torch.
 
-Runs a pipeline on fake tensors and writes down every storage that is born and dies. The fake device is the CPU: a fake
-CUDA device fails in the CPU build, and bytes do not depend on the device, except for attention, which runs the
-kernel of the card that is asked about.
+A pipeline runs on fake tensors, and every birth and death of a storage is noted. The fake device is the CPU, because a
+fake CUDA device fails in the CPU build. Bytes do not depend on the device but for attention, which runs the kernel of
+the card in question.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from soloist.memory.kernels import (
     run_kernel,
 )
 
-# What `_unmasked` replaces is the process's: one trace at a time.
+# `_unmasked` replaces functions for the whole process: one trace at a time.
 _tracing = threading.Lock()
 
 Features = dict[str, torch.Tensor]
@@ -41,7 +41,7 @@ Forward = Callable[[Features], torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageEvent:
-    """A storage of `size_bytes` is born, or, where that is None, dies."""
+    """The birth of a storage of `size_bytes`, or its death, where that is None."""
 
     key: int
     size_bytes: int | None
@@ -78,17 +78,17 @@ class Trace:
         return max(itertools.accumulate(changes, initial=0))
 
     def replay(self, allocator: Allocator, workspace_bytes: int = 0, *, scale: tuple[int, int] = (1, 1)) -> bool:
-        """Make the same requests of an allocator; False where it had no room for one.
+        """Make the same requests of an allocator; False where it had no room for one of them.
 
-        Nothing stays allocated but the workspace, where this pass is the first to make one. With a `scale` of (wanted,
-        rows) this trace of `rows` rows stands for a batch of `wanted`: storages grow with the rows. The few
-        that do not, such as a row of positions, are then counted too large.
+        Only the workspace stays allocated, where this pass is the first to make one. With a `scale` of (wanted, rows)
+        this trace of `rows` rows stands for a batch of `wanted` rows: storages grow with the rows. The few that do not,
+        such as a row of positions, are then counted too large.
         """
         wanted, rows = scale
         blocks: dict[int, Block] = {}
         try:
-            for place, event in enumerate(self.events):
-                if place == self.workspace_at and workspace_bytes and allocator.allocate(workspace_bytes) is None:
+            for index, event in enumerate(self.events):
+                if index == self.workspace_at and workspace_bytes and allocator.allocate(workspace_bytes) is None:
                     return False
                 if event.size_bytes is None:
                     allocator.free(blocks.pop(event.key))
@@ -104,7 +104,7 @@ class Trace:
 
 
 class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down the storages that operators return, from their birth to their death. Known ones are passed over."""
+    """Notes the storages that operators return, from their birth to their death. Known storages are left out."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -125,11 +125,11 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def ignore(self, tensor: torch.Tensor) -> None:
-        """Take a storage for one that was there before."""
+        """Treat a storage as one that was there before."""
         self._known[tensor.untyped_storage()._cdata] = -1
 
     def see(self, tensor: torch.Tensor) -> None:
-        """Write down the storage of a tensor, unless it is known."""
+        """Note the storage of a tensor, unless it is known."""
         storage = tensor.untyped_storage()
         if storage._cdata in self._known or not storage.nbytes():
             return
@@ -139,7 +139,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weakref.finalize(storage, self._leave, storage._cdata).atexit = False
 
     def trace(self) -> Trace:
-        """What was written down so far."""
+        """The storages that were noted so far."""
         return Trace(events=tuple(self.events), workspace_at=self._workspace_at)
 
     def _leave(self, address: int) -> None:
@@ -147,7 +147,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _CardAttention(TorchFunctionMode):
-    """Runs attention on fake tensors as a card does, and answers what a network asks of the values of its mask."""
+    """Runs attention on fake tensors as a card does, and answers a network's questions about the values of its mask."""
 
     def __init__(self, card: Card) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class _CardAttention(TorchFunctionMode):
             call = AttentionCall.of(args, kwargs or {})
             return run_kernel(choose_kernel(self._card, call), call, self._card)
         if func is torch.Tensor.__bool__:
-            return True  # asked only where `_unmasked` is in force: every token is real
+            return True  # asked only within `_unmasked`: every token is real
         return func(*args, **(kwargs or {}))
 
 
@@ -167,7 +167,7 @@ def _unmasked() -> Iterator[None]:
     """Let transformers ask a fake mask whether it is all ones.
 
     transformers keeps the mask of a fake tensor without looking, because its values do not exist. On a device it looks,
-    and drops a mask of ones, which changes the attention kernel. Real tensors are never taken for fake ones, so that a
+    and drops a mask of ones, which changes the attention kernel. A real tensor is never treated as a fake one, so a
     model that computes in another thread meanwhile is not disturbed.
     """
     modules = [module for module in (masking_utils, modeling_attn_mask_utils) if hasattr(module, "is_tracing")]
@@ -182,9 +182,9 @@ def _unmasked() -> Iterator[None]:
 
 
 def fake_module(module: torch.nn.Module, mode: FakeTensorMode) -> list[torch.Tensor]:
-    """Put fake CPU tensors in the place of a meta module's parameters and buffers; the tensors, each once.
+    """Replace a meta module's parameters and buffers by fake CPU tensors, and return them, each once.
 
-    In the order of `parameters()`, then of `buffers()`: that in which a replica is copied to its device.
+    They are in the order of `parameters()` and then `buffers()`, in which a replica is copied to its device.
     """
     made: dict[int, torch.Tensor] = {}
     for part in module.modules():
@@ -207,9 +207,9 @@ def trace_forward(
     *,
     masked: bool,
 ) -> Trace:
-    """The storages of one pass from host features to host vectors, as `encoding.forward.forward` makes it.
+    """The storages of a pass from host features to host vectors, as in `encoding.forward.forward`.
 
-    `inputs` are the shapes of the integer tensors that are moved to the device; `masked` says that some row is padded.
+    `inputs` are the shapes of the integer tensors that are moved to the device. `masked` says that a row is padded.
     """
     recorder = StorageRecorder()
     for weight in weights:
@@ -224,7 +224,7 @@ def trace_forward(
 
 
 def trace_attention(card: Card, call: AttentionCall) -> Trace:
-    """The storages of one attention call on fake tensors: the first to outlive it is the result."""
+    """The storages of an attention call on fake tensors. The first that outlives the call is the result."""
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     with mode, torch.inference_mode():
         fakes = AttentionCall(

@@ -1,6 +1,6 @@
-"""Folders that a LoRA training left: an adapter, which is a difference to the weights of a base model.
+"""Folders that a LoRA training left. An adapter is a difference to the weights of a base model.
 
-Knows files, the hub's cache, and whether the package `peft` is installed, which it does not import. Opens no weights.
+Knows files, the hub's cache, and whether the package `peft` is installed. Imports no peft, and opens no weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BASE_FILES = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """An adapter in a module's folder. `base` is a folder or a hub id, empty where its file does not name one."""
+    """An adapter in a module's folder. `base` is a folder or a hub id, and empty where its file names none."""
 
     folder: Path
     kind: str
@@ -28,27 +28,27 @@ class Adapter:
 
     @property
     def weights(self) -> Path | None:
-        """Its own weights; None where they are not there."""
+        """The file of its weights; None where there is none."""
         return next((self.folder / name for name in ADAPTER_WEIGHTS if (self.folder / name).is_file()), None)
 
     @property
     def base_folder(self) -> Path | None:
-        """Where the base's files are on this machine; None where they are not."""
+        """The folder of the base; None where it is not on this machine."""
         if self.base and Path(self.base).is_dir():
             return Path(self.base)
         try:
-            found = huggingface_hub.try_to_load_from_cache(self.base, "config.json") if self.base else None
+            cached = huggingface_hub.try_to_load_from_cache(self.base, "config.json") if self.base else None
         except HFValidationError:  # a path of the machine that trained it
             return None
-        return Path(found).parent if isinstance(found, str) else None
+        return Path(cached).parent if isinstance(cached, str) else None
 
     def base_files(self) -> dict[str, Path]:
-        """What decides the vectors of the base, by name; nothing where the folder holds the base's weights itself."""
+        """The base's files that decide vectors, by name; empty where the base is in the same folder."""
         folder = self.base_folder
         if folder is None or folder.resolve() == self.folder.resolve():
             return {}
-        found = (file for pattern in _BASE_FILES for file in folder.glob(pattern))
-        return {f"base/{file.name}": file for file in sorted(found)}
+        files = (file for pattern in _BASE_FILES for file in folder.glob(pattern))
+        return {f"base/{file.name}": file for file in sorted(files)}
 
 
 def adapter_in(folder: Path) -> Adapter | None:
@@ -62,7 +62,7 @@ def adapter_in(folder: Path) -> Adapter | None:
         return None
     config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"{path} is not a JSON object")
     return Adapter(
         folder=folder,
         kind=str(config.get("peft_type") or "LoRA").replace("LORA", "LoRA"),

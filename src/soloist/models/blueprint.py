@@ -1,6 +1,6 @@
-"""The shape of a model's network: what its memory can be computed from, without a weight. Pure; no torch, no network.
+"""The shape of a model's network, from which its memory can be computed without weights. Pure; no torch, no network.
 
-A blueprint comes from a model's folder, or, for a model that is not on this machine, from the catalogue.
+A blueprint comes from a model's folder or, for a model that is not on this machine, from the catalogue.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from soloist.types import DType
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast")
-# What decides the memory of every network, by the names that families have for it.
+# The sizes that decide the memory of every network, by the names that families have for them.
 _SIZES = (
     ("hidden_size", "n_embd", "dim", "d_model"),
     ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -26,15 +26,16 @@ _SIZES = (
     ("vocab_size",),
     ("intermediate_size", "n_inner", "d_inner", "ffn_dim", "hidden_dim", "d_ff"),
 )
-# Of these encoder-decoders sentence-transformers loads the encoder alone. Their names for what others call the same.
+# sentence-transformers loads only the encoder of these encoder-decoders.
 ENCODERS_OF_PAIRS = ("t5", "mt5", "umt5")
+# Their names for the sizes of the other families.
 _NAMES_OF_PAIRS = {
     "hidden_size": "d_model",
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_heads",
     "head_dim": "d_kv",
 }
-WITHOUT_PREDICTION = "plan without this model, and bound its batches in a run with token_budget"
+WITHOUT_PREDICTION = "plan without this model, and in a run set its token_budget"
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -56,7 +57,7 @@ class DenseShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
-    """A sentence-transformers pipeline: a transformer, pooling, and what follows, or a static table of vectors.
+    """A sentence-transformers pipeline: a transformer, pooling and later modules, or a static table of vectors.
 
     `config` has the fields of the transformers configuration, `model_type` among them; it is empty for a static model,
     whose table is `static_shape`. `checkpoint_bytes` is the size of the published weights.
@@ -74,18 +75,18 @@ class Blueprint:
 
     @property
     def is_static(self) -> bool:
-        """Whether the model only looks token vectors up and averages them."""
+        """Whether the model only looks up token vectors and averages them."""
         return self.static_shape is not None
 
     def __str__(self) -> str:
-        """The kind of network and where it is known from."""
+        """The kind of network, and the source of the blueprint."""
         if self.static_shape is not None:
             return f"a static table of {self.static_shape[0]} x {self.static_shape[1]}, from {self.source}"
         return f"{self.config.get('model_type', 'a network')}, from {self.source}"
 
     @property
     def digest(self) -> str:
-        """16 hex digits over all that decides the memory."""
+        """16 hex digits over all fields that decide the memory."""
         decisive = {key: value for key, value in asdict(self).items() if not key.startswith(("checkpoint", "source"))}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -94,19 +95,21 @@ def read_blueprint(folder: Path) -> Blueprint:
     """The blueprint of a sentence-transformers folder, from its configuration files; weights may be missing.
 
     Raises:
-        PredictionError: a file or a field is missing, or a module is of a kind whose memory is not known.
+        PredictionError: a file or a field is missing, or the memory of a kind of module is unknown.
     """
     blueprint = Blueprint(source=str(folder))
     for module in _modules(folder):
         changes = _read_module(module.kind, module.folder)
         blueprint = Blueprint(**{**_fields(blueprint), **_joined(blueprint, changes)})
     if not blueprint.config and blueprint.static_shape is None:
-        raise PredictionError(f"{folder} has no transformer in its modules.json: its memory cannot be predicted")
+        raise PredictionError(
+            f"{folder} has no transformer in its modules.json, so its memory cannot be predicted: {WITHOUT_PREDICTION}"
+        )
     return blueprint
 
 
 def _input_names(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the tokenizer gives, and so what is moved to a device: by its own list, its class, or the family."""
+    """The tensors from the tokenizer, which are moved to a device: by its own list, its class, or the network."""
     path = folder / "tokenizer_config.json"
     tokenizer = _object(path) if path.is_file() else {}
     named = tokenizer.get("model_input_names")
@@ -118,11 +121,11 @@ def _input_names(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _modules(folder: Path) -> tuple[ModuleEntry, ...]:
-    """Those that documents go through: no others are on a device."""
+    """The modules of documents: no other module is on a device."""
     try:
         return modules_for(folder, "document")
     except (OSError, ValueError, LookupError) as exc:
-        raise PredictionError(f"{folder} does not say of which modules it is ({exc}): save it again") from exc
+        raise PredictionError(f"{folder} does not list its modules ({exc}): save the model again") from exc
 
 
 def _fields(blueprint: Blueprint) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def _read_module(kind: str, folder: Path) -> dict[str, Any]:
     match kind:
         case "Transformer" if (folder / "adapter_config.json").is_file():
             raise PredictionError(
-                f"{folder} holds an adapter on a base model: its memory cannot be predicted, {WITHOUT_PREDICTION}"
+                f"{folder} holds an adapter on a base model, whose memory cannot be predicted: {WITHOUT_PREDICTION}"
             )
         case "Transformer":
             config = _usual_names(_object(folder / "config.json"))
@@ -162,46 +165,47 @@ def _read_module(kind: str, folder: Path) -> dict[str, Any]:
             return {}
         case "StaticEmbedding":
             return {"static_shape": table_shape(folder / "model.safetensors"), "input_names": ("input_ids", "offsets")}
-    raise PredictionError(f"{folder} is a module of the kind {kind}: its memory cannot be predicted")
+    raise PredictionError(f"{folder} has a module {kind}, whose memory cannot be predicted: {WITHOUT_PREDICTION}")
 
 
 def _checkpoint_dtype(config: Mapping[str, Any]) -> DType:
-    """What the weights are stored in, by either of transformers' names for it; float32 where it does not say."""
+    """The dtype of the stored weights, by either name of transformers; float32 where there is none."""
     named = config.get("dtype", config.get("torch_dtype"))
     return next((dtype for dtype in get_args(DType) if dtype == named), "float32")
 
 
 def _usual_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration with the names that most families have for their sizes beside its own."""
+    """The configuration with the usual names of its sizes beside its own names."""
     if config.get("model_type") not in ENCODERS_OF_PAIRS:
         return config
     return {**config, **{name: config[own] for name, own in _NAMES_OF_PAIRS.items() if own in config}}
 
 
 def hidden_size(config: Mapping[str, Any]) -> int | None:
-    """The width of a network, by the name that its family has for it."""
+    """The width of a network, by its family's name for it."""
     return next((size for name in _SIZES[0] if isinstance(size := config.get(name), int)), None)
 
 
 def _require_sizes(config: Mapping[str, Any], path: Path) -> None:
-    """Refuse a configuration without a size: transformers would take one of its own for it."""
+    """Refuse a configuration without a size: transformers would take a default instead."""
     kind = config.get("model_type")
     if config.get("is_encoder_decoder") and kind not in ENCODERS_OF_PAIRS:
         raise PredictionError(
-            f"{path} is of an encoder with a decoder ({kind}), whose memory cannot be predicted: {WITHOUT_PREDICTION}"
+            f"{path} is that of an encoder with a decoder ({kind}), whose memory cannot be predicted: "
+            f"{WITHOUT_PREDICTION}"
         )
     for names in _SIZES:
         if not any(isinstance(config.get(name), int) for name in names):
             if "auto_map" in config:
                 raise PredictionError(own_code_text(str(path)))
-            raise PredictionError(f"{path} does not say {names[0]}: complete it, its memory cannot be predicted")
+            raise PredictionError(f"{path} has no {names[0]}, so the memory cannot be predicted: add it")
 
 
 def own_code_text(folder: str) -> str:
-    """Why nothing is predicted for a network whose configuration refers to code of the model's own."""
+    """Why nothing is predicted for a network whose configuration refers to the model's own code."""
     return (
-        f"{folder} is of a network whose code comes with the model (auto_map), which no prediction runs: its memory "
-        f"cannot be predicted, {WITHOUT_PREDICTION}"
+        f"{folder} is of a network whose code comes with the model (auto_map). No prediction runs such code, so its "
+        f"memory cannot be predicted: {WITHOUT_PREDICTION}"
     )
 
 
@@ -215,17 +219,19 @@ def _pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def table_shape(weights: Path) -> tuple[int, int]:
-    """The shape of a static table, from the header of its file; as it is loaded, with a row for each token."""
+    """The shape of a static table as it is loaded, with a row for each token, from the header of its file."""
     header = safetensors_header(weights)
     shapes = [tuple(tensor["shape"]) for tensor in header.values() if len(tensor["shape"]) == 2]
     if len(shapes) != 1:
-        raise PredictionError(f"{weights} has {len(shapes)} tables, not one: its memory cannot be predicted")
+        raise PredictionError(
+            f"{weights} has {len(shapes)} tables, not one, so its memory cannot be predicted: {WITHOUT_PREDICTION}"
+        )
     mapping = header.get("mapping")  # of model2vec: tokens that share a row
     return (mapping["shape"][0], shapes[0][1]) if mapping is not None else shapes[0]
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file by name, each with `dtype`, `shape` and `data_offsets`; no weight is read.
+    """The header of a safetensors file: `dtype`, `shape` and `data_offsets` of its tensors, by name. Reads no weights.
 
     Raises:
         PredictionError: the file is missing or damaged.
@@ -234,26 +240,28 @@ def safetensors_header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     except (OSError, ValueError, MemoryError, OverflowError) as exc:
-        raise PredictionError(f"{path} cannot be read: {exc}") from exc
+        raise PredictionError(f"{path} cannot be read ({exc}): copy or download it again") from exc
     return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
 
 
 def _needed(config: Mapping[str, Any], name: str, path: Path) -> int:
     value = config.get(name)
     if not isinstance(value, int):
-        raise PredictionError(f"{path} does not say {name}: its memory cannot be predicted")
+        raise PredictionError(f"{path} has no {name}, so the memory cannot be predicted: add it")
     return value
 
 
 def _object(path: Path) -> Mapping[str, Any]:
-    found = _json(path)
-    if not isinstance(found, dict):
-        raise PredictionError(f"{path} holds no JSON object, so the memory cannot be predicted: write it again")
-    return found
+    value = _json(path)
+    if not isinstance(value, dict):
+        raise PredictionError(f"{path} is not a JSON object, so the memory cannot be predicted: save the model again")
+    return value
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
-        raise PredictionError(f"{path} cannot be read, so the memory cannot be predicted: {exc}") from exc
+        raise PredictionError(
+            f"{path} cannot be read ({exc}), so the memory cannot be predicted: save the model again"
+        ) from exc

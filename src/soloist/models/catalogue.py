@@ -54,7 +54,7 @@ class Catalogue:
 
 BUILT_IN = Catalogue.of(BUILT_IN_SPECS)
 
-# Left out on purpose: hub id -> the sentence that a user gets.
+# Left out on purpose, by hub id, with the message for the user.
 UNSUPPORTED: Mapping[str, str] = MappingProxyType(
     {
         "jinaai/jina-embeddings-v4": (
@@ -68,11 +68,11 @@ UNSUPPORTED: Mapping[str, str] = MappingProxyType(
 def resolve(name: str, catalogue: Catalogue = BUILT_IN) -> ModelSpec:
     """The spec for a requested model: a catalogue name, else an existing folder, else a hub id such as `org/name`.
 
-    A hub id whose model is in the catalogue keeps what the catalogue knows of it, under the requested name.
+    A hub id of a model in the catalogue gets that model's row, under the requested name.
 
     Raises:
-        ConfigError: the model is left out on purpose, and the message says why; or the catalogue gives it a
-            source that does not exist.
+        ConfigError: the model is left out on purpose, and the message says why; or its source in the catalogue does not
+            exist.
         UnknownModelError: the name is none of the three.
     """
     if name in catalogue:
@@ -104,12 +104,12 @@ def _is_path(text: str) -> bool:
 
 
 def _require_source(spec: ModelSpec) -> ModelSpec:
-    """Only of a model that is asked for: a folder that is not attached today is no fault of the other models."""
+    """Refuse a model whose folder does not exist. Only models that are used need theirs."""
     if is_hub_id(spec.source) or Path(spec.source).is_dir():
         return spec
     raise ConfigError(
         f"the model {spec.name} has the source {spec.source}, which does not exist: attach that folder, or correct the "
-        "catalogue, where a hub id such as org/name works too"
+        "source in the catalogue, which may be a hub id such as org/name too"
     )
 
 

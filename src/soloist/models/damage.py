@@ -1,6 +1,6 @@
-"""Files that a copy or a download left broken: pointers of git-lfs, empty files, cut ones, and numbers of another kind.
+"""Files that a copy or a download left broken: pointers of git-lfs, empty or cut files, weights that are not floats.
 
-Pure: reads the beginning of each file, and of weights the header alone.
+Pure: it reads the beginning of a file, and of weights only the header.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 GET_AGAIN = "copy or download the model in full"
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
-# Every JSON of a safetensors header is shorter than this, in bytes.
+# The header of a safetensors file has fewer bytes than this.
 _LARGEST_HEADER = 100_000_000
 _LARGE_JSON = 1 << 20
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# Whole numbers that networks keep beside their weights, by the end of their names: places, masks and counts.
+# Whole numbers that networks keep beside their weights, by the end of their names: positions, masks and counts.
 _NEVER_PACKED = ("i64", "int64", "bool")
 _COUNTS = (
     "position_ids", "token_type_ids", "num_batches_tracked", "relative_position_index", "attn.bias", "attention.bias",
@@ -27,7 +27,7 @@ _COUNTS = (
 
 
 def damage_in(files: Iterable[Path]) -> Iterator[str]:
-    """What is wrong with each of the files that are there, as the end of a sentence."""
+    """A sentence about every broken file. Missing files are left out."""
     for file in files:
         if file.is_file():
             yield from _damage(file)
@@ -50,7 +50,7 @@ def _damage(file: Path) -> Iterator[str]:
 
 
 def _broken_json(file: Path, size: int) -> Iterator[str]:
-    if size > _LARGE_JSON:  # a vocabulary, which takes a second to read: what was cut off is seen at its end
+    if size > _LARGE_JSON:  # a vocabulary, which takes a second to read: a cut one is seen at its end
         with file.open("rb") as opened:
             opened.seek(-64, os.SEEK_END)
             if not opened.read().rstrip().endswith((b"}", b"]")):
@@ -78,15 +78,15 @@ def _broken_weights(file: Path, size: int) -> Iterator[str]:
 
 
 def is_count(name: str, shape: Iterable[int], dtype: str) -> bool:
-    """Whether whole numbers of this name and dtype are a network's own counts, masks or places, and no weights."""
+    """Whether whole numbers of this name and dtype are a network's counts, masks or positions, and not weights."""
     return name.endswith(_COUNTS) or dtype.lower() in _NEVER_PACKED or not tuple(shape)
 
 
 def integers_text(file: Path, name: str, dtype: str) -> str:
-    """Why weights that are whole numbers, or floats of eight bits, are refused: they mean nothing without a scale."""
+    """Why whole numbers or floats of eight bits are refused as weights: without a scale they mean nothing."""
     return (
-        f"{file} has {name} as {dtype}, which are quantised weights and mean nothing as floats; choose the "
-        "model that they were made from"
+        f"{file} has {name} as {dtype}, which are quantised weights and mean nothing as floats; choose the model from "
+        "which they were made"
     )
 
 

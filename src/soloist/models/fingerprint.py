@@ -1,9 +1,8 @@
-"""Digests of what decides a model's vectors. Pure: files and values in, hexadecimal digits out; no torch.
+"""Digests of all that decides a model's vectors. Pure: files and values in, hexadecimal digits out; no torch.
 
 The path of a folder and the time of its files do not count, so a copied model keeps its fingerprint. Code that a model
-is trusted to run counts by its bytes: every Python file in its folder, used or not, and what it takes from another
-repository as the hub's cache has it. Where the cache lacks that the model has no fingerprint, and so no vectors of it
-are taken over.
+is trusted to run counts by its bytes: every Python file in its folder, used or not, and remote code in the hub's cache.
+Where the cache lacks such code, the model has no fingerprint, and so vectors from earlier runs are not reused.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
 from soloist.types import DType
 
-# Raised when soloist itself turns the same texts and weights into other vectors.
+# Raised by one when a version of soloist gives other vectors for the same texts and weights.
 ENCODER_VERSION = 4
 
 _SETTINGS = (
@@ -31,7 +30,7 @@ _SETTINGS = (
     "sentence_*_config.json",
     "router_config.json", "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin",
 )  # fmt: skip
-# Read only where there is no tokenizer.json, which says all that they say.
+# Read only where there is no tokenizer.json, which has the same content.
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 22
@@ -40,11 +39,11 @@ _known_digests: dict[tuple[str, int, int], str] = {}
 
 
 def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
-    """The sha256 of every file that decides the vectors, by its path inside the model's folder; of code that it takes
-    from elsewhere by repository and file.
+    """The sha256 of every file that decides the vectors, by its path in the model's folder. Remote code goes by its
+    repository and file, and the base of an adapter by `base/` and its name.
 
     Raises:
-        ModelLoadError: such code is not on this machine.
+        ModelLoadError: remote code is not on this machine.
     """
     folder = location.folder
     outside: dict[str, Path] = {}
@@ -62,9 +61,7 @@ def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
 
 
 def known_fingerprint(spec: ModelSpec, settings: ModelSettings, dtype: DType) -> str | None:
-    """The fingerprint that a model will have when it is loaded; None where its weights or its code are not on this
-    machine.
-    """
+    """The fingerprint that a model will have once it is loaded; None where weights or code are not on this machine."""
     if settings.folder is None:
         return None
     if spec.loader != "wordllama":
@@ -85,13 +82,13 @@ def known_fingerprint(spec: ModelSpec, settings: ModelSettings, dtype: DType) ->
 
 
 def fingerprint(contents: Mapping[str, str], **decisive: Any) -> str:
-    """16 hex digits over the files' digests, the decisive values (prompts, limits, dtype) and `ENCODER_VERSION`."""
+    """16 hex digits over the digests of files, the decisive values (prompts, limits, dtype) and `ENCODER_VERSION`."""
     everything = {"encoder_version": ENCODER_VERSION, "contents": dict(contents), **decisive}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, computed once per path, size and time of change."""
+    """The sha256 of a file's bytes, computed once for a path, a size and a time of change."""
     real = path.resolve()
     # The hub's cache names the blob of a large file by its sha256.
     if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):

@@ -1,8 +1,8 @@
 """How many tokens of a text a model reads. Pure: a network's configuration and a pipeline's settings in, limits out.
 
-What sentence-transformers would read is what is read here: its order is `processing_kwargs`, then `document_length` or
-`query_length`, then `max_seq_length`. The loader and the planner ask the same functions; the one gives them a loaded
-model's settings, the other gives them its files'.
+soloist reads as many tokens as sentence-transformers: `processing_kwargs` go before `document_length` or
+`query_length`, and those before `max_seq_length`. The loader and the planner ask the same functions: the loader about a
+loaded model's settings, the planner about those in its files.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from soloist.models.spec import ModelSpec
 
 # No text has as many tokens: transformers writes 10^30 where a tokenizer has no limit.
 NO_LIMIT = 1_000_000_000
-# Networks with a table of places, learned or computed, beyond whose end they cannot look (tried with transformers 5.23:
-# tests/models/test_limits.py). All others tell places by their distance (rotary, ALiBi, relative), or have no end.
+# Networks with a table of positions, learned or computed, which ends (tried with transformers 5.23 in
+# tests/models/test_limits.py). All others go by the distance of tokens (rotary, ALiBi, relative), or have no end.
 _WITH_POSITIONS = frozenset({
     "albert", "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot",
     "blenderbot-small", "bros", "camembert", "canine", "clip_text_model", "codegen", "convbert", "ctrl",
@@ -29,17 +29,17 @@ _WITH_POSITIONS = frozenset({
     "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "splinter", "squeezebert",
     "tipsv2_text_model", "visual_bert", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod", "yoso",
 })  # fmt: skip
-# Of these the first places, up to that of the padding token, are never used.
+# These never use their first positions, up to that of the padding token.
 _COUNT_BEHIND_PADDING = frozenset({
     "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 })  # fmt: skip
-# These count the tokens that the mask has, so that padding on either side shifts none.
+# These count the tokens of the mask, so that padding on either side shifts no position.
 _COUNT_BY_THE_MASK = frozenset({"biogpt", "opt"})
 _FIELDS = dict.fromkeys(
     ("codegen", "ctrl", "gpt-sw3", "gpt2", "gpt_bigcode", "gptj", "imagegpt", "openai-gpt"), "n_positions"
 ) | {"mpt": "max_seq_len"}
-# Fields by which a network of a kind above is one without a table after all.
+# With this value of a field, a network of these kinds has no table.
 _WITHOUT_A_TABLE: Mapping[str, tuple[str, object]] = {
     "deberta": ("position_biased_input", False),
     "deberta-v2": ("position_biased_input", False),
@@ -53,8 +53,8 @@ _DOES_NOT_CUT = (False, None, "do_not_truncate")
 class OwnLimits:
     """The limits that a model's own files set; None where they set none.
 
-    `longest` is for all texts, and `document` and `query` are for those of one task, and go before it. `keeps_end`: a
-    static model's tokenizer cuts the beginning of a text (those of networks have a setting of their own).
+    `longest` is for all texts. `document` and `query` are for texts of one task, and go before it. `keeps_end` is True
+    where a static model's tokenizer cuts off the beginning of a text; the tokenizers of networks have a setting for it.
     """
 
     longest: int | None = None
@@ -69,10 +69,10 @@ class OwnLimits:
 
 
 def own_limits(name: str, max_seq_length: object, settings: Mapping[str, Any]) -> OwnLimits:
-    """The limits by `max_seq_length`, as sentence-transformers works it out, and a pipeline's other settings.
+    """The limits by `max_seq_length`, as sentence-transformers has it, and by a pipeline's other settings.
 
     Raises:
-        ModelLoadError: a limit is no whole number of 1 or more.
+        ModelLoadError: a limit is not a whole number of 1 or more.
     """
     called = tokenizer_settings(settings)
     if called.get("truncation", True) not in _CUTS:
@@ -89,36 +89,37 @@ def own_limits(name: str, max_seq_length: object, settings: Mapping[str, Any]) -
 
 
 def tokenizer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `processing_kwargs` change of how a tokenizer is called."""
+    """The arguments of a tokenizer that `processing_kwargs` set."""
     processing = settings.get("processing_kwargs") or {}
     return {**(processing.get("text") or {}), **(processing.get("common") or {})}
 
 
 def knows_truncation(value: object) -> bool:
-    """Whether a way to cut texts is one that is followed."""
+    """Whether soloist can cut texts in this way."""
     return value in (*_CUTS, *_DOES_NOT_CUT)
 
 
 def own_longest(settings: Mapping[str, Any], tokenizer: Mapping[str, Any], network: Mapping[str, Any]) -> object:
-    """`max_seq_length` as sentence-transformers works it out of a pipeline's, a tokenizer's and a network's files."""
+    """`max_seq_length` as sentence-transformers has it, from the files of a pipeline, a tokenizer and a network."""
     given = (settings.get("processor_kwargs") or settings.get("tokenizer_args") or {}).get("model_max_length")
     explicit = given if given is not None else settings.get("max_seq_length")
     if explicit is not None:
         return explicit
     limit = tokenizer.get("model_max_length")
     stated = stated_positions(network)
-    if stated is None or network.get("model_type") == "mpt":  # which sentence-transformers does not know of
+    if stated is None or network.get("model_type") == "mpt":  # a limit that sentence-transformers does not know
         return limit
     return stated if limit is None else min(limit, stated)
 
 
 def token_limit(spec: ModelSpec, task: Task, own: OwnLimits, end: int | None) -> int | None:
-    """How many tokens are read of a text of a task, special tokens and prompt included; None for all.
+    """How many tokens of a text are read, special tokens and prompt included; None for all.
 
-    A catalogue's `max_tokens` takes the place of the model's own limit. Only a shorter `query_length` stays.
+    `end` is the number of the network's positions. A catalogue's `max_tokens` replaces the model's own limit; only a
+    shorter `query_length` stays.
 
     Raises:
-        ConfigError: the spec's limit is beyond the end of the network's places.
+        ConfigError: the spec's limit is beyond the network's positions.
     """
     if spec.max_tokens is not None and end is not None and spec.max_tokens > end:
         raise ConfigError(
@@ -147,12 +148,12 @@ def padding_notices(side: str, network: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     return (
         "its tokenizer pads on the left, which would shift the positions that its network counts: soloist pads on the "
-        "right, so each text has the vector that it has alone",
+        "right, so every text has the vector that it has alone",
     )
 
 
 def usable_positions(network: Mapping[str, Any]) -> int | None:
-    """How many tokens a network of transformers can tell the place of; None where there is no end to it."""
+    """How many positions a network of transformers has for tokens; None where there is no limit."""
     kind, stated = network.get("model_type"), stated_positions(network)
     field, value = _WITHOUT_A_TABLE.get(str(kind), ("", ""))
     if stated is None or kind not in _WITH_POSITIONS or (field and network.get(field) == value):
@@ -164,7 +165,7 @@ def usable_positions(network: Mapping[str, Any]) -> int | None:
 
 
 def stated_positions(network: Mapping[str, Any]) -> int | None:
-    """The number of positions that a configuration states, whatever its network makes of it."""
+    """The number of positions that a configuration states. The network may use fewer, or none."""
     stated = network.get(_FIELDS.get(str(network.get("model_type")), "max_position_embeddings"))
     return stated if isinstance(stated, int) and stated > 0 else None
 

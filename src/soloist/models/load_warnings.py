@@ -1,7 +1,7 @@
-"""What libraries say while a model is loaded, kept for the user and off the terminal.
+"""Warnings of libraries while a model is loaded: kept for the user, and not written to the terminal.
 
-Knows the loggers of the libraries and Python's warnings; nothing of models. Only what the loading thread says is
-kept. Chatter is told from warnings by its level, never by its text.
+Knows the loggers of the libraries and Python's warnings; nothing of models. Only warnings of the loading thread are
+kept. What is a warning follows from the level of a message, never from its text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TextIO
 from transformers.utils import logging as transformers_logging
 
 _LOGGERS = tuple(logging.getLogger(name) for name in ("sentence_transformers", "transformers", "huggingface_hub"))
-# Words of warnings for developers who call a library, and not for users of a model.
+# Warnings for developers who call a library, not for users of a model.
 _FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 400
@@ -28,7 +28,7 @@ _heard_by: dict[int, list[str]] = {}  # by the thread that loads
 
 
 class _Ear(logging.Handler):
-    """Keeps the warnings of threads that load, and passes those of others on to where they would have gone."""
+    """Keeps the warnings of threads that load, and passes those of other threads on to their own handlers."""
 
     def emit(self, record: logging.LogRecord) -> None:
         heard = _heard_by.get(record.thread or 0)
@@ -41,14 +41,14 @@ class _Ear(logging.Handler):
 
 
 class _Before:
-    """How a logger was set before the first of the loads that are at work."""
+    """The settings of a logger before the first of the running loads."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self.logger = logger
         self.level, self.handlers, self.propagate = logger.level, list(logger.handlers), logger.propagate
 
     def pass_on(self, record: logging.LogRecord) -> None:
-        """Do with a record what would have been done with it."""
+        """Handle a record as the logger did before."""
         for handler in self.handlers:
             if record.levelno >= handler.level:
                 handler.handle(record)
@@ -56,7 +56,7 @@ class _Before:
             logging.getLogger().callHandlers(record)
 
     def restore(self) -> None:
-        """Set the logger as it was."""
+        """Give the logger its settings back."""
         self.logger.setLevel(self.level)
         self.logger.handlers[:] = self.handlers
         self.logger.propagate = self.propagate
@@ -80,15 +80,15 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def heard() -> Iterator[list[str]]:
-    """The warnings of libraries in this thread, a line each and no line twice, in the list once the work is done.
+    """A list that has the warnings of libraries in this thread once the work is done: one line each, no line twice.
 
-    Within `quiet`, one at a time in a process: Python's warnings are settings of all threads.
+    Use it within `quiet`, and once at a time in a process: Python's warnings are settings of all threads.
     """
     said: list[str] = []
     me = threading.get_ident()
     outer = _heard_by.get(me, [])
     _heard_by[me] = said
-    # A library that warns once in a process would be heard by the first of two runs alone.
+    # Otherwise a library that warns once in a process would warn only in the first of two runs.
     for once in (logging.Logger.warning_once, logging.Logger.info_once):  # type: ignore[attr-defined]
         once.cache_clear()
     try:
@@ -117,7 +117,7 @@ def _end() -> None:
     global _depth
     with _switching:
         _depth -= 1
-        if _depth == 0:  # the last of those who are at work
+        if _depth == 0:  # the last of the running loads has ended
             for before in _before.values():
                 before.restore()
             _before.clear()
@@ -127,7 +127,7 @@ def _end() -> None:
 
 @contextlib.contextmanager
 def _silent_unless_heard() -> Iterator[None]:
-    """What is said before and after the load itself, such as that a download goes on, is chatter."""
+    """Drop what is said before and after the load itself, e.g. about a download."""
     me = threading.get_ident()
     _heard_by[me] = []
     try:
@@ -161,7 +161,7 @@ def _python_warnings(said: list[str]) -> Iterator[None]:
 
 
 def _line(text: object) -> str:
-    """A text in one line: up to its first blank one, without colours, the head of a table, and beyond what is read."""
+    """A text on one line: up to its first empty line, without colours and the head of a table, and not too long."""
     lines = [re.sub(r"[\s|]+", " ", line).strip() for line in _COLOURS.sub("", str(text)).strip().splitlines()]
     lines = lines[: lines.index("")] if "" in lines else lines
     rule = next((at for at, line in enumerate(lines) if at > 1 and not line.strip("-+= ")), None)

@@ -1,7 +1,7 @@
 """Where a model's files are: a folder, the hub's cache, an installed package, or the hub itself.
 
-Knows files and the hub, imports neither torch nor the packages that carry weights, and opens no weights. What it
-finds is always a folder on this machine, so that the loading itself never needs a network.
+Knows files and the hub. Imports neither torch nor the packages that carry weights, and opens no weights. The result is
+always a folder on this machine, so that loading itself never needs a network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WORDLLAMA_WEIGHTS = "weights/l2_supercat_256.safetensors"
 WORDLLAMA_TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Of a hub repository, what loading can need: other formats of the same weights are often several times its size.
+# The files of a hub repository that loading can need. Other formats of the same weights are often far larger.
 _WANTED = ("*.json", "*.txt", "*.model", "*.py", "*.safetensors")
 _SETTINGS = ("*.json", "*.txt", "*.model")
 _UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
@@ -33,7 +33,7 @@ _PICKLED = ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
-    """A folder with all files of a model, and the hub commit that they are, where that is known."""
+    """A folder with all files of a model, and their commit on the hub, where it is known."""
 
     folder: Path
     revision: str | None
@@ -52,7 +52,8 @@ def locate(spec: ModelSpec) -> Location:
         return Location(folder=_require_package(spec), revision=None)
     if not is_hub_id(spec.source):
         raise ModelLoadError(
-            f"{spec.name} cannot be loaded: the folder {spec.source} does not exist, attach it or correct the source"
+            f"{spec.name} cannot be loaded, because the folder {spec.source} does not exist: attach it, or correct the "
+            "source"
         )
     return _cached(spec) or _packaged(spec) or _downloaded(spec)
 
@@ -75,7 +76,7 @@ def find_settings(spec: ModelSpec) -> Path | None:
 
 
 def fetch_settings(spec: ModelSpec) -> Path:
-    """The same folder, downloaded from the hub without the weights where it is not here.
+    """The same folder; where it is not on this machine, it is downloaded from the hub, without the weights.
 
     Raises:
         OSError: the hub cannot be reached, does not have the model, or does not give it without a licence.
@@ -84,19 +85,20 @@ def fetch_settings(spec: ModelSpec) -> Path:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold the weights of every module, sorted; safetensors alone where there are any.
+    """The files with the weights of all modules, sorted. Where a module has safetensors, only those count.
 
-    Empty where the model has not been copied or downloaded in full.
+    Empty where the model was not copied or downloaded in full.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for module_folder in module_folders(folder):
-        found.extend(_checkpoint(module_folder, "model.safetensors") or _checkpoint(module_folder, "pytorch_model.bin"))
-    return tuple(sorted(found))
+        files.extend(_checkpoint(module_folder, "model.safetensors") or _checkpoint(module_folder, "pytorch_model.bin"))
+    return tuple(sorted(files))
 
 
 def module_folders(folder: Path) -> tuple[Path, ...]:
-    """The model's folder, then those of its modules and of its routers' modules, each once; what documents go through
-    comes first.
+    """The model's folder, and then those of its modules and of its routers' modules, each once.
+
+    The modules of documents come before the others.
     """
     folders = [module.folder for module in modules_of(folder)]
     return tuple(dict.fromkeys((folder, *_document_folders(folder), *folders)))
@@ -125,7 +127,7 @@ def network_type(folder: Path) -> str | None:
 
 
 def _of_the_network(folder: Path) -> Path:
-    """Where the network of a module's folder is described: beside the base of an adapter, else in the folder itself."""
+    """The folder that describes a module's network: that of the base of an adapter, else its own."""
     adapter = adapter_in(folder)
     return (adapter.base_folder if adapter is not None else None) or folder
 
@@ -146,7 +148,7 @@ def _checkpoint(folder: Path, file_name: str) -> list[Path]:
 
 
 def _at(folder: Path) -> Location:
-    """A snapshot folder of the hub's cache is named by its commit, and keeps that name when it is copied."""
+    """The location of a folder. A snapshot of the hub's cache is named by its commit, and a copy keeps that name."""
     return Location(folder=folder, revision=folder.name if _COMMIT.fullmatch(folder.name) else None)
 
 
@@ -160,7 +162,7 @@ def _cached(spec: ModelSpec) -> Location | None:
 
 
 def _packaged(spec: ModelSpec) -> Location | None:
-    """The package's folder that holds modules.json. A package has no hub commit, so it answers for none."""
+    """The folder of the package with modules.json; None for a spec with a commit, because a package has none."""
     root = _package_folder(spec.package) if spec.revision is None else None
     if root is None:
         return None
@@ -187,12 +189,13 @@ def _require_package(spec: ModelSpec) -> Path:
     folder = _package_folder(spec.package)
     if folder is None:
         raise ModelLoadError(
-            f"{spec.name} cannot be loaded: its weights come with the package {spec.package}, install {spec.package}"
+            f"{spec.name} cannot be loaded, because the package {spec.package} with its weights is not installed: "
+            f"install {spec.package}"
         )
     return folder
 
 
 def _package_folder(package: str | None) -> Path | None:
-    """Found without importing the package: wordllama's import sets up the process's logging."""
-    found = importlib.util.find_spec(package) if package else None
-    return Path(found.origin).parent if found is not None and found.origin else None
+    """The folder of a package, without importing it: wordllama's import sets up the process's logging."""
+    spec = importlib.util.find_spec(package) if package else None
+    return Path(spec.origin).parent if spec is not None and spec.origin else None

@@ -1,6 +1,6 @@
-"""What a folder's modules.json names that no loader takes: classes, folders, code of its own. Pure; no torch.
+"""Faults in a folder's modules.json: classes that nobody has, folders outside, code of its own. Pure; no torch.
 
-Each fault is the end of a sentence that names the entry and the way on.
+A fault is the end of a sentence, which names the entry and what to do.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ LIBRARY_MODULES = frozenset({
     "Router", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling", "StaticEmbedding", "Transformer",
     "WeightedLayerPooling", "WordEmbeddings", "WordWeights",
 })  # fmt: skip
-# What sentence-transformers before 0.3 had in the place of its Transformer.
+# What sentence-transformers before 0.3 had instead of its Transformer.
 _EARLY_TRANSFORMERS = frozenset({"ALBERT", "BERT", "CamemBERT", "DistilBERT", "RoBERTa", "T5", "XLMRoBERTa", "XLNet"})
-# What works on tokens or vectors, and so cannot come first.
+# These work on tokens or vectors, and so they cannot come first.
 _READS_NO_TEXT = frozenset({
     "Dense", "Dropout", "LayerNorm", "Normalize", "Pooling", "WeightedLayerPooling", "WordWeights",
 })  # fmt: skip
 
 
 def faults_in_list(spec: ModelSpec, folder: Path, *, with_code: bool) -> Iterator[str]:
-    """What is wrong with a folder's list of modules; `with_code` where files of code should be there by now."""
+    """The faults in a folder's list of modules. `with_code` says that its files of code should be there too."""
     listed = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     for entry in listed if isinstance(listed, list) else ():
         yield from _unreadable(entry)
@@ -40,8 +40,8 @@ def faults_in_list(spec: ModelSpec, folder: Path, *, with_code: bool) -> Iterato
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         yield (
-            f"its modules.json has the name {twice[0]} twice, so one of the two modules would be left out: give each a "
-            "name of its own"
+            f"its modules.json has the name {twice[0]} twice, so one of the two modules would be left out: give them "
+            "different names"
         )
     for module in modules_of(folder):
         if module.is_of_the_library:
@@ -54,7 +54,7 @@ def faults_in_list(spec: ModelSpec, folder: Path, *, with_code: bool) -> Iterato
     first = modules_for(folder, "document")[:1]
     if first and first[0].is_of_the_library and first[0].kind in _READS_NO_TEXT:
         yield (
-            f"its modules.json begins with {first[0].kind}, which reads no text: put the modules into the order in "
+            f"its modules.json begins with {first[0].kind}, which cannot read texts: put the modules into the order in "
             "which a text goes through them, Transformer first"
         )
 
@@ -62,22 +62,22 @@ def faults_in_list(spec: ModelSpec, folder: Path, *, with_code: bool) -> Iterato
 def trust_text(name: str) -> str:
     """What to do about a model that runs code of its own, as the end of a sentence."""
     return (
-        f'it runs code of its own, read that code and set trust_remote_code = true under [models."{name}"] in the '
+        f'it runs its own code; read that code, and then set trust_remote_code = true under [models."{name}"] in the '
         "catalogue"
     )
 
 
 def _unreadable(entry: Any) -> Iterator[str]:
     if not isinstance(entry, dict) or not isinstance(module_folder := entry.get("path"), str):
-        return  # which the pipeline's own reader refuses
+        return  # the reader of pipelines refuses it
     if "name" not in entry:
-        yield f"its modules.json gives the module {entry.get('type')} no name: add idx and name to each of its modules"
+        yield f"its modules.json gives the module {entry.get('type')} no name: add idx and name to all of its modules"
     if "\\" in module_folder:
-        yield f"its modules.json names the folder {module_folder} with a backslash: write / in its place"
+        yield f"its modules.json names the folder {module_folder} with a backslash: write / instead"
     if Path(module_folder).is_absolute() or ".." in Path(module_folder).parts:
         yield (
-            f"its modules.json gives its module {entry.get('name')} a folder outside of the model's, or the whole path "
-            "of one: put that folder into the model's and write its name alone"
+            f"its modules.json gives its module {entry.get('name')} a folder outside the model's folder, or a whole "
+            "path: put that folder into the model's, and write only its name"
         )
 
 
@@ -85,7 +85,7 @@ def _unknown(module: ModuleEntry) -> Iterator[str]:
     if module.kind in _EARLY_TRANSFORMERS:
         yield (
             f"its modules.json has the module {module.type}, as sentence-transformers wrote it before 0.3: write "
-            "sentence_transformers.models.Transformer in its place"
+            "sentence_transformers.models.Transformer instead"
         )
     elif module.kind not in LIBRARY_MODULES:
         yield (
@@ -95,25 +95,25 @@ def _unknown(module: ModuleEntry) -> Iterator[str]:
 
 
 def _missing_class(folder: Path, module: ModuleEntry) -> Iterator[str]:
-    """A class outside of sentence-transformers is in a file of the folder, of another repository, or of a package."""
+    """A fault where a class outside sentence-transformers is neither in the folder nor in a package or a repository."""
     name = module.type.rpartition(".")[0]
     if module.is_of_the_library or "--" in name:
         return
     if not (folder / f"{name}.py").is_file() and not _is_importable(name.partition(".")[0]):
         yield (
-            f"its modules.json has the module {module.type}, and neither {name}.py nor a package of that name is "
-            "here: copy that file into the model's folder, or install the package"
+            f"its modules.json has the module {module.type}, and there is neither {name}.py nor a package of that "
+            "name: copy that file into the model's folder, or install the package"
         )
 
 
 def _missing_code(folder: Path) -> Iterator[str]:
-    """The code of a network, which its config.json names, where it should be in the same folder."""
+    """A fault where the code of a network should be in its folder, by its config.json, and is missing."""
     for what in ("AutoConfig", "AutoModel"):
         named = (read_object(folder / "config.json").get("auto_map") or {}).get(what)
         if isinstance(named, str) and "--" not in named:
             file = folder / f"{named.partition('.')[0]}.py"
             if not file.is_file():
-                yield f"{file} is missing, which its config.json names (auto_map): copy it from where the model is from"
+                yield f"{file}, which its config.json names (auto_map), is missing: copy it from the original model"
 
 
 def _is_importable(name: str) -> bool:

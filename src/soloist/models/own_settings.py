@@ -1,8 +1,8 @@
-"""What a folder's own files set beside weights and modules, and what of it cannot be followed. Pure: JSON in, no torch.
+"""The settings in a model's own files, and which of them soloist cannot follow. Pure: JSON in, no torch.
 
-Every setting that sentence-transformers reads is in one of three places: it is followed (most of them by its own code,
-which loads the modules), it is refused here by name, or it is a notice. tests/models/test_every_setting.py has a row
-for each, and reads from the installed library which there are.
+A setting that sentence-transformers reads is followed, or refused here by name, or it is a notice. Most are followed by
+sentence-transformers' own code, which loads the modules. tests/models/test_every_setting.py has a row for every setting
+that the installed library reads.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from soloist.models.limits import NO_LIMIT, OwnLimits, knows_truncation, own_lim
 from soloist.models.spec import ModelSpec
 from soloist.types import Similarity
 
-# Where sentence-transformers looks for the settings of a transformer; the first that is there counts.
+# Where sentence-transformers looks for the settings of a transformer. The first file that is there counts.
 TRANSFORMER_FILES = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 PIPELINE_FILE = "config_sentence_transformers.json"
-# What such a file may set, by today's names and by earlier ones: sentence-transformers loads no folder with another.
+# Settings of such a file, by present and earlier names. sentence-transformers refuses a folder with another one.
 TRANSFORMER_SETTINGS = frozenset({
     "backend", "cache_dir", "config_args", "config_kwargs", "do_lower_case", "document_length", "max_seq_length",
     "modality_config", "model_args", "model_kwargs", "module_output_name", "processing_kwargs", "processor_kwargs",
     "query_expansion", "query_length", "tokenizer_args", "tokenizer_name_or_path", "transformer_task", "unpad_inputs",
 })  # fmt: skip
-# How a tokenizer may be called (`processing_kwargs`): what cuts is followed, and these change no vector.
+# How a tokenizer may be called (`processing_kwargs`): these cut texts, which is followed.
 _CUTTING = frozenset({"max_length", "truncation"})
+# These change no vector.
 _HARMLESS = frozenset({
     "logits_to_keep", "pad_to_multiple_of", "padding", "padding_side", "return_token_type_ids", "stride", "verbose",
 })  # fmt: skip
-# The only values of these that change nothing.
+# These change no vector with this value alone.
 _HARMLESS_AS: Mapping[str, object] = {
     "add_special_tokens": True,
     "is_split_into_words": False,
@@ -48,7 +49,7 @@ _HARMLESS_AS: Mapping[str, object] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerFiles:
-    """The settings of one transformer: its pipeline's, its tokenizer's and its network's, as their files have them."""
+    """The settings of one transformer, from the files of its pipeline, its tokenizer and its network."""
 
     settings: Mapping[str, Any]
     tokenizer: Mapping[str, Any]
@@ -56,10 +57,10 @@ class TransformerFiles:
     where: Path
 
     def limits(self, name: str) -> OwnLimits:
-        """The limits that they set.
+        """The limits that the files set.
 
         Raises:
-            ModelLoadError: one of them is not a number of tokens.
+            ModelLoadError: a limit is not a number of tokens.
         """
         stated = self.tokenizer.get("model_max_length")
         if stated is not None and not _is_limit(stated):
@@ -92,30 +93,28 @@ def read_pipeline(folder: Path) -> Mapping[str, Any]:
 
 
 def similarity_of(pipeline: Mapping[str, Any]) -> Similarity:
-    """What the model was trained to be compared by; cosine where its files do not say, as sentence-transformers has
-    it.
-    """
+    """The comparison for which a model was trained; cosine where its files name none, as in sentence-transformers."""
     named = pipeline.get("similarity_fn_name")
     return next((known for known in get_args(Similarity) if known == named), "cosine")
 
 
 def require_followed(spec: ModelSpec, files: TransformerFiles, *, is_own_code: bool = False) -> None:
-    """Refuse settings of a transformer that are not followed; code of the model's own may know others.
+    """Refuse settings of a transformer that soloist cannot follow. A model's own code may know more settings.
 
     Raises:
-        ModelLoadError: there is one; the message names it, its file and the way on.
+        ModelLoadError: there is such a setting. The message names it, its file and what to do.
     """
     what = _not_followed(files.settings)
     unknown = sorted(files.settings.keys() - TRANSFORMER_SETTINGS)
     if unknown and not is_own_code:
         raise ModelLoadError(
             f"{spec.name} sets {', '.join(unknown)} in {files.where}, which the installed sentence-transformers does "
-            "not know: take that setting out of the file, or install a version that knows it"
+            "not know: remove that setting from the file, or install a version that knows it"
         )
     if what is not None:
         raise ModelLoadError(
-            f"{spec.name} cannot be loaded: {what}, which is not followed: take that setting out of {files.where} in a "
-            "copy of the model, or choose another"
+            f"{spec.name} cannot be loaded: {what}, and soloist does not support that: remove that setting from "
+            f"{files.where} in a copy of the model, or choose another model"
         )
     files.limits(spec.name)
 
@@ -127,9 +126,9 @@ def _not_followed(settings: Mapping[str, Any]) -> str | None:
         return "its tokenizer is in another folder (tokenizer_name_or_path)"
     modalities = settings.get("modality_config")
     if isinstance(modalities, Mapping) and "message" in modalities:
-        return "it puts each text into a chat template (message in modality_config)"
+        return "it puts every text into a chat template (message in modality_config)"
     if isinstance(modalities, Mapping) and "text" not in modalities:
-        return "it reads no text (modality_config)"
+        return "it does not read texts (modality_config)"
     foreign = [name for name, value in tokenizer_settings(settings).items() if not _is_followed(name, value)]
     if foreign:
         return f"it calls its tokenizer with {', '.join(sorted(foreign))} (processing_kwargs)"
@@ -143,17 +142,17 @@ def _is_followed(name: str, value: object) -> bool:
 
 
 def _is_limit(value: object) -> bool:
-    """Whether it is a whole number of tokens, or so high that it is no limit, which some files write as 1e30."""
+    """Whether a value is a whole number of tokens, or so high that it means no limit (some files have 1e30)."""
     if isinstance(value, float):
         return value >= NO_LIMIT
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def require_pipeline(spec: ModelSpec, pipeline: Mapping[str, Any]) -> None:
-    """Refuse settings of a whole pipeline with which sentence-transformers cannot load it, or gives it no vectors.
+    """Refuse settings of a whole pipeline with which sentence-transformers fails or gives no vectors.
 
     Raises:
-        ModelLoadError: there is one; the message names it, its file and the way on.
+        ModelLoadError: there is such a setting. The message names it, its file and what to do.
     """
     cut, default = pipeline.get("truncate_dim"), pipeline.get("default_prompt_name")
     prompts = pipeline.get("prompts", {})
@@ -161,17 +160,17 @@ def require_pipeline(spec: ModelSpec, pipeline: Mapping[str, Any]) -> None:
     if cut is not None and (isinstance(cut, bool) or not isinstance(cut, int) or cut < 1):
         what = f"sets truncate_dim to {json.dumps(cut)}, which is not a number of dimensions"
     elif not isinstance(prompts, dict):
-        what = f"has prompts that are no texts by name ({json.dumps(prompts)})"
+        what = f"has prompts that are not an object of names and texts ({json.dumps(prompts)})"
     elif default is not None and default not in (*prompts, "query", "document"):
-        what = f"names the default prompt {default!r} and has no prompt of that name"
+        what = f"has the default prompt {default!r} but no prompt of that name"
     if what is not None:
         raise ModelLoadError(f"{spec.name} {what}: correct or delete it in its {PIPELINE_FILE}")
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
-    """A JSON object; empty where the file is missing, or is none."""
+    """A JSON object; empty where the file is missing, or has another value."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

@@ -1,7 +1,7 @@
 """The modules of a model's folder, as `modules.json` and the files of its routers name them. Pure; no torch.
 
-A router has routes, each a list of modules. A task, `document` or `query`, takes one of them. What is true of a model
-is asked of the modules that a task goes through; what belongs to a model is asked of all of them.
+A router has routes, and a route is a list of modules. A task, `document` or `query`, takes one route. Properties of a
+model follow from the modules of a task (`modules_for`), and its files belong to all modules (`modules_of`).
 """
 
 from __future__ import annotations
@@ -16,59 +16,60 @@ from typing import Any, Literal
 Task = Literal["document", "query"]
 
 _ROUTERS = ("Router", "Asym")
-_ROUTER_FILES = ("router_config.json", "config.json")  # the second is what earlier versions wrote
+_ROUTER_FILES = ("router_config.json", "config.json")  # earlier versions wrote the second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleEntry:
-    """One module: the class that its file names, and the folder of its files."""
+    """A module: the name of its class, and the folder of its files."""
 
     type: str
     folder: Path
 
     @property
     def kind(self) -> str:
-        """The name of its class, without the packages before it."""
+        """The name of the class, without its packages."""
         return self.type.rpartition(".")[2]
 
     @property
     def is_router(self) -> bool:
-        """Whether it has routes of modules of its own."""
+        """Whether the module has routes of other modules."""
         return self.kind in _ROUTERS and self.is_of_the_library
 
     @property
     def is_of_the_library(self) -> bool:
-        """Whether the class is one of sentence-transformers', and no code of the model's own."""
+        """Whether the class is of sentence-transformers, and not the model's own code."""
         return self.type.startswith("sentence_transformers.")
 
 
 class RouteError(ValueError):
-    """A router has no route for a task; the message names the routes that it has."""
+    """A router has no route for a task. The message names the routes that it has."""
 
 
 def modules_of(folder: Path) -> tuple[ModuleEntry, ...]:
-    """Every module of a folder, and those of all routes behind their router.
+    """Every module of a folder. The modules of all routes follow their router.
 
     Raises:
         OSError: a file is missing.
         ValueError: a file is neither a list of modules with a type and a path nor a description of routes.
     """
-    return tuple(each for entry in _listed(folder) for each in _with_routes(entry))
+    return tuple(module for entry in _listed(folder) for module in _with_routes(entry))
 
 
 def modules_for(folder: Path, task: Task) -> tuple[ModuleEntry, ...]:
-    """The modules that a text of this task goes through, in their order; no routers.
+    """The modules that a text of this task goes through, in order, without routers.
 
     Raises:
         OSError: a file is missing.
         ValueError: a file does not say what it should (`RouteError`: a router has no route for the task).
     """
-    return tuple(each for entry in _listed(folder) for each in _routed(entry, task))
+    return tuple(module for entry in _listed(folder) for module in _routed(entry, task))
 
 
 def input_folder(folder: Path, task: Task = "document") -> Path:
-    """The folder of the module that reads texts of this task: its tokenizer is there. The model's own where no file
-    says more.
+    """The folder of the module that reads texts of this task, which has its tokenizer.
+
+    It is the model's own folder where the model's files do not name a module.
     """
     try:
         return modules_for(folder, task)[0].folder
@@ -77,7 +78,7 @@ def input_folder(folder: Path, task: Task = "document") -> Path:
 
 
 def route_of(mappings: Mapping[Any, str], routes: Collection[str], task: Task) -> str:
-    """The route that texts of a task take, as sentence-transformers' Router resolves it.
+    """The route that texts of a task take, as the Router of sentence-transformers finds it.
 
     Raises:
         RouteError: there is none.
@@ -88,7 +89,7 @@ def route_of(mappings: Mapping[Any, str], routes: Collection[str], task: Task) -
     for name in (task, "text"):
         if name in routes:
             return name
-    raise RouteError(f"its router has the routes {', '.join(routes)} and none for a {task}")
+    raise RouteError(f"its router has the routes {', '.join(routes)}, and no route for a {task}")
 
 
 def router_file(folder: Path) -> Path:
@@ -135,7 +136,7 @@ def _entries(entry: ModuleEntry, config: Mapping[str, Any]) -> dict[str, ModuleE
 
 
 def _key(text: str) -> Any:
-    """A pair of task and modality, which is a key of JSON as Python writes it."""
+    """A pair of task and modality, which is written as Python in a key of JSON."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -18,7 +18,7 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """What goes before documents and before queries, and what a user should know of that choice."""
+    """The texts before documents and before queries, and notices for the user about that choice."""
 
     document: str
     query: str
@@ -29,7 +29,7 @@ def choose_prompts(spec: ModelSpec, own: Mapping[str, Any]) -> Prompts:
     """The spec's prompts, else those of `own`, a folder's config_sentence_transformers.json.
 
     Raises:
-        ModelLoadError: the folder's prompts are no texts by name.
+        ModelLoadError: the folder's prompts do not give every name a text.
     """
     prompts = _texts(spec, own.get("prompts") or {})
     name = next((name for name in DOCUMENT_PROMPTS if prompts.get(name)), None)
@@ -50,7 +50,7 @@ def choose_prompts(spec: ModelSpec, own: Mapping[str, Any]) -> Prompts:
 def _texts(spec: ModelSpec, prompts: object) -> dict[str, str]:
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise ModelLoadError(
-            f"{spec.name} has prompts that are no texts by name: correct them in its config_sentence_transformers.json"
+            f"{spec.name} has a prompt that is not a text: correct prompts in its config_sentence_transformers.json"
         )
     return {name: text or "" for name, text in prompts.items()}
 
@@ -61,7 +61,7 @@ def _of_another_name(spec: ModelSpec, name: str | None, document: str) -> list[s
         return []
     return [
         f"its documents get its prompt {name!r} ({document!r}), but encode_document of sentence-transformers gives "
-        "them none: to give them none, set document_prompt to an empty text in a catalogue"
+        "them no prompt: to do the same, set document_prompt to an empty text in a catalogue"
     ]
 
 
@@ -69,8 +69,8 @@ def _of_queries_alone(spec: ModelSpec, chosen: Prompts) -> list[str]:
     if (spec.document_prompt, spec.query_prompt) != (None, None) or not chosen.query or chosen.document:
         return []
     return [
-        f"its queries get the prompt {chosen.query!r} and its documents get none: if it was trained with one for "
-        "documents, set document_prompt in a catalogue"
+        f"its queries get the prompt {chosen.query!r} and its documents get no prompt: if it was trained with a prompt "
+        "for documents, set document_prompt in a catalogue"
     ]
 
 
@@ -80,6 +80,6 @@ def _of_the_default(spec: ModelSpec, default: object, prompts: Mapping[str, str]
     if default == "query" or default == next((name for name in DOCUMENT_PROMPTS if prompts.get(name)), None):
         return []
     return [
-        f"its default prompt {default!r} is not used: documents and queries have prompts of their own, as in "
+        f"its default prompt {default!r} is not used: documents and queries have their own prompts, as with "
         "encode_document and encode_query of sentence-transformers"
     ]

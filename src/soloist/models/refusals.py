@@ -1,7 +1,7 @@
-"""What a model's folder is, where it is no dense text encoder or no complete one. Knows files; no torch, no weights.
+"""Why a folder is refused that is not a complete dense text encoder. Knows files; no torch, no weights.
 
-`embed` asks before it loads a model, and `plan` before it reads what a model needs, so both say the same. A refusal is
-a sentence that names the reason, the file at fault and the way on.
+`embed` asks before it loads a model, and `plan` before it predicts one, so both say the same. A refusal is a sentence
+with the reason, the file at fault and what to do.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from soloist.models.spec import ModelSpec
 
 CHOOSE_DENSE = "choose a model of dense vectors"
 
-_SPARSE = "a sparse encoder (SPLADE and its kind), which gives a weight for each word of its vocabulary"
+_SPARSE = "a sparse encoder (SPLADE and its kind), which gives every word of its vocabulary a weight"
 _RERANKER = "a cross-encoder, which scores pairs of texts"
 _MULTI_VECTOR = "a late-interaction model (ColBERT and its kind), which gives a vector for each token"
 _PICTURES = "a model of pictures and their captions (CLIP and its kind)"
 _WORDS = "a model of whole words, which no tokenizer of transformers reads"
-# What config_sentence_transformers.json calls the model.
+# By the model_type of config_sentence_transformers.json.
 _MODEL_TYPES: Mapping[str, str] = {
     "CrossEncoder": _RERANKER,
     "SparseEncoder": _SPARSE,
     "MultiVectorEncoder": _MULTI_VECTOR,
     "ColBERT": _MULTI_VECTOR,
 }
-# Modules of sentence-transformers that no dense text encoder has, or whose vectors depend on what is beside a text.
+# Modules of sentence-transformers that no dense text encoder has, or whose vectors depend on the rows beside a text.
 _MODULES: Mapping[str, str] = {
     "SpladePooling": _SPARSE,
     "MLMTransformer": _SPARSE,
@@ -52,7 +52,7 @@ _MODULES: Mapping[str, str] = {
     "LSTM": _WORDS,
     "CNN": "a convolution over tokens, whose vectors depend on how far a row is padded",
 }
-# What a transformer is loaded for, by sentence_bert_config.json.
+# By the transformer_task of sentence_bert_config.json.
 _TASKS: Mapping[str, str] = {
     "sequence-classification": _RERANKER,
     "text-generation": "a model that writes text",
@@ -71,17 +71,17 @@ _ARCHITECTURES: Mapping[str, str] = {
     "CLIPModel": _PICTURES,
 }
 _SIDES: tuple[Task, ...] = ("document", "query")
-# Modules behind which there is still a vector for each token, where no Pooling is among them.
+# A pipeline of these modules alone gives a vector for each token, since no Pooling is among them.
 _KEEPING_TOKENS = ("Transformer", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling", "WordWeights")
 
 
 def require_dense_encoder(spec: ModelSpec, folder: Path, *, with_weights: bool = True) -> None:
-    """Refuse a folder that is no dense text encoder, or lacks a file that its modules read.
+    """Refuse a folder that is not a dense text encoder, or lacks a file that its modules read.
 
-    Without `with_weights` a model of whose weights nothing has been fetched yet is taken.
+    Without `with_weights` the weights may be missing, if they are missing altogether.
 
     Raises:
-        ModelLoadError: it is one; the message says what it is instead, or what is wrong with which file.
+        ModelLoadError: it is such a folder. The message says what it is instead, or what is wrong with which file.
     """
     if spec.loader == "wordllama":
         return
@@ -89,12 +89,12 @@ def require_dense_encoder(spec: ModelSpec, folder: Path, *, with_weights: bool =
         complaint = next(_complaints(spec, folder, with_weights), None)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
         complaint = f"its files do not fit together ({_first_line(exc)}): {GET_AGAIN}"
-    if complaint is not None:  # which need not name the folder once more before each of its files
+    if complaint is not None:  # its files are named without the folder, which is named already
         raise ModelLoadError(f"{spec.name} cannot be loaded from {folder}: {complaint.replace(f'{folder}/', '')}")
 
 
 def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[str]:
-    """One after the other, so that each may rely on what those before it looked at."""
+    """All complaints, in an order in which every check may rely on the checks before it."""
     if not (folder / "modules.json").is_file():
         yield _without_modules(folder)
         return
@@ -113,7 +113,7 @@ def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[s
         yield from _without_weights(folder)
         yield from damage_in(weight_files(folder))
     else:
-        yield from (of_others for module_folder in _networks(folder) for of_others in _in_other_formats(module_folder))
+        yield from (text for module_folder in _networks(folder) for text in _in_other_formats(module_folder))
 
 
 def _of_another_kind(folder: Path) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _other_transformer(folder: Path) -> Iterator[str]:
         yield f"it is {_TASKS[task]} (its transformer_task is {task}); {CHOOSE_DENSE}"
     inputs = settings.get("modality_config") or {"text": {}}
     if "text" not in inputs:
-        yield f"it reads {', '.join(inputs)} and no plain text (modality_config); {CHOOSE_DENSE}"
+        yield f"it reads {', '.join(inputs)}, not plain text (modality_config); {CHOOSE_DENSE}"
     network = str(_json(folder / "config.json").get("model_type"))
     if network in _OTHER_NETWORKS:
         yield f"it is {_OTHER_NETWORKS[network]} (model_type {network} in {folder / 'config.json'}); {CHOOSE_DENSE}"
@@ -151,11 +151,11 @@ def _unroutable(folder: Path) -> Iterator[str]:
         try:
             modules_for(folder, task)
         except RouteError as exc:
-            yield f"{exc}, so sentence-transformers has no vectors for it either: name its routes document and query"
+            yield f"{exc}, so it has no vectors in sentence-transformers either: name its routes document and query"
 
 
 def _incomplete(module: ModuleEntry) -> Iterator[str]:
-    """What a module lacks of the files that its class reads."""
+    """Files that a module's class reads and that are missing or unusable."""
     needed = _NEEDED.get(module.kind)
     if needed is not None:
         yield from needed(module.folder)
@@ -206,7 +206,7 @@ def _unloadable(adapter: Adapter) -> Iterator[str]:
     what = f"it holds a {adapter.kind} adapter ({adapter.folder / 'adapter_config.json'}) and not a whole model"
     merge = "or merge it into its base and save that whole model"
     if not adapter.base:
-        yield f"{what}, and does not say of which base: add base_model_name_or_path to that file, {merge}"
+        yield f"{what}, and does not name its base: add base_model_name_or_path to that file, {merge}"
     if not can_load_adapters():
         yield f"{what}, of the base {adapter.base}: run {install_command('peft')} to load it on its base, {merge}"
     if adapter.base_folder is None:
@@ -225,15 +225,15 @@ def _quantised(path: Path) -> Iterator[str]:
             ("bitsandbytes" for name in ("load_in_4bit", "load_in_8bit") if settings.get(name)), "an unknown method"
         )
         yield (
-            f"its weights are quantised by {method} (quantization_config in {path}), which soloist does not compute "
-            "with: choose the model that it was made from"
+            f"its weights are quantised by {method} (quantization_config in {path}), and soloist does not compute with "
+            "such weights: choose the model from which it was made"
         )
 
 
 def _tokenless(modules: tuple[ModuleEntry, ...]) -> Iterator[str]:
-    """Where no module makes one vector of a text, or no file says how a text becomes tokens."""
+    """Complaints where no module makes one vector of a text, or no file says how a text becomes tokens."""
     if not modules:
-        yield "its modules.json names no module: save the model's pipeline again"
+        yield "its modules.json has no modules: save the model's pipeline again"
         return
     first = modules[0]
     if not first.is_of_the_library or first.kind != "Transformer":
@@ -244,13 +244,13 @@ def _tokenless(modules: tuple[ModuleEntry, ...]) -> Iterator[str]:
     whole = transformer_settings(first.folder).get("module_output_name") == "sentence_embedding"
     if not whole and all(m.is_of_the_library and m.kind in _KEEPING_TOKENS for m in modules):
         yield (
-            f"it is {_MULTI_VECTOR} (its modules.json has no Pooling); {CHOOSE_DENSE}, or add a Pooling module "
-            "where its tokens are meant to be pooled"
+            f"it is {_MULTI_VECTOR} (its modules.json has no Pooling); {CHOOSE_DENSE}, or add a Pooling module if its "
+            "tokens are meant to be pooled"
         )
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether anything of a model's weights is there: a file that is not empty."""
+    """Whether some of a model's weights are there: a file that is not empty."""
     return any(file.is_file() and file.stat().st_size for file in weight_files(folder))
 
 
@@ -296,15 +296,15 @@ def _missing_text(folder: Path) -> str:
 
 def _in_other_formats(folder: Path) -> Iterator[str]:
     for pattern, what in _FORMATS.items():
-        for found in sorted(folder.glob(pattern)):
+        for file in sorted(folder.glob(pattern)):
             yield (
-                f"its weights are there only as {what} ({found.relative_to(folder)}), and soloist computes with torch: "
+                f"its weights are there only as {what} ({file.relative_to(folder)}), and soloist computes with torch: "
                 "get the model's model.safetensors"
             )
 
 
 def _without_modules(folder: Path) -> str:
-    """Without modules.json the pooling would be guessed, and a guess gives vectors that look right."""
+    """Why a folder without modules.json is refused: its pooling would be a guess, and a guess gives vectors too."""
     complaint = next(damage_in((folder / "config.json", folder / "adapter_config.json")), None)
     if complaint is not None:
         return complaint
@@ -347,17 +347,17 @@ def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str
 
 
 def transformer_settings(folder: Path) -> Mapping[str, Any]:
-    """The file of a Transformer module beside its network's own configuration; the first that is there."""
-    found = sorted(folder.glob("sentence_*_config.json"), key=lambda file: file.name != "sentence_bert_config.json")
-    return _json(found[0]) if found else {}
+    """The settings of a Transformer module, from the first of its files that is there; empty without one."""
+    files = sorted(folder.glob("sentence_*_config.json"), key=lambda file: file.name != "sentence_bert_config.json")
+    return _json(files[0]) if files else {}
 
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _first_line(exc: BaseException) -> str:

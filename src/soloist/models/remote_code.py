@@ -1,8 +1,8 @@
 """Remote code: what `trust_remote_code` lets a model run from another hub repository.
 
 A configuration may name its classes as `org/repository--module.Class`. transformers then runs that module of the
-repository's `main`, as the hub's cache has it, with the modules beside it that it imports from: no others are at hand
-when it runs. So their bytes stand for the code, and a commit that changes none of them changes nothing.
+repository's `main`, as the hub's cache has it. The module may import modules beside it, and no others are there when it
+runs. So the bytes of these files stand for the code, and a commit that changes none of them changes nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def fetch_remote_code(folder: Path) -> None:
     """Have all remote code of a model in the hub's cache, at its present commit where the hub can be asked.
 
     Raises:
-        ModelLoadError: it is not there, and cannot be downloaded.
+        ModelLoadError: a file is not in the cache, and cannot be downloaded.
     """
     for _ in _modules(folder, _fetched):
         pass
@@ -36,15 +36,15 @@ def remote_code(folder: Path) -> dict[str, Path]:
     """Every file of remote code in the hub's cache, by `org/repository--module.py`; asks no network.
 
     Raises:
-        ModelLoadError: the cache does not have one of them: what the model computes is not known.
+        ModelLoadError: the cache lacks a file, so what the model computes is unknown.
     """
     return dict(_modules(folder, _cached))
 
 
 def _modules(folder: Path, find: Callable[[str, str], Path | None]) -> Iterator[tuple[str, Path]]:
-    """Every module that is named, and those that it imports from, each once, by `org/repository--module.py`."""
+    """Every module that is named, and those that it imports, each once, by `org/repository--module.py`."""
     named = _references(folder)
-    pending, seen = [(*each, is_needed) for each, is_needed in sorted(named.items())], set(named)
+    pending, seen = [(*reference, is_needed) for reference, is_needed in sorted(named.items())], set(named)
     while pending:
         repository, file, is_needed = pending.pop(0)
         try:
@@ -53,22 +53,22 @@ def _modules(folder: Path, find: Callable[[str, str], Path | None]) -> Iterator[
             if not is_needed:
                 continue
             raise ModelLoadError(
-                f"{folder} takes code from {repository!a}, which is not a repository of the hub: correct that name in "
+                f"{folder} names code of {repository!a}, which is not a repository of the hub: correct that name in "
                 "its configuration"
             ) from exc
         if path is None and is_needed:
             raise ModelLoadError(
-                f"{folder} takes its code from {repository}, whose {file} is not in the hub's cache: download that "
-                f"repository, or copy its code into the folder and take {repository}-- out of the names in its "
+                f"{folder} needs code of {repository}, whose {file} is not in the hub's cache: download that "
+                f"repository, or copy its code into the folder and remove {repository}-- from the names in its "
                 "configuration"
             )
         if path is None:
             continue
         yield f"{repository}--{file}", path
-        for each, is_module in _imported(path).items():
-            if (repository, each) not in seen:
-                seen.add((repository, each))
-                pending.append((repository, each, is_needed and is_module))
+        for imported, is_module in _imported(path).items():
+            if (repository, imported) not in seen:
+                seen.add((repository, imported))
+                pending.append((repository, imported, is_needed and is_module))
 
 
 def _fetched(repository: str, file: str) -> Path | None:
@@ -84,29 +84,30 @@ def _cached(repository: str, file: str) -> Path | None:
 
 
 def _imported(module: Path) -> dict[str, bool]:
-    """The files beside a module that it imports from, wherever in its text, and whether they must be there: what it
-    imports by `from . import name` transformers does not look for. None of a text that is not Python.
+    """The files beside a module that it imports anywhere in its text, and whether they must be there.
+
+    transformers does not look for what is imported by `from . import name`. A text that is not Python imports nothing.
     """
     try:
         nodes = ast.walk(ast.parse(module.read_bytes()))
     except (SyntaxError, ValueError):
         return {}
-    found = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
-    perhaps = {alias.name: False for node in found if not node.module for alias in node.names}
-    names = perhaps | {node.module: True for node in found if node.module}
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
+    perhaps = {alias.name: False for node in imports if not node.module for alias in node.names}
+    names = perhaps | {node.module: True for node in imports if node.module}
     return {f"{name.replace('.', '/')}.py": names[name] for name in sorted(names)}
 
 
 def _references(folder: Path) -> dict[tuple[str, str], bool]:
-    """Repositories with the files that are named, and whether the model itself needs them, not one of its parts."""
-    found: dict[tuple[str, str], bool] = {}
+    """The named files by repository, and whether the model itself needs them and not one of its parts."""
+    references: dict[tuple[str, str], bool] = {}
     for name, is_needed in _class_names(folder):
         repository, separator, inside = name.partition("--")
         if not separator:
             continue
         reference = (repository, f"{inside.partition('.')[0]}.py")
-        found[reference] = is_needed or found.get(reference, False)
-    return found
+        references[reference] = is_needed or references.get(reference, False)
+    return references
 
 
 def _class_names(folder: Path) -> Iterator[tuple[str, bool]]:
@@ -115,12 +116,13 @@ def _class_names(folder: Path) -> Iterator[tuple[str, bool]]:
     for path in (module_folder / name for module_folder in module_folders(folder) for name in _SETTINGS):
         for classes, is_needed in _auto_maps(_json(path, {})):
             for name in classes.values() if isinstance(classes, dict) else [classes]:  # a tokenizer's: slow and fast
-                yield from ((str(each), is_needed) for each in (name if isinstance(name, list) else [name]) if each)
+                yield from ((str(one), is_needed) for one in (name if isinstance(name, list) else [name]) if one)
 
 
 def _auto_maps(settings: Any) -> Iterator[tuple[Any, bool]]:
-    """The maps of classes in a configuration, and whether it is its own; the others are of parts, e.g. `text_config`,
-    of which a model of texts may use none.
+    """The maps of classes in a configuration, and whether a map is the configuration's own.
+
+    The others belong to parts such as `text_config`, which a model of texts may not use.
     """
     pending = [(settings, True)]
     while pending:

@@ -1,7 +1,7 @@
-"""What a run will ask of a model, read from its configuration files: no weight is opened, and no torch imported.
+"""The settings of a model before it is loaded, from its configuration files. Opens no weights, and imports no torch.
 
-The same answers that loading gives (`StagedModel`), for planning; where the files are not here, what the catalogue
-says.
+Planning gets the same answers here that loading gives (`StagedModel`). Where the files are not on this machine, they
+come from the catalogue.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ from soloist.types import Similarity
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """The limit, the prompt and the dimension of a model. `max_tokens` is None where it reads everything.
+    """The limit, the prompt and the dimension of a model. `max_tokens` is None where there is no limit.
 
-    `folder` has the model's files, None where they are not on this machine. The other fields are as those of
-    `StagedModel`; `lowers` where texts are put into lower case before they are tokenized.
+    `folder` has the model's files, and is None where they are not on this machine. `table_rows` is the number of tokens
+    for which the model has a vector, where its files say so. `lowers` is True where texts are put into lower case
+    before they are tokenized. The other fields are those of `StagedModel`.
     """
 
     max_tokens: int | None
@@ -50,7 +51,7 @@ class ModelSettings:
     dim: int | None
     folder: Path | None
     is_static: bool = False
-    rows: int | None = None
+    table_rows: int | None = None
     lowers: bool = False
     similarity: Similarity = "cosine"
     has_unit_vectors: bool = True
@@ -61,7 +62,7 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
     """The settings of a model, from its files where they are on this machine, else from the catalogue.
 
     Raises:
-        ModelLoadError: the spec's dimension is not that of the model, or its files set what is not followed.
+        ModelLoadError: the spec's dimension is not the model's, or soloist cannot follow a setting of its files.
         ConfigError: the spec asks for more tokens or dimensions than the model has.
     """
     folder = find_settings(spec)
@@ -82,7 +83,7 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
         dim=spec.dim or dim,
         folder=folder,
         is_static=blueprint.is_static,
-        rows=_rows(blueprint),
+        table_rows=_table_rows(blueprint),
         lowers=files is not None and bool(files.settings.get("do_lower_case")),
         similarity=similarity_of(own),
         has_unit_vectors=_ends_in_normalize(blueprint, folder) and not own.get("truncate_dim"),
@@ -91,10 +92,10 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
 
 
 def require_own_settings(spec: ModelSpec, folder: Path) -> None:
-    """Refuse a folder whose files set what is not followed, for documents or for queries.
+    """Refuse a folder with settings that soloist cannot follow, for documents or for queries.
 
     Raises:
-        ModelLoadError: they do; the message names the setting, its file and the way on.
+        ModelLoadError: there is such a setting. The message names it, its file and what to do.
     """
     if spec.loader == "wordllama":
         return
@@ -110,45 +111,45 @@ def require_dims(spec: ModelSpec, dim: int) -> None:
     """Refuse a spec that asks for other dimensions than the model has.
 
     Raises:
-        ModelLoadError: it names another dimension.
-        ConfigError: one of its Matryoshka dimensions is larger.
+        ModelLoadError: the spec has another dimension.
+        ConfigError: a Matryoshka dimension of the spec is larger.
     """
     if spec.dim not in (None, dim):
         raise ModelLoadError(
-            f"{spec.name} should give {spec.dim} dimensions but {spec.source} gives {dim}: these are other weights, "
-            "correct its source or its dim"
+            f"{spec.name} should give {spec.dim} dimensions, but {spec.source} gives {dim}: correct its source, which "
+            "has other weights, or its dim"
         )
     if spec.matryoshka_dims and max(spec.matryoshka_dims) > dim:
         raise ConfigError(
-            f"{spec.name} gives {dim} dimensions, fewer than the {max(spec.matryoshka_dims)} of its matryoshka_dims: "
+            f"{spec.name} gives {dim} dimensions, but its matryoshka_dims go up to {max(spec.matryoshka_dims)}: "
             "correct the catalogue"
         )
 
 
 def static_token_limit(spec: ModelSpec, own: int | None) -> int | None:
-    """The limit of a static model, whose tokenizer has one of its own or none.
+    """The limit of a static model. `own` is that of its tokenizer, if it has one.
 
     Raises:
         ConfigError: the spec has a limit and the tokenizer has none.
     """
     if own is None and spec.max_tokens is not None:
-        raise ConfigError(f"{spec.name} reads texts of any length: leave out its max_tokens")
+        raise ConfigError(f"{spec.name} has no limit of tokens, so max_tokens has no meaning for it: leave it out")
     return min(own, spec.max_tokens or own) if own is not None else None
 
 
-def _rows(blueprint: Blueprint) -> int | None:
-    """For how many tokens the model has vectors, where its files say so."""
+def _table_rows(blueprint: Blueprint) -> int | None:
+    """The number of tokens for which the model has a vector; None where its files do not say."""
     if blueprint.static_shape is not None:
         return blueprint.static_shape[0]
-    rows = blueprint.config.get("vocab_size")
-    return rows if isinstance(rows, int) and blueprint.config.get("model_type") != "canine" else None
+    size = blueprint.config.get("vocab_size")
+    return size if isinstance(size, int) and blueprint.config.get("model_type") != "canine" else None
 
 
 def _ends_in_normalize(blueprint: Blueprint, folder: Path | None) -> bool:
-    """Whether the last thing that is done with a vector is to give it length 1."""
+    """Whether the last module gives vectors length 1."""
     try:
         return blueprint.normalize and (folder is None or modules_for(folder, "document")[-1].kind == "Normalize")
-    except (OSError, ValueError, LookupError):  # a model that has no modules.json, such as wordllama's table
+    except (OSError, ValueError, LookupError):  # a model without modules.json, such as wordllama's table
         return False
 
 

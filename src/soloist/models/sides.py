@@ -1,7 +1,7 @@
-"""The two sides of a loaded model: what documents go through, and what queries do. Knows sentence-transformers' Router.
+"""The two sides of a loaded model: the pipeline of documents and that of queries. Knows sentence-transformers' Router.
 
-Most models have one for both. Of a model with routes each side is a pipeline of its own, without the router, around the
-same modules: so only the documents' route is copied to a device, and all that is true of a pipeline is true of it.
+Most models have one pipeline for both. A model with routes gets a pipeline for either side, without the router, around
+the same modules. So only the documents' route is copied to a device, and all that holds of a pipeline holds of a route.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from soloist.errors import ModelLoadError
 from soloist.models.pipeline import RouteError, Task, route_of
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # without slots, so that it can be referred to weakly
+@dataclass(frozen=True, kw_only=True, eq=False)  # without slots: weak references point to it
 class Sides:
     """A pipeline for documents and one for queries, which may be the same."""
 
@@ -26,22 +26,22 @@ class Sides:
     query: SentenceTransformer
 
     def distinct(self) -> tuple[SentenceTransformer, ...]:
-        """Each pipeline once."""
+        """The pipelines, each once."""
         return (self.document,) if self.query is self.document else (self.document, self.query)
 
 
 def sides_of(name: str, module: SentenceTransformer, dtype: torch.dtype) -> Sides:
-    """The sides of a model of this name, whose tables are put into `dtype`, as its networks are by their load.
+    """The sides of a model. Its tables are put into `dtype`; its networks were loaded in it.
 
     Raises:
-        ModelLoadError: it has no route for one of them, or they give vectors of other widths.
+        ModelLoadError: the model has no route for a side, or its sides have vectors of different widths.
     """
     if not any(isinstance(part, Router) for part in module.modules()):
         return Sides(document=module, query=module)
     try:
         parts = {task: list(_parts(module, task)) for task in _TASKS}
     except RouteError as exc:
-        raise ModelLoadError(f"{name} cannot be used, {exc}: name its routes document and query") from exc
+        raise ModelLoadError(f"{name} cannot be used: {exc}; name its routes document and query") from exc
     for part in module.modules():
         if isinstance(part, StaticEmbedding):
             part.to(dtype)
@@ -51,8 +51,8 @@ def sides_of(name: str, module: SentenceTransformer, dtype: torch.dtype) -> Side
     widths = document.get_embedding_dimension(), query.get_embedding_dimension()
     if widths[0] != widths[1]:
         raise ModelLoadError(
-            f"{name} gives documents {widths[0]} dimensions and queries {widths[1]}, which nothing can compare: its "
-            "routes are of two models, get one whose routes have one width"
+            f"{name} gives documents {widths[0]} dimensions and queries {widths[1]}, so they cannot be compared: "
+            "choose a model whose routes have one width"
         )
     return Sides(document=document, query=query)
 

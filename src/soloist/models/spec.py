@@ -15,11 +15,12 @@ Loader = Literal["sentence-transformers", "wordllama"]
 class ModelSpec:
     """One embedding model.
 
-    `source` is a hub id or a local folder; `package` names a Python package that carries the same weights, used where
-    it is installed. `dim` and `max_tokens` are None where only the loaded model knows them; a prompt of None leaves
-    the model's own configuration to decide, and an empty one means no prompt. `overflows_float16` marks models whose
-    activations exceed 65,504. `blueprint` is the shape of the network, for planning where the model's files are not
-    on this machine.
+    - `source` is a hub id or a local folder.
+    - `package` is a Python package with the same weights, used where it is installed.
+    - `dim` and `max_tokens` are None where only the loaded model knows them.
+    - A prompt of None means that of the model's own files, and an empty one means no prompt.
+    - `overflows_float16` is True where activations exceed 65,504.
+    - `blueprint` is the shape of the network, for planning where the model's files are not on this machine.
     """
 
     name: str

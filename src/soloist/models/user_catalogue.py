@@ -1,14 +1,14 @@
-"""A user's own catalogue: a TOML file that adds to the built-in table, or overrides rows of it.
+"""A user's own catalogue: a TOML file that adds models to the built-in table, or overrides its rows.
 
     [models."bge-m3"]
     source = "weights/bge-m3"        # a folder, relative to this file, or a hub id
 
-Pure: reads the one file, and asks of sources only whether the folder exists. Knows nothing of torch.
+Pure: it reads that file, and looks only whether sources exist. Knows nothing of torch.
 
-Fields that are not given keep the built-in value, with one exception. Another `source` may mean other weights, so
-then `package`, `revision` and `loader`, which describe the old source, are dropped, and `dim`, `max_tokens` and
-`matryoshka_dims` are read from the model instead of expected of it. Prompts, licence and dtype rules stay: a local
-copy of a model is the usual reason for another source.
+A field that is not given keeps the built-in value, with one exception: another `source` may mean other weights. Then
+`package`, `revision` and `loader`, which describe the old source, are dropped. `dim`, `max_tokens` and
+`matryoshka_dims` are read from the model instead of being checked against it. Prompts, licence and dtype rules stay,
+since the usual reason for another source is a local copy.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OF_THE_OLD_SOURCE: dict[str, Any] = {
 
 
 def load_catalogue(path: Path | None) -> Catalogue:
-    """The built-in catalogue, with the models of a TOML file added or overriding; None adds nothing.
+    """The built-in catalogue with the models of a TOML file, which add to it or override it. None adds nothing.
 
     Raises:
         ConfigError: the file is missing or not TOML, or a model in it has an unknown field or a wrong value.
@@ -88,7 +88,7 @@ def _spec(name: str, fields: Any, path: Path) -> ModelSpec:
 def _merge(name: str, changes: dict[str, Any], where: str) -> ModelSpec:
     if name not in BUILT_IN:
         if "source" not in changes:
-            raise ConfigError(f"{where}: the name is not built in: add source = a folder or a hub id")
+            raise ConfigError(f"{where}: soloist has no built-in model of that name: add source, a folder or a hub id")
         return ModelSpec(name=name, **changes)
     known = BUILT_IN.get(name)
     if changes.get("source", known.source) != known.source:
@@ -99,7 +99,7 @@ def _merge(name: str, changes: dict[str, Any], where: str) -> ModelSpec:
 def _require_valid(fields: Mapping[str, Any], where: str) -> None:
     for key, value in fields.items():
         if key not in _FIELDS:
-            raise ConfigError(f"{where}: the field {key!r} is unknown: known are {', '.join(_FIELDS)}")
+            raise ConfigError(f"{where}: the field {key!r} is unknown: use {', '.join(_FIELDS)}")
         expected, description = _FIELDS[key]
         if type(value) is not expected or not _has_valid_content(key, value):
             raise ConfigError(f"{where}: {key} is {value!r}: give {description}")
@@ -117,14 +117,16 @@ def _has_valid_content(key: str, value: Any) -> bool:
 
 def _require_fitting_dims(spec: ModelSpec, where: str) -> ModelSpec:
     if spec.dim is not None and spec.matryoshka_dims and max(spec.matryoshka_dims) > spec.dim:
-        raise ConfigError(f"{where}: matryoshka_dims goes up to {max(spec.matryoshka_dims)}, beyond dim {spec.dim}")
+        raise ConfigError(
+            f"{where}: matryoshka_dims go up to {max(spec.matryoshka_dims)}, beyond dim {spec.dim}: correct one of them"
+        )
     return spec
 
 
 def _source(text: str, base: Path) -> str:
-    """A folder, as an absolute path, or the hub id as it is; an existing folder wins over a hub id.
+    """A folder as an absolute path, or a hub id unchanged. An existing folder goes before a hub id.
 
-    Whether the folder exists is asked of the models that are used, see `catalogue.resolve`.
+    Only `catalogue.resolve` asks whether the folder exists: models that are not used may lack theirs.
     """
     folder = base / at_home(text)
     return text if is_hub_id(text) and not folder.is_dir() else str(folder.absolute())

@@ -1,7 +1,7 @@
-"""Weights that a network lacks, and weights that nothing takes: what transformers reports of a load, and what it means.
+"""Weights that a file lacks, and weights that a network does not use: the report of transformers, and what it means.
 
-transformers fills what a file lacks with random numbers, and passes over what it does not know, each with a warning.
-Both are harmless for the head of another task, and both give wrong vectors where they are inside of the network.
+transformers fills missing weights with random numbers and leaves out weights that it does not know, with a warning.
+Both are harmless for the head of another task. Inside the network both give wrong vectors.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from transformers.integrations import peft as peft_integration
 from soloist.models.damage import GET_AGAIN, integers_text, is_count
 
 _QUANTISED = (
-    "which is of quantised weights, and its config.json has no quantization_config: choose the model that they were "
-    "made from"
+    "which belongs to quantised weights, and its config.json has no quantization_config: choose the model from which "
+    "they were made"
 )
 _ADAPTED = (
-    "which is of an adapter (LoRA) that was not merged into them: merge it (merge_and_unload of peft) and save the "
-    "model"
+    "which belongs to an adapter (LoRA) that was not merged into them: merge it (merge_and_unload of peft) and save "
+    "the model"
 )
 # transformers' own patterns cover most of these; older files have more.
 _HARMLESS_ENDS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", "num_batches_tracked")
@@ -40,11 +40,11 @@ _SCALES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What transformers said of one network that it loaded: names of weights, as the network or the file has them.
+    """The report of transformers about a network that it loaded: names of weights, as the network or the file has them.
 
-    `parts` are the network's own children, below which a weight that nothing takes shows that the network is another.
-    `prefix` stands before the network's names in files of the same network with a head. `is_own_code` says that the
-    network's code came with the model: what it passes over is its own affair.
+    `parts` are the network's children: an unused weight below one of them shows that the file is of another network.
+    `prefix` stands before the network's names in files of the same network with a head. `is_own_code` is True where the
+    network's code came with the model, which may leave out what it likes.
     """
 
     network: str
@@ -58,7 +58,7 @@ class LoadReport:
 
 @contextlib.contextmanager
 def observed_loads() -> Iterator[list[LoadReport]]:
-    """Within this, the reports of the networks that transformers loads; one thread at a time."""
+    """The reports of the networks that transformers loads within this. Only one thread at a time may use it."""
     reports: list[LoadReport] = []
     modules = [module for module in (modeling_utils, peft_integration) if hasattr(module, "log_state_dict_report")]
     before = [module.log_state_dict_report for module in modules]
@@ -92,15 +92,15 @@ def _noting(function: Callable[..., Any], reports: list[LoadReport]) -> Callable
 
 
 def complaint(report: LoadReport, *, uses_pooler: bool = False) -> str | None:
-    """What is wrong with the weights of a network, as the end of a sentence; None where all that counts was read.
+    """The fault in the weights of a network, as the end of a sentence; None where all that counts was read.
 
-    The pooler is exempt: many files lack it, and few pipelines read it.
+    The pooler does not count unless it is used: many files lack it, and few pipelines read it.
     """
     if report.mismatched:
         name, there, wanted = report.mismatched[0]
         return (
-            f"its weights have {name} of the shape {list(there)}, and its config.json asks for {list(wanted)}: these "
-            "files are of two models, get all of one"
+            f"its weights have {name} of the shape {list(there)}, but its config.json asks for {list(wanted)}: get all "
+            "files from one model, since these are of two"
         )
     missing = sorted(n for n in report.missing if uses_pooler or "pooler." not in n)
     foreign = sorted(n for n in report.unexpected if _is_inside(n, report))
@@ -109,7 +109,7 @@ def complaint(report: LoadReport, *, uses_pooler: bool = False) -> str | None:
         if marked is not None:
             return f"its weights have {marked}, {what}"
     if missing:
-        also = f", while nothing takes {sorted(report.unexpected)[0]}" if report.unexpected else ""
+        also = f", while {sorted(report.unexpected)[0]} is not used" if report.unexpected else ""
         return (
             f"{_weights(len(missing))} not in its files, such as {missing[0]}{also}: get the complete model, with "
             "the config.json that belongs to its weights"
@@ -127,7 +127,7 @@ def _weights(count: int) -> str:
 
 
 def _is_inside(name: str, report: LoadReport) -> bool:
-    """Whether a weight that nothing took belongs to a part that the network has."""
+    """Whether an unused weight belongs to a part that the network has."""
     if name.endswith(_HARMLESS_ENDS):
         return False
     own = name.removeprefix(f"{report.prefix}.") if report.prefix else name
@@ -135,20 +135,16 @@ def _is_inside(name: str, report: LoadReport) -> bool:
 
 
 def fault_in_pickles(files: Iterable[Path]) -> str | None:
-    """What is wrong with the torch files among these: more than tensors in them, or whole numbers; else None.
+    """The fault of the torch files among these: more than tensors in them, or whole numbers; None without a fault.
 
-    Files of safetensors say all that in their header, and are asked by `damage_in`. No weight is read, and no code run.
+    `damage_in` looks at safetensors, whose header says all that. No weight is read, and no code is run.
     """
-    for file in files:
-        if file.suffix == ".bin":
-            found = _fault_in_pickle(file)
-            if found is not None:
-                return found
-    return None
+    faults = (_fault_in_pickle(file) for file in files if file.suffix == ".bin")
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def _fault_in_pickle(file: Path) -> str | None:
-    torn = f"{file} is not a file of torch, or only a part of one; {GET_AGAIN}"
+    torn = f"{file} is not a torch file, or only a part of one; {GET_AGAIN}"
     with file.open("rb") as opened:
         if not opened.read(4).startswith((b"PK\x03\x04", _PICKLE)):
             return torn
@@ -156,8 +152,8 @@ def _fault_in_pickle(file: Path) -> str | None:
         tensors = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
     except UnpicklingError:
         return (
-            f"{file} is a pickle of more than tensors, which could run any code and which soloist does not open: get "
-            "the model's model.safetensors"
+            f"{file} is a pickle of more than tensors, which could run any code, so soloist does not open it: get the "
+            "model's model.safetensors"
         )
     except (OSError, RuntimeError, ValueError, LookupError, EOFError):
         return torn

@@ -240,7 +240,7 @@ def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     beyond = max(tokenizer.get_vocab().values(), default=0) + 1
-    rows = settings.rows if settings.rows is not None and settings.rows < beyond else None
+    rows = settings.table_rows if settings.table_rows is not None and settings.table_rows < beyond else None
     return lambda texts: _counted(tokenizer, texts, special=not settings.is_static, rows=rows)
 
 

@@ -1,5 +1,4 @@
-"""Progress of a run, read from its events: bars on a terminal, plain lines everywhere else. And a line for commands
-that have no events.
+"""Progress of a run, from its events: bars on a terminal, plain lines elsewhere. Also a line for other commands.
 
 Knows events and rich. Knows nothing of the engine, and decides nothing.
 """
@@ -40,7 +39,7 @@ from soloist.types import MemoryStats
 from soloist.wording import count_text
 
 WIDE = 70  # columns
-_LINE_AGAIN = "\r\x1b[2K"  # the cursor goes to the line's beginning, and the line is erased
+_LINE_AGAIN = "\r\x1b[2K"  # the cursor goes to the beginning of the line, and the line is erased
 _CUT = " ..."
 
 
@@ -59,8 +58,9 @@ def progress(stream: TextIO | None = None) -> Iterator[EventSink]:
 
 @contextlib.contextmanager
 def status_line(stream: TextIO | None = None) -> Iterator[Callable[[str], None]]:
-    """What shows on a terminal, by default stderr, what a command is at: one line that is gone in the end, and leaves
-    the cursor alone, so that a command may be killed while it is there. Elsewhere nothing is shown.
+    """A function that shows what a command does on a terminal, by default stderr. Elsewhere it shows nothing.
+
+    It is one line, which is erased in the end. It does not change the cursor, so a command may be killed meanwhile.
     """
     stream = stream or sys.stderr
     console = _console(stream)
@@ -85,7 +85,7 @@ def status_line(stream: TextIO | None = None) -> Iterator[Callable[[str], None]]
     try:
         yield show
     finally:
-        if shown:  # else the line may have the end of the result
+        if shown:  # otherwise the line may hold the end of the result
             show("")
 
 
@@ -95,10 +95,10 @@ def _console(stream: TextIO) -> Console:
 
 @dataclass(slots=True, kw_only=True)
 class _Pass:
-    """How far a model is: of its `chunks` some are `done`, and of these `embedded` went through it.
+    """How far a model is: `done` of its `chunks` have a vector, and the model has computed `embedded` of these.
 
-    `chunks` is 0 until it is on the devices; `before` are those that were copied until then. `seconds` is what the
-    shards with rows to embed took, without waiting for other models.
+    `chunks` is 0 until the model is on the devices, and `before` is `done` at that time. `seconds` counts the shards
+    with rows to embed, without waiting for other models.
     """
 
     chunks: int = 0
@@ -125,7 +125,7 @@ class _Pass:
 
 
 class LineProgress:
-    """One line without control characters for each event that a log should have."""
+    """A line without control characters for every event that a log should have."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -156,7 +156,7 @@ class LineProgress:
         return notable_line(event)
 
     def _advance(self, event: ShardEncoded) -> str | None:
-        """A line for each tenth of a pass but the last, which the pass's end reports."""
+        """A line for every tenth of a pass but the last: the end of the pass has a line of its own."""
         state = self._passes.setdefault(event.model, _Pass())
         before = state.tenths
         state.add(event)
@@ -167,14 +167,14 @@ class LineProgress:
 
 
 class BarProgress:
-    """A bar for each pass; what a bar cannot show is printed above it."""
+    """A bar for every pass. Lines that a bar cannot show are printed above it."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
             *_columns(wide=console.width >= WIDE),
             console=console,
             expand=True,
-            redirect_stdout=False,  # results go to stdout, also while a bar is on the screen
+            redirect_stdout=False,  # results may go to stdout while a bar is on the screen
         )
         self._console = console
         self._tasks: dict[str, TaskID] = {}
@@ -217,7 +217,7 @@ class BarProgress:
         task, state = self._tasks[event.model], self._passes[event.model]
         state.done += event.rows
         state.embedded += event.rows
-        # From the clock of the bar: in standard mode the models take turns, and each waits for the others.
+        # By the clock of the bar: in standard mode the models take turns, and a model waits for the others.
         elapsed = next(item.elapsed for item in self._bars.tasks if item.id == task) or 0.0
         left = clock_text(elapsed / (state.done - state.before) * (state.chunks - state.done))
         self._bars.update(task, completed=state.done, left=f"{left} left")
@@ -226,12 +226,12 @@ class BarProgress:
         state = self._passes.setdefault(event.model, _Pass())
         state.seconds += event.encoding_seconds
         state.done += event.rows - event.embedded_rows
-        if event.model in self._tasks:  # else nothing of the pass has to be embedded, so far
+        if event.model in self._tasks:  # otherwise nothing of the pass had to be embedded so far
             self._bars.update(self._tasks[event.model], rate=state.rate, completed=state.done)
 
 
 def _columns(*, wide: bool) -> tuple[ProgressColumn, ...]:
-    """In a narrow terminal the counts and the time left are worth more than the bar and the rate."""
+    """The columns of a bar. A narrow terminal has no room for the bar and the rate."""
     description, rate, left = (
         TextColumn(field, markup=False, table_column=Column(no_wrap=True))
         for field in ("{task.description}", "{task.fields[rate]}", "{task.fields[left]}")
@@ -241,7 +241,7 @@ def _columns(*, wide: bool) -> tuple[ProgressColumn, ...]:
 
 
 def notable_line(event: Event) -> str | None:
-    """The line of an event that is shown on a terminal and in a log alike; None for the others."""
+    """The line of an event that both a terminal and a log show; None for other events."""
     match event:
         case InputScanned():
             skipped = f", {event.skipped:,} skipped" if event.skipped else ""
@@ -264,7 +264,7 @@ def notable_line(event: Event) -> str | None:
         case ShardsKept():
             return f"{event.model}: {count_text(event.rows, 'chunk')} in {count_text(event.shards, 'shard')} kept"
         case ChunksRemoved():
-            return f"{event.collection}: {count_text(event.chunks, 'chunk')} of before removed"
+            return f"{event.collection}: removed {count_text(event.chunks, 'chunk')} that the input no longer has"
         case LeaseWaiting():
             return f"waiting: {event.device} is held by {event.holder}"
     return None

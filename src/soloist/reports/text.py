@@ -6,13 +6,13 @@ from datetime import datetime
 
 
 def one_line(text: str) -> str:
-    """The text on one line, with every control character written as an escape: a name must not move the cursor."""
+    """The text on one line, with control characters as escapes: a name must not move the cursor."""
     joined = " ".join(line.strip() for line in text.splitlines() if line.strip())
     return printable(joined)
 
 
 def printable(text: str) -> str:
-    """The text with every control character, line breaks too, written as an escape."""
+    """The text with control characters as escapes, line breaks too."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -37,6 +37,6 @@ def clock_text(seconds: float) -> str:
 
 
 def time_of_day(now: float, seconds: float) -> str:
-    """The local time in so many seconds, e.g. `14:32`, or `2026-03-01 00:10` if not today; `now` is since 1970."""
+    """The local time in so many seconds: `14:32`, or `2026-03-01 00:10` on another day. `now` is seconds since 1970."""
     today, end = datetime.fromtimestamp(now).date(), datetime.fromtimestamp(now + seconds)
     return f"{end:%H:%M}" if end.date() == today else f"{end:%Y-%m-%d %H:%M}"

@@ -104,7 +104,7 @@ def test_a_model_that_cannot_be_packed_says_so(embed, tmp_path):
     sink = ListSink()
     embed(sink, packing="on", models=(str(make_mpnet(tmp_path / "mpnet")),), catalogue=None)
     assert [e.message for e in sink.events if isinstance(e, Notice)] == [
-        "its network does not take packed rows: they are padded"
+        "its network cannot take packed rows, so its rows are padded"
     ]
 
 

@@ -68,7 +68,7 @@ def test_texts_with_unknown_tokens_are_found_before_a_lease(tiny_models: dict[st
 
     result = run(dataclasses.replace(config, source=SourceConfig(on_bad_input="skip")))
     assert list(RunFolder.open(tmp_path / "run").shards.read_ids("docs", 0)) == ["a0", "a3", "a4"]
-    assert f"closed: its tokenizer fails at a word that it does not know ({FAILS}): a text with such" in "\n".join(
+    assert f"closed: its tokenizer fails at words that it does not know ({FAILS}), so a text with such" in "\n".join(
         result.notices
     )
     opened = open_run(tmp_path / "run")
@@ -82,5 +82,5 @@ def test_texts_with_unknown_tokens_are_found_before_a_lease(tiny_models: dict[st
 def test_a_padding_token_without_a_vector_is_named(tiny_models: dict[str, Path], tmp_path: Path) -> None:
     """Catches "index out of range in self" for a token that somebody added to be able to pad."""
     folder = grown(tiny_models["bert"], tmp_path / "padded", pad_token="<mypad>")
-    with pytest.raises(ModelLoadError, match=r"^padded pads with the token <mypad>, and its network has vectors for"):
+    with pytest.raises(ModelLoadError, match=r"^padded pads with the token <mypad>, but its network has vectors for"):
         Encoder(stage(resolve(str(folder)), "float32"))
