@@ -68,7 +68,9 @@ def test_no_flipped_byte_escapes_or_breaks_verify(copied, kind):
         try:
             reading(folder)
         except OutputError as error:
-            assert require_sentence(error).endswith("run the command that made the run again, which repairs it")
+            assert require_sentence(error).endswith(
+                "run the soloist embed command of this run again, which repairs the file"
+            )
         path.write_bytes(content)
     assert verify_run(RunFolder.open(copied.out)).problems == ()
 
@@ -83,7 +85,7 @@ def test_all_kinds_of_damage_at_once_are_listed_each_and_mended_together(copied,
     for file in FILES.values():
         assert f"{file} has other bytes than were written" in problems
     assert "alpha/vectors/one/part-00002.parquet is missing" in problems
-    assert "beta/fused/part-00007.parquet is in no row of the manifest" in problems
+    assert "beta/fused/part-00007.parquet is not in the manifest" in problems
     result = run(copied)
     assert embedded(result) == {"one": 4, "two": SHARD_CHUNKS}
     assert files_of(copied.out) == fresh

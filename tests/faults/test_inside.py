@@ -93,7 +93,7 @@ def test_a_link_out_of_the_run_is_refused_and_what_it_leads_to_stays(copied, tmp
     before = {path: path.read_bytes() for path in (outside, *outside.rglob("*")) if path.is_file()}
     with pytest.raises(OutputError) as caught:
         run(copied)
-    sentence = f"{place} is a symbolic link, and a run writes inside its own folder only: remove it"
+    sentence = f"{place} is a symbolic link, and a run writes inside its own folder only: remove the link"
     assert require_sentence(caught.value) == sentence
     assert {path: path.read_bytes() for path in (outside, *outside.rglob("*")) if path.is_file()} == before
 

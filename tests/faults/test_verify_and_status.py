@@ -99,7 +99,7 @@ def with_an_empty_row(table):
 
 IN = "alpha, shard 1, one: "
 FUSED_IN = "alpha, shard 1, fused: "
-MENDS = "run the command that made the run again, which repairs it"
+MENDS = "run the soloist embed command of this run again, which repairs the file"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ MENDS = "run the command that made the run again, which repairs it"
         (VECTORS, changed_row(1, 1.001), f"{IN}a norm other than 1 in '9'"),
         (VECTORS, changed_row(1, 0.0), f"{IN}a norm other than 1 in '9'"),
         (VECTORS, shortened, f"{IN}15 dimensions, and run.json says 16"),
-        (VECTORS, without_digests, f"{IN}vectors of its rows are of other texts"),
+        (VECTORS, without_digests, f"{IN}the vectors of its rows were made from other texts"),
         (VECTORS, of_other_columns, MENDS),
         (VECTORS, with_an_empty_row, MENDS),
         (FUSED, without_a_row, f"{FUSED_IN}'10' without a row"),
@@ -121,9 +121,9 @@ MENDS = "run the command that made the run again, which repairs it"
         (FUSED, changed_row(2, np.nan), f"{FUSED_IN}NaN or infinity in '10'"),
         (FUSED, changed_row(2, 0.9), f"{FUSED_IN}a norm other than 1 in '10'"),
         (FUSED, shortened, f"{FUSED_IN}39 dimensions, and run.json says 40"),
-        (CHUNKS, of_another_text, f"{IN}vectors of '8' are of other texts"),
-        (CHUNKS, of_another_text, f"{FUSED_IN}its vectors are of other chunks"),
-        (CHUNKS, with_an_id_twice, "alpha, shard 1: '0' is there twice"),
+        (CHUNKS, of_another_text, f"{IN}the vectors of '8' were made from other texts"),
+        (CHUNKS, of_another_text, f"{FUSED_IN}its vectors were made from other chunks"),
+        (CHUNKS, with_an_id_twice, "alpha, shard 1: the id '0' is there twice"),
         (CHUNKS, without_a_row, "alpha has 19 chunks, and run.json says 20"),
         (CHUNKS, of_other_columns, MENDS),
     ],
@@ -160,7 +160,7 @@ def halved(copied):
     return config
 
 
-OF_FLOAT32 = "its vectors are of float32, and {} says float16"
+OF_FLOAT32 = "its vectors are stored as float32, and {} says float16"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_float16_file_in_a_float32_run_is_found(copied, file):
     """Vectors that lost bits on the way, in a run that says it has all of them."""
     rewrite(copied.out, file, as_float16)
     problems = verify_run(RunFolder.open(copied.out)).problems
-    assert sum("its vectors are of float16, and " in problem for problem in problems) == 2, problems
+    assert sum("its vectors are stored as float16, and " in problem for problem in problems) == 2, problems
 
 
 def test_the_command_lists_all_and_exits_with_1(copied):
@@ -225,7 +225,7 @@ def test_rows_that_the_manifest_has_no_more_are_missed(copied):
     assert f"{IN}its vectors are not in the manifest" in problems
     assert f"{FUSED_IN}its vectors are not in the manifest" in problems
     assert "beta has 0 chunks, and run.json says 7" in problems
-    assert all(f"{name} is in no row of the manifest" in problems for name in gone)
+    assert all(f"{name} is not in the manifest" in problems for name in gone)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"models": 3}', '{"models": [{}], "collections": []}'])
@@ -237,7 +237,7 @@ def test_a_run_json_that_is_none_is_a_sentence(copied, content, command):
     assert shown.exit_code == 1 and shown.stdout == ""
     [line] = shown.stderr.splitlines()
     assert line.startswith(f"soloist: error: {copied.out / 'run.json'} ")
-    assert line.endswith("run the command that wrote it again, and it writes the file again")
+    assert line.endswith("run the soloist embed command of this run again, which writes the file again")
     assert sum(model.embedded for model in run(copied).models) == 0
     assert CliRunner().invoke(app, [command, str(copied.out)]).exit_code == 0
 
@@ -281,10 +281,12 @@ def test_status_of_a_run_that_was_stopped_says_what_ended_it_and_how_to_go_on(co
     shown = CliRunner().invoke(app, ["status", str(config.out)])
     assert "8 of 27" in shown.stdout
     assert "not finished and not at work (stopped because its time is over)" in shown.stdout
-    assert "the command that began it goes on with it" in shown.stdout
+    assert "run its soloist embed command again to go on" in shown.stdout
 
 
-UNFINISHED = "the run is not finished: the command that began it goes on with it; soloist status {} says how far it is"
+UNFINISHED = (
+    "the run is not finished: run its soloist embed command again to go on; soloist status {} says how far it is"
+)
 
 
 def test_a_run_that_is_not_finished_is_not_taken_for_a_damaged_one(copied):
@@ -336,7 +338,7 @@ def a_status(*, at_work: bool, chunks_per_second: float | None) -> RunStatus:
         (
             False,
             0.1,
-            "run: not finished and not at work: the command that began it goes on with it; 16:40 of encoding left, "
+            "run: not finished and not at work: run its soloist embed command again to go on; 16:40 of encoding left, "
             "until about 18:16 if it goes on now",
         ),
         (True, 0.002, "run: at work; 13:53:20 of encoding left, until about 2026-01-02 07:53"),
@@ -362,7 +364,7 @@ NO_RUNS = {
     "empty": "is not a run folder, it has neither manifest.jsonl nor state.json",
     "foreign": "is not a run folder, it has neither manifest.jsonl nor state.json",
     "foreign events": "is not a run folder, it has neither manifest.jsonl nor state.json",
-    "file": "is a file and no run folder",
+    "file": "is a file and not a run folder",
 }
 
 

@@ -104,7 +104,10 @@ def cut(path):
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (lambda path: path.unlink(), "is missing: run the command that made the run again, which repairs it"),
+        (
+            lambda path: path.unlink(),
+            "is missing: run the soloist embed command of this run again, which repairs the file",
+        ),
         (cut, "cannot be read: "),
         (lambda path: path.write_bytes(b""), "cannot be read: "),
         (lambda path: (path.unlink(), path.mkdir()), "cannot be read: "),

@@ -225,7 +225,7 @@ def test_a_run_at_work_is_waited_for(searched, tmp_path):
     folder = RunFolder(copy)
     with folder.locked(), pytest.raises(OutputError, match="not finished: it is at work, wait until it ends"):
         open_run(copy)
-    with pytest.raises(OutputError, match="not finished: run the command that began it again"):
+    with pytest.raises(OutputError, match="not finished: run its soloist embed command again"):
         open_run(copy)
 
 

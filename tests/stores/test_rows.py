@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path):
     table, _ = table_of(5, 4)
     write_vector_file(tmp_path / "a.parquet", table)
     with pytest.raises(
-        OutputError, match="cannot be read: it has 5 rows and no row 5: run the command that made the run"
+        OutputError, match="cannot be read: it has 5 rows and no row 5: run the soloist embed command of this run again"
     ):
         RowReader().read(tmp_path / "a.parquet", np.array([0, 5]))
     write_vector_file(tmp_path / "b.parquet", table.drop_columns(["text_digest"]))

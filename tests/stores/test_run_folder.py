@@ -76,7 +76,9 @@ def test_create_makes_missing_parents_and_takes_an_empty_folder(tmp_path: Path) 
 def test_create_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     """A run would mix its shards with somebody's files."""
     (tmp_path / ".hidden").write_text("")
-    with pytest.raises(OutputError, match="is not empty and no run of soloist: choose a new folder, or empty it"):
+    with pytest.raises(
+        OutputError, match="is not empty and is not a run folder: choose a new folder, or empty this one"
+    ):
         RunFolder.create(tmp_path)
 
 
@@ -88,7 +90,7 @@ def test_create_takes_the_folder_of_a_run(run: RunFolder) -> None:
     run.manifest.append(run.shards.write_chunks("notes", 0, [Chunk(id="a", text="x")]))
     assert RunFolder.create(run.path).manifest.exists()
     (run.path / "manifest.jsonl").unlink()
-    with pytest.raises(OutputError, match="is not empty and no run of soloist"):
+    with pytest.raises(OutputError, match="is not empty and is not a run folder"):
         RunFolder.create(run.path)
 
 
@@ -119,12 +121,12 @@ def test_open_needs_run_json(run: RunFolder) -> None:
     with pytest.raises(OutputError, match=r"is not a run folder, it has neither manifest\.jsonl nor state\.json: give"):
         RunFolder.open(run.path)
     run.write_json("run.json", {"models": ["a"]})
-    with pytest.raises(OutputError, match=r"has no manifest\.jsonl: an earlier version wrote it"):
+    with pytest.raises(OutputError, match=r"has no manifest\.jsonl: an earlier version of soloist wrote the run"):
         RunFolder.open(run.path)
     run.manifest.append(run.shards.write_chunks("notes", 0, [Chunk(id="a", text="x")]))
     assert RunFolder.open(run.path).read_json("run.json") == {"models": ["a"]}
     run.reopen()
-    with pytest.raises(OutputError, match="the run is not finished: run the command that began it again"):
+    with pytest.raises(OutputError, match="the run is not finished: run its soloist embed command again"):
         RunFolder.open(run.path)
 
 
@@ -289,7 +291,8 @@ def test_a_damaged_shard_is_named(run: RunFolder, content: bytes) -> None:
     run.manifest.append(run.shards.write_chunks("c", 0, [Chunk(id="a", text="x")]))
     (run.path / "c" / "chunks" / "part-00000.parquet").write_bytes(content)
     with pytest.raises(
-        OutputError, match=r"part-00000\.parquet cannot be read: .*: run the command that made the run again, which"
+        OutputError,
+        match=r"part-00000\.parquet cannot be read: .*: run the soloist embed command of this run again, which",
     ):
         run.shards.read_shard("c", 0)
 
@@ -332,7 +335,9 @@ def test_json_is_strict_and_readable(run: RunFolder) -> None:
 def test_a_damaged_json_file_is_named(run: RunFolder) -> None:
     """A JSONDecodeError without the file's name would reach the user."""
     (run.path / "run.json").write_text("{")
-    with pytest.raises(OutputError, match=r"run\.json cannot be read .*: run the command that wrote it again"):
+    with pytest.raises(
+        OutputError, match=r"run\.json cannot be read .*: run the soloist embed command of this run again"
+    ):
         run.read_json("run.json")
 
 
@@ -403,7 +408,7 @@ def test_a_damaged_identity_is_a_sentence_and_is_mended(tmp_path: Path, content:
     run = RunFolder.create(tmp_path / "run")
     run.finish({})
     (run.path / "id.json").write_text(content)
-    with pytest.raises(OutputError, match=r"id.json .*run the command that wrote it again"):
+    with pytest.raises(OutputError, match=r"id.json .*run the soloist embed command of this run again"):
         run.identity()
     run.finish({})
     assert len(run.identity()) == 32

@@ -21,7 +21,9 @@ _VECTORS_HELP = "fused, the name of a model, or all. [default: all; for faiss th
 
 _TABLE_HELP = "The table or collection in a store; for pgvector also SCHEMA.NAME."
 
-_TAKE_OVER_HELP = "Make this run's what another run exported to the same place, instead of refusing to touch it."
+_TAKE_OVER_HELP = (
+    "Take over what another run exported to the same folder, file or table. Without this option it stays as it is."
+)
 
 
 def export(
@@ -39,11 +41,12 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Export a finished run, or bring an export up to date with it: the same command again, after a break or a change.
+    """Export a finished run to files or to a store.
 
-    Unchanged rows stay, and rows of chunks that are gone are deleted. At the end it counts the rows, reads a sample of
-    vectors back and compares it, and says where each model's vectors are. Ids in stores are UUIDs that follow from
-    collection and chunk id.
+    Give the same command again to go on after a break, or to bring the export up to date with the run. Unchanged rows
+    stay, and rows of chunks that are gone are deleted. At the end the rows are counted, and a sample of vectors is read
+    back and compared. The report says where each model's vectors are. The id of a row in a store is a UUID that follows
+    from the collection and the chunk's id.
     """
     with exit_codes(debug=debug):
         with importing():

@@ -43,7 +43,7 @@ def status(
         if chunks_root is not None:
             from soloist.stores.run_folder import RunFolder
 
-            RunFolder.at(run_dir)  # another folder is no run whose chunks are all new
+            RunFolder.at(run_dir)  # else all chunks would count as new
             print_changes_of(RunConfig(chunks_root=Path(chunks_root), out=run_dir), as_json=as_json)
             return
         with importing():
@@ -62,8 +62,8 @@ def status(
 def verify(run_dir: _RunDir, as_json: _Json = False, debug: _Debug = False) -> None:
     """Verify a finished run: one row for each chunk, model and fusion, checksums, norms, dimensions.
 
-    Exit code 1 where something is wrong, with a line for each. A run that is not finished is 1 too, and the first line
-    says so; of its finished files the checksums are read.
+    Each thing that is wrong has a line, and the exit code is then 1. It is 1 too if the run is not finished: the first
+    line says so, and only the checksums of finished files are checked.
     """
     with exit_codes(debug=debug):
         with importing():

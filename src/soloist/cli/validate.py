@@ -36,14 +36,14 @@ def validate(
         str | None, typer.Option(envvar="SOLOIST_LOCK_DIR", metavar="PATH", help="As for embed.")
     ] = None,
     sample_chunks: Annotated[int, typer.Option(min=1, help="How many chunks to take, from all collections.")] = 200,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out what needs processes of its own.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Skip the checks that start processes of their own.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print validation.json.")] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Run the validation plan's scenarios and its checklist, and say of each point whether it holds here.
+    """Run the scenarios and the checklist of the validation plan, and print whether each point holds on this machine.
 
-    It makes nine runs over a sample of the chunks. validation.json and validation.md are written to --out.
-    Exit code 1 where a point fails.
+    Nine runs are made over a sample of the chunks. validation.json and validation.md are written to --out. The exit
+    code is 1 if a point fails.
     """
     with exit_codes(debug=debug):
         config = RunConfig.from_mapping(

@@ -21,6 +21,7 @@ from soloist.digests import DigestTable
 from soloist.errors import ConfigError, OutputError
 from soloist.jsontext import json_text
 from soloist.stores import RunFolder, Unchanged
+from soloist.stores.tables import REPAIR
 from soloist.types import Chunk
 
 FUSED = "fused"
@@ -145,8 +146,7 @@ class Source:
             ids, vectors[name] = self._vectors(name, collection, index)
             if ids != [chunk.id for chunk in chunks]:
                 raise OutputError(
-                    f"{self.folder.path} has {name} vectors of other chunks in shard {index} of {collection}: run the "
-                    "command that made it again, which repairs it"
+                    f"{self.folder.path} has {name} vectors of other chunks in shard {index} of {collection}: {REPAIR}"
                 )
             digests[name] = _vector_digests(vectors[name])
         return Rows(
@@ -247,14 +247,14 @@ def _described(summary: Any) -> tuple[dict[str, int], list[str]]:
 def _chosen_vectors(path: Path, asked: str | None, there: Mapping[str, int], several: bool) -> dict[str, int]:
     if asked == ALL or (asked is None and several):
         if not several:
-            raise ConfigError(f"this export has one vector a row: choose --vectors of {', '.join(there)}")
+            raise ConfigError(f"this export has one vector a row: give --vectors one of {', '.join(there)}")
         return dict(there)
     if asked is None:
         if FUSED not in there and len(there) > 1:
-            raise ConfigError(f"{path} has no fused vectors: choose --vectors of {', '.join(there)}")
+            raise ConfigError(f"{path} has no fused vectors: give --vectors one of {', '.join(there)}")
         asked = FUSED if FUSED in there else next(iter(there))
     if asked not in there:
-        raise ConfigError(f"{path} has no vectors of {asked}: choose --vectors of {', '.join(there)}")
+        raise ConfigError(f"{path} has no vectors of {asked}: give --vectors one of {', '.join(there)}")
     return {asked: there[asked]}
 
 

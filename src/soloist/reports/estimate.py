@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 _TOKEN_COLUMNS = ("model", "max tokens", "tokens", "median", "longest", "truncated", "padded")
 _MEMORY_COLUMNS = ("model", "dtype", "weights", "peak", "reserved", "budget", "exclusive", "standard", "limit")
 _MEMORY_LEGEND = (
-    "budget: padded tokens in a full batch; exclusive, standard: rows in it in that mode, of the median length to "
-    "those of the longest; limit: what bounds the latter in exclusive mode"
+    "budget: padded tokens in a full batch; exclusive, standard: rows of the median length (of the longest) in a full "
+    "batch of that mode; limit: compute where more rows are not faster, memory where they do not fit"
 )
-_COST_COLUMNS = ("model", "time", "basis", "download", "host", "vectors")
+_LIMITS = {"saturation": "compute", "memory": "memory"}
+_COST_LEGEND = (
+    "download: none where the weights are on this machine; host memory: none where staging maps the weights from their "
+    "file"
+)
+_COST_COLUMNS = ("model", "time", "basis", "download", "host memory", "vectors")
 _BAR_WIDTH = 40
 
 
@@ -31,7 +36,7 @@ def print_estimate(plan: RunEstimate, console: Console) -> None:
     tables = (
         (_TOKEN_COLUMNS, _token_row, ""),
         (_MEMORY_COLUMNS, _memory_row, _MEMORY_LEGEND),
-        (_COST_COLUMNS, _cost_row, ""),
+        (_COST_COLUMNS, _cost_row, _COST_LEGEND),
     )
     for columns, row, legend in tables:
         console.print()
@@ -53,7 +58,7 @@ def _head(plan: RunEstimate) -> list[str]:
     return [
         f"{count_text(plan.chunks, 'chunk')}{repeated}{skipped}, {bytes_text(plan.text_bytes)} of text",
         f"{count_text(plan.devices, 'device')}: {plan.card.device_name}, {bytes_text(plan.card.total_bytes)} each, "
-        f"{bytes_text(plan.limit_bytes)} of it planned with",
+        f"of which {bytes_text(plan.limit_bytes)} may be used",
     ]
 
 
@@ -80,13 +85,13 @@ def _memory_row(model: ModelEstimate) -> list[str]:
         f"{model.token_budget:,}",
         _rows(model.exclusive),
         _rows(model.standard),
-        model.exclusive.limited_by,
+        _LIMITS.get(model.exclusive.limited_by, model.exclusive.limited_by),
     ]
 
 
 def _rows(batches: BatchEstimate) -> str:
-    """Rows of the median and of the longest length in a full batch."""
-    return f"{batches.median_rows:,} to {batches.longest_rows:,}" if batches.fits else "none fits"
+    """Rows of the median and, in brackets, of the longest length in a full batch."""
+    return f"{batches.median_rows:,} ({batches.longest_rows:,})" if batches.fits else "none fits"
 
 
 def _cost_row(model: ModelEstimate) -> list[str]:
@@ -98,8 +103,8 @@ def _cost_row(model: ModelEstimate) -> list[str]:
         if model.download_bytes is None
         else bytes_text(model.download_bytes)
         if model.download_bytes
-        else "here",
-        bytes_text(model.host_bytes) if model.host_bytes else "mapped",
+        else "none",
+        bytes_text(model.host_bytes) if model.host_bytes else "none",
         bytes_text(model.vectors_bytes),
     ]
 

@@ -30,7 +30,7 @@ def _state(found: RunStatus) -> str:
     if found.at_work:
         return "at work"
     ended = f" ({found.error})" if found.error else ""
-    return f"not finished and not at work{ended}: the command that began it goes on with it"
+    return f"not finished and not at work{ended}: run its soloist embed command again to go on"
 
 
 def _left(found: RunStatus, now: float) -> str:

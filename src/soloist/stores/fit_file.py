@@ -13,7 +13,7 @@ from soloist.arrays import Vectors
 from soloist.stores.atomic import atomic_path, disk_errors
 from soloist.stores.layout import FIT, Layout
 from soloist.stores.manifest import FileRecord, record_of
-from soloist.stores.tables import read_errors
+from soloist.stores.tables import REPAIR, read_errors
 
 
 def write_fit(root: Path, matrices: Sequence[Vectors], fingerprint: str) -> FileRecord:
@@ -37,7 +37,7 @@ def read_fit(root: Path) -> tuple[Vectors, ...]:
         OutputError: the file is missing or damaged.
     """
     path = root / FIT
-    with read_errors(path, if_missing="run the command that made the run again, which repairs it"):
+    with read_errors(path, if_missing=REPAIR):
         try:
             found = load(path.read_bytes())
         except SafetensorError as exc:

@@ -41,5 +41,5 @@ def read_json_file(path: Path, use: Callable[[Any], Used]) -> Used:
         else:
             reason = f"does not hold what a run writes there ({type(exc).__name__}: {exc})"
         raise OutputError(
-            f"{path} {reason}: run the command that wrote it again, and it writes the file again"
+            f"{path} {reason}: run the soloist embed command of this run again, which writes the file again"
         ) from exc

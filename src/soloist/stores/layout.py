@@ -93,7 +93,7 @@ class Layout:
 
 def _require_no_link(path: Path) -> None:
     if path.is_symlink():
-        raise OutputError(f"{path} is a symbolic link, and a run writes inside its own folder only: remove it")
+        raise OutputError(f"{path} is a symbolic link, and a run writes inside its own folder only: remove the link")
 
 
 def _part(index: int) -> str:

@@ -122,7 +122,9 @@ class Manifest:
         except FileNotFoundError:
             return b""
         except OSError as exc:
-            raise OutputError(f"{self._path} cannot be read: {exc.strerror}: allow reading it, and run again") from exc
+            raise OutputError(
+                f"{self._path} cannot be read: {exc.strerror}: allow reading the file, and run the command again"
+            ) from exc
 
     def replace(self, records: Iterable[FileRecord]) -> None:
         """Write the whole manifest, one row a file, in the order of their paths."""

@@ -38,7 +38,7 @@ _COLUMNS = ("text_digest", "vector")
 _NUMBER = rb"([\x80-\xff]*[\x00-\x7f])"
 _PAGE_HEADER = re.compile(rb"\x15\x00\x15" + _NUMBER + rb"\x15" + _NUMBER + rb"\x2c\x15" + _NUMBER)
 _HEADER_BYTES = 64
-_IF_MISSING = "it was there when this began, so run the same command again"
+_IF_MISSING = "the file was there when this command began, so run the same command again"
 _LEVELS_SIZE_BYTES = 4
 
 

@@ -51,7 +51,9 @@ class RunFolder:
                 raise OutputError(f"{path} is a file: choose a new folder for the run")
             make_folder(path)
             if any(path.iterdir()) and not Layout(path).is_run():
-                raise OutputError(f"{path} is not empty and no run of soloist: choose a new folder, or empty it")
+                raise OutputError(
+                    f"{path} is not empty and is not a run folder: choose a new folder, or empty this one"
+                )
             Layout(path).require_no_links()
             with tempfile.TemporaryFile(dir=path):  # found out now, not after the first pass
                 pass
@@ -62,13 +64,13 @@ class RunFolder:
         """The folder of a run, finished or not.
 
         Raises:
-            OutputError: there is no folder, or it is none of a run.
+            OutputError: there is no folder, or it is not that of a run.
         """
         remedy = "give the folder that soloist embed wrote, its --out"
         if not path.exists():
             raise OutputError(f"{path} does not exist: {remedy}")
         if not path.is_dir():
-            raise OutputError(f"{path} is a file and no run folder: {remedy}")
+            raise OutputError(f"{path} is a file and not a run folder: {remedy}")
         if not (path / "run.json").is_file() and not Layout(path).is_run():
             raise OutputError(f"{path} is not a run folder, it has neither {NAME} nor {STATE}: {remedy}")
         return cls(path)
@@ -83,11 +85,14 @@ class RunFolder:
         folder = cls.at(path)
         if not folder.is_finished:
             remedy = (
-                "it is at work, wait until it ends" if folder.is_locked() else "run the command that began it again"
+                "it is at work, wait until it ends" if folder.is_locked() else "run its soloist embed command again"
             )
-            raise OutputError(f"{path} has no run.json, the run is not finished: {remedy}")
+            raise OutputError(f"{path} has no run.json, so the run is not finished: {remedy}")
         if not folder.manifest.exists():
-            raise OutputError(f"{path} has no {NAME}: an earlier version wrote it, run again into a new folder")
+            raise OutputError(
+                f"{path} has no {NAME}: an earlier version of soloist wrote the run, so run soloist embed again into a "
+                "new folder"
+            )
         return folder
 
     @property
@@ -193,7 +198,7 @@ def _identity(value: Any) -> str:
 
 
 def _summary(folder: RunFolder) -> Any:
-    """What run.json says; None where it is not there or no JSON."""
+    """What run.json says; None where it is missing or is not JSON."""
     try:
         return folder.read_json("run.json")
     except OutputError:

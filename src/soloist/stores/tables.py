@@ -28,9 +28,8 @@ from soloist.types import Chunk, TokenTally, VectorDType
 # that take it whole, and of fewer rows than the 20,000 at which Arrow begins another page.
 _PAGE_BYTES = 64 << 20
 _GROUP_ROWS = 1 << 14
-_IF_MISSING = (
-    "run the command that made the run again, which repairs it, or name a collection, model and shard that the run has"
-)
+REPAIR = "run the soloist embed command of this run again, which repairs the file"
+_IF_MISSING = f"{REPAIR}, or name a collection, model and shard that the run has"
 COUNT_COLUMNS = ("tokens", "truncated_tokens")
 _ARROW_TYPES: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
 _CHUNK_TEXTS = {"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()}
@@ -78,7 +77,7 @@ def table_places(table: pa.Table) -> Places:
     if not {*PLACE_COLUMNS} <= {*table.schema.names}:
         return [None] * len(table), [None] * len(table)
     if table.schema.field("source_file").type != _NAMES:
-        raise ValueError("its column source_file has no names of files")
+        raise ValueError("its column source_file does not have the names of files")
     files = table["source_file"].unify_dictionaries().combine_chunks()
     names = [*files.dictionary.to_pylist(), None]
     return [names[number] for number in files.indices.fill_null(-1).to_pylist()], table["source_index"].to_pylist()
@@ -88,7 +87,7 @@ def table_texts(table: pa.Table, name: str) -> list[str]:
     """A column of texts, one a row.
 
     Raises:
-        ValueError: it is no column of texts, or a row has none.
+        ValueError: it is not a column of texts, or a row has none.
     """
     column = table[name]
     if column.type not in (pa.string(), pa.large_string()) or column.null_count:
@@ -190,12 +189,12 @@ def stored_dtype(kind: pa.DataType) -> VectorDType:
     """What the vectors of a column of this type are stored as.
 
     Raises:
-        ValueError: it is no column of vectors.
+        ValueError: it is not a column of vectors.
     """
     for name, number in _ARROW_TYPES.items():
         if pa.types.is_fixed_size_list(kind) and kind.value_type == number:
             return name
-    raise ValueError(f"its column vector is of {kind}, which are no vectors")
+    raise ValueError(f"its column vector is of the type {kind}, which is not that of vectors")
 
 
 def rounded(vectors: np.ndarray[Any, Any], vector_dtype: VectorDType) -> Vectors:
@@ -217,7 +216,7 @@ def table_matrix(table: pa.Table) -> Vectors:
     column = table["vector"]
     stored_dtype(column.type)
     if column.null_count:
-        raise ValueError("its column vector has rows without one")
+        raise ValueError("its column vector has rows without a vector")
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     numbers = array.flatten().to_numpy(zero_copy_only=True).astype(np.float32, copy=False)
     numbers.flags.writeable = False  # what was converted, as what is a view
@@ -275,9 +274,7 @@ def read_errors(path: Path, *, if_missing: str = _IF_MISSING) -> Iterator[None]:
         raise OutputError(f"{path} is missing: {if_missing}") from exc
     except (OSError, pa.ArrowException, ValueError, LookupError) as exc:  # the last two: other columns, other rows
         reason = " ".join(str(exc).split())
-        raise OutputError(
-            f"{path} cannot be read: {reason}: run the command that made the run again, which repairs it"
-        ) from exc
+        raise OutputError(f"{path} cannot be read: {reason}: {REPAIR}") from exc
 
 
 def _write(path: Path, table: pa.Table, **options: Any) -> None:

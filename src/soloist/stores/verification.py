@@ -52,7 +52,7 @@ def verify_run(folder: RunFolder) -> Verified:
 def _unfinished(folder: RunFolder) -> Verified:
     """Nothing is held against a run at work: it may be about to replace the very file that is read."""
     at_work, records = folder.is_locked(), folder.manifest.read()
-    goes_on = "it is at work, wait until it has ended" if at_work else "the command that began it goes on with it"
+    goes_on = "it is at work, wait until it has ended" if at_work else "run its soloist embed command again to go on"
     chunks = [record for record in records.values() if record.kind == "chunks"]
     return Verified(
         finished=False,
@@ -105,7 +105,7 @@ def _declared(summary: Any) -> _Declared:
 
 
 def _damaged(folder: RunFolder, records: Mapping[str, FileRecord]) -> dict[str, str]:
-    """The files that have not the bytes that were written, each with the sentence that says so."""
+    """The files whose bytes are not those that were written, each with the sentence that says so."""
     found: dict[str, str] = {}
     for file, record in records.items():
         if not (folder.path / file).is_file():
@@ -119,7 +119,7 @@ def _unlisted(folder: RunFolder, records: Mapping[str, FileRecord]) -> Iterator[
     for path in sorted(folder.path.glob("*/**/part-*.parquet")):
         inside = path.relative_to(folder.path).as_posix()
         if inside not in records and not inside.startswith("."):
-            yield f"{inside} is in no row of the manifest"
+            yield f"{inside} is not in the manifest"
 
 
 class _Reading:
@@ -166,7 +166,8 @@ class _Reading:
         self.chunks += len(shard.ids)
         twice = [id_ for id_ in shard.ids if ids.add(text_digest(id_)) is not None]
         if twice:
-            yield f"{name}: {_some(twice)} {'is' if len(twice) == 1 else 'are'} there twice"
+            of_these = "the id {} is" if len(twice) == 1 else "the ids {} are"
+            yield f"{name}: {of_these.format(_some(twice))} there twice"
         digests = [text_digest(text) for text in shard.texts]
         for name, fingerprint, dim in self._declared.models:
             yield from self._model(shard, digests, name, fingerprint, dim)
@@ -196,7 +197,7 @@ class _Reading:
         yield from _vector_problems(where, shard, ids, vectors, dim, norm_tolerance(stored, dim))
         if own is None or list(own) != list(digests):
             others = [id_ for id_, a, b in zip(shard.ids, own or [], digests, strict=False) if a != b]
-            yield f"{where}: vectors of {_some(others) if others else 'its rows'} are of other texts"
+            yield f"{where}: the vectors of {_some(others) if others else 'its rows'} were made from other texts"
 
     def _fused(self, shard: Shard, digests: Sequence[bytes], dim: int) -> Iterator[str]:
         where = f"{shard.collection}, shard {shard.index}, fused"
@@ -205,7 +206,7 @@ class _Reading:
             yield f"{where}: its vectors are not in the manifest"
             return
         if self._records[file].content != shard_digest(shard.ids, digests):
-            yield f"{where}: its vectors are of other chunks"
+            yield f"{where}: its vectors were made from other chunks"
         try:
             ids, vectors = self._folder.shards.read_fused(shard.collection, shard.index)
             stored = vector_file(self._folder.path / file).vector_dtype
@@ -220,7 +221,7 @@ class _Reading:
         said = {"run.json": self._declared.vector_dtype, "the manifest": self._records[file].vector_dtype}
         for which, vector_dtype in said.items():
             if vector_dtype != stored:
-                yield f"{where}: its vectors are of {stored}, and {which} says {vector_dtype}"
+                yield f"{where}: its vectors are stored as {stored}, and {which} says {vector_dtype}"
 
 
 def norm_tolerance(vector_dtype: VectorDType, dim: int, roundings: int = 1) -> float:

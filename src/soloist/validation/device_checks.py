@@ -128,7 +128,10 @@ def replicas(evidence: Evidence) -> Finding:
         weights = weights_bytes(run, model.name)
         bare = [device for device, peak in model.peak_bytes.items() if peak < weights]
         if bare:
-            return "fail", f"{model.name} was never whole on {bare[0]}: its peak was {model.peak_bytes[bare[0]]} bytes"
+            return (
+                "fail",
+                f"the peak of {model.name} on {bare[0]} was {model.peak_bytes[bare[0]]} bytes, less than its weights",
+            )
     return "pass", "every pass began on empty devices and had the model's whole weights on each of them"
 
 
@@ -175,7 +178,7 @@ def devices_compute(evidence: Evidence) -> Finding:
         parts = " and ".join(f"{share:.0%}" for share in model.device_shares.values())
         shown.append(f"{model.name}: {parts} of the rows")
     if not shown:
-        return "cannot be shown here", "one batch holds all chunks of a shard: take more chunks"
+        return "cannot be shown here", "one batch holds all chunks of a shard: give a larger --sample-chunks"
     return "pass", "; ".join(shown)
 
 

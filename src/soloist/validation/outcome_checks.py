@@ -167,7 +167,7 @@ def resume(evidence: Evidence) -> Finding:
     if record.broken_off is None:
         return (
             "cannot be shown here",
-            f"with {record.shards_before} shards in all there is nothing to break off",
+            f"the run was over after {record.shards_before} shards, before it could be broken off",
         )
     if record.planted not in record.broken_off:
         return "fail", f"a run that was broken off ended with {record.broken_off}"

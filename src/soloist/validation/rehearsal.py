@@ -291,17 +291,20 @@ def prepare_folder(folder: Path, chunks_root: Path) -> None:
     """Make the folder of a rehearsal, without what an earlier rehearsal left there.
 
     Raises:
-        ConfigError: the folder and that of the chunks are one inside the other.
+        ConfigError: one of the two folders is inside the other.
         OutputError: the folder has files, and is not that of an earlier rehearsal.
     """
     ours, chunks = folder.resolve(), chunks_root.resolve()
     if ours.is_relative_to(chunks) or chunks.is_relative_to(ours):
-        raise ConfigError(f"{folder} and the chunks in {chunks_root} are one inside the other: choose another --out")
+        raise ConfigError(f"the folders {folder} and {chunks_root} overlap: choose another --out")
     marker = folder / _MARKER
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not marker.is_file() and any(folder.iterdir()):
-            raise OutputError(f"{folder} is not empty and no earlier rehearsal's: choose a new folder for the report")
+            raise OutputError(
+                f"{folder} is not empty and is not the folder of an earlier rehearsal: choose a new folder for "
+                "the report"
+            )
         marker.write_text("soloist validate writes here, and removes what it wrote\n", encoding="utf-8")
         for name in _FOLDERS:
             if (folder / name).exists():

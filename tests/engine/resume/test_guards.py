@@ -97,7 +97,7 @@ def test_what_is_not_ours_is_not_removed(config, tmp_path):
     """A folder with a file of a common name, and a run that cannot begin."""
     config.out.mkdir()
     (config.out / "events.jsonl").write_text("mine\n")
-    with pytest.raises(OutputError, match="is not empty and no run of soloist"):
+    with pytest.raises(OutputError, match="is not empty and is not a run folder"):
         run(config)
     assert (config.out / "events.jsonl").read_text() == "mine\n"
     (config.out / "events.jsonl").unlink()
