@@ -281,7 +281,7 @@ def test_vectors_are_stored_as_they_are(run: RunFolder) -> None:
 
 def test_a_missing_shard_is_named(run: RunFolder) -> None:
     """A FileNotFoundError would reach the user."""
-    with pytest.raises(OutputError, match=r"vectors/nope/part-00007\.parquet is missing: run the command"):
+    with pytest.raises(OutputError, match=r"vectors/nope/part-00007\.parquet is missing: run the soloist embed"):
         run.shards.read_vectors("c", "nope", 7)
 
 

@@ -201,7 +201,7 @@ def vector_columns(names: Iterable[str], there: Container[str] = ()) -> dict[str
 
 
 def _readable(prefix: str, name: str) -> str:
-    """The name with `_` for whatever is no small letter and no digit: several names may have the same."""
+    """The name with `_` for all but small letters and digits: several names may have the same."""
     return prefix + _UNSAFE.sub("_", name.lower())
 
 
@@ -238,16 +238,16 @@ def _metadata_column(chunks: Sequence[Chunk], field: str, kind: pa.DataType) -> 
 
 
 def _others_column(chunks: Sequence[Chunk], metadata: Mapping[str, str]) -> pa.Array:
-    """An object of the fields that have no column; null where there are none."""
+    """An object of the fields that have no column; null where there are no such fields."""
     others = [
         {field: value for field, value in chunk.metadata.items() if value is not None and field not in metadata}
         for chunk in chunks
     ]
-    return pa.array([json_text(each) if each else None for each in others], _JSON)
+    return pa.array([json_text(fields) if fields else None for fields in others], _JSON)
 
 
 def has_surrogate(value: Any) -> bool:
-    """Whether any text in a value of JSON has a lone surrogate, which is no Unicode."""
+    """Whether any text in a value of JSON has a lone surrogate, which is not valid Unicode."""
     if isinstance(value, Mapping):
         return has_surrogate([*value.keys(), *value.values()])
     if isinstance(value, (list, tuple)):

@@ -106,7 +106,7 @@ def _head(line: bytes) -> dict[str, Any] | None:
 
 
 def _vectors_of(line: bytes) -> list[str]:
-    """The names of a row's vectors; none where it is no row."""
+    """The names of a row's vectors; none where the line is not a row."""
     try:
         return list(json.loads(line)["vectors"])
     except (ValueError, LookupError, TypeError, RecursionError):

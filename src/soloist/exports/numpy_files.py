@@ -52,7 +52,7 @@ def write_ids(source: Source, path: Path) -> None:
 
 
 def row_count(path: Path) -> int:
-    """The lines of a file; 0 where there is none."""
+    """The lines of a file; 0 where there is no file."""
     if not path.is_file():
         return 0
     with disk_errors(path), path.open("rb") as file:

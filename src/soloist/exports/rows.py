@@ -29,14 +29,15 @@ ALL = "all"
 _NAMESPACE = uuid.UUID("8f0b5a1e-6a0e-5d0c-9d5e-2f6a4c1b7e90")
 VECTOR_DIGEST_BYTES = 8
 _WAY_ON = "export it again"
-SAMPLED_ROWS = 64  # of which vectors are read back at the end
+SAMPLED_ROWS = 64  # whose vectors are read back at the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """What a row is, in digests: its run with its text, its metadata with its place, and its vectors by name.
+    """Digests of a row: of its run with its text, of its metadata with its place, and of its vectors by name.
 
-    Of the vectors themselves: what made them says less, since in half precision another batch gives other bits.
+    The digests are of the numbers. The fingerprint of the model says less: in half precision, another batch gives other
+    bits.
     """
 
     text: str
@@ -49,7 +50,7 @@ class Mark:
 
     @classmethod
     def of(cls, kept: object) -> Mark | None:
-        """The mark that a store has kept; None where it is none."""
+        """The mark that a store has kept; None where the value is not a mark."""
         try:
             mark = cls(**json.loads(kept))  # type: ignore[arg-type]
         except (TypeError, ValueError):
@@ -153,7 +154,7 @@ class Source:
             collection=collection,
             keys=[key_of(collection, chunk.id) for chunk in chunks],
             marks=[
-                _mark(self.run, chunk, {name: each[row] for name, each in digests.items()})
+                _mark(self.run, chunk, {name: column[row] for name, column in digests.items()})
                 for row, chunk in enumerate(chunks)
             ],
             chunks=chunks,
@@ -219,8 +220,10 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
             raise ConfigError(f"{path} has no collection {name}: choose one of {', '.join(known)}")
     chosen = tuple(collections) or tuple(known)
     order = {name: number for number, name in enumerate(chosen)}
-    records = [each for each in folder.manifest.read().values() if each.kind == "chunks" and each.collection in order]
-    records.sort(key=lambda each: (order[each.collection], each.shard))
+    records = [
+        record for record in folder.manifest.read().values() if record.kind == "chunks" and record.collection in order
+    ]
+    records.sort(key=lambda record: (order[record.collection], record.shard))
     dims = _chosen_vectors(path, vectors, there, several)
     unchanged.require(_WAY_ON)
     return Source(
@@ -228,7 +231,7 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
         run=folder.identity(),
         collections=chosen,
         dims=dims,
-        shards={(each.collection, each.shard): each.rows for each in records},
+        shards={(record.collection, record.shard): record.rows for record in records},
         unchanged=unchanged,
         others=tuple(name for name in there if name not in dims),
         other_collections=tuple(name for name in known if name not in chosen),
@@ -241,7 +244,7 @@ def _described(summary: Any) -> tuple[dict[str, int], list[str]]:
     dims = {model["name"]: int(model["dim"]) for model in summary["models"]}
     if summary["fusion"] is not None:
         dims[FUSED] = int(summary["fusion"]["dim"])
-    return dims, [each["name"] for each in summary["collections"] if each["chunks"]]
+    return dims, [collection["name"] for collection in summary["collections"] if collection["chunks"]]
 
 
 def _chosen_vectors(path: Path, asked: str | None, there: Mapping[str, int], several: bool) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""The way of rows into a store that keeps them: what is there unchanged is passed over, what is gone is deleted.
+"""How rows get into a store: unchanged rows are left alone, and rows of chunks that are gone are deleted.
 
-All that is there of a run is looked at once, before anything is written. Then each batch is a change of its own, so an
-export that was broken off goes on where it was.
+All rows of the run in the store are looked at once, before anything is written. Then each batch is a change of its own,
+so an export that was broken off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Store(Protocol):
         ...
 
     def update(self, rows: Rows, *, keep: bool) -> None:
-        """Write rows over those with their keys, of which vectors by other names stay where they are to be kept."""
+        """Write rows over those with their keys, and keep their vectors by other names if `keep` says so."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -95,7 +95,7 @@ class Store(Protocol):
         ...
 
     def index(self) -> Sequence[str]:
-        """Make the indexes that as many rows as it has are worth; what is to be said of it."""
+        """Make the indexes that are worth it for so many rows; notes for the user."""
         ...
 
 
@@ -178,7 +178,7 @@ class _There:
             return False
         for name, digest in mark.vectors.items():
             digests = self._vectors.setdefault(name, _Digests(len(self._keys), VECTOR_DIGEST_BYTES))
-            digests.write(at, digest)  # one that is none is no vector that is there
+            digests.write(at, digest)  # what is not a digest is left out: the vector counts as missing
         return True
 
 
@@ -190,7 +190,7 @@ class _Digests:
         self._size = size
 
     def write(self, at: int, digest: object) -> bool:
-        """Keep a digest in hex digits; False where it is none of this size."""
+        """Keep a digest in hex digits; False where it is not a digest of this size."""
         try:
             found = bytes.fromhex(digest) if isinstance(digest, str) else b""
         except ValueError:  # somebody has changed it

@@ -72,13 +72,13 @@ def make_folder(path: Path) -> None:
 @contextmanager
 def none_left_on_error(path: Path) -> Iterator[None]:
     """Where the body fails, remove the folder and its parents again, as far as they were not there and are empty."""
-    missing = [each for each in (path, *path.parents) if not each.exists()]
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         yield
     except BaseException:
         with suppress(OSError):  # the first that is not empty, or that is not there
-            for each in missing:
-                each.rmdir()
+            for folder in missing:
+                folder.rmdir()
         raise
 
 

@@ -129,7 +129,7 @@ class Manifest:
     def replace(self, records: Iterable[FileRecord]) -> None:
         """Write the whole manifest, one row a file, in the order of their paths."""
         with atomic_path(self._path) as temp, disk_errors(self._path), temp.open("wb") as file:
-            for record in sorted(records, key=lambda each: each.file):
+            for record in sorted(records, key=lambda record: record.file):
                 file.write((json_text(_values(record)) + "\n").encode())
 
 

@@ -1,8 +1,8 @@
-"""Chunks that were read now become those of a run folder, and finished files that still hold are kept.
+"""The chunks that a run has just read become those of its folder. Finished files that still match them are kept.
 
-All chunks lie in `.incoming` when this begins. Vectors that are not of the new chunks, or of other settings, are set
-aside: their texts may have moved to another shard. A process that is killed anywhere in here leaves a folder that the
-next run reads right, because a file counts only with the bytes that its row in the manifest says.
+All chunks lie in `.incoming` when this begins. Vectors of other chunks, or made with other settings, are set aside:
+their texts may have moved to another shard. A process may be killed anywhere in here. The next run reads the folder
+right, because a file counts only with the bytes that the manifest says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHARD_FILE = re.compile(r"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{5,}\.parqu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciled:
-    """What came of it: ids that are gone by collection, and files that were damaged."""
+    """What the reconciling found: how many ids are gone, by collection, and files that were damaged."""
 
     removed: dict[str, int] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
@@ -40,7 +40,8 @@ def reconcile_incoming(folder: RunFolder, is_current: Callable[[FileRecord], boo
     """
     before = folder.manifest.read()
     incoming = folder.incoming.manifest.read()
-    contents = {(each.collection, each.shard): each.content for each in incoming.values() if each.kind == "chunks"}
+    chunk_records = [record for record in incoming.values() if record.kind == "chunks"]
+    contents = {(record.collection, record.shard): record.content for record in chunk_records}
     intact = {file: record for file, record in before.items() if is_intact(folder.path / file, record)}
     damaged = tuple(file for file in before if file not in intact and (folder.path / file).exists())
     kept = {
@@ -81,7 +82,7 @@ def _same_chunks(record: FileRecord, incoming: dict[str, FileRecord], contents: 
 
 def _removed(folder: RunFolder, before: Iterable[FileRecord], incoming: Iterable[FileRecord]) -> dict[str, int]:
     """How many ids of each collection are in no incoming shard."""
-    found: dict[str, int] = {}
+    gone_by_collection: dict[str, int] = {}
     new = [record for record in incoming if record.kind == "chunks"]
     old = [record for record in before if record.kind == "chunks"]
     for collection in dict.fromkeys(record.collection for record in old):
@@ -90,17 +91,17 @@ def _removed(folder: RunFolder, before: Iterable[FileRecord], incoming: Iterable
             if record.collection == collection:
                 for id_ in folder.incoming.shards.read_ids(collection, record.shard):
                     ids.add(text_digest(id_))
-        mine = [
+        intact = [
             record for record in old if record.collection == collection and is_intact(folder.path / record.file, record)
         ]
         gone = sum(
             ids.find(text_digest(id_)) is None
-            for record in mine
+            for record in intact
             for id_ in folder.shards.read_ids(collection, record.shard)
         )
         if gone:
-            found[collection] = gone
-    return found
+            gone_by_collection[collection] = gone
+    return gone_by_collection
 
 
 def _set_aside(folder: RunFolder, records: Iterable[FileRecord]) -> None:

@@ -52,10 +52,10 @@ class StoredRows:
     vectors: Vectors
     counts: NDArray[np.int32] | None
 
-    def take(self, rows: NDArray[np.int64]) -> StoredRows:
-        """Some of them."""
-        counts = self.counts[rows] if self.counts is not None else None
-        return StoredRows(digests=self.digests[rows], vectors=self.vectors[rows], counts=counts)
+    def take(self, numbers: NDArray[np.int64]) -> StoredRows:
+        """Those with these numbers."""
+        counts = self.counts[numbers] if self.counts is not None else None
+        return StoredRows(digests=self.digests[numbers], vectors=self.vectors[numbers], counts=counts)
 
     @property
     def size_bytes(self) -> int:
@@ -87,14 +87,14 @@ class Column:
             for group in self.groups
         ]
 
-    def read(self, file: BinaryIO, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The values of some rows, (rows, width), in their order."""
-        found = np.empty((len(rows), self.width), self.dtype)
+    def read(self, file: BinaryIO, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """The values of the rows with these numbers, (rows, width), in their order."""
+        found = np.empty((len(numbers), self.width), self.dtype)
         for group in self.groups:
-            here = (rows >= group.first) & (rows < group.first + group.rows)
+            here = (numbers >= group.first) & (numbers < group.first + group.rows)
             if here.any():
                 values = np.memmap(file, self.dtype, "r", group.offset, (group.rows, self.width))
-                found[here] = values[rows[here] - group.first]
+                found[here] = values[numbers[here] - group.first]
         return found
 
 
@@ -117,7 +117,7 @@ class RowReader:
         self._files: dict[Path, tuple[Version, FileColumns | None]] = {}
         self._whole: dict[Path, tuple[Version, StoredRows]] = {}
 
-    def read(self, path: Path, rows: NDArray[np.int64]) -> StoredRows:
+    def read(self, path: Path, numbers: NDArray[np.int64]) -> StoredRows:
         """The rows with these numbers, in this order.
 
         Raises:
@@ -126,10 +126,10 @@ class RowReader:
         with read_errors(path, if_missing=_IF_MISSING), path.open("rb") as file:
             known = self._columns(path, file)
             if known is None:
-                return self._read_whole(path, version_of(file)).take(rows)
-            if len(rows) and rows.max() >= known.rows:
-                raise ValueError(f"it has {known.rows} rows and no row {rows.max()}")
-            found = {name: column.read(file, rows) for name, column in known.columns.items()}
+                return self._read_whole(path, version_of(file)).take(numbers)
+            if len(numbers) and numbers.max() >= known.rows:
+                raise ValueError(f"it has {known.rows} rows and no row {numbers.max()}")
+            found = {name: column.read(file, numbers) for name, column in known.columns.items()}
             counts = [found[name] for name in COUNT_COLUMNS if name in found]
             return StoredRows(
                 digests=found["text_digest"],

@@ -80,7 +80,7 @@ class RunFolder:
         """The folder of a run that is finished.
 
         Raises:
-            OutputError: there is none.
+            OutputError: the folder is not that of a finished run.
         """
         folder = cls.at(path)
         if not folder.is_finished:

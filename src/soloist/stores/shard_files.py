@@ -102,12 +102,12 @@ class ShardFiles:
             table = read_table(path, columns=("id", *PLACE_COLUMNS))  # of these, those that there are
             return list(zip(table_texts(table, "id"), *table_places(table), strict=True))
 
-    def read_chunks(self, collection: str, index: int, rows: Sequence[int] | None = None) -> list[Chunk]:
-        """The chunks of a shard with their metadata, or those of some rows."""
+    def read_chunks(self, collection: str, index: int, row_numbers: Sequence[int] | None = None) -> list[Chunk]:
+        """The chunks of a shard with their metadata, or those of the rows with these numbers."""
         path = self._layout.chunks(collection, index)
         with read_errors(path):
             table = read_table(path)
-            return table_chunks(table if rows is None else table.take(list(rows)))
+            return table_chunks(table if row_numbers is None else table.take(list(row_numbers)))
 
     def write_vectors(
         self,

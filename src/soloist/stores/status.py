@@ -62,7 +62,7 @@ def run_status(path: Path) -> RunStatus:
     """The status of a run folder, finished or not.
 
     Raises:
-        OutputError: there is no such folder, it is none of a run, or its files cannot be read.
+        OutputError: there is no such folder, it is not that of a run, or its files cannot be read.
     """
     folder = RunFolder(path)
     finished = folder.is_finished
@@ -70,14 +70,16 @@ def run_status(path: Path) -> RunStatus:
     if not (finished or (path / STATE).is_file()):
         if not any(event.get("event") == "RunStarted" for event in events):
             RunFolder.at(path)
-        # It was stopped, or is, before all chunks were read.
+        # The run was stopped before all chunks were read, or still reads them.
         return RunStatus(
             folder=path, finished=False, at_work=folder.is_locked(), models=(), fused_shards_done=0, shards=0,
             error=_error(events),
         )  # fmt: skip
     records = folder.manifest.read()
     shards, fingerprints = _finished(folder, records) if finished else _begun(folder)
-    models = tuple(_model(folder, records, shards, *each, events) for each in fingerprints.items())
+    models = tuple(
+        _model(folder, records, shards, name, fingerprint, events) for name, fingerprint in fingerprints.items()
+    )
     fused = sum(
         _is_done(records.get(folder.shards.fused_file(collection, index)), content)
         for (collection, index), (_, content) in shards.items()

@@ -14,7 +14,7 @@ def declared_dtype(summary: Any) -> VectorDType:
 
 
 def made_by(summary: Any) -> object:
-    """Models, fusion and vector dtype of a summary; None where it is none."""
+    """Models, fusion and vector dtype of a summary; None where the value is not a summary."""
     try:
         models = [(model["name"], model["fingerprint"]) for model in summary["models"]]
         return models, summary["fusion"], declared_dtype(summary)

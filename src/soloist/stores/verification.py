@@ -96,8 +96,8 @@ class _Declared:
 
 def _declared(summary: Any) -> _Declared:
     return _Declared(
-        chunks={each["name"]: each["chunks"] for each in summary["collections"]},
-        models=tuple((each["name"], each["fingerprint"], each["dim"]) for each in summary["models"]),
+        chunks={collection["name"]: collection["chunks"] for collection in summary["collections"]},
+        models=tuple((model["name"], model["fingerprint"], model["dim"]) for model in summary["models"]),
         fused_dim=summary["fusion"]["dim"] if summary["fusion"] is not None else None,
         is_fitted=summary["fusion"] is not None and FusionPlan.from_dict(summary["fusion"]).needs_fit,
         vector_dtype=declared_dtype(summary),

@@ -138,12 +138,12 @@ def replicas(evidence: Evidence) -> Finding:
 def peaks(evidence: Evidence) -> Finding:
     """Every pass of both modes must have been compared: silence about a model is no evidence for it."""
     runs = (evidence.exclusive, evidence.standard)
-    compared = [each for run in runs for each in run.comparisons]
+    compared = [comparison for run in runs for comparison in run.comparisons]
     text = "; ".join(
-        f"{'+'.join(each.models)}: {each.measured_bytes / 1e6:,.1f} MB, predicted {each.predicted_bytes / 1e6:,.1f}"
-        for each in compared
+        f"{'+'.join(peak.models)}: {peak.measured_bytes / 1e6:,.1f} MB, predicted {peak.predicted_bytes / 1e6:,.1f}"
+        for peak in compared
     )
-    if any(each.missed for each in compared):
+    if any(peak.missed for peak in compared):
         return "fail", text
     if (failed := failure_of(evidence.exclusive) or failure_of(evidence.standard)) is not None:
         return failed
@@ -156,7 +156,7 @@ def peaks(evidence: Evidence) -> Finding:
 
 def _not_compared(run: RunRecord, models: Iterable[str]) -> str:
     """The models of whose passes no peak was compared, in words; empty where there are none."""
-    known = {model for each in run.comparisons for model in each.models}
+    known = {model for comparison in run.comparisons for model in comparison.models}
     missing = [model for model in models if model not in known]
     return f"no peak was compared of {listed(missing)} in {run.mode} mode" if missing else ""
 

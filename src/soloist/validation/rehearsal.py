@@ -209,7 +209,7 @@ def _vectors(path: Path, result: RunResult) -> tuple[dict[str, Vectors], dict[tu
     folder = RunFolder.open(path)
     own: dict[tuple[str, str], Vectors] = {}
     final: dict[str, Vectors] = {}
-    for report in (each for each in result.collections if each.chunks):
+    for report in (report for report in result.collections if report.chunks):
         shards = folder.shards.indices(report.name)
         for model in result.models:
             parts = [folder.shards.read_vectors(report.name, model.name, shard)[1] for shard in shards]

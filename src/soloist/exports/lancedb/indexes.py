@@ -11,7 +11,7 @@ _OUTGROWN = 4  # times the rows that an index was built for: it has half the par
 
 
 def make_indexes(table: Any, columns: Mapping[str, str], dims: Mapping[str, int], indexed_rows: int) -> tuple[str, ...]:
-    """Build the indexes that are worth it, of columns by name of vectors; what is to be said."""
+    """Build the indexes that are worth it, of columns by name of vectors; notes for the user."""
     table.optimize()  # which takes new rows into the indexes that are there
     few = ("LanceDB scans all rows: so few need no index",)
     if table.count_rows() < indexed_rows:

@@ -96,7 +96,7 @@ class LanceTable:
         return self._columns.read(found.to_arrow())
 
     def index(self) -> Sequence[str]:
-        """Make IVF_PQ indexes of the columns with enough vectors; what is to be said."""
+        """Make IVF_PQ indexes of the columns with enough vectors; notes for the user."""
         return make_indexes(self._table, self.vectors, self._source.dims, self._indexed_rows)
 
     def _leave_one(self, keys: Sequence[str]) -> None:

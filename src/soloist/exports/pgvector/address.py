@@ -12,7 +12,7 @@ _NAME_BYTES = 63  # of an identifier of PostgreSQL; longer ones it cuts without 
 
 
 def shown_address(psycopg: Any, url: str) -> str:
-    """Host, port and database of an address in any of libpq's forms: a password is nobody's business.
+    """Host, port and database of an address in any of libpq's forms, without the password.
 
     Raises:
         ConfigError: it is not an address.

@@ -17,7 +17,7 @@ _MOST_HALFVEC_DIMS = 4_000
 def make_indexes(
     queries: Queries, columns: Mapping[str, str], dims: Mapping[str, int], indexed_rows: int
 ) -> tuple[str, ...]:
-    """Make the indexes that are worth it and not there yet, of columns by name of vectors; what is to be said."""
+    """Make the indexes that are worth it and not there yet, of columns by name of vectors; notes for the user."""
     counts = _counts(queries, columns)
     if max(counts.values()) < indexed_rows:
         return ("PostgreSQL scans all rows: so few need no index",)
@@ -61,7 +61,7 @@ def _indexes(queries: Queries) -> list[str]:
 
 
 def _index(queries: Queries, column: str, indexed: str, made: Sequence[str]) -> None:
-    """Make an index where the column has none, under a name that is nobody's yet."""
+    """Make an index where the column has none, under a name that is still free."""
     if any(re.search(rf"\({column}[ )]", definition) for definition in made):
         return
     queries.run(f"CREATE INDEX ON {{table}} USING hnsw ({indexed})", column=queries.part("{}", column))

@@ -79,7 +79,7 @@ class PostgresTable:
         self._write(rows, [] if keep else self._other_vectors)
 
     def _write(self, rows: Rows, emptied: Sequence[str]) -> None:
-        """Write rows, of which some may be there, and empty these columns of those."""
+        """Write rows, and empty the columns `emptied` of those that are there."""
         names, queries = [*COLUMNS, *self.vectors.values()], self._queries
         query = "INSERT INTO {table} AS there ({names}) VALUES ({values}) ON CONFLICT (key) DO UPDATE SET {updates}"
         if not self._take_over:
@@ -122,7 +122,7 @@ class PostgresTable:
         }
 
     def index(self) -> Sequence[str]:
-        """Make HNSW indexes of the columns with enough vectors; what is to be said."""
+        """Make HNSW indexes of the columns with enough vectors; notes for the user."""
         return make_indexes(self._queries, self.vectors, self._source.dims, self._indexed_rows)
 
     def _of(self, scope: Scope) -> tuple[str, list[Any]]:

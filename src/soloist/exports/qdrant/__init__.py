@@ -29,7 +29,7 @@ def export(source: Source, target: Target) -> ExportReport:
     client = opened_client(client_module, target, where)
     try:
         return fill(QdrantCollection(client, source, target, where), source, target)
-    # The client asserts that an answer has a result, which that of another service has not.
+    # The client asserts that an answer has a result, which that of another service lacks.
     except (*FOLDER_ERRORS, AssertionError, client_module.http.exceptions.ApiException) as exc:
         raise ExportError(
             f"Qdrant at {where} failed ({first_line(exc)}): see that it is there, and export again, which goes on"

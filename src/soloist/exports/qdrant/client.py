@@ -61,8 +61,8 @@ def _has_collections(path: Path) -> bool:
 def shown_url(url: str) -> str:
     """The URL of a server without what may be secret in it: user, password and query.
 
-    Signs that a URL has not, and an `@` behind the host, are of a password that was not encoded: what is before them
-    would be taken for the host.
+    Characters that a URL cannot have, and an `@` behind the host, come from a password that was not encoded. What is
+    before them would be taken for the host.
 
     Raises:
         ConfigError: it is not that of a server.
@@ -81,7 +81,7 @@ def shown_url(url: str) -> str:
 
 
 def _no_address() -> ConfigError:
-    """What is said of a URL that is none: nothing of it, as any part can be a password."""
+    """The error for what is not a URL. It repeats nothing of it: any part can be a password."""
     return ConfigError(
         "the --url of qdrant is not the address of a server: give http://host:port or https://host:port, and the key "
         f"in {API_KEY}"

@@ -46,7 +46,7 @@ class Points:
 
     def removals(self, keys: Sequence[str], there: Payloads, others: Collection[str]) -> Iterator[Any]:
         """The operations that take vectors of another text away: those by `others`, names that exports have written, as
-        the mark has them, or all of these where it is none.
+        the mark has them, or all of these where there is no mark.
 
         The mark goes first: broken off, and the text being the old one again, it would be believed.
         """
