@@ -156,7 +156,7 @@ def test_a_file_says_what_it_is(tmp_path):
             {"float32": pa.float32(), "float16": pa.float16()}[dtype], 8
         )
     pq.write_table(pa.table({"id": ["a"], "vector": [[1.0]]}), tmp_path / "a.parquet")
-    with pytest.raises(OutputError, match="its column vector is of list<"):
+    with pytest.raises(OutputError, match="its column vector is of the type list<"):
         vector_file(tmp_path / "a.parquet")
 
 
