@@ -139,7 +139,7 @@ def _random_blocks(rows: int, dim: int) -> Iterator[Vectors]:
 
 def _measured(folder: Path, count: int) -> dict[str, Any]:
     """The times of questions one by one, of all in one pass, and this process's memory."""
-    opened, by = open_run(folder), By(fusion="fused")
+    opened, by = open_run(folder), By(ranker="fused")
     seconds: list[float] = []
     positions: list[list[int]] = []
     loaded = 0
@@ -152,9 +152,9 @@ def _measured(folder: Path, count: int) -> dict[str, Any]:
     hits = opened.search(_questions(1)[0], FOUND)
     with_texts = time.perf_counter() - began
     began = time.perf_counter()
-    together = opened.rank(_questions(count + 1), FOUND, by=by).positions.tolist()
+    together = [row.tolist() for row in opened.rank(_questions(count + 1), FOUND, by=by).positions]
     return {
-        "dim": opened.fusion_plan.dim,
+        "dim": opened.record.fusion_plan.dim,
         "first_seconds": seconds[0],
         "median_seconds": statistics.median(seconds[1:]),
         "slowest_seconds": max(seconds[1:]),
@@ -162,7 +162,7 @@ def _measured(folder: Path, count: int) -> dict[str, Any]:
         "batch_seconds": time.perf_counter() - began,
         "batch_questions": count + 1,
         "batch_has_the_same_rankings": together == positions,
-        "vectors_bytes": opened.vectors("fused").stored_bytes * opened.row_index().rows,
+        "vectors_bytes": opened.vectors("fused").stored_bytes * opened.corpus().rows,
         "anonymous_bytes_after_first": loaded,
         "anonymous_bytes": _memory("RssAnon"),
         "peak_resident_bytes": _memory("VmHWM"),
@@ -184,7 +184,7 @@ def _against_faiss(folder: Path, positions: list[list[int]], count: int) -> tupl
     import faiss
 
     opened: OpenedRun = open_run(folder)
-    index = faiss.IndexFlatIP(opened.fusion_plan.dim)
+    index = faiss.IndexFlatIP(opened.record.fusion_plan.dim)
     for block in opened.vectors("fused").blocks():
         index.add(np.ascontiguousarray(block))
     seconds: list[float] = []

@@ -65,7 +65,7 @@ def test_a_table_a_verdict_and_a_plot(folder, tmp_path):
     result = invoke("eval", folder / "run", *judged_by(folder), "--plot", tmp_path / "plot.png", "--no-bm25")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert "nDCG@10" in result.stdout and "is it" in result.stdout and "BM25" not in result.stdout
+    assert "nDCG@10" in result.stdout and "is the best model" in result.stdout and "BM25" not in result.stdout
     assert "The run's own fusion does not help here" in result.stdout
 
 
@@ -75,7 +75,8 @@ def test_without_questions_headings_are_asked(folder):
     assert result.exit_code == 0, result.stderr
     assert "weak evidence" in result.stdout
     assert (
-        "note: nobody judged these questions: they are 60 headings, and each should find its own chunk" in result.stdout
+        "note: nobody judged these questions: they are 60 headings, each of which should find its own chunk"
+        in result.stdout
     )
 
 
@@ -92,7 +93,7 @@ def test_one_question_shows_nothing(folder, tmp_path):
         and "the best single model (1 question)" in shown
     )
     assert "[" not in shown.split("It is not shown")[0], "an interval of one question"
-    assert "note: not in the run, so never found: 1 judged chunk\n" in shown
+    assert "note: not in the run, so no system can find it: 1 judged chunk\n" in shown
     found = json.loads(invoke(*command, "--json").stdout)
     assert found["verdict"]["answer"] == "not shown"
     gains = [each["gain"] for each in found["systems"] if each["gain"] is not None]

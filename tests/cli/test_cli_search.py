@@ -53,9 +53,9 @@ def test_hits_as_json_for_each_line_of_stdin(folder):
     ("options", "by"),
     [
         (["--model", "random"], By(model="random")),
-        (["--fused"], By(fusion="fused")),
-        (["--rrf", "--weights", "wordllama=.9,random=.1"], By(fusion="rrf", weights={"wordllama": 0.9, "random": 0.1})),
-        (["--standardised"], By(fusion="standardised")),
+        (["--fused"], By(ranker="fused")),
+        (["--rrf", "--weights", "wordllama=.9,random=.1"], By(ranker="rrf", weights={"wordllama": 0.9, "random": 0.1})),
+        (["--standardised"], By(ranker="standardised")),
     ],
 )
 def test_what_ranks_is_chosen(folder, options, by):
@@ -69,7 +69,7 @@ def test_what_ranks_is_chosen(folder, options, by):
     ("arguments", "message"),
     [
         (("search", "{run}", ""), "a query is empty"),
-        (("search", "{run}", "x", "-k", "61"), "k is 61, but there are 60 chunks"),
+        (("search", "{run}", "x", "-k", "61"), "k is 61, but 60 chunks"),
         (("search", "{run}", "x", "--model", "bge-m3"), "the run has no model bge-m3"),
         (("search", "{run}", "x", "--collection", "beta"), "the run has no collection beta"),
         (("search", "{run}", "x", "--fused", "--rrf"), "--fused and --rrf are two ways to rank"),

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from soloist.reports.evaluation import print_evaluation
 from soloist.reports.table import open_console
-from soloist.retrieval.evaluation import Evaluation, SystemScore
+from soloist.retrieval.cost import Cost
+from soloist.retrieval.evaluation import Evaluation, LeftOut, SystemScore
 from soloist.retrieval.metrics import Difference
-from soloist.retrieval.systems import LeftOut
-from soloist.retrieval.verdict import Cost, Verdict
+from soloist.retrieval.verdict import Verdict
 
 LONG = "an-organisation/a-model-with-a-name-of-more-than-forty-characters"
 GAIN = Difference(mean=0.0141, low=0.0022, high=0.0260, p_value=0.02)
@@ -42,7 +42,7 @@ def test_no_figure_is_cut_at_any_width(found, width):
     console = Console(file=stream, width=width, color_system=None) if width else open_console(stream)
     print_evaluation(found, console)
     text = stream.getvalue()
-    for shown in (LONG, "0.3737", "0.7731", "0.5342", "+0.0141 [+0.0022, +0.0260]", "72.7", "1.5 kB", "is it"):
+    for shown in (LONG, "0.3737", "0.7731", "0.5342", "+0.0141 [+0.0022, +0.0260]", "72.7", "1.5 kB", "is the best"):
         assert shown in text
     assert any(line.startswith("projection") for line in text.splitlines()) and "left out" in text
     assert found.verdict.text.strip() in text and found.best_verdict.text in text

@@ -11,11 +11,11 @@ from retrieval.conftest import MODELS
 from retrieval.test_exact import unit
 
 from soloist.retrieval import By, open_run
-from soloist.retrieval.exact import Question, passes, search, search_all
+from soloist.retrieval.exact import WeightedQueries, passes, search, search_all
 from soloist.retrieval.identical_ids import HitFilter
 from soloist.retrieval.metrics import RESAMPLES, difference, score
 from soloist.retrieval.qrels import Qrels
-from soloist.retrieval.ranking import reciprocal_ranks
+from soloist.retrieval.rankers.reciprocal_ranks import reciprocal_ranks
 from soloist.retrieval.tuning import grid, split, tune
 
 MB = 10**6
@@ -46,11 +46,11 @@ def test_a_pass_holds_so_many_questions_as_fit():
     """Scores of 8,000 questions over two models were 262 MB, and of 100,000 more than the machine has."""
     rng = np.random.default_rng(0)
     parts, asked = [unit(rng, 4_096, 3), unit(rng, 4_096, 2)], [unit(rng, 8_000, 3), unit(rng, 8_000, 2)]
-    question = Question.of(asked, (0.5, 0.5))
+    question = WeightedQueries.of(asked, (0.5, 0.5))
     found, peak = peak_of(lambda: search_all(question, lambda: [parts], 3))
     assert peak < 140 * MB
     some = slice(3_800, 4_200)  # across the border of two passes
-    alone = search(Question.of([part[some] for part in asked], (0.5, 0.5)), [parts], 3)
+    alone = search(WeightedQueries.of([part[some] for part in asked], (0.5, 0.5)), [parts], 3)
     assert np.array_equal(found.positions[some], alone.positions) and np.array_equal(found.scores[some], alone.scores)
 
 
@@ -66,7 +66,7 @@ def test_ranks_of_several_passes_are_those_of_one(searched):
     """Reciprocal ranks look 1,000 deep, so that few questions are a pass: one would get another's hits."""
     opened = open_run(searched)
     asked = [f"{word} number {number}" for number in range(500) for word in ("lease", "token", "norm")]
-    found = opened.rank(asked, 5, by=By(fusion="rrf"))
+    found = opened.rank(asked, 5, by=By(ranker="rrf"))
     whole = reciprocal_ranks([opened.rank(asked, 95, by=By(model=model)) for model in MODELS], [0.5, 0.2, 0.3], 5)
     assert np.array_equal(found.positions, whole.positions)
 
@@ -74,20 +74,21 @@ def test_ranks_of_several_passes_are_those_of_one(searched):
 def test_tuning_in_passes_is_tuning_at_once(searched):
     """Each question was in memory once for each of 66 weightings; the weights must not depend on the passes."""
     opened = open_run(searched)
-    ids = [id_ for _, id_ in opened.row_index(["alpha"]).ids()]
-    queries = {f"q{number}": f"{opened.chunks('alpha', 0)[number % 30].text} {number}" for number in range(160)}
+    ids = [id_ for _, id_ in opened.corpus(["alpha"]).ids()]
+    texts = [chunk.text for chunk in opened.chunks(["alpha"])]
+    queries = {f"q{number}": f"{texts[number % 30]} {number}" for number in range(160)}
     qrels = Qrels(queries=queries, judgements={f"q{number}": {ids[number % 30]: 1} for number in range(160)})
     training, _ = split(list(queries))
     candidates = list(grid(3))
     dims = sum(opened.record.models[model].dim for model in MODELS)
     assert len(list(passes(len(training), dims, 70, weightings=len(candidates)))) > 1
-    found = tune(opened, qrels, HitFilter.of(qrels, ids, keep_own=False), ["alpha"])
+    found = tune(opened.corpus(["alpha"]), qrels, HitFilter.of(qrels, ids, keep_own=False))
 
     vectors = [opened.encode(model, [queries[query] for query in training]) for model in MODELS]
     worth = []
     for weights in candidates:
-        best = search(Question.of(vectors, weights), opened.blocks(MODELS, ["alpha"]), 70)
-        rankings = [[ids[position] for position in row] for row in best.positions.tolist()]
+        best = search(WeightedQueries.of(vectors, weights), opened.corpus(["alpha"]).blocks(MODELS), 70)
+        rankings = [[ids[position] for position in row.tolist()] for row in best.positions]
         worth.append(score(rankings, training, qrels.judgements).mean())
     assert tuple(found.weights.values()) == candidates[int(np.argmax(worth))]
 

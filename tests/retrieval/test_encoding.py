@@ -78,7 +78,7 @@ ONE = "is the text 'one text': give a list of texts, such as ['one text']"
         (lambda run: run.encode("wordllama", ["x", " "]), "a query is empty"),
         (lambda run: run.encode("wordllama", ["\udcff"]), "has a lone surrogate at character 0"),
         (lambda run: run.encode("bge-m3", ["x"]), "the run has no model bge-m3"),
-        (lambda run: run.row_index("beta"), "collections is the text 'beta': give a list of names, such as ['beta']"),
+        (lambda run: run.corpus("beta"), "collections is the text 'beta': give a list of names, such as ['beta']"),
         (lambda run: run.search("x", collections=["alpha", 3]), "collections has 3, of the type int: give a list of"),
         (lambda run: evaluate(run, JUDGED, collections="beta"), "collections is the text 'beta': give a list of"),
         (lambda run: export_run("run", "jsonl", collections="beta"), "collections is the text 'beta': give a list"),
@@ -96,4 +96,4 @@ def test_no_questions_have_no_vectors(searched):
     """A loop over batches would need a branch of its own for the last one."""
     run = open_run(searched)
     assert run.encode("bert", []).shape == (0, run.record.models["bert"].dim)
-    assert run.encode_fused([]).shape == (0, run.fusion_plan.dim)
+    assert run.encode_fused([]).shape == (0, run.record.fusion_plan.dim)

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soloist.errors import InputError
-from soloist.retrieval.bm25 import bm25_rankings
-from soloist.retrieval.evaluation import SystemScore, _word_notices
+from soloist.retrieval.cost import Cost
+from soloist.retrieval.evaluation import SystemScore, _lexical_notices
 from soloist.retrieval.metrics import Difference, difference, differences, score
 from soloist.retrieval.probes import headings_of, probes
 from soloist.retrieval.qrels import read_qrels
+from soloist.retrieval.rankers.bm25 import bm25_rankings
 from soloist.retrieval.tuning import grid, split
-from soloist.retrieval.verdict import Cost, judge
+from soloist.retrieval.verdict import judge
 from soloist.types import Chunk
 
 QUERIES = '{"_id": "q1", "text": "one?"}\n{"_id": 2, "text": "two?", "more": []}\n\n{"_id": "q3", "text": "three?"}\n'
@@ -44,7 +45,7 @@ def test_judgements_as_people_have_them(tmp_path, queries, qrels):
     found = read_qrels(*written(tmp_path, queries, qrels))
     assert found.queries == {"q1": "one?", "2": "two?"}
     assert found.judgements == {"q1": {"a": 2, "b": 0}, "2": {"a b": 1}}
-    assert found.notices == ("without a relevant chunk by the judgements, so left out: 1 of 3 queries",)
+    assert found.notices == ("left out, because no chunk is judged relevant for it: 1 of 3 queries",)
 
 
 def test_a_judgement_may_be_there_twice(tmp_path):
@@ -60,7 +61,7 @@ def test_columns_apart_by_spaces(tmp_path):
 @pytest.mark.parametrize(
     ("queries", "qrels", "sentence"),
     [
-        (QUERIES, "q9\ta\t1\n", "judges the query 'q9', which"),
+        (QUERIES, "q9\ta\t1\n", "the query 'q9' is not in"),
         (QUERIES, "q1\ta\tgood\n", "line 1 is not a judgement"),
         (QUERIES, "query-id\tcorpus-id\tscore\nq1\ta\n", "line 2 is not a judgement"),
         (QUERIES, "q1\ta\t0\n", "judges no chunk as relevant"),
@@ -70,12 +71,12 @@ def test_columns_apart_by_spaces(tmp_path):
         ("not json\n", "q1\ta\t1\n", "line 1 is not a query"),
         ("[" * 100_000, "q1\ta\t1\n", "line 1 is not a query"),
         ('{"_id": "q1", "text": " "}\n', "q1\ta\t1\n", "the text of the query 'q1' is empty"),
-        ('{"_id": null, "text": "x"}\n', "q1\ta\t1\n", "line 1: its _id is null: give a text or a whole number"),
-        ('{"_id": 1.5, "text": "x"}\n', "q1\ta\t1\n", "line 1: its _id is 1.5: give"),
+        ('{"_id": null, "text": "x"}\n', "q1\ta\t1\n", "line 1: the _id is null: give a text or a whole number"),
+        ('{"_id": 1.5, "text": "x"}\n', "q1\ta\t1\n", "line 1: the _id is 1.5: give"),
         (QUERIES, "q1\ta\t0.5\n", "line 1 is not a judgement"),
-        (QUERIES + '{"_id": "q1", "text": "again"}\n', "q1\ta\t1\n", "the query 'q1' is there twice"),
+        (QUERIES + '{"_id": "q1", "text": "again"}\n', "q1\ta\t1\n", "the id 'q1' is there twice"),
         (b"\xff\xfe\x00", "q1\ta\t1\n", "cannot be read"),
-        (QUERIES, "q1\ta\t2\nq3\ta\t1\nq1\ta\t0\n", "line 3: it gives 'a' the grade 0 for the query 'q1', and a line"),
+        (QUERIES, "q1\ta\t2\nq3\ta\t1\nq1\ta\t0\n", "line 3: the grade of 'a' for the query 'q1' is 0, but 2 in an"),
     ],
 )
 def test_files_that_are_none(tmp_path, queries, qrels, sentence):
@@ -275,7 +276,7 @@ def test_probes_are_headings_that_tell_chunks_apart():
         "Giving devices back": {"a": 1}, "How leases end": {"b": 1}, "Batches that fit": {"c": 1}, "Word": {"d": 1},
     }  # fmt: skip
     assert found.weak and "weaker evidence" in found.notices[0]
-    assert probes(chunks[:1]).notices[0].startswith("nobody judged these questions: they are 1 heading, and each")
+    assert probes(chunks[:1]).notices[0].startswith("nobody judged these questions: they are 1 heading, each")
     assert len(probes(chunks, most=2).queries) == 2
     with pytest.raises(
         InputError, match="the chunks' metadata have 1 heading, but more than 3 chunks share each of them"
@@ -294,8 +295,8 @@ def test_headings_of_one_word_are_asked_where_they_tell_chunks_apart():
     found = probes(chunks)
     assert {text: dict(found.judgements[id_]) for id_, text in found.queries.items()} == {w: {w: 1} for w in words}
     assert found.notices == (
-        "nobody judged these questions: they are 33 headings (33 of one word), and each should find its own chunk; "
-        "that is weaker evidence than judged questions",
+        "nobody judged these questions: they are 33 headings (33 of one word), each of which should find its own "
+        "chunk. That is weaker evidence than judged questions",
     )
 
 
@@ -304,7 +305,7 @@ def test_too_few_headings_are_said_to_be():
     chunks = [Chunk(id=f"c{number}", text="x", metadata={"title": f"A title {number % 60}"}) for number in range(300)]
     chunks += [Chunk(id=f"d{number}", text="x", metadata={"title": f"Own title {number}"}) for number in range(7)]
     assert probes(chunks).notices[1] == (
-        "too few headings: 7 tell chunks apart, of 307 chunks, and fewer than 20 questions show nothing: give "
+        "too few headings: in 307 chunks only 7 tell chunks apart, and fewer than 20 questions show nothing: give "
         "--queries and --qrels"
     )
 
@@ -357,14 +358,14 @@ def test_words_find_words():
     """A floor that is none."""
     texts = ["the lease of a device", "fusion of vectors", "a batch of tokens", "a device of vectors"]
     found = bm25_rankings(texts, ["vectors and fusion", "device lease", "tokens", "rain on the harbour", "the of"], 4)
-    assert [row.tolist() for row in found] == [[1, 3], [0, 3], [2], [], []]
+    assert [row.tolist() for row in found.positions] == [[1, 3], [0, 3], [2], [], []]
 
 
 def test_chunks_without_a_word_of_the_question_are_no_hits_by_words():
     """The first chunks of a run were found by every question of other words, and the floor stood too high."""
     texts = [f"rain on harbour {number}" for number in range(50)]
     ids = [f"c{number}" for number in range(50)]
-    rankings = [[ids[row] for row in rows] for rows in bm25_rankings(texts, ["lease of a device"], 50)]
+    rankings = [[ids[row] for row in rows] for rows in bm25_rankings(texts, ["lease of a device"], 50).positions]
     assert score(rankings, ["q"], {"q": {"c0": 1}}).mean("R@100") == 0
 
 
@@ -373,9 +374,9 @@ def test_chunks_without_a_word_of_the_question_are_no_hits_by_words():
 def test_words_that_do_better_than_vectors_are_told(low, p_value, said, weak):
     """The best model alone was advised, where no model at all found more."""
     gain = Difference(mean=0.1163, low=low, high=0.16, p_value=p_value)
-    words = SystemScore(name="BM25", kind="words", measures={}, gain=gain, cost=None)
+    words = SystemScore(name="BM25", kind="lexical", measures={}, gain=gain, cost=None)
     alone = SystemScore(name="m", kind="model", measures={}, gain=None, cost=ALONE)
-    found = _word_notices([alone, words], "m", weak)
+    found = _lexical_notices([alone, words], "m", weak=weak)
     assert bool(found) == said
     if said:
         assert found[0].startswith("BM25, which needs no model, is +0.1163 nDCG@10 from m")

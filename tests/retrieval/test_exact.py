@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soloist.retrieval.exact import Best, DamagedRowError, Question, moments, search
-from soloist.retrieval.ranking import reciprocal_ranks
+from soloist.retrieval.exact import DamagedRowError, WeightedQueries, moments, search
+from soloist.retrieval.rankers.reciprocal_ranks import reciprocal_ranks
+from soloist.retrieval.rankings import Rankings
 
 
 def unit(rng, rows, dim):
@@ -43,7 +44,7 @@ def test_the_ranking_is_that_of_all_float64_scores(seed, rows, queries, k, data)
         part[rng.integers(rows)] = np.nextafter(part[0], np.float32(1))
     questions = [unit(rng, queries, dim) for dim in dims]
     cuts = sorted(data.draw(st.lists(st.integers(0, rows), max_size=4)))
-    found = search(Question.of(questions, weights), blocks_of(parts, [0, *cuts, rows]), k)
+    found = search(WeightedQueries.of(questions, weights), blocks_of(parts, [0, *cuts, rows]), k)
     scores = scored(questions, parts, weights)
     for query in range(queries):
         order = np.lexsort((np.arange(rows), -scores[query]))[: min(k, rows)]
@@ -56,9 +57,11 @@ def test_a_question_alone_finds_what_it_finds_among_others():
     rng = np.random.default_rng(1)
     part, questions = unit(rng, 3_000, 96), unit(rng, 40, 96)
     part[1_500:] = part[:1_500]  # every score is there twice
-    together = search(Question.of([questions]), [[part]], 50)
+    together = search(WeightedQueries.of([questions]), [[part]], 50)
     for query in range(40):
-        alone = search(Question.of([questions[query : query + 1]]), blocks_of([part], list(range(0, 3_001, 100))), 50)
+        alone = search(
+            WeightedQueries.of([questions[query : query + 1]]), blocks_of([part], list(range(0, 3_001, 100))), 50
+        )
         assert np.array_equal(alone.positions[0], together.positions[query])
         assert np.array_equal(alone.scores[0], together.scores[query])
 
@@ -68,7 +71,7 @@ def test_near_ties_are_decided_by_float64():
     question = np.array([[1.0, 0.0]], np.float32)
     angles = np.linspace(0, 3e-4, 400)[::-1]
     part = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    found = search(Question.of([question]), blocks_of([part], [0, 7, 150, 400]), 20)
+    found = search(WeightedQueries.of([question]), blocks_of([part], [0, 7, 150, 400]), 20)
     order = np.lexsort((np.arange(400), -part[:, 0].astype(np.float64)))[:20]
     assert found.positions[0].tolist() == order.tolist()
 
@@ -77,7 +80,9 @@ def test_scores_that_only_rise_do_not_fill_the_memory():
     """Every row is better than all before it: candidates would be as many as there are rows."""
     angles = np.linspace(1.5, 0.2, 20_000)
     part = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    found = search(Question.of([np.array([[1.0, 0.0]], np.float32)]), blocks_of([part], list(range(0, 20_001, 50))), 3)
+    found = search(
+        WeightedQueries.of([np.array([[1.0, 0.0]], np.float32)]), blocks_of([part], list(range(0, 20_001, 50))), 3
+    )
     assert found.positions[0].tolist() == [19_999, 19_998, 19_997]
 
 
@@ -85,7 +90,7 @@ def test_moments_are_those_of_all_scores():
     """A standardised score would be a multiple of something else."""
     rng = np.random.default_rng(2)
     parts, questions = [unit(rng, 500, 8), unit(rng, 500, 5)], [unit(rng, 3, 8), unit(rng, 3, 5)]
-    mean, deviation = moments(Question.of(questions, (1, 1)), blocks_of(parts, [0, 100, 500]))
+    mean, deviation = moments(WeightedQueries.of(questions, (1, 1)), blocks_of(parts, [0, 100, 500]))
     for model in range(2):
         scores = questions[model].astype(np.float64) @ parts[model].T.astype(np.float64)
         np.testing.assert_allclose(mean[:, model], scores.mean(axis=1), atol=1e-6)
@@ -95,7 +100,7 @@ def test_moments_are_those_of_all_scores():
 def across(length):
     """Two questions, and three rows of which the second is at right angles to the first question and this long."""
     part = np.array([[1, 0, 0], [0, length, 0], [0, 0, 1]], np.float32)
-    return Question.of([np.eye(3, dtype=np.float32)[:2]]), part
+    return WeightedQueries.of([np.eye(3, dtype=np.float32)[:2]]), part
 
 
 @pytest.mark.parametrize("length", [3e30, 2.0])
@@ -119,12 +124,12 @@ def test_a_row_that_is_too_long_is_in_no_mean(length):
 
 def test_reciprocal_ranks_by_hand():
     """A rank would count from 0, a weight be left out, or ties come in any order."""
-    first = Best(positions=np.array([[4, 2, 9]]), scores=np.zeros((1, 3)))
-    second = Best(positions=np.array([[2, 7, 4]]), scores=np.zeros((1, 3)))
+    first = Rankings(positions=np.array([[4, 2, 9]]), scores=np.zeros((1, 3)))
+    second = Rankings(positions=np.array([[2, 7, 4]]), scores=np.zeros((1, 3)))
     found = reciprocal_ranks([first, second], [1.0, 1.0], 10)
     expected = {4: 1 / 61 + 1 / 63, 2: 1 / 62 + 1 / 61, 7: 1 / 62, 9: 1 / 63}
     assert found.positions[0].tolist() == sorted(expected, key=lambda row: -expected[row])
     assert found.scores[0].tolist() == pytest.approx(sorted(expected.values(), reverse=True))
-    even = reciprocal_ranks([first, Best(positions=np.array([[2, 4, 9]]), scores=np.zeros((1, 3)))], [1.0, 1.0], 2)
+    even = reciprocal_ranks([first, Rankings(positions=np.array([[2, 4, 9]]), scores=np.zeros((1, 3)))], [1.0, 1.0], 2)
     assert even.positions[0].tolist() == [2, 4]
     assert reciprocal_ranks([first, second], [0.0, 1.0], 1).positions[0].tolist() == [2]

@@ -14,10 +14,10 @@ from soloist.retrieval import open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.identical_ids import HitFilter
 from soloist.retrieval.qrels import Qrels
-from soloist.retrieval.systems import Asked, System, systems
+from soloist.retrieval.rankers.ranker import evaluated_rankers
 from soloist.retrieval.tuning import split
 
-OWN = "40 questions with the same id as a chunk: that chunk is taken for the question itself and does not count"
+OWN = "40 questions with the same id as a chunk: that chunk does not count as a hit of its question, which is BEIR's"
 BY_CHANCE = "none of these questions has the text of its chunk"
 
 
@@ -25,7 +25,7 @@ BY_CHANCE = "none of these questions has the text of its chunk"
 def own_questions(searched):
     """Forty chunks as questions, of which three are judged to find themselves, and one that is no chunk."""
     opened = open_run(searched)
-    chunks = [chunk for place in opened.row_index().shards for chunk in opened.chunks(*place)]
+    chunks = list(opened.chunks())
     queries = {chunk.id: chunk.text for chunk in chunks[:40]} | {"asked": "which device has the lease"}
     judgements = {
         query: {chunks[(3 * number + 7) % len(chunks)].id: 1 + number % 2, chunks[number].id: int(number < 3)}
@@ -50,15 +50,13 @@ def as_beir_has_it(positions, ids, qrels, *, ignore_identical_ids):
 def test_every_system_is_scored_as_beir_scores_it(searched, own_questions, keep_own):
     """A question that is a chunk found itself first by every system, and nDCG was another than BEIR's."""
     opened = open_run(searched)
-    ids = [id_ for _, id_ in opened.row_index().ids()]
-    asked = Asked(queries=list(own_questions.queries.values()), depth=len(ids), ids=ids)
-    expected = {
-        each.name: as_beir_has_it(each.positions, ids, own_questions, ignore_identical_ids=not keep_own)
-        for each in systems(opened, asked, None, lambda _: None)
-        if isinstance(each, System)
-    }
+    ids = [id_ for _, id_ in opened.corpus().ids()]
+    queries, expected = list(own_questions.queries.values()), {}
+    for _, ranker in evaluated_rankers(opened.corpus(), without=["bm25"]):
+        positions = ranker.rank(queries, len(ids)).positions
+        expected[ranker.name] = as_beir_has_it(positions, ids, own_questions, ignore_identical_ids=not keep_own)
     found = evaluate(opened, own_questions, keep_own=keep_own, tuning=True)
-    ndcg = {each.name: each.measures["nDCG@10"] for each in found.systems if each.kind != "words"}
+    ndcg = {each.name: each.measures["nDCG@10"] for each in found.systems if each.kind != "lexical"}
     assert ndcg == {name: pytest.approx(np.mean(list(each.values()))) for name, each in expected.items()}
     held_out = split(list(own_questions.queries))[1]
     alone = np.mean([expected[found.tuned.single][query] for query in held_out])
@@ -72,7 +70,7 @@ def test_words_do_not_find_the_question_itself(searched, own_questions):
     """BM25 finds a text by its own words before any other: the floor would stand above every model."""
     found = {keep_own: evaluate(open_run(searched), own_questions, keep_own=keep_own) for keep_own in (False, True)}
     first = {
-        keep_own: next(each for each in every.systems if each.kind == "words").measures["RR@10"]
+        keep_own: next(each for each in every.systems if each.kind == "lexical").measures["RR@10"]
         for keep_own, every in found.items()
     }
     unjudged = Qrels(
@@ -101,12 +99,12 @@ def test_as_many_hits_count_as_before():
 def test_headings_have_ids_of_their_own():
     """A chunk that is called `probe-0` would be no hit of the first heading."""
     qrels = Qrels(queries={"probe-0": "x"}, judgements={"probe-0": {"probe-0": 1}}, weak=True)
-    assert HitFilter.of(qrels, ["probe-0"], keep_own=False).own == {}
+    assert HitFilter.of(qrels, ["probe-0"], keep_own=False).own_rows == {}
 
 
 def test_ids_that_are_the_same_by_chance_are_said_to_be(searched, tmp_path):
     """Questions and chunks are numbered apart: chunk 1 is no answer to question 1, and nobody is told."""
-    ids = [id_ for _, id_ in open_run(searched).row_index().ids()]
+    ids = [id_ for _, id_ in open_run(searched).corpus().ids()]
     (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": ids[0], "text": "what holds a device?"}) + "\n")
     (tmp_path / "qrels.tsv").write_text(f"{ids[0]}\t{ids[1]}\t1\n")
     command = ["eval", str(searched), "--queries", str(tmp_path / "queries.jsonl"), "--no-bm25"]

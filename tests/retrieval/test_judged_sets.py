@@ -80,8 +80,8 @@ def test_a_search_shows_the_ranking_that_is_scored(judged_run, name):
     """The figures would be of another search than people make."""
     qrels, opened = judged_of(name), open_run(judged_run)
     asked = list(qrels.queries.values())
-    best = opened.rank(asked, 100, by=By(fusion="fused"), collections=[name])
-    ids = [id_ for _, id_ in opened.row_index([name]).ids()]
+    best = opened.rank(asked, 100, by=By(ranker="fused"), collections=[name])
+    ids = [id_ for _, id_ in opened.corpus([name]).ids()]
     questions = "".join(" ".join(question.split()) + "\n" for question in asked)
     command = ["search", str(judged_run), "-", "--fused", "-k", "100", "--json", "--collection", name]
     done = CliRunner().invoke(app, command, input=questions, catch_exceptions=False)
@@ -89,8 +89,8 @@ def test_a_search_shows_the_ranking_that_is_scored(judged_run, name):
     shown = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(shown) == len(asked)
     same = 0
-    for question, line, positions in zip(asked, shown, best.positions.tolist(), strict=True):
+    for question, line, positions in zip(asked, shown, best.positions, strict=True):
         if line["query"] == question:  # those with line breaks or double blanks were asked otherwise
-            assert [hit["id"] for hit in line["hits"]] == [ids[position] for position in positions]
+            assert [hit["id"] for hit in line["hits"]] == [ids[position] for position in positions.tolist()]
             same += 1
     assert same > 0.9 * len(asked)

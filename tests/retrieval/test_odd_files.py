@@ -139,7 +139,7 @@ def test_fused_vectors_that_are_left_out_are_not_denied(projected, make, tmp_pat
     copy = shutil.copytree(projected, tmp_path / "copy")
     shutil.copy(other / FIT, copy / FIT)
     opened = open_run(copy)
-    (_, chunk), *_ = opened.row_index().ids()
+    (_, chunk), *_ = opened.corpus().ids()
     found = evaluate(opened, Qrels(queries={"q": QUESTION}, judgements={"q": {chunk: 1}}), bm25=False)
     assert "fused (projection)" in [each.name for each in found.left_out]
     assert found.verdict is None and "The run has fused vectors that are left out here." in found.best_verdict.text
@@ -213,9 +213,9 @@ def test_a_row_that_is_no_vector_is_named(searched, tmp_path, value, fusion):
     overwritten(part, 5, 3, value)
     opened = open_run(copy)
     with pytest.raises(OutputError) as caught:
-        opened.search(QUESTION, 3, by=By(fusion=fusion))
-    assert f"{part} is damaged, its row 5 is not a vector" in str(caught.value)
-    assert f"soloist verify {copy} lists all that is wrong" in str(caught.value)
+        opened.search(QUESTION, 3, by=By(ranker=fusion))
+    assert f"{part} is damaged: its row 5 has NaN, infinity or a norm far from 1" in str(caught.value)
+    assert f"Run soloist verify {copy} to list all damage" in str(caught.value)
     assert any(part.name in problem for problem in verify_run(RunFolder(copy)).problems)
     assert len(opened.search(QUESTION, 3, by=By(model="wordllama"))) == 3  # whose vectors are whole
 
@@ -225,10 +225,10 @@ def test_a_damaged_row_is_found_before_an_evaluation_judges(searched, tmp_path):
     copy = shutil.copytree(searched, tmp_path / "copy")
     overwritten(copy / "beta" / "vectors" / "bert" / "part-00000.parquet", 0, 0, float("nan"))
     opened = open_run(copy)
-    (_, chunk), *_ = opened.row_index(["alpha"]).ids()
+    (_, chunk), *_ = opened.corpus(["alpha"]).ids()
     qrels = Qrels(queries={"q": QUESTION}, judgements={"q": {chunk: 1}})
     found = evaluate(opened, qrels, collections=["alpha"], bm25=False)
     assert [each.name for each in found.left_out] == ["projection", "aligned-mean"]  # which are fitted to all rows
-    assert "soloist verify says in which file" in found.left_out[0].reason
-    with pytest.raises(OutputError, match=r"bert.part-00000\.parquet is damaged, its row 0"):
+    assert "run soloist verify to see its file" in found.left_out[0].reason
+    with pytest.raises(OutputError, match=r"bert.part-00000\.parquet is damaged: its row 0"):
         evaluate(opened, qrels, bm25=False)

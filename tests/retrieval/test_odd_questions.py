@@ -36,7 +36,7 @@ def test_a_nul_is_a_character_like_others(searched):
     assert json.loads(result.stdout)["query"] == "lease \0 device"
 
 
-@pytest.mark.parametrize("by", [By(fusion="fused"), By(model="bert"), By(model="wordllama"), By(fusion="rrf")])
+@pytest.mark.parametrize("by", [By(ranker="fused"), By(model="bert"), By(model="wordllama"), By(ranker="rrf")])
 def test_half_a_character_is_a_sentence(searched, by):
     """A tokenizer's TypeError, which names a union of types."""
     with pytest.raises(ConfigError) as caught:

@@ -47,7 +47,7 @@ def test_hits_are_the_nearest_rows(searched, every_row, name):
     ids, vectors = every_row(searched, name)
     asked = run.encode_fused([QUESTION])[0] if name == "fused" else run.encode(name, [QUESTION])[0]
     scores = vectors.astype(np.float64) @ asked.astype(np.float64)
-    hits = run.search(QUESTION, 20, by=By(fusion="fused") if name == "fused" else By(model=name))
+    hits = run.search(QUESTION, 20, by=By(ranker="fused") if name == "fused" else By(model=name))
     assert ids_of(hits) == [ids[row] for row in best_of(scores, 20)]
     assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:20])
     assert [hit.rank for hit in hits] == list(range(1, 21))
@@ -108,15 +108,15 @@ def test_fusions_at_the_time_of_a_question(searched, every_row):
         scores[model] = vectors.astype(np.float64) @ run.encode(model, [QUESTION])[0].astype(np.float64)
     ranks = {model: np.argsort(np.argsort(-found, kind="stable"), kind="stable") + 1 for model, found in scores.items()}
     summed = sum(weight / (60 + ranks[model]) for model, weight in WEIGHTS.items())
-    hits = run.search(QUESTION, 15, by=By(fusion="rrf"))
+    hits = run.search(QUESTION, 15, by=By(ranker="rrf"))
     assert [hit.score for hit in hits] == pytest.approx(np.sort(summed)[::-1][:15])
     standard = sum(
         weight * (scores[model] - scores[model].mean()) / scores[model].std() for model, weight in WEIGHTS.items()
     )
-    hits = run.search(QUESTION, 15, by=By(fusion="standardised"))
+    hits = run.search(QUESTION, 15, by=By(ranker="standardised"))
     assert ids_of(hits) == [ids[row] for row in best_of(standard, 15)]
     assert [hit.score for hit in hits] == pytest.approx(np.sort(standard)[::-1][:15], abs=1e-4)
-    alone = run.search(QUESTION, 15, by=By(fusion="standardised", weights={"bert": 1, "qwen2": 0, "wordllama": 0}))
+    alone = run.search(QUESTION, 15, by=By(ranker="standardised", weights={"bert": 1, "qwen2": 0, "wordllama": 0}))
     assert ids_of(alone) == ids_of(run.search(QUESTION, 15, by=By(model="bert")))
 
 
@@ -159,26 +159,26 @@ def test_a_long_question_is_cut_and_said_to_be(searched):
 @pytest.mark.parametrize(
     ("ask", "sentence"),
     [
-        (lambda run: run.search(""), "a query is empty: ask something"),
+        (lambda run: run.search(""), "a query is empty: give some text"),
         (lambda run: run.search(" \n"), "a query is empty"),
         (lambda run: run.search_all([]), "there is no query"),
-        (lambda run: run.search("x", 0), "k is 0, but there are 95 chunks to find: give a k from 1 to 95"),
-        (lambda run: run.search("x", 96), "k is 96, but there are 95 chunks"),
-        (lambda run: run.search("x", 26, collections=["beta"]), "k is 26, but there are 25 chunks"),
+        (lambda run: run.search("x", 0), "k is 0, but 95 chunks can be found: give a k from 1 to 95"),
+        (lambda run: run.search("x", 96), "k is 96, but 95 chunks"),
+        (lambda run: run.search("x", 26, collections=["beta"]), "k is 26, but 25 chunks"),
         (lambda run: run.search("x", by=By(model="bge-m3")), "the run has no model bge-m3: choose one of bert, qwen2"),
         (
             lambda run: run.search("x", collections=["gamma"]),
             "the run has no collection gamma: choose one of alpha, beta",
         ),
-        (lambda run: run.search("x", by=By(fusion="rrf", weights={"a": 1})), "weights name a, which is not a model"),
+        (lambda run: run.search("x", by=By(ranker="rrf", weights={"a": 1})), "weights name a, which is not a model"),
         (
             lambda run: run.search("x", by="bge-m3"),
-            "the run has no model bge-m3, and there is no such fusion: choose one of",
+            "the run has no model bge-m3, and there is no ranker bge-m3: choose one of",
         ),
         (lambda run: run.search("x", collections="beta"), "collections is the text 'beta': give a list of names"),
-        (lambda run: run.search(None), "a query is a NoneType: give a text"),
-        (lambda run: run.search(["x"]), "a query is a list: give a text"),
-        (lambda run: run.search("x", "3"), "k is '3', but there are 95 chunks"),
+        (lambda run: run.search(None), "a query is of the type NoneType: give a text"),
+        (lambda run: run.search(["x"]), "a query is of the type list: give a text"),
+        (lambda run: run.search("x", "3"), "k is '3', but 95 chunks"),
     ],
 )
 def test_what_cannot_be_asked(searched, ask, sentence):
@@ -192,18 +192,18 @@ def test_what_cannot_be_asked(searched, ask, sentence):
 def test_what_ranks_can_be_named(searched, name):
     """It was an AttributeError of a text that has no model."""
     run = open_run(searched)
-    by = By(model=name) if name in run.models else By(fusion=name)
+    by = By(model=name) if name in run.models else By(ranker=name)
     assert run.search(QUESTION, 5, by=name) == run.search(QUESTION, 5, by=by)
 
 
 def test_a_run_without_fused_vectors(make):
     """It would be searched by its first model, as if that had been meant."""
     run = open_run(make("unfused", fusion=FusionConfig(method="none")))
-    with pytest.raises(ConfigError, match=r"no fused vectors: choose a model \(bert, qwen2, wordllama\), or combine"):
+    with pytest.raises(ConfigError, match=r"no fused vectors: choose a model \(bert, qwen2, wordllama\), or rrf or"):
         run.search("x")
     with pytest.raises(ConfigError, match="no fused vectors"):
-        run.search("x", by=By(fusion="fused"))
-    assert len(run.search("x", 3, by=By(fusion="rrf"))) == 3
+        run.search("x", by=By(ranker="fused"))
+    assert len(run.search("x", 3, by=By(ranker="rrf"))) == 3
     single = open_run(make("single", fusion=FusionConfig(method="none"), models=("wordllama",)))
     assert single.search("memory", 3)
 
@@ -236,7 +236,7 @@ def test_without_a_number_there_are_ten_hits_or_all(searched, make, base):
     write_collection(base / "few", "few", 3, seed=3)
     few = open_run(make("few-run", chunks_root=base / "few"))
     assert len(few.search(QUESTION)) == 3
-    with pytest.raises(ConfigError, match="k is 10, but there are 3 chunks"):
+    with pytest.raises(ConfigError, match="k is 10, but 3 chunks"):
         few.search(QUESTION, 10)
 
 
@@ -244,10 +244,10 @@ def test_a_run_of_one_chunk(make, base):
     """`There are 1 chunks to find: give a k from 1 to 1`, and no deviation to standardise by."""
     write_collection(base / "lone", "lone", 1, seed=3)
     lone = open_run(make("lone-run", chunks_root=base / "lone"))
-    for by in (None, By(model="bert"), By(fusion="rrf"), By(fusion="standardised")):
+    for by in (None, By(model="bert"), By(ranker="rrf"), By(ranker="standardised")):
         (hit,) = lone.search(QUESTION, by=by)
         assert (hit.rank, hit.id) == (1, "lone-0000")
-    with pytest.raises(ConfigError, match=r"k is 2, but there is 1 chunk to find: give a k of 1$"):
+    with pytest.raises(ConfigError, match=r"k is 2, but 1 chunk can be found: give a k of 1$"):
         lone.search(QUESTION, 2)
 
 

@@ -13,7 +13,7 @@ from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
 from soloist.errors import ConfigError, FusionError
 from soloist.retrieval import By, open_run
-from soloist.retrieval.ranking import RRF_DEPTH
+from soloist.retrieval.rankers.reciprocal_ranks import RRF_DEPTH
 
 QUESTION = "which shard holds the lease of a device"
 
@@ -25,11 +25,11 @@ def ids_of(hits):
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"fusion": "RRF"}, "there is no fusion RRF: choose one of fused, rrf, standardised"),
-        ({"model": "bert", "fusion": "rrf"}, "bert and rrf are two ways to rank: give one of them"),
-        ({"fusion": "fused", "weights": {"bert": 1}}, "weights are for rrf and standardised: leave them out"),
-        ({"model": "bert", "weights": {"bert": 1}}, "weights are for rrf and standardised: leave them out"),
-        ({"weights": {"bert": 1}}, "weights are for rrf and standardised: leave them out"),
+        ({"ranker": "RRF"}, "there is no ranker RRF: choose one of fused, rrf, standardised"),
+        ({"model": "bert", "ranker": "rrf"}, "bert and rrf are two ways to rank: give one of them"),
+        ({"ranker": "fused", "weights": {"bert": 1}}, "only rrf and standardised take weights: leave the weights out"),
+        ({"model": "bert", "weights": {"bert": 1}}, "only rrf and standardised take weights: leave the weights out"),
+        ({"weights": {"bert": 1}}, "only rrf and standardised take weights: leave the weights out"),
     ],
 )
 def test_choices_that_contradict_each_other_are_refused(choices, sentence):
@@ -52,21 +52,21 @@ def test_choices_that_contradict_each_other_are_refused(choices, sentence):
 def test_weights_that_are_none(searched, fusion, weights, sentence):
     """A ranking by NaN is one by chance, and a model that was forgotten would count as 0 or 1."""
     with pytest.raises(FusionError) as caught:
-        open_run(searched).search(QUESTION, 3, by=By(fusion=fusion, weights=weights))
+        open_run(searched).search(QUESTION, 3, by=By(ranker=fusion, weights=weights))
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("by", [By(fusion="fused"), By(model="bert"), By(fusion="rrf"), By(fusion="standardised")])
+@pytest.mark.parametrize("by", [By(ranker="fused"), By(model="bert"), By(ranker="rrf"), By(ranker="standardised")])
 def test_a_collection_named_twice_is_searched_once(searched, by):
     """Every hit would be there twice, and half of the others be missing."""
     opened = open_run(searched)
     hits = opened.search(QUESTION, 10, by=by, collections=["beta", "beta"])
     assert ids_of(hits) == ids_of(opened.search(QUESTION, 10, by=by, collections=["beta"]))
-    with pytest.raises(ConfigError, match="there are 25 chunks to find"):
+    with pytest.raises(ConfigError, match="25 chunks can be found"):
         opened.search(QUESTION, 26, by=by, collections=["beta", "beta"])
 
 
-@pytest.mark.parametrize("by", [By(fusion="fused"), By(model="wordllama"), By(fusion="standardised")])
+@pytest.mark.parametrize("by", [By(ranker="fused"), By(model="wordllama"), By(ranker="standardised")])
 def test_every_chunk_is_found_once_whatever_the_order_of_the_collections(searched, by):
     """Positions of one order of shards would be looked up in another."""
     opened = open_run(searched)
@@ -82,7 +82,7 @@ def test_every_chunk_is_found_once_whatever_the_order_of_the_collections(searche
 def test_fewer_hits_are_the_beginning_of_more(searched):
     """A chunk would be found among the best 3 and not among the best 30."""
     opened = open_run(searched)
-    for by in (By(fusion="fused"), By(model="qwen2"), By(fusion="rrf"), By(fusion="standardised")):
+    for by in (By(ranker="fused"), By(model="qwen2"), By(ranker="rrf"), By(ranker="standardised")):
         most = opened.search(QUESTION, 95, by=by)
         for k in (1, 3, 30):
             assert opened.search(QUESTION, k, by=by) == most[:k]
@@ -98,17 +98,17 @@ def many(make, base):
 
 def test_reciprocal_ranks_do_not_depend_on_how_many_hits_are_asked_for(many):
     """Beyond 1,000 hits each ranking counted deeper, so that the first ten were others."""
-    most = many.search(QUESTION, RRF_DEPTH, by=By(fusion="rrf"))
+    most = many.search(QUESTION, RRF_DEPTH, by=By(ranker="rrf"))
     assert len(set(ids_of(most))) == RRF_DEPTH
     for k in (1, 10, 100):
-        assert many.search(QUESTION, k, by=By(fusion="rrf")) == most[:k]
+        assert many.search(QUESTION, k, by=By(ranker="rrf")) == most[:k]
     with pytest.raises(ConfigError) as caught:
-        many.search(QUESTION, RRF_DEPTH + 1, by=By(fusion="rrf"))
+        many.search(QUESTION, RRF_DEPTH + 1, by=By(ranker="rrf"))
     assert str(caught.value) == (
-        "k is 1,001, but reciprocal ranks count 1,000 deep in each model's ranking: give a k of 1,000 or less, or rank "
-        "otherwise"
+        "k is 1,001, but reciprocal ranks count only the best 1,000 rows of each model: give a k of 1,000 or less, or "
+        "rank another way"
     )
-    assert len(many.search(QUESTION, RRF_DEPTH + 1, by=By(fusion="standardised"))) == RRF_DEPTH + 1
+    assert len(many.search(QUESTION, RRF_DEPTH + 1, by=By(ranker="standardised"))) == RRF_DEPTH + 1
 
 
 def test_a_model_that_gives_every_chunk_the_same_score_ranks_nothing(tmp_path, tiny_models):
@@ -133,6 +133,6 @@ def test_a_model_that_gives_every_chunk_the_same_score_ranks_nothing(tmp_path, t
     opened = open_run(tmp_path / "run")
     alone = opened.search(QUESTION, 30, by=By(model="wordllama"))
     assert len({hit.score for hit in opened.search(QUESTION, 30, by=By(model="bert"))}) == 1
-    hits = opened.search(QUESTION, 30, by=By(fusion="standardised"))
+    hits = opened.search(QUESTION, 30, by=By(ranker="standardised"))
     assert ids_of(hits) == ids_of(alone)
     assert max(abs(hit.score) for hit in hits) < 10

@@ -60,7 +60,7 @@ def while_encoding():
     [
         lambda run: run.search(QUESTION, 5, collections=["beta"]),
         lambda run: run.search_all([QUESTION], 5, by=By(model="bert"), collections=["beta"]),
-        lambda run: run.rank([QUESTION], 5, by=By(fusion="rrf")),
+        lambda run: run.rank([QUESTION], 5, by=By(ranker="rrf")),
     ],
 )
 @pytest.mark.parametrize("before", [True, False], ids=["before", "while a model reads the question"])
@@ -83,7 +83,7 @@ def test_a_search_of_two_runs_is_no_answer(copy, while_encoding, ask, before):
 def test_an_evaluation_of_two_runs_is_no_verdict(copy, while_encoding):
     """Half of the systems ranked the chunks of before, and the others those of after."""
     opened = open_run(copy)
-    (_, chunk), *_ = opened.row_index(["beta"]).ids()
+    (_, chunk), *_ = opened.corpus(["beta"]).ids()
     qrels = Qrels(queries={"q": QUESTION}, judgements={"q": {chunk: 1}})
     while_encoding(lambda: embed_again(copy))
     with pytest.raises(OutputError, match="was changed meanwhile: open and evaluate it again when it is finished"):

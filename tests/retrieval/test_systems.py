@@ -13,7 +13,7 @@ from soloist.errors import ConfigError, InputError
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.qrels import Qrels
-from soloist.retrieval.systems import made_plan
+from soloist.retrieval.rankers.other_fusions import plan_of
 from soloist.stores import RunFolder
 
 TEXTS = ["a lease of a device", "the batch of tokens", "a vector and its norm", "shards of chunks"]
@@ -87,15 +87,15 @@ def test_the_chunk_that_is_named_as_absent_is_absent(small):
     qrels = Qrels(queries={"q": "lease"}, judgements={"q": {"c0": 0, "gone": 1}})
     with pytest.raises(InputError) as caught:
         evaluate(opened, qrels, bm25=False)
-    assert "no chunk that is judged relevant is in the run, e.g. 'gone' is not: " in str(caught.value)
-    with pytest.raises(InputError, match="no chunk that is judged relevant is in the run: "):
+    assert "the run has none of the chunks that are judged relevant (such as 'gone'): " in str(caught.value)
+    with pytest.raises(InputError, match="the run has none of the chunks that are judged relevant: "):
         evaluate(opened, Qrels(queries={}, judgements={}), bm25=False)
 
 
 def test_each_question_goes_through_each_model_once(searched, passes_through):
     """Eight systems and the tuning asked the same models for the same vectors: most of the time of an evaluation."""
     opened = open_run(searched)
-    ids = [id_ for _, id_ in opened.row_index().ids()]
+    ids = [id_ for _, id_ in opened.corpus().ids()]
     questions = {f"q{number}": f"lease {number} of a device" for number in range(40)}
     qrels = Qrels(queries=questions, judgements={query: {ids[0]: 1} for query in questions})
     for model in opened.models:
@@ -108,7 +108,7 @@ def test_each_question_goes_through_each_model_once(searched, passes_through):
 
 
 @pytest.mark.parametrize(
-    "by", [By(fusion="fused"), By(fusion="rrf"), By(fusion="standardised")], ids=lambda by: str(by.fusion)
+    "by", [By(ranker="fused"), By(ranker="rrf"), By(ranker="standardised")], ids=lambda by: str(by.ranker)
 )
 def test_a_model_of_weight_0_is_not_even_loaded(make, by, tmp_path):
     """A search waited for a model that has no part in it, or failed where that model is gone."""
@@ -126,7 +126,7 @@ def test_a_model_of_weight_0_is_not_even_loaded(make, by, tmp_path):
 def test_costs_are_of_what_ranks_and_of_the_chunks_that_are_ranked(searched):
     """A model of weight 0 was paid for, and every collection, whichever was evaluated."""
     opened = open_run(searched)
-    (_, chunk), *_ = opened.row_index(["beta"]).ids()
+    (_, chunk), *_ = opened.corpus(["beta"]).ids()
     qrels = Qrels(queries={"q": "lease"}, judgements={"q": {chunk: 1}})
     weights = {"bert": 0.0, "qwen2": 0.4, "wordllama": 0.6}
     found = evaluate(opened, qrels, collections=["beta"], weights=weights, bm25=False)
@@ -149,8 +149,8 @@ def test_a_mean_is_cut_where_the_models_were_trained_to_be(make, tiny_models, tm
     concat = open_run(make("trained", fusion=FusionConfig(), **models))
     mean = open_run(make("trained-mean", fusion=FusionConfig(method="mean"), **models))
     assert {model.matryoshka_dims for model in concat.record.models.values()} == {(8, 16)}
-    assert made_plan(concat, "mean") == mean.fusion_plan
-    assert mean.fusion_plan.dim == 16
+    assert plan_of(concat.record, "mean") == mean.record.fusion_plan
+    assert mean.record.fusion_plan.dim == 16
 
 
 def test_a_run_of_before_trained_dims_were_recorded_still_opens(searched, tmp_path):

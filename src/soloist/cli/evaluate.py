@@ -16,31 +16,32 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from soloist.retrieval import OpenedRun
+    from soloist.retrieval.evaluation import Evaluation
     from soloist.retrieval.qrels import Qrels
 
-_QUERIES_HELP = """BEIR's queries.jsonl: an object with _id and text a line. Without it, headings in the chunks'
-metadata are asked, each of which should find its own chunk: weaker evidence."""
-_QRELS_HELP = "BEIR's judgements, query-id, corpus-id and score a line, by the ids of the run's chunks."
+_QUERIES_HELP = """Questions as in BEIR's queries.jsonl: an object with _id and text a line. Without this option, the
+questions are headings from the chunks' metadata, each of which should find its own chunk. That is weaker evidence."""
+_QRELS_HELP = "Judgements as in BEIR's qrels: query-id, corpus-id and score a line, by the ids of the run's chunks."
 _KEEP_OWN_HELP = """Count a chunk that has a question's own id as a hit of that question. [default: it does not count,
 which is BEIR's rule]"""
-_TUNE_HELP = "Choose weights for concat on half of the questions, and say what they are worth on the others."
+_TUNE_HELP = "Choose weights for concat on half of the questions, and say what they are worth on the other half."
+_COLLECTIONS_HELP = "Evaluate only these. [default: all]"
+_BM25_HELP = "Compare with BM25, a baseline without a model. It holds all texts in memory."
 
 
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
     queries: Annotated[Path | None, typer.Option(metavar="PATH", help=_QUERIES_HELP)] = None,
     qrels: Annotated[Path | None, typer.Option(metavar="PATH", help=_QRELS_HELP)] = None,
-    collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
+    collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help=_COLLECTIONS_HELP)] = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(metavar="A=.7,B=.3", help="For the fusions that the run does not have. [default: the run's]"),
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help=_TUNE_HELP)] = False,
-    bm25: Annotated[
-        bool, typer.Option("--bm25/--no-bm25", help="BM25 as a floor; it holds all texts in memory.")
-    ] = True,
+    bm25: Annotated[bool, typer.Option("--bm25/--no-bm25", help=_BM25_HELP)] = True,
     keep_own: Annotated[bool, typer.Option("--keep-own", help=_KEEP_OWN_HELP)] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="PATH", help="A plot as .png, .svg or .pdf.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Write a plot: .png, .svg or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     catalogue: Annotated[
         Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="As for search.")
@@ -54,10 +55,8 @@ def evaluate(
     """
     with exit_codes(debug=debug):
         with importing():
-            from soloist.jsontext import json_text
-            from soloist.reports.evaluation import plot_evaluation, print_evaluation, require_plot
+            from soloist.reports.evaluation import plot_evaluation, require_plot
             from soloist.reports.progress import status_line
-            from soloist.reports.table import open_console
             from soloist.retrieval import open_run
             from soloist.retrieval.evaluation import evaluate as evaluate_run
 
@@ -68,18 +67,25 @@ def evaluate(
         run = open_run(run_dir, catalogue=catalogue)
         with status_line(sys.stderr) as show:
             show(f"reading {run_dir}")
-            judged = _judged(run, queries, qrels, chosen)
-            found = evaluate_run(
-                run, judged, collections=chosen, weights=given, bm25=bm25, tuning=tune, keep_own=keep_own,
-                progress=show,
+            evaluation = evaluate_run(
+                run, _qrels(run, queries, qrels, chosen), collections=chosen, weights=given, bm25=bm25, tuning=tune,
+                keep_own=keep_own, progress=show,
             )  # fmt: skip
-        with written_to_stdout("the evaluation"):
-            if as_json:
-                typer.echo(json_text(found.to_dict(), indent=2))
-            else:
-                print_evaluation(found, open_console(sys.stdout))
+        _print(evaluation, as_json=as_json)
         if plot is not None:
-            plot_evaluation(found, plot)
+            plot_evaluation(evaluation, plot)
+
+
+def _print(evaluation: Evaluation, *, as_json: bool) -> None:
+    from soloist.jsontext import json_text
+    from soloist.reports.evaluation import print_evaluation
+    from soloist.reports.table import open_console
+
+    with written_to_stdout("the evaluation"):
+        if as_json:
+            typer.echo(json_text(evaluation.to_dict(), indent=2))
+        else:
+            print_evaluation(evaluation, open_console(sys.stdout))
 
 
 def _require_both(queries: Path | None, qrels: Path | None) -> None:
@@ -88,10 +94,10 @@ def _require_both(queries: Path | None, qrels: Path | None) -> None:
         raise ConfigError(f"{given} needs {missing} beside it: give both, or neither to ask the chunks' own headings")
 
 
-def _judged(run: OpenedRun, queries: Path | None, qrels: Path | None, collections: Sequence[str]) -> Qrels:
+def _qrels(run: OpenedRun, queries: Path | None, qrels: Path | None, collections: Sequence[str]) -> Qrels:
     from soloist.retrieval.probes import probes
     from soloist.retrieval.qrels import read_qrels
 
     if queries is not None and qrels is not None:
         return read_qrels(queries, qrels)
-    return probes(chunk for place in run.row_index(collections).shards for chunk in run.chunks(*place))
+    return probes(run.chunks(collections))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from soloist.cli.lists import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
+from soloist.cli.ranker_options import WEIGHTS_HELP, Chosen, chosen_by, with_ranker_options
 from soloist.cli.stdin_lines import incoming_lines
 from soloist.errors import ConfigError, SoloistError
 
@@ -20,33 +23,25 @@ if TYPE_CHECKING:
     from soloist.retrieval import By, OpenedRun
     from soloist.types import Hit
 
-_AT_ONCE = 1_000  # questions that are searched together, or fewer where they would have more hits than the next
+_AT_ONCE = 1_000  # questions that are searched together, or fewer if they would have more than the next of hits
 _HITS_AT_ONCE = 100_000
-_QUESTION_HELP = "What to look for; - reads one a line from stdin, and answers each as it comes."
-_CATALOGUE_HELP = "A TOML file with models of your own, where those of the run lie elsewhere on this machine."
+_QUESTION_HELP = "What to look for. - reads a question a line from stdin, and answers each as it comes."
+_CATALOGUE_HELP = "A TOML file of your models, if those of the run are in other places on this machine."
 
 
+@with_ranker_options
 def search(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help=_QUESTION_HELP)],
     k: Annotated[
-        int | None, typer.Option("-k", min=1, help="How many chunks to show. [default: 10, or all of fewer]")
+        int | None, typer.Option("-k", min=1, help="How many chunks to show. [default: 10, or all if there are fewer]")
     ] = None,
     collection: Annotated[
         list[str] | None,
-        typer.Option("--collection", "--collections", metavar="A,B", help="Only in these. [default: all]"),
+        typer.Option("--collection", "--collections", metavar="A,B", help="Search only these. [default: all]"),
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="By this model's vectors alone.")] = None,
-    fused: Annotated[bool, typer.Option("--fused", help="By the fused vectors. [default where there are any]")] = False,
-    rrf: Annotated[
-        bool, typer.Option("--rrf", help="By the sum of the models' reciprocal ranks, for up to 1,000 hits.")
-    ] = False,
-    standardised: Annotated[
-        bool, typer.Option("--standardised", help="By the sum of the models' standardised cosines.")
-    ] = False,
-    weights: Annotated[
-        list[str] | None, typer.Option(metavar="A=.7,B=.3", help="For --rrf and --standardised. [default: the run's]")
-    ] = None,
+    rankers: Chosen = MappingProxyType({}),
+    weights: Annotated[list[str] | None, typer.Option(metavar="A=.7,B=.3", help=WEIGHTS_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line a question.")] = False,
     catalogue: Annotated[
         Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help=_CATALOGUE_HELP)
@@ -59,26 +54,20 @@ def search(
             from soloist.reports.progress import status_line
             from soloist.retrieval import open_run
 
-        by = _by(model, fused, rrf, standardised, numbers_by_name(weights))
+        by = chosen_by(rankers, numbers_by_name(weights))
         chosen = split("--collection", collection) or ()
-        run = open_run(run_dir, catalogue=catalogue)  # another folder is an error before anybody is waited for
+        open_now = functools.partial(open_run, run_dir, catalogue=catalogue)
+        run = open_now()  # another folder is an error before anybody is waited for
         with status_line(sys.stderr) as show:
             asking = _Asking(k=k, by=by, collections=chosen, as_json=as_json, headed=question == "-", show=show)
-            if question != "-":
+            if question == "-":
+                asking.answer_stdin(open_now)
+            else:
                 asking.answer(run, [question])
-                return
-            asked = 0
-            for questions in _arriving(max(1, min(_AT_ONCE, _HITS_AT_ONCE // (k or 1)))):
-                if not asked:
-                    run = open_run(run_dir, catalogue=catalogue)  # as it is when it is searched
-                asking.answer(run, questions, f": question {asked + 1:,}")
-                asked += len(questions)
-        if not asked:
-            raise ConfigError("stdin has no query: give one a line, or give it as QUESTION")
 
 
 def _arriving(most: int) -> Iterator[list[str]]:
-    """The questions of stdin, those together that came together, up to `most` of them."""
+    """The questions of stdin. Those that came in together are together, up to `most` of them."""
     for lines in incoming_lines(sys.stdin):
         questions = [line for line in lines if line.strip()]
         for start in range(0, len(questions), most):
@@ -96,15 +85,29 @@ class _Asking:
     headed: bool
     show: Callable[[str], None]
 
+    def answer_stdin(self, open_now: Callable[[], OpenedRun]) -> None:
+        """Answer the questions of stdin as they come, by the run as it is when the first of them comes.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        run, asked = None, 0
+        for questions in _arriving(max(1, min(_AT_ONCE, _HITS_AT_ONCE // (self.k or 1)))):
+            run = run or open_now()
+            self.answer(run, questions, f": question {asked + 1:,}")
+            asked += len(questions)
+        if run is None:
+            raise ConfigError("stdin has no query: give one a line, or give it as QUESTION")
+
     def answer(self, run: OpenedRun, questions: Sequence[str], which: str = "") -> None:
-        """Print the hits of each question, and then what was found out about them.
+        """Print the hits of each question, and then the notices about the questions.
 
         A question that cannot be answered is an error once the questions before it are answered.
         """
         known = set(run.notices)
         self.show(f"searching {run.path}{which}")
         try:
-            found = run.search_all(questions, self.k, by=self.by, collections=self.collections)
+            answers = run.search_all(questions, self.k, by=self.by, collections=self.collections)
         except SoloistError:
             if len(questions) == 1:
                 raise
@@ -113,8 +116,8 @@ class _Asking:
             return
         self.show("")
         with written_to_stdout("the hits"):
-            for asked, hits in zip(questions, found, strict=True):
-                _print(asked, hits, self.as_json, headed=self.headed)
+            for question, hits in zip(questions, answers, strict=True):
+                _print(question, hits, self.as_json, headed=self.headed)
         for notice in run.notices:
             if notice not in known:
                 typer.echo(f"soloist: {notice}", err=True)
@@ -132,25 +135,3 @@ def _print(question: str, hits: Sequence[Hit], as_json: bool, *, headed: bool) -
     if headed:
         typer.echo(f"\n{one_line(question)}\n")
     print_hits(hits, open_console(sys.stdout))
-
-
-def _by(model: str | None, fused: bool, rrf: bool, standardised: bool, weights: dict[str, float] | None) -> By | None:
-    from soloist.retrieval import By
-
-    chosen = [
-        name
-        for name, given in (("--model", model), ("--fused", fused), ("--rrf", rrf), ("--standardised", standardised))
-        if given
-    ]
-    if len(chosen) > 1:
-        raise ConfigError(f"{chosen[0]} and {chosen[1]} are two ways to rank: give one of them")
-    if weights and not (rrf or standardised):
-        raise ConfigError(
-            "--weights needs --rrf or --standardised, because fused vectors have the weights of the run: to change "
-            "those, run soloist embed with other --weights, which fuses again and embeds nothing"
-        )
-    if model is not None:
-        return By(model=model)
-    if rrf or standardised:
-        return By(fusion="rrf" if rrf else "standardised", weights=weights)
-    return By(fusion="fused") if fused else None

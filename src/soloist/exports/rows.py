@@ -19,12 +19,12 @@ import numpy as np
 from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import ConfigError, OutputError
+from soloist.fusion_methods import FUSED
 from soloist.jsontext import json_text
 from soloist.stores import RunFolder, Unchanged
 from soloist.stores.tables import REPAIR
 from soloist.types import Chunk
 
-FUSED = "fused"
 ALL = "all"
 _NAMESPACE = uuid.UUID("8f0b5a1e-6a0e-5d0c-9d5e-2f6a4c1b7e90")
 VECTOR_DIGEST_BYTES = 8

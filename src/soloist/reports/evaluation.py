@@ -15,7 +15,8 @@ from soloist.reports.table import print_table
 from soloist.reports.text import bytes_text, one_line
 from soloist.retrieval.evaluation import Evaluation, SystemScore
 from soloist.retrieval.metrics import MAIN, MEASURES, Difference
-from soloist.retrieval.systems import Kind
+from soloist.retrieval.rankers import Kind
+from soloist.retrieval.tuning import Tuned
 from soloist.stores.atomic import atomic_path, disk_errors
 from soloist.wording import count_text
 
@@ -25,47 +26,51 @@ _COLOURS: dict[Kind, tuple[str, str]] = {
     "model": ("#4c78a8", "a model"),
     "run": ("#e45756", "the run's fusion"),
     "fusion": ("#f2a34a", "another fusion"),
-    "words": ("#9d9d9d", "words alone"),
+    "lexical": ("#9d9d9d", "words alone"),
 }
 
 
-def print_evaluation(found: Evaluation, console: Console) -> None:
-    """The systems with the best first, then in plain words what that means."""
-    ordered = sorted(found.systems, key=lambda each: -each.measures[MAIN])
-    missing = [[each.name, *["-"] * len(MEASURES), "left out", "-", "-"] for each in found.left_out]
-    print_table(console, _COLUMNS, [*(_row(each, found.best_single) for each in ordered), *missing])
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print the systems, the best first, then in plain words what that means."""
+    ordered = sorted(evaluation.systems, key=lambda system: -system.measures[MAIN])
+    missing = [[system.name, *["-"] * len(MEASURES), "left out", "-", "-"] for system in evaluation.left_out]
+    print_table(console, _COLUMNS, [*(_row(system, evaluation.best_single) for system in ordered), *missing])
     console.print()
-    for line in lines(found):
+    for line in lines(evaluation):
         console.print(Text(one_line(line)), soft_wrap=True)
 
 
-def lines(found: Evaluation) -> list[str]:
-    """The verdicts, what tuning found, and what is worth a remark."""
-    verdicts = dict.fromkeys(each.text for each in (found.verdict, found.best_verdict) if each is not None)
-    said = list(verdicts) or ["The run has one model: there is no ensemble to judge."]
-    if found.tuned is not None:
-        weights = ",".join(f"{name}={weight:g}" for name, weight in found.tuned.weights.items())
-        gain = found.tuned.gain
-        interval = (
-            "95% interval {:+.4f} to {:+.4f}".format(*gain.interval)
-            if gain.interval is not None
-            else "too few different questions for an interval"
-        )
-        said.append(
-            f"Best weights of concat on {found.tuned.training} of the questions: {weights}. On the other "
-            f"{found.tuned.held_out} they give {found.tuned.ndcg:.4f} {MAIN}, {gain.mean:+.4f} from "
-            f"{found.tuned.single} ({interval})."
-        )
-    left_out = [f"{each.name} is left out: {each.reason}" for each in found.left_out]
-    return [*said, *(f"note: {notice}" for notice in (*left_out, *found.notices))]
+def lines(evaluation: Evaluation) -> list[str]:
+    """The verdicts, the tuned weights, and the notices."""
+    given = (evaluation.verdict, evaluation.best_verdict)
+    verdicts = list(dict.fromkeys(verdict.text for verdict in given if verdict is not None))
+    tuned = [_tuned_text(evaluation.tuned)] if evaluation.tuned is not None else []
+    left_out = [f"{system.name} is left out: {system.reason}" for system in evaluation.left_out]
+    return [
+        *(verdicts or ["The run has one model, so there is no ensemble to judge."]),
+        *tuned,
+        *(f"note: {notice}" for notice in (*left_out, *evaluation.notices)),
+    ]
+
+
+def _tuned_text(tuned: Tuned) -> str:
+    weights = ",".join(f"{name}={weight:g}" for name, weight in tuned.weights.items())
+    interval = "too few different questions for an interval"
+    if tuned.gain.interval is not None:
+        interval = "95% interval {:+.4f} to {:+.4f}".format(*tuned.gain.interval)
+    return (
+        f"The best weights for concat on {tuned.training} of the questions are {weights}. On the other "
+        f"{tuned.held_out} questions they give {tuned.ndcg:.4f} {MAIN}, {tuned.gain.mean:+.4f} from {tuned.single} "
+        f"({interval})."
+    )
 
 
 def require_plot(path: Path) -> Any:
-    """The class of figures, where a plot can be written there.
+    """The class of figures, if a plot can be written to this path.
 
     Raises:
-        ConfigError: matplotlib is not installed, the name ends in no format that it writes, or there is a folder.
-        OutputError: the folder is none, or nothing may be written there.
+        ConfigError: matplotlib is not installed, the name does not end in a format of plots, or the path is a folder.
+        OutputError: nothing can be written to the folder of the path.
     """
     if path.suffix.lower() not in _PLOTS:
         raise ConfigError(f"--plot is {path}: give a name that ends in .png, .svg or .pdf")
@@ -81,23 +86,23 @@ def require_plot(path: Path) -> Any:
     return Figure
 
 
-def plot_evaluation(found: Evaluation, path: Path) -> None:
-    """Each system's nDCG@10 with the interval of its gain, as PNG, SVG or PDF; the errors are `require_plot`'s."""
-    figure = require_plot(path)(figsize=(8, 0.5 * len(found.systems) + 1.6), layout="constrained")
+def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Write each system's nDCG@10 with the interval of its gain as PNG, SVG or PDF. The errors are `require_plot`'s."""
+    figure = require_plot(path)(figsize=(8, 0.5 * len(evaluation.systems) + 1.6), layout="constrained")
     axes = figure.subplots()
-    ordered = sorted(found.systems, key=lambda each: each.measures[MAIN])
-    single = next(each.measures[MAIN] for each in found.systems if each.name == found.best_single)
-    for place, each in enumerate(ordered):
-        colour, called = _COLOURS[each.kind]
-        axes.plot(each.measures[MAIN], place, "o", color=colour, label=called)
-        if each.gain is not None and each.gain.interval is not None:
-            axes.plot([single + end for end in each.gain.interval], [place, place], color=colour, linewidth=2)
+    ordered = sorted(evaluation.systems, key=lambda system: system.measures[MAIN])
+    single = next(system.measures[MAIN] for system in ordered if system.name == evaluation.best_single)
+    for height, system in enumerate(ordered):
+        colour, label = _COLOURS[system.kind]
+        axes.plot(system.measures[MAIN], height, "o", color=colour, label=label)
+        if system.gain is not None and system.gain.interval is not None:
+            axes.plot([single + end for end in system.gain.interval], [height, height], color=colour, linewidth=2)
     axes.axvline(single, color=_COLOURS["model"][0], linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(ordered)), [each.name for each in ordered], parse_math=False)
+    axes.set_yticks(range(len(ordered)), [system.name for system in ordered], parse_math=False)
     marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one of each kind
     figure.legend(marks.values(), marks, loc="outside upper center", ncols=len(marks), frameon=False)
-    asked = count_text(found.questions, "question")
-    axes.set_xlabel(f"{MAIN}, {asked}; bars: 95% interval of the gain over {found.best_single}", parse_math=False)
+    asked = count_text(evaluation.questions, "question")
+    axes.set_xlabel(f"{MAIN}, {asked}; bars: 95% interval of the gain over {evaluation.best_single}", parse_math=False)
     with atomic_path(path) as temp, disk_errors(path), temp.open("wb") as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)
 
@@ -106,13 +111,13 @@ def _interval_text(gain: Difference) -> str:
     return "" if gain.interval is None else " [{:+.4f}, {:+.4f}]".format(*gain.interval)
 
 
-def _row(each: SystemScore, single: str) -> list[str]:
-    if each.name == single:
-        against = "is it"
-    elif each.gain is None:
+def _row(system: SystemScore, single: str) -> list[str]:
+    if system.name == single:
+        against = "is the best model"
+    elif system.gain is None:
         against = "-"
     else:
-        against = f"{each.gain.mean:+.4f}{_interval_text(each.gain)}"
-    seconds = f"{each.cost.seconds:,.1f}" if each.cost is not None and each.cost.seconds is not None else "-"
-    size = bytes_text(each.cost.bytes_per_chunk) if each.cost is not None else "-"
-    return [each.name, *(f"{each.measures[measure]:.4f}" for measure in MEASURES), against, seconds, size]
+        against = f"{system.gain.mean:+.4f}{_interval_text(system.gain)}"
+    seconds = f"{system.cost.seconds:,.1f}" if system.cost is not None and system.cost.seconds is not None else "-"
+    size = bytes_text(system.cost.bytes_per_chunk) if system.cost is not None else "-"
+    return [system.name, *(f"{system.measures[measure]:.4f}" for measure in MEASURES), against, seconds, size]

@@ -1,4 +1,4 @@
-"""What a search found, for people: rank, score, where from, and the text in as many lines as fit."""
+"""The hits of a search, for people: rank, score, source, and the first lines of the text."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _SHOWN_VALUES = 80  # characters of a value of the metadata
 
 
 def print_hits(hits: Sequence[Hit], console: Console) -> None:
-    """A block for each hit: a line with rank, score, collection and id, one with its file and metadata, and its text.
+    """Print a block for each hit: a line with rank, score, collection and id, one with file and metadata, and the text.
 
-    Only the text is broken into lines: ids are copied from here, and a terminal breaks what is too long for it.
+    Only the text is broken into lines. Ids are copied from here, and a terminal breaks what is too long for it.
     """
     for number, hit in enumerate(hits):
         if number:
             console.print()
-        place = f"{hit.rank:>3}  {hit.score:.4f}  {one_line(hit.collection)}  {one_line(hit.id)}"
-        console.print(Text(place, style="bold"), soft_wrap=True)
-        known = "  ".join(filter(None, (place_of(hit), metadata_line(hit))))
+        head = f"{hit.rank:>3}  {hit.score:.4f}  {one_line(hit.collection)}  {one_line(hit.id)}"
+        console.print(Text(head, style="bold"), soft_wrap=True)
+        known = "  ".join(filter(None, (source_of(hit), metadata_line(hit))))
         if known:
             console.print(Text(_shortened(known, max(_NARROWEST, 2 * console.width)), style="dim"), soft_wrap=True)
         for line in text_lines(hit.text, max(_NARROWEST, console.width - len(_INDENT))):
@@ -42,9 +42,9 @@ def print_hits(hits: Sequence[Hit], console: Console) -> None:
 
 
 def text_lines(text: str, width: int, most: int = _TEXT_LINES) -> list[str]:
-    """The first lines of a text as it stands, those that are too long broken; how much is left out is said.
+    """The first lines of a text, with long lines broken, and a last line that says how much is left out.
 
-    Of a long text only the beginning is looked at, which may be all of it that is indented alike.
+    Only the beginning of a long text is read, so only that part sets the common indent.
     """
     whole = text.strip("\r\n")
     head = whole[: most * width * _LOOKED_AT]
@@ -60,7 +60,7 @@ def text_lines(text: str, width: int, most: int = _TEXT_LINES) -> list[str]:
 
 
 def _shortened(line: str, most: int) -> str:
-    """The beginning of a line, up to a blank where there is one near its end."""
+    """The beginning of a line, up to a blank if there is one near its end."""
     if len(line) <= most:
         return line
     head = line[: most - len(_CUT)]
@@ -71,13 +71,13 @@ def _shortened(line: str, most: int) -> str:
 def metadata_line(hit: Hit) -> str:
     """The short metadata as `name: value`, the headings first.
 
-    Left out are empty values, the hit's id, repeated headings, and paths that repeat another path or its end, such as
-    the hit's file.
+    Empty values, the hit's id and repeated headings are left out. So are paths that repeat another path or its end,
+    such as the hit's file.
     """
     headings: set[str] = set()
     paths = [hit.source_file] if hit.source_file else []
     parts: list[str] = []
-    for name in sorted(hit.metadata, key=_place):
+    for name in sorted(hit.metadata, key=_order):
         value = hit.metadata[name]
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
@@ -94,15 +94,15 @@ def metadata_line(hit: Hit) -> str:
     return one_line("  ".join(parts))
 
 
-def place_of(hit: Hit) -> str:
-    """The file that a hit was read from, and its index there; empty where the run does not say."""
+def source_of(hit: Hit) -> str:
+    """The file that a hit was read from, and its index there; empty if the run does not say."""
     if hit.source_file is None or hit.source_index is None:
         return ""
     return one_line(f"{hit.source_file} (chunk {hit.source_index})")
 
 
-def _place(name: str) -> int:
-    """Of a field of the metadata; the others stay as they are."""
+def _order(name: str) -> int:
+    """Where a field of the metadata is shown: headings in their order, and then the others as they come."""
     return HEADING_FIELDS.index(name) if name in HEADING_FIELDS else len(HEADING_FIELDS)
 
 

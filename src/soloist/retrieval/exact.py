@@ -5,9 +5,9 @@ concatenation it is that of the concatenated vectors. A block is scored in float
 given how far a float32 dot product can be off, once more in float64, row by row. So the ranking is that of the float64
 scores whatever the number of queries, the size of a block or the matrix library, and equal vectors are in their order.
 
-Memory is bounded whatever the number of queries: so many go through one pass over the blocks that scores, candidates
-and scaled copies of them take 128 MiB, e.g. 2,500 of 640 dims and 100 hits (51 kB each), and the others through the
-next ones. What grows with the queries beside that is their vectors and their hits.
+Memory is bounded whatever the number of queries. As many go through one pass over the blocks as have scores, candidates
+and scaled copies of 128 MiB together, e.g. 2,500 of 640 dims and 100 hits (51 kB a query). The others go through the
+next passes. Only the queries' vectors and their hits grow with the number of queries.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
+from soloist.retrieval.rankings import Rankings
 
 Block = Sequence[Vectors]  # the same rows by each model, (rows, dim of the model) each
 
@@ -35,7 +36,7 @@ _PRUNE_AT = 8  # times k: how many candidates a query may gather before the wors
 
 
 class DamagedRowError(ArithmeticError):
-    """A row that is not a unit vector: its position among all rows, and which model's it is, by place."""
+    """A row that is not a unit vector: its position among all rows, and the position of its model."""
 
     def __init__(self, position: int, model: int) -> None:
         super().__init__(f"row {position} of model {model} is not a unit vector")
@@ -44,30 +45,14 @@ class DamagedRowError(ArithmeticError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Best:
-    """The best rows of each query, best first: their positions among all rows (queries, k) and their scores."""
-
-    positions: NDArray[np.int64]
-    scores: NDArray[np.float64]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Best]) -> Best:
-        """Those of some queries, then those of others, with as many rows each."""
-        return cls(
-            positions=np.concatenate([part.positions for part in parts]),
-            scores=np.concatenate([part.scores for part in parts]),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Question:
+class WeightedQueries:
     """Queries as each model sees them, (queries, dim) unit float32 each, and the models' weights, (queries, models)."""
 
     vectors: Sequence[Vectors]
     weights: NDArray[np.float64]
 
     @classmethod
-    def of(cls, vectors: Sequence[Vectors], weights: Sequence[float] = (1.0,)) -> Question:
+    def of(cls, vectors: Sequence[Vectors], weights: Sequence[float] = (1.0,)) -> WeightedQueries:
         """Queries that all have the same weights."""
         return cls(vectors=vectors, weights=np.tile(np.asarray(weights, np.float64), (len(vectors[0]), 1)))
 
@@ -75,13 +60,13 @@ class Question:
     def tolerance(self) -> NDArray[np.float64]:
         """How far the float32 score of a row can be from its float64 score, for each query."""
         dims = np.array([part.shape[1] + 2 for part in self.vectors])
-        found: NDArray[np.float64] = np.abs(self.weights) @ dims * _UNIT_ROUNDOFF * _SLACK
-        return found
+        tolerance: NDArray[np.float64] = np.abs(self.weights) @ dims * _UNIT_ROUNDOFF * _SLACK
+        return tolerance
 
-    def batches(self, k: int) -> Iterator[Question]:
+    def batches(self, k: int) -> Iterator[WeightedQueries]:
         """The queries in the parts that go through one pass each where `k` rows are looked for."""
         for part in passes(len(self.weights), sum(part.shape[1] for part in self.vectors), k):
-            yield Question(vectors=[vectors[part] for vectors in self.vectors], weights=self.weights[part])
+            yield WeightedQueries(vectors=[vectors[part] for vectors in self.vectors], weights=self.weights[part])
 
 
 def passes(queries: int, dims: int, k: int, *, weightings: int = 1) -> Iterator[slice]:
@@ -92,12 +77,12 @@ def passes(queries: int, dims: int, k: int, *, weightings: int = 1) -> Iterator[
         yield slice(start, min(queries, start + at_once))
 
 
-def search_all(question: Question, blocks: Callable[[], Iterable[Block]], k: int) -> Best:
+def search_all(queries: WeightedQueries, blocks: Callable[[], Iterable[Block]], k: int) -> Rankings:
     """As `search`, in as many passes over `blocks()` as the memory for the queries needs."""
-    return Best.joined([search(part, blocks(), k) for part in question.batches(k)])
+    return Rankings.joined([search(part, blocks(), k) for part in queries.batches(k)])
 
 
-def search(question: Question, blocks: Iterable[Block], k: int) -> Best:
+def search(queries: WeightedQueries, blocks: Iterable[Block], k: int) -> Rankings:
     """The `k` best rows of all blocks for each query, or all rows where there are fewer.
 
     Blocks are read once, one after the other, for all queries together.
@@ -105,7 +90,7 @@ def search(question: Question, blocks: Iterable[Block], k: int) -> Best:
     Raises:
         DamagedRowError: a row has NaN or infinity, or is far too long, which would hide others or be found by all.
     """
-    gathering = _Gathering(question, k)
+    gathering = _Gathering(queries, k)
     for block in blocks:
         gathering.see(block)
     return gathering.best()
@@ -114,15 +99,15 @@ def search(question: Question, blocks: Iterable[Block], k: int) -> Best:
 class _Gathering:
     """What could be among the best of each query so far."""
 
-    def __init__(self, question: Question, k: int) -> None:
-        count = len(question.weights)
-        self._question = question
+    def __init__(self, queries: WeightedQueries, k: int) -> None:
+        count = len(queries.weights)
+        self._queries = queries
         self._k = k
         # The weights go into the queries: one product for each model and block.
         self._scaled = [
-            (part * question.weights[:, model, None]).astype(np.float32) for model, part in enumerate(question.vectors)
+            (part * queries.weights[:, model, None]).astype(np.float32) for model, part in enumerate(queries.vectors)
         ]
-        self._margin = 2 * question.tolerance
+        self._margin = 2 * queries.tolerance
         self._quick = np.full((count, k), -np.inf, np.float32)  # the best float32 scores so far, in no order
         self._positions: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * count
         self._scores: list[NDArray[np.float64]] = [np.empty(0, np.float64)] * count
@@ -138,7 +123,7 @@ class _Gathering:
             for scaled, part in zip(self._scaled[1:], block[1:], strict=True):
                 quick += scaled @ part.T
         highest = quick.max(axis=1)
-        _require_scores(quick, highest, np.abs(self._question.weights).sum(axis=1), block, self._seen)
+        _require_scores(quick, highest, np.abs(self._queries.weights).sum(axis=1), block, self._seen)
         bound = self._quick.min(axis=1)
         better = highest >= bound - self._margin
         for query in np.flatnonzero(better):
@@ -155,34 +140,32 @@ class _Gathering:
             self._prune(query)
 
     def _exact(self, query: int, rows: NDArray[np.int64], block: Block) -> NDArray[np.float64]:
-        found = np.zeros(len(rows))
-        for weight, asked, part in zip(self._question.weights[query], self._question.vectors, block, strict=True):
-            wide = asked[query].astype(np.float64)
+        scores = np.zeros(len(rows))
+        for weight, vectors, part in zip(self._queries.weights[query], self._queries.vectors, block, strict=True):
+            wide = vectors[query].astype(np.float64)
             for some in _pieces(rows, _PAIR_BYTES // (8 * len(wide))):
                 # A sum over each row's own products: a matrix product would round by what else is in it.
-                found[some] += weight * (part[rows[some]] * wide).sum(axis=1)
-        return found
+                scores[some] += weight * (part[rows[some]] * wide).sum(axis=1)
+        return scores
 
     def _prune(self, query: int) -> None:
         order = np.lexsort((self._positions[query], -self._scores[query]))[: self._k]
         self._positions[query] = self._positions[query][order]
         self._scores[query] = self._scores[query][order]
 
-    def best(self) -> Best:
+    def best(self) -> Rankings:
         """The best rows of all that were seen."""
         for query in range(len(self._positions)):
             self._prune(query)
-        if not self._positions:
-            return Best(positions=np.empty((0, 0), np.int64), scores=np.empty((0, 0)))
-        return Best(positions=np.stack(self._positions), scores=np.stack(self._scores))
+        return Rankings(positions=self._positions, scores=self._scores)
 
 
-def moments(question: Question, blocks: Iterable[Block]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def moments(queries: WeightedQueries, blocks: Iterable[Block]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each model's scores over all rows, (queries, models) each, without the weights."""
-    shape = question.weights.shape
+    shape = queries.weights.shape
     count, total, squares = 0, np.zeros(shape), np.zeros(shape)
     for block in blocks:
-        for model, (asked, part) in enumerate(zip(question.vectors, block, strict=True)):
+        for model, (asked, part) in enumerate(zip(queries.vectors, block, strict=True)):
             if not len(part):
                 continue
             with np.errstate(invalid="ignore", over="ignore"):

@@ -27,7 +27,7 @@ Grades = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scores:
-    """What each measure gives for each question, (questions,) each, in the order of the questions."""
+    """The value of each measure for each question: an array (questions,) by the name of the measure."""
 
     of_query: Mapping[str, NDArray[np.float64]]
 
@@ -85,19 +85,19 @@ def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements:
     """The measures of rankings of chunk ids, best first, one a question; a question may find nothing."""
     ir_measures = require_measures()
     measures = [ir_measures.parse_measure(measure) for measure in MEASURES]
-    found = {name: np.zeros(len(queries)) for name in MEASURES}
+    values = {name: np.zeros(len(queries)) for name in MEASURES}
     for start in range(0, len(queries), _SCORED_AT_ONCE):
         some = slice(start, start + _SCORED_AT_ONCE)
         wanted, runs = _numbered(rankings[some], queries[some], judgements)
-        for each in ir_measures.iter_calc(measures, wanted, runs):
-            found[str(each.measure)][start + int(each.query_id)] = each.value
-    return Scores(of_query=found)
+        for metric in ir_measures.iter_calc(measures, wanted, runs):
+            values[str(metric.measure)][start + int(metric.query_id)] = metric.value
+    return Scores(of_query=values)
 
 
 def _numbered(
     rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements: Grades
 ) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
-    """Judgements and rankings with numbers in the place of ids.
+    """Judgements and rankings with numbers instead of ids.
 
     trec_eval is C, in which an id ends at a NUL, and a lone surrogate is a segfault.
     """
@@ -146,16 +146,16 @@ def differences(
     means = apart.mean(axis=1).tolist()
     if len(numbers) < FEWEST:
         return [Difference(mean=mean, low=None, high=None, p_value=None) for mean in means]
-    sums = np.stack([_sums(each, asked) for each in apart])
+    sums = np.stack([_sums(one, asked) for one in apart])
     drawn = np.concatenate(list(_resampled(sums, np.bincount(asked).astype(np.float64), seed)), axis=1)
     beyond = _beyond(drawn)
     low, high = np.quantile(drawn, [beyond, 1 - beyond], axis=1).tolist()
-    found = zip(means, low, high, _p_values(sums, seed), strict=True)
-    return [Difference(mean=mean, low=low, high=high, p_value=p_value) for mean, low, high, p_value in found]
+    figures = zip(means, low, high, _p_values(sums, seed), strict=True)
+    return [Difference(mean=mean, low=low, high=high, p_value=p_value) for mean, low, high, p_value in figures]
 
 
 def _sums(differences: NDArray[np.float64], asked: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The differences of each different question, added up; what cancels leaves a rest of rounding, which is none."""
+    """The differences of each different question, added up. If they cancel, the rest of rounding is made 0."""
     sums = np.bincount(asked, differences).astype(np.float64)
     sums[np.abs(sums) <= _SAME * np.bincount(asked, np.abs(differences))] = 0.0
     return sums
@@ -166,7 +166,7 @@ def _resampled(sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int
     drawing = np.random.default_rng(seed)
     for rows in _parts(sums.shape[1]):
         drawn = drawing.integers(0, sums.shape[1], (rows, sums.shape[1]))
-        yield np.stack([each[drawn].sum(axis=1) for each in sums]) / counts[drawn].sum(axis=1)
+        yield np.stack([one[drawn].sum(axis=1) for one in sums]) / counts[drawn].sum(axis=1)
 
 
 def _beyond(drawn: NDArray[np.float64]) -> float:

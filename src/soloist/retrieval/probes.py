@@ -1,7 +1,7 @@
 """Questions for a run that nobody has judged: headings, each of which should find its own chunk.
 
-That is weaker evidence than judged questions: a heading often stands in its chunk word for word, which favours whatever
-matches words, and people ask otherwise than headings are written.
+That is weaker evidence than judged questions. A heading often stands in its chunk word for word, which favours whatever
+matches words. And people do not ask as headings are written.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _TITLE_FIELDS = (
     # By their depth, as those who split Markdown name them: the deepest is the chunk's own.
     *(f"{name}{depth}" for depth in range(6, 0, -1) for name in ("header ", "heading ", "h")),
 )  # fmt: skip
-# Of these the last part is asked; a title is one whole, such as "TCP/IP basics".
+# Of a path the last part is asked. A title is asked as a whole, such as "TCP/IP basics".
 _PATH_FIELDS = ("section_path", "hierarchy_path", "headings", "heading_path", "header_path", "breadcrumbs")
 HEADING_FIELDS = (*_TITLE_FIELDS, *_PATH_FIELDS)
 _SEPARATORS = (" > ", "/", "|")
-_MOST_OWNERS = 3  # a heading of more chunks, such as "See also", tells them not apart
+_MOST_OWNERS = 3  # a heading of more chunks, such as "See also", does not tell them apart
 _WAY_ON = "give --queries and --qrels"
 
 
@@ -42,7 +42,7 @@ def probes(chunks: Iterable[Chunk], most: int = 300) -> Qrels:
     for id_, headings in known.items():
         for heading in headings:
             owners.setdefault(heading, []).append(id_)
-    firsts = (next((each for each in headings if _tells(owners[each])), None) for headings in known.values())
+    firsts = (next((text for text in headings if _tells(owners[text])), None) for headings in known.values())
     telling = {heading: owners[heading] for heading in firsts if heading is not None}
     if not telling:
         raise InputError(_why_none(owners))
@@ -67,30 +67,30 @@ def _why_none(owners: Mapping[str, Sequence[str]]) -> str:
             f"share each of them, so no heading tells its chunk from the others: {_WAY_ON}"
         )
     named = ", ".join(HEADING_FIELDS[:4])
-    return f"no chunk has a heading in its metadata ({named} and such), so there is nothing to ask: {_WAY_ON}"
+    return f"no chunk has a heading in its metadata ({named} or similar), so there is nothing to ask: {_WAY_ON}"
 
 
 def _notices(chosen: Sequence[str], chunks: int) -> Iterator[str]:
     single = sum(len(heading.split()) == 1 for heading in chosen)
     words = f" ({single:,} of one word)" if single else ""
     yield (
-        f"nobody judged these questions: they are {count_text(len(chosen), 'heading')}{words}, and each should find "
-        "its own chunk; that is weaker evidence than judged questions"
+        f"nobody judged these questions: they are {count_text(len(chosen), 'heading')}{words}, each of which should "
+        "find its own chunk. That is weaker evidence than judged questions"
     )
     if len(chosen) < FEWEST:
         yield (
-            f"too few headings: {len(chosen)} tell chunks apart, of {count_text(chunks, 'chunk')}, and fewer than "
+            f"too few headings: in {count_text(chunks, 'chunk')} only {len(chosen)} tell chunks apart, and fewer than "
             f"{FEWEST} questions show nothing: {_WAY_ON}"
         )
 
 
 def headings_of(chunk: Chunk) -> tuple[str, ...]:
-    """The headings of a chunk by its metadata, of a path its last part: those of several words, then single words."""
+    """The headings in a chunk's metadata: those of several words, then single words. Of a path its last part."""
     fields = {name.lower(): value for name, value in chunk.metadata.items()}
-    found = [_text(fields.get(name), is_path=name in _PATH_FIELDS) for name in HEADING_FIELDS]
-    # A number or a dash is no question.
-    asked = dict.fromkeys(text for text in found if any(map(str.isalpha, text)))
-    return tuple(sorted(asked, key=lambda text: len(text.split()) == 1))
+    texts = [_text(fields.get(name), is_path=name in _PATH_FIELDS) for name in HEADING_FIELDS]
+    # A number or a dash is not a question.
+    headings = dict.fromkeys(text for text in texts if any(map(str.isalpha, text)))
+    return tuple(sorted(headings, key=lambda text: len(text.split()) == 1))
 
 
 def _text(value: Any, *, is_path: bool) -> str:
@@ -100,7 +100,7 @@ def _text(value: Any, *, is_path: bool) -> str:
     if not isinstance(value, str):
         return ""
     value = value.strip(" /|") if is_path else value  # "/Guide/Leases/" ends in its last part too
-    separator = next((each for each in _SEPARATORS if is_path and each in value), None)
+    separator = next((mark for mark in _SEPARATORS if is_path and mark in value), None)
     value = value.rsplit(separator, 1)[-1] if separator is not None else value
-    # JSON may hold lone surrogates, which are no text that could be asked.
+    # JSON may hold lone surrogates, which are not text and cannot be asked.
     return " ".join(value.encode("utf-8", "replace").decode("utf-8").split())

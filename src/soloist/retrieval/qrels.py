@@ -16,9 +16,9 @@ _HIGHEST_GRADE = 10_000  # trec_eval has a place in memory for each grade up to 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Qrels:
-    """Questions by id, and for each of them the chunks that were judged, with grades; 0 and less mean not relevant.
+    """Questions by id, and for each question the chunks that were judged, with grades. 0 and less mean not relevant.
 
-    `notices` say what was left out. `weak` where nobody judged anything: the questions are made from the chunks.
+    `notices` say what was left out. `weak` means that nobody judged anything: the questions are made from the chunks.
     """
 
     queries: Mapping[str, str]
@@ -34,28 +34,26 @@ def read_qrels(queries: Path, qrels: Path) -> Qrels:
     by tabs, with or without a heading, or the four columns of TREC.
 
     Raises:
-        InputError: a file cannot be read, a line is none of these, a query is empty or there twice, or a judgement
-            names a query that is not there, or contradicts one before.
+        InputError: a file cannot be read, a line is not one of these, a query is empty, an id is there twice, or a
+            judgement is of an unknown query or contradicts an earlier one.
     """
     texts = _queries(queries)
     judgements: dict[str, dict[str, int]] = {}
     for place, query, chunk, grade in _judgements(qrels):
         if query not in texts:
-            raise InputError(
-                f"{place}: it judges the query {query!r}, which {queries} does not have: correct either file"
-            )
+            raise InputError(f"{place}: the query {query!r} is not in {queries}: correct one of the two files")
         known = judgements.setdefault(query, {}).setdefault(chunk, grade)
         if known != grade:
             raise InputError(
-                f"{place}: it gives {chunk!r} the grade {grade} for the query {query!r}, and a line before gives it "
-                f"{known}: keep one of them"
+                f"{place}: the grade of {chunk!r} for the query {query!r} is {grade}, but {known} in an earlier line: "
+                "keep one of the two lines"
             )
     relevant = {query: grades for query, grades in judgements.items() if max(grades.values()) > 0}
     if not relevant:
-        raise InputError(f"{qrels} judges no chunk as relevant, with a grade above 0: give judgements of these queries")
+        raise InputError(f"{qrels} judges no chunk as relevant: give at least one grade above 0")
     left_out = len(texts) - len(relevant)
     notices = (
-        (f"without a relevant chunk by the judgements, so left out: {left_out:,} of {len(texts):,} queries",)
+        (f"left out, because no chunk is judged relevant for it: {left_out:,} of {len(texts):,} queries",)
         if left_out
         else ()
     )
@@ -65,26 +63,26 @@ def read_qrels(queries: Path, qrels: Path) -> Qrels:
 
 
 def _queries(path: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for number, line in _lines(path):
         try:
             value: Any = json.loads(line)
             id_, text = value["_id"], value["text"]
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise InputError(
-                f'{path}, line {number} is not a query: give one object a line, such as {{"_id": "q1", "text": "how?"}}'
+                f'{path}, line {number} is not a query: give a JSON object a line, e.g. {{"_id": "1", "text": "how?"}}'
             ) from exc
         if not isinstance(text, str) or not text.strip():
             raise InputError(
-                f"{path}, line {number}: the text of the query {id_!r} is empty: give one, or remove the line"
+                f"{path}, line {number}: the text of the query {id_!r} is empty: give a text, or remove the line"
             )
         id_ = _id(id_, f"{path}, line {number}")
-        if id_ in found:
-            raise InputError(f"{path}, line {number}: the query {id_!r} is there twice: give each an id of its own")
-        found[id_] = text
-    if not found:
-        raise InputError(f"{path} has no query: give one object a line")
-    return found
+        if id_ in texts:
+            raise InputError(f"{path}, line {number}: the id {id_!r} is there twice: give each query its own id")
+        texts[id_] = text
+    if not texts:
+        raise InputError(f"{path} has no query: give one JSON object a line")
+    return texts
 
 
 def _id(value: Any, place: str) -> str:
@@ -92,7 +90,7 @@ def _id(value: Any, place: str) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2.0**53:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise InputError(f"{place}: its _id is {json.dumps(value)}: give a text or a whole number")
+        raise InputError(f"{place}: the _id is {json.dumps(value)}: give a text or a whole number")
     return str(value)
 
 
@@ -125,4 +123,4 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line.rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise InputError(f"{path} cannot be read ({reason}): give a text file that is there") from exc
+        raise InputError(f"{path} cannot be read ({reason}): give the path of a text file") from exc

@@ -1,4 +1,4 @@
-"""What may be asked of a run: texts, one or several, and each with something in it. Pure."""
+"""What may be a query: a text that is not empty; and what may be several. Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from soloist.text_lists import list_of_texts
 
 
 def checked_query(value: object) -> str:
-    """One question.
+    """One query.
 
     Raises:
-        ConfigError: it is no text, is empty, or has half a character in it.
+        ConfigError: it is not a text, is empty, or has half a character in it.
     """
     if not isinstance(value, str):
-        raise ConfigError(f"a query is a {type(value).__name__}: give a text")
+        raise ConfigError(f"a query is of the type {type(value).__name__}: give a text")
     if not value.strip():
-        raise ConfigError("a query is empty: ask something")
+        raise ConfigError("a query is empty: give some text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as exc:
@@ -27,9 +27,9 @@ def checked_query(value: object) -> str:
 
 
 def checked_queries(values: object) -> tuple[str, ...]:
-    """Several questions, in an order; there may be none.
+    """Several queries, in their order; there may be none.
 
     Raises:
-        ConfigError: it is one text, whose letters would be asked, or one of them is no question.
+        ConfigError: it is one text, whose letters would be queries, or one of them is not a query.
     """
     return tuple(map(checked_query, list_of_texts("queries", values)))

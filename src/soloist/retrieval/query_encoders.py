@@ -21,6 +21,7 @@ from soloist.models.loading import StagedModel, stage
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.retrieval.run_record import ModelRecord
+from soloist.wording import count_text
 from soloist.workers import interruptible
 
 # Tokens in a batch of queries, which are short.
@@ -28,11 +29,10 @@ _BATCH_TOKENS = 2_048
 
 
 class QueryEncoders:
-    """Encoders for the query side of a run's models, on the CPU; each is loaded when it is first asked for.
+    """The query side of a run's models, on the CPU. A model is loaded when it is first needed.
 
     Threads may share them. A model encodes for one thread at a time, since its tokenizer and its last batch are shared.
-
-    `catalogue` is a file of models of one's own, for where those of the run lie elsewhere on this machine.
+    `catalogue` is a file of the user's models, if those of the run are in other places on this machine.
     """
 
     def __init__(self, config: RunConfig, models: Mapping[str, ModelRecord], catalogue: Path | None = None) -> None:
@@ -46,13 +46,13 @@ class QueryEncoders:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Which queries were cut, in a sentence each."""
+        """Which queries were cut, a sentence for each."""
         return tuple(self._notices)
 
     def encode(self, model: str, texts: Sequence[str]) -> Vectors:
         """The queries as this model sees them, its query prompt before each; (texts, dim) unit float32, read-only.
 
-        The last batch is kept, since an evaluation asks the same questions by every fusion.
+        The last batch is kept, because the rankers of an evaluation encode the same queries.
 
         Raises:
             ConfigError: the model of that name here is not the one that made the run.
@@ -83,16 +83,14 @@ class QueryEncoders:
         tokenized = encoder.tokenize(texts)
         for text, dropped in zip(texts, tokenized.dropped, strict=True):
             if dropped:
-                name, limit = encoder.staged.spec.name, encoder.staged.max_tokens
-                were = "was" if dropped == 1 else "were"
-                self._notices[f"{name} reads {limit} tokens of a query: {dropped} of {text[:40]!r} {were} cut"] = None
+                self._notices[_cut_notice(encoder, text, dropped)] = None
         for row in encoder.vectorless(tokenized):
             raise _no_vector(encoder, texts[row])
-        found = np.zeros((len(texts), encoder.staged.dim), dtype=np.float32)
+        raw = np.zeros((len(texts), encoder.staged.dim), dtype=np.float32)
         for batch in encoder.plan(tokenized, lambda length: max(1, _BATCH_TOKENS // max(1, length))):
-            vectors = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
-            found[list(batch.rows)] = vectors[: len(batch.rows)]
-        vectors, bad = unit_rows(found)
+            computed = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
+            raw[list(batch.rows)] = computed[: len(batch.rows)]
+        vectors, bad = unit_rows(raw)
         if bad:
             raise _no_vector(encoder, texts[bad[0]])
         return vectors
@@ -108,21 +106,29 @@ class QueryEncoders:
                     return spec
         gone = f", and the run's catalogue {path} is not there" if is_gone else ""
         raise ConfigError(
-            f"{record.name}, which made the run, is not found on this machine{gone}: give --catalogue with its folder "
-            f'as source under [models."{record.name}"]'
+            f"{record.name} made the run, but is not found on this machine{gone}: give --catalogue a file that has the "
+            f'folder of the model as source under [models."{record.name}"]'
         )
+
+
+def _cut_notice(encoder: Encoder, text: str, dropped: int) -> str:
+    were = "was" if dropped == 1 else "were"
+    return (
+        f"{encoder.staged.spec.name} reads {encoder.staged.max_tokens} tokens of a query: "
+        f"{count_text(dropped, 'token')} of {text[:40]!r} {were} cut off"
+    )
 
 
 def _no_vector(encoder: Encoder, text: str) -> EncodingError:
     return EncodingError(
-        f"{encoder.staged.spec.name} gives the query {text[:40]!r} no vector: ask in other words, or another model"
+        f"{encoder.staged.spec.name} makes no vector of the query {text[:40]!r}: use other words, or another model"
     )
 
 
 def _require_same(staged: StagedModel, record: ModelRecord) -> None:
     if staged.fingerprint != record.fingerprint:
         raise ConfigError(
-            f"{record.name} on this machine is not the model that made the run (its weights, prompts or limits are "
-            "others, or an earlier version of soloist made the run): give --catalogue with the folder of that model, "
-            "or the command of the run once more, which computes the vectors again"
+            f"{record.name} on this machine is not the model that made the run: its weights, prompts or limits differ, "
+            "or an earlier version of soloist made the run. Give --catalogue with the folder of that model, or run the "
+            "command that made the run again, which computes the vectors again"
         )

@@ -1,4 +1,4 @@
-"""What run.json says of a finished run, as far as searching it needs. Values; knows nothing of models or vectors."""
+"""What run.json says of a finished run, as far as ranking its chunks needs. Values; loads no model and no vector."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from soloist.config import RunConfig
-from soloist.fusion import FusionPlan
+from soloist.config import FusionConfig, RunConfig
+from soloist.errors import ConfigError
+from soloist.fusion import FusionPlan, Member, plan_fusion
 from soloist.stores import RunFolder
 from soloist.types import DType
 
@@ -39,6 +40,46 @@ class RunRecord:
     fusion: FusionPlan | None
     collections: tuple[str, ...]
 
+    @property
+    def members(self) -> list[Member]:
+        """The models as a fusion sees them."""
+        return [
+            Member(name=model.name, dim=model.dim, matryoshka_dims=model.matryoshka_dims)
+            for model in self.models.values()
+        ]
+
+    @property
+    def fusion_plan(self) -> FusionPlan:
+        """The run's own fusion.
+
+        Raises:
+            ConfigError: the run has none.
+        """
+        if self.fusion is None:
+            raise ConfigError(f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}")
+        return self.fusion
+
+    def require_model(self, name: str) -> None:
+        """Refuse the name of a model that the run does not have.
+
+        Raises:
+            ConfigError: it is such a name.
+        """
+        if name not in self.models:
+            raise ConfigError(f"the run has no model {name}: choose one of {', '.join(self.models)}")
+
+    def weights(self, given: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The weight of each model with a weight above 0: as given, else as in the run's own fusion, else equal ones.
+
+        Raises:
+            FusionError: the weights are of other models, or are not weights.
+        """
+        fusion = self.fusion
+        if given:
+            fusion = plan_fusion(FusionConfig(weights=given), self.members)
+        weights = fusion.weights if fusion is not None else [1 / len(self.models)] * len(self.models)
+        return {model: weight for model, weight in zip(self.models, weights, strict=True) if weight}
+
 
 def read_record(folder: RunFolder) -> RunRecord:
     """The record of a finished run.
@@ -50,16 +91,16 @@ def read_record(folder: RunFolder) -> RunRecord:
 
 
 def _record(summary: Any) -> RunRecord:
-    models = [_model(each) for each in summary["models"]]
+    models = [_model(model) for model in summary["models"]]
     fusion = summary["fusion"]
     return RunRecord(
         config=RunConfig.from_dict(summary["config"]),
         models={model.name: model for model in models},
         fusion=FusionPlan.from_dict(fusion) if fusion is not None else None,
-        collections=tuple(each["name"] for each in summary["collections"] if each["chunks"]),
+        collections=tuple(row["name"] for row in summary["collections"] if row["chunks"]),
     )
 
 
 def _model(summary: Any) -> ModelRecord:
-    asked = {name: summary[name] for name in ModelRecord.__slots__ if name != "matryoshka_dims"}
-    return ModelRecord(**asked, matryoshka_dims=tuple(summary.get("matryoshka_dims", ())))
+    values = {name: summary[name] for name in ModelRecord.__slots__ if name != "matryoshka_dims"}
+    return ModelRecord(**values, matryoshka_dims=tuple(summary.get("matryoshka_dims", ())))

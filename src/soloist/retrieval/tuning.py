@@ -1,4 +1,4 @@
-"""Weights chosen on one part of the judged questions and tried on the other."""
+"""Weights that are chosen on one half of the judged questions and tried on the other half."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from soloist.arrays import Vectors
 from soloist.errors import ConfigError
-from soloist.retrieval.exact import Question, passes, search
+from soloist.retrieval.corpus import Corpus
+from soloist.retrieval.exact import WeightedQueries, passes, search
 from soloist.retrieval.identical_ids import HitFilter
 from soloist.retrieval.metrics import FEWEST, MAIN, Difference, Scores, difference, score
-from soloist.retrieval.opened import OpenedRun
 from soloist.retrieval.qrels import Qrels
 from soloist.wording import count_text, is_or_are
 
@@ -36,22 +36,23 @@ class Tuned:
     gain: Difference
 
 
-def tune(run: OpenedRun, qrels: Qrels, counted: HitFilter, collections: Sequence[str] = ()) -> Tuned:
-    """Try a grid of weights; `counted` are the rows that count as hits.
+def tune(corpus: Corpus, qrels: Qrels, hits: HitFilter) -> Tuned:
+    """Try a grid of weights for a concatenation of all models.
 
     Raises:
         ConfigError: see `require_tunable`.
     """
-    training, held_out = require_tunable(run, qrels)
-    candidates = list(grid(len(run.models)))
-    rated = [found.mean() for found in _scores(run, qrels, training, candidates, counted, collections)]
-    weights = candidates[int(np.argmax(rated))]
-    singles = [tuple(float(place == model) for place in range(len(run.models))) for model in range(len(run.models))]
-    single = max(singles, key=lambda each: rated[candidates.index(each)])
-    tuned, alone = _scores(run, qrels, held_out, [weights, single], counted, collections)
+    models = list(corpus.record.models)
+    training, held_out = require_tunable(models, qrels)
+    candidates = list(grid(len(models)))
+    means = [scores.mean() for scores in _scores(corpus, qrels, hits, training, candidates)]
+    weights = candidates[int(np.argmax(means))]
+    singles = [tuple(float(other == model) for other in models) for model in models]
+    single = max(singles, key=lambda alone: means[candidates.index(alone)])
+    tuned, alone = _scores(corpus, qrels, hits, held_out, [weights, single])
     return Tuned(
-        weights=dict(zip(run.models, weights, strict=True)),
-        single=run.models[single.index(1.0)],
+        weights=dict(zip(models, weights, strict=True)),
+        single=models[single.index(1.0)],
         training=len(training),
         held_out=len(held_out),
         ndcg=tuned.mean(),
@@ -59,20 +60,20 @@ def tune(run: OpenedRun, qrels: Qrels, counted: HitFilter, collections: Sequence
     )
 
 
-def require_tunable(run: OpenedRun, qrels: Qrels) -> tuple[list[str], list[str]]:
+def require_tunable(models: Sequence[str], qrels: Qrels) -> tuple[list[str], list[str]]:
     """The questions to tune on and those to try the weights on.
 
     Raises:
         ConfigError: the run has one model, or there are too few questions to keep any back.
     """
-    if len(run.models) < 2:
-        raise ConfigError("the run has one model, whose weight nothing can be tuned against: leave out --tune")
+    if len(models) < 2:
+        raise ConfigError("the run has one model, so it has no weights to tune: leave out --tune")
     training, held_out = split(list(qrels.queries))
     if min(len(training), len(held_out)) < FEWEST:
         count = len(qrels.queries)
         raise ConfigError(
-            f"{count_text(count, 'question')} {is_or_are(count)} too few to tune weights on a part of them and try "
-            f"them on the rest: judge {2 * FEWEST} or more, or leave out --tune"
+            f"{count_text(count, 'question')} {is_or_are(count)} too few to tune weights on one half and try them on "
+            f"the other: judge {2 * FEWEST} or more, or leave out --tune"
         )
     return training, held_out
 
@@ -93,33 +94,34 @@ def grid(models: int) -> Iterator[tuple[float, ...]]:
 
 
 def _scores(
-    run: OpenedRun,
-    qrels: Qrels,
-    queries: Sequence[str],
-    candidates: Sequence[Sequence[float]],
-    counted: HitFilter,
-    collections: Sequence[str],
+    corpus: Corpus, qrels: Qrels, hits: HitFilter, queries: Sequence[str], candidates: Sequence[Sequence[float]]
 ) -> list[Scores]:
     """What each candidate's concatenation is worth, in passes over the vectors with as many questions as `passes` lets.
 
     Each question is there once for each candidate; their numbers together do not matter for memory.
     """
-    # All questions, since the systems have asked them, and then these.
-    places = {query: place for place, query in enumerate(qrels.queries)}
-    rows = [places[query] for query in queries]
-    vectors = [run.encode(model, list(qrels.queries.values()))[rows] for model in run.models]
+    models = list(corpus.record.models)
+    vectors = _query_vectors(corpus, qrels, queries)
     dims = sum(part.shape[1] for part in vectors)
-    found: list[list[Scores]] = []
-    for some in passes(len(queries), dims, counted.depth, weightings=len(candidates)):
-        question = _weighted([part[some] for part in vectors], candidates)
-        best = search(question, run.blocks(run.models, collections), counted.depth)
+    parts: list[list[Scores]] = []
+    for some in passes(len(queries), dims, hits.depth, weightings=len(candidates)):
+        weighted = _weighted([part[some] for part in vectors], candidates)
+        positions = search(weighted, corpus.blocks(models), hits.depth).positions
         asked = queries[some]
-        split_up = np.split(best.positions, len(candidates))
-        found.append([score(counted.rankings(positions, asked), asked, qrels.judgements) for positions in split_up])
-    return [Scores.joined(parts) for parts in zip(*found, strict=True)]
+        rankings = [positions[start : start + len(asked)] for start in range(0, len(positions), len(asked))]
+        parts.append([score(hits.rankings(ranking, asked), asked, qrels.judgements) for ranking in rankings])
+    return [Scores.joined(scores) for scores in zip(*parts, strict=True)]
 
 
-def _weighted(vectors: Sequence[Vectors], candidates: Sequence[Sequence[float]]) -> Question:
+def _query_vectors(corpus: Corpus, qrels: Qrels, queries: Sequence[str]) -> list[Vectors]:
+    """The vectors of these questions by each model. All questions are encoded, because the encoders keep those."""
+    numbers = {query: number for number, query in enumerate(qrels.queries)}
+    rows = [numbers[query] for query in queries]
+    texts = list(qrels.queries.values())
+    return [corpus.queries.by_model(model, texts)[rows] for model in corpus.record.models]
+
+
+def _weighted(vectors: Sequence[Vectors], candidates: Sequence[Sequence[float]]) -> WeightedQueries:
     """All queries with the first candidate's weights, then all with the next one's."""
     weights = np.repeat(np.asarray(candidates, np.float64), len(vectors[0]), axis=0)
-    return Question(vectors=[np.tile(part, (len(candidates), 1)) for part in vectors], weights=weights)
+    return WeightedQueries(vectors=[np.tile(part, (len(candidates), 1)) for part in vectors], weights=weights)

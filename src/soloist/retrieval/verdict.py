@@ -5,18 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from soloist.retrieval.cost import Cost
 from soloist.retrieval.metrics import FEWEST, MAIN, Difference
 from soloist.wording import count_text
 
 Answer = Literal["helps", "hurts", "no gain", "not shown"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What vectors cost: seconds of encoding for all chunks, None where no session measured it, and bytes a chunk."""
-
-    seconds: float | None
-    bytes_per_chunk: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

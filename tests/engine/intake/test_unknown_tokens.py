@@ -75,7 +75,7 @@ def test_texts_with_unknown_tokens_are_found_before_a_lease(tiny_models: dict[st
     known = opened.encode("grown", ["moon"])  # of letters that the tokenizer knows
     assert known.shape == (1, 32)
     for model, question in (("grown", "zzqq"), ("closed", "moon")):
-        with pytest.raises(EncodingError, match=f"{model} gives the query '{question}' no vector: ask in other words"):
+        with pytest.raises(EncodingError, match=f"{model} makes no vector of the query '{question}': use other words"):
             opened.encode(model, ["stone", question])
 
 

@@ -1,0 +1,148 @@
+"""What is ranked: the chunks of some collections of a finished run, row by row, with their ids, texts and vectors.
+
+Knows the files of a run, and how a query becomes a vector. Knows nothing of how the rows are ranked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.arrays import Vectors
+from soloist.errors import OutputError
+from soloist.fusion_methods import FUSED
+from soloist.retrieval.exact import BLOCK_ROWS, Block, DamagedRowError, WeightedQueries, search_all
+from soloist.retrieval.query_vectors import QueryVectors
+from soloist.retrieval.rankings import Rankings
+from soloist.retrieval.row_index import RowIndex
+from soloist.retrieval.run_record import RunRecord
+from soloist.stores import RunFolder
+from soloist.stores.mapped import MappedVectors
+from soloist.types import Chunk
+from soloist.wording import count_text
+
+
+class Corpus:
+    """The chunks of some collections, in the order of collections, shards and rows; what is read is kept open.
+
+    A ranker reads what it needs: vectors in blocks, texts, or queries as vectors. Everything that gives rows or
+    vectors raises OutputError where a file is missing, damaged, or of other rows.
+    """
+
+    def __init__(self, folder: RunFolder, record: RunRecord, queries: QueryVectors, collections: Sequence[str]) -> None:
+        self.record = record
+        self.queries = queries
+        self.index = RowIndex(folder, collections)
+        self._folder = folder
+        self._vectors: dict[str, RunVectors] = {}
+
+    @property
+    def rows(self) -> int:
+        """How many chunks there are."""
+        return self.index.rows
+
+    @functools.cached_property
+    def whole(self) -> Corpus:
+        """The chunks of all collections of the run, to which a fusion is fitted."""
+        return Corpus(self._folder, self.record, self.queries, self.record.collections)
+
+    def ids(self) -> Iterator[tuple[str, str]]:
+        """Collection and id of every row, in order."""
+        for collection, shard in self.index.shards:
+            for id_ in self._folder.shards.read_ids(collection, shard):
+                yield collection, id_
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The chunk of every row, in order."""
+        for collection, shard in self.index.shards:
+            yield from self._folder.shards.read_chunks(collection, shard)
+
+    def chunks_at(self, positions: Sequence[NDArray[np.int64]]) -> dict[int, tuple[str, Chunk]]:
+        """Collection and chunk of each of these rows, by position; every shard is read once."""
+        rows: dict[tuple[str, int], dict[int, int]] = {}
+        for position in np.unique(np.concatenate(positions)).tolist():
+            location = self.index.location(position)
+            rows.setdefault((location.collection, location.shard), {})[location.row] = position
+        chunks: dict[int, tuple[str, Chunk]] = {}
+        for (collection, shard), wanted in rows.items():
+            read = self._folder.shards.read_chunks(collection, shard, list(wanted))
+            chunks.update((wanted[row], (collection, chunk)) for row, chunk in zip(wanted, read, strict=True))
+        return chunks
+
+    def vectors(self, name: str) -> RunVectors:
+        """The vectors of all rows by a model, or the fused ones, whose name is `fused`."""
+        if name not in self._vectors:
+            self._vectors[name] = RunVectors(
+                [
+                    _mapped(self._folder, self._file(name, collection, shard), rows)
+                    for collection, shard, rows in self.index.shard_rows()
+                ]
+            )
+        return self._vectors[name]
+
+    def blocks(self, names: Sequence[str]) -> Iterator[Block]:
+        """The vectors by each of these names, the same rows of each at a time (see `RunVectors.blocks`)."""
+        return zip(*(self.vectors(name).blocks() for name in names), strict=True)
+
+    def nearest(self, names: Sequence[str], queries: WeightedQueries, k: int) -> Rankings:
+        """The `k` rows of the highest weighted cosines by the vectors of these names."""
+        with self.damage_named(names):
+            return search_all(queries, lambda: self.blocks(names), k)
+
+    @contextlib.contextmanager
+    def damage_named(self, names: Sequence[str]) -> Iterator[None]:
+        """Name the file of a damaged row: to leave the row out would answer as if its chunk were not there."""
+        try:
+            yield
+        except DamagedRowError as exc:
+            location = self.index.location(exc.position)
+            file = self._folder.path / self._file(names[exc.model], location.collection, location.shard)
+            raise OutputError(
+                f"{file} is damaged: its row {location.row} has NaN, infinity or a norm far from 1. Run soloist verify "
+                f"{self._folder.path} to list all damage, and the command that made the run to repair it"
+            ) from exc
+
+    def _file(self, name: str, collection: str, shard: int) -> str:
+        if name == FUSED:
+            return self._folder.shards.fused_file(collection, shard)
+        return self._folder.shards.vectors_file(collection, name, shard)
+
+
+class RunVectors:
+    """The vectors of all rows by one model, or fused; nothing of them is in memory until it is asked for."""
+
+    def __init__(self, files: Sequence[MappedVectors]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return sum(file.rows for file in self._files)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What a row takes on the disk."""
+        return self._files[0].row_bytes if self._files else 0
+
+    def blocks(self) -> Iterator[Vectors]:
+        """The rows in order, (up to `BLOCK_ROWS`, dim) float32 each; the blocks of a run's models have the same rows.
+
+        Raises:
+            OutputError: a file has changed since it was opened, or is gone.
+        """
+        for file in self._files:
+            with file.mapped() as rows:
+                for start in range(0, file.rows, BLOCK_ROWS):
+                    yield rows(start, min(file.rows, start + BLOCK_ROWS))
+
+
+def _mapped(folder: RunFolder, name: str, rows: int) -> MappedVectors:
+    file = MappedVectors.open(folder.path / name)
+    if file.rows != rows:
+        raise OutputError(
+            f"{folder.path / name} has {count_text(file.rows, 'row')} for {count_text(rows, 'chunk')}: run the command "
+            "that made the run again"
+        )
+    return file

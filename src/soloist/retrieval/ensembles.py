@@ -1,0 +1,91 @@
+"""Which ensembles of an evaluation get a verdict: the run's own fusion, and the best of all. Pure: scores in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from soloist.fusion_methods import FUSIONS
+from soloist.retrieval.cost import Cost
+from soloist.retrieval.metrics import MAIN, Difference, Scores, difference, differences
+from soloist.retrieval.rankers import Kind, searchable
+from soloist.retrieval.run_record import RunRecord
+from soloist.retrieval.verdict import Verdict, judge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoredSystem:
+    """A system with its scores, and without its rankings, which need far more memory."""
+
+    name: str
+    kind: Kind
+    cost: Cost | None
+    scores: Scores
+
+
+def verdicts(
+    systems: Sequence[ScoredSystem],
+    single: ScoredSystem,
+    queries: Sequence[str],
+    *,
+    weak: bool,
+    record: RunRecord,
+    with_weights: bool,
+) -> tuple[Verdict | None, Verdict | None]:
+    """On the run's own fusion, which was chosen before any of the questions, and on the best of all ensembles.
+
+    The best is the one with the highest mean, among those that help if any do. An ensemble that is not the run's own is
+    judged by figures that allow for the choice.
+    """
+    ensembles = [system for system in systems if system.kind in ("run", "fusion")]
+    if not ensembles:
+        return None, None
+    own = next((system for system in ensembles if system.kind == "run"), None)
+    gains = _gains(ensembles, own, single, queries)
+    helping = [system for system in ensembles if gains[system.name].is_shown and gains[system.name].mean > 0]
+    best = max(helping or ensembles, key=lambda system: system.scores.mean())
+
+    def verdict(system: ScoredSystem, *, among: int = 0, instead: str | None = None) -> Verdict:
+        assert system.cost is not None and single.cost is not None  # both have vectors
+        return judge(
+            system.name, single.name, gains[system.name], len(queries), system.cost, single.cost,
+            weak=weak, among=among, instead=instead,
+        )  # fmt: skip
+
+    own_verdict = None
+    if own is not None:
+        own_verdict = verdict(own, instead=best.name if helping and best is not own else None)
+        if best is own:
+            return own_verdict, own_verdict
+    way = _way_to_have(best.name, with_weights=with_weights)
+    if own is None:
+        way = f"{way} {_why_not_judged(record)}".lstrip()
+    best_verdict = verdict(best, among=len(ensembles))
+    return own_verdict, replace(best_verdict, text=f"{best_verdict.text} {way}".rstrip())
+
+
+def _gains(
+    ensembles: Sequence[ScoredSystem], own: ScoredSystem | None, single: ScoredSystem, queries: Sequence[str]
+) -> dict[str, Difference]:
+    """Over the best single model. The figures hold for whichever ensemble is picked; the run's own has its own."""
+    scores = [system.scores.of_query[MAIN] for system in ensembles]
+    alone = single.scores.of_query[MAIN]
+    gains = dict(zip([system.name for system in ensembles], differences(scores, alone, queries), strict=True))
+    if own is not None:
+        gains[own.name] = difference(own.scores.of_query[MAIN], alone, queries)
+    return gains
+
+
+def _way_to_have(name: str, *, with_weights: bool) -> str:
+    """How to search by an ensemble that is not the run's own."""
+    same = " with the same --weights" if with_weights else ""
+    if name in searchable():
+        return f"soloist search --{name}{same} ranks by it."
+    if name in FUSIONS:
+        return f"soloist embed --fusion {name}{same} makes it, and embeds no text again."
+    return ""
+
+
+def _why_not_judged(record: RunRecord) -> str:
+    why = "has no fused vectors" if record.fusion is None else "has fused vectors that are left out here"
+    return f"The run {why}."

@@ -1,0 +1,56 @@
+"""The queries of a run as vectors: by one model, or fused as the run fuses its chunks. Knows nothing of rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from soloist.arrays import Vectors
+from soloist.fusion import Fitted, FusionPlan, fuse
+from soloist.retrieval.query_checks import checked_queries
+from soloist.retrieval.query_encoders import QueryEncoders
+from soloist.retrieval.run_record import RunRecord
+from soloist.stores import RunFolder
+from soloist.stores.fit_file import read_fit
+
+
+class QueryVectors:
+    """The vectors of queries in the spaces of a run. The errors are those of `OpenedRun.encode`."""
+
+    def __init__(self, folder: RunFolder, record: RunRecord, encoders: QueryEncoders) -> None:
+        self._folder = folder
+        self._record = record
+        self._encoders = encoders
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was noticed about queries so far, such as that a model cut one."""
+        return self._encoders.notices
+
+    def by_model(self, model: str, queries: Sequence[str]) -> Vectors:
+        """By one model, its query prompt before each: (queries, dim) unit float32, read-only."""
+        texts = checked_queries(queries)
+        self._record.require_model(model)
+        if not texts:
+            return np.zeros((0, self._record.models[model].dim), np.float32)
+        return self._encoders.encode(model, texts)
+
+    def for_fusion(self, plan: FusionPlan, queries: Sequence[str]) -> list[Vectors]:
+        """By each model of a fusion; zeros of a model that the fusion does not use, which is not loaded."""
+        queries = checked_queries(queries)
+        return [
+            self.by_model(model, queries) if kept else np.zeros((len(queries), dim), np.float32)
+            for model, kept, dim in zip(plan.models, plan.kept_dims, plan.member_dims, strict=True)
+        ]
+
+    def fused(self, queries: Sequence[str]) -> Vectors:
+        """By the run's own fusion: (queries, dim) unit float32."""
+        plan = self._record.fusion_plan
+        vectors = self.for_fusion(plan, queries)
+        return fuse(plan, vectors, fitted=self._own_fit if plan.needs_fit else None)
+
+    @functools.cached_property
+    def _own_fit(self) -> Fitted:
+        return Fitted(matrices=read_fit(self._folder.path))

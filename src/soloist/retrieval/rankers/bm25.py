@@ -1,0 +1,71 @@
+"""By BM25, which compares words and needs no model: a baseline that vectors should beat.
+
+By bm25s: Lucene's variant, English stop words, no stemming. The words of all chunks are in memory while it ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from soloist.errors import ConfigError, InputError
+from soloist.extras import install_command
+from soloist.retrieval.corpus import Corpus
+from soloist.retrieval.rankings import Rankings
+
+
+@dataclass(frozen=True, slots=True)
+class Bm25:
+    """BM25 over the texts of the chunks."""
+
+    corpus: Corpus
+    name: str = "BM25"
+
+    def cost(self) -> None:
+        """It has no vectors."""
+
+    def rank(self, queries: Sequence[str], k: int) -> Rankings:
+        """The best of the rows that share a word with the query, which may be fewer than `k`."""
+        return bm25_rankings([chunk.text for chunk in self.corpus.chunks()], queries, k)
+
+
+def rankers(corpus: Corpus, weights: Mapping[str, float] | None = None) -> Iterator[Bm25]:
+    """One; weights are of models, and it has none.
+
+    Raises:
+        ConfigError: bm25s is not installed.
+    """
+    _require_bm25s()
+    yield Bm25(corpus)
+
+
+def bm25_rankings(texts: Sequence[str], queries: Sequence[str], k: int) -> Rankings:
+    """Up to `k` texts for each query: only those that share a word with it, since BM25 says nothing of the others.
+
+    Raises:
+        InputError: no text has a word.
+    """
+    bm25s = _require_bm25s()
+    index = bm25s.BM25()
+    words = bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
+    if not any(words.ids):
+        raise InputError("no chunk has a word that BM25 counts")
+    index.index(words, show_progress=False)
+    query_words = bm25s.tokenize(list(queries), stopwords="en", show_progress=False, return_ids=False)
+    positions, scores = index.retrieve(query_words, k=min(k, len(texts)), show_progress=False)
+    return Rankings(
+        positions=[row[values > 0].astype(np.int64) for row, values in zip(positions, scores, strict=True)],
+        scores=[values[values > 0].astype(np.float64) for values in scores],
+    )
+
+
+def _require_bm25s() -> Any:
+    try:
+        import bm25s
+    except ImportError as exc:
+        remedy = f"run {install_command('eval')}, or leave BM25 out with --no-bm25"
+        raise ConfigError(f"BM25 needs bm25s: {remedy}") from exc
+    return bm25s
