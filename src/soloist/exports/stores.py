@@ -132,8 +132,8 @@ def require_own_places(target: str, there: Container[str]) -> None:
     mine = [name for name in PLACE_COLUMNS if name in there]
     if len(mine) == 1:
         raise ExportError(
-            f"{target} has a column {mine[0]} that no export wrote, and exports have one of this name: rename yours, "
-            "or choose another --table"
+            f"{target} has a column {mine[0]} that no export wrote, and an export needs a column of this name: rename "
+            "yours, or choose another --table"
         )
 
 

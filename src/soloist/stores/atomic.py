@@ -71,7 +71,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def none_left_on_error(path: Path) -> Iterator[None]:
-    """Where the body fails, remove the folder and its parents again, as far as they were not there and are empty."""
+    """If the body fails, remove the folder and its parents again, unless they were there before or are not empty."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         yield

@@ -32,7 +32,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a run is at work in a folder; no run is where nothing can be written, e.g. on a read-only disk."""
+    """Whether a run is at work in a folder. Where nothing can be written, as on a read-only disk, there is none."""
     if not (folder / _NAME).is_file():
         return False
     try:

@@ -15,7 +15,10 @@ from soloist.stores.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
-    """One model's part. `chunks_per_second` is the rate of the last session in which it embedded any, else None."""
+    """What one model has done and has left to do.
+
+    `chunks_per_second` is the rate of the last session in which the model embedded any chunks, else None.
+    """
 
     name: str
     chunks_done: int
@@ -26,7 +29,7 @@ class ModelStatus:
 
     @property
     def seconds_left(self) -> float | None:
-        """At that rate; None where none is known."""
+        """Until its last chunk, at that rate; None where the rate is not known."""
         left = self.chunks - self.chunks_done
         if not left:
             return 0.0
@@ -47,7 +50,7 @@ class RunStatus:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of encoding; None where the rate of a model is not known."""
+        """Of encoding by all models; None where the rate of one is not known."""
         times = [model.seconds_left for model in self.models]
         known = [time for time in times if time is not None]
         return sum(known) if len(known) == len(times) else None
@@ -163,7 +166,7 @@ def _error(events: list[Mapping[str, Any]]) -> str | None:
 
 
 def _events(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The events of a run; a line that a killed run left half is passed over."""
+    """The events of a run. A line that a killed run has half written is passed over."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as file:

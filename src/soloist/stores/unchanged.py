@@ -32,10 +32,10 @@ class Unchanged:
         return cls(path, _version(path))
 
     def require(self, way_on: str) -> None:
-        """Refuse to believe what was read so far, where the run is another one by now.
+        """Refuse what was read so far if the folder has another run by now.
 
         Raises:
-            OutputError: it is; `way_on` ends the sentence.
+            OutputError: it has; `way_on` ends the sentence.
         """
         if self.version is None or self.version != _version(self.path):
             raise OutputError(f"the run in {self.path} was changed meanwhile: {way_on} when it is finished")

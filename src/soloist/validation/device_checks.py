@@ -89,9 +89,9 @@ def release(evidence: Evidence) -> Finding:
         for seen in run.observations:
             if over := over_residue(seen.allocated_bytes, evidence):
                 what = f"the {end_of(seen.event)} of {listed(seen.event.models)} ({run.mode})"
-                return "fail", f"at {what} there were {bytes_on(over)}"
+                return "fail", f"at {what} the devices held {bytes_on(over)}"
         if over := over_residue(run.allocated_after, evidence):
-            return "fail", f"after the {run.mode} run there were still {bytes_on(over)}"
+            return "fail", f"after the {run.mode} run the devices still held {bytes_on(over)}"
     if (failed := failure_of(evidence.exclusive) or failure_of(evidence.standard)) is not None:
         return failed
     peaks = [peak for model in models_of(evidence.exclusive) for peak in model.peak_bytes.values()]
