@@ -69,8 +69,8 @@ def test_a_run_its_plan_and_its_evaluation_have_the_fusion(first_model, options,
     assert written["fusion"]["dim"] == WIDTHS[0]
     assert "fusion: only wordllama is searched" in written["notices"]
     folder = RunFolder(run)
-    ids, own = folder.read_vectors("alpha", "wordllama", 0)
-    fused_ids, fused = folder.read_fused("alpha", 0)
+    ids, own = folder.shards.read_vectors("alpha", "wordllama", 0)
+    fused_ids, fused = folder.shards.read_fused("alpha", 0)
     assert ids == fused_ids and np.array_equal(own, fused)
     invoke("verify", run)
 
@@ -104,7 +104,7 @@ def test_an_unknown_fusion_is_refused_with_the_choices(first_model, options, tmp
 
 def evaluated(run: Path, folder: Path) -> list[dict]:
     """The systems that eval ranks with, on questions whose answers are chunks of the run."""
-    chunks = RunFolder(run).read_chunks("alpha", 0)
+    chunks = RunFolder(run).shards.read_chunks("alpha", 0)
     with (folder / "queries.jsonl").open("w") as queries, (folder / "qrels.tsv").open("w") as qrels:
         for number, chunk in enumerate(chunks):
             queries.write(json.dumps({"_id": f"q{number}", "text": " ".join(chunk.text.split()[::3])}) + "\n")
