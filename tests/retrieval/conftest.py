@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from support.collections import write_collection
+from support.three_models import MODELS, WEIGHTS
 from torch.nn.modules.module import register_module_forward_hook
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
 from soloist.stores import RunFolder
-
-MODELS = ("bert", "qwen2", "wordllama")
-WEIGHTS = {"bert": 0.5, "qwen2": 0.2, "wordllama": 0.3}
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from retrieval.conftest import MODELS
-from retrieval.test_exact import unit
+from support.three_models import MODELS
+from support.unit_vectors import unit
 
 from soloist.retrieval import By, open_run
 from soloist.retrieval.exact import WeightedQueries, passes, search, search_all

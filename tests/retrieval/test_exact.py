@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.unit_vectors import unit
 
 from soloist.retrieval.exact import DamagedRowError, WeightedQueries, moments, search
 from soloist.retrieval.rankers.reciprocal_ranks import reciprocal_ranks
 from soloist.retrieval.rankings import Rankings
-
-
-def unit(rng, rows, dim):
-    vectors = rng.standard_normal((rows, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def blocks_of(parts, edges):

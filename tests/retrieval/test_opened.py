@@ -13,8 +13,8 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from retrieval.conftest import MODELS, WEIGHTS
 from support.collections import write_collection
+from support.three_models import MODELS, WEIGHTS
 
 import soloist
 from soloist.config import FusionConfig

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from soloist.fusion_methods import FUSIONS
@@ -34,8 +35,8 @@ def verdicts(
 ) -> tuple[Verdict | None, Verdict | None]:
     """On the run's own fusion, which was chosen before any of the questions, and on the best of all ensembles.
 
-    The best is the one with the highest mean, among those that help if any do. An ensemble that is not the run's own is
-    judged by figures that allow for the choice.
+    The best ensemble has the highest mean of those that help, or of all if none helps. If that is not the run's own, it
+    is judged by figures that allow for the choice.
     """
     ensembles = [system for system in systems if system.kind in ("run", "fusion")]
     if not ensembles:
@@ -44,24 +45,33 @@ def verdicts(
     gains = _gains(ensembles, own, single, queries)
     helping = [system for system in ensembles if gains[system.name].is_shown and gains[system.name].mean > 0]
     best = max(helping or ensembles, key=lambda system: system.scores.mean())
-
-    def verdict(system: ScoredSystem, *, among: int = 0, instead: str | None = None) -> Verdict:
-        assert system.cost is not None and single.cost is not None  # both have vectors
-        return judge(
-            system.name, single.name, gains[system.name], len(queries), system.cost, single.cost,
-            weak=weak, among=among, instead=instead,
-        )  # fmt: skip
-
+    verdict = functools.partial(_verdict, single=single, gains=gains, questions=len(queries), weak=weak)
     own_verdict = None
     if own is not None:
         own_verdict = verdict(own, instead=best.name if helping and best is not own else None)
         if best is own:
             return own_verdict, own_verdict
-    way = _way_to_have(best.name, with_weights=with_weights)
-    if own is None:
-        way = f"{way} {_why_not_judged(record)}".lstrip()
     best_verdict = verdict(best, among=len(ensembles))
-    return own_verdict, replace(best_verdict, text=f"{best_verdict.text} {way}".rstrip())
+    way = _way_to_have(best.name, with_weights=with_weights)
+    why = _why_not_judged(record) if own is None else ""
+    return own_verdict, replace(best_verdict, text=" ".join(filter(None, (best_verdict.text, way, why))))
+
+
+def _verdict(
+    system: ScoredSystem,
+    *,
+    single: ScoredSystem,
+    gains: Mapping[str, Difference],
+    questions: int,
+    weak: bool,
+    among: int = 0,
+    instead: str | None = None,
+) -> Verdict:
+    assert system.cost is not None and single.cost is not None  # both have vectors
+    return judge(
+        system.name, single.name, gains[system.name], questions, system.cost, single.cost,
+        weak=weak, among=among, instead=instead,
+    )  # fmt: skip
 
 
 def _gains(

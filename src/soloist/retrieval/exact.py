@@ -46,7 +46,10 @@ class DamagedRowError(ArithmeticError):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightedQueries:
-    """Queries as each model sees them, (queries, dim) unit float32 each, and the models' weights, (queries, models)."""
+    """Queries as each model sees them, an array (queries, dim) of unit float32 a model, and the models' weights.
+
+    The weights are (queries, models): each query may have its own.
+    """
 
     vectors: Sequence[Vectors]
     weights: NDArray[np.float64]
@@ -64,13 +67,13 @@ class WeightedQueries:
         return tolerance
 
     def batches(self, k: int) -> Iterator[WeightedQueries]:
-        """The queries in the parts that go through one pass each where `k` rows are looked for."""
+        """The queries in parts, one for each pass, if `k` rows are looked for."""
         for part in passes(len(self.weights), sum(part.shape[1] for part in self.vectors), k):
             yield WeightedQueries(vectors=[vectors[part] for vectors in self.vectors], weights=self.weights[part])
 
 
 def passes(queries: int, dims: int, k: int, *, weightings: int = 1) -> Iterator[slice]:
-    """The queries of one pass after the other, each with several weightings of its models, of `dims` together."""
+    """The queries of one pass after the other. `dims` are those of all models; each query has several weightings."""
     bytes_each = BLOCK_ROWS * 8 + _PRUNE_AT * k * 16 + dims * 8
     at_once = max(1, _PASS_BYTES // (bytes_each * weightings))
     for start in range(0, queries, at_once):
@@ -83,12 +86,12 @@ def search_all(queries: WeightedQueries, blocks: Callable[[], Iterable[Block]], 
 
 
 def search(queries: WeightedQueries, blocks: Iterable[Block], k: int) -> Rankings:
-    """The `k` best rows of all blocks for each query, or all rows where there are fewer.
+    """The `k` best rows of all blocks for each query, or all rows if there are fewer.
 
     Blocks are read once, one after the other, for all queries together.
 
     Raises:
-        DamagedRowError: a row has NaN or infinity, or is far too long, which would hide others or be found by all.
+        DamagedRowError: a row has NaN or infinity, which would hide other rows, or is far too long for a unit vector.
     """
     gathering = _Gathering(queries, k)
     for block in blocks:
@@ -161,7 +164,7 @@ class _Gathering:
 
 
 def moments(queries: WeightedQueries, blocks: Iterable[Block]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each model's scores over all rows, (queries, models) each, without the weights."""
+    """Mean and standard deviation of each model's scores over all rows, without the weights: (queries, models)."""
     shape = queries.weights.shape
     count, total, squares = 0, np.zeros(shape), np.zeros(shape)
     for block in blocks:

@@ -14,7 +14,7 @@ Answer = Literal["helps", "hurts", "no gain", "not shown"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The answer for one ensemble, its gain as it was judged, and the sentence that says it with its figures."""
+    """The answer for one ensemble, the gain that it rests on, and the answer as a text with figures."""
 
     system: str
     answer: Answer
@@ -36,10 +36,10 @@ def judge(
 ) -> Verdict:
     """What a fusion's gain over the best single model means.
 
-    It helps where a gain is more than chance makes, and hurts where a loss is. In between nothing is shown, and a gain
-    of 0 or less is none. Where there is no interval, because the questions are too few, nothing is shown either way.
-    The fusion is the run's own or, where it is the best `among` several, one that was picked by these questions: its
-    gain is then one of `differences`. `instead` is an ensemble that helps where this one does not.
+    A fusion helps if its gain is more than chance makes, and hurts if its loss is. In between nothing is shown, and a
+    gain of 0 or less is no gain. Without an interval, because the questions are too few, nothing is shown either way.
+    Without `among` the fusion is the run's own. Otherwise it is the best `among` several, picked by these questions,
+    and its gain is one of `differences`. `instead` is an ensemble that helps if this one does not.
     """
     answer = _answer(gain)
     asked = count_text(questions, "question")
@@ -67,7 +67,7 @@ def _opening(answer: Answer, subject: str) -> str:
 
 
 def _choice(gain: Difference, among: int) -> str:
-    """Says that the same questions picked and judged the ensemble, which makes its figures look better."""
+    """That the same questions picked and judged the ensemble, which makes its figures look better."""
     if among < 2:
         return ""
     allowed = ", which the interval allows for" if gain.interval is not None else ""
@@ -102,14 +102,14 @@ def _doubt(gain: Difference) -> str:
 
 
 def _allowed(gain: Difference) -> str:
-    """What gain there may be all the same."""
+    """How large a gain could be that these questions do not show."""
     if gain.interval is None or gain.interval[1] <= 0:
         return ""
     return f"No gain is seen, and one of more than {gain.interval[1]:+.4f} is unlikely."
 
 
 def _share(fused: Cost, alone: Cost) -> str:
-    room = f"{fused.bytes_per_chunk / alone.bytes_per_chunk:.1f} times the bytes"
+    size = f"{fused.bytes_per_chunk / alone.bytes_per_chunk:.1f} times the bytes"
     if not fused.seconds or not alone.seconds:
-        return room
-    return f"{fused.seconds / alone.seconds:.1f} times the time and {room}"
+        return size
+    return f"{fused.seconds / alone.seconds:.1f} times the time and {size}"

@@ -5,7 +5,7 @@ By bm25s: Lucene's variant, English stop words, no stemming. The words of all ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from soloist.errors import ConfigError, InputError
 from soloist.extras import install_command
 from soloist.retrieval.corpus import Corpus
+from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
 
 
@@ -32,7 +33,7 @@ class Bm25:
         return bm25_rankings([chunk.text for chunk in self.corpus.chunks()], queries, k)
 
 
-def rankers(corpus: Corpus, weights: Mapping[str, float] | None = None) -> Iterator[Bm25]:
+def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
     """One; weights are of models, and it has none.
 
     Raises:

@@ -18,6 +18,7 @@ from soloist.fusion_methods import FUSIONS
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.cost import Cost, cost_of_fusion
 from soloist.retrieval.exact import Block, WeightedQueries, search_all
+from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
 from soloist.retrieval.run_record import RunRecord
 
@@ -52,7 +53,7 @@ class OtherFusion:
             yield (fuse(self.plan, block, names, fitted),)
 
 
-def rankers(corpus: Corpus, weights: Mapping[str, float] | None = None) -> Iterator[OtherFusion]:
+def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
     """One for each fusion method, except for one that does what the run's own fusion does."""
     own = corpus.record.fusion
     for method in FUSIONS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from soloist.fusion import FusionPlan
@@ -10,6 +10,7 @@ from soloist.fusion_methods import FUSED
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.cost import Cost, cost_of_fusion
 from soloist.retrieval.exact import WeightedQueries
+from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
 
 
@@ -34,7 +35,7 @@ class OwnFusion:
         return self.corpus.nearest([FUSED], WeightedQueries.of([self.corpus.queries.fused(queries)]), k)
 
 
-def rankers(corpus: Corpus, weights: Mapping[str, float] | None = None) -> Iterator[OwnFusion]:
+def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
     """One, if the run has fused vectors. Their weights are those of the run."""
     if corpus.record.fusion is not None:
         yield OwnFusion(corpus.record.fusion, corpus)

@@ -15,6 +15,7 @@ from soloist.errors import ConfigError
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.cost import Cost, cost_of_models
 from soloist.retrieval.exact import WeightedQueries, passes
+from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
 
 # The constant of Cormack, Clarke and Buettcher (2009), with whom the method begins.
@@ -55,7 +56,7 @@ class ReciprocalRanks:
         return Rankings.joined(fused)
 
 
-def rankers(corpus: Corpus, weights: Mapping[str, float] | None = None) -> Iterator[ReciprocalRanks]:
+def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
     """One, with these weights or those of the run."""
     yield ReciprocalRanks(corpus.record.weights(weights), corpus)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.cost import Cost, cost_of_models
 from soloist.retrieval.exact import WeightedQueries
+from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
 
 
@@ -28,6 +29,6 @@ class SingleModel:
         return self.corpus.nearest([self.name], WeightedQueries.of([vectors]), k)
 
 
-def rankers(corpus: Corpus, weights: Mapping[str, float] | None = None) -> Iterator[SingleModel]:
+def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
     """One for each model of the run."""
     return (SingleModel(model, corpus) for model in corpus.record.models)

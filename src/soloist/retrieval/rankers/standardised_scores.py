@@ -14,6 +14,7 @@ import numpy as np
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.cost import Cost, cost_of_models
 from soloist.retrieval.exact import WeightedQueries, moments
+from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
 
 # A float32 cosine is off by about this much: scores that differ by less are the same.
@@ -51,6 +52,6 @@ class StandardisedScores:
         )
 
 
-def rankers(corpus: Corpus, weights: Mapping[str, float] | None = None) -> Iterator[StandardisedScores]:
+def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
     """One, with these weights or those of the run."""
     yield StandardisedScores(corpus.record.weights(weights), corpus)
