@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import fields
 from typing import get_args
@@ -13,8 +14,9 @@ from soloist.cli import app
 from soloist.config import RunConfig
 from soloist.exports import EXPORTS
 from soloist.formats import DEFAULT_FILE_PATTERNS
-from soloist.fusion_methods import FUSIONS
+from soloist.fusion_methods import FUSIONS, NO_FUSION
 from soloist.memory.cards import CARDS
+from soloist.retrieval.rankers import searchable
 from soloist.types import DTypeRequest
 from tools.command_reference import command_reference
 from tools.docstrings import as_restructured_text
@@ -40,10 +42,41 @@ def test_a_row_of_the_reference_is_a_row_of_a_table() -> None:
         assert len(re.findall(r"(?<!\\)\|", row)) == 3, row
 
 
+def fusion_rows() -> list[tuple[str, str]]:
+    """What `--fusion` takes, as the help says it."""
+    methods = [(name, method.help) for name, method in FUSIONS.items()]
+    return [("`--fusion`", "what it makes of the vectors"), *methods, (NO_FUSION, "no fused vectors")]
+
+
+def ranker_rows() -> list[tuple[str, str]]:
+    """The options of `soloist search` that rank, as the help says it."""
+    options = {name: f"--{name} {row.metavar}".strip() for name, row in searchable().items()}
+    return [("option", "what it does"), *((options[name], row.help) for name, row in searchable().items())]
+
+
+@pytest.mark.parametrize(
+    ("page", "mark", "rows"),
+    [("fusion.md", "FUSIONS", fusion_rows()), ("search.md", "RANKERS", ranker_rows())],
+)
+def test_a_table_of_a_page_is_the_table_of_the_code(page: str, mark: str, rows: list[tuple[str, str]]) -> None:
+    """Whoever adds a row to the code would have to know of the page; SOLOIST_UPDATE_DOCS=1 writes it there."""
+    head, *body = rows
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| `{name}` | {said} |" for name, said in body)]
+    path = DOCS / page
+    text = path.read_text(encoding="utf-8")
+    begin, end = f"<!-- rows of {mark} -->\n", "<!-- end of the rows -->"
+    before, _, rest = text.partition(begin)
+    shown, _, after = rest.partition(end)
+    expected = "\n".join(lines) + "\n"
+    if os.environ.get("SOLOIST_UPDATE_DOCS") == "1":
+        path.write_text(f"{before}{begin}{expected}{end}{after}", encoding="utf-8")
+        return
+    assert shown == expected
+
+
 @pytest.mark.parametrize(
     ("page", "listed"),
     [
-        ("fusion.md", [*FUSIONS]),
         ("exports.md", [*EXPORTS]),
         ("planning.md", [*CARDS]),
         ("models.md", [*get_args(DTypeRequest)]),
