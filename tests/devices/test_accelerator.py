@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,3 +58,14 @@ def test_a_cards_name_may_be_written_in_any_case():
     """`t4` is what people type."""
     assert open_accelerator("simulated:2xt4").card == CARDS["T4"]
     assert open_accelerator("simulated:8xA100-80GB").devices[-1] == "sim:7"
+
+
+def test_a_row_is_all_that_a_new_card_needs(monkeypatch):
+    """A second list of cards somewhere would leave a new row out, in the devices or in the error that lists them."""
+    card = replace(CARDS["L4"], name="L40S", device_name="NVIDIA L40S", total_bytes=47_800_000_000)
+    monkeypatch.setattr("soloist.devices.accelerator.CARDS", {**CARDS, card.name: card})
+    accelerator = open_accelerator("simulated:2xl40s")
+    assert (accelerator.card, accelerator.devices) == (card, ("sim:0", "sim:1"))
+    assert accelerator.memory("sim:1").total_bytes == card.total_bytes
+    with pytest.raises(AcceleratorError, match=r"choose one of T4, .*, L40S, or give a size"):
+        open_accelerator("simulated:1xL41")
