@@ -18,19 +18,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
-
-import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,15 +32,29 @@ if importlib.util.find_spec("soloist") is None:
     sys.path.insert(1, str(ROOT / "src"))
 
 # Below the lines that make them importable from a checkout.
+from processor.collection_results import (  # noqa: E402
+    RUN,
+    digest_of_run,
+    digest_of_source,
+    install,
+    made_folder,
+    pack,
+    require_usable,
+    result_file,
+    stats_file,
+    temporary_folder,
+    write_json,
+    write_metadata,
+    write_vectors,
+)
 from processor.ultimate_embedder.config import FUSION_METHODS, EnsembleConfig  # noqa: E402
 from processor.ultimate_embedder.log import logger, make_visible  # noqa: E402
 from soloist.config import DEFAULT_MODELS, SourceConfig  # noqa: E402
 from soloist.errors import ConfigError, NothingToEmbedError, OutputError, SoloistError  # noqa: E402
 from soloist.formats import DEFAULT_FILE_PATTERNS  # noqa: E402
-from soloist.jsontext import json_text  # noqa: E402
-from soloist.sources import discover, read_chunks  # noqa: E402
+from soloist.sources import discover  # noqa: E402
 from soloist.stores import RunFolder, folder_name  # noqa: E402
-from soloist.stores.atomic import atomic_path, disk_errors, make_folder  # noqa: E402
+from soloist.stores.atomic import disk_errors  # noqa: E402
 from soloist.types import Collection, OnBadInput  # noqa: E402
 
 if TYPE_CHECKING:
@@ -54,7 +62,6 @@ if TYPE_CHECKING:
     from processor.ultimate_embedder.results import FinishedRun
     from soloist.engine.result import CollectionReport
 
-RUN = "run"
 _BAD_INPUT_HELP = """stop at the first fault, or leave it out; empty texts and empty files are left out in either case
 (%(default)s)"""
 _PATTERNS_HELP = f"names of chunk files ({','.join(DEFAULT_FILE_PATTERNS)})"
@@ -114,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def contradiction(options: argparse.Namespace) -> str | None:
-    """The first pair of settings that cannot both hold, as a sentence; None where all can."""
+    """A sentence about the first pair of settings that contradict each other; None where there is none."""
     if options.enable_ensemble and options.ensemble_mode == "disabled":
         return "--enable-ensemble contradicts --ensemble-mode disabled: leave one of them out"
     if not options.enable_ensemble:
@@ -141,8 +148,8 @@ def embed_collections(options: argparse.Namespace) -> None:
     output: Path = options.output_root.resolve()
     source = _source(options)
     collections = discover(options.chunks_root, source, tuple(options.collections))
-    _require_usable(output, [collection.name for collection in collections])
-    with _made(output):
+    require_usable(output, [collection.name for collection in collections])
+    with made_folder(output):
         _write_results(options, output, collections, source)
 
 
@@ -159,18 +166,18 @@ def _write_results(
     items = _embed(embedder, options, output, tuple(skipped)) if len(skipped) < len(names) else {}
     # A collection in neither has no chunks and was not asked for.
     empty = {name: {"collection": name, "chunks": 0, "ensemble_mode": _mode(options)} for name in names}
-    _write_json(
+    write_json(
         options.summary or output / "embedding_summary.json",
         [{**empty, **skipped, **items}[name] for name in names],
     )
     if options.zip_output:
-        _zip(output)
+        pack(output)
 
 
 def _embed(
     embedder: UltimateKaggleEmbedderV4, options: argparse.Namespace, output: Path, skipped: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
-    """One run over all collections but the skipped ones; a summary item each."""
+    """One run over all collections but the skipped ones; their items of the summary."""
     from soloist.stopping import first_interrupt_only  # imports torch, as in _embedder
 
     root, asked = options.chunks_root, options.collections
@@ -178,7 +185,7 @@ def _embed(
     if not loaded["total_chunks"]:
         return {}
     _warn_of_replacing(output, loaded["collections"])
-    with first_interrupt_only(), _temporary_folder(output) as temporary:
+    with first_interrupt_only(), temporary_folder(output) as temporary:
         try:
             results = embedder.generate_embeddings_kaggle_optimized(output_dir=temporary / RUN)
         except NothingToEmbedError as exc:
@@ -193,7 +200,7 @@ def _embed(
 
 
 def _warn_of_replacing(output: Path, names: Iterable[str]) -> None:
-    existing = [name for name in names if _file(output, name, "embeddings.npy").exists()]
+    existing = [name for name in names if result_file(output, name, "embeddings.npy").exists()]
     existing += [RUN] if (output / RUN).exists() else []
     if existing:
         logger.warning("in %s, these are replaced by new ones: %s", output, ", ".join(existing))
@@ -229,7 +236,7 @@ def _embedder(options: argparse.Namespace, source: SourceConfig) -> UltimateKagg
 
 
 def _roster(options: argparse.Namespace) -> list[str]:
-    """All models, the primary one first, each once."""
+    """All models, each once, and the primary one first."""
     return list(dict.fromkeys([options.model, *(options.ensemble_models or DEFAULT_MODELS)]))
 
 
@@ -244,7 +251,7 @@ def _mode(options: argparse.Namespace) -> str:
 
 
 def _request(options: argparse.Namespace, fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """All but the chunks that changes a vector: what results must agree on to be kept."""
+    """All settings that change a vector: results with other settings are not kept."""
     common = {"matryoshka_dim": options.matryoshka_dim, "fingerprints": dict(fingerprints)}
     if not options.enable_ensemble:
         return {"models": [options.model], **common}
@@ -260,15 +267,15 @@ def _write_collection(
     run: FinishedRun, results: dict[str, Any], name: str, output: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """The files of one collection; its item of the summary."""
-    with disk_errors(_stats_file(output, name)):
-        _stats_file(output, name).unlink(missing_ok=True)  # the rest is not whole until it is back
-    _write_vectors(run, name, _file(output, name, "embeddings.npy"))
-    _write_json(_file(output, name, "ids.json"), [row for ids, _ in run.shards(name) for row in ids])
-    _write_metadata(run, name, _file(output, name, "metadata.jsonl"))
+    with disk_errors(stats_file(output, name)):
+        stats_file(output, name).unlink(missing_ok=True)  # it is written last, when the other files are whole
+    write_vectors(run, name, result_file(output, name, "embeddings.npy"))
+    write_json(result_file(output, name, "ids.json"), [row for ids, _ in run.shards(name) for row in ids])
+    write_metadata(run, name, result_file(output, name, "metadata.jsonl"))
     item = _item(run, results, name, output, options)
     leases = results["gpu_lease_events"]
     details = {key: results[key] for key in ("model_reports", "notices")}
-    _write_json(_stats_file(output, name), {**item, **details, "gpu_lease_events": leases, "lease_events": leases})
+    write_json(stats_file(output, name), {**item, **details, "gpu_lease_events": leases, "lease_events": leases})
     return item
 
 
@@ -281,7 +288,7 @@ _SHARED_FIGURES = (
 def _item(
     run: FinishedRun, results: dict[str, Any], name: str, output: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """`run_*` figures are of the one run that embedded all collections of this command."""
+    """The summary item of a collection. Its `run_*` figures are of the run over all collections of this command."""
     report = next(report for report in run.result.collections if report.name == name)
     fingerprints = {model: report["fingerprint"] for model, report in results["model_reports"].items()}
     return {
@@ -300,36 +307,36 @@ def _item(
 
 
 def _is_done(output: Path, name: str, options: argparse.Namespace) -> bool:
-    needed = (_stats_file(output, name), _file(output, name, "embeddings.npy"))
+    needed = (stats_file(output, name), result_file(output, name, "embeddings.npy"))
     return bool(options.skip_existing) and all(file.is_file() for file in needed)
 
 
 def _stored_item(output: Path, collection: Collection, source: SourceConfig, request: dict[str, Any]) -> dict[str, Any]:
-    """The summary item of a collection that was embedded before: the same chunks, in the same way."""
-    file = _stats_file(output, collection.name)
+    """The summary item of a collection that was embedded before, from the same chunks with the same settings."""
+    file = stats_file(output, collection.name)
     try:
         stats = json.loads(file.read_text(encoding="utf-8"))
         made_with = dict(stats["request"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(f"{file} cannot be read as processing stats: use --no-skip-existing to replace it") from exc
-    asked = {**request, "chunks": _digest_of_source(collection, source)}
+    asked = {**request, "chunks": digest_of_source(collection, source)}
     other = [name.replace("_", " ") for name in {**asked, **made_with} if asked.get(name) != made_with.get(name)]
     if other:
         raise ConfigError(
-            f"the results of {collection.name} were made with other {', '.join(other)} than are asked for now: use "
-            "--no-skip-existing, or another --output-root"
+            f"the results of {collection.name} were made with other {', '.join(other)} than this command names: give "
+            "--no-skip-existing to replace them, or another --output-root"
         )
     details = {"model_reports", "notices", "gpu_lease_events", "lease_events"}
     return {**{key: value for key, value in stats.items() if key not in details}, "skipped_existing": True}
 
 
 def _digest_of_chunks(run: FinishedRun, report: CollectionReport, options: argparse.Namespace) -> str:
-    """The digest of the chunks that the source has, as it was read for the run.
+    """The digest of the chunks in a collection's files, as the run read them.
 
-    Texts that were left out because of a model are in the source alone, so that is read again. If it has changed since
-    the run read it, this is the digest of the run: the next command finds other chunks.
+    The run does not have texts that were left out because of a model, so the files are read again. If they have changed
+    since the run read them, this is the digest of the run: the next command finds other chunks.
     """
-    of_run = _digest_of_run(run, report.name)
+    of_run = digest_of_run(run, report.name)
     if not report.without_vector:
         return of_run
     source = _source(options)
@@ -337,126 +344,9 @@ def _digest_of_chunks(run: FinishedRun, report: CollectionReport, options: argpa
     log = (run.folder.path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, log) if row["collection"] == report.name and row.get("models")]
     left_out = {(row["file"], row["index"]) for row in rows}
-    if _digest_of_source(collection, source, left_out) != of_run:
+    if digest_of_source(collection, source, left_out) != of_run:
         return of_run
-    return _digest_of_source(collection, source)
-
-
-def _digest_of_source(collection: Collection, source: SourceConfig, without: Set[tuple[str, int]] = frozenset()) -> str:
-    """The digest of a collection's chunks, but for those at some places."""
-    chunks = read_chunks(collection, source, lambda _skipped: None)
-    return _digest((chunk.id, chunk.text) for chunk, place in chunks if (str(place.file), place.index) not in without)
-
-
-def _digest_of_run(run: FinishedRun, collection: str) -> str:
-    shards = (run.folder.shards.read_shard(collection, index) for index in run.folder.shards.indices(collection))
-    return _digest(pair for shard in shards for pair in zip(shard.ids, shard.texts, strict=True))
-
-
-def _digest(ids_and_texts: Iterable[tuple[str, str]]) -> str:
-    """32 hex digits over what is embedded, in order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for pair in ids_and_texts:
-        for part in pair:
-            data = part.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "big"))
-            digest.update(data)
-    return digest.hexdigest()
-
-
-def _require_usable(output: Path, names: Iterable[str]) -> None:
-    """Found out now, not after the last pass."""
-    if RUN in {folder_name(name) for name in names}:
-        raise ConfigError(f"a collection is called {RUN!r}, which is the run folder's name: rename the collection")
-    with disk_errors(output):
-        if output.exists() and not output.is_dir():
-            raise OutputError(f"{output} is a file: choose another output root")
-        run = output / RUN
-        if run.exists() and any(run.iterdir()) and not (run / "run.json").is_file():
-            raise OutputError(f"{run} is not a run folder of soloist: choose another output root")
-
-
-@contextmanager
-def _made(output: Path) -> Iterator[None]:
-    """The output root, which is gone again where it is new and nothing came of it."""
-    new = not output.exists()
-    with disk_errors(output):
-        make_folder(output)
-    try:
-        yield
-    except BaseException:
-        if new:
-            with suppress(OSError):  # it is not empty
-                output.rmdir()
-        raise
-
-
-@contextmanager
-def _temporary_folder(output: Path) -> Iterator[Path]:
-    with disk_errors(output):
-        folder = Path(tempfile.mkdtemp(prefix=".embedding-", dir=output))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def install(made: Path, target: Path, replaced: Path) -> None:
-    """Move the folder `made` to `target`, and what is there to `replaced`.
-
-    Raises:
-        OutputError: it cannot be moved; what was at `target` is there as before.
-    """
-    with disk_errors(target):
-        try:
-            if target.exists():
-                target.rename(replaced)
-            made.rename(target)
-        finally:
-            if replaced.exists() and not target.exists():
-                replaced.rename(target)
-
-
-def _file(output: Path, collection: str, ending: str) -> Path:
-    folder = folder_name(collection)
-    return output / folder / f"{folder}_{ending}"
-
-
-def _stats_file(output: Path, collection: str) -> Path:
-    return _file(output, collection, "processing_stats.json")
-
-
-def _write_vectors(run: FinishedRun, collection: str, file: Path) -> None:
-    """Shard by shard, so that memory stays bounded."""
-    with atomic_path(file) as temporary, disk_errors(file):
-        shape = (run.counts[collection], run.dim)
-        rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        run.fill(collection, rows)
-        rows.flush()
-
-
-def _write_metadata(run: FinishedRun, collection: str, file: Path) -> None:
-    with (
-        atomic_path(file) as temporary,
-        disk_errors(file),
-        temporary.open("w", encoding="utf-8", newline="\n") as lines,
-    ):
-        for index in run.folder.shards.indices(collection):
-            for chunk in run.folder.shards.read_chunks(collection, index):
-                row = {"id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata)}
-                lines.write(json_text(row) + "\n")
-
-
-def _write_json(file: Path, value: Any) -> None:
-    with atomic_path(file) as temporary, disk_errors(file):
-        temporary.write_text(json_text(value, indent=2) + "\n", encoding="utf-8", newline="\n")
-
-
-def _zip(output: Path) -> None:
-    final = output.with_name(f"{output.name}.zip")
-    with disk_errors(final), tempfile.TemporaryDirectory(prefix=".embedding-", dir=output.parent) as folder:
-        Path(shutil.make_archive(str(Path(folder) / "output"), "zip", output)).replace(final)
-    logger.info("packed into %s", final)
+    return digest_of_source(collection, source)
 
 
 def _names(text: str) -> list[str]:
@@ -473,13 +363,13 @@ def _weights(text: str) -> dict[str, float]:
     except ValueError:
         weights = {}
     if len(weights) != len(pairs) or not all(weights):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of weights: give each model once, such as a=.7,b=.3")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of weights: give every model once, such as a=.7,b=.3")
     return weights
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no dimension: give a whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of dimensions: give a whole number of 1 or more")
     return int(text)
 
 

@@ -18,7 +18,8 @@ from support.chunk_files import write_chunk_files
 from support.collections import write_catalogue
 from support.ctrl_c import interrupted
 
-from scripts.embed_collections_v5 import install, main
+from processor.collection_results import install
+from scripts.embed_collections_v5 import main
 from soloist.errors import OutputError
 
 ROOT = Path(__file__).resolve().parents[2]
