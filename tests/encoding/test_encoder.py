@@ -170,7 +170,7 @@ def test_a_chunk_without_a_usable_vector_is_named(config, tiny_models, tmp_path)
     for word in ("grey", "old"):  # on which no model is tried when it is staged
         table[broken.tokenizer(word)["input_ids"][1]] = float("nan")
     broken.save(str(tmp_path / "nan"))
-    with pytest.raises(BadVectorError, match="nan gives chunk 'alpha-0' and 1 more of its shard no usable"):
+    with pytest.raises(BadVectorError, match="nan has no usable vector for chunk 'alpha-0' and 1 more of its shard "):
         run(replace(config, models=(str(tmp_path / "nan"),)))
 
 

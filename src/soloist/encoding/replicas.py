@@ -187,8 +187,8 @@ class Replicas:
         if still_bad:
             more = f" and {len(still_bad) - 1:,} more of its shard" if len(still_bad) > 1 else ""
             raise BadVectorError(
-                f"{self._staged.spec.name} has no usable vector for chunk {job.ids[rows[still_bad[0]]]!r}{more}: it is "
-                "NaN, infinite or zero in float32 too. Remove the chunk from its file, or leave this model out. "
-                "--on-bad-input skip does not help: it leaves out only texts that are found before devices compute"
+                f"{self._staged.spec.name} has no usable vector for chunk {job.ids[rows[still_bad[0]]]!r}{more} (NaN, "
+                "infinite or zero, in float32 too): remove the chunk from its file, or leave this model out; "
+                "--on-bad-input skip leaves out only texts that are found before devices compute"
             )
         return vectors
