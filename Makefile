@@ -30,6 +30,8 @@ check: $(VENV)/.check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.check_sizes
+	$(BIN)/python -m tools.check_words
 
 # No function, file or class is too large.
 check-sizes: $(VENV)/.check
