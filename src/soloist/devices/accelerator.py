@@ -290,21 +290,21 @@ def open_accelerator(description: str, machine: Path | None = None) -> Accelerat
         return CudaAccelerator() if torch.cuda.is_available() else CpuAccelerator()
     if description == "cpu":
         return CpuAccelerator()
-    if found := _CUDA.fullmatch(description):
-        indices = found["indices"]
+    if cuda := _CUDA.fullmatch(description):
+        indices = cuda["indices"]
         return CudaAccelerator(sorted({int(index) for index in indices.split(",")}) if indices else None)
-    if found := _SIMULATED.fullmatch(description):
-        return SimulatedAccelerator([_simulated_card(found)] * int(found["count"]), machine)
+    if devices := _SIMULATED.fullmatch(description):
+        return SimulatedAccelerator([_simulated_card(devices)] * int(devices["count"]), machine)
     raise AcceleratorError(f"the accelerator {description!r} is unknown: give {_FORMS}")
 
 
-def _simulated_card(found: re.Match[str]) -> Card:
-    if found["size"]:
-        return bare_card(int(float(found["size"]) * _UNITS[found["unit"]]))
-    card = {name.lower(): card for name, card in CARDS.items()}.get(found["card"].lower())
+def _simulated_card(devices: re.Match[str]) -> Card:
+    if devices["size"]:
+        return bare_card(int(float(devices["size"]) * _UNITS[devices["unit"]]))
+    card = {name.lower(): card for name, card in CARDS.items()}.get(devices["card"].lower())
     if card is None:
         raise AcceleratorError(
-            f"the card {found['card']} cannot be simulated: choose one of {', '.join(CARDS)}, or give a size such as "
+            f"the card {devices['card']} cannot be simulated: choose one of {', '.join(CARDS)}, or give a size such as "
             "24GB"
         )
     return card

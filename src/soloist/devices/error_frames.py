@@ -25,11 +25,11 @@ def forget_frames(errors: Sequence[BaseException]) -> None:
 
 def error_chain(error: BaseException | None) -> list[BaseException]:
     """The error, its causes and its contexts; an empty list for None."""
-    found: dict[int, BaseException] = {}
+    chain: dict[int, BaseException] = {}
     pending: list[BaseException | None] = [error]
     while pending:
         current = pending.pop()
-        if current is not None and id(current) not in found:
-            found[id(current)] = current
+        if current is not None and id(current) not in chain:
+            chain[id(current)] = current
             pending += [current.__cause__, current.__context__]
-    return list(found.values())
+    return list(chain.values())

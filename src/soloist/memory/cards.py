@@ -87,9 +87,9 @@ def cuda_card(device_name: str, total_bytes: int, capability: tuple[int, int], m
     )
 
 
-def _same_device(known: str, found: str) -> bool:
+def _same_device(name: str, other: str) -> bool:
     """Whether two names mean one device: older drivers leave out the maker's name."""
-    return known.removeprefix("NVIDIA ") == found.removeprefix("NVIDIA ")
+    return name.removeprefix("NVIDIA ") == other.removeprefix("NVIDIA ")
 
 
 def _workspace_bytes(capability: tuple[int, int]) -> int:

@@ -56,8 +56,8 @@ def _lacking_package(message: str) -> str | None:
     """The package that a library's message says to install; None where it names none."""
     if "FlashAttention" in message:
         return "flash-attn"
-    found = re.search(r"pip install (?:-U |--upgrade )?[\"'`]?([A-Za-z][\w.-]*)", message)
-    return found[1].rstrip(".") if found is not None else None
+    command = re.search(r"pip install (?:-U |--upgrade )?[\"'`]?([A-Za-z][\w.-]*)", message)
+    return command[1].rstrip(".") if command is not None else None
 
 
 def _config_of(spec: ModelSpec) -> Path | str:
