@@ -111,7 +111,7 @@ class UltimateKaggleEmbedderV4:
         }
         taken = {name: count for name, count in counts.items() if count}
         if not taken and not exclude:
-            raise InputError(f"there are no chunks to embed below {root} ({skipped}): give files that hold some")
+            raise InputError(f"there are no chunks to embed below {root} ({skipped}): give files that contain chunks")
         self._loaded = (root, tuple(taken)) if taken else None
         return {
             "chunks_dir": str(root),
@@ -279,6 +279,6 @@ def _count(collection: Collection, source: SourceConfig, in_all: SkippedInputs, 
     chunks = sum(1 for _ in read_chunks(collection, source, on_skip))
     if required and not chunks:
         raise InputError(
-            f"the collection {collection.name} has no chunks to embed ({skipped}): leave it out or fill it"
+            f"the collection {collection.name} has no chunks to embed ({skipped}): leave the collection out, or add chunks to it"
         )
     return chunks

@@ -78,7 +78,7 @@ def a_path(said: str, value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or value == "":
         raise ConfigError(f"{said}: give a path")
     if "\0" in str(os.fspath(value)):
-        raise ConfigError(f"{said}, with a NUL in it, which no path has: give a path")
+        raise ConfigError(f"{said}, with a NUL character, which a path cannot have: give a path")
     return Path(value)
 
 

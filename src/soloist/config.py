@@ -94,7 +94,7 @@ class FusionConfig:
         _check_types(self)
         require_choice("fusion", self.method, fusion_choices())
         if self.dim is not None and self.dim < 1:
-            raise ConfigError(f"dim is {self.dim}: give a number of components of 1 or more")
+            raise ConfigError(f"dim is {self.dim}: give 1 or more components")
         if self.method == NO_FUSION and (self.weights or self.dim is not None):
             raise ConfigError("fusion none makes no fused vector: leave out weights and dim, or choose another fusion")
 
@@ -166,9 +166,9 @@ class RunConfig:
         require_choice("isolation", self.isolation, get_args(Isolation))
         require_choice("packing", self.packing, get_args(Packing))
         if self.token_budget is not None and self.token_budget < 1:
-            raise ConfigError(f"token_budget is {self.token_budget}: give a number of tokens of 1 or more")
+            raise ConfigError(f"token_budget is {self.token_budget}: give 1 or more tokens")
         if self.shard_chunks < 1:
-            raise ConfigError(f"shard_chunks is {self.shard_chunks}: give a number of chunks of 1 or more")
+            raise ConfigError(f"shard_chunks is {self.shard_chunks}: give 1 or more chunks")
 
     def settings(self) -> dict[str, Any]:
         """All settings by their flat names, as `from_mapping` takes them: those of fusion and source beside the others.
@@ -227,7 +227,7 @@ class RunConfig:
             )
         for needed in ("chunks_root", "out"):
             if needed not in settings:
-                raise ConfigError(f"{origin} does not say {needed}: add it")
+                raise ConfigError(f"{origin} does not set {needed}: add it")
         return cls(**_nest(settings, origin))
 
 
@@ -251,7 +251,7 @@ class CalibrationConfig:
         _check_types(self)
         _check_models_and_devices(self)
         if not (math.isfinite(self.sample_seconds) and self.sample_seconds > 0):
-            raise ConfigError(f"sample_seconds is {self.sample_seconds}: give seconds of more than 0")
+            raise ConfigError(f"sample_seconds is {self.sample_seconds}: give more than 0 seconds")
 
 
 def _check_models_and_devices(config: RunConfig | CalibrationConfig) -> None:
@@ -266,7 +266,7 @@ def _check_models_and_devices(config: RunConfig | CalibrationConfig) -> None:
     timeout = config.lease_timeout_seconds
     if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
         raise ConfigError(
-            f"lease_timeout_seconds is {timeout}: give seconds of 0 or more, or leave it out to wait without end"
+            f"lease_timeout_seconds is {timeout}: give 0 or more seconds, or leave it out to wait without a limit"
         )
 
 

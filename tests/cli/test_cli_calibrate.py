@@ -75,13 +75,13 @@ def test_json_is_one_object_and_a_plan_takes_it(options, tmp_path, chunks_root):
     ("arguments", "message"),
     [
         (("--models", "bge-m4"), "bge-m3"),
-        (("--models", ","), "--models names nothing"),
+        (("--models", ","), "--models is empty"),
         (("--accelerator", "simulated:2xT5"), "the card T5 cannot be simulated: choose one of T4"),
         (("--dtype", "int8"), "choose one of"),
         (("--catalogue", "nowhere.toml"), "the catalogue nowhere.toml cannot be read"),
         (("--cache-dir", ""), "give a path"),
-        (("--sample-seconds", "0"), "sample_seconds is 0.0: give seconds of more than 0"),
-        (("--lease-timeout-seconds", "-1"), "give seconds of 0 or more"),
+        (("--sample-seconds", "0"), "sample_seconds is 0.0: give more than 0 seconds"),
+        (("--lease-timeout-seconds", "-1"), "give 0 or more seconds"),
     ],
 )
 def test_usage_errors(arguments, message, options):

@@ -131,14 +131,14 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
     ("extra", "code", "part"),
     [
         (["--models", "wordlama"], 2, "did you mean wordllama"),
-        (["--weights", "wordllama"], 2, "--weights has 'wordllama', which has no model=number: give each model a"),
+        (["--weights", "wordllama"], 2, "--weights has 'wordllama', which is not model=number: give each model a"),
         (
             ["--weights", ".7"],
             2,
-            "--weights has '.7', which names no model: give each model a weight, e.g. --weights wo",
+            "--weights has '.7', which does not name a model: give each model a weight, e.g. --weights wo",
         ),
         (["--weights", ".7,.3", "--models", "all-MiniLM-L6-v2"], 2, "e.g. --weights wordllama=.7,all-MiniLM-L6-v2=.3"),
-        (["--weights", "=.5"], 2, "--weights has '=.5', which names no model: give each model a weight"),
+        (["--weights", "=.5"], 2, "--weights has '=.5', which does not name a model: give each model a weight"),
         (["--weights", "wordllama=x"], 2, "--weights has 'wordllama=x', where 'x' is not a number"),
         (["--weights", "wordllama=nan"], 2, "the weight of wordllama is nan: give a finite number of 0 or more"),
         (["--weights", "wordllama=-1"], 2, "the weight of wordllama is -1.0: give 0 or more"),
@@ -155,8 +155,8 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
         (["--dtype", "fp16"], 2, "dtype is 'fp16': choose one of auto"),
         (["--vector-dtype", "bfloat16"], 2, "vector_dtype is 'bfloat16': choose one of float32, float16"),
         (["--on-bad-input", "stop"], 2, "on_bad_input is 'stop': choose one of error, skip"),
-        (["--collections", ""], 2, "--collections names nothing"),
-        (["--file-patterns", " , "], 2, "--file-patterns names nothing"),
+        (["--collections", ""], 2, "--collections is empty"),
+        (["--file-patterns", " , "], 2, "--file-patterns is empty"),
         (["--lease-timeout-seconds", "nan"], 2, "lease_timeout_seconds is nan"),
         (["--lease-timeout-seconds", "-1"], 2, "lease_timeout_seconds is -1"),
         (["--dim", "0"], 2, "dim is 0"),
@@ -182,7 +182,7 @@ def test_an_empty_list_of_models_is_refused(tmp_path, chunks_root):
     """A script's empty variable must not start a run with the default models."""
     result = invoke("embed", chunks_root, "--out", tmp_path / "run", "--models", "")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("soloist: error: --models names nothing")
+    assert result.stderr.splitlines()[-1].startswith("soloist: error: --models is empty")
     assert not (tmp_path / "run").exists()
 
 

@@ -154,11 +154,11 @@ def test_what_is_no_duration(text, chunks_root):
     ("arguments", "message"),
     [
         (("--models", "bge-m4"), "bge-m3"),
-        (("--models", ","), "--models names nothing"),
+        (("--models", ","), "--models is empty"),
         (("--accelerator", "simulated:2xT5"), "the card T5 cannot be simulated: choose one of T4"),
         (("--mode", "solo"), "choose one of exclusive, standard"),
         (("--dtype", "int8"), "choose one of"),
-        (("--token-budget", "0"), "give a number of tokens of 1 or more"),
+        (("--token-budget", "0"), "give 1 or more tokens"),
         (("--catalogue", "nowhere.toml"), "the catalogue nowhere.toml cannot be read"),
     ],
 )

@@ -17,7 +17,7 @@ import pytest
 from support.ctrl_c import PATIENCE_SECONDS, press_twice
 
 COMMAND = (sys.executable, "-c", "from soloist.cli import main; main()")
-STOPPED = "soloist: stopped by a second Ctrl-C; what is done is kept, and this goes on with it:"
+STOPPED = "soloist: stopped by a second Ctrl-C; what is done is kept, and this command continues the run:"
 
 
 def start(*arguments: str, **streams) -> subprocess.Popen:

@@ -42,7 +42,7 @@ def test_ctrl_c_is_one_sentence_with_the_way_on(config, times, error, why):
     pressed = Pressed(times)
     with pytest.raises(error) as caught:
         soloist.embed(config, pressed)
-    way_on = "what is done is kept, and soloist.embed with the same config goes on with it"
+    way_on = "what is done is kept, and soloist.embed with the same config continues the run"
     assert str(caught.value) == f"{why}; {way_on}"
     assert caught.value.__suppress_context__ and len(caught.traceback) == 3, "the frames of the engine are left out"
     assert isinstance(pressed.events[0], RunStarted)

@@ -112,7 +112,7 @@ def test_a_path_with_nul_is_a_setting_that_cannot_be_honoured(config, field):
     values = {**config.to_dict(), field: "a\0b"}
     with pytest.raises(ConfigError) as caught:
         RunConfig.from_dict(values)
-    assert require_sentence(caught.value).startswith(f"{field} is 'a\\x00b', with a NUL in it")
+    assert require_sentence(caught.value).startswith(f"{field} is 'a\\x00b', with a NUL character")
 
 
 def test_a_path_that_is_too_long_or_leads_to_itself_is_a_sentence(config, tmp_path):

@@ -46,10 +46,10 @@ from soloist.stores.verification import verify_run
 SHARDS = 20
 ROWS = 4 * SHARDS
 ATTEMPTS = 5
-ON_WITH = "; what is done is kept, and this goes on with it:"
+ON_WITH = "; what is done is kept, and this command continues the run:"
 TOO_LITTLE = (
     ", before anything new was finished: give --stop-after enough time to read the chunks, load the models and "
-    "embed one shard; what was done before is kept, and this goes on with it:"
+    "embed one shard; what was done before is kept, and this command continues the run:"
 )
 
 
@@ -195,7 +195,7 @@ def test_one_ctrl_c_lets_the_shard_in_work_end(slow, isolation):
         watcher.join()
         assert stopped.exit_code == 3, stopped.stderr
         assert stopped.stderr.splitlines()[-2] == f"soloist: stopped by Ctrl-C{ON_WITH}"
-        assert "the run ends with the shard in work; a second Ctrl-C ends it at once" in stopped.stderr
+        assert "the run ends after the present shard; a second Ctrl-C ends the run at once" in stopped.stderr
         kept = require_stopped(config)
         require_goes_on(config, kept)
         if kept > encoded_before[0]:

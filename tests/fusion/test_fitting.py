@@ -88,7 +88,7 @@ def test_what_cannot_be_fitted_is_refused():
     members = [Member(name="a", dim=6), Member(name="b", dim=5)]
     with pytest.raises(FusionError, match=r"dim is 12 but the models have only 11 dims together: choose a dim of 11"):
         plan_fusion(FusionConfig(method="projection", dim=12), members)
-    with pytest.raises(FusionError, match=r"dim is 4, but an aligned mean has the 6 dims of a: leave it out"):
+    with pytest.raises(FusionError, match=r"dim is 4, but an aligned mean has the 6 dims of a: leave dim out"):
         plan_fusion(FusionConfig(method="aligned-mean", dim=4), members)
     plan = plan_fusion(FusionConfig(method="projection"), members)
     assert plan.dim == 5

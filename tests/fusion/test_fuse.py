@@ -163,7 +163,7 @@ def test_opposite_vectors_have_no_mean() -> None:
     turned[:3] = rows[:3]
     with pytest.raises(EncodingError) as caught:
         fuse(plan("mean", dims=(8, 8)), [rows, turned], ids=list("abcde"))
-    assert str(caught.value) == "row 3 (d) has a mean of 0, its models cancel each other out: choose concat"
+    assert str(caught.value) == "row 3 (d) has a mean of 0 because its models cancel each other out: choose concat"
     with pytest.raises(EncodingError, match=r"^row 3 has a mean of 0"):
         fuse(plan("mean", dims=(8, 8)), [rows, turned])
     assert fuse(plan("concat", dims=(8, 8)), [rows, turned]).shape == (5, 16)

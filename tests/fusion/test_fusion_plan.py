@@ -60,7 +60,7 @@ def test_normalised_weights_sum_to_one(values: list[float]) -> None:
         ({"a": float("nan"), "b": 1.0}, "the weight of a is nan: give a finite number of 0 or more"),
         ({"a": 1.0, "b": float("inf")}, "the weight of b is inf: give a finite number of 0 or more"),
         ({"a": 0.0, "b": 0.0}, "all weights are 0: give at least one model a weight above 0"),
-        ({"a": 1.0, "b": 1.0, "x": 1.0}, "weights name x, which is not a model of this run: known are a, b"),
+        ({"a": 1.0, "b": 1.0, "x": 1.0}, "weights name x, which is not a model of this run: its models are a, b"),
         ({"a": 1.0}, "weights name a but not b: give b a weight, 0 to leave it out of the fused vector"),
     ],
 )
@@ -86,7 +86,7 @@ def test_a_dim_wider_than_a_model_names_the_narrowest(method: str) -> None:
     """The remedy would lead to the next error, of a model that is narrower still."""
     with pytest.raises(FusionError) as caught:
         plan(B, A, method=method, dim=2000)
-    assert str(caught.value) == "dim is 2000 but a has only 384 dims: choose a dim of 384 or less, or leave it out"
+    assert str(caught.value) == "dim is 2000 but a has only 384 dims: choose a dim of 384 or less, or leave dim out"
 
 
 @pytest.mark.parametrize("method", ["concat", "mean"])

@@ -77,7 +77,7 @@ def test_a_mean_that_cancels_is_left_out_and_names_the_chunk(small):
     negated(path, "again", 2)
     found = evaluate(open_run(path), JUDGED, bm25=False)
     reasons = {each.name: each.reason for each in found.left_out}
-    assert "(c2) has a mean of 0, its models cancel each other out" in reasons["mean"]
+    assert "(c2) has a mean of 0 because its models cancel each other out" in reasons["mean"]
     assert {"bert", "again", "fused (concat)", "rrf"} <= {each.name for each in found.systems}
 
 

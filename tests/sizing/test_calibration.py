@@ -221,9 +221,9 @@ def test_a_cache_that_cannot_be_written_is_an_error(calibration, tmp_path):
         ({"models": "bert"}, "give a list of strings"),
         ({"dtype": "int8"}, "choose one of"),
         ({"cache_dir": ""}, "give a path"),
-        ({"lease_timeout_seconds": -1.0}, "give seconds of 0 or more"),
-        ({"sample_seconds": 0.0}, "give seconds of more than 0"),
-        ({"sample_seconds": float("nan")}, "give seconds of more than 0"),
+        ({"lease_timeout_seconds": -1.0}, "give 0 or more seconds"),
+        ({"sample_seconds": 0.0}, "give more than 0 seconds"),
+        ({"sample_seconds": float("nan")}, "give more than 0 seconds"),
     ],
 )
 def test_settings_that_cannot_be_honoured(changes, message, calibration):

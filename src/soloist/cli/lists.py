@@ -13,7 +13,7 @@ def split(option: str, items: Sequence[str] | None) -> list[str] | None:
         return None
     names = [part.strip() for item in items for part in item.split(",") if part.strip()]
     if not names:
-        raise ConfigError(f"{option} names nothing: give names such as a,b, or leave it out")
+        raise ConfigError(f"{option} is empty: give names such as a,b, or leave the option out")
     return names
 
 
@@ -41,7 +41,7 @@ def numbers_by_name(items: Sequence[str] | None, models: Sequence[str] = ()) -> 
 def _fault(name: str, equals: str, number: str) -> str:
     if equals and name:
         return f"where {number!r} is not a number"
-    return "which names no model" if _is_number(number) else "which has no model=number"
+    return "which does not name a model" if _is_number(number) else "which is not model=number"
 
 
 def _is_number(text: str) -> bool:

@@ -133,7 +133,7 @@ def say_stopped() -> None:
 def _say_how_to_go_on(stopped: BaseException) -> None:
     """Say what ended a run, and the command line that goes on with it."""
     done = "was done before" if isinstance(stopped, NothingFinishedError) else "is done"
-    typer.echo(f"soloist: {one_line(str(stopped))}; what {done} is kept, and this goes on with it:", err=True)
+    typer.echo(f"soloist: {one_line(str(stopped))}; what {done} is kept, and this command continues the run:", err=True)
     typer.echo(f"  {shlex.join([*_program(), *sys.argv[1:]])}", err=True)
 
 

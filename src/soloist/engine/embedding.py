@@ -49,7 +49,7 @@ def _raise_with_the_way_on(stopped: RunStoppedError | RunInterruptedError) -> No
     """The frames between the caller and a signal are of no use to anybody."""
     done = "was done before" if isinstance(stopped, NothingFinishedError) else "is done"
     raise type(stopped)(
-        f"{stopped}; what {done} is kept, and soloist.embed with the same config goes on with it"
+        f"{stopped}; what {done} is kept, and soloist.embed with the same config continues the run"
     ) from None
 
 

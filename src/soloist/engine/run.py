@@ -264,7 +264,7 @@ class _Run:
         """Say that a signal was heard, as soon as it was."""
 
         def say(why: str) -> None:
-            message = "the run ends with the shard in work; a second Ctrl-C ends it at once"
+            message = "the run ends after the present shard; a second Ctrl-C ends the run at once"
             with contextlib.suppress(OutputError):  # in a thread where nobody hears it, of a run that ends anyway
                 sink.emit(Notice(about=why, message=message))
 

@@ -18,7 +18,7 @@ def require_cut(dim: int, used: Sequence[Member]) -> None:
     if dim > narrowest.dim:
         raise FusionError(
             f"dim is {dim} but {narrowest.name} has only {narrowest.dim} dims: choose a dim of {narrowest.dim} or "
-            "less, or leave it out"
+            "less, or leave dim out"
         )
 
 

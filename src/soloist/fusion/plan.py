@@ -150,7 +150,9 @@ def _require_weight(name: str, value: float) -> None:
 def _require_same_names(asked: Mapping[str, float], names: Sequence[str]) -> None:
     unknown = [name for name in asked if name not in names]
     if unknown:
-        raise FusionError(f"weights name {unknown[0]}, which is not a model of this run: known are {', '.join(names)}")
+        raise FusionError(
+            f"weights name {unknown[0]}, which is not a model of this run: its models are {', '.join(names)}"
+        )
     missing = [name for name in names if asked and name not in asked]
     if missing:
         raise FusionError(

@@ -41,7 +41,7 @@ def normalised_sum(total: Vectors, ids: Sequence[str] | None) -> Vectors:
         EncodingError: the models cancel each other out in a row.
     """
     norms = _norms(total)
-    _require_above(norms, _SMALLEST_SUM, ids, "has a mean of 0, its models cancel each other out: choose concat")
+    _require_above(norms, _SMALLEST_SUM, ids, "has a mean of 0 because its models cancel each other out: choose concat")
     total /= norms.astype(np.float32)
     return total
 

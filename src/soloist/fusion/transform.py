@@ -46,7 +46,7 @@ def fuse(
 
 def _matrices(plan: FusionPlan, fitted: Fitted | None) -> Sequence[Vectors]:
     if fitted is None or [matrix.shape for matrix in fitted.matrices] != [(dim, plan.dim) for dim in plan.kept_dims]:
-        raise FusionError(f"a {plan.method} needs the matrices that were fitted for it: fit it first")
+        raise FusionError(f"a {plan.method} needs the matrices that were fitted for it: fit the plan first")
     return fitted.matrices
 
 

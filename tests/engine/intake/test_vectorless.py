@@ -101,7 +101,7 @@ def test_without_skip_one_error_counts_them_all_and_names_the_first(config):
     assert str(caught.value) == (
         "3 texts have no tokens in table, 3 texts have a zero vector in table, 1 text has NaN or infinity in its "
         f"vector in table; the first 3 are 'alpha-1' in {file} (chunk 1), 'alpha-5' in {file} (chunk 5) and 'alpha-6' "
-        f"in {file} (chunk 6): remove them, or go on without them with --on-bad-input skip"
+        f"in {file} (chunk 6): remove them, or leave them out with --on-bad-input skip"
     )
     assert not any(isinstance(event, LeaseAcquired) for event in sink.events)
     assert not config.out.exists()

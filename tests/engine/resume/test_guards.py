@@ -56,7 +56,7 @@ def test_a_folder_of_other_chunks_does_not_empty_a_run(config, tmp_path):
     run(config)
     other = write_chunks(tmp_path / "others", {"gamma/g": [("g", "another text")]})
     before = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"is a run over alpha, and .*others has none of them"):
+    with pytest.raises(ConfigError, match=r"is a run over alpha, and .*others has none of these collections"):
         run(dataclasses.replace(config, chunks_root=other))
     assert {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()} == before
 
@@ -150,7 +150,7 @@ def test_vectors_that_have_changed_since_they_were_looked_through_are_not_taken(
     known.fill(path, DIGESTS[:2], placement, vectors, counts)
     assert np.array_equal(vectors, np.eye(3)[:2])
     change(folder)
-    with pytest.raises(OutputError, match=r"has changed since its vectors were read first: .*run the same command"):
+    with pytest.raises(OutputError, match=r"has changed since this run first read it: .*run the same command"):
         known.fill(path, DIGESTS[:2], placement, vectors, counts)
     anew = known_vectors(RunFolder(tmp_path / "none"), [folder], "m", "f").place(path, DIGESTS[:2])
     assert anew.fresh == (() if change is with_other_texts else (0, 1))

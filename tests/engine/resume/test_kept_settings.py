@@ -163,7 +163,7 @@ def test_a_catalogue_that_is_gone_is_named(whole: RunConfig, tmp_path: Path) -> 
     summary["config"]["catalogue"] = str(tmp_path / "gone.toml")
     (out / "run.json").write_text(json.dumps(summary))
     with pytest.raises(
-        ConfigError, match=r"was made with the catalogue .*gone.toml, which is not there: give --catalogue"
+        ConfigError, match=r"was made with the catalogue .*gone.toml, which does not exist now: give --catalogue"
     ):
         run(bare(whole, out))
 

@@ -156,8 +156,8 @@ class _Worker:
         code = self._process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         return (
-            f"the worker process of {', '.join(self._models)} {how} in the midst of its pass: look for its own "
-            "words above, or in the system's log if memory ran out, and run again"
+            f"the worker process of {', '.join(self._models)} {how} before its pass was done: look for its messages "
+            "above, or in the system's log if memory ran out, then run again"
         )
 
 
@@ -286,6 +286,6 @@ def _require_same_models(staged: Mapping[str, StagedModel], fingerprints: Mappin
     for name, model in staged.items():
         if model.fingerprint != fingerprints[name]:
             raise ModelLoadError(
-                f"{name} has changed since the run began: leave its files as they are, and run again, which computes "
-                "all its vectors again"
+                f"{name} has changed since the run began: leave its files as they are and run again; all its "
+                "vectors are then computed again"
             )

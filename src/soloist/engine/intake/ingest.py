@@ -93,13 +93,16 @@ def tell_passed_over(files: PassedOverFiles, sink: EventSink) -> None:
 
 def empty_collection(collection: Collection, skipped: SkippedInputs) -> InputError:
     """That a collection which was asked for by name has no chunks."""
-    return InputError(f"the collection {collection.name} has no chunks to embed ({skipped}): leave it out or fill it")
+    return InputError(
+        f"the collection {collection.name} has no chunks to embed ({skipped}): leave the collection out, or add "
+        "chunks to it"
+    )
 
 
 def nothing_to_embed(collections: Sequence[Collection], skipped: SkippedInputs) -> NothingToEmbedError:
     """That no collection has any chunks."""
     names = ", ".join(collection.name for collection in collections)
-    return NothingToEmbedError(f"there are no chunks to embed in {names} ({skipped}): give files that hold some")
+    return NothingToEmbedError(f"there are no chunks to embed in {names} ({skipped}): give files that contain chunks")
 
 
 def _write_collection(

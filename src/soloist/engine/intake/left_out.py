@@ -62,7 +62,7 @@ class LeftOut:
         where = " and ".join(filter(None, (", ".join(self._first[:-1]), self._first[-1])))
         them = "it" if self.skipped.count == 1 else "them"
         return VectorlessTextsError(
-            f"{parts}; {some}{where}: remove {them}, or go on without {them} with --on-bad-input skip"
+            f"{parts}; {some}{where}: remove {them}, or leave {them} out with --on-bad-input skip"
         )
 
 

@@ -32,7 +32,9 @@ def other_run(path: Path) -> RunFolder:
         ConfigError: there is none.
     """
     if not RunFolder(path).manifest.exists():
-        raise ConfigError(f"{path} has no manifest.jsonl: give --reuse the folder of a run")
+        raise ConfigError(
+            f"{path} is not a run folder, because it has no manifest.jsonl: give --reuse the folder of a run"
+        )
     return RunFolder(path)
 
 
@@ -50,22 +52,22 @@ def require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str]
     if has["collection"] and not has["collection"] & set(collections):
         raise ConfigError(
             f"{folder.path} is a run over {', '.join(sorted(has['collection']))}, and {config.chunks_root} has none of "
-            "them: give the folder of its chunks, or choose another --out"
+            "these collections: give the folder that has the run's chunks, or choose another --out"
         )
     gone = sorted(has["collection"] - set(collections))
     before = _root_before(folder)
     if gone and before is not None and os.path.realpath(before) != os.path.realpath(config.chunks_root):
         raise ConfigError(
             f"{folder.path} has the collection {gone[0]} of {before}, which {config.chunks_root} does not have: give "
-            "the folder that it was made from, or choose another --out"
+            "the folder of chunks that the run was made from, or choose another --out"
         )
     named = {"model": models} if not config.collections else {"model": models, "collection": collections}
     for kind, names in named.items():  # of collections that nobody names, those that are gone go from the run
         left_out = sorted(has[kind] - set(names))
         if left_out:
             raise ConfigError(
-                f"{folder.path} has vectors of the {kind} {left_out[0]}, which this command leaves out: name it too, "
-                f"or choose another --out with --reuse {folder.path}"
+                f"{folder.path} has vectors of the {kind} {left_out[0]}, which this command leaves out: name "
+                f"{left_out[0]} too, or choose another --out with --reuse {folder.path}"
             )
 
 

@@ -96,7 +96,7 @@ def unfit_weights(settings: Settled, models: Sequence[str]) -> str | None:
     example = ",".join(f"{name}={weights.get(name, 1):g}" for name in models)
     return (
         f"{settings.config.out} is fused with the weights {_numbers(weights)}, and this command has the models "
-        f"{', '.join(models)}: give embed a weight for each, e.g. --weights {example}"
+        f"{', '.join(models)}: give embed a weight for each model, e.g. --weights {example}"
     )
 
 
@@ -160,7 +160,7 @@ def _require_catalogue(config: RunConfig, kept: Mapping[str, Any]) -> None:
     path = kept.get("catalogue")
     if path is not None and not path.is_file():
         raise ConfigError(
-            f"{config.out} was made with the catalogue {path}, which is not there: give --catalogue with its place now"
+            f"{config.out} was made with the catalogue {path}, which does not exist now: give --catalogue with its path"
         )
 
 

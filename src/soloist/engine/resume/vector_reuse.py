@@ -132,7 +132,7 @@ class KnownVectors:
                 or not np.array_equal(_checksums(stored.vectors), checksums[sources])
             ):
                 raise OutputError(
-                    f"{source} has changed since its vectors were read first: wait until no other run writes it, then "
+                    f"{source} has changed since this run first read it: wait until no other run writes to it, then "
                     "run the same command again"
                 )
             vectors[rows] = stored.vectors

@@ -21,7 +21,7 @@ def _settle(dim: int | None, used: Sequence[Member]) -> Dims:
     first = used[0]
     if dim is not None:
         raise FusionError(
-            f"dim is {dim}, but an aligned mean has the {first.dim} dims of {first.name}: leave it out, or choose "
+            f"dim is {dim}, but an aligned mean has the {first.dim} dims of {first.name}: leave dim out, or choose "
             "projection"
         )
     return Dims(kept=None, fused=first.dim)

@@ -26,7 +26,7 @@ def _settle(dim: int | None, used: Sequence[Member]) -> Dims:
     if fused > width:
         raise FusionError(
             f"dim is {fused} but the models have only {width} dims together: choose a dim of {width} or less, or leave "
-            "it out"
+            "dim out"
         )
     return Dims(kept=None, fused=fused)
 
@@ -35,7 +35,7 @@ def _require_rows(plan: FusionPlan, rows: int) -> None:
     if rows < plan.dim:
         raise FusionError(
             f"a projection to {plan.dim} dims cannot be fitted to {count_text(rows, 'chunk')}: choose a dim of {rows} "
-            "or less, or concat"
+            "or less, or choose concat"
         )
 
 
