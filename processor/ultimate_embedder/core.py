@@ -279,6 +279,7 @@ def _count(collection: Collection, source: SourceConfig, in_all: SkippedInputs, 
     chunks = sum(1 for _ in read_chunks(collection, source, on_skip))
     if required and not chunks:
         raise InputError(
-            f"the collection {collection.name} has no chunks to embed ({skipped}): leave the collection out, or add chunks to it"
+            f"the collection {collection.name} has no chunks to embed ({skipped}): leave the collection out, or add "
+            "chunks to it"
         )
     return chunks

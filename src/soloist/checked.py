@@ -23,7 +23,7 @@ _DURATION = re.compile(
 
 
 class Implicit:
-    """What marks a default that nobody named: the folder of a run may have been made with something else."""
+    """Marks a default that nobody gave: the folder of a run may have been made with another value."""
 
     __slots__ = ()
 
@@ -48,7 +48,7 @@ _MARKED: Mapping[type, type] = {str: _ImplicitStr, int: _ImplicitInt, tuple: _Im
 
 
 def implicit(value: Given) -> Given:
-    """A value that equals the given one, and is marked as one that nobody named."""
+    """The value, marked as a default that nobody gave."""
     return _MARKED[type(value)](value)  # type: ignore[no-any-return]
 
 
@@ -65,7 +65,7 @@ def a_string(said: str, value: Any) -> str:
 
 
 def strings(said: str, value: Any) -> tuple[str, ...]:
-    """Texts. One string is refused: as a sequence it would be its letters, which nobody means."""
+    """Texts. A single string is refused: as a sequence it would be its letters."""
     items = as_list(value)
     if items is None or not all(isinstance(item, str) for item in items):
         meant = f", such as [{value!r}]" if isinstance(value, str) else ""

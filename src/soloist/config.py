@@ -124,14 +124,14 @@ class RunConfig:
         shard_chunks: chunks in a shard, which bounds the memory of a run. Shards of very long chunks have fewer.
         catalogue: a TOML file with models of your own.
         lock_dir: where the devices' locks are. Processes that name the same folder respect each other's leases.
-        lease_timeout_seconds: how long to wait for devices that another process holds. None waits without end.
+        lease_timeout_seconds: how long to wait for devices that another process holds. None waits without a limit.
         cache_dir: where runs keep what they measure for later plans. None is the user's cache folder.
         isolation: with `process` each pass runs in a process of its own. At its end the driver has all of its memory
             back, contexts included.
         packing: where rows lie one behind the other without padding: `auto` on the CPU, `on` on devices too, for
             the models that allow it.
-        stop_after: seconds, or a duration such as "8h30m", after which the run ends with the shard in work. The same
-            config goes on with it.
+        stop_after: seconds, or a duration such as "8h30m", after which the run ends with the present shard. The same
+            config continues it.
         reuse: other runs. Vectors that the same models made of the same texts are taken from there.
     """
 
@@ -175,7 +175,8 @@ class RunConfig:
 
         {"chunks_root": Path("chunks"), ..., "fusion": "concat", "weights": {}, "dim": None, "text_field": "text"}
         """
-        flat = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name not in _NESTED}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in _NESTED]
+        flat = {name: getattr(self, name) for name in names}
         flat |= {name: getattr(self.fusion, inner) for name, inner in _FUSION.items()}
         return flat | {name: getattr(self.source, name) for name in _SOURCE}
 
@@ -295,12 +296,12 @@ def _check_types(config: RunConfig | CalibrationConfig | FusionConfig | SourceCo
     Raises:
         ConfigError: one of them cannot be that.
     """
-    for each in dataclasses.fields(config):
-        name, value = each.name, getattr(config, each.name)
-        if value is None and each.default is not MISSING:
-            value = each.default
-        elif value is None and each.default_factory is not MISSING:
-            value = each.default_factory()
+    for setting in dataclasses.fields(config):
+        name, value = setting.name, getattr(config, setting.name)
+        if value is None and setting.default is not MISSING:
+            value = setting.default
+        elif value is None and setting.default_factory is not MISSING:
+            value = setting.default_factory()
         elif isinstance(config, RunConfig) and name in _NESTED:
             _require_nested(name, value)
         elif name not in _CHOICES:  # whose sentence names the choices

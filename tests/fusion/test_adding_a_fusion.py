@@ -13,7 +13,7 @@ from support.collections import write_collection
 from typer.testing import CliRunner
 
 from soloist.cli import app
-from soloist.fusion_methods import FUSIONS, FusionMethod
+from soloist.fusion_methods import FUSIONS, FusionMethod, fusion_choices
 from soloist.stores import RunFolder
 
 ROW = {"module": "fusion.first_model", "help": "the first model's vectors"}
@@ -46,7 +46,7 @@ def invoke(*arguments):
 def test_the_help_of_embed_and_plan_has_the_fusion():
     """A fusion that nobody reads of is not used; or its name would stand in one command and not in the other."""
     code = (
-        "import sys; from soloist.fusion_methods import FUSIONS, FusionMethod; "
+        "import sys; from soloist.fusion_methods import FUSIONS, FusionMethod, fusion_choices; "
         f"FUSIONS['first'] = FusionMethod(**{ROW!r}); "
         "from typer.testing import CliRunner; from soloist.cli import app; "
         "print(*(CliRunner().invoke(app, [name, '--help']).stdout for name in ('embed', 'plan')))"
@@ -100,6 +100,13 @@ def test_an_unknown_fusion_is_refused_with_the_choices(first_model, options, tmp
         "soloist: error: fusion is 'second': choose one of concat, mean, projection, aligned-mean, first, none\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_page_on_fusion_has_every_method():
+    """A method would be in the help and not in the documents, or the other way round."""
+    page = (Path(__file__).parents[2] / "docs" / "fusion.md").read_text()
+    rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `") and "--fusion" not in line]
+    assert tuple(rows) == fusion_choices()
 
 
 def evaluated(run: Path, folder: Path) -> list[dict]:

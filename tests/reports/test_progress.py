@@ -50,7 +50,7 @@ def run_events() -> list:
     leased = {"models": ("m",), "devices": ("cuda:0",), "memory": {"cuda:0": EMPTY}}
     return [
         RunStarted(mode="exclusive", accelerator="cuda", devices=("cuda:0",), models=("m",)),
-        Notice(about="m", message="its licence allows no commercial use"),
+        Notice(about="m", message="its licence does not allow commercial use"),
         InputSkipped(collection="notes", file="a.json", index=3, reason="empty text", detail=""),
         InputScanned(collection="notes", files=2, chunks=200, skipped=1),
         ModelStaged(
@@ -80,7 +80,7 @@ def test_a_log_gets_one_plain_line_for_each_event_worth_it():
     for event in run_events():
         sink.emit(event)
     assert stream.getvalue().splitlines() == [
-        "note: m: its licence allows no commercial use",
+        "note: m: its licence does not allow commercial use",
         "notes: 200 chunks in 2 files, 1 skipped",
         "m: 90.9 MB of weights in float16, 8 dims, up to 512 tokens, staged in 1.2 s",
         "waiting: cuda:0 is held by process 17 (other) since 2026-01-01 10:00:00",

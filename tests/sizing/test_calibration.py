@@ -342,8 +342,8 @@ def test_another_budget_in_mid_run_is_a_notice(small):
     begin(small)
     result = run(dataclasses.replace(small, token_budget=512))
     assert result.notices == (
-        "bert: its batches had 2,048 tokens before and have 512 from here on: on a GPU the last bits of a vector may "
-        "depend on it",
+        "bert: its batches had 2,048 tokens before and have 512 from now on: on a GPU, the size of a batch may change "
+        "the last bits of a vector",
     )
     assert result.models[0].kept > 0 and result.models[0].embedded > 0  # nothing is computed again for it
 

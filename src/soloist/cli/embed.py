@@ -83,12 +83,12 @@ def print_changes_of(config: RunConfig, *, as_json: bool) -> None:
         from soloist.reports.changes import print_changes
         from soloist.reports.table import open_console
 
-    found = changes(config)
+    planned = changes(config)
     with written_to_stdout("the changes"):
         if as_json:
-            typer.echo(json_text(found.to_dict(), indent=2))
+            typer.echo(json_text(planned.to_dict(), indent=2))
         else:
-            print_changes(found, open_console(sys.stdout))
+            print_changes(planned, open_console(sys.stdout))
 
 
 def _config(path: Path | None, given: dict[str, Any]) -> RunConfig:
@@ -108,7 +108,7 @@ def _model_names(config: RunConfig) -> list[str]:
 
         config = settled(config).config
     known = load_catalogue(config.catalogue)
-    return [resolve(each, known).name for each in config.models]
+    return [resolve(model, known).name for model in config.models]
 
 
 def _run(config: RunConfig, as_json: bool) -> None:

@@ -38,7 +38,7 @@ _STOPPED_LINE = "soloist: stopped"
 def exit_codes(*, debug: bool) -> Iterator[None]:
     """Turn what a command raises into an exit code and one line on stderr; the traceback only with `debug`.
 
-    A reader that closed its end of stdout is left to typer, which says nothing.
+    Where a reader has closed its end of stdout, typer ends the command without a word.
     """
     try:
         yield
@@ -65,8 +65,9 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Within this, Ctrl-C ends the process at once: nothing is begun yet, and a library whose import is broken off in
-    the middle raises anything, or aborts.
+    """Within this, Ctrl-C ends the process at once.
+
+    Nothing has begun yet, and a library that is interrupted while it is imported may raise anything, or abort.
     """
     if threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGINT) is not signal.default_int_handler
@@ -88,10 +89,10 @@ def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def written_to_stdout(what: str, *, before: str = "") -> Iterator[None]:
-    """Say that `what` could not be written, and `before` what was done nevertheless, where stdout takes no more.
+    """Where stdout cannot be written, say so of `what`; `before` is what to say first.
 
     Raises:
-        OutputError: it does not, e.g. because its disk is full.
+        OutputError: stdout cannot be written, e.g. because its disk is full.
     """
     try:
         yield
@@ -99,19 +100,19 @@ def written_to_stdout(what: str, *, before: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as exc:
-        sys.stdout = _nowhere()  # else Python tries once more at its end, and exits with a code of its own
+        sys.stdout = _nowhere()  # else Python tries again at its end, and exits with another code
         raise OutputError(f"{before}{what} could not be written to stdout: {exc.strerror or exc}") from exc
 
 
 def open_missing_streams() -> None:
-    """Open what the caller closed (`>&-`): else it is None, and the next file we write takes its number."""
+    """Open streams that the caller closed (`>&-`): a closed one is None, and the next file takes its number."""
     sys.stdin = sys.stdin or _nowhere()
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
 
 
 def _program() -> list[str]:
-    """What starts this program again: its name where the PATH leads to it, else its place."""
+    """What starts this program again: its name where the PATH has it, else its path."""
     started = Path(sys.argv[0])
     if started.name == "__main__.py":
         return [sys.executable, "-m", "soloist"]
@@ -126,12 +127,12 @@ def _nowhere() -> TextIO:
 
 
 def say_stopped() -> None:
-    """Say on stderr that Ctrl-C was heard; what became of the devices is for the progress lines to say."""
+    """Say on stderr that Ctrl-C came; progress lines say what became of the devices."""
     typer.echo(_STOPPED_LINE, err=True)
 
 
 def _say_how_to_go_on(stopped: BaseException) -> None:
-    """Say what ended a run, and the command line that goes on with it."""
+    """Say what ended a run, and the command line that continues it."""
     done = "was done before" if isinstance(stopped, NothingFinishedError) else "is done"
     typer.echo(f"soloist: {one_line(str(stopped))}; what {done} is kept, and this command continues the run:", err=True)
     typer.echo(f"  {shlex.join([*_program(), *sys.argv[1:]])}", err=True)

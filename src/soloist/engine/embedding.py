@@ -1,6 +1,6 @@
-"""A run as Python calls it: notices without a listener are logged, and a stop says how to go on in Python.
+"""A run as Python calls it: notices without a listener are logged, and a stop says how to continue in Python.
 
-Wraps `soloist.engine.run`. The command line calls that one itself, and says how to go on with a command.
+Wraps `soloist.engine.run`. The command line calls that one itself, and says with which command to continue.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ _logger = logging.getLogger("soloist")
 
 
 def embed(config: RunConfig, *sinks: EventSink | Callable[[Event], object]) -> RunResult:
-    """Embed what the config names, and write a run folder; go on with the one that is there.
+    """Embed what the config names into a run folder, or continue the run that is there.
 
-    What the folder has of the same chunks by the same models is kept, so that a run that was stopped, or whose chunks
-    have changed since, costs what is left to do. Events go to `events.jsonl` in that folder and to `sinks`: functions
-    that take an event, or objects whose `emit` does. Without any, notices are logged as warnings of "soloist".
+    Vectors that the folder has of the same chunks by the same models are kept. So a run that was stopped, or whose
+    chunks have changed, computes only what is left. Events go to `events.jsonl` in that folder and to `sinks`:
+    functions that take an event, or objects whose `emit` does. Without sinks, notices are logged as warnings of
+    "soloist".
 
-    In the main thread, a notebook's too, the first Ctrl-C or SIGTERM ends the run at the end of the shard in work, and
-    a second one at once. Elsewhere, or where a handler of your own is set, signals are yours.
+    In the main thread, a notebook's too, the first Ctrl-C or SIGTERM ends the run after the present shard, and a
+    second one ends it at once. Elsewhere, or where a handler of your own is set, signals are yours.
 
         try:
             result = soloist.embed(config)
         except soloist.RunStoppedError:
-            result = soloist.embed(config)  # later: goes on
+            result = soloist.embed(config)  # later: continues
 
     Raises:
-        RunStoppedError: the run was to end before it was done; the same config goes on with it.
-        RunInterruptedError: a second signal ended it at once; the same config goes on with it. A KeyboardInterrupt.
+        RunStoppedError: the run was to end before it was done; the same config continues it.
+        RunInterruptedError: a second signal ended the run at once; the same config continues it. A KeyboardInterrupt.
         SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
             used, the folder is as it was before.
     """
@@ -46,7 +47,7 @@ def embed(config: RunConfig, *sinks: EventSink | Callable[[Event], object]) -> R
 
 
 def _raise_with_the_way_on(stopped: RunStoppedError | RunInterruptedError) -> NoReturn:
-    """The frames between the caller and a signal are of no use to anybody."""
+    """Without the frames between the caller and the signal, which help nobody."""
     done = "was done before" if isinstance(stopped, NothingFinishedError) else "is done"
     raise type(stopped)(
         f"{stopped}; what {done} is kept, and soloist.embed with the same config continues the run"

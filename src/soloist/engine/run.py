@@ -83,16 +83,16 @@ from soloist.stores.leftovers import empty_new_folder, remove_leftovers
 def run(
     config: RunConfig, *sinks: EventSink | Callable[[Event], object], clock: Callable[[], float] = time.time
 ) -> RunResult:
-    """Embed what the config names, and write a run folder; go on with the one that is there.
+    """Embed what the config names into a run folder, or continue the run that is there.
 
-    What the folder has of the same chunks by the same models is kept, so that a run that was stopped, or whose chunks
-    have changed since, costs what is left to do. Events go to `events.jsonl` in that folder and to `sinks`, functions
-    that take an event or objects whose `emit` does. `clock` gives seconds since 1970. In the main thread Ctrl-C and
-    SIGTERM end the run at the end of the shard in work.
+    Vectors that the folder has of the same chunks by the same models are kept. So a run that was stopped, or whose
+    chunks have changed, computes only what is left. Events go to `events.jsonl` in that folder and to `sinks`:
+    functions that take an event, or objects whose `emit` does. `clock` gives seconds since 1970. In the main thread,
+    Ctrl-C and SIGTERM end the run after the present shard.
 
     Raises:
-        RunStoppedError: the run was to end before it was done; the same config goes on with it.
-        RunInterruptedError: a second signal ended it at once; the same config goes on with it.
+        RunStoppedError: the run was to end before it was done; the same config continues it.
+        RunInterruptedError: a second signal ended the run at once; the same config continues it.
         SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
             used, the folder is as it was before.
     """
@@ -261,11 +261,11 @@ class _Run:
 
     @contextlib.contextmanager
     def _told(self, sink: EventSink) -> Iterator[None]:
-        """Say that a signal was heard, as soon as it was."""
+        """Say that a signal came, as soon as it does."""
 
         def say(why: str) -> None:
             message = "the run ends after the present shard; a second Ctrl-C ends the run at once"
-            with contextlib.suppress(OutputError):  # in a thread where nobody hears it, of a run that ends anyway
+            with contextlib.suppress(OutputError):  # in a signal's thread, of a run that ends anyway
                 sink.emit(Notice(about=why, message=message))
 
         with self._stop.on_request(say):
@@ -283,12 +283,12 @@ class _Finished:
 
     @contextlib.contextmanager
     def something_or_said(self, stop: Stop) -> Iterator[None]:
-        """Where the time is over before anything was finished, say so: whoever repeats the command would for ever."""
+        """Where the time ends before anything is finished, say so: repeating the command would not help."""
         try:
             yield
         except RunStoppedError as exc:
             if self._anything or stop.is_asked or isinstance(exc.__context__, LeaseTimeoutError):
-                raise  # of the last more time is no cure: another process held the devices
+                raise  # more time does not help where another process held the devices
             raise NothingFinishedError(
                 f"{exc}, before anything new was finished: give --stop-after enough time to read the chunks, load "
                 "the models and embed one shard"
@@ -296,7 +296,7 @@ class _Finished:
 
 
 def _require_apart(config: RunConfig) -> None:
-    # Not Path.resolve, which raises what is no OSError where a link leads to itself.
+    # Not Path.resolve: where a link leads to itself, what it raises is not an OSError.
     out, root = (Path(os.path.realpath(path)) for path in (config.out, config.chunks_root))
     if out.is_relative_to(root):
         raise ConfigError(
@@ -311,7 +311,7 @@ def _announce(config: RunConfig, specs: Mapping[str, ModelSpec], accelerator: Ac
     )
     for spec in specs.values():
         if spec.non_commercial:
-            sink.emit(Notice(about=spec.name, message=f"its licence, {spec.licence}, allows no commercial use"))
+            sink.emit(Notice(about=spec.name, message=f"its licence, {spec.licence}, does not allow commercial use"))
 
 
 def _run_pass(context: PassContext, config: RunConfig, sink: EventSink) -> None:
@@ -370,7 +370,7 @@ def _undone_on_error(folder: RunFolder) -> Iterator[None]:
 
 
 def _state(config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget]) -> dict[str, Any]:
-    """What is to be known of a run that is not finished."""
+    """What has to be known of a run that is not finished."""
     return {
         "format": FORMAT,
         "config": config.to_dict(),

@@ -323,7 +323,7 @@ def test_a_run_of_an_earlier_version_is_kept_and_its_vectors_taken(cutting, tmp_
     kept = run(cutting)
     assert (kept.models[0].kept, tally_of(kept)) == (14, (0, 0, 0))
     assert kept.notices[-1:] == (
-        "cutting: 4 of its shards were written by an earlier version: their tokens are in no count",
+        "cutting: 4 of its shards were written by an earlier version: the counts lack their tokens",
     )
     taken = run(dataclasses.replace(cutting, out=tmp_path / "other", reuse=(cutting.out,)))
     assert (taken.models[0].embedded, tally_of(taken)) == (0, fresh)

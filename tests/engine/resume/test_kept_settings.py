@@ -123,12 +123,10 @@ def test_a_change_is_said_before_a_byte_changes(whole: RunConfig, tmp_path: Path
     result = run(
         bare(whole, out, fusion=FusionConfig(weights={"static": 0.5, "bert": 0.5}), vector_dtype="float32"), listen
     )
-    both = (
-        "here on: all fused vectors are made again, which embeds nothing, and the next export writes every row that has"
-    )
+    both = "now on: all fused vectors are made again, no text is embedded, and the next export writes every row that"
     was = "it was mean of static 0.7, bert 0.3, 16 dimensions, and is mean of static 0.5, bert 0.5, 16 dimensions from"
-    assert ("fusion", f"{was} {both} one", "in time") in said
-    again = "its float16 vectors are not taken for float32: what is in float16 alone is computed again"
+    assert ("fusion", f"{was} {both} has a fused vector", "in time") in said
+    again = "its float16 vectors cannot serve as float32: texts that have only a float16 vector are computed again"
     assert ("static", again, "in time") in said
     assert result.config.fusion == FusionConfig(method="mean", weights={"static": 0.5, "bert": 0.5}, dim=16)
     assert not verify_run(RunFolder.open(out)).problems
@@ -151,9 +149,9 @@ def test_a_dry_run_says_that_the_fusion_changes(whole: RunConfig, tmp_path: Path
     said = changes(bare(whole, out, fusion=FusionConfig(method="concat"))).notices
     weights = "weights static=0.7,bert=0.3"
     assert f"fusion: {weights}, kept from {out}; to change this, give --weights" in said
-    was = f"it was mean, {weights}, dim 16 in {out}, and is concat, {weights} from here on"
-    assert f"fusion: {was}: all fused vectors change, and no text is embedded for that" in said
-    assert not any("from here on" in notice for notice in changes(bare(whole, out)).notices)
+    was = f"it was mean, {weights}, dim 16 in {out}, and is concat, {weights} from now on"
+    assert f"fusion: {was}: all fused vectors change, and no text is embedded" in said
+    assert not any("from now on" in notice for notice in changes(bare(whole, out)).notices)
 
 
 def test_a_catalogue_that_is_gone_is_named(whole: RunConfig, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from soloist.types import VectorDType
 MODELS = ("bert", "static")
 CHUNKS, DISTINCT, SHARDS = 21, 20, 3
 ROUNDED = "{}: its float32 vectors are rounded to float16, and not computed again"
-COMPUTED = "{}: its float16 vectors are not taken for float32: what is in float16 alone is computed again"
+COMPUTED = "{}: its float16 vectors cannot serve as float32: texts that have only a float16 vector are computed again"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A pass in a process of its own, at whose end the driver has all memory back, contexts included.
+"""A pass in a process of its own. When the process ends, the driver has all memory back, contexts included.
 
 The parent holds the locks and never touches the devices. It starts a worker, sends it one line of JSON, and waits
 until the worker has its models staged and its first shard prepared; then it takes the lease and says `go`. The worker
@@ -44,7 +44,7 @@ from soloist.stores import RunFolder
 
 _COMMAND = (sys.executable, "-c", "from soloist.engine.drivers.isolated import main; main()")
 _LAST_WORDS_SECONDS = 10
-_PARENT_IS_GONE = 70  # the exit code of a worker that nobody listens to any more
+_PARENT_IS_GONE = 70  # the exit code of a worker whose parent has ended
 
 
 def run_isolated(context: PassContext, config: RunConfig, lease: ProcessLease, sink: EventSink) -> None:
@@ -91,7 +91,7 @@ class _Worker:
         self._sink = sink
 
     def __enter__(self) -> _Worker:
-        # In a session of its own Ctrl-C reaches it through us alone, once, and in order.
+        # In a process session of its own, Ctrl-C reaches the worker only through us, once, and in order.
         self._process = subprocess.Popen(
             _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -105,14 +105,14 @@ class _Worker:
         self.close()
 
     def send(self, message: object) -> None:
-        """One line to the worker; one that has ended says why when its own lines are read."""
+        """Send one line to the worker; why a worker has ended shows when its lines are read."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ValueError):  # ValueError: closed by us
             self._process.stdin.write(json_text(message) + "\n")
             self._process.stdin.flush()
 
     def stop(self, why: str) -> None:
-        """Tell the worker to end with the shard in work."""
+        """Tell the worker to end after the present shard."""
         self.send(f"stop {why}")
 
     def follow(self, *until: str) -> Mapping[str, Any]:
@@ -123,7 +123,7 @@ class _Worker:
         """
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if not line.endswith("\n"):  # it was killed in the midst of a word
+            if not line.endswith("\n"):  # it was killed while it wrote
                 break
             message = json.loads(line)
             if "event" in message:
@@ -135,9 +135,9 @@ class _Worker:
         raise EncodingError(self._ended())
 
     def close(self) -> None:
-        """End the worker, whatever it is at, and wait until it has ended: with it goes all that it has on a device.
+        """End the worker and wait for its end, which frees all that it has on a device.
 
-        The end of its input is its end. One that does not hear of that is killed.
+        A worker ends when its input does. One that does not is killed.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -244,7 +244,7 @@ def main() -> None:
         os._exit(1)
     released = next((event for event in reversed(ends.events) if isinstance(event, LeaseReleased)), None)
     parent.say("done", released=event_to_dict(released, 0.0) if released is not None else None)
-    # At once: the parent waits for the driver to have the memory back, and there is nothing left to tidy.
+    # At once: the parent waits until the driver has the memory back, and nothing is left to clean up.
     os._exit(0)
 
 

@@ -84,7 +84,7 @@ def _scanned(collection: Collection, written: Sequence[ShardRef], skipped: Skipp
 
 
 def tell_passed_over(files: PassedOverFiles, sink: EventSink) -> None:
-    """Say which files below the root are no chunk files, where there are any."""
+    """Say which files below the root are not chunk files, where there are any."""
     if files.count:
         sink.emit(InputPassedOver(**files.to_dict()))
     if sentence := files.notice():
@@ -92,7 +92,7 @@ def tell_passed_over(files: PassedOverFiles, sink: EventSink) -> None:
 
 
 def empty_collection(collection: Collection, skipped: SkippedInputs) -> InputError:
-    """That a collection which was asked for by name has no chunks."""
+    """The error for a collection that was asked for by name and has no chunks."""
     return InputError(
         f"the collection {collection.name} has no chunks to embed ({skipped}): leave the collection out, or add "
         "chunks to it"
@@ -100,7 +100,7 @@ def empty_collection(collection: Collection, skipped: SkippedInputs) -> InputErr
 
 
 def nothing_to_embed(collections: Sequence[Collection], skipped: SkippedInputs) -> NothingToEmbedError:
-    """That no collection has any chunks."""
+    """The error where no collection has any chunks."""
     names = ", ".join(collection.name for collection in collections)
     return NothingToEmbedError(f"there are no chunks to embed in {names} ({skipped}): give files that contain chunks")
 
@@ -153,7 +153,7 @@ def _write_shard(collection: Collection, index: int, chunks: Sequence[Chunk], fo
 
 
 def _characters(value: Any) -> int:
-    """About what a value of JSON is as text; anything but text counts as a little."""
+    """About how many characters a value of JSON has as text; whatever is not text counts as a few."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from soloist.types import Place, SkippedInput, Vectorless
 from soloist.wording import count_text
 
 _NAMED = 3
-# Of one text and of several.
+# What is said of one text, and of several.
 _WORDS: Mapping[Vectorless, tuple[str, str]] = {
     "no tokens": ("has no tokens", "have no tokens"),
     "token without a vector": ("has a token without a vector", "have tokens without a vector"),
@@ -32,7 +32,7 @@ class LeftOut:
     def add(
         self, collection: str, id: str, place: Place, digest: bytes, reasons: Mapping[str, Vectorless]
     ) -> SkippedInput:
-        """Take one more, with the reason in each model that makes no vector of it; as `skipped.jsonl` has it."""
+        """Count a text, with the reason of each model that makes no vector of it; its item in `skipped.jsonl`."""
         item = SkippedInput(
             collection=collection,
             file=place.file,

@@ -1,5 +1,6 @@
-"""What a run folder, and those that --reuse names, have from earlier sessions: what may not be dropped, what is taken
-over, and what is said of it. Knows files and fingerprints; runs no model.
+"""What earlier sessions left in a run folder, and in those that --reuse names: what must stay, and what is reused.
+
+Knows files and fingerprints; runs no model.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from soloist.types import VectorDType
 
 
 def other_run(path: Path) -> RunFolder:
-    """A run whose vectors may be taken, finished or not.
+    """A run whose vectors may be copied, finished or not.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the folder is not one of a run.
     """
     if not RunFolder(path).manifest.exists():
         raise ConfigError(
@@ -39,10 +40,10 @@ def other_run(path: Path) -> RunFolder:
 
 
 def require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str], collections: Sequence[str]) -> None:
-    """Refuse to drop what a run has because a command does not name it.
+    """Refuse a command that leaves out models or collections that the run has.
 
     Raises:
-        ConfigError: it would be dropped.
+        ConfigError: the run would drop them.
     """
     records = folder.manifest.read().values()
     has = {
@@ -62,7 +63,7 @@ def require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str]
             "the folder of chunks that the run was made from, or choose another --out"
         )
     named = {"model": models} if not config.collections else {"model": models, "collection": collections}
-    for kind, names in named.items():  # of collections that nobody names, those that are gone go from the run
+    for kind, names in named.items():  # without names, collections that are gone leave the run
         left_out = sorted(has[kind] - set(names))
         if left_out:
             raise ConfigError(
@@ -89,7 +90,7 @@ class Made:
 
 
 def made_with(folder: RunFolder) -> dict[str, Made]:
-    """By model, as the last session had it; empty where it did not come so far."""
+    """What the last session made each model's vectors with; empty where the session ended before that was known."""
     try:
         if (folder.path / STATE).is_file():
             state = folder.read_json(STATE)
@@ -115,7 +116,7 @@ def require_dtypes(
     """Refuse to compute everything again because `auto` is another dtype on this machine.
 
     Raises:
-        ConfigError: it would be computed again.
+        ConfigError: a model's vectors would be computed again.
     """
     if config.dtype not in ("auto", "auto-fast") or not folder.manifest.exists():
         return
@@ -142,7 +143,7 @@ def recorded_budgets(made: Mapping[str, Made], fingerprints: Mapping[str, str]) 
 
 
 def mend(folder: RunFolder, sink: EventSink) -> None:
-    """Take away what a killed run has left."""
+    """Remove what a killed run left behind."""
     remove_leftovers(folder.path)
     rows = folder.manifest.mend()
     if rows:
@@ -174,7 +175,9 @@ def reconcile(
     _tell_other_dtype(folder.manifest.read().values(), fingerprints, vector_dtype, sink)
     reconciled = reconcile_incoming(folder, is_current)
     for file in reconciled.damaged:
-        sink.emit(Notice(about=file, message="its bytes are not those that were written: it is written again"))
+        sink.emit(
+            Notice(about=file, message="its bytes have changed since they were written: the file is written again")
+        )
     for collection, chunks in reconciled.removed.items():
         sink.emit(ChunksRemoved(collection=collection, chunks=chunks))
 
@@ -192,13 +195,13 @@ def _tell_other_settings(folder: RunFolder, fingerprints: Mapping[str, str], sin
     )
     for model in dict.fromkeys(changed):
         message = "its weights or settings have changed, or soloist makes its vectors in another way now"
-        sink.emit(Notice(about=model, message=f"{message}: they are computed again"))
+        sink.emit(Notice(about=model, message=f"{message}: the vectors are computed again"))
 
 
 def _tell_other_dtype(
     before: Iterable[FileRecord], fingerprints: Mapping[str, str], vector_dtype: VectorDType, sink: EventSink
 ) -> None:
-    """Say of which models the run has had vectors that are what they should be but for what they are stored as."""
+    """Name the models whose vectors in the folder are current, but are stored in another dtype."""
     dtypes = dict.fromkeys(
         (record.model, record.vector_dtype)
         for record in before
@@ -211,7 +214,8 @@ def _tell_other_dtype(
             message = f"its {stored} vectors are rounded to {vector_dtype}, and not computed again"
         else:
             message = (
-                f"its {stored} vectors are not taken for {vector_dtype}: what is in {stored} alone is computed again"
+                f"its {stored} vectors cannot serve as {vector_dtype}: texts that have only a {stored} vector are "
+                "computed again"
             )
         sink.emit(Notice(about=model, message=message))
 
@@ -248,7 +252,7 @@ def warn_of_other_budgets(recorded: Mapping[str, Budget], budgets: Mapping[str, 
         before = recorded.get(model)
         if before is not None and before.device == budget.device and before.tokens != budget.tokens:
             message = (
-                f"its batches had {before.tokens:,} tokens before and have {budget.tokens:,} from here on: on a GPU "
-                "the last bits of a vector may depend on it"
+                f"its batches had {before.tokens:,} tokens before and have {budget.tokens:,} from now on: on a GPU, "
+                "the size of a batch may change the last bits of a vector"
             )
             sink.emit(Notice(about=model, message=message))

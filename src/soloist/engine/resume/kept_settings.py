@@ -1,4 +1,4 @@
-"""What a run folder was made with stays, unless a command names something else; both are said before a byte changes.
+"""What a run folder was made with stays, unless a command names something else. Both are said before a byte changes.
 
 A folder says what it was made with in state.json while its run is not finished, and in run.json afterwards. Knows
 configs, names of models and files; runs no model.
@@ -81,7 +81,7 @@ def require_weights_for_all(settings: Settled, models: Sequence[str]) -> None:
     """Refuse weights of the folder that do not fit the models of the command.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: they do not fit.
     """
     unfit = unfit_weights(settings, models)
     if unfit is not None:
@@ -101,7 +101,7 @@ def unfit_weights(settings: Settled, models: Sequence[str]) -> str | None:
 
 
 def fusion_change(settings: Settled) -> str | None:
-    """What is said of a fusion that the command changes, as far as that shows without a model; None where it stays."""
+    """A sentence on how the command changes the fusion, as far as settings show it; None where it stays."""
     try:
         before = _made_with(RunFolder(settings.config.out))
     except OutputError:
@@ -110,24 +110,24 @@ def fusion_change(settings: Settled) -> str | None:
     if all(before[name] == now[name] for name in _FUSION):
         return None
     return (
-        f"it was {_fusion_said(before)} in {settings.config.out}, and is {_fusion_said(now)} from here on: all fused "
-        "vectors change, and no text is embedded for that"
+        f"it was {_fusion_said(before)} in {settings.config.out}, and is {_fusion_said(now)} from now on: all fused "
+        "vectors change, and no text is embedded"
     )
 
 
 def tell_fusion(folder: RunFolder, plan: FusionPlan | None, sink: EventSink) -> None:
-    """Say that the fused vectors of a folder will be others, where they will."""
+    """Say how the fused vectors of a folder change, where they do."""
     known, before = _fusion_before(folder)
     if not known or _arithmetic(before) == _arithmetic(plan):
         return
     if before is None:
-        message = f"{_described(plan)} from here on: fused vectors are added, which embeds nothing"
+        message = f"{_described(plan)} from now on: fused vectors are added, and no text is embedded"
     elif plan is None:
-        message = f"the fused vectors ({_described(before)}) are removed, because nothing is fused from here on"
+        message = f"the fused vectors ({_described(before)}) are removed, because nothing is fused from now on"
     else:
         message = (
-            f"it was {_described(before)}, and is {_described(plan)} from here on: all fused vectors are made again, "
-            "which embeds nothing, and the next export writes every row that has one"
+            f"it was {_described(before)}, and is {_described(plan)} from now on: all fused vectors are made again, "
+            "no text is embedded, and the next export writes every row that has a fused vector"
         )
     sink.emit(Notice(about="fusion", message=message))
 
@@ -180,7 +180,7 @@ def _kept_fusion(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
 
 
 def _fused_by_default(config: RunConfig) -> RunConfig:
-    """A single model is not fused unless somebody asked for it: its fused vectors would be its own once more."""
+    """A single model is not fused unless somebody asked for it: its fused vectors would repeat its own."""
     is_asked = any(is_explicit(getattr(config.fusion, name)) for name in ("method", "weights", "dim"))
     if is_asked or len(set(config.models)) > 1:
         return config
@@ -192,7 +192,7 @@ def _changes(out: Path, asked: Mapping[str, Any], before: Mapping[str, Any]) -> 
     for name, effect in _KEPT.items():
         if effect and name in asked and asked[name] != before[name] and (name != "collections" or before[name]):
             was, now = _said(before[name]), _said(asked[name])
-            yield Notice(about=name, message=f"it was {was} in {out}, and is {now} from here on: {effect}")
+            yield Notice(about=name, message=f"it was {was} in {out}, and is {now} from now on: {effect}")
 
 
 def _stays(out: Path, kept: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Notice]:

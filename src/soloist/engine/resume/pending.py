@@ -67,5 +67,5 @@ def tell_kept(kept: Mapping[str, Sequence[FileRecord]], sink: EventSink) -> None
         sink.emit(ShardsKept(model=model, shards=len(records), rows=rows, tally=sum(tallies, TokenTally())))
         if len(tallies) < len(records):
             without = len(records) - len(tallies)
-            message = f"{without} of its shards were written by an earlier version: their tokens are in no count"
+            message = f"{without} of its shards were written by an earlier version: the counts lack their tokens"
             sink.emit(Notice(about=model, message=message))

@@ -1,4 +1,4 @@
-"""Vectors that are there already: of the same text by the same model, wherever they lie.
+"""Vectors that exist already: of the same text by the same model, wherever they are.
 
 A text of a run is embedded once for each model. Its vector is looked for in the finished shards of the run, in what
 was set aside when the chunks changed, and in the runs that `--reuse` names. Knows run folders; computes nothing.
@@ -62,8 +62,8 @@ class Placement:
 class KnownVectors:
     """Where one model's vector of a text lies, in some 35 to 55 bytes a text.
 
-    Files of other runs, and bytes on a disk, may change while a run is at work. So each vector has a checksum from when
-    its file was seen to be whole, or was written, and is held against that when it is taken over.
+    Files of other runs, and bytes on a disk, may change while a run is at work. So each vector has a checksum from
+    when its file was read or written, and is compared with that when it is copied.
     """
 
     def __init__(self) -> None:
@@ -76,14 +76,14 @@ class KnownVectors:
         self._reader = RowReader()
 
     def add_file(self, path: Path, digests: Sequence[bytes], vectors: Vectors, origin: Origin) -> None:
-        """Take note of the texts whose vectors (rows, dim) a file has."""
+        """Record the texts whose vectors (rows, dim) a file has."""
         number = self._number(path, origin)
         self._checksums[number] = _checksums(vectors)
         for row, digest in enumerate(digests):
             self._add(digest, number, row)
 
     def place(self, path: Path, digests: Sequence[bytes]) -> Placement:
-        """Look for the texts of a shard, and take note of the new ones as vectors of the file that it will become."""
+        """Look for the texts of a shard, and record the new ones as rows of the file that the shard will have."""
         number = self._number(path, "this run")
         fresh: list[int] = []
         copies: list[tuple[int, int, int]] = []
@@ -115,7 +115,7 @@ class KnownVectors:
         there. Counts that a file does not have stay as they are.
 
         Raises:
-            OutputError: a file that has some of them cannot be read, or has other texts or other vectors by now.
+            OutputError: a file that has some of them cannot be read, or its texts or vectors have changed.
         """
         for number in np.unique(placement.copies[:, 1]):
             rows, _, sources = placement.copies[placement.copies[:, 1] == number].T
@@ -140,7 +140,7 @@ class KnownVectors:
                 counts[rows] = stored.counts
 
     def written(self, placement: Placement, vectors: Vectors, vector_dtype: VectorDType) -> None:
-        """Take note of what a shard's file has now: its vectors (rows, dim), stored as `vector_dtype`."""
+        """Record what a shard's file has now: its vectors (rows, dim), stored as `vector_dtype`."""
         self._checksums[placement.file] = _checksums(rounded(vectors, vector_dtype))
 
     def _number(self, path: Path, origin: Origin) -> int:
@@ -158,10 +158,10 @@ class KnownVectors:
 
 
 def serves(stored: VectorDType, wanted: VectorDType) -> bool:
-    """Whether a stored vector may stand for one that is computed and then stored as wanted.
+    """Whether a stored vector can replace one that would be computed and then stored as wanted.
 
-    A float32 one has every bit that was computed: rounded to float16 it is what the computed one would be. A float16
-    one has lost bits that float32 has.
+    A float32 vector has every bit that was computed, so rounding it to float16 gives what a fresh one would be. A
+    float16 vector has lost bits that float32 needs.
     """
     return stored in ("float32", wanted)
 
@@ -174,10 +174,10 @@ def known_vectors(
     vector_dtype: VectorDType = "float32",
     check: Callable[[], object] = lambda: None,
 ) -> KnownVectors:
-    """The vectors of a model with this fingerprint that serve a run of this vector dtype: in its finished shards, set
-    aside, and in other runs.
+    """The vectors by a model of this fingerprint that a run of this vector dtype can use.
 
-    Every file is read, and held against its checksum. `check` is called before each, and may raise.
+    They are in its finished shards, set aside, or in other runs. Every file is read and compared with its checksum.
+    `check` is called before each file, and may raise.
     """
     known = KnownVectors()
 
@@ -217,7 +217,7 @@ def _set_aside(folder: RunFolder) -> Iterator[tuple[Path, VectorFile]]:
 
 
 def _add_file(known: KnownVectors, path: Path, sha256: str, origin: Origin) -> None:
-    """Take note of a file, unless its bytes are not those of this checksum."""
+    """Add a file whose bytes still have this checksum."""
     table = whole_table(path, sha256)
     digests = table_digests(table) if table is not None else None
     if table is not None and digests is not None:
@@ -225,5 +225,5 @@ def _add_file(known: KnownVectors, path: Path, sha256: str, origin: Origin) -> N
 
 
 def _checksums(vectors: Vectors) -> NDArray[np.uint32]:
-    """The CRC-32 of each row (rows, dim): one that has another bit has another."""
+    """The CRC-32 of each row (rows, dim): a row with another bit has another checksum."""
     return np.fromiter(map(zlib.crc32, np.ascontiguousarray(vectors)), dtype=np.uint32, count=len(vectors))

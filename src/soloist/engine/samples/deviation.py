@@ -1,4 +1,4 @@
-"""What a fast format costs: a run's own chunks once more in float32, a few of them, before the passes begin."""
+"""What a fast dtype costs: a few of the run's chunks are embedded in float32 too, before the passes begin."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tell_deviations(
     """Say, for each model that `auto-fast` has in bfloat16 and that has shards to embed, how far its vectors are from
     float32's.
 
-    The model is loaded once more for it, in float32, and let go again. Where that fails, that is said. `check` is
+    The model is loaded in float32 for this, and dropped afterwards. Where that fails, the notice says so. `check` is
     called between batches, and raises where the run is to end.
     """
     for model in samples.first:
@@ -54,7 +54,7 @@ def _deviation(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]
         unit_rows(host_vectors(reference, texts, check))[0],
     )
     if not np.isfinite(cosines).all():
-        return f"of {len(texts)} chunks some have no finite vector in it"
+        return f"some of {len(texts)} chunks have no finite vector in this dtype"
     return f"of {len(texts)} chunks the lowest cosine to float32 is {cosines.min():.5f}, the mean {cosines.mean():.5f}"
 
 
