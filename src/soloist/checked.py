@@ -85,7 +85,7 @@ def a_path(said: str, value: Any) -> Path:
 def paths(said: str, value: Any) -> tuple[Path, ...]:
     """Paths of runs."""
     _require_list(said, value, "run folders")
-    return tuple(a_path(f"{said.split(' ', 1)[0]} is {each!r}", each) for each in value)
+    return tuple(a_path(f"{said.split(' ', 1)[0]} is {path!r}", path) for path in value)
 
 
 def _require_list(said: str, value: Any, of: str) -> None:
@@ -136,8 +136,8 @@ def seconds_of(name: str, text: str) -> float:
 
 
 def _duration(said: str, text: str) -> float:
-    found = _DURATION.fullmatch(text.strip().lower())
-    parts = {unit: float(value) for unit, value in found.groupdict().items() if value} if found is not None else {}
+    match = _DURATION.fullmatch(text.strip().lower())
+    parts = {unit: float(value) for unit, value in match.groupdict().items() if value} if match is not None else {}
     length = parts.get("hours", 0) * 3600 + parts.get("minutes", 0) * 60 + parts.get("seconds", 0)
     if not length:
         raise ConfigError(f"{said}: give hours, minutes and seconds, such as 9h, 8h30m, 45m or 90s")

@@ -118,8 +118,8 @@ def _program() -> list[str]:
         return [sys.executable, "-m", "soloist"]
     if not started.is_file():  # e.g. the -c of python -c
         return ["soloist"]
-    found = shutil.which(started.name)
-    return [started.name if found is not None and Path(found).samefile(started) else str(started)]
+    on_path = shutil.which(started.name)
+    return [started.name if on_path is not None and Path(on_path).samefile(started) else str(started)]
 
 
 def _nowhere() -> TextIO:

@@ -53,8 +53,8 @@ class RunPlan:
 
     def following(self, present: Pass) -> tuple[str, ...]:
         """The models that the pass after this one adds."""
-        later = self.passes[self.passes.index(present) + 1 :][:1]
-        return tuple(model for each in later for model in each.models if model not in present.models)
+        after = self.passes[self.passes.index(present) + 1 :]
+        return tuple(model for model in after[0].models if model not in present.models) if after else ()
 
 
 def plan_run(models: Sequence[PlannedModel], mode: Mode, card: Card) -> RunPlan:
