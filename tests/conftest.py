@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.forks import FORKS, forks_live_in
 from support.mounts import Disk, keep_mounts_private
 
 # Read by huggingface_hub when it is imported, which no test module does before this file.
@@ -20,6 +21,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # What runs measure is kept in the user's cache folder, and refines the next plan: here, it must not.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="soloist-tests-cache-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+# One for all processes of a run, on a short path: that of a socket has at most 108 characters.
+if FORKS not in os.environ:
+    forks_live_in(Path(tempfile.mkdtemp(prefix="soloist-forks-")))
+    atexit.register(shutil.rmtree, os.environ[FORKS], ignore_errors=True)
 # Models this small spend their time at the barriers between threads, above all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forks import run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = ROOT.parent / "shared" / "seed" / "kaggle_validation_plan.md"
@@ -86,7 +87,7 @@ def played(setting: tuple[str, dict[str, str], Path], chunks_root: Path) -> Play
     accelerator, env, folder = setting
     code = [with_folders(block, chunks_root, folder / "unused") for block in blocks("python")]
     (folder / "blocks.json").write_text(json.dumps(code), encoding="utf-8")
-    done = subprocess.run(
+    done = run_forked(
         [sys.executable, ROOT / "tests/adapters/run_scenarios.py", folder / "blocks.json", folder / "facts.json"],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.forks import Forked
 from typer.testing import CliRunner, Result
 
 from soloist.cli import app
@@ -112,7 +113,7 @@ def test_a_cache_that_cannot_be_written(options, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_frees_the_devices(number, options, tmp_path):
     """Whoever measures holds every device: a signal that leaves them held blocks everybody else on the machine."""
-    process = subprocess.Popen(
+    process = Forked(
         [*COMMAND, *options, "--sample-seconds", "1"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:

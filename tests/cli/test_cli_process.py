@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.ctrl_c import PATIENCE_SECONDS, press_twice
+from support.forks import Forked
 
 COMMAND = (sys.executable, "-c", "from soloist.cli import main; main()")
 STOPPED = "soloist: stopped by a second Ctrl-C; what is done is kept, and this command continues the run:"
@@ -23,6 +24,11 @@ STOPPED = "soloist: stopped by a second Ctrl-C; what is done is kept, and this c
 def start(*arguments: str, **streams) -> subprocess.Popen:
     """The command in a process of its own."""
     return subprocess.Popen([*COMMAND, *arguments], text=True, **streams)
+
+
+def start_forked(*arguments: str, **streams) -> Forked:
+    """The same without its imports."""
+    return Forked([*COMMAND, *arguments], text=True, **streams)
 
 
 def test_help_and_models_import_no_torch():
@@ -45,7 +51,7 @@ def test_ctrl_c_stops_a_run_and_frees_the_devices(options, chunks_root, tmp_path
     (chunks_root / "notes" / "b_chunks.json").write_text(json.dumps(many))
     events, said = tmp_path / "run" / "events.jsonl", tmp_path / "stderr"
     with said.open("w") as stderr_file:
-        process = start(*options, "--models", "all-MiniLM-L6-v2", stdout=subprocess.PIPE, stderr=stderr_file)
+        process = start_forked(*options, "--models", "all-MiniLM-L6-v2", stdout=subprocess.PIPE, stderr=stderr_file)
     try:
         await_event(events, '"PassStarted", "model": "wordllama"')
         await_event(events, '"PassStarted", "model": "all-MiniLM-L6-v2"')
@@ -171,7 +177,7 @@ def test_a_name_with_no_letter_in_the_encoding_is_printed(options, chunks_root, 
     """An ASCII terminal and a collection named 文書 must not end a finished run with an error."""
     (chunks_root / "notes").rename(chunks_root / "文書")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    process = start(*options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = start_forked(*options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert "\\u6587\\u66f8" in stdout
@@ -190,7 +196,7 @@ def on_terminal(arguments: list[str], columns: int) -> str:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    process = start(
+    process = start_forked(
         *arguments, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm-256color"}
     )
     os.close(theirs)

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 from support.ctrl_c import interrupted
+from support.forks import Forked
 from typer.testing import CliRunner
 
 from soloist.cli import app
@@ -175,7 +176,7 @@ def test_lines_are_those_that_python_reads(text):
 def test_each_line_is_answered_before_the_next_one_comes_until_ctrl_c(folder):
     """A program that asks and waits for the answer waited for ever, and Ctrl-C ended it with a traceback."""
     command = [sys.executable, "-m", "soloist", "search", str(folder / "run"), "-", "--json", "-k", "2"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+    with Forked(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
         for question in (QUESTION, "tokens of a batch"):
             asking.stdin.write(f"{question}\n\n".encode())
             asking.stdin.flush()

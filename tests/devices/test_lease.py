@@ -13,6 +13,7 @@ import time
 
 import pytest
 import torch
+from support.forks import Forked
 
 from soloist.devices import DeviceLease, open_accelerator
 from soloist.devices.accelerator import SimulatedAccelerator
@@ -208,11 +209,10 @@ def test_the_lock_folder_is_the_same_for_every_job(tmp_path):
 
 
 HOLD = textwrap.dedent("""
-    import gc, sys, time
+    import sys, time
     from pathlib import Path
     from soloist.devices import DeviceLease, open_accelerator
     from soloist.events import ListSink
-    gc.freeze()  # each turn collects twice
     accelerator = open_accelerator("simulated:2x1MB")
     (Path(sys.argv[1]) / f"ready-{sys.argv[2]}").touch()
     while not (Path(sys.argv[1]) / "start").exists():
@@ -230,10 +230,10 @@ HOLD = textwrap.dedent("""
 """)
 
 
-def start(tmp_path, name: str, turns: int, seconds: float) -> subprocess.Popen:
+def start(tmp_path, name: str, turns: int, seconds: float) -> Forked:
     """A process that leases the devices some times."""
     arguments = [sys.executable, "-c", HOLD, str(tmp_path), name, str(turns), str(seconds)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    return Forked(arguments, stdout=subprocess.PIPE, text=True)
 
 
 def let_go(tmp_path, *names: str) -> None:

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from support.ctrl_c import PATIENCE_SECONDS, await_text, press_twice
+from support.forks import Forked
 
 from soloist.devices import open_accelerator
 from soloist.engine import run
@@ -162,7 +163,7 @@ def test_ctrl_c_in_a_pass(config, tmp_path, interrupts, ended_by):
     from support.collections import write_collection
 
     write_collection(tmp_path / "chunks", "gamma", 3000, longest=200)
-    process = subprocess.Popen(
+    process = Forked(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     events = tmp_path / "run" / "events.jsonl"

@@ -20,6 +20,7 @@ from filelock import FileLock
 from support.collections import write_catalogue
 from support.ctrl_c import PATIENCE_SECONDS, press_twice
 from support.fault_runs import COMMAND, On, command_environment, command_of, files_of, run_out_of_time
+from support.forks import Forked, run_forked
 from typer.testing import CliRunner
 
 from soloist.cli import app
@@ -139,7 +140,7 @@ def test_a_signal_ends_a_command_with_its_code_and_keeps_what_is_finished(slow, 
     config = dataclasses.replace(slow, isolation=isolation, shard_chunks=4 if how == "SIGTERM" else ROWS // 2)
     said = tmp_path / "stderr"
     with said.open("w") as stderr:
-        process = subprocess.Popen(
+        process = Forked(
             [*COMMAND, *command_of(config)], stdout=subprocess.PIPE, stderr=stderr, text=True, env=command_environment()
         )
     try:
@@ -164,7 +165,7 @@ def test_a_signal_ends_a_command_with_its_code_and_keeps_what_is_finished(slow, 
     assert shlex.split(line) == [sys.executable, "-m", "soloist", *command_of(config)]
     assert run_status(config.out).error == why
     if (how, isolation) == ("SIGTERM", "allocator"):  # the line itself once, which is a start of the command more
-        done = subprocess.run(
+        done = run_forked(
             shlex.split(line), capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=command_environment()
         )
         assert done.returncode == 0, done.stderr
@@ -251,10 +252,10 @@ class Own(StaticEmbedding):
 """
 
 
-def begun(config, *options, **environment):
+def begun(start, config, **environment):
     """The command at work in a process of its own."""
-    return subprocess.Popen(
-        [*COMMAND, *command_of(config, *options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    return start(
+        [*COMMAND, *command_of(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**command_environment(), **environment},
     )  # fmt: skip
 
@@ -277,7 +278,7 @@ def test_a_signal_while_a_model_is_loaded_is_no_fault_of_the_model(config, own_m
     (folder / "modules.json").write_text(json.dumps(modules))
     catalogue = write_catalogue(tmp_path / "own.toml", {"one": folder})
     catalogue.write_text(catalogue.read_text() + "trust_remote_code = true\n")
-    process = begun(dataclasses.replace(config, models=("one",), catalogue=catalogue))
+    process = begun(Forked, dataclasses.replace(config, models=("one",), catalogue=catalogue))
     await_true(at_work.exists, process)
     require_ended_by(process, number, why)
     assert not config.out.exists()
@@ -337,7 +338,7 @@ def test_a_signal_while_a_model_is_downloaded_is_heard(config, tmp_path):
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
     }
-    process = begun(dataclasses.replace(config, models=("org/slow",)), **hub)
+    process = begun(subprocess.Popen, dataclasses.replace(config, models=("org/slow",)), **hub)
     try:
         await_true(SlowHub.at_work.is_set, process)
         require_ended_by(process, signal.SIGTERM, "SIGTERM")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from support.forks import run_forked
 from typer.testing import CliRunner
 
 from soloist.cli import app
@@ -52,7 +53,7 @@ def test_bytes_that_are_no_utf_8_are_one_line_and_a_usage_error(searched, stdin,
     """`unexpected TypeError` or `UnicodeDecodeError`, where a file of questions is in another encoding."""
     question = b"caf\xe9 lease"
     asked = command("search", searched, "-") if stdin else [*command("search", searched), question]
-    done = subprocess.run(
+    done = run_forked(
         asked, input=question + b"\n" if stdin else b"", capture_output=True, check=False,
         env={**os.environ, "PYTHONIOENCODING": encoding},
     )  # fmt: skip
@@ -64,7 +65,7 @@ def test_bytes_that_are_no_utf_8_are_one_line_and_a_usage_error(searched, stdin,
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_questions_from_windows_are_those_from_elsewhere(searched, encoding):
     """Each question would end in a character that tokenizers know, and the first begin with one that nobody sees."""
-    done = subprocess.run(
+    done = run_forked(
         command("search", searched, "-", "--json", "-k", 5), capture_output=True, check=True,
         input=f"{QUESTION}\r\n\r\ntokens\r\n".encode(encoding), env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from support.forks import Forked
+
 HEARD = "a second Ctrl-C ends it at once"
 # Longer than any busy machine needs: whoever waits so long waits for what never comes.
 PATIENCE_SECONDS = 300
 
 
-def await_text(file: Path, text: str, process: subprocess.Popen[str], *, within: float = PATIENCE_SECONDS) -> None:
+def await_text(file: Path, text: str, process: Forked, *, within: float = PATIENCE_SECONDS) -> None:
     """Wait until a process has written something into a file, or has ended."""
     deadline = time.monotonic() + within
     while process.poll() is None and text not in (file.read_text() if file.exists() else ""):
@@ -22,7 +24,7 @@ def await_text(file: Path, text: str, process: subprocess.Popen[str], *, within:
         time.sleep(0.005)
 
 
-def press_twice(process: subprocess.Popen[str], said: Path, times: int = 2) -> None:
+def press_twice(process: Forked, said: Path, times: int = 2) -> None:
     """Ctrl-C; and again, once the run has said in a file that it heard the first.
 
     Two signals that a busy process has not looked at yet are one signal to it.
@@ -39,7 +41,7 @@ def interrupted(
     command: Sequence[object], is_at_work: Callable[[], bool], *, times: int = 1
 ) -> subprocess.CompletedProcess[str]:
     """What becomes of a command that gets Ctrl-C, so often, as soon as it is at work."""
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Forked(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not is_at_work():

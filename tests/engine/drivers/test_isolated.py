@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from support.collections import config_below
+from support.forks import Forked
 
 from soloist.devices import DeviceLease, open_accelerator
 from soloist.engine import run
@@ -97,7 +98,7 @@ def started(config, tmp_path):
     """A run in a process of its own, and its worker once that is at work."""
     write = tmp_path / "config.json"
     write.write_text(json.dumps(config.to_dict()))
-    process = subprocess.Popen(
+    process = Forked(
         [sys.executable, "-c", WORKER_KILLED, str(write)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     events = config.out / "events.jsonl"
@@ -150,7 +151,7 @@ def test_a_killed_parent_leaves_no_worker(long_run, tmp_path):
 
 def test_memory_that_another_process_takes_is_told_and_costs_no_run(isolated, tmp_path, monkeypatch):
     """A finished pass must not be lost because somebody opened a browser; and nobody may believe it went unseen."""
-    other = subprocess.Popen(
+    other = Forked(
         [sys.executable, "-c", OTHER_PROCESS, str(isolated.lock_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True,
     )  # fmt: skip

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command_server import CommandServer
+from support.commands import Commands
 from support.tiny_models import make_static
 
 
@@ -18,11 +17,9 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    """The command, forked from a process that has done its imports."""
-    server = CommandServer(tmp_path_factory.mktemp("commands"))
-    yield server
-    server.close()
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    """The command without its imports."""
+    return Commands(tmp_path_factory.mktemp("commands"))
 
 
 @pytest.fixture(scope="session")

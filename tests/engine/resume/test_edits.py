@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.command_server import CommandServer, Death
+from support.commands import Commands, Death
 from support.editing import assert_same_files, write_chunks
 
 Item = tuple[str, str]
@@ -80,7 +80,7 @@ def first_files() -> Files:
     }
 
 
-def _check(commands: CommandServer, catalogue: Path, options: list[str], history: list[Step]) -> None:
+def _check(commands: Commands, catalogue: Path, options: list[str], history: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         arguments = [

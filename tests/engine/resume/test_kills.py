@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_server import CommandServer, Death
+from support.commands import Commands, Death
 from support.editing import assert_same_files, random_text, write_chunks
 
 from soloist.stores.manifest import Manifest
@@ -156,7 +156,7 @@ def test_killed_at_every_step_of_the_change_from_chunks_to_chunks(commands, argu
 
 
 def _one_life(
-    commands: CommandServer, arguments: list[str], out: Path, seconds: float, generator: random.Random
+    commands: Commands, arguments: list[str], out: Path, seconds: float, generator: random.Random
 ) -> Counter[str]:
     """From a change of the chunks to the end of the run, killed again and again; how often in which phase."""
     hit: Counter[str] = Counter()
@@ -185,7 +185,7 @@ def _one_life(
 
 
 def _killed(
-    commands: CommandServer,
+    commands: Commands,
     arguments: list[str],
     out: Path,
     moment: Moment,

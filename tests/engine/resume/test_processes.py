@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.command_server import Death
+from support.commands import Death
+from support.ctrl_c import PATIENCE_SECONDS
 from support.editing import assert_same_files, write_chunks
+from support.forks import Forked
 
 
 @pytest.fixture
@@ -32,9 +35,9 @@ def arguments(tmp_path: Path, catalogue: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: str, start: Any = subprocess.Popen) -> Iterator[Any]:
     """`python -m soloist` in a session of its own, which is killed where the test fails."""
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-m", "soloist", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
@@ -48,7 +51,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def await_events(out: Path, text: str, count: int = 1) -> None:
     """Wait until the log of a run has so many events with this text."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not (out / "events.jsonl").exists() or (out / "events.jsonl").read_text().count(text) < count:
         assert time.monotonic() < deadline, f"no {text} in {out}"
         time.sleep(0.001)
@@ -92,7 +95,7 @@ def test_a_second_run_into_a_folder_is_refused_and_the_first_goes_on(commands, a
     out = tmp_path / "run"
     arguments += ["--models", "bert,static"]
     assert commands.run(*arguments, "--out", str(tmp_path / "undisturbed")).code == 0
-    with started(*arguments, "--out", str(out)) as first:
+    with started(*arguments, "--out", str(out), start=Forked) as first:
         for event in ('"InputScanned"', '"ShardEncoded"'):
             await_events(out, event)
             first.send_signal(signal.SIGSTOP)  # so that it is at work for as long as the second looks

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.command_server import CommandServer, Death
+from support.commands import Commands, Death
 from support.editing import assert_same_files, random_text, write_chunks
 
 from soloist.config import RunConfig
@@ -265,7 +265,7 @@ def test_a_run_of_an_earlier_version_is_one_of_float32(runs, tmp_path):
 
 @pytest.mark.parametrize(("first", "then"), [("float32", "float16"), ("float16", "float32")])
 def test_a_switch_that_is_killed_anywhere_ends_in_the_files_of_a_fresh_run(
-    commands: CommandServer, runs, tmp_path, first, then
+    commands: Commands, runs, tmp_path, first, then
 ):
     """A folder that is neither the one nor the other, and that the next run takes for either."""
     config = copied(runs[first], tmp_path / "run")
