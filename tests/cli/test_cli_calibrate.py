@@ -48,9 +48,9 @@ def test_a_table_on_stdout_and_progress_on_stderr(options, tmp_path, tiny_models
     head, *rows = result.stdout.split("\n\n")[0].splitlines()
     assert head.split("  ")[0] == "model" and "token budget" in head and "tokens/s" in head
     assert [row.split()[2] for row in rows] == ["512", "1,024", "2,048"]
-    assert sum("chosen" in row for row in rows) == 1 and "the table" in rows[-1]
+    assert sum("chosen" in row for row in rows) == 1 and "default" in rows[-1]
     choice, kept = result.stdout.splitlines()[-2:]
-    assert "the table has 2,048 (measured on a core with AVX-512" in choice
+    assert "the default is 2,048 (measured on a core with AVX-512" in choice
     assert kept.startswith(f"kept in {tmp_path / 'cache' / 'calibrated.json'}: ")
     lines = result.stderr.splitlines()
     assert sum("tokens/s in batches of" in line for line in lines) == 9

@@ -90,7 +90,7 @@ def test_weights_that_do_not_fit_are_one_sentence(chunks_root):
     assert result.exit_code == 1
     verdict = [line for line in result.stdout.splitlines() if line.startswith("does not fit")]
     assert len(verdict) == 1
-    assert verdict[0].startswith("does not fit: bge-m3 needs 2.27 GB for its weights in float32, and 0.95 GB of ")
+    assert verdict[0].startswith("does not fit: bge-m3 needs 2.27 GB for its weights in float32, but soloist can ")
     assert "choose a device with more memory" in verdict[0]
     assert "none fits" in result.stdout and "\nfits" not in result.stdout
 
@@ -100,7 +100,7 @@ def test_a_session_that_is_too_short_is_one_sentence(chunks_root):
     result = plan(chunks_root, "--models", "bge-m3", *ON_T4, "--session", "2s")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1].startswith("does not fit: the run would take ")
-    assert "the same command with --stop-after goes on" in result.stdout.splitlines()[-1]
+    assert "run the same embed command with --stop-after in 3 sessions" in result.stdout.splitlines()[-1]
 
 
 def test_a_session_of_unknown_rate_is_unknown(chunks_root):
@@ -110,7 +110,7 @@ def test_a_session_of_unknown_rate_is_unknown(chunks_root):
     assert result.exit_code == 1
     assert "does not fit" not in result.stdout
     last = result.stdout.splitlines()[-1]
-    assert last.startswith("unknown: whether the session of 9.0 h is long enough, because the rate of all-MiniLM-L6-v2")
+    assert last.startswith("unknown: whether a session of 9.0 h is long enough, because the speed of all-MiniLM-L6-v2")
     as_json = plan(*arguments, "--json")
     content = json.loads(as_json.stdout)
     assert (as_json.exit_code, content["fits"], content["problems"]) == (1, None, [])

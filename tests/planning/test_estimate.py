@@ -384,7 +384,7 @@ def test_the_plans_two_models_on_two_t4(token_budget, plan):
         assert model.weights_bytes < model.peak_bytes <= model.reserved_bytes <= found.limit_bytes, shown(model)
     if token_budget is None:
         assert {model.exclusive.limited_by for model in found.models} == {"saturation"}
-        assert "both modes allow the same batches: beside all models' weights there is still room" in notes
+        assert "both modes allow the same batches: they fit on the device beside all models' weights" in notes
     else:
         assert "exclusive mode allows larger batches of jina-code-embeddings-1.5b, because standard mode keeps" in notes
 
@@ -429,14 +429,16 @@ def test_no_note_says_that_there_is_room_where_there_is_none(accelerator, plan, 
     root = write_texts(tmp_path / "long", ["lease chunk vector " * 200])
     found = plan(models=("xlm-roberta", "qwen2"), accelerator=accelerator, dtype="float32", chunks_root=root)
     assert not all(model.standard.fits for model in found.models)
-    assert "there is still room" not in " ".join(found.notes)
+    assert "both modes allow" not in " ".join(found.notes)
 
 
 def test_weights_that_do_not_fit(plan):
     """A run would be refused after the download."""
     found = plan(models=("bge-m3",), accelerator="simulated:1x1GB", dtype="float32", catalogue=None)
     assert not found.fits and len(found.problems) == 1
-    assert found.problems[0].startswith("bge-m3 needs 2.27 GB for its weights in float32, and 0.95 GB of bare can be")
+    assert found.problems[0].startswith(
+        "bge-m3 needs 2.27 GB for its weights in float32, but soloist can use only 0.95 GB of a bare"
+    )
 
 
 def test_a_row_that_does_not_fit(plan, tmp_path):
@@ -444,7 +446,7 @@ def test_a_row_that_does_not_fit(plan, tmp_path):
     root = write_texts(tmp_path / "long", ["lease chunk vector " * 300, "short"])
     found = plan(models=("qwen2",), accelerator="simulated:1x1MB", dtype="float32", chunks_root=root)
     assert len(found.problems) == 1
-    assert found.problems[0].startswith("qwen2 cannot take even one row of 512 tokens beside its weights")
+    assert found.problems[0].startswith("qwen2 leaves no memory on a bare simulated device for one text of 512 tokens ")
 
 
 def test_on_the_processor_memory_is_no_problem(plan):
@@ -489,7 +491,7 @@ def test_a_session_that_is_too_short(plan):
     """Ten hours into a session of nine, all is lost: better to hear it before."""
     found = plan(2, models=LARGE, accelerator="simulated:2xT4", catalogue=None)
     assert not found.fits and len(found.problems) == 1
-    assert "sessions, in each of which the same command with --stop-after goes on" in found.problems[0]
+    assert "run the same embed command with --stop-after in 8 sessions" in found.problems[0]
     assert "leave out jina-code-embeddings-1.5b" in found.problems[0]
 
 
@@ -502,7 +504,7 @@ def test_a_session_of_unknown_rate(plan):
     """A card without a data sheet has no rate, and a guess would be taken for one."""
     found = plan(9 * 3600, models=("qwen2", "wordllama"))
     assert (found.seconds, found.problems, found.fits) == (None, (), None)
-    assert len(found.unknowns) == 1 and "because the rate of qwen2 is not known: run it once" in found.unknowns[0]
+    assert len(found.unknowns) == 1 and "because the speed of qwen2 is not known: embed chunks of" in found.unknowns[0]
     assert plan(models=("qwen2", "wordllama")).fits  # nobody asked how long
 
 

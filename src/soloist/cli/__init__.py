@@ -1,4 +1,4 @@
-"""The command line: options to a config, and one call. Nothing here computes, and nothing imports torch."""
+"""The command line: options become a config for one call. It computes nothing, and does not import torch."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def soloist(
 ) -> None:
     """Embed chunks with an ensemble of models, one at a time, each with every device to itself.
 
-    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 a setting that
-    cannot be honoured, 3 stopped with what is done kept, 130 stopped at once by Ctrl-C.
+    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong settings,
+    3 stopped early, 130 stopped at once by Ctrl-C. A stopped run keeps what it has finished.
     """
 
 
 def main() -> None:
     """The console entry point; exits with 0, 1, 2, 3 or 130."""
     open_missing_streams()
-    # A name that the terminal's encoding lacks must not lose the table.
+    # A character that the terminal's encoding lacks must not cost the whole table.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _exit(code: int | str | None) -> NoReturn:
-    """End the process; at once where it would wait for a download that nobody needs any more."""
+    """End the process. It ends at once where it would otherwise wait for a download that nobody needs any more."""
     if left_to_themselves() and isinstance(code, int):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

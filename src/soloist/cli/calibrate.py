@@ -1,4 +1,4 @@
-"""`soloist calibrate`: how many tokens a batch should have on this machine, measured once and kept."""
+"""`soloist calibrate`: measure once how many tokens a batch should have on this machine, and keep the result."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def calibrate(
     cache_dir: Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)] = None,
     sample_seconds: Annotated[
         float | None,
-        typer.Option(help="About how long one measurement takes; a model takes about 15 of them. [default: 3]"),
+        typer.Option(help="About how many seconds one measurement takes; a model needs about 15 of them. [default: 3]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the budgets as one JSON object.")] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure how many tokens a batch should have, for each model on the devices of this machine, and keep it.
+    """Measure how many tokens a batch should have, for each model on this machine's devices, and keep the result.
 
-    Takes the smallest budget within 3% of the fastest. Runs and plans take it from then on; a run that was begun
-    before goes on with the one that it has.
+    The smallest budget within 3% of the fastest is chosen. Later runs and plans use it. A run that was begun before
+    keeps its own budget.
     """
     given = dict(locals())
     del given["as_json"], given["debug"]
@@ -61,10 +61,10 @@ def _run(config: CalibrationConfig, as_json: bool) -> None:
 
     path = CalibrationCache(config.cache_dir).path
     with progress(sys.stderr) as sink:
-        found = measure(config, sink)
+        results = measure(config, sink)
     with written_to_stdout("the table", before=f"the budgets are in {path}, but "):
         if as_json:
-            budgets = [dataclasses.asdict(each) for each in found]
+            budgets = [dataclasses.asdict(result) for result in results]
             typer.echo(json.dumps({"file": str(path), "models": budgets}, indent=2))
         else:
-            print_calibrations(found, path, open_console(sys.stdout))
+            print_calibrations(results, path, open_console(sys.stdout))

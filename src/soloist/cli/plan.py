@@ -1,10 +1,10 @@
-"""`soloist plan`: what a run would need, before any weights are loaded."""
+"""`soloist plan`: estimate what a run needs, before any weights are loaded."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,52 +16,45 @@ from soloist.config import RunConfig, seconds_of
 from soloist.fusion_methods import fusion_choices
 from soloist.types import Mode, VectorDType
 
-_OUT_HELP = """The folder that embed would write. Its free space counts, and so do the settings of a run that is there.
-embed --dry-run shows what would change. [default: here, with nothing in it]"""
+_AS_FOR_EMBED = "As for embed."
+_ACCELERATOR_HELP = "As for embed; simulated:2xT4 plans for two T4 on any machine."
+_SESSION_HELP = "The time that you have on the machine, e.g. 9h, 8h30m, 45m or 90s."
+_OUT_HELP = """The folder that embed would write. The plan uses its free space, and the settings of a run in it.
+embed --dry-run shows what would change. [default: a new folder here]"""
+_CACHE_HELP = "The folder where runs keep what they measure. [default: the user's cache folder]"
+
+
+def _option(help_: str, metavar: str | None = None, envvar: str | None = None) -> Any:
+    return typer.Option(help=help_, metavar=metavar, envvar=envvar)
 
 
 def plan(
     chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections.")],
-    models: Annotated[list[str] | None, typer.Option(metavar="A,B", help="As for embed.")] = None,
-    collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
-    accelerator: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SOLOIST_ACCELERATOR", metavar="KIND", help="As for embed; simulated:2xT4 plans for two T4 anywhere."
-        ),
-    ] = None,
-    session: Annotated[
-        str | None, typer.Option(metavar="9h", help="The length of the session, e.g. 9h, 8h30m, 45m or 90s.")
-    ] = None,
-    mode: Annotated[
-        str | None, typer.Option(metavar=choices(Mode), help="The mode that has to fit. [default: exclusive]")
-    ] = None,
-    fusion: Annotated[str | None, typer.Option(metavar="|".join(fusion_choices()), help="As for embed.")] = None,
+    models: Annotated[list[str] | None, _option(_AS_FOR_EMBED, "A,B")] = None,
+    collections: Annotated[list[str] | None, _option("Only these collections. [default: all]", "A,B")] = None,
+    accelerator: Annotated[str | None, _option(_ACCELERATOR_HELP, "KIND", "SOLOIST_ACCELERATOR")] = None,
+    session: Annotated[str | None, _option(_SESSION_HELP, "9h")] = None,
+    mode: Annotated[str | None, _option("The mode that has to fit. [default: exclusive]", choices(Mode))] = None,
+    fusion: Annotated[str | None, _option(_AS_FOR_EMBED, "|".join(fusion_choices()))] = None,
     dtype: options.DType = None,
-    vector_dtype: Annotated[str | None, typer.Option(metavar=choices(VectorDType), help="As for embed.")] = None,
-    token_budget: Annotated[int | None, typer.Option(help="As for embed.")] = None,
-    catalogue: Annotated[
-        str | None,
-        typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="As for embed."),
-    ] = None,
-    out: Annotated[str | None, typer.Option(metavar="PATH", help=_OUT_HELP)] = None,
-    cache_dir: Annotated[
-        str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help="Where runs keep what they measure.")
-    ] = None,
+    vector_dtype: Annotated[str | None, _option(_AS_FOR_EMBED, choices(VectorDType))] = None,
+    token_budget: Annotated[int | None, _option(_AS_FOR_EMBED)] = None,
+    catalogue: Annotated[str | None, _option(_AS_FOR_EMBED, "PATH", "SOLOIST_CATALOGUE")] = None,
+    out: Annotated[str | None, _option(_OUT_HELP, "PATH")] = None,
+    cache_dir: Annotated[str | None, _option(_CACHE_HELP, "PATH", "SOLOIST_CACHE_DIR")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Say what a run would need and whether it fits: tokens, memory, batches, time, disk, download.
+    """Estimate what a run needs and whether it fits: tokens, memory, batches, time, disk, download.
 
-    Loads no weights. Exit code 1 where it does not fit, or where that is not known.
+    Loads no weights. The exit code is 1 where the run does not fit, or where that is not known.
     """
+    given = dict(locals())
+    for name in ("session", "as_json", "debug"):
+        del given[name]
     with exit_codes(debug=debug):
-        config = RunConfig.from_mapping(
-            {}, origin="the command line", chunks_root=chunks_root, out="." if out is None else out,
-            models=split("--models", models),
-            collections=split("--collections", collections), accelerator=accelerator, mode=mode, fusion=fusion,
-            dtype=dtype, vector_dtype=vector_dtype, token_budget=token_budget, catalogue=catalogue, cache_dir=cache_dir,
-        )  # fmt: skip
+        given |= {"models": split("--models", models), "collections": split("--collections", collections)}
+        config = RunConfig.from_mapping({}, origin="the command line", **{**given, "out": "." if out is None else out})
         fits = _run(config, seconds_of("--session", session) if session is not None else None, as_json)
     if not fits:
         raise typer.Exit(FAILED)
@@ -74,10 +67,10 @@ def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> boo
         from soloist.reports.estimate import print_estimate
         from soloist.reports.table import open_console
 
-    found = estimate_run(config, session_seconds)
+    estimate = estimate_run(config, session_seconds)
     with written_to_stdout("the plan"):
         if as_json:
-            typer.echo(json.dumps(found.to_dict(), indent=2))
+            typer.echo(json.dumps(estimate.to_dict(), indent=2))
         else:
-            print_estimate(found, open_console(sys.stdout))
-    return found.fits is True
+            print_estimate(estimate, open_console(sys.stdout))
+    return estimate.fits is True

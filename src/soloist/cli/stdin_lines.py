@@ -1,4 +1,4 @@
-"""The lines of stdin as they come. Knows streams, and nothing of what the lines are for."""
+"""The lines of stdin as they arrive. Knows streams, but not what the lines are for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import TextIO
 
 _READ_BYTES = 1 << 20
-_MARK = "\ufeff"  # with which editors of Windows begin a file
+_MARK = "\ufeff"  # editors on Windows begin a file with it
 
 
 def incoming_lines(stream: TextIO) -> Iterator[list[str]]:
-    """The lines that came in together, as soon as the first of them is complete; the last one may lack its end.
+    """Yield the lines that arrived together, as soon as the first of them is complete. The last line may lack its end.
 
-    Bytes that are no text in the stream's encoding stay in a line as lone surrogates, as they do in arguments.
+    Bytes that are not text in the stream's encoding become lone surrogates, as in arguments.
     """
     first = True
     for lines in _by_reads(stream):
@@ -25,14 +25,14 @@ def incoming_lines(stream: TextIO) -> Iterator[list[str]]:
 
 
 def _by_reads(stream: TextIO) -> Iterator[list[str]]:
-    if not isinstance(stream, io.TextIOWrapper):  # e.g. a notebook's, which has no bytes
+    if not isinstance(stream, io.TextIOWrapper):  # e.g. in a notebook, whose stream has no bytes
         yield from ([line.rstrip("\r\n")] for line in stream)
         return
     decoder = io.IncrementalNewlineDecoder(
         codecs.getincrementaldecoder(stream.encoding)("surrogateescape"), translate=True
     )
-    begun: list[str] = []  # the pieces of a line without an end so far
-    # The text layer would wait for a whole block, and a thread of our own for the end of the process.
+    begun: list[str] = []  # the pieces of a line that has no end yet
+    # The text layer would wait for a whole block. A thread of our own would keep the process from ending.
     while data := stream.buffer.read1(_READ_BYTES):
         *lines, rest = decoder.decode(data).split("\n")
         if lines:

@@ -1,1 +1,1 @@
-"""What a run will take, told before it: time, memory, disk and lengths."""
+"""Estimates of a run before it begins: time, memory, disk and token lengths."""

@@ -1,7 +1,7 @@
-"""A run foretold: what it will need and how long it will take, before any weights are loaded.
+"""Estimates what a run will need and how long it will take, before any weights are loaded.
 
-Reads the chunks and the tokenizers; knows a machine only as a card and a count of devices, so that a session on another
-machine can be planned on this one. Every figure that is no measurement says so.
+Reads the chunks and the tokenizers. Knows a machine only as a card and a number of devices, so one machine can plan a
+run on another. Figures that were not measured say so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from soloist.engine.resume.kept_settings import Settled, settled, unfit_weights
 from soloist.engine.samples.unit_lengths import in_words, ranks_otherwise
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.planner import BatchLimits, memory_limit
-from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
+from soloist.memory.prediction import PassMemory, Predictor, blueprint_of, tracer_of
 from soloist.models.blueprint import Blueprint
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import known_fingerprint
@@ -42,15 +42,15 @@ from soloist.sources import find_input
 from soloist.staging import dtype_on, select_models
 from soloist.types import DType, Mode, VectorDType
 
-# Bytes a second from a disk or a network volume into host memory, while a model is staged. An assumption.
+# The rate from a disk or a network volume into host memory while a model is staged. It is an assumption.
 STAGING_BYTES_PER_SECOND = 400e6
 VECTOR_BYTES: Mapping[VectorDType, int] = {"float32": 4, "float16": 2}
 _CURVE_LENGTHS = tuple(1 << power for power in range(6, 15))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Known:
-    """A model as far as it is known without its weights."""
+class _UnloadedModel:
+    """What is known of a model without its weights."""
 
     spec: ModelSpec
     blueprint: Blueprint
@@ -62,9 +62,10 @@ class _Known:
 
 
 def estimate_run(config: RunConfig, session_seconds: float | None = None) -> RunEstimate:
-    """Foretell the run that a config describes; nothing is written, and no weights are loaded.
+    """Estimate the run that a config describes. Nothing is written, and no weights are loaded.
 
-    What the folder `out` was made with counts where the config does not name something else, as in a run.
+    As in a run, the settings of the folder `out` apply where the config does not set others. `session_seconds` is the
+    time that the machine is available for.
 
     Raises:
         SoloistError: the input, a model or the accelerator cannot be used, or nothing is known of a model's network.
@@ -73,42 +74,42 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None) -> Run
     kept = settled(config)
     specs = select_models(kept.config)
     config, kept_notes = _without_unfit_weights(kept, tuple(specs))
-    known = [_know(spec, config, accelerator) for spec in specs.values()]
-    given = find_input(config.chunks_root, config.source, config.collections)
-    found = scan(given.collections, config.source, [(each.spec, each.settings) for each in known], config.collections)
-    planned = [_planned(each, accelerator) for each in known]
+    models = [_inspect(spec, config, accelerator) for spec in specs.values()]
+    files = find_input(config.chunks_root, config.source, config.collections)
+    tokenizers = [(model.spec, model.settings) for model in models]
+    scanned = scan(files.collections, config.source, tokenizers, config.collections)
+    planned = [_planned(model, accelerator) for model in models]
     modes: tuple[Mode, ...] = ("exclusive", "standard")
     plans = {mode: plan_run(planned, mode, accelerator.card) for mode in modes}
-    models = tuple(_model_plan(each, found, plans, config, accelerator) for each in known)
-    passed_over = given.passed_over.notice()
-    of_input = [*([passed_over] if passed_over else []), *kept_notes]
-    remarks = [remark for each in known for remark in _remarks(each)]
-    return _session(config, accelerator, found, models, plans, session_seconds, of_input, remarks)
+    estimates = tuple(_model_estimate(model, scanned, plans, config, accelerator) for model in models)
+    input_notes = [*filter(None, [files.passed_over.notice()]), *kept_notes]
+    remarks = [remark for model in models for remark in _remarks(model)]
+    return _run_estimate(config, accelerator, scanned, estimates, plans, session_seconds, input_notes, remarks)
 
 
 def _without_unfit_weights(kept: Settled, models: Sequence[str]) -> tuple[RunConfig, list[str]]:
-    """The config to plan, and what to say of the folder's settings. A plan goes on where `embed` asks for weights."""
-    said = [f"{notice.about}: {notice.message}" for notice in kept.notices]
+    """The config to plan, and notes on the folder's settings. A plan continues where `embed` would ask for weights."""
+    notes_on_settings = [f"{notice.about}: {notice.message}" for notice in kept.notices]
     unfit = unfit_weights(kept, models)
     if unfit is None:
-        return kept.config, said
-    return replace(kept.config, fusion=replace(kept.config.fusion, weights={})), [*said, unfit]
+        return kept.config, notes_on_settings
+    return replace(kept.config, fusion=replace(kept.config.fusion, weights={})), [*notes_on_settings, unfit]
 
 
-def _remarks(known: _Known) -> list[str]:
-    """What a user should know of how a model's files are followed, and what its run will say too."""
-    settings = known.settings
-    said = list(settings.notices)
+def _remarks(model: _UnloadedModel) -> list[str]:
+    """What a user should know about a model's settings. The run will say it too."""
+    settings = model.settings
+    remarks = list(settings.notices)
     if ranks_otherwise(settings.similarity, has_unit_vectors=settings.has_unit_vectors):
-        said.append(in_words(settings.similarity))
-    if Path(known.spec.source).is_dir() and not has_weights(Path(known.spec.source)):
-        said.append(f"its weights are not in {known.spec.source}, and a run needs them: copy them there first")
-    return [f"{known.spec.name}: {each}" for each in said]
+        remarks.append(in_words(settings.similarity))
+    if Path(model.spec.source).is_dir() and not has_weights(Path(model.spec.source)):
+        remarks.append(f"its weights are not in {model.spec.source}, and a run needs them: copy them there first")
+    return [f"{model.spec.name}: {remark}" for remark in remarks]
 
 
-def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Known:
+def _inspect(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _UnloadedModel:
     folder = find_settings(spec)
-    if folder is not None:  # whoever plans a download of gigabytes may have none of them yet
+    if folder is not None:  # a user who plans a download of gigabytes may have no weights yet
         require_dense_encoder(spec, folder, with_weights=False)
     blueprint = blueprint_of(spec)
     overflows = spec.overflows_float16 or family_overflows_float16(blueprint.config.get("model_type"))
@@ -118,11 +119,11 @@ def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Know
     measurements, calibrations = MeasurementCache(config.cache_dir), CalibrationCache(config.cache_dir)
     device = device_key(accelerator)
     row = table_row(accelerator.kind, blueprint.is_static)
-    # Its files are digested only where something was measured on such a device.
+    # The model's files are digested only where something was measured on such a device.
     is_any_known = measurements.knows(dtype, device) or calibrations.knows(dtype, device)
     fingerprint = (known_fingerprint(spec, settings, dtype) if is_any_known else None) or ""
     calibrated = calibrations.tokens(fingerprint, dtype, device, row)
-    return _Known(
+    return _UnloadedModel(
         spec=spec,
         blueprint=blueprint,
         settings=settings,
@@ -133,69 +134,104 @@ def _know(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _Know
     )
 
 
-def _planned(known: _Known, accelerator: Accelerator) -> PlannedModel:
-    """As the run plans it: on the host, whose memory is not a device's own, nothing bounds batches but saturation."""
+def _planned(model: _UnloadedModel, accelerator: Accelerator) -> PlannedModel:
+    """The model as the run plans it. On the CPU only the token budget bounds batches, not memory."""
     return PlannedModel(
-        name=known.spec.name,
-        budget=known.budget,
-        max_tokens=known.settings.max_tokens,
-        weight_sizes=known.predictor.weights.sizes_bytes,
-        tracer=known.predictor.tracer if accelerator.copies_weights else None,
-        growth=known.measured.growth,
+        name=model.spec.name,
+        budget=model.budget,
+        max_tokens=model.settings.max_tokens,
+        weight_sizes=model.predictor.weights.sizes_bytes,
+        tracer=model.predictor.tracer if accelerator.copies_weights else None,
+        growth=model.measured.growth,
     )
 
 
-def _model_plan(
-    known: _Known, found: Scan, plans: Mapping[Mode, RunPlan], config: RunConfig, accelerator: Accelerator
+def _model_estimate(
+    model: _UnloadedModel, scanned: Scan, plans: Mapping[Mode, RunPlan], config: RunConfig, accelerator: Accelerator
 ) -> ModelEstimate:
-    counts = found.counts[known.spec.name]
-    name, limit = known.spec.name, known.settings.max_tokens
-    median, longest = (max(1, counts.quantile(share)) for share in (0.5, 1.0))
+    counts = scanned.counts[model.spec.name]
     # Without its weights nobody knows whether a model's rows can be packed on the CPU: as a rule they can.
-    packs = known.blueprint.is_static or accelerator.packs_rows
-    pad = (lambda length: length) if packs else (lambda length: bucket(length, limit))
-    padded = sum(pad(length) * rows for length, rows in counts.kept.items())
-    tokens = sum(length * rows for length, rows in counts.kept.items())
-    plan = plans[config.mode]
-    limits = plan.limits[name]
-    predictor = plan.predictors.get(name, known.predictor)
-    peaks = [predictor.predict(min(counts.rows, limits.rows(pad(length))), pad(length)) for length in (median, longest)]
-    worst = max(peaks, key=lambda memory: memory.peak_bytes)
-    seconds, basis = _seconds(known, counts, padded, accelerator)
+    packs = model.blueprint.is_static or accelerator.packs_rows
+    lengths = _Lengths(counts=counts, max_tokens=model.settings.max_tokens, packs=packs)
+    peak = _peak(model, lengths, plans[config.mode])
+    seconds, basis = _seconds(model, counts, lengths.padded_tokens, accelerator)
     return ModelEstimate(
-        name=name,
-        dtype=known.dtype,
-        dim=known.settings.dim,
-        matryoshka_dims=known.spec.matryoshka_dims,
-        max_tokens=limit,
+        name=model.spec.name,
+        dtype=model.dtype,
+        dim=model.settings.dim,
+        matryoshka_dims=model.spec.matryoshka_dims,
+        max_tokens=model.settings.max_tokens,
         rows=counts.rows,
-        tokens=tokens,
+        tokens=lengths.tokens,
         lengths_estimated=counts.estimated,
-        median_length=median,
-        longest_length=longest,
+        median_length=lengths.median,
+        longest_length=lengths.longest,
         histogram=_histogram(counts),
         truncated_rows=counts.truncated_rows,
-        padding_share=1 - tokens / padded if padded else 0.0,
-        weights_bytes=worst.weights_bytes,
-        peak_bytes=worst.peak_bytes,
-        reserved_bytes=worst.reserved_bytes,
-        token_budget=known.budget.tokens,
-        budget_source=known.budget.source,
-        exclusive=_batch_plan(plans["exclusive"].limits[name], pad(median), pad(longest)),
-        standard=_batch_plan(plans["standard"].limits[name], pad(median), pad(longest)),
-        curve=known.predictor.curve([length for length in _CURVE_LENGTHS if length < longest] + [longest]),
+        padding_share=1 - lengths.tokens / lengths.padded_tokens if lengths.padded_tokens else 0.0,
+        weights_bytes=peak.weights_bytes,
+        peak_bytes=peak.peak_bytes,
+        reserved_bytes=peak.reserved_bytes,
+        token_budget=model.budget.tokens,
+        budget_source=model.budget.source,
+        exclusive=_batch_estimate(plans["exclusive"].limits[model.spec.name], lengths),
+        standard=_batch_estimate(plans["standard"].limits[model.spec.name], lengths),
+        curve=model.predictor.curve(lengths.curve_points),
         seconds=seconds,
         basis=basis,
-        staging_seconds=(known.blueprint.checkpoint_bytes or worst.weights_bytes) / STAGING_BYTES_PER_SECOND,
-        download_bytes=_download_bytes(known),
-        host_bytes=_host_bytes(known),
-        vectors_bytes=found.chunks * (known.settings.dim or 0) * VECTOR_BYTES[config.vector_dtype],
+        staging_seconds=(model.blueprint.checkpoint_bytes or peak.weights_bytes) / STAGING_BYTES_PER_SECOND,
+        download_bytes=_download_bytes(model),
+        host_bytes=_host_bytes(model),
+        vectors_bytes=scanned.chunks * (model.settings.dim or 0) * VECTOR_BYTES[config.vector_dtype],
     )
 
 
-def _batch_plan(limits: BatchLimits, median: int, longest: int) -> BatchEstimate:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lengths:
+    """The lengths of a model's rows in tokens, and what padding makes of them."""
+
+    counts: TokenCounts
+    max_tokens: int | None
+    packs: bool
+
+    def padded(self, length: int) -> int:
+        """The length of a row in a batch."""
+        return length if self.packs else bucket(length, self.max_tokens)
+
+    @property
+    def median(self) -> int:
+        return max(1, self.counts.quantile(0.5))
+
+    @property
+    def longest(self) -> int:
+        return max(1, self.counts.quantile(1.0))
+
+    @property
+    def tokens(self) -> int:
+        return sum(length * rows for length, rows in self.counts.kept.items())
+
+    @property
+    def padded_tokens(self) -> int:
+        return sum(self.padded(length) * rows for length, rows in self.counts.kept.items())
+
+    @property
+    def curve_points(self) -> list[int]:
+        return [length for length in _CURVE_LENGTHS if length < self.longest] + [self.longest]
+
+
+def _peak(model: _UnloadedModel, lengths: _Lengths, plan: RunPlan) -> PassMemory:
+    """The memory of the larger of two full batches: of rows of the median length, and of the longest."""
+    limits = plan.limits[model.spec.name]
+    predictor = plan.predictors.get(model.spec.name, model.predictor)
+    padded = [lengths.padded(length) for length in (lengths.median, lengths.longest)]
+    batches = [predictor.predict(min(lengths.counts.rows, limits.rows(length)), length) for length in padded]
+    return max(batches, key=lambda memory: memory.peak_bytes)
+
+
+def _batch_estimate(limits: BatchLimits, lengths: _Lengths) -> BatchEstimate:
+    longest = lengths.padded(lengths.longest)
     return BatchEstimate(
-        median_rows=limits.rows(median),
+        median_rows=limits.rows(lengths.padded(lengths.median)),
         longest_rows=limits.rows(longest),
         limited_by=limits.reason(longest),
         fits=limits.one_row_fits(longest),
@@ -203,81 +239,83 @@ def _batch_plan(limits: BatchLimits, median: int, longest: int) -> BatchEstimate
 
 
 def _histogram(counts: TokenCounts) -> dict[int, int]:
-    """Rows by the power of two that their whole length does not exceed."""
-    found: dict[int, int] = {}
+    """The number of rows up to each power of two, by length before truncation."""
+    histogram: dict[int, int] = {}
     for length, rows in counts.rows_of.items():
         edge = 1 << max(0, (length - 1).bit_length())
-        found[edge] = found.get(edge, 0) + rows
-    return dict(sorted(found.items()))
+        histogram[edge] = histogram.get(edge, 0) + rows
+    return dict(sorted(histogram.items()))
 
 
-def _seconds(known: _Known, counts: TokenCounts, padded: int, accelerator: Accelerator) -> tuple[float | None, Basis]:
-    """Encoding time of a pass: by what this machine measured, else by the card's rates."""
+def _seconds(
+    model: _UnloadedModel, counts: TokenCounts, padded: int, accelerator: Accelerator
+) -> tuple[float | None, Basis]:
+    """The encoding time of a pass: by what this machine measured, else by the card's data sheet."""
     devices = len(accelerator.devices)
-    # The rate of a simulated card is this machine's processor's, and says nothing of the card.
-    if known.measured.tokens >= LEAST_MEASURED_TOKENS and accelerator.kind != "simulated":
-        return padded / known.measured.tokens_per_second / devices, "measured on this machine"
-    if known.blueprint.is_static:
-        # A table look-up waits for its tokenizer, which is the host's and was measured just now.
+    # A simulated card computes on this machine's processor, whose rate says nothing about the card.
+    if model.measured.tokens >= LEAST_MEASURED_TOKENS and accelerator.kind != "simulated":
+        return padded / model.measured.tokens_per_second / devices, "measured on this machine"
+    if model.blueprint.is_static:
+        # A static model only looks vectors up. Its time is the tokenizer's, which was measured just now.
         return (counts.seconds, "measured on this machine") if not counts.estimated else (None, "unknown")
-    rate = accelerator.card.matrix_rates.get(known.dtype)
+    rate = accelerator.card.matrix_rates.get(model.dtype)
     if rate is None:
         return None, "unknown"
-    operations = _operations(known, counts)
+    operations = _operations(model, counts)
     return operations / (rate * RATE_SHARE) / devices, "estimated from the card's data sheet"
 
 
-def _operations(known: _Known, counts: TokenCounts) -> float:
+def _operations(model: _UnloadedModel, counts: TokenCounts) -> float:
     """Floating-point operations of a pass: two for each weight and token, and attention's products."""
-    weights = known.predictor.weights
+    weights = model.predictor.weights
     matrix = 2 * (weights.parameters - weights.embedding_parameters)
-    config = known.blueprint.config
+    config = model.blueprint.config
     heads, layers = config.get("num_attention_heads", 0), config.get("num_hidden_layers", 0)
     head_dim = config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0)
     attention = 4 * layers * heads * head_dim
-    padded = ((bucket(length, known.settings.max_tokens), rows) for length, rows in counts.kept.items())
+    padded = ((bucket(length, model.settings.max_tokens), rows) for length, rows in counts.kept.items())
     return float(sum(rows * length * (matrix + attention * length) for length, rows in padded))
 
 
-def _download_bytes(known: _Known) -> int | None:
-    """What must still be fetched: 0 where the weights are here, None where their size is not known."""
-    folder = known.settings.folder
+def _download_bytes(model: _UnloadedModel) -> int | None:
+    """The bytes to download: 0 where the weights are on this machine, None where their size is not known."""
+    folder = model.settings.folder
     if folder is None:
-        return known.blueprint.checkpoint_bytes
-    if known.spec.loader == "wordllama":
+        return model.blueprint.checkpoint_bytes
+    if model.spec.loader == "wordllama":
         return 0
     files = weight_files(folder)
-    return 0 if files and all(file.is_file() for file in files) else known.blueprint.checkpoint_bytes
+    return 0 if files and all(file.is_file() for file in files) else model.blueprint.checkpoint_bytes
 
 
-def _host_bytes(known: _Known) -> int:
-    """Host memory that staging takes: weights of the checkpoint's own dtype are mapped, others are a copy."""
-    same = known.blueprint.checkpoint_dtype == known.dtype
-    return 0 if same else known.predictor.weights.total_bytes
+def _host_bytes(model: _UnloadedModel) -> int:
+    """The host memory that staging takes: weights in the checkpoint's dtype are mapped, others are a copy."""
+    same = model.blueprint.checkpoint_dtype == model.dtype
+    return 0 if same else model.predictor.weights.total_bytes
 
 
 def _staging_bytes(config: RunConfig, models: Sequence[ModelEstimate]) -> int:
-    """Host memory for all models; a pass in a process of its own has its models there once more."""
+    """The host memory for all models. A pass in its own process has its models in memory once more."""
     copies = [model.host_bytes for model in models]
     in_worker = (sum(copies) if config.mode == "standard" else max(copies)) if config.isolation == "process" else 0
     return sum(copies) + in_worker
 
 
-def _session(
+def _run_estimate(
     config: RunConfig,
     accelerator: Accelerator,
-    found: Scan,
+    scanned: Scan,
     models: tuple[ModelEstimate, ...],
     plans: Mapping[Mode, RunPlan],
     session_seconds: float | None,
-    of_input: Sequence[str],
+    input_notes: Sequence[str],
     remarks: Sequence[str],
 ) -> RunEstimate:
-    fused = _fused_bytes(config, found.chunks, models)
+    fused = _fused_bytes(config, scanned.chunks, models)
     times = [model.seconds for model in models]
     staging = sum(model.staging_seconds for model in models)
     seconds = sum(time for time in times if time is not None) + staging if None not in times else None
-    disk = found.text_bytes + fused + sum(model.vectors_bytes for model in models)
+    disk = scanned.text_bytes + fused + sum(model.vectors_bytes for model in models)
     problems = [
         *memory_problems(config, accelerator, models, plans),
         *time_problems(models, seconds, session_seconds),
@@ -287,10 +325,10 @@ def _session(
         accelerator=config.accelerator,
         card=accelerator.card,
         devices=len(accelerator.devices),
-        chunks=found.chunks,
-        repeated=found.repeated,
-        skipped=found.skipped,
-        text_bytes=found.text_bytes,
+        chunks=scanned.chunks,
+        repeated=scanned.repeated,
+        skipped=scanned.skipped,
+        text_bytes=scanned.text_bytes,
         limit_bytes=memory_limit(accelerator.card),
         models=models,
         fused_bytes=fused,
@@ -300,7 +338,7 @@ def _session(
         session_seconds=session_seconds,
         problems=tuple(problems),
         unknowns=tuple(unknowns(models, session_seconds)),
-        notes=(*of_input, *found.notices, *notes(config, models), *remarks),
+        notes=(*input_notes, *scanned.notices, *notes(config, models), *remarks),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run will need, as it is foretold: values, and the assumptions that they rest on."""
+"""The estimate of a run: values, and the assumptions behind them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Basis = Literal["measured on this machine", "estimated from the card's data shee
 # The share of a card's data sheet rate that models reach: on two T4 in 2025, sentence-transformers reached 21% with
 # bge-m3 and qwen3-embedding-0.6b and 40% with jina-code-embeddings-1.5b, padding counted as work.
 RATE_SHARE = 0.2
-LEAST_MEASURED_TOKENS = 20_000  # fewer measure how a run begins
+LEAST_MEASURED_TOKENS = 20_000  # with fewer tokens, the start of a run dominates the rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchEstimate:
-    """Rows in a full batch of rows of the median and of the longest length, and what limits them."""
+    """The rows in a full batch, at the median and at the longest length, and what limits them at the longest."""
 
     median_rows: int
     longest_rows: int
@@ -30,12 +30,15 @@ class BatchEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEstimate:
-    """What one model will need. Bytes are per device unless the name says otherwise; lengths in tokens.
+    """What one model will need. Bytes are per device unless noted; lengths are in tokens.
 
-    `matryoshka_dims` are those that it was trained to be cut to. `rows` are those to embed: a text that occurs several
-    times counts once. `histogram` has them up to each power of two. `lengths_estimated` where the tokenizer was not on
-    this machine, `seconds` None where nothing is known of the rate. `curve` are the traced points, in bytes a padded
-    token.
+    - `matryoshka_dims`: the dimensions that the model was trained to be cut to
+    - `rows`: the texts to embed; a text that occurs several times counts once
+    - `lengths_estimated`: the tokenizer is not on this machine
+    - `histogram`: rows by length, up to each power of two
+    - `curve`: the traced points, in bytes a padded token
+    - `seconds`: None where the rate is not known
+    - `download_bytes`, `host_bytes`, `vectors_bytes`: for the machine, not for a device
     """
 
     name: str
@@ -69,10 +72,9 @@ class ModelEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEstimate:
-    """A run foretold. `problems` stand against it, and `unknowns` are what cannot be said of it; each is a sentence
-    that says what to do.
+    """What a run will need. `problems` prevent it, `unknowns` cannot be estimated. Both are sentences with a remedy.
 
-    `repeated` of the `chunks` have the text of another one, and are not embedded.
+    Of the `chunks`, `repeated` have the text of another chunk. They are not embedded.
     """
 
     accelerator: str
@@ -95,9 +97,9 @@ class RunEstimate:
 
     @property
     def fits(self) -> bool | None:
-        """Whether nothing stands against the run; None where that is not known."""
+        """Whether the run has no problems; None where that is not known."""
         return False if self.problems else None if self.unknowns else True
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON-ready values."""
+        """The estimate as JSON-ready values."""
         return {"fits": self.fits, **asdict(self)}

@@ -1,11 +1,10 @@
-"""Token lengths of a collection, without a model: tokenized on all cores, in memory that does not grow.
+"""Counts the tokens of chunks without a model: on all cores, in memory that does not grow.
 
-Knows sources and tokenizers. A model whose tokenizer is not on this machine gets an estimate, and says so.
+Knows sources and tokenizers. Where a model's tokenizer is not on this machine, the counts are estimates and say so.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections import Counter
@@ -34,15 +33,15 @@ BLOCK_CHUNKS = 4096
 # the Docling documentation. Fewer characters, so more tokens, than either would be a plan on the safe side.
 CHARACTERS_PER_TOKEN = 2.9
 
-# The tokens of each text, or why there is no vector of it.
+# The number of tokens of each text, or why the model makes no vector of it.
 CountTokens = Callable[[Sequence[str]], list[int | Vectorless]]
 
 
 @dataclass(slots=True, kw_only=True)
 class TokenCounts:
-    """How many texts have how many tokens, prompt and special tokens included, before truncation.
+    """The number of texts by their tokens, with prompt and special tokens, before truncation.
 
-    `estimated` where the tokenizer was not at hand; `seconds` is what tokenizing took on this machine.
+    `estimated` says that the tokenizer is not on this machine. `seconds` is the time that tokenizing took.
     """
 
     max_tokens: int | None
@@ -51,31 +50,31 @@ class TokenCounts:
     seconds: float = 0.0
 
     def add(self, lengths: Iterable[int]) -> None:
-        """Count more rows."""
+        """Add rows of these lengths."""
         self.rows_of.update(lengths)
 
     @property
     def rows(self) -> int:
-        """All rows."""
+        """The number of rows."""
         return sum(self.rows_of.values())
 
     @property
     def kept(self) -> Counter[int]:
         """Rows by their length after truncation."""
         limit = self.max_tokens
-        found: Counter[int] = Counter()
+        kept: Counter[int] = Counter()
         for length, rows in self.rows_of.items():
-            found[length if limit is None else min(length, limit)] += rows
-        return found
+            kept[length if limit is None else min(length, limit)] += rows
+        return kept
 
     @property
     def truncated_rows(self) -> int:
-        """Rows that the model will not read to their end."""
+        """The number of rows that are longer than the model reads."""
         limit = self.max_tokens
         return 0 if limit is None else sum(rows for length, rows in self.rows_of.items() if length > limit)
 
     def quantile(self, share: float) -> int:
-        """The length after truncation that this share of the rows does not exceed."""
+        """The length after truncation that this share of the rows does not exceed, e.g. 0.5 for the median."""
         seen, wanted, kept = 0, share * self.rows, self.kept
         for length in sorted(kept):
             seen += kept[length]
@@ -86,10 +85,11 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """What is in the collections: chunks, bytes of text, and each model's token counts.
+    """The content of the collections: chunks, bytes of text, and each model's token counts.
 
-    `repeated` chunks have the text of another one. A run embeds a text once, so they are in no count of tokens.
-    `notices` say for how many texts a model has no tokens: these are among the skipped. Zero vectors need weights.
+    `repeated` chunks have the text of another chunk. A run embeds a text once, so token counts leave them out.
+    `notices` say for how many texts a model has no tokens; these count as skipped. Without weights nobody knows which
+    texts get a zero vector.
     """
 
     chunks: int
@@ -109,9 +109,8 @@ def scan(
     """Read every chunk once, and count its tokens for every model.
 
     Raises:
-        InputError: what would end a run at its input: a file is not readable as chunks, two chunks of a collection
-            have one id, a required collection is empty, a model has no tokens for a text, or there is nothing to embed
-            at all.
+        InputError: a run would end at its input too. A file cannot be read as chunks, two chunks of a collection have
+            one id, a required collection is empty, a model has no tokens for a text, or there is nothing to embed.
     """
     reading = _Reading(models)
     in_all = SkippedInputs()
@@ -124,7 +123,7 @@ def scan(
 
         for block in _blocks(collection, source, on_skip):
             is_empty = False
-            reading.see(collection.name, block)
+            reading.add(collection.name, block)
         if is_empty and collection.name in required:
             raise empty_collection(collection, skipped)
     without_tokens = reading.left_out.skipped
@@ -136,7 +135,7 @@ def scan(
 
 
 class _Reading:
-    """What was read so far, and the texts that are new to it."""
+    """Counts what is read, and each text only once."""
 
     def __init__(self, models: Sequence[tuple[ModelSpec, ModelSettings]]) -> None:
         self._models = models
@@ -147,12 +146,14 @@ class _Reading:
         }
         self._known = DigestTable()
         self._without_tokens = DigestTable()
-        self._lacking: list[dict[str, Vectorless]] = []  # the models that make no vector of each of these, and why
+        self._lacking: list[
+            dict[str, Vectorless]
+        ] = []  # for each such text, the models that make no vector of it, and why
         self._text_bytes = 0
         self.chunks = 0
         self.left_out = LeftOut()
 
-    def see(self, collection: str, block: Sequence[tuple[Chunk, Place]]) -> None:
+    def add(self, collection: str, block: Sequence[tuple[Chunk, Place]]) -> None:
         """Count the chunks of a block, each of its texts once, and those for which a model has no tokens."""
         digests = [text_digest(chunk.text) for chunk, _ in block]
         new = {digest: chunk.text for digest, (chunk, _) in zip(digests, block, strict=True) if self._is_new(digest)}
@@ -166,7 +167,7 @@ class _Reading:
                 self.left_out.add(collection, chunk.id, place, digest, self._lacking[entry])
 
     def scan(self, skipped: int) -> Scan:
-        """All of it; so many were skipped as they were read."""
+        """The result. `skipped` items were skipped while they were read."""
         return Scan(
             chunks=self.chunks,
             repeated=self.chunks - len(self._known),
@@ -190,15 +191,15 @@ class _Reading:
         }
         kept = []
         for row, digest in enumerate(new):
-            lacking = {model: reason for model, found in lengths.items() if isinstance(reason := found[row], str)}
+            lacking = {model: why for model, of_model in lengths.items() if isinstance(why := of_model[row], str)}
             if lacking:
                 self._without_tokens.add(digest)
                 self._lacking.append(lacking)
             else:
                 self._known.add(digest)
                 kept.append(row)
-        for model, found in lengths.items():
-            self._counts[model].add(length for row in kept if isinstance(length := found[row], int))
+        for model, of_model in lengths.items():
+            self._counts[model].add(length for row in kept if isinstance(length := of_model[row], int))
 
 
 def _blocks(
@@ -219,15 +220,15 @@ def _blocks(
 
 
 def _lengths(counts: TokenCounts, counter: CountTokens | None, texts: list[str]) -> list[int | Vectorless]:
-    """The tokens of each text or why there are none, and how long that took added to the counts."""
+    """The tokens of each text, or why there is no vector of it. Adds the time that counting took to the counts."""
     began = time.perf_counter()
-    found: list[int | Vectorless]
+    lengths: list[int | Vectorless]
     if counter is None:
-        found = [math.ceil(len(text) / CHARACTERS_PER_TOKEN) + 2 for text in texts]
+        lengths = [math.ceil(len(text) / CHARACTERS_PER_TOKEN) + 2 for text in texts]
     else:
-        found = [length for some in slices(texts) for length in counter(some)]
+        lengths = [length for some in slices(texts) for length in counter(some)]
     counts.seconds += time.perf_counter() - began
-    return found
+    return lengths
 
 
 def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:
@@ -245,7 +246,7 @@ def _counter(spec: ModelSpec, settings: ModelSettings) -> CountTokens | None:
 
 
 def _counted(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool, rows: int | None) -> list[int | Vectorless]:
-    """What an encoder finds of the same texts, with vectors for so many `rows` of its tokens, or for all."""
+    """The tokens that an encoder gets from these texts. Only ids below `rows` have a vector; None for all."""
 
     def count(some: Sequence[str]) -> list[int | Vectorless]:
         encoded = tokenizer.encode_batch_fast(list(some), add_special_tokens=special)
@@ -265,20 +266,18 @@ def _without(ids: Sequence[int]) -> Vectorless:
 
 
 def _load(spec: ModelSpec, folder: Path) -> Tokenizer:
-    place = folder / WORDLLAMA_TOKENIZER if spec.loader == "wordllama" else folder / "tokenizer.json"
-    found = next(
-        (path for path in itertools.chain([place], sorted(folder.glob("*/tokenizer.json"))) if path.is_file()), None
-    )
-    if found is not None:
+    usual = folder / (WORDLLAMA_TOKENIZER if spec.loader == "wordllama" else "tokenizer.json")
+    file = next((path for path in (usual, *sorted(folder.glob("*/tokenizer.json"))) if path.is_file()), None)
+    if file is not None:
         try:
-            return Tokenizer.from_file(str(found))
+            return Tokenizer.from_file(str(file))
         except Exception as exc:  # the class that the Rust side raises has no name of its own
-            raise PredictionError(f"{found} is not a tokenizer ({exc}): copy the model's file again") from exc
+            raise PredictionError(f"{file} is not a tokenizer ({exc}): copy the model's file again") from exc
     return _converted(spec, folder)
 
 
 def _converted(spec: ModelSpec, folder: Path) -> Tokenizer:
-    """A model without a tokenizer.json: transformers makes one of the older files."""
+    """The tokenizer of a model without a tokenizer.json: transformers converts the older files."""
     from transformers import AutoTokenizer
 
     try:
@@ -286,5 +285,5 @@ def _converted(spec: ModelSpec, folder: Path) -> Tokenizer:
         return converted
     except (OSError, ValueError, AttributeError, ImportError) as exc:
         raise PredictionError(
-            f"{spec.name} has no tokenizer in {folder} that can count: add its tokenizer.json"
+            f"{spec.name} has no tokenizer in {folder} that soloist can load: add its tokenizer.json"
         ) from exc

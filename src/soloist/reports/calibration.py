@@ -15,30 +15,29 @@ from soloist.reports.text import one_line
 if TYPE_CHECKING:
     from soloist.sizing.calibration import CalibrationResult
 
-_COLUMNS = ("model", "dtype", "token budget", "tokens/s", "of the best", "what it is")
+_COLUMNS = ("model", "dtype", "token budget", "tokens/s", "of fastest", "note")
 
 
-def print_calibrations(found: Sequence[CalibrationResult], path: Path, console: Console) -> None:
-    """The rate of every candidate, a line on each choice, and where it is kept."""
-    print_table(console, _COLUMNS, [row for each in found for row in _rows(each)])
+def print_calibrations(results: Sequence[CalibrationResult], path: Path, console: Console) -> None:
+    """The rate of every candidate, a line for each choice, and the file that keeps them."""
+    print_table(console, _COLUMNS, [row for result in results for row in _rows(result)])
     console.print()
-    kept = f"kept in {path}: runs and plans take it where no --token-budget is given"
-    for line in (*(_choice(each) for each in found), kept):
+    kept = f"kept in {path}: runs and plans use these budgets where --token-budget is not given"
+    for line in (*map(_choice, results), kept):
         console.print(Text(one_line(line)), soft_wrap=True)
 
 
-def _rows(found: CalibrationResult) -> list[list[str]]:
-    best = max(found.rates.values())
-    marks = {found.table_tokens: "the table's", found.tokens: "chosen"}
-    if found.tokens == found.table_tokens:
-        marks = {found.tokens: "chosen, as in the table"}
+def _rows(result: CalibrationResult) -> list[list[str]]:
+    best = max(result.rates.values())
+    notes = {result.table_tokens: "default", result.tokens: "chosen"}
+    if result.tokens == result.table_tokens:
+        notes = {result.tokens: "chosen, the default"}
     return [
-        [found.model, found.dtype, f"{budget:,}", f"{rate:,.0f}", f"{rate / best:.1%}", marks.get(budget, "")]
-        for budget, rate in found.rates.items()
+        [result.model, result.dtype, f"{budget:,}", f"{rate:,.0f}", f"{rate / best:.1%}", notes.get(budget, "")]
+        for budget, rate in result.rates.items()
     ]
 
 
-def _choice(found: CalibrationResult) -> str:
-    return (
-        f"{found.model}: {found.tokens:,} tokens a batch, the table has {found.table_tokens:,} ({found.table_source})"
-    )
+def _choice(result: CalibrationResult) -> str:
+    default = f"the default is {result.table_tokens:,} ({result.table_source})"
+    return f"{result.model}: {result.tokens:,} tokens a batch; {default}"

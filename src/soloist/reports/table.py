@@ -1,6 +1,6 @@
-"""The closing table of a run, and any other table that must stay readable in a narrow terminal.
+"""The closing table of a run, and the tables of other reports. They stay readable in a narrow terminal.
 
-Knows rich and a run's result. Prints to the console that it is given, and reads no file.
+Knows rich and a run's result. Prints to the console that it gets, and reads no file.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _MODEL_COLUMNS = ("model", "chunks", "tokens", "padded", "truncated", "seconds",
 _DEVICE_COLUMNS = ("model", "device", "share", "chunks", "peak")
 _RIGHT = {
     "chunks", "tokens", "padded", "truncated", "seconds", "chunks/s", "share", "peak", "dim", "max tokens",
-    "token budget", "tokens/s", "of the best",
+    "token budget", "tokens/s", "of fastest",
 }  # fmt: skip
 
 
 def open_console(stream: TextIO) -> Console:
-    """A console that follows a terminal's width and colours; elsewhere plain text, `PLAIN_WIDTH` columns wide."""
+    """A console with a terminal's width and colours. Elsewhere it prints plain text, `PLAIN_WIDTH` columns wide."""
     terminal = stream.isatty()
     return Console(
         file=stream,
@@ -46,19 +46,19 @@ def open_console(stream: TextIO) -> Console:
 
 
 def print_result(result: RunResult, console: Console) -> None:
-    """The table of the models, the table of the devices, what is worth a remark, and where the files are."""
+    """The table of the models, the table of the devices, remarks, and where the files are."""
     print_table(console, _MODEL_COLUMNS, [_model_row(model) for model in result.models])
     console.print()
     print_table(console, _DEVICE_COLUMNS, [row for model in result.models for row in _device_rows(model)])
     console.print()
-    for line in (*_remarks(result), *_places(result)):
+    for line in (*_remarks(result), *_files_written(result)):
         console.print(Text(one_line(line)), soft_wrap=True)
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table with a row a line or, where the console is too narrow for that, a block of lines a row.
+    """A table with one line a row. Where the console is too narrow, each row is a block of lines.
 
-    The first column heads its block, so that no word is ever broken to fit.
+    The first column is the heading of its block. So no word is broken to fit.
     """
     clean = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(cell_len(row[index]) for row in (columns, *clean)) for index in range(len(columns))]
@@ -87,7 +87,7 @@ def _print_block(console: Console, columns: Sequence[str], row: Sequence[str]) -
 
 
 def _model_row(model: ModelReport) -> list[str]:
-    """What the model did now: dashes where all its vectors were there, since 0.0 chunks/s is no rate."""
+    """What the model did in this session. Dashes where all its vectors were there: 0.0 chunks/s is not a rate."""
     if model.chunks and not model.embedded:
         return [model.name, f"{model.chunks:,}", *["-"] * (len(_MODEL_COLUMNS) - 2)]
     return [
@@ -114,13 +114,13 @@ def _device_rows(model: ModelReport) -> list[list[str]]:
     ]
 
 
-def _others(model: ModelReport, reuse: Sequence[Path]) -> str:
-    """What became of the chunks that were not embedded now; `reuse` are the runs whose vectors could be taken."""
+def _not_embedded(model: ModelReport, reuse: Sequence[Path]) -> str:
+    """Where the vectors came from that were not embedded in this session. `reuse` are the runs of --reuse."""
     parts = {
         "kept from an earlier session": model.kept,
         "taken from an earlier state of this run": model.reused - model.from_others,
         f"taken from {' or '.join(map(str, reuse))}": model.from_others,
-        "repeat the text of another": model.repeated,
+        "with the text of another chunk": model.repeated,
     }
     return "".join(f", {count:,} {what}" for what, count in parts.items() if count)
 
@@ -129,37 +129,41 @@ def _remarks(result: RunResult) -> list[str]:
     remarks, reuse = [], result.config.reuse
     for model in result.models:
         if model.embedded < model.chunks:
-            remarks.append(f"{model.name}: {count_text(model.embedded, 'chunk')} embedded{_others(model, reuse)}")
+            remarks.append(f"{model.name}: {count_text(model.embedded, 'chunk')} embedded{_not_embedded(model, reuse)}")
         if model.truncated_rows:
             remarks.append(
                 f"{model.name}: {count_text(model.truncated_rows, 'chunk')} longer than {model.max_tokens} tokens, "
                 f"{count_text(model.truncated_tokens, 'token')} cut off"
             )
         if model.batch_sizes.splits:
-            remarks.append(f"{model.name}: {count_text(model.batch_sizes.splits, 'batch split')} for want of memory")
+            remarks.append(
+                f"{model.name}: {count_text(model.batch_sizes.splits, 'batch split')}, because memory ran out"
+            )
         if model.recomputed_rows:
             remarks.append(f"{model.name}: {count_text(model.recomputed_rows, 'row')} computed again in float32")
     for collection in result.collections:
         if collection.removed:
-            remarks.append(f"{collection.name}: {count_text(collection.removed, 'chunk')} of before removed")
+            remarks.append(
+                f"{collection.name}: {count_text(collection.removed, 'chunk')} removed, no longer in the input"
+            )
     skipped = sum(collection.skipped for collection in result.collections)
     if skipped:
-        remarks.append(f"{skipped:,} skipped in the input{_because(result)}: see skipped.jsonl")
+        remarks.append(f"{skipped:,} skipped in the input{_skip_reasons(result)}: see skipped.jsonl")
     return [*remarks, ""] if remarks else []
 
 
-def _because(result: RunResult) -> str:
-    """Of what was skipped, how many because of which model."""
+def _skip_reasons(result: RunResult) -> str:
+    """How many of the skipped texts have no vector in which model."""
     counts: Counter[str] = Counter()
     for collection in result.collections:
         counts.update(collection.without_vector)
     return "".join(f", {count:,} of them without a vector in {model}" for model, count in counts.items())
 
 
-def _places(result: RunResult) -> list[str]:
+def _files_written(result: RunResult) -> list[str]:
     kinds = "chunks, vectors" if result.fusion is None else "chunks, vectors, fused"
     collections = ", ".join(collection.name for collection in result.collections if collection.chunks)
-    alone = "a single model's vectors, which need no fusion" if len(result.models) == 1 else "nothing is fused"
+    alone = "vectors of one model, not fused" if len(result.models) == 1 else "not fused"
     fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else alone
     return [
         f"{result.config.out}: written in {result.seconds:.1f} s, {fused}",

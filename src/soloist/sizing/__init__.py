@@ -1,1 +1,1 @@
-"""How large batches may be: what saturates a device, what its memory holds, and what was measured of both."""
+"""The size of batches: what saturates a device, what its memory holds, and what was measured of both."""

@@ -1,4 +1,4 @@
-"""The memory of a run: what is predicted of it before, and what the devices say of it after."""
+"""The memory of a run: predicted before it, and compared with the devices after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.types import Batch
 
-# A prediction that is further from the device than this is worth an event of its own.
+# A prediction that is off by more than this share is marked in its event.
 MISS_SHARE = 0.10
 _PROBE_TOKENS = 128
 
@@ -30,10 +30,10 @@ def plan_memory(
     measurements: MeasurementCache,
     sink: EventSink,
 ) -> RunPlan:
-    """The plan of a run, with batches that are predicted to fit; each model's prediction is an event.
+    """The plan of a run, with batches that should fit into memory. Each model's prediction is an event.
 
-    On the host, whose memory is not a device's own, only saturation limits a batch. So it is for a model whose network
-    nothing is known of, and that is a notice.
+    On the CPU only the token budget limits a batch. The same holds for a model whose memory cannot be predicted, and a
+    notice says so.
     """
     models = [planned_model(encoders[name], budgets[name], accelerator, measurements, sink) for name in encoders]
     plan = plan_run(models, config.mode, accelerator.card)
@@ -55,7 +55,7 @@ def plan_memory(
 def planned_model(
     encoder: Encoder, budget: Budget, accelerator: Accelerator, measurements: MeasurementCache, sink: EventSink
 ) -> PlannedModel:
-    """What the plan needs to know of a staged model; a network that cannot be traced is a notice."""
+    """The facts about a staged model that the plan needs. A notice says so where its network cannot be traced."""
     staged = encoder.staged
     known = measurements.of(staged.fingerprint, staged.dtype, device_key(accelerator))
     plain = PlannedModel(
@@ -80,10 +80,10 @@ def _tracer(encoder: Encoder, accelerator: Accelerator) -> Tracer:
     tracer = tracer_of(blueprint, staged.dtype, accelerator.card)
     if tracer.weights.total_bytes != staged.weights_bytes:
         raise PredictionError(
-            f"its configuration describes {tracer.weights.total_bytes} bytes of weights, and it has "
-            f"{staged.weights_bytes}"
+            f"its configuration describes {tracer.weights.total_bytes:,} bytes of weights, but it has "
+            f"{staged.weights_bytes:,}"
         )
-    # Now, so that a network that cannot be traced costs a notice here and not a pass.
+    # Traced now, so that a network that cannot be traced gives a notice here and does not end a pass.
     tracer.reference(min(_PROBE_TOKENS, staged.max_tokens or _PROBE_TOKENS))
     return tracer
 
@@ -95,7 +95,7 @@ class _Shape:
 
 
 class PeakWatch:
-    """Remembers the batch of each model that should need most, to hold its prediction against the device."""
+    """Remembers each model's batch that should need most memory, to compare its prediction with the device."""
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
@@ -103,7 +103,7 @@ class PeakWatch:
         self._needs: dict[str, float] = {}
 
     def see(self, model: str, batches: Sequence[Batch]) -> None:
-        """Take note of a shard's batches."""
+        """Remember the largest of a shard's batches."""
         bounds = self._plan.limits[model].bounds
         for rows, length in {(len(batch.rows), batch.padded_length) for batch in batches} if bounds else ():
             need = bounds[-1].curve(length).activations_bytes(rows, length)
@@ -111,7 +111,7 @@ class PeakWatch:
                 self._needs[model], self._largest[model] = need, _Shape(rows=rows, length=length)
 
     def predict(self, model: str) -> PassMemory | None:
-        """The memory of the largest batch that was seen; None where nothing is predicted."""
+        """The predicted memory of the largest batch so far; None where nothing is predicted."""
         shape, predictor = self._largest.get(model), self._plan.predictors.get(model)
         if shape is None or predictor is None:
             return None
@@ -121,15 +121,15 @@ class PeakWatch:
 def compare_peaks(
     watch: PeakWatch, models: Sequence[str], peaks: Mapping[str, int], splits: Mapping[str, int], sink: EventSink
 ) -> None:
-    """Hold the predicted peak of a pass against the devices'. Models that share a pass share its peak.
+    """Compare the predicted peak of a pass with the devices'. Models that share a pass share its peak.
 
-    The device that had the largest batch is the one to compare with. A pass in which batches were split never ran
-    the batch that the prediction is for.
+    The device with the highest peak is compared. A pass that split batches is not, because it never ran the batch that
+    the prediction is for.
     """
     try:
         predicted = [memory for model in models if (memory := watch.predict(model)) is not None]
     except PredictionError as exc:
-        sink.emit(Notice(about=", ".join(models), message=f"the peak is not compared: {exc}"))
+        sink.emit(Notice(about=", ".join(models), message=f"the predicted peak is not compared: {exc}"))
         return
     if len(predicted) < len(models) or any(splits.get(model) for model in models):
         return
@@ -157,11 +157,11 @@ def remember(
     rate: float,
     sink: EventSink,
 ) -> None:
-    """Keep what a run measured for the next plan on this machine; a cache that cannot be written is a notice."""
+    """Keep a run's measurements for the next plan on this machine. A cache that cannot be written gives a notice."""
     staged = encoder.staged
     before = measurements.of(staged.fingerprint, staged.dtype, device_name)
     now = replace(before, runs=before.runs + 1)
-    if tokens >= before.tokens:  # a few chunks measure the warm-up
+    if tokens >= before.tokens:  # few chunks would measure the warm-up
         now = replace(now, tokens_per_second=rate, tokens=tokens)
     if compared is not None:
         now = replace(
@@ -173,4 +173,4 @@ def remember(
     try:
         measurements.record(staged.fingerprint, staged.dtype, device_name, now)
     except SoloistError as exc:
-        sink.emit(Notice(about="measurements", message=f"not kept for later plans: {exc}"))
+        sink.emit(Notice(about="measurements", message=f"they are not kept for later plans: {exc}"))

@@ -1,7 +1,6 @@
-"""How many tokens a batch should have: as given, as calibrated on this machine, or by a table whose figures say where
-they come from.
+"""The token budget of a batch: as given, as calibrated on this machine, or by a table with the source of its figures.
 
-It is what saturates a device. What its memory allows is the planner's part.
+A budget is what saturates a device. The planner adds what its memory allows.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ FILE_NAME = "calibrated.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """The budget for a kind of device and of model, in tokens with their padding, where nothing else says one.
+    """The default budget for a kind of device and a kind of model, in tokens with their padding.
 
-    `smallest` and `largest` are what a calibration tries, and the powers of two between them.
+    A calibration tries `smallest`, `largest` and the powers of two between them.
     """
 
     kind: AcceleratorKind
@@ -36,17 +35,17 @@ class TableRow:
 
     @property
     def candidates(self) -> tuple[int, ...]:
-        """The budgets to try, the smallest first."""
+        """The budgets that a calibration tries, the smallest first."""
         return tuple(1 << power for power in range(self.smallest.bit_length() - 1, self.largest.bit_length()))
 
 
 _CPU_SOURCE = (
-    "measured on a core with AVX-512: MiniLM in bfloat16 took 6,315 packed tokens/s of processor time at 1,024 tokens "
-    "a batch, 6,575 at 2,048 and 6,337 at 4,096"
+    "measured on a core with AVX-512: MiniLM in bfloat16 reached 6,315 packed tokens/s of processor time at 1,024 "
+    "tokens a batch, 6,575 at 2,048 and 6,337 at 4,096"
 )
-_CUDA_SOURCE = "what text-embeddings-inference takes on a GPU, not measured here"
-# A static model only looks up and averages: what a batch costs there is the overhead of a call.
-_STATIC_SOURCE = "an assumption: enough that the overhead of a call does not count"
+_CUDA_SOURCE = "the default of text-embeddings-inference on a GPU, not measured here"
+# A static model only looks vectors up and averages them: a batch costs the overhead of a call.
+_STATIC_SOURCE = "an assumption: large enough that the overhead of a call does not matter"
 TABLE = (
     TableRow(kind="cpu", is_static=False, tokens=2_048, smallest=512, largest=8_192, source=_CPU_SOURCE),
     TableRow(kind="cuda", is_static=False, tokens=16_384, smallest=4_096, largest=65_536, source=_CUDA_SOURCE),
@@ -59,13 +58,13 @@ TABLE = (
 
 
 def table_row(kind: AcceleratorKind, is_static: bool) -> TableRow:
-    """The table's row for a kind of device and of model."""
+    """The table's row for a kind of device and a kind of model."""
     return next(row for row in TABLE if (row.kind, row.is_static) == (kind, is_static))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """The tokens of a full batch of one model, why so many, and on what device (see `device_key`)."""
+    """The tokens of a full batch of one model, the source of that number, and the device (see `device_key`)."""
 
     tokens: int
     source: BudgetSource
@@ -74,8 +73,8 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationRecord:
-    """A budget that was measured on this machine: the median rates in tokens a second that it was chosen from, by
-    budget, and when and with which versions that was.
+    """A budget that was measured on this machine. `rates` are the median tokens a second by budget; `date` and
+    `versions` say when and with which packages.
     """
 
     tokens: int
@@ -85,27 +84,27 @@ class CalibrationRecord:
 
 
 class CalibrationCache:
-    """The calibrated budgets that a cache folder keeps. None as the folder: the user's own."""
+    """The calibrated budgets in a cache folder; None for the user's cache folder."""
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         self._cache = MachineCache(cache_dir, FILE_NAME)
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file that keeps them."""
         return self._cache.path
 
     def knows(self, dtype: str, device_name: str) -> bool:
-        """Whether any model was calibrated in a dtype on a device."""
+        """Whether any model was calibrated in this dtype on this device."""
         return self._cache.knows(dtype, device_name)
 
     def tokens(self, fingerprint: str, dtype: str, device_name: str, row: TableRow) -> int | None:
-        """The budget of a model on a device; None where it was not calibrated, or to what no calibration tries."""
+        """The calibrated budget of a model on a device; None where there is none, or none that a calibration tries."""
         tokens = self._cache.row(fingerprint, dtype, device_name).get("tokens")
         return tokens if type(tokens) is int and tokens in row.candidates else None
 
     def record(self, fingerprint: str, dtype: str, device_name: str, calibrated: CalibrationRecord) -> None:
-        """Keep a calibration in the place of the one before.
+        """Keep a calibration. It replaces the one before.
 
         Raises:
             OutputError: the file cannot be written.
@@ -116,7 +115,7 @@ class CalibrationCache:
 def choose_budget(
     given: int | None, recorded: Budget | None, calibrated: int | None, row: TableRow, device: str
 ) -> Budget:
-    """The budget of a model: as given, else that with which a run was begun on such a device, else the calibrated one,
+    """The budget of a model: as given, else the one that the run recorded on such a device, else the calibrated one,
     else the table's.
     """
     if given is not None:
@@ -135,7 +134,7 @@ def run_budgets(
     recorded: Mapping[str, Budget],
     calibrations: CalibrationCache,
 ) -> dict[str, Budget]:
-    """The budget of each model of a run; `recorded` are those with which the run was begun."""
+    """The budget of each model of a run. `recorded` are the budgets with which the run was begun."""
     device = device_key(accelerator)
     budgets: dict[str, Budget] = {}
     for name, model in staged.items():
@@ -146,10 +145,10 @@ def run_budgets(
 
 
 def budget_of(record: Any) -> Budget | None:
-    """The budget that a run wrote down; None where it wrote none, or the record is damaged."""
+    """The budget in a run's record; None where there is none, or the record is damaged."""
     try:
-        found = Budget(tokens=record["tokens"], source=record["source"], device=record["device"])
+        budget = Budget(tokens=record["tokens"], source=record["source"], device=record["device"])
     except (KeyError, TypeError):
         return None
-    is_whole = type(found.tokens) is int and found.tokens >= 1 and found.source in get_args(BudgetSource)
-    return found if is_whole and isinstance(found.device, str) else None
+    is_valid = type(budget.tokens) is int and budget.tokens >= 1 and budget.source in get_args(BudgetSource)
+    return budget if is_valid and isinstance(budget.device, str) else None

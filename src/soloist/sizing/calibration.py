@@ -1,7 +1,7 @@
-"""The token budget of a model on this machine, by measurement: the smallest that is about as fast as any.
+"""Measures the token budget of a model on this machine: the smallest that is about as fast as the fastest.
 
-Every candidate has the same work to do: rows of a few lengths, the same tokens of each, in full batches, as many for
-each worker. What differs is the size of the batches alone, not how well they divide a shard.
+Every candidate gets the same kind of work: rows of a few lengths with the same tokens, in full batches, as many for
+each worker. Only the size of the batches differs, not how well they divide a shard.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from soloist.staging import select_models, stage_all
 from soloist.stopping import first_interrupt_only
 from soloist.types import Batch
 
-# Rates this close are one: a smaller batch takes less memory, and noise should not make the choice jump.
+# Rates this close count as equal: a smaller batch takes less memory, and noise should not change the choice.
 TOLERANCE = 0.03
 ROUNDS = 3
-# The lengths of chunks, as a rule. A row longer than the smallest budget is a batch of its own under more than one.
+# Typical lengths of chunks. A row longer than the smallest budget would be a batch of its own for several budgets.
 LENGTHS = (32, 128, 512)
-# A budget above the table's whose batches take longer than so many measurements is left out: a model that is this slow
-# is saturated below.
+# A budget above the table's is left out if its batches take longer than this many measurements: such a slow model is
+# saturated by smaller ones.
 _MOST_SAMPLES = 10
 _WORDS, _WORDS_A_TEXT, _TEXTS = 4_000, 100, 500
 _VERSIONS = ("soloist", "torch", "transformers")
@@ -51,8 +51,8 @@ _VERSIONS = ("soloist", "torch", "transformers")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationResult:
-    """What was found for one model: the median rate in tokens a second by budget, and the one that is kept, beside what
-    the table has.
+    """The calibration of one model: the median rates in tokens a second by budget, the budget that is kept, and the
+    table's for comparison.
     """
 
     model: str
@@ -80,7 +80,7 @@ class _Load:
 
 
 class _WithoutBatches:
-    """An event sink that passes over batches: here they are no part of a pass."""
+    """An event sink without batches: here they do not belong to a pass."""
 
     def __init__(self, sink: EventSink) -> None:
         self._sink = sink
@@ -93,9 +93,10 @@ class _WithoutBatches:
 def calibrate(
     config: CalibrationConfig, sink: EventSink, clock: Callable[[], float] = time.time
 ) -> tuple[CalibrationResult, ...]:
-    """Measure the budget of each model on devices that are leased for it, and keep it for later runs and plans.
+    """Measure the budget of each model on leased devices, and keep it for later runs and plans.
 
-    `clock` gives seconds since 1970. In the main thread Ctrl-C and SIGTERM end it; models that are done stay kept.
+    `clock` gives seconds since 1970. In the main thread, Ctrl-C and SIGTERM end the calibration. The budgets of models
+    that are done are kept.
 
     Raises:
         SoloistError: a model, the devices or the cache folder cannot be used.
@@ -104,7 +105,7 @@ def calibrate(
         specs = select_models(config)
         accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
         if accelerator.kind == "simulated":
-            message = "its rates are this machine's processor's: what is found is for simulated runs alone"
+            message = "it computes on this machine's processor: the budgets measured here are for simulated runs only"
             sink.emit(Notice(about=config.accelerator, message=message))
         staged = stage_all(specs, config, accelerator, sink)
         encoders = [Encoder(model, packs=accelerator.packs_rows) for model in staged.values()]
@@ -112,8 +113,8 @@ def calibrate(
 
 
 def smallest_near_best(rates: Mapping[int, Sequence[float]], tolerance: float = TOLERANCE) -> int:
-    """The smallest budget whose median rate is within `tolerance`, a share, of the best one's."""
-    medians = {budget: statistics.median(found) for budget, found in rates.items()}
+    """The smallest budget whose median rate is within `tolerance`, a share, of the best rate."""
+    medians = {budget: statistics.median(of_budget) for budget, of_budget in rates.items()}
     best = max(medians.values())
     return min(budget for budget, rate in medians.items() if rate >= (1 - tolerance) * best)
 
@@ -128,42 +129,42 @@ def _calibrate(
     staged, device = encoder.staged, device_key(accelerator)
     row = table_row(accelerator.kind, staged.is_static)
     rates = _measure(encoder, row, accelerator, config, sink)
-    found = CalibrationResult(
+    result = CalibrationResult(
         model=staged.spec.name,
         fingerprint=staged.fingerprint,
         dtype=staged.dtype,
         device=device,
-        rates={budget: statistics.median(each) for budget, each in rates.items()},
+        rates={budget: statistics.median(of_budget) for budget, of_budget in rates.items()},
         tokens=smallest_near_best(rates),
         table_tokens=row.tokens,
         table_source=row.source,
     )
-    calibrated = CalibrationRecord(
-        tokens=found.tokens,
-        rates={str(budget): rate for budget, rate in found.rates.items()},
+    record = CalibrationRecord(
+        tokens=result.tokens,
+        rates={str(budget): rate for budget, rate in result.rates.items()},
         date=datetime.datetime.fromtimestamp(clock(), datetime.timezone.utc).isoformat(timespec="seconds"),
         versions={name: importlib.metadata.version(name) for name in _VERSIONS},
     )
-    CalibrationCache(config.cache_dir).record(staged.fingerprint, staged.dtype, device, calibrated)
-    return found
+    CalibrationCache(config.cache_dir).record(staged.fingerprint, staged.dtype, device, record)
+    return result
 
 
 def _measure(
     encoder: Encoder, row: TableRow, accelerator: Accelerator, config: CalibrationConfig, sink: EventSink
 ) -> dict[int, list[float]]:
-    """The rates of every candidate, one of each round, in tokens a second."""
+    """The rates of every candidate, one a round, in tokens a second."""
     name = encoder.staged.spec.name
     loads = _loads(encoder, row, accelerator, MeasurementCache(config.cache_dir), sink)
     lease = DeviceLease(
         accelerator, [name], sink, lock_dir=config.lock_dir, timeout_seconds=config.lease_timeout_seconds
     )  # fmt: skip
     with lease, Replicas(encoder.staged, encoder, accelerator, _WithoutBatches(sink)) as replicas:
-        _rate(replicas, loads[0], 1)  # the first call of all is slower
+        _rate(replicas, loads[0], 1)  # the very first call is slower
         repeats = _repeats(loads, _rate(replicas, loads[0], 1), row.tokens, config.sample_seconds)
         rates: dict[int, list[float]] = {budget: [] for budget in repeats}
         tried = [load for load in loads if load.budget in repeats]
         for number in range(ROUNDS):
-            # To and fro, so that a machine that gets slower or faster favours no budget.
+            # Every other round goes backwards, so that a machine that gets slower or faster favours no budget.
             for load in tried if number % 2 == 0 else reversed(tried):
                 rate = _rate(replicas, load, repeats[load.budget])
                 rates[load.budget].append(rate)
@@ -183,7 +184,7 @@ def _rate(replicas: Replicas, load: _Load, repeats: int) -> float:
 
 
 def _repeats(loads: Sequence[_Load], rate: float, table_tokens: int, sample_seconds: float) -> dict[int, int]:
-    """How often each candidate's batches make a measurement; those that would take too long are left out."""
+    """How often a measurement repeats each candidate's batches. Candidates that would take too long are left out."""
     return {
         load.budget: max(1, math.ceil(sample_seconds * rate / load.tokens))
         for load in loads
@@ -194,7 +195,7 @@ def _repeats(loads: Sequence[_Load], rate: float, table_tokens: int, sample_seco
 def _loads(
     encoder: Encoder, row: TableRow, accelerator: Accelerator, measurements: MeasurementCache, sink: EventSink
 ) -> list[_Load]:
-    """The work of each candidate; one that has a smaller one's batches, because memory bounds both, is left out."""
+    """The work of each candidate. A candidate is left out if memory bounds its batches to those of a smaller one."""
     budget = Budget(tokens=row.tokens, source="table", device=device_key(accelerator))
     model = planned_model(encoder, budget, accelerator, measurements, sink)
     limits = plan_run([model], "exclusive", accelerator.card).limits[model.name]
@@ -222,7 +223,7 @@ def _load(limits: BatchLimits, stream: NDArray[np.int32], max_tokens: int | None
 
 
 def _token_stream(encoder: Encoder, count: int) -> NDArray[np.int32]:
-    """So many token ids of made texts, one behind the other: always the same, and of many words, as texts have."""
+    """So many token ids of made-up texts, in one array. They are always the same, and of many words."""
     generator = random.Random(0)
     words = ["".join(generator.choices(string.ascii_lowercase, k=generator.randint(2, 9))) for _ in range(_WORDS)]
     texts = [" ".join(generator.choices(words, k=_WORDS_A_TEXT)) for _ in range(_TEXTS)]

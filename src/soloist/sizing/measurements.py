@@ -1,4 +1,4 @@
-"""What is measured on a machine, in the user's cache folder: JSON files with a row for each model, dtype and device.
+"""Measurements of a machine in the user's cache folder: JSON files with a row for each model, dtype and device.
 
 `MachineCache` is one such file. `MeasurementCache` keeps in it the peaks and the rates that runs measured, for the next
 plan. Runs and plans work without them: a missing or damaged file counts as empty.
@@ -25,21 +25,21 @@ MOST_GROWTH = 2.0
 
 
 class MachineCache:
-    """The rows of one file of a cache folder. None as the folder: the user's own."""
+    """The rows of one file in a cache folder; None for the user's cache folder."""
 
     def __init__(self, cache_dir: Path | None, file_name: str) -> None:
         self.path = (cache_dir or platformdirs.user_cache_path("soloist")) / file_name
 
     def row(self, fingerprint: str, dtype: str, device_name: str) -> Mapping[str, Any]:
-        """What is kept of a model on a device; empty where nothing is."""
+        """The row of a model on a device; empty where there is none."""
         return self._rows().get(_key(fingerprint, dtype, device_name), {})
 
     def knows(self, dtype: str, device_name: str) -> bool:
-        """Whether anything is kept of any model in a dtype on a device."""
+        """Whether there is a row of any model in this dtype on this device."""
         return any(key.endswith(_key("", dtype, device_name)) for key in self._rows())
 
     def record(self, fingerprint: str, dtype: str, device_name: str, row: Mapping[str, Any]) -> None:
-        """Keep a row in the place of the one before.
+        """Keep a row. It replaces the one before.
 
         Raises:
             OutputError: the file cannot be written.
@@ -60,7 +60,7 @@ class MachineCache:
 
 
 def device_key(accelerator: Accelerator) -> str:
-    """Under what name measurements are kept: a simulated T4 is no measure of a real one."""
+    """The name of a device in the cache. It tells a simulated T4 from a real one."""
     return f"{accelerator.kind} {accelerator.card.device_name}"
 
 
@@ -70,10 +70,10 @@ def _key(fingerprint: str, dtype: str, device_name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What was measured of a model in one dtype on one kind of device.
+    """The measurements of a model in one dtype on one kind of device.
 
-    Bytes are of the whole device, `resident_bytes` the weights on it; 0 where nothing was predicted or measured. The
-    rate is of one device, over tokens with their padding.
+    Bytes are of the whole device, and 0 where nothing was predicted or measured. `resident_bytes` are the weights on
+    it. The rate is of one device, over tokens with their padding.
     """
 
     predicted_bytes: int = 0
@@ -96,23 +96,23 @@ class Measurement:
 
 
 class MeasurementCache:
-    """The measurements that a cache folder keeps. None as the folder: the user's own."""
+    """The measurements in a cache folder; None for the user's cache folder."""
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         self._cache = MachineCache(cache_dir, FILE_NAME)
 
     def of(self, fingerprint: str, dtype: str, device_name: str) -> Measurement:
-        """What is known of a model on a device; an empty record where nothing is."""
+        """The measurement of a model on a device; an empty one where there is none."""
         row = self._cache.row(fingerprint, dtype, device_name)
         known = {name: row[name] for name in Measurement.__slots__ if isinstance(row.get(name), (int, float))}
         return Measurement(**known)
 
     def knows(self, dtype: str, device_name: str) -> bool:
-        """Whether anything was measured in a dtype on a device."""
+        """Whether anything was measured in this dtype on this device."""
         return self._cache.knows(dtype, device_name)
 
     def record(self, fingerprint: str, dtype: str, device_name: str, measured: Measurement) -> None:
-        """Keep a measurement in the place of the one before.
+        """Keep a measurement. It replaces the one before.
 
         Raises:
             OutputError: the file cannot be written.

@@ -1,7 +1,7 @@
-"""Which models are on the devices together, in which order, and how large their batches are.
+"""Plans the passes of a run: which models share the devices, in which order, and how large their batches are.
 
-Exclusive and standard mode differ here and nowhere else: in the passes, and, where the memory of a device does not hold
-all models beside their largest batches, in the limits.
+Exclusive and standard mode differ here and nowhere else. Their passes differ. Their limits differ too, where a device
+does not hold all models beside their largest batches.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from soloist.types import Mode
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PlannedModel:
-    """What the plan needs to know of a model. Without a tracer, memory does not bound its batches.
+    """The facts about a model that the plan needs. Without a tracer, memory does not bound its batches.
 
-    `weight_sizes` are the bytes of its tensors, known without a tracer too: in standard mode other models find them on
-    the device. `growth` is the ratio of measured to predicted activations on this machine, 1 where none was measured.
+    `weight_sizes` are the bytes of its tensors, which share the device with other models in standard mode. `growth` is
+    the ratio of measured to predicted activations on this machine, 1 where none was measured.
     """
 
     name: str
@@ -34,7 +34,7 @@ class PlannedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """Models that share one lease. For each shard, each of them encodes in turn."""
+    """Models that share one lease. They encode each shard in turn."""
 
     models: tuple[str, ...]
 
@@ -43,7 +43,7 @@ class Pass:
 class RunPlan:
     """Passes in their order, and each model's budget and batch limits.
 
-    `predictors` are of the device as it is in the pass: with all models of the pass on it.
+    `predictors` predict the memory of a device in a pass, with all models of the pass on it.
     """
 
     passes: tuple[Pass, ...]
@@ -60,7 +60,7 @@ class RunPlan:
 def plan_run(models: Sequence[PlannedModel], mode: Mode, card: Card) -> RunPlan:
     """The plan of a run on devices like this card.
 
-    Exclusive: one pass for each model, alone. Standard: one pass with all models resident.
+    Exclusive mode has one pass for each model. Standard mode has one pass with all models resident.
     """
     names = tuple(model.name for model in models)
     passes = tuple(Pass(models=(name,)) for name in names) if mode == "exclusive" else (Pass(models=names),)
@@ -68,8 +68,8 @@ def plan_run(models: Sequence[PlannedModel], mode: Mode, card: Card) -> RunPlan:
     together = alone if mode == "exclusive" else _together(models, card)
     limits: dict[str, BatchLimits] = {}
     for model in models:
-        # The limit of the model alone comes first: what standard mode adds can only make batches smaller.
-        predictors = [each[model.name] for each in (alone, together) if model.name in each]
+        # The limit of the model alone comes first: standard mode can only make batches smaller.
+        predictors = [by_model[model.name] for by_model in (alone, together) if model.name in by_model]
         bounds = tuple(_bound(model, predictor, card) for predictor in dict.fromkeys(predictors))
         limits[model.name] = BatchLimits(token_budget=model.budget.tokens, bounds=bounds)
     budgets = {model.name: model.budget for model in models}
