@@ -13,7 +13,9 @@ from soloist.errors import ConfigError, InputError
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.qrels import Qrels
+from soloist.retrieval.rankers import RANKERS
 from soloist.retrieval.rankers.other_fusions import plan_of
+from soloist.retrieval.rankers.ranker import rankers_of
 from soloist.stores import RunFolder
 
 TEXTS = ["a lease of a device", "the batch of tokens", "a vector and its norm", "shards of chunks"]
@@ -57,6 +59,17 @@ def negated(path, model, row):
         )
     )
     folder.finish(summary)
+
+
+def test_bm25_ranks_through_the_table(small):
+    """BM25 gave positions alone and a list of its own, so nothing but an evaluation could use it."""
+    corpus = open_run(small(("wordllama",))).corpus()
+    (ranker,) = rankers_of(RANKERS["bm25"], corpus, None)
+    rankings = ranker.rank(["which device has the lease of tokens", "rain"], 4)
+    assert [row.tolist() for row in rankings.positions] == [[0, 1], []]
+    first, none = rankings.scores
+    assert first[0] > first[1] > 0 and len(none) == 0
+    assert ranker.cost() is None
 
 
 def test_a_projection_that_so_few_chunks_cannot_have_is_left_out(small):

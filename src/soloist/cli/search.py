@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from soloist.retrieval import By, OpenedRun
     from soloist.types import Hit
 
-_AT_ONCE = 1_000  # questions that are searched together, or fewer if they would have more than the next of hits
-_HITS_AT_ONCE = 100_000
+_AT_ONCE = 1_000  # questions that are searched together
+_HITS_AT_ONCE = 100_000  # of the questions together: with more hits each, fewer questions are searched at once
 _QUESTION_HELP = "What to look for. - reads a question a line from stdin, and answers each as it comes."
 _CATALOGUE_HELP = "A TOML file of your models, if those of the run are in other places on this machine."
 
@@ -76,7 +76,7 @@ def _arriving(most: int) -> Iterator[list[str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asking:
-    """How questions are searched and their hits shown; `show` tells a terminal what is being done."""
+    """How questions are searched, and how hits are shown. `show` tells a terminal what is being done."""
 
     k: int | None
     by: By | None
@@ -86,10 +86,10 @@ class _Asking:
     show: Callable[[str], None]
 
     def answer_stdin(self, open_now: Callable[[], OpenedRun]) -> None:
-        """Answer the questions of stdin as they come, by the run as it is when the first of them comes.
+        """Answer the questions of stdin as they come. The run is opened when the first one comes.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: stdin has no question.
         """
         run, asked = None, 0
         for questions in _arriving(max(1, min(_AT_ONCE, _HITS_AT_ONCE // (self.k or 1)))):

@@ -85,7 +85,7 @@ class Corpus:
         return self._vectors[name]
 
     def blocks(self, names: Sequence[str]) -> Iterator[Block]:
-        """The vectors by each of these names, the same rows of each at a time (see `RunVectors.blocks`)."""
+        """Blocks of the same rows by all of these names, one after the other (see `RunVectors.blocks`)."""
         return zip(*(self.vectors(name).blocks() for name in names), strict=True)
 
     def nearest(self, names: Sequence[str], queries: WeightedQueries, k: int) -> Rankings:
@@ -127,7 +127,7 @@ class RunVectors:
         return self._files[0].row_bytes if self._files else 0
 
     def blocks(self) -> Iterator[Vectors]:
-        """The rows in order, (up to `BLOCK_ROWS`, dim) float32 each; the blocks of a run's models have the same rows.
+        """The rows in order, in blocks (up to `BLOCK_ROWS`, dim) of float32. All models of a run have the same blocks.
 
         Raises:
             OutputError: a file has changed since it was opened, or is gone.

@@ -20,7 +20,7 @@ from soloist.wording import count_text
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HitFilter:
-    """Which rows count as hits: all rows, except for the own row of a question that has one.
+    """Which rows count as hits: all rows, but for a question with an own row all the others.
 
     `ids` are the chunks' in the order of the rows. `own_rows` has the row of each chunk with a question's id.
     """
@@ -30,7 +30,7 @@ class HitFilter:
 
     @classmethod
     def of(cls, qrels: Qrels, ids: Sequence[str], *, keep_own: bool) -> HitFilter:
-        """Of questions that were made from headings, all rows count: the ids of such questions are no chunk's."""
+        """Questions that were made from headings have ids of our own, not those of chunks, so all rows count."""
         if keep_own or qrels.weak:
             return cls(ids=ids, own_rows={})
         rows = {chunk: row for row, chunk in enumerate(ids)}
@@ -50,7 +50,7 @@ class HitFilter:
         return [self.ids[position] for position in counted[:DEPTH].tolist()]
 
     def notices(self, qrels: Qrels, texts: Mapping[int, str]) -> tuple[str, ...]:
-        """How many questions this concerns, and where it may be a mistake; `texts` are those of the own rows."""
+        """How many questions this concerns, and whether it may be a mistake; `texts` are those of the own rows."""
         if not self.own_rows:
             return ()
         count = count_text(len(self.own_rows), "question")

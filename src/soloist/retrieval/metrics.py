@@ -54,7 +54,7 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Both ends, where there is one."""
+        """Both ends of the interval, or None without one."""
         return (self.low, self.high) if self.low is not None and self.high is not None else None
 
     @property
@@ -134,7 +134,7 @@ def difference(
 def differences(
     ones: Sequence[NDArray[np.float64]], other: NDArray[np.float64], questions: Sequence[str], *, seed: int = 0
 ) -> list[Difference]:
-    """The same for each of `ones`, in figures that hold for whichever of them is picked once all have been seen.
+    """The same for each of `ones`, in figures that hold for whichever is picked after all have been seen.
 
     Chance favours the best of several. So the intervals are wide enough that all of them together hold in 95% of the
     resamples (Beran 1988), and the test is how often chance makes as much of the best of them (Westfall and Young

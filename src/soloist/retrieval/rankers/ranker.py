@@ -15,7 +15,7 @@ Weights = Mapping[str, float]
 
 
 class Ranker(Protocol):
-    """One way to rank the rows of a corpus. To make one costs nothing: whatever takes time is done by `rank`.
+    """One way to rank the rows of a corpus. A ranker is made at no cost: whatever takes time is done by `rank`.
 
     class LongestFirst:
         name = "longest"
@@ -37,10 +37,10 @@ class Ranker(Protocol):
         """What an evaluation calls it."""
 
     def cost(self) -> Cost | None:
-        """What its vectors cost; None where it needs no model."""
+        """What its vectors cost; None if it needs no model."""
 
     def rank(self, queries: Sequence[str], k: int) -> Rankings:
-        """The `k` best rows for each query, or fewer where it has nothing to say of the others.
+        """The `k` best rows for each query, or fewer if it has nothing to say of the others.
 
         Raises:
             FusionError, EncodingError, InputError: this corpus, or a query, cannot be ranked this way.
