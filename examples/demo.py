@@ -73,7 +73,7 @@ def write_chunks(root: Path) -> None:
 
 
 def module_chunks(module: ModuleType) -> Iterator[dict[str, Any]]:
-    """What the module, its classes, their methods and its functions say of themselves, in pieces."""
+    """The docstrings of the module, its classes, their methods and its functions, in pieces."""
     seen: set[str] = set()
     for qualname, documented in documented_objects(module):
         text = inspect.getdoc(documented) or ""
@@ -86,7 +86,7 @@ def module_chunks(module: ModuleType) -> Iterator[dict[str, Any]]:
 
 
 def documented_objects(module: ModuleType) -> Iterator[tuple[str, object]]:
-    """The module, then its public classes with their public methods, and its functions, by name."""
+    """The module, its public classes with their public methods, and its functions, sorted by name."""
     yield module.__name__, module
     own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
     for name in sorted(getattr(module, "__all__", own)):
@@ -101,7 +101,7 @@ def documented_objects(module: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Whole paragraphs, as many as fit into LONGEST characters together; a longer one stays whole."""
+    """Whole paragraphs, as many together as fit into LONGEST characters. A longer paragraph stays whole."""
     piece = ""
     for paragraph in text.split("\n\n"):
         if piece and len(piece) + len(paragraph) > LONGEST:

@@ -2,16 +2,16 @@
 
 Writes, below --output-root:
 
-    embedding_summary.json                          a list, an item a collection
+    embedding_summary.json                          a list with an item for each collection
     <collection>/<collection>_embeddings.npy        (chunks, dim) float32, rows in input order
     <collection>/<collection>_ids.json              the rows' ids
-    <collection>/<collection>_metadata.jsonl        a line a row: id, text, metadata
+    <collection>/<collection>_metadata.jsonl        a line for each row: id, text, metadata
     <collection>/<collection>_processing_stats.json settings, figures and lease events; written last
     run/                                            the last run's own folder, with every model's vectors
 
-`run/` is replaced as a whole by each command that embeds: it has the collections of that command, and no others.
+Each command that embeds replaces the whole of `run/`, which then has only the collections of that command.
 
-Exit codes: 0 done, 1 failed, 2 usage or flags that contradict each other, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 wrong usage or contradicting flags, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ if TYPE_CHECKING:
     from processor.ultimate_embedder.results import FinishedRun
     from soloist.engine.result import CollectionReport
 
-_BAD_INPUT_HELP = """stop at the first fault, or leave it out; empty texts and empty files are left out in either case
+_BAD_INPUT_HELP = """stop at the first fault, or leave it out; empty texts and empty files are always left out
 (%(default)s)"""
 _PATTERNS_HELP = f"names of chunk files ({','.join(DEFAULT_FILE_PATTERNS)})"
-_SKIP_HELP = "leave out collections whose results are there (no: they are made again and replaced)"
+_SKIP_HELP = "leave out collections that have results (no: results are made again and replaced)"
 _FOR_ENSEMBLES = {
     "--exclusive-ensemble": "exclusive_ensemble",
     "--ensemble-models": "ensemble_models",
@@ -107,11 +107,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--id-field", metavar="NAME", help="the field of the id (the usual ones)")
     add("--model", default=DEFAULT_MODELS[0], metavar="NAME", help="the primary model (%(default)s)")
     add("--enable-ensemble", action="store_true", help="embed with several models, and aggregate")
-    add("--ensemble-mode", choices=("auto", "sequential", "disabled"), default="auto", help="auto: as other flags say")
+    add(
+        "--ensemble-mode",
+        choices=("auto", "sequential", "disabled"),
+        default="auto",
+        help="auto: as the other flags say",
+    )
     add("--exclusive-ensemble", action="store_true", help="lease all devices to one model at a time")
     add("--ensemble-models", type=_names, metavar="A,B", help=f"the models ({','.join(DEFAULT_MODELS)})")
     add("--aggregation-method", choices=tuple(FUSION_METHODS), help="how vectors become one (weighted_average)")
-    add("--model-weights", type=_weights, metavar="A=.7,B=.3", help="weights of the models (all alike)")
+    add("--model-weights", type=_weights, metavar="A=.7,B=.3", help="weights of the models (equal)")
     add("--matryoshka-dim", type=_positive, metavar="N", help="cut every model's vectors to N components")
     add("--summary", type=Path, metavar="FILE", help="where the summary goes (OUTPUT_ROOT/embedding_summary.json)")
     add("--skip-existing", action=yes_or_no, default=False, help=_SKIP_HELP)
@@ -135,15 +140,15 @@ def contradiction(options: argparse.Namespace) -> str | None:
     if options.force_cpu and named not in ("auto", "cpu"):
         return f"--force-cpu contradicts SOLOIST_ACCELERATOR={named}: leave one of them out"
     if options.output_root.resolve().is_relative_to(options.chunks_root.resolve()):
-        return "--output-root is inside --chunks-root, where results would be read as chunks: choose another folder"
+        return "--output-root is inside --chunks-root, so results would be read as chunks: choose another folder"
     return None
 
 
 def embed_collections(options: argparse.Namespace) -> None:
-    """Embed what the options name, and write everything.
+    """Embed the collections of the options, and write the results.
 
     Raises:
-        SoloistError: see `soloist.errors`; results of collections that were there before are still whole.
+        SoloistError: see `soloist.errors`. Results that were there before are still whole.
     """
     output: Path = options.output_root.resolve()
     source = _source(options)
@@ -203,7 +208,7 @@ def _warn_of_replacing(output: Path, names: Iterable[str]) -> None:
     existing = [name for name in names if result_file(output, name, "embeddings.npy").exists()]
     existing += [RUN] if (output / RUN).exists() else []
     if existing:
-        logger.warning("in %s, these are replaced by new ones: %s", output, ", ".join(existing))
+        logger.warning("in %s, new results replace these: %s", output, ", ".join(existing))
 
 
 def _source(options: argparse.Namespace) -> SourceConfig:

@@ -116,7 +116,7 @@ def test_a_value_of_another_kind_is_refused_at_once(changes: dict[str, Any], sai
 @pytest.mark.parametrize(
     ("kind", "changes", "said"),
     [
-        (FusionConfig, {"weights": ["a"]}, r"weights is \['a'\]: give a table of model = number"),
+        (FusionConfig, {"weights": ["a"]}, r"weights is \['a'\]: give a number for each model"),
         (FusionConfig, {"weights": {"a": "x"}}, "weights is {'a': 'x'}: give a number as the weight of a"),
         (FusionConfig, {"dim": 1.5}, "dim is 1.5: give a whole number"),
         (SourceConfig, {"text_field": 3}, "text_field is 3: give a string"),

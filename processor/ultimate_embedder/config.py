@@ -1,4 +1,4 @@
-"""The settings of the validation plan, and what they are called in soloist. Values only: no file, no environment."""
+"""The settings of the validation plan, and their names in soloist. Values only: no file, no environment."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DTYPES: Mapping[str, DTypeRequest] = {"fp16": "float16", "bf16": "bfloat16", "fp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleConfig:
-    """Which models embed every chunk, and how their vectors become one.
+    """The models that embed every chunk, and how their vectors become one.
 
-    Exclusive mode leases the devices to one model at a time; else all models are on them together, and take
-    turns with each shard of chunks. `matryoshka_dim` cuts every model's vector before aggregation; None cuts
-    a weighted average to the largest dim that every model has, and leaves a concatenation whole.
+    Exclusive mode leases the devices to one model at a time. Otherwise all models are on the devices together, and
+    encode each shard of chunks in turn. `matryoshka_dim` cuts every model's vector before aggregation. None cuts a
+    weighted average to the largest dim that every model has, and leaves a concatenation whole.
 
     Raises:
-        ConfigError: a setting that cannot be honoured, or two that contradict each other.
+        ConfigError: a setting cannot be used, or two settings contradict each other.
     """
 
     ensemble_models: Sequence[str] = DEFAULT_MODELS
@@ -41,12 +41,12 @@ class EnsembleConfig:
             raise ConfigError(f"ensemble_models is {self.ensemble_models!r}: give a list of model names")
         if self.exclusive_mode and not self.sequential_passes:
             raise ConfigError(
-                "exclusive_mode=True contradicts sequential_passes=False: models that have the devices to themselves "
-                "pass one after the other, so set sequential_passes=True"
+                "exclusive_mode=True contradicts sequential_passes=False: exclusive mode runs one model after "
+                "the other, so set sequential_passes=True"
             )
         if not self.sequential_passes:
             raise ConfigError(
-                "sequential_passes=False cannot be honoured, models compute one after the other in every mode: "
+                "sequential_passes=False is not supported, because models compute one after the other in every mode: "
                 "set sequential_passes=True"
             )
         if self.aggregation_method not in FUSION_METHODS:
@@ -72,11 +72,11 @@ class KaggleGPUConfig:
     """The devices of the plan: two GPUs of 15.83 GB (10^9 bytes), computing in float16.
 
     At most `device_count` CUDA devices are used. `vram_per_gpu_gb` is the size of simulated devices
-    (`SOLOIST_ACCELERATOR=simulated`); that of real ones is measured. `base_batch_size` is taken for the
-    plan's sake and changes nothing: batches are planned in tokens, so that every mode has the same ones.
+    (`SOLOIST_ACCELERATOR=simulated`); the size of real devices is measured. `base_batch_size` is accepted, because the
+    plan has it, but changes nothing: batches are planned in tokens, so that all modes have the same ones.
 
     Raises:
-        ConfigError: a number that is not positive, or a precision that does not exist.
+        ConfigError: a number is not positive, or the precision does not exist.
     """
 
     device_count: int = 2

@@ -1,7 +1,7 @@
 """The embedder of the validation plan: its calls and attributes, translated to soloist and back.
 
 Reads the environment (`SOLOIST_ACCELERATOR`, `SOLOIST_CATALOGUE`, `SOLOIST_LOCK_DIR`) when an embedder is
-made. What it holds between calls are staged models, the folder to read and the last run.
+made. Between calls it holds staged models, the folder to read and the last run.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from soloist.types import Collection, DTypeRequest, SkippedInput
 class UltimateKaggleEmbedderV4:
     """Embeds the chunks of a folder with one model, or with an ensemble of models.
 
-    `models` maps each model's name to its module, which is on the CPU and stays there: the devices get
-    copies. `telemetry` is of the last run. With `enable_ensemble`, a primary model that the ensemble does not
-    name is put first. `matryoshka_dim` is for a single model; an ensemble has it in its config. `source` says how chunk
-    files are found and read.
+    `models` maps each model's name to its module. Modules stay on the CPU, and the devices get copies. `telemetry` is
+    of the last run. With `enable_ensemble`, a primary model that the ensemble does not name comes first.
+    `matryoshka_dim` is for a single model; an ensemble has it in its config. `source` says how chunk files are found
+    and read.
 
         embedder = UltimateKaggleEmbedderV4(model_name="all-MiniLM-L6-v2")
         embedder.load_chunks_from_processing(chunks_dir="chunks")
         results = embedder.generate_embeddings_kaggle_optimized()
 
     Raises:
-        SoloistError: settings that contradict each other or cannot be honoured, or a model that cannot be loaded.
+        SoloistError: settings contradict each other or cannot be used, or a model cannot be loaded.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class UltimateKaggleEmbedderV4:
     def load_chunks_from_processing(
         self, chunks_dir: str | Path, *, collections: Sequence[str] = (), exclude: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Check and count the chunks below a folder; the next run embeds them, and nothing loaded before.
+        """Check and count the chunks below a folder. The next run embeds these, and no others.
 
-        `collections` must all be there, each with chunks; without it, every collection that has chunks is
-        taken. Those in `exclude` are left out, and nothing need remain then. Chunks are read again by the run, so that
-        memory stays bounded.
+        All of `collections` must exist and have chunks. Without it, every collection with chunks is used. Collections
+        in `exclude` are left out, and then none has to remain. The run reads the chunks again, so that memory stays
+        bounded.
 
         Returns:
             `{"chunks_dir", "collections": {name: chunks}, "total_chunks", "skipped_chunks"}`.
@@ -121,12 +121,13 @@ class UltimateKaggleEmbedderV4:
         }
 
     def generate_embeddings_kaggle_optimized(self, output_dir: str | Path | None = None) -> dict[str, Any]:
-        """Embed what is loaded; see `results_of` for what is returned.
+        """Embed the loaded chunks. `results_of` describes the result.
 
-        The run folder is `output_dir`, or a temporary one that is gone after the next run or with the embedder.
+        The run folder is `output_dir`, or a temporary one. A temporary folder is removed at the next run, or with the
+        embedder.
 
         Raises:
-            SoloistError: nothing is loaded, or the run failed; see `soloist.errors`.
+            SoloistError: no chunks are loaded, or the run failed; see `soloist.errors`.
         """
         if self._loaded is None:
             raise InputError("no chunks are loaded: call load_chunks_from_processing first")
@@ -143,14 +144,14 @@ class UltimateKaggleEmbedderV4:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Digests of what decides each model's vectors, by its name: the model reports of a run have the same."""
+        """Each model's fingerprint by its name, a digest of all that decides its vectors. Run reports have the same."""
         return {name: staged.fingerprint for name, staged in self._staged.items()}
 
     @property
     def embeddings(self) -> Vectors | None:
-        """The last run's vectors, (chunks, dim) float32, sorted by collection, each in input order; None before a run.
+        """The last run's vectors, (chunks, dim) float32, by collection and in input order; None before a run.
 
-        One array a run, read when it is first asked for.
+        A run has one array, which is read when it is first used.
         """
         if self._embeddings is None and self.last_run is not None:
             self._embeddings = self.last_run.vectors()
@@ -169,16 +170,16 @@ class UltimateKaggleEmbedderV4:
 
 
 def _nothing() -> None:
-    """What is to be removed before there is a temporary folder."""
+    """Removes nothing: there is no temporary folder yet."""
 
 
 def _require_consistent(enabled: bool, ensemble: EnsembleConfig | None, matryoshka_dim: int | None) -> None:
     if ensemble is not None and not enabled:
         raise ConfigError(
-            "ensemble_config is given but enable_ensemble is False: set enable_ensemble=True or leave it out"
+            "ensemble_config is given but enable_ensemble is False: set enable_ensemble=True, or leave it out"
         )
     if enabled and matryoshka_dim is not None:
-        raise ConfigError("matryoshka_dim is for a single model here: give it to EnsembleConfig for an ensemble")
+        raise ConfigError("matryoshka_dim is for a single model here: for an ensemble, set it in EnsembleConfig")
 
 
 def _mode_name(ensemble: EnsembleConfig | None) -> str:
@@ -209,7 +210,7 @@ def _roster(model_name: str, ensemble: EnsembleConfig | None) -> tuple[str, ...]
 
 
 def _single_fusion(matryoshka_dim: int | None) -> FusionConfig:
-    """One model's vectors as they are; or their mean, which is themselves, cut and normalised again."""
+    """The vectors of a single model: unchanged, or cut and normalised again by the mean of one."""
     return FusionConfig(method="none") if matryoshka_dim is None else FusionConfig(method="mean", dim=matryoshka_dim)
 
 

@@ -5,7 +5,7 @@
     for hit in soloist.open_run("run").search("how are devices given back?"):
         print(hit.score, hit.text)
 
-Light to import: torch comes with the first use of `embed` or `open_run`.
+It is light to import: torch is imported with the first use of `embed` or `open_run`.
 """
 
 from __future__ import annotations

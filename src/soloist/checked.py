@@ -1,6 +1,7 @@
-"""Checks of single settings: each takes what a caller gave and gives what a config holds, or refuses it in a sentence.
+"""Checks of single settings: a value from a caller becomes a value for a config, or is refused in a sentence.
 
-`said` begins the sentence, e.g. "dim is 'x'". Knows no file, and no setting by name unless a sentence needs it.
+`subject` is the beginning of that sentence, e.g. "dim is 'x'". Knows no file, and no setting by name unless a sentence
+needs it.
 """
 
 from __future__ import annotations
@@ -53,102 +54,102 @@ def implicit(value: Given) -> Given:
 
 
 def is_explicit(value: Any) -> bool:
-    """Whether somebody gave this value; None stands for nothing that was given."""
+    """Whether the caller set this value. None means that the caller did not."""
     return value is not None and not isinstance(value, Implicit)
 
 
-def a_string(said: str, value: Any) -> str:
+def a_string(subject: str, value: Any) -> str:
     """A text."""
     if not isinstance(value, str):
-        raise ConfigError(f"{said}: give a string")
+        raise ConfigError(f"{subject}: give a string")
     return value
 
 
-def strings(said: str, value: Any) -> tuple[str, ...]:
+def strings(subject: str, value: Any) -> tuple[str, ...]:
     """Texts. A single string is refused: as a sequence it would be its letters."""
     items = as_list(value)
     if items is None or not all(isinstance(item, str) for item in items):
         meant = f", such as [{value!r}]" if isinstance(value, str) else ""
-        raise ConfigError(f"{said}: give a list of strings{meant}")
+        raise ConfigError(f"{subject}: give a list of strings{meant}")
     return value if isinstance(value, tuple) else tuple(map(str, items))
 
 
-def a_path(said: str, value: Any) -> Path:
-    """A path. An empty text is refused, because Python takes it for the working directory."""
+def a_path(subject: str, value: Any) -> Path:
+    """A path. An empty text is refused, because Python reads it as the working directory."""
     if not isinstance(value, (str, os.PathLike)) or value == "":
-        raise ConfigError(f"{said}: give a path")
+        raise ConfigError(f"{subject}: give a path")
     if "\0" in str(os.fspath(value)):
-        raise ConfigError(f"{said}, with a NUL character, which a path cannot have: give a path")
+        raise ConfigError(f"{subject}, with a NUL character, which a path cannot have: give a path")
     return Path(value)
 
 
-def paths(said: str, value: Any) -> tuple[Path, ...]:
-    """Paths of runs."""
-    _require_list(said, value, "run folders")
-    return tuple(a_path(f"{said.split(' ', 1)[0]} is {path!r}", path) for path in value)
+def paths(subject: str, value: Any) -> tuple[Path, ...]:
+    """Paths of run folders."""
+    _require_list(subject, value, "run folders")
+    return tuple(a_path(f"{subject.split(' ', 1)[0]} is {path!r}", path) for path in value)
 
 
-def _require_list(said: str, value: Any, of: str) -> None:
+def _require_list(subject: str, value: Any, of: str) -> None:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
-        raise ConfigError(f"{said}: give a list of {of}")
+        raise ConfigError(f"{subject}: give a list of {of}")
 
 
-def whole_number(said: str, value: Any) -> int:
+def whole_number(subject: str, value: Any) -> int:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ConfigError(f"{said}: give a whole number")
+        raise ConfigError(f"{subject}: give a whole number")
     return value if isinstance(value, int) else int(value)
 
 
-def number(said: str, value: Any) -> float:
+def number(subject: str, value: Any) -> float:
     """A number."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ConfigError(f"{said}: give a number")
+        raise ConfigError(f"{subject}: give a number")
     return value if isinstance(value, (int, float)) else float(value)
 
 
-def weights(said: str, value: Any) -> Mapping[str, float]:
-    """Numbers by the names of models; whether they can be weights is for those who know the models."""
+def weights(subject: str, value: Any) -> Mapping[str, float]:
+    """Numbers by the names of models. Whether they fit the models is checked where the models are known."""
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{said}: give a table of model = number")
+        raise ConfigError(f"{subject}: give a number for each model")
     for name, weight in value.items():
         if isinstance(weight, bool) or not isinstance(weight, Real):
-            raise ConfigError(f"{said}: give a number as the weight of {name}")
+            raise ConfigError(f"{subject}: give a number as the weight of {name}")
     return value if isinstance(value, Implicit) else {str(name): float(weight) for name, weight in value.items()}
 
 
-def seconds(said: str, value: Any) -> float:
-    """A length of time: seconds, or a text as `seconds_of` reads it."""
+def seconds(subject: str, value: Any) -> float:
+    """A duration: seconds, or a text that `seconds_of` can read."""
     if isinstance(value, str):
-        return _duration(said, value)
+        return _duration(subject, value)
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
-        raise ConfigError(f"{said}: give seconds, or a duration such as 8h30m")
+        raise ConfigError(f"{subject}: give seconds, or a duration such as 8h30m")
     return float(value)
 
 
 def seconds_of(name: str, text: str) -> float:
-    """A duration such as `9h`, `8h30m`, `45m` or `90s`, in seconds; `name` is what an error calls it.
+    """A duration such as `9h`, `8h30m`, `45m` or `90s`, in seconds. `name` is its name in an error.
 
     Raises:
-        ConfigError: the text is no duration, or one of 0.
+        ConfigError: the text is not a duration, or it is 0.
     """
     return _duration(f"{name} is {text!r}", text)
 
 
-def _duration(said: str, text: str) -> float:
+def _duration(subject: str, text: str) -> float:
     match = _DURATION.fullmatch(text.strip().lower())
     parts = {unit: float(value) for unit, value in match.groupdict().items() if value} if match is not None else {}
     length = parts.get("hours", 0) * 3600 + parts.get("minutes", 0) * 60 + parts.get("seconds", 0)
     if not length:
-        raise ConfigError(f"{said}: give hours, minutes and seconds, such as 9h, 8h30m, 45m or 90s")
+        raise ConfigError(f"{subject}: give a duration such as 9h, 8h30m, 45m or 90s")
     return length
 
 
 def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """One of the choices.
+    """Require one of the choices.
 
     Raises:
-        ConfigError: the value is not among them.
+        ConfigError: the value is not one of them.
     """
     if value not in choices:
         raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(choices)}")

@@ -1,7 +1,7 @@
 """Digests of texts and ids, and a compact table of them. Pure.
 
-A digest has 16 bytes. A table finds the entry number of one through an open hash table of 4-byte entry numbers that is
-at most half full: 20 to 36 bytes a digest, growth of the arrays included.
+A digest has 16 bytes. The table is an open hash table of 4-byte entry numbers, at most half full. It takes 20 to 36
+bytes a digest, with the spare room of growing arrays.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DIGEST_BYTES = 16
 _FIRST_HALF = struct.Struct("<Q")
 _EMPTY = -1
 _FIRST_SLOTS = 1 << 10
-# Entries that are put into a grown table at a time; bounds what numpy needs meanwhile.
+# Entries that are put into a grown table at a time. It bounds the memory that numpy needs meanwhile.
 _BLOCK = 1 << 15
 
 
@@ -27,7 +27,7 @@ def text_digest(text: str) -> bytes:
 
 
 class DigestTable:
-    """Digests, each with the number of its entry: 0 for the first that was added, then 1, and so on."""
+    """Digests with entry numbers: 0 for the first digest that was added, then 1, and so on."""
 
     def __init__(self) -> None:
         self._digests = bytearray()
@@ -39,12 +39,12 @@ class DigestTable:
         return self._count
 
     def find(self, digest: bytes) -> int | None:
-        """The entry of a digest; None where it was not added."""
+        """The entry of a digest; None where the digest was not added."""
         entry = self._slots[self._slot(digest)]
         return None if entry == _EMPTY else entry
 
     def add(self, digest: bytes) -> int | None:
-        """Make an entry for a digest; the one that it has already, and None where this one is new."""
+        """Add a digest. The entry that it had already; None where the digest is new."""
         slot = self._slot(digest)
         entry = self._slots[slot]
         if entry != _EMPTY:
@@ -72,7 +72,7 @@ class DigestTable:
             self._place_block(first, min(first + _BLOCK, self._count))
 
     def _place_block(self, first: int, last: int) -> None:
-        """Put entries into the table, each into the first free slot from its own on, all of a block at once."""
+        """Put a block of entries into the table at once. An entry takes the first free slot from its own on."""
         table = np.frombuffer(self._slots, dtype=np.int32)
         digests = bytes(self._digests[first * DIGEST_BYTES : last * DIGEST_BYTES])
         slots = (np.frombuffer(digests, dtype="<u8")[::2] & np.uint64(self._mask)).astype(np.int64)
@@ -80,7 +80,7 @@ class DigestTable:
         while entries.size:
             free = table[slots] == _EMPTY
             table[slots[free]] = entries[free]
-            # Where entries wanted one slot, one has it now: the others go on to the next.
+            # Where several entries wanted a slot, one has it now. The others try the next slot.
             waiting = table[slots] != entries
             entries, slots = entries[waiting], (slots[waiting] + 1) & self._mask
 

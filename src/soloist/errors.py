@@ -1,72 +1,72 @@
-"""The errors that a caller can meet, as one tree. Each message is a sentence with a remedy.
+"""The errors that soloist raises, as one tree. Each message is a sentence with a remedy.
 
 SoloistError
-+-- ConfigError                 a setting that cannot be honoured
-|   +-- UnknownModelError       a model name that resolves to nothing
++-- ConfigError                 a setting that cannot be used
+|   +-- UnknownModelError       a model name that is not known
 |   +-- FusionError             weights or dimensions that do not fit the models
 |   +-- AcceleratorError        an accelerator that is not there or cannot be described
 +-- InputError                  chunk files that cannot be read as asked
 |   +-- BadChunkFileError       one file, with the position of the fault
-|   +-- DuplicateIdError        two chunks with one id, both places named
+|   +-- DuplicateIdError        two chunks with the same id, both places named
 |   +-- NothingToEmbedError     no chunks at all, or none that could be embedded
-|   +-- VectorlessTextsError    texts of which a model makes no vector, all of them counted
+|   +-- VectorlessTextsError    texts of which a model makes no vector
 +-- OutputError                 the run folder cannot be used
-+-- ExportError                 a store that fails, or does not have what was written to it
-+-- ModelLoadError              a model that is named correctly but cannot be loaded
++-- ExportError                 a store that fails, or that lost what was written to it
++-- ModelLoadError              a model that is known but cannot be loaded
 +-- PredictionError             memory or time that cannot be computed
 +-- LeaseError                  the devices could not be leased, or were not given back
-|   +-- LeaseTimeoutError       somebody else held the devices for too long
-|   +-- DeviceNotEmptyError     a device held our tensors before the lease began
-|   +-- MemoryNotReturnedError  tensors were still there after the release
+|   +-- LeaseTimeoutError       another process held the devices for too long
+|   +-- DeviceNotEmptyError     a device held tensors of this process before the lease
+|   +-- MemoryNotReturnedError  tensors were still on a device after the release
 +-- EncodingError               a text could not be turned into a vector
     +-- ModelTooLargeError      a model's weights alone do not fit on a device
     +-- RowTooLargeError        one row alone does not fit on its device
-    +-- BadVectorError          NaN, infinity or zero norm, in fp32 too
+    +-- BadVectorError          NaN, infinity or zero norm, in float32 too
 
-Beside the tree, as Python has it: RunInterruptedError, a KeyboardInterrupt.
+RunInterruptedError is outside the tree: it is a KeyboardInterrupt, as usual in Python.
 """
 
 from __future__ import annotations
 
 
 class SoloistError(Exception):
-    """Base of every error that soloist raises on purpose."""
+    """The base of all errors that soloist raises on purpose."""
 
 
 class ConfigError(SoloistError):
-    """A setting that cannot be honoured as it was given."""
+    """A setting cannot be used as it was given."""
 
 
 class UnknownModelError(ConfigError):
-    """A model name that is neither in a catalogue, nor a folder, nor a hub id."""
+    """A model name is neither in a catalogue, nor a folder, nor a hub id."""
 
 
 class FusionError(ConfigError):
-    """Weights or dimensions that do not fit the models of the ensemble."""
+    """Weights or dimensions do not fit the models of the ensemble."""
 
 
 class AcceleratorError(ConfigError):
-    """An accelerator that this machine does not have, or a description that cannot be read."""
+    """This machine does not have the accelerator, or its description is not understood."""
 
 
 class InputError(SoloistError):
-    """Chunk files that cannot be read as asked."""
+    """Chunk files cannot be read as the settings ask."""
 
 
 class BadChunkFileError(InputError):
-    """One file is not readable as chunks; the message names the file and the position."""
+    """A file cannot be read as chunks. The message names the file and the position."""
 
 
 class DuplicateIdError(InputError):
-    """Two chunks of a collection have the same id; the message names both places."""
+    """Two chunks of a collection have the same id. The message names both places."""
 
 
 class NothingToEmbedError(InputError):
-    """The collections have no chunks, or none of which each model makes a vector."""
+    """The collections have no chunks, or no chunk that all models can embed."""
 
 
 class VectorlessTextsError(InputError):
-    """A model makes no vector of some texts; the message counts all of them and names the first."""
+    """A model makes no vector of some texts. The message counts all of them and names the first."""
 
 
 class OutputError(SoloistError):
@@ -74,27 +74,27 @@ class OutputError(SoloistError):
 
 
 class ExportError(SoloistError):
-    """A store that fails, that holds something else, or that does not have what was written to it."""
+    """A store fails, holds other rows, or lost what was written to it."""
 
 
 class RunStoppedError(SoloistError):
-    """A run ended before it was done, because it was told to; all that it finished is kept."""
+    """A run ended early, because a signal or its time limit asked for it. All that it finished is kept."""
 
 
 class NothingFinishedError(RunStoppedError):
-    """The time of a run was over before it had finished anything: the same time would end it there again."""
+    """The time of a run was over before it had finished anything. The same time would not be enough again."""
 
 
 class RunInterruptedError(KeyboardInterrupt):
-    """A run was ended at once, by a second signal; all that it finished is kept, the shard in work is not."""
+    """A second signal ended a run at once. All that it finished is kept, but not the shard in work."""
 
 
 class ModelLoadError(SoloistError):
-    """A model that is named correctly but cannot be loaded."""
+    """A model is known but cannot be loaded."""
 
 
 class PredictionError(SoloistError):
-    """Memory or time that cannot be computed from what is known of a model, a card or a run."""
+    """Memory or time cannot be predicted from what is known of a model, a card or a run."""
 
 
 class LeaseError(SoloistError):
@@ -102,7 +102,7 @@ class LeaseError(SoloistError):
 
 
 class LeaseTimeoutError(LeaseError):
-    """Another process held the devices for longer than we were told to wait."""
+    """Another process held the devices for longer than the time limit."""
 
 
 class DeviceNotEmptyError(LeaseError):
@@ -126,4 +126,4 @@ class RowTooLargeError(EncodingError):
 
 
 class BadVectorError(EncodingError):
-    """A vector with NaN, infinity or zero norm, in fp32 too."""
+    """A vector has NaN, infinity or zero norm, in float32 too."""

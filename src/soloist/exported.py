@@ -1,13 +1,13 @@
-"""How a folder of files that an export wrote is told from other folders: by the name of its marker.
+"""The marker files by which an exported folder is recognised.
 
-Exports write it. Sources look for it, so that an export is not read as chunks. What a marker says is known to
-`soloist.exports.markers`.
+Exports write a marker. Sources look for it, so that an export is not read as chunks. `soloist.exports.markers` knows
+the content of a marker.
 """
 
 from __future__ import annotations
 
-# Readers of folders skip names with a dot first: pyarrow, pandas, DuckDB and datasets (which reads `_NAME`). polars
-# skips no name, so among Parquet files the marker is one of them.
+# pyarrow, pandas, DuckDB and datasets skip names that begin with a dot (datasets reads `_NAME`). polars skips no name,
+# so the marker among Parquet files is a Parquet file itself.
 MARKER = ".soloist-export.json"
 PARQUET_MARKER = ".soloist-export.parquet"
 _OF_EARLIER_VERSIONS = "soloist-export.json"

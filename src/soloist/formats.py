@@ -1,5 +1,6 @@
-"""The kinds of chunk files, by their names: which endings each has, and which names are taken where nobody says
-otherwise. Pure: a name in, a format out. Who reads a format is a row of `soloist.sources.readers`.
+"""The formats of chunk files, by name: the endings of each format, and the names that are read by default.
+
+Pure: a name in, a format out. The reader of a format is a row of `soloist.sources.readers`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from pathlib import PurePath
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A kind of chunk file. `patterns` are the names that are taken by default, `unit` is what an item of it is called.
+    """A format of chunk files. `patterns` match the names that are read by default. `unit` is the word for an item.
 
-    A text format is read from compressed files too. A table that is no chunk file is common beside chunks: where
-    `needs_text_column` is set, one is taken by default only if its header has the text column.
+    A text format is read from compressed files too. Tables that are not chunk files are common beside chunks. So where
+    `needs_text_column` is set, a table is read by default only if its header has the text column.
     """
 
     name: str
@@ -38,23 +39,23 @@ ARROW = Format(
 FORMATS = (JSON, JSON_LINES, CSV, TSV, PARQUET, ARROW)
 DEFAULT_FILE_PATTERNS = tuple(pattern for format_ in FORMATS for pattern in format_.patterns)
 
-# The endings of what is read compressed, and what each is called by pyarrow.
+# The endings of compressed files, with pyarrow's names of the compressions.
 COMPRESSIONS: Mapping[str, str] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _BY_ENDING = {ending: format_ for format_ in FORMATS for ending in format_.endings}
 
 
 def uncompressed_name(name: str) -> str:
-    """The name of a file, in lower case, without the ending of a compression."""
+    """A file's name in lower case, without the ending of a compression."""
     name = name.lower()
     stem, ending = PurePath(name).stem, PurePath(name).suffix
     return stem if ending in COMPRESSIONS else name
 
 
 def format_of(name: str) -> Format:
-    """The format that a file's name says; JSON where the name says none that is known."""
+    """The format by a file's name; JSON where the ending is not known."""
     return known_format(name) or JSON
 
 
 def known_format(name: str) -> Format | None:
-    """The format that a file's name says; None where its ending is not one of those in the table."""
+    """The format by a file's name; None where the ending is not in the table."""
     return _BY_ENDING.get(PurePath(uncompressed_name(name)).suffix)

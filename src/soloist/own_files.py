@@ -1,7 +1,7 @@
-"""Recognises what soloist itself wrote, so that nothing takes it for chunks. Pure: names and first bytes in.
+"""Recognises files that soloist itself wrote, so that they are not read as chunks. Pure: names and first bytes in.
 
-The folder of a run is known by its files, a folder of an export by its marker (`soloist.exported`), and a file of an
-export to JSON Lines by the beginning of its first line.
+A run folder is recognised by its files, an exported folder by its marker (`soloist.exported`), and a file of the JSON
+Lines export by the beginning of its first line.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from soloist.exported import MARKERS
 
-# Each set tells a folder of a run, at work or finished; one name alone is common elsewhere.
+# Any of these sets identifies a run folder, finished or not. One name alone is common elsewhere.
 _RUN_FILES = (
     frozenset({"manifest.jsonl", "id.json"}),
     frozenset({"manifest.jsonl", "run.json"}),
@@ -23,14 +23,14 @@ EXPORTED_LINE_BYTES = 1024
 
 
 def own_folder(names: Collection[str]) -> str | None:
-    """What kind of soloist's folders has files of these names, e.g. `the folder of a run`; None for other folders."""
+    """The kind of soloist's folders that has files with these names, e.g. a run folder; None for other folders."""
     if any(marker in names for marker in MARKERS):
         return "a folder that soloist exported"
     if any(files <= set(names) for files in _RUN_FILES):
-        return "the folder of a run of soloist"
+        return "a run folder of soloist"
     return None
 
 
 def is_exported_line(head: bytes) -> bool:
-    """Whether a file that begins so is an export to JSON Lines."""
+    """Whether a file that begins with these bytes is a JSON Lines export."""
     return _EXPORTED_LINE.match(head) is not None

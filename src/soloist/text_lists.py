@@ -1,6 +1,6 @@
-"""What a caller gives where a list of texts is wanted. Pure: a value in, texts or one sentence out.
+"""Checks an argument that must be a list of texts. Pure: a value in, texts or an error out.
 
-One text is refused: as a sequence it would be its letters, which nobody means.
+A single text is refused, because as a sequence it would be its letters.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _SHOWN = 40  # characters of a value
 
 
 def list_of_texts(name: str, value: object, what: str = "texts") -> tuple[str, ...]:
-    """The texts of a list, a tuple, an array, or whatever else gives texts in an order; `name` is the argument's.
+    """The texts of a list, a tuple, an array or another ordered iterable. `name` is the name of the argument.
 
     Raises:
-        ConfigError: it is one text, has no order, or has something else than texts in it.
+        ConfigError: the value is a single text, has no order, or has an item that is not a text.
     """
     if isinstance(value, str):
         shown = _shown(value)
@@ -27,16 +27,16 @@ def list_of_texts(name: str, value: object, what: str = "texts") -> tuple[str, .
     for item in items:
         if not isinstance(item, str):
             raise ConfigError(f"{name} has {_shown(item)}, of the type {_kind(item)}: give a list of {what}")
-    return tuple(map(str, items))  # an array's texts are of a type of its own
+    return tuple(map(str, items))  # the texts of an array have a type of their own
 
 
 def as_list(value: object) -> list[object] | None:
-    """What a list or an array has, or what a generator gives, in its order; None of a text and of what has no order."""
+    """The items of a list, an array or a generator in their order; None for a text and for a value without an order."""
     if isinstance(value, (str, bytes, Mapping, set, frozenset)) or not isinstance(value, Iterable):
         return None
     try:
         return list(value)
-    except TypeError:  # an array of no dimension says that it can be iterated over
+    except TypeError:  # an array without dimensions claims to be iterable
         return None
 
 

@@ -29,8 +29,9 @@ SkipReason = Literal["empty text", "text too long", "unreadable file", "not a ch
 class Chunk:
     """One piece of text to embed. `text` is embedded exactly as it is.
 
-    `source_file` is the file that a run read it from, as a POSIX path inside the folder of chunks, and `source_index`
-    its index in that file, from 0: no part of what the chunk is, and None where nothing has kept them.
+    `source_file` is the file that a run read the chunk from, as a POSIX path inside the folder of chunks.
+    `source_index` is its index in that file, from 0. Chunks that differ only in these are equal. Both are None where
+    they are not known.
     """
 
     id: str
@@ -53,8 +54,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedInput:
-    """A chunk or a file that was left out, and why. `index` is None where a whole file was left out; `models` are those
-    that make no vector of the chunk, whose text has the digest `text_digest`.
+    """A chunk or a file that was left out, and why. `index` is None where a whole file was left out. `models` are the
+    models that make no vector of the chunk; its text has the digest `text_digest`.
     """
 
     collection: str
@@ -73,8 +74,8 @@ class SkippedInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """A named set of chunk files, in the order in which they are read. `folder` is the name of its root in the folder
-    of chunks, and empty where it is that folder.
+    """A named set of chunk files, in the order in which they are read. `folder` is the name of its root inside the
+    folder of chunks. It is empty where the root is that folder itself.
     """
 
     name: str
@@ -83,9 +84,9 @@ class Collection:
     folder: str = ""
 
     def inside(self, file: Path) -> str:
-        """The POSIX path of one of its files inside the folder of chunks, the same on every machine.
+        """The POSIX path of a file inside the folder of chunks, the same on every machine.
 
-        Bytes that are no UTF-8 are escaped.
+        Bytes that are not UTF-8 are escaped.
         """
         path = (Path(self.folder) / file.relative_to(self.root)).as_posix()
         return path.encode("utf-8", "backslashreplace").decode()
@@ -108,8 +109,8 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A chunk that a search found. `rank` counts from 1; `score` is a cosine, or what its ranking adds up (see
-    `soloist.retrieval`). `source_file` and `source_index` say where it was read, as in `Chunk`.
+    """A chunk that a search found. `rank` counts from 1. `score` is a cosine, or the sum that its ranking computes (see
+    `soloist.retrieval`). `source_file` and `source_index` are those of `Chunk`.
     """
 
     rank: int
@@ -137,8 +138,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTally:
-    """What a model read of some texts: tokens, prompts and special tokens included, after truncation, and what its
-    limit cost.
+    """The tokens that a model read of some texts, with prompts and special tokens, after truncation; and the rows and
+    tokens that its limit cut.
     """
 
     tokens: int = 0
@@ -157,9 +158,9 @@ class TokenTally:
 class MemoryStats:
     """The memory of one device, in bytes, at one moment.
 
-    `allocated` is held by live tensors of this process, `reserved` by its allocator; `free` and
-    `total` are the device's own, so `free` falls with other processes too; it is None where it could not be asked. The
-    peaks are the highest `allocated` and `reserved` since the last reset.
+    Live tensors of this process hold `allocated`, its allocator holds `reserved`. `free` and `total` are the device's
+    own, so other processes lower `free` too. `free` is None where the device could not be asked. The peaks are the
+    highest `allocated` and `reserved` since the last reset.
     """
 
     allocated_bytes: int
@@ -174,7 +175,7 @@ class MemoryStats:
 class HeldTensor:
     """A tensor that is still on a device after its lease should have been over.
 
-    `shape` is None for memory that no Python object explains; `holder` says what refers to it, where that was found.
+    `shape` is None for memory that belongs to no Python tensor. `holder` names what refers to the tensor, where known.
     """
 
     device: str
@@ -185,7 +186,7 @@ class HeldTensor:
 
     def __str__(self) -> str:
         if self.shape is None:
-            return f"{self.device}: {self.size_bytes} bytes that no Python tensor explains"
+            return f"{self.device}: {self.size_bytes} bytes that belong to no Python tensor"
         shape = "x".join(map(str, self.shape)) or "scalar"
         held = f", held by {self.holder}" if self.holder else ""
         return f"{self.device}: {shape} {self.dtype}, {self.size_bytes} bytes{held}"

@@ -1,4 +1,4 @@
-"""Words for numbers. Pure: values in, text out."""
+"""Numbers with their nouns and verbs. Pure: values in, text out."""
 
 from __future__ import annotations
 

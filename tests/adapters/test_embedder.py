@@ -161,7 +161,7 @@ def test_equal_weights_are_held_once() -> None:
     ("settings", "complaint"),
     [
         ({"exclusive_mode": True, "sequential_passes": False}, "contradicts sequential_passes=False"),
-        ({"sequential_passes": False}, "cannot be honoured"),
+        ({"sequential_passes": False}, "is not supported"),
         ({"ensemble_models": []}, "give a list of model names"),
         ({"ensemble_models": "bge-m3"}, "give a list of model names"),
         ({"aggregation_method": "max"}, "weighted_average, concat"),

@@ -240,7 +240,7 @@ def test_what_is_replaced_is_said(chunks_root: Path, tmp_path: Path, caplog: pyt
     assert "replaced" not in caplog.text
     assert embed(chunks_root, tmp_path) == 0
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert line == f"in {tmp_path}, these are replaced by new ones: notes, run"
+    assert line == f"in {tmp_path}, new results replace these: notes, run"
 
 
 def test_the_input_options_that_errors_name_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,7 +151,7 @@ def test_what_soloist_wrote_is_refused_wherever_it_lies(tmp_path: Path, names: l
         put(tmp_path, f"docs/old/{name}")
     with pytest.raises(InputError) as caught:
         find_input(tmp_path, SourceConfig())
-    what = "a folder that soloist exported" if "export" in names[0] else "the folder of a run of soloist"
+    what = "a folder that soloist exported" if "export" in names[0] else "a run folder of soloist"
     assert str(caught.value) == (
         f"{tmp_path / 'docs' / 'old'} is {what}, so its rows are not chunks: move it out of {tmp_path}, or give "
         "another folder"
