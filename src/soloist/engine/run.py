@@ -126,7 +126,7 @@ class _Inputs:
     shards: tuple[ShardRef, ...]
     staged: Mapping[str, StagedModel]
     encoders: dict[str, Encoder]
-    plan: FusionPlan | None
+    fusion_plan: FusionPlan | None
     fusion: Fusing | None
     made: Mapping[str, Made]
 
@@ -189,9 +189,9 @@ class _Run:
         self._embed(inputs, plan, recorded, sink)
         if inputs.fusion is not None:
             fuse_all(inputs.fusion, self._folder, sink, self._stop)
-        result = builder.result(inputs.staged, inputs.plan, plan)
+        result = builder.result(inputs.staged, inputs.fusion_plan, plan)
         _remember(result, builder, inputs.encoders, accelerator, measurements, sink)
-        return lambda: builder.result(inputs.staged, inputs.plan, plan)
+        return lambda: builder.result(inputs.staged, inputs.fusion_plan, plan)
 
     def _read(self, sink: EventSink) -> _Inputs:
         """Read the chunks, load the models, and refuse what cannot be done with them."""
@@ -208,18 +208,20 @@ class _Run:
         staged = stage_all(self._specs, config, self._accelerator, sink, check)
         encoders = encoders_of(staged, config, self._accelerator, sink)
         shards = without_vectorless(shards, encoders, folder, collections, config, sink, check)
-        plan = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
+        fusion_plan = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
         check()
         made = made_with(folder)
         require_dtypes(folder, config, staged, made)
         fingerprints = {name: model.fingerprint for name, model in staged.items()}
-        fusion = fusing(plan, fingerprints, config.vector_dtype, shards)
-        return _Inputs(shards=shards, staged=staged, encoders=encoders, plan=plan, fusion=fusion, made=made)
+        fusion = fusing(fusion_plan, fingerprints, config.vector_dtype, shards)
+        return _Inputs(
+            shards=shards, staged=staged, encoders=encoders, fusion_plan=fusion_plan, fusion=fusion, made=made
+        )
 
     def _adopt(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
         """Make the chunks that were read those of the folder, and say what that changes; each model's budget."""
         config, folder, fingerprints = self._config, self._folder, inputs.fingerprints
-        tell_fusion(folder, inputs.plan, sink)
+        tell_fusion(folder, inputs.fusion_plan, sink)
         calibrations = CalibrationCache(config.cache_dir)
         budgets = run_budgets(config.token_budget, inputs.staged, self._accelerator, recorded, calibrations)
         # Before run.json may go: whatever ends this, the folder says what it is made with.
@@ -227,7 +229,7 @@ class _Run:
         reconcile(folder, fingerprints, inputs.fusion, config.vector_dtype, sink)
         warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         warn_of_missing_vectors(self._others, fingerprints, sink)
-        _warn_of_fusion(inputs.plan, sink)
+        _warn_of_fusion(inputs.fusion_plan, sink)
         return budgets
 
     def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
@@ -377,7 +379,7 @@ def _state(config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget]) ->
         "models": inputs.fingerprints,
         "dtypes": {name: model.dtype for name, model in inputs.staged.items()},
         "budgets": {name: asdict(budget) for name, budget in budgets.items()},
-        "fusion": inputs.plan.to_dict() if inputs.plan is not None else None,
+        "fusion": inputs.fusion_plan.to_dict() if inputs.fusion_plan is not None else None,
         "shards": [[shard.collection, shard.index, shard.rows, shard.content] for shard in inputs.shards],
     }
 
