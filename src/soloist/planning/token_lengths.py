@@ -146,9 +146,8 @@ class _Reading:
         }
         self._known = DigestTable()
         self._without_tokens = DigestTable()
-        self._lacking: list[
-            dict[str, Vectorless]
-        ] = []  # for each such text, the models that make no vector of it, and why
+        # For each text without tokens in some model: these models, and why.
+        self._lacking: list[dict[str, Vectorless]] = []
         self._text_bytes = 0
         self.chunks = 0
         self.left_out = LeftOut()
