@@ -1,11 +1,14 @@
-"""What counts as a lack of memory, and so as a reason to try a smaller batch."""
+"""What counts as a lack of memory, and how a batch is split where there is one."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from soloist.encoding.out_of_memory import is_out_of_memory
+from soloist.encoding.out_of_memory import is_out_of_memory, split_until_it_fits
+from soloist.types import Batch
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,37 @@ def test_a_real_request_beyond_the_hosts_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
     assert is_out_of_memory(caught.value)
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_batch_is_split_until_its_halves_fit(rows, room):
+    """A row that is computed twice, never or out of order, or a batch that is split although it fits."""
+    tried: list[int] = []
+    done: list[int] = []
+
+    def begin(batch: Batch) -> str | None:
+        tried.append(len(batch.rows))
+        if len(batch.rows) > room:
+            return f"{len(batch.rows)} rows are too many"
+        done.extend(batch.rows)
+        return None
+
+    split: list[str] = []
+    batch = Batch(rows=tuple(range(rows)), padded_length=7)
+    split_until_it_fits(batch, begin, lambda part, message: split.append(message))
+    assert done == list(range(rows))
+    assert split == [f"{size} rows are too many" for size in tried if size > room]
+
+
+def test_a_single_row_that_does_not_fit_ends_the_splitting():
+    """A row has no halves: to go on would try it for ever."""
+    messages: list[str] = []
+
+    def make_room(batch: Batch, message: str) -> None:
+        messages.append(f"{len(batch.rows)}: {message}")
+        if len(batch.rows) == 1:
+            raise RuntimeError("too large")
+
+    with pytest.raises(RuntimeError, match="too large"):
+        split_until_it_fits(Batch(rows=(0, 1), padded_length=9), lambda batch: "full", make_room)
+    assert messages == ["2: full", "1: full"]
