@@ -100,7 +100,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
 def test_an_unknown_name_without_a_near_one_is_answered_with_all() -> None:
     """Catches a list that ends in a question mark."""
     with pytest.raises(
-        UnknownModelError, match=r"known are jina-.*, wordllama, and a folder or a hub id such as org/name"
+        UnknownModelError, match=r"choose one of jina-.*, wordllama\. A folder or a hub id such as org/name"
     ):
         resolve("zzz")
 

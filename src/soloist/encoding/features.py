@@ -104,4 +104,4 @@ def _foreign_text(name: str, foreign: set[str], constants: Mapping[str, Any]) ->
     if modality == "message":
         return f"{name} needs a chat template for its texts, and soloist applies none: choose a plain text encoder"
     what = f"it asks for {', '.join(sorted(foreign))}" if foreign else f"it reads {modality}"
-    return f"{name} is not a plain text encoder ({what}): choose another"
+    return f"{name} is not a plain text encoder ({what}): choose another model"

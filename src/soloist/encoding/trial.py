@@ -40,8 +40,8 @@ def tried(staged: StagedModel, compute: Callable[[SentenceTransformer], Vectors]
         _require_float32(staged, compute)
         return None
     raise ModelLoadError(
-        f"{name} gives NaN or infinity for a plain text in float32: get its weights and its config.json again, which "
-        "are damaged"
+        f"{name} gives NaN or infinity for a plain text in float32, because its weights or its config.json are "
+        "damaged: get them again"
     )
 
 
@@ -65,8 +65,8 @@ def _require_float32(staged: StagedModel, compute: Callable[[SentenceTransformer
     _require_width(staged, vectors)
     if not np.isfinite(vectors).all():
         raise ModelLoadError(
-            f"{name} gives NaN or infinity for a plain text, in {staged.dtype} and in float32: get its weights and its "
-            "config.json again, which are damaged"
+            f"{name} gives NaN or infinity for a plain text, in {staged.dtype} and in float32, because its weights or "
+            "its config.json are damaged: get them again"
         )
 
 

@@ -130,7 +130,7 @@ def _unknown(name: str, names: tuple[str, ...]) -> str:
     by_lower = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.4)
     if near:
-        meant = f"did you mean {' or '.join(by_lower[item] for item in near)}? A"
+        meant = f"did you mean {' or '.join(by_lower[item] for item in near)}?"
     else:
-        meant = f"known are {', '.join(names)}, and a"
-    return f"the model {name!r} is in no catalogue: {meant} folder or a hub id such as org/name works too"
+        meant = f"choose one of {', '.join(names)}."
+    return f"the model {name!r} is in no catalogue: {meant} A folder or a hub id such as org/name works too"

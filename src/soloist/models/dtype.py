@@ -51,7 +51,7 @@ def resolve_dtype(
         return "bfloat16" if is_fast else "float32"
     if explicit == "float16" and spec.overflows_float16:
         raise ConfigError(
-            f"{spec.name} cannot run in float16, its activations exceed 65,504: choose bfloat16, float32 or auto"
+            f"{spec.name} cannot run in float16 (its activations exceed 65,504): choose bfloat16, float32 or auto"
         )
     return explicit
 

@@ -226,7 +226,7 @@ def _quantised(path: Path) -> Iterator[str]:
         )
         yield (
             f"its weights are quantised by {method} (quantization_config in {path}), and soloist does not compute with "
-            "such weights: choose the model from which it was made"
+            "such weights: choose the model from which this one was made"
         )
 
 

@@ -116,8 +116,8 @@ def require_dims(spec: ModelSpec, dim: int) -> None:
     """
     if spec.dim not in (None, dim):
         raise ModelLoadError(
-            f"{spec.name} should give {spec.dim} dimensions, but {spec.source} gives {dim}: correct its source, which "
-            "has other weights, or its dim"
+            f"{spec.name} should give {spec.dim} dimensions, but {spec.source} gives {dim}: correct its source or its "
+            "dim"
         )
     if spec.matryoshka_dims and max(spec.matryoshka_dims) > dim:
         raise ConfigError(

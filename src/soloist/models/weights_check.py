@@ -99,8 +99,8 @@ def complaint(report: LoadReport, *, uses_pooler: bool = False) -> str | None:
     if report.mismatched:
         name, there, wanted = report.mismatched[0]
         return (
-            f"its weights have {name} of the shape {list(there)}, but its config.json asks for {list(wanted)}: get all "
-            "files from one model, since these are of two"
+            f"its weights have {name} of the shape {list(there)}, but its config.json asks for {list(wanted)}, so the "
+            "files are of two models: get all of them from one"
         )
     missing = sorted(n for n in report.missing if uses_pooler or "pooler." not in n)
     foreign = sorted(n for n in report.unexpected if _is_inside(n, report))
