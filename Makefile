@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
+# Each process would compile all of soloist again.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test fuzz check check-sizes check-words docs bench bench-engines bench-scale bench-gpu format clean
+.PHONY: demo test test-quick fuzz check check-sizes check-words docs bench bench-engines bench-scale bench-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -18,6 +20,12 @@ WORKERS ?= 3
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		$(if $(ORDER),--order $(ORDER)) $(PYTEST)
+
+# Some 1,400 tests for the inner loop: those of the rooms that need no run, without those that start a process.
+QUICK := $(addprefix tests/,sources stores fusion reports models encoding test_config.py)
+test-quick: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not process" \
+		$(QUICK) $(PYTEST)
 
 # The tests of hostile chunk files, with many more of them, from a seed that is new each time and is printed.
 FUZZ_CASES ?= 10000

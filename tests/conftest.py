@@ -30,13 +30,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files that take minutes, the longest first: one that begins last would leave a single process at work at the end.
 LONGEST = (
-    "engine/drivers/test_isolated.py", "faults/test_stopping.py", "retrieval/test_judged_sets.py",
-    "validation/test_faults.py",
-    "memory/test_random_capacities.py", "memory/test_predicted_peaks.py", "cli/test_cli_validate.py",
-    "engine/test_parity.py", "engine/test_release.py", "cli/test_cli_process.py", "engine/resume/test_processes.py",
-    "retrieval/test_odd_questions.py", "planning/test_estimate.py", "engine/test_scale.py", "fuzz/test_fuzz.py",
-    "devices/test_device_contract.py", "sizing/test_calibration.py", "adapters/test_plan_scenarios.py",
-    "engine/resume/test_kills.py", "engine/resume/test_edits.py",
+    "retrieval/test_judged_sets.py", "docs/test_examples.py", "engine/test_parity.py", "memory/test_predicted_peaks.py",
+    "validation/test_faults.py", "memory/test_random_capacities.py", "cli/test_cli_validate.py",
+    "engine/drivers/test_isolated.py", "planning/test_estimate.py", "adapters/test_plan_scenarios.py",
+    "engine/test_release.py", "retrieval/test_odd_files.py", "sizing/test_calibration.py", "fuzz/test_fuzz.py",
+    "measuring/test_benchmarks.py", "engine/resume/test_kills.py", "engine/resume/test_edits.py",
+    "engine/resume/test_processes.py", "faults/test_stopping.py", "devices/test_device_contract.py",
+    "engine/test_scale.py", "sources/test_parquet_memory.py", "retrieval/test_odd_questions.py",
+    "cli/test_cli_process.py", "adapters/test_script.py", "engine/resume/test_vector_dtype.py",
+    "engine/intake/test_vectorless.py", "engine/test_run.py", "engine/drivers/test_overlap.py",
 )  # fmt: skip
 
 

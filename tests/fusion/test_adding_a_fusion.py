@@ -21,6 +21,9 @@ MODELS = ("wordllama", "all-MiniLM-L6-v2")
 WIDTHS = (256, 384)
 
 
+pytestmark = pytest.mark.process
+
+
 @pytest.fixture
 def first_model(monkeypatch):
     """The row, for one test."""

@@ -63,6 +63,7 @@ def test_minilm_from_its_package() -> None:
     assert [file_sha256(file) for file in weight_files(locate(staged.spec).folder)] == [MINILM_SHA256]
 
 
+@pytest.mark.process
 def test_wordllama_gives_the_package_s_own_vectors(tmp_path: Path) -> None:
     """Catches a table read with another tokenizer, with special tokens, or pooled over padding."""
     staged = stage(BUILT_IN.get("wordllama"), "float32")
@@ -80,6 +81,7 @@ def test_wordllama_gives_the_package_s_own_vectors(tmp_path: Path) -> None:
     assert cosines.min() >= 0.99999
 
 
+@pytest.mark.process
 def test_staging_wordllama_does_not_import_its_package() -> None:
     """Catches the import of wordllama, which sets up the logging of the whole process."""
     script = (
@@ -183,6 +185,7 @@ print(staged.weights_bytes, psutil.Process().memory_full_info().uss - before)
 """
 
 
+@pytest.mark.process
 def test_weights_are_mapped_and_not_copied(tmp_path: Path) -> None:
     """Catches a load that reads all weights into private memory, where a model of 3 GB takes 3 GB."""
     pytest.importorskip("psutil")

@@ -301,6 +301,7 @@ def test_a_real_corpus_in_the_beir_layout_is_read_without_its_queries(name: str)
     assert [(chunk.id, chunk.text) for chunk in chunks] == [(item["_id"], item["text"]) for item in items]
 
 
+@pytest.mark.process
 def test_a_file_that_memory_is_too_small_for_is_no_bad_input(tmp_path: Path) -> None:
     """With --on-bad-input skip, the rest of a sound file was passed over as damaged."""
     folder = tmp_path / "texts"

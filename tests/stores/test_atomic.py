@@ -102,6 +102,7 @@ def test_a_full_disk_stops_the_skipped_file_too(disk: Disk) -> None:
     assert list(run.path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_a_file_size_limit_is_an_output_error(tmp_path: Path) -> None:
     """Where no small disk can be mounted: the system refuses the bytes, and a half file would stay."""
     pytest.importorskip("resource", reason="file size limits are POSIX")
@@ -127,6 +128,7 @@ def test_a_file_size_limit_is_an_output_error(tmp_path: Path) -> None:
     assert done.endswith("[]\n")
 
 
+@pytest.mark.process
 def test_a_killed_writer_leaves_no_shard_that_a_reader_sees(tmp_path: Path) -> None:
     """A run that was killed in mid-file would be read as if the shard were whole."""
     code = """
