@@ -78,7 +78,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="50 chunks, 1 round, nothing saved: whether it works")
+    parser.add_argument("--quick", action="store_true", help="a trial: 50 chunks, 1 round, nothing saved")
     parser.add_argument("--models", default="all-MiniLM-L6-v2,wordllama")
     parser.add_argument("--chunks", type=int)
     parser.add_argument("--rounds", type=int)

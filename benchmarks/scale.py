@@ -99,8 +99,8 @@ def _rate(shards: Sequence[tuple[float, int]], times: Sequence[float], wanted: f
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="2,000 and 20,000 chunks, nothing saved: whether it works")
-    parser.add_argument("--sizes", help="from the smallest to the largest")
+    parser.add_argument("--quick", action="store_true", help="a trial: 2,000 and 20,000 chunks, nothing saved")
+    parser.add_argument("--sizes", help="numbers of chunks, from the smallest to the largest")
     parser.add_argument("--model", default="wordllama")
     parser.add_argument("--shard-chunks", type=int)
     parser.add_argument("--results")

@@ -83,7 +83,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="20,000 rows, nothing saved: whether it works")
+    parser.add_argument("--quick", action="store_true", help="a trial: 20,000 rows, nothing saved")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--results")

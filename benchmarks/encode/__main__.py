@@ -54,16 +54,18 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="200 chunks, 1 round, nothing saved: whether it works")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="of the catalogue, or a folder")
+    parser.add_argument("--quick", action="store_true", help="a trial: 200 chunks, 1 round, nothing saved")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="a model of the catalogue, or a folder")
     parser.add_argument("--devices", default="cpu", help="cpu, cuda for all, or a list such as cuda:0,cuda:1")
     parser.add_argument("--chunks", type=int)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--precisions", help="e.g. float32,bfloat16; all that the devices are compared in")
-    parser.add_argument("--engines", help="only those whose names contain one of these, e.g. soloist,openvino")
-    parser.add_argument("--search-chunks", type=int, help="on how many the best batch size is found")
-    parser.add_argument("--results", help=f"a folder; without --quick {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--precisions", help="e.g. float32,bfloat16; default: all that can be compared on the devices")
+    parser.add_argument("--engines", help="engines whose names contain one of these, e.g. soloist,openvino")
+    parser.add_argument("--search-chunks", type=int, help="number of chunks on which the best batch size is measured")
+    parser.add_argument(
+        "--results", help=f"the folder for results; default without --quick: {RESULTS.relative_to(ROOT)}"
+    )
     options = parser.parse_args()
     usual = {"chunks": 200, "rounds": 1, "search_chunks": 64, "results": ""} if options.quick else {
         "chunks": 2000, "rounds": 3, "search_chunks": 1000, "results": str(RESULTS)

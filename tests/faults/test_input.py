@@ -75,7 +75,7 @@ def test_a_text_that_is_too_long_is_left_out_of_a_run_and_counted(config):
         run(config)
     done = CliRunner().invoke(app, command_of(config, "--on-bad-input", "skip"))
     assert done.exit_code == 0, done.stderr
-    assert "1 skipped in the input: see skipped.jsonl" in done.stdout
+    assert "1 input item skipped: see skipped.jsonl" in done.stdout
     (row,) = map(json.loads, (config.out / "skipped.jsonl").read_text().splitlines())
     assert (row["file"], row["index"], row["reason"]) == (str(long), 0, "text too long")
     events = map(json.loads, (config.out / "events.jsonl").read_text().splitlines())

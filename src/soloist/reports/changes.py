@@ -26,7 +26,7 @@ def print_changes(found: Changes, console: Console) -> None:
     print_table(console, _COLUMNS, rows)
     console.print()
     lines = [f"{model}: {count_text(count, 'text')} to embed" for model, count in found.to_embed.items()]
-    lines += [f"{found.skipped:,} skipped in the input"] if found.skipped else []
+    lines += [f"{count_text(found.skipped, 'input item')} skipped"] if found.skipped else []
     lines += [
         "chunks with the same text count once; these counts hold if the models are the same as in the last session",
         *found.notices,

@@ -148,7 +148,7 @@ def _remarks(result: RunResult) -> list[str]:
             )
     skipped = sum(collection.skipped for collection in result.collections)
     if skipped:
-        remarks.append(f"{skipped:,} skipped in the input{_skip_reasons(result)}: see skipped.jsonl")
+        remarks.append(f"{count_text(skipped, 'input item')} skipped{_skip_reasons(result)}: see skipped.jsonl")
     return [*remarks, ""] if remarks else []
 
 
