@@ -25,7 +25,7 @@ from support.markdown_examples import (
 import soloist
 
 MODELS = ("all-MiniLM-L6-v2", "wordllama")
-HAS_RUN = "<!-- the test begins with the run of the quickstart -->"
+HAS_RUN = "The commands on this page use the run that the [quickstart](quickstart.md) makes."
 UPDATE = os.environ.get("SOLOIST_UPDATE_DOCS") == "1"
 
 
