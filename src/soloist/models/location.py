@@ -26,7 +26,6 @@ WORDLLAMA_TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # The files of a hub repository that loading can need. Other formats of the same weights are often far larger.
 _WANTED = ("*.json", "*.txt", "*.model", "*.py", "*.safetensors")
-_SETTINGS = ("*.json", "*.txt", "*.model")
 _UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
 _PICKLED = ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
@@ -73,15 +72,6 @@ def find_settings(spec: ModelSpec) -> Path | None:
             return Path(path).parent
     packaged = _packaged(spec)
     return packaged.folder if packaged is not None else None
-
-
-def fetch_settings(spec: ModelSpec) -> Path:
-    """The same folder; where it is not on this machine, it is downloaded from the hub, without the weights.
-
-    Raises:
-        OSError: the hub cannot be reached, does not have the model, or does not give it without a licence.
-    """
-    return find_settings(spec) or _snapshot(spec, _SETTINGS)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
