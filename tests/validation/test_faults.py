@@ -163,7 +163,7 @@ def test_a_lease_that_is_not_released_on_an_error(failures, monkeypatch):
 
     def only_when_well(self, kind, error, trace):
         if error is not None:
-            KEPT.append(self._locks.pop_all())
+            KEPT.append(self._held.pop_all())
         return leave(self, kind, error, trace)
 
     monkeypatch.setattr(DeviceLease, "__exit__", only_when_well)
