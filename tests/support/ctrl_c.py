@@ -11,7 +11,7 @@ from pathlib import Path
 
 from support.forks import Forked
 
-HEARD = "a second Ctrl-C ends it at once"
+HEARD = "a second Ctrl-C ends the run at once"
 # Longer than any busy machine needs: whoever waits so long waits for what never comes.
 PATIENCE_SECONDS = 300
 
