@@ -1,8 +1,10 @@
 """The next models' weights, read into host memory while others work. Knows modules' tensors, and no devices.
 
-Weights that are mapped from their files are read when they are first touched: without this at the hand-over, with idle
-devices. They are not pinned: by the bus's figures the copy of 2.3 GB over PCIe 3 would take some 0.2 s in place of 0.4,
-and torch's cache of pinned memory rounds up to powers of two, so that a host could hold weights three times.
+Weights that are mapped from their files are read when they are first touched. Without this that would be at the
+hand-over, with idle devices.
+
+They are not pinned. By the bus's figures the copy of 2.3 GB over PCIe 3 would take some 0.2 s instead of 0.4. But
+torch's cache of pinned memory rounds up to powers of two, so a host could hold weights three times.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
 """Models of device allocators. Pure: sizes in, blocks and statistics out. Knows nothing of tensors.
 
-`CachingAllocator` follows torch's own, `c10/cuda/CUDACachingAllocator.cpp`: requests are rounded to 512 bytes, blocks
-are cut from segments that are taken from the driver and kept, the best fitting free block is used, free neighbours
-merge, and a request that the driver refuses is tried once more after whole free segments went back. Streams, graphs
-and expandable segments are left out: soloist uses none of them. `IdealAllocator` never fragments.
+`CachingAllocator` follows torch's own, `c10/cuda/CUDACachingAllocator.cpp`:
+
+- Requests are rounded to 512 bytes.
+- Blocks are cut from segments, which are taken from the driver and kept.
+- The free block that fits best is used, and free neighbours merge.
+- A request that the driver refuses is tried once more, after free segments went back.
+
+Streams, graphs and expandable segments are left out: soloist uses none of them. `IdealAllocator` never fragments.
 """
 
 from __future__ import annotations
