@@ -177,9 +177,15 @@ def test_a_name_with_no_letter_in_the_encoding_is_printed(options, chunks_root, 
     """An ASCII terminal and a collection named 文書 must not end a finished run with an error."""
     (chunks_root / "notes").rename(chunks_root / "文書")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    process = start_forked(*options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
+    command = [
+        sys.executable,
+        "-m",
+        "soloist",
+        *map(str, options),
+    ]  # no fork: a process reads its encoding at its start
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    stdout, stderr = done.stdout, done.stderr
+    assert done.returncode == 0, stderr
     assert "\\u6587\\u66f8" in stdout
 
 

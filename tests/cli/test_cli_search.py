@@ -72,6 +72,7 @@ def test_what_ranks_is_chosen(folder, options, by):
         (("search", "{run}", ""), "a query is empty"),
         (("search", "{run}", "x", "-k", "61"), "k is 61, but 60 chunks"),
         (("search", "{run}", "x", "--model", "bge-m3"), "the run has no model bge-m3"),
+        (("search", "{run}", "x", "--model", ""), "the run has no model"),
         (("search", "{run}", "x", "--collection", "beta"), "the run has no collection beta"),
         (("search", "{run}", "x", "--fused", "--rrf"), "--fused and --rrf are two ways to rank"),
         (("search", "{run}", "x", "--weights", "a=1"), "--weights needs --rrf or --standardised"),

@@ -112,6 +112,7 @@ LIMITS = [
     of_transformer("processing_kwargs", {"text": {"max_length": 8}, "common": {"max_length": None}}),
     of_text("max_length", None, files={TRANSFORMER: {"document_length": 9, "query_length": 5}}),
     of_text("max_length", None, files={TRANSFORMER: {"document_length": 9, "max_seq_length": 12}}),
+    of_text("max_length", 8, files={TRANSFORMER: {"max_seq_length": 0}}),
     of_text("max_length", 8, files={TRANSFORMER: {"document_length": 20}}),
     of_text("truncation", False, files=SHORT),
     of_text("truncation", "only_first", files=SHORT),

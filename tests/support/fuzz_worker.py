@@ -11,6 +11,7 @@ import faulthandler
 import gzip
 import json
 import re
+import signal
 import sys
 import time
 import zlib
@@ -34,7 +35,8 @@ from soloist.stores import RunFolder
 from soloist.stores.leftovers import empty_new_folder
 from soloist.types import Chunk, Collection
 
-SECONDS_PER_CASE = 180  # none takes ten alone; a busy machine is no fault
+CPU_SECONDS_PER_CASE = 30
+WAITING_SECONDS_PER_CASE = 300  # of a case that waits for something; a busy machine is no fault
 _NO_TEXT = tuple(magic.lower() for magic, _ in _FOREIGN)
 _FAULTS = ("unreadable file", "not a chunk")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -185,15 +187,18 @@ def main(arguments: Sequence[str]) -> None:
     first, last, folder = int(arguments[0]), int(arguments[1]), Path(arguments[2])
     counts: Counter[str] = Counter()
     before, largest, slowest = peak_bytes(), 0, 0.0
+    faulthandler.register(signal.SIGPROF, chain=True)  # which then ends the process
     for seed in range(first, last):
         print(f"seed {seed}", flush=True)
         made = hostile_file(seed)
         file = folder / made.name
         file.write_bytes(made.content)
-        faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
+        faulthandler.dump_traceback_later(WAITING_SECONDS_PER_CASE, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS_PER_CASE)
         began = time.perf_counter()
         reading = check_case(file, folder / "run")
         slowest = max(slowest, time.perf_counter() - began)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
         largest = max(largest, len(made.content))
         kind = format_of(file.name).endings[0].removeprefix(".")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soloist.errors import ConfigError
-from soloist.retrieval.rankers import BY_MODEL, RankerRow, searchable, weighted
+from soloist.retrieval.rankers import RankerRow, searchable, weighted
 
 if TYPE_CHECKING:
     from soloist.retrieval import By
@@ -43,8 +43,8 @@ def with_ranker_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option(key: str, name: str, row: RankerRow) -> inspect.Parameter:
-    kind, default = (str | None, None) if row.metavar else (bool, False)
-    option = typer.Option(f"--{name}", metavar=row.metavar or None, help=row.help)
+    kind, default = (str | None, None) if row.takes_model else (bool, False)
+    option = typer.Option(f"--{name}", metavar="NAME" if row.takes_model else None, help=row.help)
     return inspect.Parameter(
         key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, option]
     )
@@ -58,7 +58,9 @@ def chosen_by(rankers: Chosen, weights: Mapping[str, float] | None) -> By | None
     """
     from soloist.retrieval import By
 
-    chosen = [name for name, value in rankers.items() if value]
+    chosen = [
+        name for name, value in rankers.items() if value not in (None, False)
+    ]  # "" names a model, and none has it
     if len(chosen) > 1:
         raise ConfigError(f"--{chosen[0]} and --{chosen[1]} are two ways to rank: give one of them")
     if weights and not set(chosen) & set(weighted()):
@@ -70,4 +72,4 @@ def chosen_by(rankers: Chosen, weights: Mapping[str, float] | None) -> By | None
     if not chosen:
         return None
     (name,) = chosen
-    return By(model=str(rankers[name])) if name == BY_MODEL else By(ranker=name, weights=weights)
+    return By(model=str(rankers[name])) if searchable()[name].takes_model else By(ranker=name, weights=weights)

@@ -18,7 +18,7 @@ from soloist.devices import Accelerator, DeviceLease, open_accelerator
 from soloist.devices.lease import ProcessLease
 from soloist.devices.locks import LOCK_DIR
 from soloist.encoding.encoder import Encoder
-from soloist.engine.drivers.context import PassContext
+from soloist.engine.drivers.context import PassContext, pass_contexts
 from soloist.engine.drivers.isolated import run_isolated
 from soloist.engine.drivers.local import run_pass
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
@@ -183,7 +183,7 @@ class _Run:
         with _undone_on_error(self._folder), self._told(sink):
             inputs = self._read(sink)
         recorded = recorded_budgets(inputs.made, inputs.fingerprints)
-        budgets = self._adopt(inputs, recorded, sink)
+        budgets = self._reconcile(inputs, recorded, sink)
         measurements = MeasurementCache(config.cache_dir)
         plan = plan_memory(config, inputs.encoders, budgets, accelerator, measurements, sink)
         self._embed(inputs, plan, recorded, sink)
@@ -218,7 +218,7 @@ class _Run:
             shards=shards, staged=staged, encoders=encoders, fusion_plan=fusion_plan, fusion=fusion, made=made
         )
 
-    def _adopt(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
+    def _reconcile(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
         """Make the chunks that were read those of the folder, and say what that changes; each model's budget."""
         config, folder, fingerprints = self._config, self._folder, inputs.fingerprints
         tell_fusion(folder, inputs.fusion_plan, sink)
@@ -235,7 +235,8 @@ class _Run:
     def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
         """Compute the vectors that the folder does not have, one pass after the other."""
         folder, check = self._folder, self._stop.check
-        contexts = self._contexts(inputs, plan)
+        run = RunShards(folder=folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others)
+        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run, self._stop)
         work = [item for context in contexts for item in pending(context.run, context.fingerprints).work]
         if work or not is_fused(inputs.fusion, folder):
             folder.reopen()
@@ -247,19 +248,6 @@ class _Run:
             tell_lost_lengths(inputs.encoders, samples, check, sink)
             for context in contexts:
                 _run_pass(context, self._config, sink)
-
-    def _contexts(self, inputs: _Inputs, plan: RunPlan) -> list[PassContext]:
-        run = RunShards(
-            folder=self._folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others
-        )
-        return [
-            PassContext(
-                encoders={model: inputs.encoders[model] for model in present.models},
-                next_encoders=[inputs.encoders[model] for model in plan.following(present)],
-                plan=plan, accelerator=self._accelerator, run=run, stop=self._stop,
-            )
-            for present in plan.passes
-        ]  # fmt: skip
 
     @contextlib.contextmanager
     def _told(self, sink: EventSink) -> Iterator[None]:

@@ -68,6 +68,9 @@ class FittedRule:
 
 
 def rule_of(method: str) -> FixedRule | FittedRule:
-    """The rule of a method in the table."""
+    """The rule of a method in the table.
+
+    It is imported when it is asked for: help reads the table alone, and a method's module needs the plan above it.
+    """
     rule: FixedRule | FittedRule = import_module(FUSIONS[method].module).RULE
     return rule

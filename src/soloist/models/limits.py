@@ -77,10 +77,11 @@ def own_limits(name: str, max_seq_length: object, settings: Mapping[str, Any]) -
     called = tokenizer_settings(settings)
     if called.get("truncation", True) not in _CUTS:
         return OwnLimits()
+    if called.get("max_length") is not None:
+        return OwnLimits(longest=_limit(name, "max_length", called["max_length"]))
     longest = _limit(name, "max_seq_length", max_seq_length)
-    if "max_length" in called:  # null is a limit too: it takes the place of a task's, and the tokenizer's own remains
-        own = called["max_length"]
-        return OwnLimits(longest=longest if own is None else _limit(name, "max_length", own))
+    if "max_length" in called:  # null takes the place of a task's limit, and the tokenizer's own remains
+        return OwnLimits(longest=longest)
     return OwnLimits(
         longest=longest,
         document=_limit(name, "document_length", settings.get("document_length")),

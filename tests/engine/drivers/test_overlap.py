@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.encoding import packing
 from soloist.encoding.prefetch import prefetched_weights, read_pages
+from soloist.engine.drivers.context import pass_contexts
 from soloist.events import BatchEncoded, BatchSplit, ListSink, Notice, PeakCompared
 from soloist.sizing.run_plan import Pass, RunPlan
 
@@ -149,3 +150,12 @@ def test_the_models_to_bring_are_those_of_the_next_pass():
     assert ahead(a, a, b, c) == ("b",)
     assert ahead(c, a, b, c) == ()
     assert ahead(a, a, Pass(models=("a", "d"))) == ("d",)
+
+
+def test_each_pass_is_given_the_encoders_that_the_next_one_adds():
+    """The names would be right, and no weights be read ahead."""
+    plan = RunPlan(passes=tuple(Pass(models=(name,)) for name in "abc"), limits={}, predictors={}, budgets={})
+    encoders = {name: object() for name in "abc"}
+    contexts = pass_contexts(plan, encoders, accelerator=None, run=None, stop=None)
+    assert [context.models for context in contexts] == [("a",), ("b",), ("c",)]
+    assert [context.next_encoders for context in contexts] == [[encoders["b"]], [encoders["c"]], []]

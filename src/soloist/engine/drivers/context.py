@@ -35,3 +35,17 @@ class PassContext:
     def fingerprints(self) -> dict[str, str]:
         """The fingerprint of each model, in order."""
         return {name: encoder.staged.fingerprint for name, encoder in self.encoders.items()}
+
+
+def pass_contexts(
+    plan: RunPlan, encoders: Mapping[str, Encoder], accelerator: Accelerator, run: RunShards, stop: Stop
+) -> list[PassContext]:
+    """The passes of a plan, in order; `encoders` has those of all its models."""
+    return [
+        PassContext(
+            encoders={model: encoders[model] for model in present.models},
+            next_encoders=[encoders[model] for model in plan.following(present)],
+            plan=plan, accelerator=accelerator, run=run, stop=stop,
+        )
+        for present in plan.passes
+    ]  # fmt: skip

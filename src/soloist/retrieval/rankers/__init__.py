@@ -22,15 +22,15 @@ class RankerRow:
     """A row of the table.
 
     `module` has the function `rankers`. `help` is the help of its option of `soloist search`, and empty where a search
-    does not offer it; `metavar` names the option's value, if it takes one. `is_weighted` says whether it takes weights
-    of models. An evaluation leaves it out where a run has fewer models than `fewest_models`. `missing` is what a search
-    says where a run has none.
+    does not offer it. `takes_model` says whether the option takes the name of a model, and `is_weighted` whether
+    weights of models go with it. An evaluation leaves it out where a run has fewer models than `fewest_models`.
+    `missing` is what a search says where a run has none.
     """
 
     module: str
     kind: Kind
     help: str = ""
-    metavar: str = ""
+    takes_model: bool = False
     is_weighted: bool = False
     fewest_models: int = 1
     missing: str = "the run cannot be ranked this way"
@@ -41,7 +41,7 @@ RANKERS: dict[str, RankerRow] = {
         module="soloist.retrieval.rankers.single_models",
         kind="model",
         help="Rank by the vectors of this model alone.",
-        metavar="NAME",
+        takes_model=True,
     ),
     FUSED: RankerRow(
         module="soloist.retrieval.rankers.own_fusion",

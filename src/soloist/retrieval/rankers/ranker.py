@@ -34,10 +34,10 @@ class Ranker(Protocol):
 
     @property
     def name(self) -> str:
-        """What an evaluation calls it."""
+        """What an evaluation calls it. A ranker that a search offers has the name of its row."""
 
     def cost(self) -> Cost | None:
-        """What its vectors cost; None if it needs no model."""
+        """What its vectors cost. None is for the kind `lexical` alone: a verdict compares the costs of all others."""
 
     def rank(self, queries: Sequence[str], k: int) -> Rankings:
         """The `k` best rows for each query, or fewer if it has nothing to say of the others.
