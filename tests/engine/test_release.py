@@ -21,6 +21,8 @@ from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.models.user_catalogue import load_catalogue
 
+pytestmark = pytest.mark.usefixtures("all_objects_in_sight")
+
 
 @pytest.fixture
 def staged(config):

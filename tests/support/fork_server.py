@@ -37,9 +37,7 @@ def serve(address: str, owner: int) -> None:
     for name in _imports():
         importlib.import_module(name)
     assert threading.active_count() == 1, "threads do not survive a fork, and what they hold stays locked"
-    # A lease collects garbage at both its ends: what the imports made is none, and takes half of a small run's time.
     gc.collect()
-    gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen(64)

@@ -154,12 +154,11 @@ class DeviceLease:
         """Wait until the devices are empty; the tensors that are still held when the time is over."""
         deadline = time.monotonic() + RETURN_TIMEOUT_SECONDS
         while True:
-            gc.collect()
-            self._accelerator.clear_workspaces()
-            for device in self._accelerator.devices:
-                self._accelerator.empty_cache(device)
-            allocated = {device: stats.allocated_bytes for device, stats in self._measure().items()}
-            held = _held_tensors({device: size for device, size in allocated.items() if size})
+            allocated = self._allocated()
+            if allocated:  # perhaps by garbage; looking for that takes a third of a second
+                gc.collect()
+                allocated = self._allocated()
+            held = _held_tensors(allocated)
             # Memory of a live Python object does not come back by waiting. A library's own workspace may stay.
             if held:
                 return held
@@ -169,6 +168,14 @@ class DeviceLease:
             if time.monotonic() > deadline:
                 return tuple(HeldTensor(device=d, shape=None, dtype="", size_bytes=size) for d, size in over.items())
             time.sleep(POLL_SECONDS)
+
+    def _allocated(self) -> dict[str, int]:
+        """The bytes that tensors still take, on the devices where some do."""
+        self._accelerator.clear_workspaces()
+        for device in self._accelerator.devices:
+            self._accelerator.empty_cache(device)
+        allocated = {device: stats.allocated_bytes for device, stats in self._measure().items()}
+        return {device: size for device, size in allocated.items() if size}
 
     def _measure(self) -> dict[str, MemoryStats]:
         return {device: self._accelerator.memory(device) for device in self._accelerator.devices}
@@ -209,8 +216,11 @@ class ProcessLease(DeviceLease):
         """The tensors of this process. Looking for them makes no context."""
         if not self._accelerator.copies_weights:  # on the host the staged models are among them
             return ()
+        devices = dict.fromkeys(self._accelerator.devices, 0)
+        if not _held_tensors(devices):
+            return ()
         gc.collect()
-        return _held_tensors(dict.fromkeys(self._accelerator.devices, 0))
+        return _held_tensors(devices)
 
     def _complain(self, held: tuple[HeldTensor, ...]) -> None:
         """The worker has ended, so the memory is not the pass's: a notice is enough, and the run goes on."""

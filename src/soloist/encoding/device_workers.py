@@ -104,14 +104,17 @@ class DeviceWorker:
 
     def _begin(self, job: Job, batch: Batch, begun: deque[_Begun]) -> None:
         """Give the device a batch, in halves for as long as it has no room for more."""
+        # Methods: the frames of an error keep the closure of a nested function, and with it the replica.
+        split_until_it_fits(
+            batch, functools.partial(self._try, job, begun), functools.partial(self._make_room, job, begun)
+        )
 
-        def attempt(part: Batch) -> str | None:
-            message = None if job.stop.is_set() else self._attempt(job, part, begun)
-            if message is None:
-                self._collect(job, begun, leave=self.accelerator.batches_in_flight - 1)
-            return message
-
-        split_until_it_fits(batch, attempt, functools.partial(self._make_room, job, begun))
+    def _try(self, job: Job, begun: deque[_Begun], batch: Batch) -> str | None:
+        """Begin a batch, and collect those before it; the device's message where it ran out of memory."""
+        message = None if job.stop.is_set() else self._attempt(job, batch, begun)
+        if message is None:
+            self._collect(job, begun, leave=self.accelerator.batches_in_flight - 1)
+        return message
 
     def _attempt(self, job: Job, batch: Batch, begun: deque[_Begun]) -> str | None:
         """None where the batch has begun; else the device's message, where it ran out of memory.
