@@ -96,7 +96,7 @@ class FusionConfig:
         if self.dim is not None and self.dim < 1:
             raise ConfigError(f"dim is {self.dim}: give 1 or more components")
         if self.method == NO_FUSION and (self.weights or self.dim is not None):
-            raise ConfigError("fusion none makes no fused vector: leave out weights and dim, or choose another fusion")
+            raise ConfigError("fusion is none, so no vectors are fused: leave out weights and dim, or choose a fusion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +224,7 @@ class RunConfig:
         unknown = sorted(set(settings) - _SETTINGS)
         if unknown:
             raise ConfigError(
-                f"{origin} has the unknown setting {unknown[0]!r}: known are {', '.join(sorted(_SETTINGS))}"
+                f"{origin} has the unknown setting {unknown[0]!r}: choose one of {', '.join(sorted(_SETTINGS))}"
             )
         for needed in ("chunks_root", "out"):
             if needed not in settings:

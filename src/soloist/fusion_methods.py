@@ -30,7 +30,7 @@ FUSIONS: Mapping[str, FusionMethod] = {
     ),
     "aligned-mean": FusionMethod(
         module="soloist.fusion.methods.aligned_mean",
-        help="the weighted mean, after a rotation of each model onto the first that is fitted to the run",
+        help="the weighted mean, after a rotation onto the first model; the rotations are fitted to the run",
     ),
 }
 DEFAULT_FUSION = "concat"

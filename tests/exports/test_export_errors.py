@@ -49,7 +49,7 @@ def closed_port():
         ({"to": "excel"}, "there is no export to excel: choose one of parquet, numpy"),
         ({"to": "parquet"}, "this export writes files: give --out PATH"),
         ({"to": "numpy", "out": "x", "url": "http://y"}, "give --out PATH, and no --url"),
-        ({"to": "qdrant"}, "needs --url of a server or --out for a folder"),
+        ({"to": "qdrant"}, "needs a server or a folder of its own: give --url or --out"),
         ({"to": "pgvector"}, "needs --url postgresql://"),
         ({"to": "numpy", "out": "x", "vectors": "bge-m3"}, "has no vectors of bge-m3: give --vectors one of model-a"),
         ({"to": "faiss", "out": "x", "vectors": "all"}, "one vector a row: give --vectors one of"),
@@ -184,7 +184,7 @@ def test_a_qdrant_that_is_down(run, closed_port):
     """The client's error is a page of HTTP."""
     with pytest.raises(ExportError) as caught:
         export_run(run, "qdrant", url=f"http://127.0.0.1:{closed_port}")
-    assert "see that it is there" in one_sentence(caught)
+    assert "make sure that it runs" in one_sentence(caught)
 
 
 def test_a_secret_in_the_url_of_a_qdrant(run, closed_port):
@@ -232,7 +232,7 @@ def test_a_service_that_is_no_qdrant(run, answer):
     with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(
-            ExportError, match=r"Qdrant at http://127.0.0.1:\d+ failed .*: see that it is there"
+            ExportError, match=r"Qdrant at http://127.0.0.1:\d+ failed .*: make sure that it runs"
         ) as caught:
             export_run(run, "qdrant", url=f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
@@ -243,7 +243,7 @@ def test_a_postgres_that_is_down(run, closed_port):
     """The password would be in the error."""
     with pytest.raises(ExportError) as caught:
         export_run(run, "pgvector", url=f"postgresql://me:secret@127.0.0.1:{closed_port}/vectors")
-    assert "see that it is there and has pgvector" in one_sentence(caught)
+    assert "make sure that it runs and has pgvector" in one_sentence(caught)
     assert "secret" not in str(caught.value)
 
 

@@ -85,6 +85,11 @@ def test_indexes_of_postgres(tmp_path, postgres, monkeypatch):
     half = ["(((vector_fused)::halfvec(2100)) halfvec_cosine_ops)"] if has_halfvec else []
     assert made == sorted([*plain, *half])
     if has_halfvec:
-        assert "fused has an HNSW index in half precision, for ORDER BY vector_fused::halfvec(2100) <=> " in notes[2]
+        assert (
+            "fused has an HNSW index in half precision: to use it, write ORDER BY vector_fused::halfvec(2100) <=> "
+            in notes[2]
+        )
     else:
-        assert notes[2] == "fused has more than 2,000 dims, which this pgvector does not index: it is scanned"
+        assert (
+            notes[2] == "fused has more than 2,000 dims, too many for an index of this pgvector: all rows are scanned"
+        )

@@ -611,7 +611,7 @@ def test_a_connection_that_is_lost(make_run, postgres):
             "IF NEW.id = 'chunk 25' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NEW; END $$"
         )
         connection.execute("CREATE TRIGGER lost BEFORE INSERT ON lost FOR EACH ROW EXECUTE FUNCTION end_it()")
-        with pytest.raises(ExportError, match=r"connection.*: see that it is there and has pgvector"):
+        with pytest.raises(ExportError, match=r"connection.*: make sure that it runs and has pgvector"):
             export_run(run, "pgvector", url=postgres, table="lost", batch_rows=10)
         assert connection.execute("SELECT count(*) FROM lost").fetchone() == (20,)
         connection.execute("DROP TRIGGER lost ON lost")

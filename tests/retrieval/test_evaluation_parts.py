@@ -136,12 +136,13 @@ COSTS = "1.5 times the time and 1.7 times the bytes of"
         (-0.02, -0.03, -0.01, "hurts", f"{OWN} does not help here, it hurts", "Take m alone, or other weights."),
         (
             0.0, -0.01, 0.01, "no gain", f"{OWN} does not help here",
-            f"No gain is seen, and one of more than +0.0100 is unlikely. Take m alone: the ensemble costs {COSTS} it.",
+            "No gain is measured, and a gain of more than +0.0100 is unlikely. "
+            f"Take m alone: the ensemble costs {COSTS} it.",
         ),
         (0.0, 0.0, 0.0, "no gain", f"{OWN} does not help here", f"Take m alone: the ensemble costs {COSTS} it."),
         (
             0.01, -0.01, 0.03, "not shown", "It is not shown that the run's own fusion helps here",
-            f"Chance could do that much, since 0 is in the interval. It costs {COSTS} what m costs alone.",
+            f"Chance alone could explain this gain: 0 is in the interval. It costs {COSTS} what m costs alone.",
         ),
     ],
 )  # fmt: skip
@@ -150,7 +151,7 @@ def test_verdicts(mean, low, high, answer, opening, advice):
     gain = Difference(mean=mean, low=low, high=high, p_value=0.01 if answer in ("helps", "hurts") else 0.3)
     found = judge("fused (concat)", "m", gain, 50, FUSED, ALONE, weak=False)
     interval = f"95% interval {low:+.4f} to {high:+.4f}, 50 questions"
-    figures = f"fused (concat) is {mean:+.4f} nDCG@10 from m, the best single model ({interval})"
+    figures = f"fused (concat) has {mean:+.4f} nDCG@10 against m, the best single model ({interval})"
     assert (found.answer, found.text) == (answer, f"{opening}: {figures}. {advice}")
 
 
@@ -164,8 +165,8 @@ def test_so_few_questions_show_nothing(mean, questions, asked):
     found = judge("f", "m", gain, questions, FUSED, ALONE, weak=False)
     assert found.answer == "not shown"
     assert found.text == (
-        f"It is not shown that the run's own fusion helps here: f is {mean:+.4f} nDCG@10 from m, the best single model "
-        f"({asked}). Fewer than 20 different questions show nothing, whatever they find: judge 20 or more. "
+        f"It is not shown that the run's own fusion helps here: f has {mean:+.4f} nDCG@10 against m, the best single "
+        f"model ({asked}). Fewer than 20 different questions show nothing, whatever they find: judge 20 or more. "
         f"It costs {COSTS} what m costs alone."
     )
 
@@ -188,7 +189,7 @@ def test_few_questions_that_differ_show_nothing(questions, won, answer):
     found = judge("f", "m", gain, questions, FUSED, ALONE, weak=False)
     assert found.answer == answer
     if gain.low > 0 and answer == "not shown":
-        assert f"Too few of the questions differ: chance alone does as much in {gain.p_value:.0%}" in found.text
+        assert f"Too few questions differ: chance alone gives as large a gain in {gain.p_value:.0%}" in found.text
 
 
 def test_differences_that_cancel_are_none():
@@ -243,7 +244,7 @@ def test_a_verdict_on_the_best_of_several_says_so():
     gain = Difference(mean=0.02, low=0.01, high=0.03, p_value=0.01)
     found = judge("rrf", "m", gain, 50, FUSED, ALONE, weak=False, among=6)
     assert found.text.startswith(
-        "The best ensemble helps here: rrf is +0.0200 nDCG@10 from m, the best single model (95%"
+        "The best ensemble helps here: rrf has +0.0200 nDCG@10 against m, the best single model (95%"
     )
     assert "It was chosen among 6 by these same questions, which the interval allows for. It costs" in found.text
     few = judge(
@@ -379,5 +380,5 @@ def test_words_that_do_better_than_vectors_are_told(low, p_value, said, weak):
     found = _lexical_notices([alone, words], "m", weak=weak)
     assert bool(found) == said
     if said:
-        assert found[0].startswith("BM25, which needs no model, is +0.1163 nDCG@10 from m")
-        assert ("heading that stands in its chunk" in found[0]) == weak
+        assert found[0].startswith("BM25, which needs no model, has +0.1163 nDCG@10 against m")
+        assert ("a heading's words are in its own chunk" in found[0]) == weak

@@ -32,7 +32,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The folder, or for jsonl the file, to write.")
     ] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="The server of qdrant or pgvector.")] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="The address of the server, for qdrant or pgvector.")
+    ] = None,
     vectors: Annotated[str | None, typer.Option(metavar="NAME", help=_VECTORS_HELP)] = None,
     collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
     table: Annotated[str, typer.Option(metavar="NAME", help=_TABLE_HELP)] = "soloist",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1_000  # questions that are searched together
 _HITS_AT_ONCE = 100_000  # of the questions together: with more hits each, fewer questions are searched at once
-_QUESTION_HELP = "What to look for. - reads a question a line from stdin, and answers each as it comes."
+_QUESTION_HELP = "What to look for. - reads questions from stdin, one a line, and answers each one as it arrives."
 _CATALOGUE_HELP = "A TOML file of your models, if those of the run are in other places on this machine."
 
 

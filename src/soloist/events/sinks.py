@@ -35,7 +35,8 @@ def as_sink(given: EventSink | Callable[[Event], object]) -> EventSink:
         return given  # type: ignore[return-value]
     if not callable(given):
         raise ConfigError(
-            f"the sink {given!r} cannot take events: give a function that takes an event, or an object whose emit does"
+            f"the sink {given!r} cannot take events: give a function that takes an event, or an object whose method "
+            "emit takes one"
         )
     return _Calling(given)
 

@@ -151,7 +151,7 @@ def _require_same_names(asked: Mapping[str, float], names: Sequence[str]) -> Non
     unknown = [name for name in asked if name not in names]
     if unknown:
         raise FusionError(
-            f"weights name {unknown[0]}, which is not a model of this run: its models are {', '.join(names)}"
+            f"weights name {unknown[0]}, which is not a model of this run: choose from {', '.join(names)}"
         )
     missing = [name for name in names if asked and name not in asked]
     if missing:

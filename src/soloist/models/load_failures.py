@@ -40,7 +40,7 @@ def load_failure_text(spec: ModelSpec, exc: BaseException) -> str:
         )
     if isinstance(exc, LocalEntryNotFoundError):
         hub = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        return f"{what} (it is not on this machine, and {hub}): name its folder as source under {table} in a catalogue"
+        return f"{what} (it is not on this machine, and {hub}): give its folder as source under {table} in a catalogue"
     if Path(spec.source).is_dir() and not isinstance(exc, (OSError, SafetensorError)):
         return (
             f"{what} ({_first_sentence(exc)}): its files do not fit the installed sentence-transformers {ST_VERSION} "

@@ -127,7 +127,9 @@ def _router(entry: ModuleEntry) -> Mapping[str, Any]:
     path = router_file(entry.folder)
     config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not all(isinstance(config.get(n), dict) for n in ("types", "structure")):
-        raise ValueError(f"{path} does not say which routes there are: save the model's pipeline again")
+        raise ValueError(
+            f"{path} does not list the routes of its router: save the model again with sentence-transformers"
+        )
     return config
 
 

@@ -60,7 +60,7 @@ def _tuned_text(tuned: Tuned) -> str:
         interval = "95% interval {:+.4f} to {:+.4f}".format(*tuned.gain.interval)
     return (
         f"The best weights for concat on {tuned.training} of the questions are {weights}. On the other "
-        f"{tuned.held_out} questions they give {tuned.ndcg:.4f} {MAIN}, {tuned.gain.mean:+.4f} from {tuned.single} "
+        f"{tuned.held_out} questions they give {tuned.ndcg:.4f} {MAIN}, {tuned.gain.mean:+.4f} against {tuned.single} "
         f"({interval})."
     )
 

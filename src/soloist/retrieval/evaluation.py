@@ -251,9 +251,9 @@ def _system_score(system: ScoredSystem, single: ScoredSystem, queries: Sequence[
 
 def _lexical_notices(systems: Sequence[SystemScore], single: str, *, weak: bool) -> list[str]:
     """That words alone do better than all vectors, which no comparison of models tells."""
-    why = ", as words do where the question is a heading that stands in its chunk" if weak else ""
+    why = ", because a heading's words are in its own chunk" if weak else ""
     return [
-        f"{system.name}, which needs no model, is {system.gain.mean:+.4f} {MAIN} from {single}{why}"
+        f"{system.name}, which needs no model, has {system.gain.mean:+.4f} {MAIN} against {single}{why}"
         for system in systems
         if system.kind == "lexical" and system.gain is not None and system.gain.is_shown and system.gain.mean >= 0
     ]

@@ -47,7 +47,7 @@ def judge(
         low, high = gain.interval
         asked = f"95% interval {low:+.4f} to {high:+.4f}, {asked}"
     subject = "best ensemble" if among else "run's own fusion"
-    figures = f"{fusion} is {gain.mean:+.4f} {MAIN} from {single}, the best single model ({asked})"
+    figures = f"{fusion} has {gain.mean:+.4f} {MAIN} against {single}, the best single model ({asked})"
     parts = [
         f"{_opening(answer, subject)}: {figures}.",
         _choice(gain, among),
@@ -97,15 +97,15 @@ def _doubt(gain: Difference) -> str:
     if gain.interval is None:
         return f"Fewer than {FEWEST} different questions show nothing, whatever they find: judge {FEWEST} or more."
     if gain.interval[0] > 0:
-        return f"Too few of the questions differ: chance alone does as much in {gain.p_value:.0%} of draws."
-    return "Chance could do that much, since 0 is in the interval."
+        return f"Too few questions differ: chance alone gives as large a gain in {gain.p_value:.0%} of draws."
+    return "Chance alone could explain this gain: 0 is in the interval."
 
 
 def _allowed(gain: Difference) -> str:
     """How large a gain could be that these questions do not show."""
     if gain.interval is None or gain.interval[1] <= 0:
         return ""
-    return f"No gain is seen, and one of more than {gain.interval[1]:+.4f} is unlikely."
+    return f"No gain is measured, and a gain of more than {gain.interval[1]:+.4f} is unlikely."
 
 
 def _share(fused: Cost, alone: Cost) -> str:

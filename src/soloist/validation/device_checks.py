@@ -57,7 +57,7 @@ def lease_devices(evidence: Evidence) -> Finding:
         return "fail", f"{wrong[0].models} leased {wrong[0].devices}, not {evidence.devices}"
     return (
         "pass",
-        f"{len(expected)} events, one acquire and one release a model in turn, each of {listed(evidence.devices)}",
+        f"{len(expected)} events: an acquire and a release for each model in turn, with {listed(evidence.devices)}",
     )
 
 
@@ -96,8 +96,8 @@ def release(evidence: Evidence) -> Finding:
         return failed
     peaks = [peak for model in models_of(evidence.exclusive) for peak in model.peak_bytes.values()]
     return "pass", (
-        f"from peaks of up to {max(peaks) / 1e6:,.1f} MB to 0 bytes after every release, the last one included, by the "
-        "lease's statistics and by the rehearsal's own"
+        f"peaks of up to {max(peaks) / 1e6:,.1f} MB fell to 0 bytes after every release, also after the last, as "
+        "measured by the lease and by the rehearsal"
     )
 
 

@@ -69,7 +69,7 @@ def flag(evidence: Evidence) -> Finding:
         else set()
     )
     if modes != {"exclusive"}:
-        return "fail", f"the summary has the modes {sorted(map(str, modes))}"
+        return "fail", f"the summary has the modes {sorted(map(str, modes))}, not exclusive alone"
     if "Exclusive ensemble mode detected" not in script.stderr:
         return "fail", "the log does not say that exclusive mode was detected"
     return "pass", "exit code 0, exclusive mode in the log and in the summary of every collection"

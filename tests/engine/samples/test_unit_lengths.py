@@ -66,7 +66,8 @@ def test_what_is_said_is_what_was_measured(dot_folder, tmp_path) -> None:
     changed = int(np.sum(dots.argmax(axis=1) != cosines.argmax(axis=1)))
     assert changed, "these texts show nothing"
     found = re.search(
-        r"of 12 chunks the lengths are from ([\d.]+) to ([\d.]+), and for (\d+) of them the nearest other", message
+        r"over 12 chunks, the lengths are ([\d.]+) to ([\d.]+), and the nearest other chunk changes for (\d+) of",
+        message,
     )
     assert [float(found[1]), float(found[2])] == pytest.approx([lengths.min(), lengths.max()], rel=1e-2)
     assert int(found[3]) == changed

@@ -41,7 +41,7 @@ def tell_deviations(
         try:
             measured = _deviation(encoders[model], samples.texts(model, SAMPLE_CHUNKS), check)
         except (RuntimeError, ModelLoadError) as exc:  # the run itself may need less memory
-            measured = f"how far that is from float32 could not be measured ({exc})"
+            measured = f"the difference from float32 could not be measured ({exc})"
         sink.emit(Notice(about=model, message=f"it computes in {staged.dtype}: {measured}"))
 
 
@@ -55,7 +55,8 @@ def _deviation(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]
     )
     if not np.isfinite(cosines).all():
         return f"some of {len(texts)} chunks have no finite vector in this dtype"
-    return f"of {len(texts)} chunks the lowest cosine to float32 is {cosines.min():.5f}, the mean {cosines.mean():.5f}"
+    least, mean = float(cosines.min()), float(cosines.mean())
+    return f"over {len(texts)} chunks, the cosine to float32 is {least:.5f} at least, {mean:.5f} on average"
 
 
 def host_vectors(encoder: Encoder, texts: Sequence[str], check: Callable[[], None]) -> Vectors:

@@ -70,8 +70,8 @@ def _measured(encoder: Encoder, texts: Sequence[str], check: Callable[[], None])
         return "there are too few chunks to measure how often"
     changed = int(np.sum(_nearest(vectors, encoder.staged.similarity) != _nearest(vectors / lengths[:, None], "dot")))
     return (
-        f"of {len(vectors)} chunks the lengths are from {lengths.min():.3g} to {lengths.max():.3g}, and for {changed} "
-        "of them the nearest other chunk changes"
+        f"over {len(vectors)} chunks, the lengths are {lengths.min():.3g} to {lengths.max():.3g}, and the nearest "
+        f"other chunk changes for {changed} of them"
     )
 
 

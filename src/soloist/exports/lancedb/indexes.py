@@ -13,7 +13,7 @@ _OUTGROWN = 4  # times the rows that an index was built for: it has half the par
 def make_indexes(table: Any, columns: Mapping[str, str], dims: Mapping[str, int], indexed_rows: int) -> tuple[str, ...]:
     """Build the indexes that are worth it, of columns by name of vectors; notes for the user."""
     table.optimize()  # which takes new rows into the indexes that are there
-    few = ("LanceDB scans all rows: so few need no index",)
+    few = ("LanceDB scans all rows, because so few rows need no index",)
     if table.count_rows() < indexed_rows:
         return few
     counts = {name: table.count_rows(f"{column} IS NOT NULL") for name, column in columns.items()}

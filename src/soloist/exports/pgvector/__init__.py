@@ -28,7 +28,7 @@ def export(source: Source, target: Target) -> ExportReport:
             return fill(store, source, target)
     except psycopg.Error as exc:
         is_there = not isinstance(exc, (psycopg.OperationalError, psycopg.NotSupportedError))
-        remedy = "correct that" if is_there else "see that it is there and has pgvector"
+        remedy = "correct that" if is_there else "make sure that it runs and has pgvector"
         reason = " ".join((exc.diag.message_primary or str(exc)).split())[:300]  # without the row that it is of
         raise ExportError(f"PostgreSQL at {shown} failed ({reason}): {remedy}, and export again") from exc
     except UnicodeEncodeError as exc:

@@ -20,13 +20,13 @@ def make_indexes(
     """Make the indexes that are worth it and not there yet, of columns by name of vectors; notes for the user."""
     counts = _counts(queries, columns)
     if max(counts.values()) < indexed_rows:
-        return ("PostgreSQL scans all rows: so few need no index",)
+        return ("PostgreSQL scans all rows, because so few rows need no index",)
     has_halfvec: bool = queries.run("SELECT to_regtype('halfvec') IS NOT NULL").fetchone()[0]
     made = _indexes(queries)
     return tuple(
         _made(queries, name, column, dims[name], made, has_halfvec)
         if counts[name] >= indexed_rows
-        else f"{name} is scanned: so few rows need no index"
+        else f"{name}: all rows are scanned, because so few rows need no index"
         for name, column in columns.items()
     )
 
@@ -39,11 +39,11 @@ def _made(queries: Queries, name: str, column: str, dim: int, made: Sequence[str
     if has_halfvec and dim <= _MOST_HALFVEC_DIMS:
         _index(queries, column, f"({{column}}::halfvec({dim})) halfvec_cosine_ops", made)
         return (
-            f"{name} has an HNSW index in half precision, for ORDER BY {column}::halfvec({dim}) <=> ...: its search is "
-            "approximate"
+            f"{name} has an HNSW index in half precision: to use it, write ORDER BY {column}::halfvec({dim}) <=> ...; "
+            "its search is approximate"
         )
     most = f"{_MOST_HALFVEC_DIMS:,}" if has_halfvec else f"{_MOST_INDEXED_DIMS:,}"
-    return f"{name} has more than {most} dims, which this pgvector does not index: it is scanned"
+    return f"{name} has more than {most} dims, too many for an index of this pgvector: all rows are scanned"
 
 
 def _counts(queries: Queries, columns: Mapping[str, str]) -> dict[str, int]:

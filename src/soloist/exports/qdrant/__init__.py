@@ -20,11 +20,11 @@ def export(source: Source, target: Target) -> ExportReport:
     """
     client_module = load("qdrant_client", "qdrant", "qdrant-client")
     if (target.out is None) == (target.url is None):
-        raise ConfigError(
-            "the export to qdrant needs --url of a server or --out for a folder of its own: give one of them"
-        )
+        raise ConfigError("the export to qdrant needs a server or a folder of its own: give --url or --out")
     if target.url == "":
-        raise ConfigError("the export to qdrant has an empty --url: give that of a server, e.g. http://localhost:6333")
+        raise ConfigError(
+            "the export to qdrant has an empty --url: give the address of a server, such as http://localhost:6333"
+        )
     where = shown_url(target.url) if target.url is not None else str(target.out)
     client = opened_client(client_module, target, where)
     try:
@@ -32,7 +32,7 @@ def export(source: Source, target: Target) -> ExportReport:
     # The client asserts that an answer has a result, which that of another service lacks.
     except (*FOLDER_ERRORS, AssertionError, client_module.http.exceptions.ApiException) as exc:
         raise ExportError(
-            f"Qdrant at {where} failed ({first_line(exc)}): see that it is there, and export again, which goes on"
+            f"Qdrant at {where} failed ({first_line(exc)}): make sure that it runs, and export again to continue"
         ) from exc
     finally:
         client.close()

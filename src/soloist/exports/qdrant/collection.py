@@ -108,7 +108,7 @@ class QdrantCollection:
     def index(self) -> Sequence[str]:
         """Nothing to make: what Qdrant does by itself is said."""
         if self._is_server:
-            return ("Qdrant indexes by itself, from its own threshold of rows on",)
+            return ("Qdrant builds its index itself, once it has enough rows",)
         return ("Qdrant in a folder scans all rows",)
 
     def _make(self) -> None:
@@ -156,8 +156,8 @@ def _require_same(target: str, name: str, dim: int, there: Any, cosine: Any) -> 
     """Refuse a collection whose vectors by a name are not those of the run: `there` is what it has for them, if any."""
     if there is None:
         raise ExportError(
-            f"{target} has no room for vectors of {name}: give --vectors that the collection has room for, choose "
-            "another --table, or delete the collection"
+            f"{target} has no vectors named {name}: give --vectors with names that the collection has, choose another "
+            "--table, or delete the collection"
         )
     if there.distance != cosine:
         raise ExportError(
