@@ -50,7 +50,7 @@ def fusion_rows() -> list[tuple[str, str]]:
 
 def ranker_rows() -> list[tuple[str, str]]:
     """The options of `soloist search` that rank, as the help says it."""
-    options = {name: f"--{name} {row.metavar}".strip() for name, row in searchable().items()}
+    options = {name: f"--{name}" + " NAME" * row.takes_model for name, row in searchable().items()}
     return [("option", "what it does"), *((options[name], row.help) for name, row in searchable().items())]
 
 
