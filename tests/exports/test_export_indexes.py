@@ -52,7 +52,7 @@ def test_an_index_is_of_all_vectors_in_the_table(make_run, tmp_path, postgres):
         connection.execute("UPDATE shared SET vector_model_a = NULL WHERE collection = 'alpha'")
         source = open_source(run, None, ["beta"], several=True)
         notes = PostgresTable(psycopg, connection, source, ("shared",), "here", indexed_rows=300).index()
-        assert [note.startswith("model-a is scanned") for note in notes] == [True, False, False]
+        assert [note.startswith("model-a: all rows are scanned") for note in notes] == [True, False, False]
         found = connection.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'shared'").fetchall()
     assert sorted("hnsw" in made for (made,) in found) == [False, True, True]
     lancedb.connect(out).open_table("shared").update(where="id = 'chunk 1'", values_sql={"vector_model_a": "NULL"})
