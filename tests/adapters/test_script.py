@@ -364,7 +364,7 @@ def test_it_runs_from_a_checkout_without_installation(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", f"{hidden}; runpy.run_path({str(script)!r}, run_name='__main__')"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--exclusive-ensemble" in done.stdout

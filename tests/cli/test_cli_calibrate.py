@@ -122,7 +122,7 @@ def test_a_signal_ends_it_and_frees_the_devices(number, options, tmp_path):
         while "round 1" not in before and (line := process.stderr.readline()):
             before += line
         process.send_signal(number)
-        stdout, after = process.communicate(timeout=60)
+        stdout, after = process.communicate(timeout=300)
     finally:
         process.kill()
         process.communicate()

@@ -184,7 +184,7 @@ def test_each_line_is_answered_before_the_next_one_comes_until_ctrl_c(folder):
             found = json.loads(asking.stdout.readline())
             assert found["query"] == question and len(found["hits"]) == 2
         asking.send_signal(signal.SIGINT)
-        assert asking.wait(timeout=60) == 130
+        assert asking.wait(timeout=300) == 130
         assert asking.stderr.read() == b"soloist: stopped\n" and asking.stdout.read() == b""
 
 

@@ -117,7 +117,7 @@ def test_killed_in_the_midst_it_goes_on(export, make_run):
         *(part for name, value in export.where.items() for part in (f"--{name}", value)),
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not has_begun(export.kind, export.target) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     was_at_work = process.poll() is None

@@ -54,7 +54,7 @@ def test_the_help_of_embed_and_plan_has_the_fusion():
         "from typer.testing import CliRunner; from soloist.cli import app; "
         "print(*(CliRunner().invoke(app, [name, '--help']).stdout for name in ('embed', 'plan')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     text = " ".join(done.stdout.split())
     assert text.count("aligned-mean|first|none") == 2, done.stderr
     assert "first: the first model's vectors." in text

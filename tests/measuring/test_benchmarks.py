@@ -30,7 +30,7 @@ def results(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     quick = ["--quick", "--chunks", "24", "--model", str(tiny_models["bert"]), "--precisions", "float32"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.encode", *quick, "--engines", "soloist", "--results", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder / "last_line.json").write_text(done.stdout.splitlines()[-1])

@@ -79,7 +79,7 @@ def test_the_command_and_its_help_have_its_option(searched):
         for command in (["--help"], [{str(searched)!r}, "lease", "--longest", "--json", "-k", "3"]):
             print(CliRunner().invoke(app, ["search", *command], catch_exceptions=False).stdout)
         """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TESTS, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TESTS, timeout=300)
     *help_lines, answer = (line for line in done.stdout.splitlines() if line.strip())
     assert any(line.split() == ["--longest", *ROW["help"].split()] for line in help_lines), done.stderr
     assert [hit["id"] for hit in json.loads(answer)["hits"]] == longest(open_run(searched), 3)[0]

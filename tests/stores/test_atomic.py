@@ -149,6 +149,6 @@ def test_a_killed_writer_leaves_no_shard_that_a_reader_sees(tmp_path: Path) -> N
 def _python(code: str, folder: Path, *, expected: int = 0) -> str:
     command = [sys.executable, "-c", textwrap.dedent(code), str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == expected, done.stderr
     return done.stdout

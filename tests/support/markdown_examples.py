@@ -174,7 +174,7 @@ class Session:
     def _shell(self, text: str) -> str:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         done = subprocess.run(
-            ["bash", "-c", text], cwd=self.folder, env={**os.environ, "PATH": path}, text=True, timeout=120,
+            ["bash", "-c", text], cwd=self.folder, env={**os.environ, "PATH": path}, text=True, timeout=300,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self.code = done.returncode

@@ -202,7 +202,7 @@ def _killed(
         time.sleep(generator.uniform(0, 0.6 * seconds))
     else:
         wanted = generator.randint(1, 12) if moment is ANY_EVENT else generator.randint(1, 3)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while len(_events(out)) - log < wanted if moment is ANY_EVENT else len(_rows(out)) - rows < wanted:
             assert time.monotonic() < deadline, f"no {moment} came"
             time.sleep(0.0005)

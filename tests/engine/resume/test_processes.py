@@ -69,7 +69,7 @@ def test_the_command_itself_goes_on_after_kills(commands, arguments, tmp_path):
             assert process.wait() == -signal.SIGKILL
         assert not (out / "run.json").exists()
     with started(*arguments, "--out", str(out)) as process:
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
     assert_same_files(out, tmp_path / "undisturbed")
     assert _stdout(commands, "verify", str(out)).endswith("all is as it should be\n")
@@ -108,7 +108,7 @@ def test_a_second_run_into_a_folder_is_refused_and_the_first_goes_on(commands, a
             assert json.loads(_stdout(commands, "status", str(out), "--json"))["at_work"]
             assert _state(out) == was
             first.send_signal(signal.SIGCONT)
-        _, stderr = first.communicate(timeout=120)
+        _, stderr = first.communicate(timeout=300)
         assert first.returncode == 0, stderr
     assert_same_files(out, tmp_path / "undisturbed")
     assert not json.loads(_stdout(commands, "status", str(out), "--json"))["at_work"]
