@@ -306,7 +306,7 @@ def test_help_says_what_becomes_of_existing_results(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "results are there (no: they are made again and replaced)" in text
+    assert "leave out collections that have results (no: results are made again and replaced)" in text
     assert "empty texts and empty files are left out in either case (error)" in text
 
 
