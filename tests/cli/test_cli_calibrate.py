@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from support.forks import Forked
-from typer.testing import CliRunner, Result
+from support.invoking import invoke
+from typer.testing import Result
 
-from soloist.cli import app
 from soloist.devices import DeviceLease, open_accelerator
 from soloist.events import ListSink
 
@@ -26,11 +26,6 @@ def options(tmp_path, tiny_models) -> list[str]:
         "calibrate", "--models", str(tiny_models["bert"]), "--accelerator", "cpu",
         "--lock-dir", str(tmp_path / "locks"), "--cache-dir", str(tmp_path / "cache"), "--sample-seconds", "0.000001",
     ]  # fmt: skip
-
-
-def invoke(*arguments: str) -> Result:
-    """Run the command in this process."""
-    return CliRunner().invoke(app, list(arguments))
 
 
 def the_error(result: Result) -> str:

@@ -6,15 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from support.invoking import invoke
 
-from soloist.cli import app
 from soloist.fusion_methods import fusion_choices
-
-
-def invoke(*arguments: object) -> Result:
-    """Run the command line in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def saved_config(tmp_path: Path) -> dict:

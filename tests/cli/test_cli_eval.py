@@ -7,19 +7,14 @@ import shutil
 import sys
 
 import pytest
-from typer.testing import CliRunner
+from support.invoking import invoke
 
-from soloist.cli import app
 from soloist.extras import install_command
 from soloist.retrieval import open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.qrels import Qrels
 
 QUESTION = "which device has the lease"
-
-
-def invoke(*arguments, **options):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], **options)
 
 
 def test_a_useless_model_does_not_help(folder):

@@ -13,17 +13,12 @@ import sys
 import pytest
 from support.ctrl_c import interrupted
 from support.forks import Forked
-from typer.testing import CliRunner
+from support.invoking import invoke
 
-from soloist.cli import app
 from soloist.cli.stdin_lines import incoming_lines
 from soloist.retrieval import By, open_run
 
 QUESTION = "which device has the lease"
-
-
-def invoke(*arguments, **options):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], **options)
 
 
 def test_hits_on_the_terminal(folder):

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cli.test_cli_embed import invoke
 from support.collections import write_collection
+from support.invoking import invoke
 
 PLAN_POINTS = set(range(1, 11))
 

@@ -37,7 +37,8 @@ class DeviceLease:
     """All devices of an accelerator, for this process alone, as a context manager.
 
     Entering waits for the locks (`timeout_seconds`; None is for ever), and then checks that the devices are empty.
-    Leaving collects garbage, empties the caches, measures, and gives the locks back, whatever was raised inside. With
+    Leaving empties the caches, collects garbage where something is left, measures, and gives the locks back, whatever
+    was raised inside. With
     `locked=False` another process holds the locks for this one.
 
     Raises:
