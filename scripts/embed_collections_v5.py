@@ -63,9 +63,12 @@ if TYPE_CHECKING:
     from soloist.engine.result import CollectionReport
 
 _BAD_INPUT_HELP = """stop at the first fault, or leave it out; empty texts and empty files are always left out
-(%(default)s)"""
-_PATTERNS_HELP = f"names of chunk files ({','.join(DEFAULT_FILE_PATTERNS)})"
-_SKIP_HELP = "leave out collections that have results (no: results are made again and replaced)"
+(default: %(default)s)"""
+_PATTERNS_HELP = f"names of chunk files (default: {','.join(DEFAULT_FILE_PATTERNS)})"
+_SKIP_HELP = "leave out collections that have results (default: no, results are made again and replaced)"
+_SUMMARY_HELP = "where the summary goes (default: OUTPUT_ROOT/embedding_summary.json)"
+_ZIP_HELP = "pack the output root into OUTPUT_ROOT.zip too (default: no)"
+_AGGREGATION_HELP = "how to fuse the models' vectors (default: weighted_average)"
 _FOR_ENSEMBLES = {
     "--exclusive-ensemble": "exclusive_ensemble",
     "--ensemble-models": "ensemble_models",
@@ -100,28 +103,34 @@ def build_parser() -> argparse.ArgumentParser:
     yes_or_no = argparse.BooleanOptionalAction
     add("--chunks-root", type=Path, required=True, metavar="DIR", help="the folder of the collections")
     add("--output-root", type=Path, required=True, metavar="DIR", help="where results go")
-    add("--collections", nargs="+", default=[], metavar="NAME", help="which collections; default: all with chunks")
+    add(
+        "--collections",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="which collections to embed (default: all with chunks)",
+    )
     add("--on-bad-input", choices=get_args(OnBadInput), default="error", help=_BAD_INPUT_HELP)
     add("--file-patterns", type=_names, default=DEFAULT_FILE_PATTERNS, metavar="A,B", help=_PATTERNS_HELP)
-    add("--text-field", default="text", metavar="NAME", help="the field that holds the text (%(default)s)")
-    add("--id-field", metavar="NAME", help="the field of the id (the usual ones)")
-    add("--model", default=DEFAULT_MODELS[0], metavar="NAME", help="the primary model (%(default)s)")
-    add("--enable-ensemble", action="store_true", help="embed with several models, and aggregate")
+    add("--text-field", default="text", metavar="NAME", help="the field that holds the text (default: %(default)s)")
+    add("--id-field", metavar="NAME", help="the field that holds the id (default: the usual names)")
+    add("--model", default=DEFAULT_MODELS[0], metavar="NAME", help="the primary model (default: %(default)s)")
+    add("--enable-ensemble", action="store_true", help="embed with several models, and fuse their vectors")
     add(
         "--ensemble-mode",
         choices=("auto", "sequential", "disabled"),
         default="auto",
-        help="auto: as the other flags say",
+        help="auto: the other flags decide (default: auto)",
     )
     add("--exclusive-ensemble", action="store_true", help="lease all devices to one model at a time")
-    add("--ensemble-models", type=_names, metavar="A,B", help=f"the models ({','.join(DEFAULT_MODELS)})")
-    add("--aggregation-method", choices=tuple(FUSION_METHODS), help="how vectors become one (weighted_average)")
-    add("--model-weights", type=_weights, metavar="A=.7,B=.3", help="weights of the models (equal)")
+    add("--ensemble-models", type=_names, metavar="A,B", help=f"the models (default: {','.join(DEFAULT_MODELS)})")
+    add("--aggregation-method", choices=tuple(FUSION_METHODS), help=_AGGREGATION_HELP)
+    add("--model-weights", type=_weights, metavar="A=.7,B=.3", help="weights of the models (default: equal)")
     add("--matryoshka-dim", type=_positive, metavar="N", help="cut every model's vectors to N components")
-    add("--summary", type=Path, metavar="FILE", help="where the summary goes (OUTPUT_ROOT/embedding_summary.json)")
+    add("--summary", type=Path, metavar="FILE", help=_SUMMARY_HELP)
     add("--skip-existing", action=yes_or_no, default=False, help=_SKIP_HELP)
     add("--force-cpu", action="store_true", help="compute on the CPU")
-    add("--zip-output", action=yes_or_no, default=False, help="pack the output root into OUTPUT_ROOT.zip too (no)")
+    add("--zip-output", action=yes_or_no, default=False, help=_ZIP_HELP)
     return parser
 
 
@@ -368,7 +377,9 @@ def _weights(text: str) -> dict[str, float]:
     except ValueError:
         weights = {}
     if len(weights) != len(pairs) or not all(weights):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of weights: give every model once, such as a=.7,b=.3")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of weights: give each model once with its weight, such as a=.7,b=.3"
+        )
     return weights
 
 

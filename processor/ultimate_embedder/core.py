@@ -256,9 +256,13 @@ def _as_it_is(spec: ModelSpec) -> ModelSpec:
 def _log_devices(gpu: KaggleGPUConfig, accelerator: Accelerator) -> None:
     logger.info("devices: %s", ", ".join(accelerator.devices))
     if accelerator.kind == "cuda" and len(accelerator.devices) < gpu.device_count:
-        logger.warning("device_count is %d but %d are used", gpu.device_count, len(accelerator.devices))
+        logger.warning(
+            "device_count is %d, but the accelerator has only %d", gpu.device_count, len(accelerator.devices)
+        )
     if gpu.base_batch_size is not None:
-        logger.warning("base_batch_size=%d is not used: batches are planned in tokens", gpu.base_batch_size)
+        logger.warning(
+            "base_batch_size=%d is not used, because batches are planned in tokens: leave it out", gpu.base_batch_size
+        )
 
 
 def _stage(specs: Mapping[str, ModelSpec], dtype: DTypeRequest, accelerator: Accelerator) -> dict[str, StagedModel]:

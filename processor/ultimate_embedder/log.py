@@ -44,6 +44,10 @@ def make_visible() -> None:
         logger.addHandler(handler)
 
 
+_SPLIT = "%s: a batch of %d rows did not fit on %s, so it was halved"
+_RECOMPUTED = "%s: %d vectors were 0 or not finite, and were computed again in float32 on the CPU"
+
+
 class LogSink:
     """Writes events to the log."""
 
@@ -67,8 +71,8 @@ class LogSink:
             case Notice():
                 logger.warning("%s: %s", event.about, event.message)
             case BatchSplit():
-                logger.warning("%s: a batch of %d did not fit on %s, halved", event.model, event.rows, event.device)
+                logger.warning(_SPLIT, event.model, event.rows, event.device)
             case RowsRecomputed():
-                logger.warning("%s: %d vectors were computed again in float32", event.model, len(event.ids))
+                logger.warning(_RECOMPUTED, event.model, len(event.ids))
             case RunFinished():
                 logger.info("run %s after %.1f s", "failed" if event.error else "finished", event.seconds)

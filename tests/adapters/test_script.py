@@ -306,8 +306,8 @@ def test_help_says_what_becomes_of_existing_results(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "leave out collections that have results (no: results are made again and replaced)" in text
-    assert "empty texts and empty files are always left out (error)" in text
+    assert "leave out collections that have results (default: no, results are made again and replaced)" in text
+    assert "empty texts and empty files are always left out (default: error)" in text
 
 
 def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_damaged_file_is_named_and_mended(copied, fresh, kind, damage):
     assert listed.exit_code == 1
     *problems, last = listed.stdout.splitlines()
     assert problems and last.endswith("1 problem" if len(problems) == 1 else f"{len(problems)} problems")
-    assert problems[0] == f"{file} " + ("is missing" if damage is os.remove else "has other bytes than were written")
+    assert problems[0] == f"{file} " + ("is missing" if damage is os.remove else "has changed since it was written")
     about = {"chunks": "alpha, shard 1", "vectors": "alpha, shard 1, two", "fused": "alpha, shard 1, fused"}[kind]
     assert all(problem.startswith(about) for problem in problems[1:])
     sink = ListSink()
@@ -64,7 +64,7 @@ def test_no_flipped_byte_escapes_or_breaks_verify(copied, kind):
     for at in range(0, len(content), step):
         flip(path, at)
         folder = RunFolder.open(copied.out)
-        assert verify_run(folder).problems[0] == f"{FILES[kind]} has other bytes than were written"
+        assert verify_run(folder).problems[0] == f"{FILES[kind]} has changed since it was written"
         try:
             reading(folder)
         except OutputError as error:
@@ -83,7 +83,7 @@ def test_all_kinds_of_damage_at_once_are_listed_each_and_mended_together(copied,
     (copied.out / "beta/fused/part-00007.parquet").write_bytes(b"foreign")
     problems = verify_run(RunFolder.open(copied.out)).problems
     for file in FILES.values():
-        assert f"{file} has other bytes than were written" in problems
+        assert f"{file} has changed since it was written" in problems
     assert "alpha/vectors/one/part-00002.parquet is missing" in problems
     assert "beta/fused/part-00007.parquet is not in the manifest" in problems
     result = run(copied)

@@ -105,26 +105,38 @@ MENDS = "run the soloist embed command of this run again, which repairs the file
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [
-        (VECTORS, without_a_row, f"{IN}'10' without a row"),
-        (VECTORS, with_a_row_twice, f"{IN}rows in another order than the chunks, or too many"),
-        (VECTORS, in_another_order, f"{IN}rows in another order than the chunks, or too many"),
-        (VECTORS, changed_row(1, np.nan), f"{IN}NaN or infinity in '9'"),
-        (VECTORS, changed_row(1, np.inf), f"{IN}NaN or infinity in '9'"),
-        (VECTORS, changed_row(1, 1.001), f"{IN}a norm other than 1 in '9'"),
-        (VECTORS, changed_row(1, 0.0), f"{IN}a norm other than 1 in '9'"),
-        (VECTORS, shortened, f"{IN}15 dimensions, and run.json says 16"),
+        (VECTORS, without_a_row, f"{IN}no vector for '10'"),
+        (
+            VECTORS,
+            with_a_row_twice,
+            f"{IN}its vectors are not in the order of the chunks, or there are too many of them",
+        ),
+        (
+            VECTORS,
+            in_another_order,
+            f"{IN}its vectors are not in the order of the chunks, or there are too many of them",
+        ),
+        (VECTORS, changed_row(1, np.nan), f"{IN}NaN or infinity in the vector of '9'"),
+        (VECTORS, changed_row(1, np.inf), f"{IN}NaN or infinity in the vector of '9'"),
+        (VECTORS, changed_row(1, 1.001), f"{IN}a norm other than 1 in the vector of '9'"),
+        (VECTORS, changed_row(1, 0.0), f"{IN}a norm other than 1 in the vector of '9'"),
+        (VECTORS, shortened, f"{IN}its vectors have 15 dimensions, but run.json says 16"),
         (VECTORS, without_digests, f"{IN}the vectors of its rows were made from other texts"),
         (VECTORS, of_other_columns, MENDS),
         (VECTORS, with_an_empty_row, MENDS),
-        (FUSED, without_a_row, f"{FUSED_IN}'10' without a row"),
-        (FUSED, with_a_row_twice, f"{FUSED_IN}rows in another order than the chunks, or too many"),
-        (FUSED, changed_row(2, np.nan), f"{FUSED_IN}NaN or infinity in '10'"),
-        (FUSED, changed_row(2, 0.9), f"{FUSED_IN}a norm other than 1 in '10'"),
-        (FUSED, shortened, f"{FUSED_IN}39 dimensions, and run.json says 40"),
+        (FUSED, without_a_row, f"{FUSED_IN}no vector for '10'"),
+        (
+            FUSED,
+            with_a_row_twice,
+            f"{FUSED_IN}its vectors are not in the order of the chunks, or there are too many of them",
+        ),
+        (FUSED, changed_row(2, np.nan), f"{FUSED_IN}NaN or infinity in the vector of '10'"),
+        (FUSED, changed_row(2, 0.9), f"{FUSED_IN}a norm other than 1 in the vector of '10'"),
+        (FUSED, shortened, f"{FUSED_IN}its vectors have 39 dimensions, but run.json says 40"),
         (CHUNKS, of_another_text, f"{IN}the vectors of '8' were made from other texts"),
         (CHUNKS, of_another_text, f"{FUSED_IN}its vectors were made from other chunks"),
         (CHUNKS, with_an_id_twice, "alpha, shard 1: the id '0' is there twice"),
-        (CHUNKS, without_a_row, "alpha has 19 chunks, and run.json says 20"),
+        (CHUNKS, without_a_row, "alpha has 19 chunks, but run.json says 20"),
         (CHUNKS, of_other_columns, MENDS),
     ],
 )
@@ -133,7 +145,7 @@ def test_damage_that_the_checksums_do_not_know_is_found(copied, file, change, ex
     rewrite(copied.out, file, change)
     problems = verify_run(RunFolder.open(copied.out)).problems
     assert any(problem.endswith(expected) for problem in problems), problems
-    assert not any("other bytes" in problem for problem in problems)
+    assert not any("has changed since" in problem for problem in problems)
     assert all("\n" not in problem for problem in problems)
 
 
@@ -160,16 +172,16 @@ def halved(copied):
     return config
 
 
-OF_FLOAT32 = "its vectors are stored as float32, and {} says float16"
+OF_FLOAT32 = "its vectors are stored as float32, but {} says float16"
 
 
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [
-        (VECTORS, then_as_float16(changed_row(1, 1.001)), [f"{IN}a norm other than 1 in '9'"]),
-        (VECTORS, then_as_float16(changed_row(1, 0.0)), [f"{IN}a norm other than 1 in '9'"]),
-        (VECTORS, then_as_float16(changed_row(1, np.nan)), [f"{IN}NaN or infinity in '9'"]),
-        (FUSED, then_as_float16(changed_row(2, 1.002)), [f"{FUSED_IN}a norm other than 1 in '10'"]),
+        (VECTORS, then_as_float16(changed_row(1, 1.001)), [f"{IN}a norm other than 1 in the vector of '9'"]),
+        (VECTORS, then_as_float16(changed_row(1, 0.0)), [f"{IN}a norm other than 1 in the vector of '9'"]),
+        (VECTORS, then_as_float16(changed_row(1, np.nan)), [f"{IN}NaN or infinity in the vector of '9'"]),
+        (FUSED, then_as_float16(changed_row(2, 1.002)), [f"{FUSED_IN}a norm other than 1 in the vector of '10'"]),
         (VECTORS, as_float32, [f"{IN}{OF_FLOAT32.format(place)}" for place in ("run.json", "the manifest")]),
         (FUSED, as_float32, [f"{FUSED_IN}{OF_FLOAT32.format(place)}" for place in ("run.json", "the manifest")]),
     ],
@@ -186,7 +198,7 @@ def test_a_byte_of_a_float16_file_is_missed_and_mended(halved, file):
     intact = (halved.out / file).read_bytes()
     flip(halved.out / file, 150)
     problems = verify_run(RunFolder.open(halved.out)).problems
-    assert f"{file} has other bytes than were written" in problems
+    assert f"{file} has changed since it was written" in problems
     run(halved)
     assert (halved.out / file).read_bytes() == intact
     assert verify_run(RunFolder.open(halved.out)).problems == ()
@@ -197,7 +209,7 @@ def test_a_float16_file_in_a_float32_run_is_found(copied, file):
     """Vectors that lost bits on the way, in a run that says it has all of them."""
     rewrite(copied.out, file, as_float16)
     problems = verify_run(RunFolder.open(copied.out)).problems
-    assert sum("its vectors are stored as float16, and " in problem for problem in problems) == 2, problems
+    assert sum("its vectors are stored as float16, but " in problem for problem in problems) == 2, problems
 
 
 def test_the_command_lists_all_and_exits_with_1(copied):
@@ -207,8 +219,8 @@ def test_the_command_lists_all_and_exits_with_1(copied):
     shown = CliRunner().invoke(app, ["verify", str(copied.out)])
     assert shown.exit_code == 1
     assert shown.stdout.splitlines() == [
-        f"{IN}a norm other than 1 in '8'",
-        f"{FUSED_IN}'10' without a row",
+        f"{IN}a norm other than 1 in the vector of '8'",
+        f"{FUSED_IN}no vector for '10'",
         "27 chunks in 2 collections, 17 files: 2 problems",
     ]
     as_json = CliRunner().invoke(app, ["verify", str(copied.out), "--json"])
@@ -224,7 +236,7 @@ def test_rows_that_the_manifest_has_no_more_are_missed(copied):
     problems = verify_run(RunFolder.open(copied.out)).problems
     assert f"{IN}its vectors are not in the manifest" in problems
     assert f"{FUSED_IN}its vectors are not in the manifest" in problems
-    assert "beta has 0 chunks, and run.json says 7" in problems
+    assert "beta has 0 chunks, but run.json says 7" in problems
     assert all(f"{name} is not in the manifest" in problems for name in gone)
 
 
@@ -280,12 +292,12 @@ def test_status_of_a_run_that_was_stopped_says_what_ended_it_and_how_to_go_on(co
     run_out_of_time(config)
     shown = CliRunner().invoke(app, ["status", str(config.out)])
     assert "8 of 27" in shown.stdout
-    assert "not finished and not at work (stopped because its time is over)" in shown.stdout
-    assert "run its soloist embed command again to go on" in shown.stdout
+    assert "not finished and not running (stopped because its time is over)" in shown.stdout
+    assert "run its soloist embed command again to continue it" in shown.stdout
 
 
 UNFINISHED = (
-    "the run is not finished: run its soloist embed command again to go on; soloist status {} says how far it is"
+    "the run is not finished: run its soloist embed command again to continue it; soloist status {} says how far it is"
 )
 
 
@@ -301,7 +313,7 @@ def test_a_run_that_is_not_finished_is_not_taken_for_a_damaged_one(copied):
     assert shown.exit_code == 1
     assert shown.stdout.splitlines() == [
         expected,
-        f"{VECTORS} has other bytes than were written",
+        f"{VECTORS} has changed since it was written",
         "27 chunks in 2 collections, 17 files: not finished, 1 problem",
     ]
     as_json = CliRunner().invoke(app, ["verify", str(copied.out), "--json"])
@@ -317,7 +329,7 @@ def test_nothing_is_held_against_a_run_at_work(copied):
     with RunFolder(copied.out).locked():
         found = verify_run(RunFolder(copied.out))
     assert [problem.partition(";")[0] for problem in found.problems] == [
-        "the run is not finished: it is at work, wait until it has ended"
+        "the run is not finished: it is running, so wait until it ends"
     ]
 
 
@@ -334,15 +346,15 @@ def a_status(*, at_work: bool, chunks_per_second: float | None) -> RunStatus:
 @pytest.mark.parametrize(
     ("at_work", "rate", "expected"),
     [
-        (True, 0.1, "run: at work; 16:40 of encoding left, until about 18:16"),
+        (True, 0.1, "run: running; 16:40 of encoding left, until about 18:16"),
         (
             False,
             0.1,
-            "run: not finished and not at work: run its soloist embed command again to go on; 16:40 of encoding left, "
-            "until about 18:16 if it goes on now",
+            "run: not finished and not running: run its soloist embed command again to continue it; 16:40 of encoding "
+            "left, until about 18:16 if it continues now",
         ),
-        (True, 0.002, "run: at work; 13:53:20 of encoding left, until about 2026-01-02 07:53"),
-        (True, None, "run: at work"),
+        (True, 0.002, "run: running; 13:53:20 of encoding left, until about 2026-01-02 07:53"),
+        (True, None, "run: running"),
     ],
 )
 def test_status_says_at_which_hour_a_run_would_end(at_work, rate, expected, monkeypatch):

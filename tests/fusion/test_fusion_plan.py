@@ -108,7 +108,7 @@ def test_a_cut_that_a_model_was_not_trained_for_is_told() -> None:
     """The user would lose quality and not know why."""
     for method in ("concat", "mean"):
         made = plan(A, B, method=method, dim=256)
-        assert made.notices[0] == "a was not trained to be cut from 384 to 256 dims: its part may lose quality"
+        assert made.notices[0] == "a was not trained to be cut from 384 to 256 dims: its cut vectors may rank worse"
         assert not any("b was not" in notice for notice in made.notices)
     assert plan(A, B, dim=384).notices == ()
 
@@ -133,7 +133,7 @@ def test_mean_without_a_common_dim_takes_the_smallest_and_says_so() -> None:
     assert (made.kept_dims, made.dim) == ((384, 384), 384)
     assert made.notices[:2] == (
         "the models have no trained dim in common: mean cuts all to the smallest, 384 dims",
-        "c was not trained to be cut from 1536 to 384 dims: its part may lose quality",
+        "c was not trained to be cut from 1536 to 384 dims: its cut vectors may rank worse",
     )
 
 

@@ -215,6 +215,6 @@ def test_a_module_of_another_kind_is_refused_by_what_it_is(
     """Catches a KeyError or a shape in the place of the reason, and an advice that does not help."""
     make, what = REFUSED[name]
     make(tmp_path / "model", tiny_models["bert"])
-    sentence = rf"^model cannot be loaded from .*: it is {what}.*; choose a model of dense"
+    sentence = rf"^model cannot be loaded from .*: it is {what}.*; choose a dense text encoder"
     with pytest.raises(ModelLoadError, match=sentence):
         require_dense_encoder(resolve(str(tmp_path / "model")), tmp_path / "model")

@@ -111,7 +111,7 @@ def _per_token(folder: Path) -> None:
             "it reads image, not plain text",
         ),
         (lambda folder: _edit(folder / "config.json", model_type="clip"), "it is a model of pictures"),
-        (_per_token, "it is a late-interaction model (ColBERT and its kind), which gives a vector for each token (its"),
+        (_per_token, "it is a late-interaction model (such as ColBERT), which gives a vector for each token (its"),
     ],
 )
 def test_a_model_of_another_kind_is_called_what_it_is(

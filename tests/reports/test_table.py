@@ -82,7 +82,7 @@ def test_what_was_changed_is_said(result):
     text = "\n".join(printed(result, 100))
     assert f"{MODEL.name}: 12 chunks longer than 512 tokens, 345 tokens cut off" in text
     assert f"{MODEL.name}: 2 batch splits, because memory ran out" in text
-    assert f"{MODEL.name}: 1 row computed again in float32" in text
+    assert f"{MODEL.name}: 1 row computed again in float32 (zero or not finite)" in text
     assert "3 input items skipped, 2 of them without a vector in bge-m3: see skipped.jsonl" in text
     assert "COLLECTION/{chunks, vectors, fused} for notes" in text
 

@@ -142,7 +142,10 @@ def test_fused_vectors_that_are_left_out_are_not_denied(projected, make, tmp_pat
     (_, chunk), *_ = opened.corpus().ids()
     found = evaluate(opened, Qrels(queries={"q": QUESTION}, judgements={"q": {chunk: 1}}), bm25=False)
     assert "fused (projection)" in [each.name for each in found.left_out]
-    assert found.verdict is None and "The run has fused vectors that are left out here." in found.best_verdict.text
+    assert (
+        found.verdict is None
+        and "The run has fused vectors, but this evaluation leaves them out." in found.best_verdict.text
+    )
     assert "no fused vectors" not in found.best_verdict.text
 
 

@@ -223,7 +223,7 @@ def test_a_run_at_work_is_waited_for(searched, tmp_path):
     copy = shutil.copytree(searched, tmp_path / "copy")
     (copy / "run.json").unlink()
     folder = RunFolder(copy)
-    with folder.locked(), pytest.raises(OutputError, match="not finished: it is at work, wait until it ends"):
+    with folder.locked(), pytest.raises(OutputError, match="not finished: it is running, so wait until it ends"):
         open_run(copy)
     with pytest.raises(OutputError, match="not finished: run its soloist embed command again"):
         open_run(copy)

@@ -267,7 +267,7 @@ def test_a_cache_that_cannot_be_written_is_a_notice(planning, tmp_path):
     (tmp_path / "taken").write_text("a file, where the folder should be")
     result = run(dataclasses.replace(planning, models=("xlm-roberta",), cache_dir=tmp_path / "taken"))
     assert len(result.notices) == 1
-    assert result.notices[0].startswith("measurements: they are not kept for later plans: ")
+    assert result.notices[0].startswith("measurements: the measurements of this run are not kept for later plans: ")
     assert json.loads((planning.out / "run.json").read_text())["notices"] == list(result.notices)
 
 

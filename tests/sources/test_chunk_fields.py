@@ -109,9 +109,10 @@ def test_the_text_is_what_it_was(text: str) -> None:
         (
             {"body": "b", "é": 1},
             {},
-            "is not a chunk: it has no 'text' (its fields are 'body', '\\xe9'; give --text-field to name another)",
+            "is not a chunk: it has no 'text' (its fields are 'body', '\\xe9'; give --text-field to name "
+            "another field)",
         ),
-        ({}, {}, "is not a chunk: it has no 'text' (it has no fields; give --text-field to name another)"),
+        ({}, {}, "is not a chunk: it has no 'text' (it has no fields; give --text-field to name another field)"),
         ({"text": None}, {}, "is not a chunk: its 'text' is null, not a string"),
         ({"text": {"a": 1}}, {}, "is not a chunk: its 'text' is an object, not a string"),
         (

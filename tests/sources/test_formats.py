@@ -143,7 +143,7 @@ FOREIGN: list[tuple[str, bytes, str]] = [
     (
         "a.csv",
         b"body;id\na;1\n",
-        "has no column 'text', only 'body', 'id' (give --text-field to name another)",
+        "has no column 'text', only 'body', 'id' (give --text-field to name another column)",
     ),
     ("a.csv", b'\xef\xbb\xbf"text";"id"\r\n"a,b";"1"\r\n', ""),  # a sheet whose texts are all in quotes
     ("a.csv", b"sep=;\r\ntext;id\r\na,b;1\r\n", ""),  # Excel's own first line

@@ -104,10 +104,13 @@ def test_a_row_that_python_cannot_hold_stands_alone(tmp_path: Path) -> None:
     [
         (
             {"body": ["b"], "n": [1]},
-            "has no column 'text', only 'body', 'n' (give --text-field to name another)",
+            "has no column 'text', only 'body', 'n' (give --text-field to name another column)",
         ),
-        ({"text": [1]}, "has int64 instead of text in its column 'text' (give --text-field to name another)"),
-        ({"text": [b"b"]}, "has binary instead of text in its column 'text' (give --text-field to name another)"),
+        ({"text": [1]}, "has int64 instead of text in its column 'text' (give --text-field to name another column)"),
+        (
+            {"text": [b"b"]},
+            "has binary instead of text in its column 'text' (give --text-field to name another column)",
+        ),
     ],
 )
 def test_a_file_without_texts_is_unreadable(tmp_path: Path, columns: dict[str, Any], fault: str) -> None:

@@ -324,4 +324,7 @@ except BadChunkFileError as exc:
     print(exc)
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=300)
-    assert "a.parquet does not fit into memory from its row 0 on: use a machine with more memory" in done.stdout
+    assert (
+        "a.parquet does not fit into memory: reading stopped at its row 0. Use a machine with more memory"
+        in done.stdout
+    )

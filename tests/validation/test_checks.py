@@ -131,7 +131,7 @@ def test_a_model_without_a_prediction_does_not_pass_with_the_others(mode, eviden
     silent = record(mode, dict.fromkeys(MODELS, EVEN), [compared("one")] if mode == "exclusive" else [])
     verdict, text = found(dataclasses.replace(evidence, **{mode: silent}), "peaks")
     assert verdict == "cannot be shown here"
-    assert f"no peak was compared of {'two' if mode == 'exclusive' else 'one, two'} in {mode} mode" in text
+    assert f"no peak of {'two' if mode == 'exclusive' else 'one, two'} was compared in {mode} mode" in text
 
 
 @pytest.mark.parametrize(("grown", "verdict"), [(0, "pass"), (64 << 20, "pass"), ((64 << 20) + 1, "fail")])
@@ -141,4 +141,4 @@ def test_host_memory_has_a_bound_that_its_evidence_shows(evidence, grown, verdic
     more = dataclasses.replace(evidence.again, own_bytes=500_000_000 + grown)
     judged, text = found(dataclasses.replace(evidence, again=again, once_more=more), "host-memory")
     assert judged == verdict
-    assert f"{grown / 1e6:+,.1f} MB, where 67.1 are allowed" in text
+    assert f"{grown / 1e6:+,.1f} MB; 67.1 MB are allowed" in text

@@ -223,4 +223,4 @@ def test_memory_that_each_run_keeps(failures, monkeypatch):
     monkeypatch.setattr("soloist.validation.rehearsal.run", keeping)
     found = failures()
     assert set(found) == {"host-memory"}
-    assert "MB, where 67.1 are allowed, one heap" in found["host-memory"]
+    assert "MB; 67.1 MB are allowed, which is one heap" in found["host-memory"]

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from soloist.retrieval.evaluation import Evaluation
     from soloist.retrieval.qrels import Qrels
 
-_QUERIES_HELP = """Questions as in BEIR's queries.jsonl: an object with _id and text a line. Without this option, the
-questions are headings from the chunks' metadata, each of which should find its own chunk. That is weaker evidence."""
-_QRELS_HELP = "Judgements as in BEIR's qrels: query-id, corpus-id and score a line, by the ids of the run's chunks."
+_QUERIES_HELP = """Questions as in BEIR's queries.jsonl: each line is an object with _id and text. Without this
+option, the questions are headings from the chunks' metadata, each of which should find its own chunk. That is weaker
+evidence."""
+_QRELS_HELP = """Judgements as in BEIR's qrels: each line has query-id, corpus-id and score. A corpus-id is the id of a
+chunk of the run."""
 _KEEP_OWN_HELP = """Count a chunk that has a question's own id as a hit of that question. [default: it does not count,
 which is BEIR's rule]"""
 _TUNE_HELP = "Choose weights for concat on half of the questions, and say what they are worth on the other half."
-_COLLECTIONS_HELP = "Evaluate only these. [default: all]"
+_COLLECTIONS_HELP = "Evaluate only these collections. [default: all]"
 _BM25_HELP = "Compare with BM25, a baseline without a model. It holds all texts in memory."
 
 
@@ -36,7 +38,9 @@ def evaluate(
     collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help=_COLLECTIONS_HELP)] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(metavar="A=.7,B=.3", help="For the fusions that the run does not have. [default: the run's]"),
+        typer.Option(
+            metavar="A=.7,B=.3", help="Weights for the fusions that the run does not have. [default: the run's]"
+        ),
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help=_TUNE_HELP)] = False,
     bm25: Annotated[bool, typer.Option("--bm25/--no-bm25", help=_BM25_HELP)] = True,

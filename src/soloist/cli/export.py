@@ -36,7 +36,9 @@ def export(
         str | None, typer.Option(metavar="URL", help="The address of the server, for qdrant or pgvector.")
     ] = None,
     vectors: Annotated[str | None, typer.Option(metavar="NAME", help=_VECTORS_HELP)] = None,
-    collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
+    collections: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="Only these collections. [default: all]")
+    ] = None,
     table: Annotated[str, typer.Option(metavar="NAME", help=_TABLE_HELP)] = "soloist",
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are sent at once.")] = 1_000,
     take_over: Annotated[bool, typer.Option("--take-over", help=_TAKE_OVER_HELP)] = False,

@@ -30,7 +30,7 @@ _COLUMNS = ("model", "dim", "max tokens", "licence", "source")
 
 @app.command("list")
 def list_models(catalogue: _CataloguePath = None, as_json: _Json = False, debug: _Debug = False) -> None:
-    """List the catalogue. A dash stands for what only the loaded model knows."""
+    """List the catalogue. A dash means that only the loaded model knows the value."""
     from soloist.reports.table import open_console, print_table
 
     with exit_codes(debug=debug):
@@ -51,7 +51,7 @@ def show_model(
 ) -> None:
     """Show what soloist knows of a model before it is loaded.
 
-    A dash means that the model's own files decide. A prompt of none is an empty prompt.
+    A dash means that the model's own files decide. The word none means that a prompt is empty.
     """
     with exit_codes(debug=debug):
         spec = resolve(name, load_catalogue(catalogue))

@@ -19,8 +19,8 @@ from soloist.types import Mode, VectorDType
 _AS_FOR_EMBED = "As for embed."
 _ACCELERATOR_HELP = "As for embed; simulated:2xT4 plans for two T4 on any machine."
 _SESSION_HELP = "The time that you have on the machine, e.g. 9h, 8h30m, 45m or 90s."
-_OUT_HELP = """The folder that embed would write. The plan uses its free space, and the settings of a run in it.
-embed --dry-run shows what would change. [default: a new folder here]"""
+_OUT_HELP = """The folder that embed would write. The plan checks the free space there. If the folder has
+a run, the plan uses the settings of that run; embed --dry-run shows what would change. [default: a new folder here]"""
 _CACHE_HELP = "The folder where runs keep what they measure. [default: the user's cache folder]"
 
 
@@ -34,7 +34,9 @@ def plan(
     collections: Annotated[list[str] | None, _option("Only these collections. [default: all]", "A,B")] = None,
     accelerator: Annotated[str | None, _option(_ACCELERATOR_HELP, "KIND", "SOLOIST_ACCELERATOR")] = None,
     session: Annotated[str | None, _option(_SESSION_HELP, "9h")] = None,
-    mode: Annotated[str | None, _option("The mode that has to fit. [default: exclusive]", choices(Mode))] = None,
+    mode: Annotated[
+        str | None, _option("Say whether a run in this mode fits. [default: exclusive]", choices(Mode))
+    ] = None,
     fusion: Annotated[str | None, _option(_AS_FOR_EMBED, "|".join(fusion_choices()))] = None,
     dtype: options.DType = None,
     vector_dtype: Annotated[str | None, _option(_AS_FOR_EMBED, choices(VectorDType))] = None,

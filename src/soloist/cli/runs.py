@@ -87,4 +87,4 @@ def _verdict(found: Verified) -> str:
     wrong = len(found.problems) - (not found.finished)
     parts = [] if found.finished else ["not finished"]
     parts += [count_text(wrong, "problem")] if wrong else []
-    return ", ".join(parts) or "all is as it should be"
+    return ", ".join(parts) or "no problems"

@@ -38,7 +38,9 @@ def search(
     ] = None,
     collection: Annotated[
         list[str] | None,
-        typer.Option("--collection", "--collections", metavar="A,B", help="Search only these. [default: all]"),
+        typer.Option(
+            "--collection", "--collections", metavar="A,B", help="Search only these collections. [default: all]"
+        ),
     ] = None,
     rankers: Chosen = MappingProxyType({}),
     weights: Annotated[list[str] | None, typer.Option(metavar="A=.7,B=.3", help=WEIGHTS_HELP)] = None,

@@ -22,8 +22,12 @@ _DEVICES_HELP = "As for embed. [default: cuda where there is a GPU, else simulat
 def validate(
     chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections.")],
     out: Annotated[str, typer.Option(metavar="PATH", help="The folder for the runs and the report.")],
-    models: Annotated[list[str] | None, typer.Option(metavar="A,B", help="As for embed, two or more.")] = None,
-    collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these. [default: all]")] = None,
+    models: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="As for embed, but two models or more.")
+    ] = None,
+    collections: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="Only these collections. [default: all]")
+    ] = None,
     accelerator: Annotated[
         str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_DEVICES_HELP)
     ] = None,

@@ -31,5 +31,5 @@ class Target:
             ConfigError: none is given.
         """
         if self.out is None or self.url is not None:
-            raise ConfigError("this export writes files: give --out PATH, and no --url")
+            raise ConfigError("this export writes files, not to a server: give --out PATH, and leave out --url")
         return self.out

@@ -25,7 +25,7 @@ def require_cut(dim: int, used: Sequence[Member]) -> None:
 def untrained_cuts(dim: int | None, used: Sequence[Member]) -> tuple[str, ...]:
     """A notice for each model that was not trained to be cut to this dim; None cuts nothing."""
     return tuple(
-        f"{member.name} was not trained to be cut from {member.dim} to {dim} dims: its part may lose quality"
+        f"{member.name} was not trained to be cut from {member.dim} to {dim} dims: its cut vectors may rank worse"
         for member in used
         if dim is not None and dim not in member.trained_dims
     )

@@ -21,13 +21,13 @@ from soloist.models.module_list import faults_in_list
 from soloist.models.pipeline import ModuleEntry, RouteError, Task, modules_for, modules_of
 from soloist.models.spec import ModelSpec
 
-CHOOSE_DENSE = "choose a model of dense vectors"
+CHOOSE_DENSE = "choose a dense text encoder"
 
-_SPARSE = "a sparse encoder (SPLADE and its kind), which gives every word of its vocabulary a weight"
+_SPARSE = "a sparse encoder (such as SPLADE), which gives every word of its vocabulary a weight"
 _RERANKER = "a cross-encoder, which scores pairs of texts"
-_MULTI_VECTOR = "a late-interaction model (ColBERT and its kind), which gives a vector for each token"
-_PICTURES = "a model of pictures and their captions (CLIP and its kind)"
-_WORDS = "a model of whole words, which no tokenizer of transformers reads"
+_MULTI_VECTOR = "a late-interaction model (such as ColBERT), which gives a vector for each token"
+_PICTURES = "a model of pictures and their captions (such as CLIP)"
+_WORDS = "a model of whole words, for which transformers has no tokenizer"
 # By the model_type of config_sentence_transformers.json.
 _MODEL_TYPES: Mapping[str, str] = {
     "CrossEncoder": _RERANKER,
@@ -50,7 +50,7 @@ _MODULES: Mapping[str, str] = {
     "BoW": "a bag of words, which counts words and has no network",
     "WordEmbeddings": _WORDS,
     "LSTM": _WORDS,
-    "CNN": "a convolution over tokens, whose vectors depend on how far a row is padded",
+    "CNN": "a convolution over tokens, whose vectors change with the padding of a row",
 }
 # By the transformer_task of sentence_bert_config.json.
 _TASKS: Mapping[str, str] = {

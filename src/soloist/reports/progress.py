@@ -256,8 +256,8 @@ def notable_line(event: Event) -> str | None:
             )
         case BudgetMeasured():
             return (
-                f"{event.model}: {event.tokens_per_second:,.0f} tokens/s in batches of {event.token_budget:,}, round "
-                f"{event.round} of {event.rounds}"
+                f"{event.model}: {event.tokens_per_second:,.0f} tokens/s in batches of {event.token_budget:,} tokens, "
+                f"round {event.round} of {event.rounds}"
             )
         case Notice():
             return f"note: {event.about}: {event.message}"

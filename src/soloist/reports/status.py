@@ -28,16 +28,16 @@ def _state(found: RunStatus) -> str:
     if found.finished:
         return "finished"
     if found.at_work:
-        return "at work"
+        return "running"
     ended = f" ({found.error})" if found.error else ""
-    return f"not finished and not at work{ended}: run its soloist embed command again to go on"
+    return f"not finished and not running{ended}: run its soloist embed command again to continue it"
 
 
 def _left(found: RunStatus, now: float) -> str:
     """What is left, and the local time when that would end."""
     if found.finished or found.seconds_left is None:
         return ""
-    end = f"until about {time_of_day(now, found.seconds_left)}{'' if found.at_work else ' if it goes on now'}"
+    end = f"until about {time_of_day(now, found.seconds_left)}{'' if found.at_work else ' if it continues now'}"
     return f"; {clock_text(found.seconds_left)} of encoding left, {end}"
 
 

@@ -140,7 +140,10 @@ def _remarks(result: RunResult) -> list[str]:
                 f"{model.name}: {count_text(model.batch_sizes.splits, 'batch split')}, because memory ran out"
             )
         if model.recomputed_rows:
-            remarks.append(f"{model.name}: {count_text(model.recomputed_rows, 'row')} computed again in float32")
+            remarks.append(
+                f"{model.name}: {count_text(model.recomputed_rows, 'row')} computed again in float32 "
+                "(zero or not finite)"
+            )
     for collection in result.collections:
         if collection.removed:
             remarks.append(

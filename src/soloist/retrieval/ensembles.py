@@ -97,5 +97,5 @@ def _way_to_have(name: str, *, with_weights: bool) -> str:
 
 
 def _why_not_judged(record: RunRecord) -> str:
-    why = "has no fused vectors" if record.fusion is None else "has fused vectors that are left out here"
+    why = "has no fused vectors" if record.fusion is None else "has fused vectors, but this evaluation leaves them out"
     return f"The run {why}."

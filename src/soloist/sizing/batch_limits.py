@@ -80,8 +80,8 @@ def _tracer(encoder: Encoder, accelerator: Accelerator) -> Tracer:
     tracer = tracer_of(blueprint, staged.dtype, accelerator.card)
     if tracer.weights.total_bytes != staged.weights_bytes:
         raise PredictionError(
-            f"its configuration describes {tracer.weights.total_bytes:,} bytes of weights, but it has "
-            f"{staged.weights_bytes:,}"
+            f"its configuration describes {tracer.weights.total_bytes:,} bytes of weights, but its "
+            f"weights have {staged.weights_bytes:,}"
         )
     # Traced now, so that a network that cannot be traced gives a notice here and does not end a pass.
     tracer.reference(min(_PROBE_TOKENS, staged.max_tokens or _PROBE_TOKENS))
@@ -129,7 +129,9 @@ def compare_peaks(
     try:
         predicted = [memory for model in models if (memory := watch.predict(model)) is not None]
     except PredictionError as exc:
-        sink.emit(Notice(about=", ".join(models), message=f"the predicted peak is not compared: {exc}"))
+        sink.emit(
+            Notice(about=", ".join(models), message=f"the predicted peak is not compared with the measured one: {exc}")
+        )
         return
     if len(predicted) < len(models) or any(splits.get(model) for model in models):
         return
@@ -173,4 +175,6 @@ def remember(
     try:
         measurements.record(staged.fingerprint, staged.dtype, device_name, now)
     except SoloistError as exc:
-        sink.emit(Notice(about="measurements", message=f"they are not kept for later plans: {exc}"))
+        sink.emit(
+            Notice(about="measurements", message=f"the measurements of this run are not kept for later plans: {exc}")
+        )

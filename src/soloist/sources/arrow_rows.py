@@ -45,7 +45,7 @@ def require_columns(schema: pa.Schema, text_field: str) -> None:
     is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     if not any(check(value_type) for check in is_text):
         raise UnreadableFileError(
-            f"has {value_type} instead of text in its column {text_field!r} (give --text-field to name another)"
+            f"has {value_type} instead of text in its column {text_field!r} (give --text-field to name another column)"
         )
     require_distinct(schema.names)
 

@@ -50,7 +50,7 @@ def fields_of(item: Any, config: SourceConfig) -> Mapping[str, Any]:
     if config.text_field not in item:
         fields = f"its fields are {names_text(item)}" if item else "it has no fields"
         raise NotAChunkError(
-            f"is not a chunk: it has no {config.text_field!r} ({fields}; give --text-field to name another)"
+            f"is not a chunk: it has no {config.text_field!r} ({fields}; give --text-field to name another field)"
         )
     text = item[config.text_field]
     if not isinstance(text, str):

@@ -73,7 +73,8 @@ def find_id(fields: Mapping[str, Any], metadata: Mapping[str, Any], id_field: st
             empty = empty or f"{label} is {'null' if where[name] is None else 'empty'}"
     if id_field is not None:
         raise NotAChunkError(
-            f"has no id: neither it nor its metadata has the id field {id_field!r} (give --id-field to name another)"
+            f"has no id: neither it nor its metadata has the id field {id_field!r} (give --id-field to name another "
+            "field)"
         )
     return GivenId(empty=empty)
 

@@ -137,7 +137,7 @@ def _find_chunks(stream: JsonStream, text_field: str) -> _Shape | int:
             return lists[key]
     raise UnreadableFileError(
         f"is an object with no list of chunks under {', '.join(LIST_KEYS)}, and no text in {text_field!r} "
-        f"(its first fields are {names_text(names) or 'none'}; give --text-field to name another)"
+        f"(its first fields are {names_text(names) or 'none'}; give --text-field to name another field)"
     )
 
 

@@ -105,8 +105,8 @@ class _FileReading:
             raise UnreadableFileError(f"cannot be read ({exc.strerror or exc})") from exc
         except MemoryError as exc:  # the file is sound, so it must not be skipped
             raise BadChunkFileError(
-                f"{self._file} does not fit into memory from its {self._format.unit} {self._n_items} on: use a machine "
-                "with more memory, or split the file"
+                f"{self._file} does not fit into memory: reading stopped at its {self._format.unit} {self._n_items}. "
+                "Use a machine with more memory, or split the file"
             ) from exc
         except RecursionError as exc:
             raise UnreadableFileError(f"is nested too deeply after its first {self._n_items} items") from exc
@@ -169,7 +169,7 @@ class _FileReading:
     def _require_unchanged(self) -> None:
         if self._version is not None and _version(self._file) != self._version:
             raise BadChunkFileError(
-                f"{self._file} changed while it was read: run again when nothing writes to it any more"
+                f"{self._file} changed while it was read: wait until nothing writes to it, and run again"
             )
 
     def _report_item(self, index: int, exc: NotAChunkError) -> None:

@@ -34,7 +34,7 @@ def require_text_column(names: Sequence[str], text_field: str) -> None:
     count = names.count(text_field)
     if count != 1:
         fault = f"has {count} columns {text_field!r}" if count else no_text_column(names, text_field)
-        raise UnreadableFileError(f"{fault} (give --text-field to name another)")
+        raise UnreadableFileError(f"{fault} (give --text-field to name another column)")
 
 
 def no_text_column(names: Sequence[str], text_field: str) -> str:

@@ -85,7 +85,7 @@ class RunFolder:
         folder = cls.at(path)
         if not folder.is_finished:
             remedy = (
-                "it is at work, wait until it ends" if folder.is_locked() else "run its soloist embed command again"
+                "it is running, so wait until it ends" if folder.is_locked() else "run its soloist embed command again"
             )
             raise OutputError(f"{path} has no run.json, so the run is not finished: {remedy}")
         if not folder.manifest.exists():

@@ -52,7 +52,9 @@ def verify_run(folder: RunFolder) -> Verified:
 def _unfinished(folder: RunFolder) -> Verified:
     """Nothing is held against a run at work: it may be about to replace the very file that is read."""
     at_work, records = folder.is_locked(), folder.manifest.read()
-    goes_on = "it is at work, wait until it has ended" if at_work else "run its soloist embed command again to go on"
+    goes_on = (
+        "it is running, so wait until it ends" if at_work else "run its soloist embed command again to continue it"
+    )
     chunks = [record for record in records.values() if record.kind == "chunks"]
     return Verified(
         finished=False,
@@ -111,7 +113,7 @@ def _damaged(folder: RunFolder, records: Mapping[str, FileRecord]) -> dict[str, 
         if not (folder.path / file).is_file():
             found[file] = f"{file} is missing"
         elif not is_intact(folder.path / file, record):
-            found[file] = f"{file} has other bytes than were written"
+            found[file] = f"{file} has changed since it was written"
     return found
 
 
@@ -153,7 +155,7 @@ class _Reading:
     def _count(self, collection: str, chunks: int) -> Iterator[str]:
         said = self._declared.chunks.get(collection)
         if said != chunks:
-            yield f"{collection} has {chunks} chunks, and run.json says {said}"
+            yield f"{collection} has {chunks} chunks, but run.json says {said}"
 
     def _shard(self, collection: str, index: int, ids: DigestTable) -> Iterator[str]:
         name = f"{collection}, shard {index}"
@@ -221,7 +223,7 @@ class _Reading:
         said = {"run.json": self._declared.vector_dtype, "the manifest": self._records[file].vector_dtype}
         for which, vector_dtype in said.items():
             if vector_dtype != stored:
-                yield f"{where}: its vectors are stored as {stored}, and {which} says {vector_dtype}"
+                yield f"{where}: its vectors are stored as {stored}, but {which} says {vector_dtype}"
 
 
 def norm_tolerance(vector_dtype: VectorDType, dim: int, roundings: int = 1) -> float:
@@ -243,18 +245,22 @@ def _vector_problems(
     if list(ids) != list(shard.ids):
         there = set(ids)
         missing = [id_ for id_ in shard.ids if id_ not in there]
-        what = f"{_some(missing)} without a row" if missing else "rows in another order than the chunks, or too many"
+        what = (
+            f"no vector for {_some(missing)}"
+            if missing
+            else "its vectors are not in the order of the chunks, or there are too many of them"
+        )
         yield f"{where}: {what}"
     if vectors.shape[1] != dim:
-        yield f"{where}: {vectors.shape[1]} dimensions, and run.json says {dim}"
+        yield f"{where}: its vectors have {vectors.shape[1]} dimensions, but run.json says {dim}"
     with np.errstate(all="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     broken = np.flatnonzero(~np.isfinite(norms)).tolist()
     if broken:
-        yield f"{where}: NaN or infinity in {_some([ids[row] for row in broken])}"
+        yield f"{where}: NaN or infinity in the vector of {_some([ids[row] for row in broken])}"
     off = np.flatnonzero(np.abs(norms - 1) > tolerance).tolist()
     if off:
-        yield f"{where}: a norm other than 1 in {_some([ids[row] for row in off])}"
+        yield f"{where}: a norm other than 1 in the vector of {_some([ids[row] for row in off])}"
 
 
 def _some(ids: Iterable[str]) -> str:

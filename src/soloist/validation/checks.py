@@ -79,7 +79,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="cli-flag", point=8, title="CLI flag --exclusive-ensemble activates the feature", find=flag),
     Check(name="telemetry", point=9, title="Lease events are in the processing stats", find=telemetry),
     Check(name="replicas", point=10, title="Replicas are reconstructed correctly per pass", find=replicas),
-    Check(name="peaks", point=None, title="Each pass's peak is what was predicted", find=peaks),
+    Check(name="peaks", point=None, title="The peak of each pass is as predicted", find=peaks),
     Check(name="twice", point=None, title="Two runs in a row are equal", find=twice),
     Check(name="devices-compute", point=None, title="Every device computes", find=devices_compute),
     Check(name="errors", point=None, title="A lease is given back after an error", find=errors),

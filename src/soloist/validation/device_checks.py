@@ -57,7 +57,7 @@ def lease_devices(evidence: Evidence) -> Finding:
         return "fail", f"{wrong[0].models} leased {wrong[0].devices}, not {evidence.devices}"
     return (
         "pass",
-        f"{len(expected)} events: an acquire and a release for each model in turn, with {listed(evidence.devices)}",
+        f"{len(expected)} lease events: each model in turn acquired and released {listed(evidence.devices)}",
     )
 
 
@@ -158,7 +158,7 @@ def _not_compared(run: RunRecord, models: Iterable[str]) -> str:
     """The models of whose passes no peak was compared, in words; empty where there are none."""
     known = {model for comparison in run.comparisons for model in comparison.models}
     missing = [model for model in models if model not in known]
-    return f"no peak was compared of {listed(missing)} in {run.mode} mode" if missing else ""
+    return f"no peak of {listed(missing)} was compared in {run.mode} mode" if missing else ""
 
 
 def devices_compute(evidence: Evidence) -> Finding:
@@ -203,9 +203,9 @@ def host_memory(evidence: Evidence) -> Finding:
     growth = second - first
     verdict: Verdict = "pass" if growth <= HOST_GROWTH_BYTES else "fail"
     return verdict, (
-        f"own memory, mapped files left aside: {warm / 1e6:,.0f} MB after a warm-up, then {first / 1e6:,.0f} and "
-        f"{second / 1e6:,.0f} MB after two equal runs: {growth / 1e6:+,.1f} MB, where "
-        f"{HOST_GROWTH_BYTES / 1e6:,.1f} are allowed, one heap of the C library's allocator"
+        f"memory without mapped files: {warm / 1e6:,.0f} MB after a warm-up, then {first / 1e6:,.0f} and "
+        f"{second / 1e6:,.0f} MB after two equal runs. It changed by {growth / 1e6:+,.1f} MB; "
+        f"{HOST_GROWTH_BYTES / 1e6:,.1f} MB are allowed, which is one heap of the C library's allocator"
     )
 
 
@@ -215,7 +215,7 @@ def isolation(evidence: Evidence) -> Finding:
     if run is None:
         return QUICK
     if evidence.kind == "cpu":
-        return "cannot be shown here", "the host's memory belongs to all processes: whose it is cannot be told"
+        return "cannot be shown here", "all processes share the host's memory, so the share of one process is not known"
     if (failed := failure_of(run)) is not None:
         return failed
     for acquired, released in zip(run.leases[::2], run.leases[1::2], strict=True):
@@ -231,4 +231,4 @@ def isolation(evidence: Evidence) -> Finding:
     cosine, difference = compare(evidence.exclusive, run)
     if not is_near(cosine, difference):
         return "fail", f"passes in their own processes give other vectors: lowest cosine {cosine:.7f}"
-    return "pass", "after each pass in a process of its own the driver had back what it had before, contexts included"
+    return "pass", "after each pass in its own process, the driver had its memory back, contexts included"

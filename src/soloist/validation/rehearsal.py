@@ -305,7 +305,9 @@ def prepare_folder(folder: Path, chunks_root: Path) -> None:
                 f"{folder} is not empty and is not the folder of an earlier rehearsal: choose a new folder for "
                 "the report"
             )
-        marker.write_text("soloist validate writes here, and removes what it wrote\n", encoding="utf-8")
+        marker.write_text(
+            "soloist validate writes in this folder, and removes the files of the run before\n", encoding="utf-8"
+        )
         for name in _FOLDERS:
             if (folder / name).exists():
                 shutil.rmtree(folder / name)

@@ -138,7 +138,10 @@ def test_with_skip_all_models_have_the_same_rows(config, table):
     counts = [(each.name, each.chunks, each.skipped, dict(each.without_vector)) for each in result.collections]
     assert counts == [("alpha", 6, 4, {"table": 4}), ("beta", 0, 2, {"table": 2}), ("gamma", 2, 1, {"table": 1})]
     assert [model.chunks for model in result.models] == [8, 8]
-    assert "table: 3 texts have no tokens in it: left out for all models, see skipped.jsonl" in result.notices
+    assert (
+        "table: 3 texts have no tokens in this model: a run leaves them out for all models, see skipped.jsonl"
+        in result.notices
+    )
     assert verify_run(folder).problems == ()
     foretold = changes(config)
     assert [(each.new, each.changed, each.gone, each.unchanged) for each in foretold.collections] == [
@@ -213,7 +216,10 @@ def test_a_plan_counts_what_has_no_tokens(config):
     plan = estimate_run(config)
     assert (plan.chunks, plan.repeated, plan.skipped) == (12, 1, 3)
     assert [model.rows for model in plan.models] == [11, 11]
-    assert plan.notes[0] == "table: 3 texts have no tokens in it: left out for all models, see skipped.jsonl"
+    assert (
+        plan.notes[0]
+        == "table: 3 texts have no tokens in this model: a run leaves them out for all models, see skipped.jsonl"
+    )
     with pytest.raises(
         VectorlessTextsError, match=r"^3 texts have no tokens in table; 'alpha-1' in .* and 'beta-1' in"
     ):

@@ -72,7 +72,7 @@ def test_the_command_itself_goes_on_after_kills(commands, arguments, tmp_path):
         _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
     assert_same_files(out, tmp_path / "undisturbed")
-    assert _stdout(commands, "verify", str(out)).endswith("all is as it should be\n")
+    assert _stdout(commands, "verify", str(out)).endswith("no problems\n")
 
 
 def test_a_killed_parent_leaves_no_worker_that_writes(commands, arguments, tmp_path):
@@ -87,7 +87,7 @@ def test_a_killed_parent_leaves_no_worker_that_writes(commands, arguments, tmp_p
     ended = commands.run(*arguments)
     assert ended.code == 0, ended.stderr
     assert_same_files(out, tmp_path / "undisturbed")
-    assert _stdout(commands, "verify", str(out)).endswith("all is as it should be\n")
+    assert _stdout(commands, "verify", str(out)).endswith("no problems\n")
 
 
 def test_a_second_run_into_a_folder_is_refused_and_the_first_goes_on(commands, arguments, tmp_path):

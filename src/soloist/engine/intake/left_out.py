@@ -51,7 +51,11 @@ class LeftOut:
     def notices(self) -> list[tuple[str, str]]:
         """A model and a sentence on it, for each model and reason."""
         return [
-            (model, f"{_texts(reason, count)} in it: left out for all models, see skipped.jsonl")
+            (
+                model,
+                f"{_texts(reason, count)} in this model: a run leaves {_them(count)} out for all models, "
+                "see skipped.jsonl",
+            )
             for (model, reason), count in self._counts.items()
         ]
 
@@ -60,10 +64,14 @@ class LeftOut:
         parts = ", ".join(f"{_texts(reason, count)} in {model}" for (model, reason), count in self._counts.items())
         some = f"the first {_NAMED} are " if self.skipped.count > _NAMED else ""
         where = " and ".join(filter(None, (", ".join(self._first[:-1]), self._first[-1])))
-        them = "it" if self.skipped.count == 1 else "them"
+        them = _them(self.skipped.count)
         return VectorlessTextsError(
             f"{parts}; {some}{where}: remove {them}, or leave {them} out with --on-bad-input skip"
         )
+
+
+def _them(count: int) -> str:
+    return "it" if count == 1 else "them"
 
 
 def _texts(reason: Vectorless, count: int) -> str:
