@@ -333,7 +333,7 @@ def test_a_model_that_is_missing_offline_is_a_short_sentence(monkeypatch: pytest
     with pytest.raises(ModelLoadError) as caught:
         stage(resolve("org/none"), "float32")
     assert str(caught.value) == (
-        "org/none cannot be loaded from org/none (it is not on this machine, and HF_HUB_OFFLINE is set): name its "
+        "org/none cannot be loaded from org/none (it is not on this machine, and HF_HUB_OFFLINE is set): give its "
         'folder as source under [models."org/none"] in a catalogue'
     )
 
