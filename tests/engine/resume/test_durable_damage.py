@@ -136,7 +136,7 @@ def test_a_folder_without_a_manifest_is_left_alone(finished, tmp_path):
     """What its files are, nobody can say: they may be somebody else's."""
     out = shutil.copytree(finished.out, tmp_path / "run")
     (out / "manifest.jsonl").unlink()
-    with pytest.raises(OutputError, match="no run of soloist"):
+    with pytest.raises(OutputError, match="is not a run folder"):
         run(_into(finished, out))
     assert (out / VECTORS).is_file()
 
