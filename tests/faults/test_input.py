@@ -22,7 +22,7 @@ from soloist.stores import RunFolder
 from soloist.stores.verification import verify_run
 from soloist.types import SkippedInput
 
-WRITTEN = "run again when nothing writes to it any more"
+WRITTEN = "wait until nothing writes to it, and run again"
 
 
 def scanned(event) -> bool:
