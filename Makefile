@@ -21,7 +21,7 @@ test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		$(if $(ORDER),--order $(ORDER)) $(PYTEST)
 
-# Some 1,400 tests for the inner loop: those of the rooms that need no run, without those that start a process.
+# Some 1,300 tests for the inner loop: those of the rooms that need no run, without those that start a process.
 QUICK := $(addprefix tests/,sources stores fusion reports models encoding test_config.py)
 test-quick: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not process" \

@@ -8,6 +8,8 @@ the card in question.
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import itertools
 import threading
 import weakref
@@ -20,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import masking_utils, modeling_attn_mask_utils
+from transformers import masking_utils
 
 from soloist.memory.allocator import Allocator, Block
 from soloist.memory.cards import Card
@@ -162,6 +164,12 @@ class _CardAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _mask_modules() -> list[Any]:
+    """The modules of transformers that make masks. The older one is gone since 5.24."""
+    older = "transformers.modeling_attn_mask_utils"
+    return [masking_utils, *([importlib.import_module(older)] if importlib.util.find_spec(older) else [])]
+
+
 @contextlib.contextmanager
 def _unmasked() -> Iterator[None]:
     """Let transformers ask a fake mask whether it is all ones.
@@ -170,7 +178,7 @@ def _unmasked() -> Iterator[None]:
     and drops a mask of ones, which changes the attention kernel. A real tensor is never treated as a fake one, so a
     model that computes in another thread meanwhile is not disturbed.
     """
-    modules = [module for module in (masking_utils, modeling_attn_mask_utils) if hasattr(module, "is_tracing")]
+    modules = [module for module in _mask_modules() if hasattr(module, "is_tracing")]
     before = [module.is_tracing for module in modules]
     for module in modules:
         module.is_tracing = lambda tensor=None: False
