@@ -65,7 +65,7 @@ class Accelerator(Protocol):
         ...
 
     def driver_free_bytes(self, device: str) -> int | None:
-        """The memory that no process holds; None where that cannot be known. Asking makes no context."""
+        """The bytes that no process holds, or None if the driver does not say. This call does not create a context."""
         ...
 
     def reset_peak(self, device: str) -> None:

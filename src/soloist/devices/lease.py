@@ -37,9 +37,8 @@ class DeviceLease:
     """All devices of an accelerator, for this process alone, as a context manager.
 
     Entering waits for the locks (`timeout_seconds`; None is for ever), and then checks that the devices are empty.
-    Leaving empties the caches, collects garbage where something is left, measures, and gives the locks back, whatever
-    was raised inside. With
-    `locked=False` another process holds the locks for this one.
+    Leaving empties the caches, collects garbage if something is left, measures, and gives the locks back, whatever was
+    raised inside. With `locked=False` another process holds the locks for this one.
 
     Raises:
         LeaseTimeoutError: on entering, another process kept a device for too long.

@@ -50,7 +50,7 @@ class Job:
             self.rows_per_device[device] += rows
 
     def next_batch(self) -> Batch | None:
-        """The next batch; None where none is left."""
+        """The next batch, or None if no batch is left."""
         try:
             return self.batches.get_nowait()
         except queue.Empty:
@@ -81,7 +81,7 @@ class DeviceWorker:
     in_flight: TokensInFlight | None = None
 
     def start(self, job: Job, first: Batch) -> Task[None]:
-        """Compute a first batch and then others of the job, until none is left."""
+        """Compute a first batch, and then the batches of the job that are left."""
         return self.thread.submit(functools.partial(self._serve, job, first))
 
     def _serve(self, job: Job, first: Batch) -> None:

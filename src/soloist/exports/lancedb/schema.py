@@ -65,8 +65,8 @@ def require_nothing_lost(
     lost = [name for name in others if count(f"{name} IS NOT NULL")]
     if lost:
         raise ExportError(
-            f"{target} has {lost[0]}, which it would lose as {changed.name} is {changed.type} there and not {own}: "
-            f"export {lost[0]} too, with --vectors all, or choose another --table"
+            f"the column {changed.name} of {target} is {changed.type} and has to become {own}, so all rows are written "
+            f"again and would lose {lost[0]}: export {lost[0]} too, with --vectors all, or choose another --table"
         )
 
 
