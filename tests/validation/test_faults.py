@@ -86,7 +86,7 @@ def test_a_release_that_is_measured_too_early(failures, monkeypatch):
             patched.setattr(local, "_on_devices", leaves_first)
             run_pass(context, Swapped(), sink)
 
-    monkeypatch.setattr(DeviceLease, "_settle", lambda self, error: ())
+    monkeypatch.setattr(DeviceLease, "_reclaim", lambda self, error: ())
     monkeypatch.setattr(ENGINE, "run_pass", early)
     found = failures()
     assert "the lease reports" in found["release"]
@@ -102,7 +102,7 @@ def test_the_last_model_is_left_on_the_device(failures, monkeypatch):
         leave(self, *error)
 
     monkeypatch.setattr(Replicas, "__exit__", last_stays)
-    monkeypatch.setattr(DeviceLease, "_settle", lambda self, error: ())
+    monkeypatch.setattr(DeviceLease, "_reclaim", lambda self, error: ())
     monkeypatch.setattr(DeviceLease, "_require_empty", lambda self: None)
     assert {"release"} <= set(failures())
 
@@ -132,7 +132,7 @@ def test_replicas_are_kept_between_passes(failures, monkeypatch):
         return replica
 
     monkeypatch.setattr(Replicas, "_replica", cached)
-    monkeypatch.setattr(DeviceLease, "_settle", lambda self, error: ())
+    monkeypatch.setattr(DeviceLease, "_reclaim", lambda self, error: ())
     monkeypatch.setattr(DeviceLease, "_require_empty", lambda self: None)
     found = failures()
     assert "began on devices that held" in found["replicas"]

@@ -104,9 +104,9 @@ def _model_names(config: RunConfig) -> list[str]:
     """The names by which weights call the models: those of the command or, where it names none, of the run's folder."""
     if "models" not in config.named() and config.out.is_dir():
         with importing():
-            from soloist.engine.resume.kept_settings import settled
+            from soloist.engine.resume.kept_settings import with_kept_settings
 
-        config = settled(config).config
+        config = with_kept_settings(config).config
     known = load_catalogue(config.catalogue)
     return [resolve(model, known).name for model in config.models]
 

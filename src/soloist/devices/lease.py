@@ -94,7 +94,7 @@ class DeviceLease:
         """Verify that the memory is back, emit the event, and give the locks back."""
         with self._held:
             try:
-                held = self._settle(error)
+                held = self._reclaim(error)
                 memory = self._measure()
             except Exception:
                 # A broken device cannot be measured either. The error that broke it is the one to report.
@@ -131,7 +131,7 @@ class DeviceLease:
             f"{'it' if len(held) == 1 else 'them'} (a hook, a list, a notebook variable) and run again"
         )
 
-    def _settle(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
+    def _reclaim(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
         """Drop everything that an error keeps alive, and wait for the memory; the tensors that are still held."""
         ours = [link for link in error_chain(error) if id(link) not in self._handled_before]
         for link in ours:
@@ -201,7 +201,7 @@ class ProcessLease(DeviceLease):
         self._require_empty()
         self._free_before = self._driver_free()
 
-    def _settle(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
+    def _reclaim(self, error: BaseException | None) -> tuple[HeldTensor, ...]:
         """Wait until the driver has the memory back; tensors of this process, or else what the driver lacks."""
         if ours := self._await_return():
             return ours

@@ -28,19 +28,19 @@ class DeviceLedger:
         self._process = _ProcessMemory(index, card, self._driver)
         self._blocks: dict[int, Block] = {}
         # A storage may die whenever Python collects garbage, also in the midst of an allocation, of this device or of
-        # another. So its death is only noted, and settled when the lock is next taken.
+        # another. So its death is only noted. Its block is freed when the lock is next taken.
         self._dead: collections.deque[int] = collections.deque()
         self._lock = threading.Lock()
 
     @property
     def allocated_bytes(self) -> int:
         """The bytes of all blocks now; asking makes no context."""
-        with self._settled():
+        with self._up_to_date():
             return self._process.allocator.allocated
 
     def memory(self) -> MemoryStats:
         """What torch says of a CUDA device; asking makes the context, as with CUDA."""
-        with self._settled():
+        with self._up_to_date():
             self._process.require_context()
             allocator = self._process.allocator
             return MemoryStats(
@@ -63,7 +63,7 @@ class DeviceLedger:
             torch.OutOfMemoryError: the device has no room for it.
         """
         key = storage._cdata
-        with self._settled():
+        with self._up_to_date():
             if key in self._blocks:
                 return
             # First, so that whatever interrupts this leaves no block that nobody frees.
@@ -76,38 +76,38 @@ class DeviceLedger:
         Raises:
             torch.OutOfMemoryError: the device has no room for it.
         """
-        with self._settled():
+        with self._up_to_date():
             return self._process.allocate(size)
 
     def free(self, block: Block) -> None:
         """Give a block back to the allocator."""
-        with self._settled():
+        with self._up_to_date():
             self._process.allocator.free(block)
 
     def require_workspace(self) -> None:
         """Make the matrix library's workspace, unless there is one."""
         if self._process.lacks_workspace:
-            with self._settled():
+            with self._up_to_date():
                 self._process.make_workspace()
 
     def clear_workspace(self) -> None:
         """Free the matrix library's workspace."""
-        with self._settled():
+        with self._up_to_date():
             self._process.clear_workspace()
 
     def empty_cache(self) -> None:
         """Give every segment without a block back to the driver."""
-        with self._settled():
+        with self._up_to_date():
             self._process.allocator.empty_cache()
 
     def reset_peak(self) -> None:
         """Begin new peaks at what is allocated and reserved now."""
-        with self._settled():
+        with self._up_to_date():
             self._process.allocator.reset_peak()
 
     def resize(self, card: Card) -> None:
         """Give a device that is in use the memory of another card; its kind stays."""
-        with self._settled():
+        with self._up_to_date():
             self.card = self._process.card = self.card.with_memory(card.total_bytes)
             self._driver.total_bytes = card.total_bytes
 
@@ -115,11 +115,11 @@ class DeviceLedger:
         """Give everything back to the driver, the context too."""
         self.clear_workspace()
         self.empty_cache()
-        with self._settled():
+        with self._up_to_date():
             self._process.drop_context()
 
     @contextlib.contextmanager
-    def _settled(self) -> Iterator[None]:
+    def _up_to_date(self) -> Iterator[None]:
         """Hold the lock, with the blocks of dead storages freed."""
         with self._lock:
             while self._dead:

@@ -38,7 +38,7 @@ from soloist.engine.resume.checks import (
     warn_of_other_budgets,
     warn_of_other_settings,
 )
-from soloist.engine.resume.kept_settings import Settled, require_weights_for_all, settled, tell_fusion
+from soloist.engine.resume.kept_settings import KeptSettings, require_weights_for_all, tell_fusion, with_kept_settings
 from soloist.engine.resume.pending import RunShards, pending
 from soloist.engine.samples.deviation import tell_deviations
 from soloist.engine.samples.texts import Samples
@@ -101,7 +101,7 @@ def run(
     stop = Stop(config.stop_after)
     listening = [as_sink(sink) for sink in sinks]
     _require_apart(config)
-    asked, kept = config, settled(config)
+    asked, kept = config, with_kept_settings(config)
     config = kept.config
     specs = select_models(config)
     require_weights_for_all(kept, tuple(specs))
@@ -113,7 +113,7 @@ def run(
     others = [other_run(path) for path in config.reuse]
     with none_left_on_error(config.out), RunFolder.create(config.out).locked(), stop.on_signals():
         folder = RunFolder(config.out)
-        if settled(asked) != kept:
+        if with_kept_settings(asked) != kept:
             raise OutputError(f"another run has changed {config.out} meanwhile: run the same command again")
         require_the_same(folder, config, tuple(specs), names)
         return _Run(kept, folder, specs, accelerator, files, others, stop).through(listening, clock)
@@ -140,7 +140,7 @@ class _Run:
 
     def __init__(
         self,
-        kept: Settled,
+        kept: KeptSettings,
         folder: RunFolder,
         specs: Mapping[str, ModelSpec],
         accelerator: Accelerator,
@@ -235,9 +235,11 @@ class _Run:
     def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
         """Compute the vectors that the folder does not have, one pass after the other."""
         folder, check = self._folder, self._stop.check
-        run = RunShards(folder=folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others)
-        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run, self._stop)
-        work = [item for context in contexts for item in pending(context.run, context.fingerprints).work]
+        run_shards = RunShards(
+            folder=folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others
+        )
+        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run_shards, self._stop)
+        work = [item for context in contexts for item in pending(context.run_shards, context.fingerprints).work]
         if work or not is_fused(inputs.fusion, folder):
             folder.reopen()
         warn_of_other_budgets(recorded, {item.model: plan.budgets[item.model] for item in work}, sink)

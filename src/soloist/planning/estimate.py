@@ -13,7 +13,7 @@ from pathlib import Path
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, open_accelerator
 from soloist.encoding.batching import bucket
-from soloist.engine.resume.kept_settings import Settled, settled, unfit_weights
+from soloist.engine.resume.kept_settings import KeptSettings, unfit_weights, with_kept_settings
 from soloist.engine.samples.unit_lengths import in_words, ranks_otherwise
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.planner import BatchLimits, memory_limit
@@ -71,7 +71,7 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None) -> Run
         SoloistError: the input, a model or the accelerator cannot be used, or nothing is known of a model's network.
     """
     accelerator = open_accelerator(config.accelerator)
-    kept = settled(config)
+    kept = with_kept_settings(config)
     specs = select_models(kept.config)
     config, kept_notes = _without_unfit_weights(kept, tuple(specs))
     models = [_inspect(spec, config, accelerator) for spec in specs.values()]
@@ -87,7 +87,7 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None) -> Run
     return _run_estimate(config, accelerator, scanned, estimates, plans, session_seconds, input_notes, remarks)
 
 
-def _without_unfit_weights(kept: Settled, models: Sequence[str]) -> tuple[RunConfig, list[str]]:
+def _without_unfit_weights(kept: KeptSettings, models: Sequence[str]) -> tuple[RunConfig, list[str]]:
     """The config to plan, and notes on the folder's settings. A plan continues where `embed` would ask for weights."""
     notes_on_settings = [f"{notice.about}: {notice.message}" for notice in kept.notices]
     unfit = unfit_weights(kept, models)

@@ -22,7 +22,7 @@ class PassContext:
     encoders: Mapping[str, Encoder]
     plan: RunPlan
     accelerator: Accelerator
-    run: RunShards
+    run_shards: RunShards
     stop: Stop
     next_encoders: Sequence[Encoder] = ()
 
@@ -38,14 +38,14 @@ class PassContext:
 
 
 def pass_contexts(
-    plan: RunPlan, encoders: Mapping[str, Encoder], accelerator: Accelerator, run: RunShards, stop: Stop
+    plan: RunPlan, encoders: Mapping[str, Encoder], accelerator: Accelerator, run_shards: RunShards, stop: Stop
 ) -> list[PassContext]:
     """The passes of a plan, in order; `encoders` has those of all its models."""
     return [
         PassContext(
             encoders={model: encoders[model] for model in present.models},
             next_encoders=[encoders[model] for model in plan.following(present)],
-            plan=plan, accelerator=accelerator, run=run, stop=stop,
+            plan=plan, accelerator=accelerator, run_shards=run_shards, stop=stop,
         )
         for present in plan.passes
     ]  # fmt: skip

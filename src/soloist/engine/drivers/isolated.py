@@ -55,7 +55,7 @@ def run_isolated(context: PassContext, config: RunConfig, lease: ProcessLease, s
     Raises:
         SoloistError: what the worker raised, or that it ended without a word.
     """
-    left = pending(context.run, context.fingerprints)
+    left = pending(context.run_shards, context.fingerprints)
     if not left.work:
         tell_kept(left.kept, sink)
         return
@@ -80,7 +80,7 @@ def _request(context: PassContext, config: RunConfig) -> dict[str, Any]:
         "config": {**config.to_dict(), "stop_after": context.stop.remaining_seconds},
         "models": context.fingerprints,
         "budgets": {model: asdict(context.plan.budgets[model]) for model in context.models},
-        "shards": [asdict(shard) for shard in context.run.refs],
+        "shards": [asdict(shard) for shard in context.run_shards.refs],
     }
 
 
@@ -276,11 +276,11 @@ def _context(
     _require_same_models(staged, fingerprints)
     encoders = encoders_of(staged, config, accelerator, silent)
     plan = plan_memory(config, encoders, budgets, accelerator, MeasurementCache(config.cache_dir), silent)
-    run = RunShards(
+    run_shards = RunShards(
         folder=RunFolder(config.out), refs=shards, vector_dtype=config.vector_dtype,
         others=[RunFolder(path) for path in config.reuse],
     )  # fmt: skip
-    return PassContext(encoders=encoders, plan=plan, accelerator=accelerator, run=run, stop=stop)
+    return PassContext(encoders=encoders, plan=plan, accelerator=accelerator, run_shards=run_shards, stop=stop)
 
 
 def _require_same_models(staged: Mapping[str, StagedModel], fingerprints: Mapping[str, str]) -> None:

@@ -77,7 +77,7 @@ def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: 
     Raises:
         RunStoppedError: the run was to end before all shards were done.
     """
-    left = pending(context.run, context.fingerprints)
+    left = pending(context.run_shards, context.fingerprints)
     tell_kept(left.kept, sink)
     if not left.work:
         return
@@ -85,7 +85,7 @@ def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: 
 
     def prepare(item: ModelShard) -> _Prepared:
         encoder, limits = context.encoders[item.model], context.plan.limits[item.model]
-        return _prepare(item, context.run.folder, encoder, limits, known[item.model])
+        return _prepare(item, context.run_shards.folder, encoder, limits, known[item.model])
 
     with context.stop.shielded(), Lookahead(prepare, left.work) as prepared:
         _RunningPass(context, known, left.work, lease, sink).through(prepared)
@@ -93,9 +93,11 @@ def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: 
 
 def _known(context: PassContext, models: Container[str]) -> dict[str, KnownVectors]:
     """The vectors that need not be computed, by model."""
-    run = context.run
+    run_shards = context.run_shards
     return {
-        model: known_vectors(run.folder, run.others, model, fingerprint, run.vector_dtype, context.stop.check)
+        model: known_vectors(
+            run_shards.folder, run_shards.others, model, fingerprint, run_shards.vector_dtype, context.stop.check
+        )
         for model, fingerprint in context.fingerprints.items()
         if model in models
     }
@@ -203,25 +205,25 @@ class _RunningPass:
         return vectors, counts
 
     def _path(self, item: _Prepared) -> Path:
-        folder = self._context.run.folder
+        folder = self._context.run_shards.folder
         return folder.path / folder.shards.vectors_file(item.shard.collection, item.model, item.shard.index)
 
     def _count_unknown(self, item: _Prepared, counts: NDArray[np.int32]) -> None:
         """Count the tokens of rows whose vectors were taken from a file of an earlier version, which has no counts."""
         rows = np.flatnonzero((counts == _UNKNOWN).any(axis=1))
         if rows.size:
-            texts = self._context.run.folder.shards.read_shard(item.shard.collection, item.shard.index).texts
+            texts = self._context.run_shards.folder.shards.read_shard(item.shard.collection, item.shard.index).texts
             counts[rows] = token_counts(self._context.encoders[item.model].tokenize([texts[row] for row in rows]))
 
     def _write(self, item: _Prepared, vectors: Vectors, counts: NDArray[np.int32]) -> FileRecord:
         """Write the shard's file, and take note of its vectors for the shards that follow."""
-        run, shard = self._context.run, item.shard
-        record = run.folder.shards.write_vectors(
+        run_shards, shard = self._context.run_shards, item.shard
+        record = run_shards.folder.shards.write_vectors(
             shard.collection, item.model, shard.index, item.ids, vectors, item.digests,
-            self._context.encoders[item.model].staged.fingerprint, counts, run.vector_dtype,
+            self._context.encoders[item.model].staged.fingerprint, counts, run_shards.vector_dtype,
         )  # fmt: skip
-        run.folder.manifest.append(record)
-        self._known[item.model].written(item.placement, vectors, run.vector_dtype)
+        run_shards.folder.manifest.append(record)
+        self._known[item.model].written(item.placement, vectors, run_shards.vector_dtype)
         return record
 
 

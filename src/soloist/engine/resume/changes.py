@@ -18,7 +18,7 @@ from soloist.digests import DigestTable, text_digest
 from soloist.engine.intake.ingest import empty_collection, nothing_to_embed
 from soloist.engine.intake.left_out import LeftOut
 from soloist.engine.resume.checks import other_run, require_the_same
-from soloist.engine.resume.kept_settings import fusion_change, require_weights_for_all, settled
+from soloist.engine.resume.kept_settings import fusion_change, require_weights_for_all, with_kept_settings
 from soloist.engine.resume.vector_reuse import serves
 from soloist.errors import OutputError
 from soloist.fusion import require_weights
@@ -62,7 +62,7 @@ def changes(config: RunConfig) -> Changes:
     Raises:
         SoloistError: the run would be refused, or end at its input.
     """
-    kept = settled(config)
+    kept = with_kept_settings(config)
     config, folder = kept.config, RunFolder(kept.config.out)
     models = tuple(select_models(config))
     require_weights_for_all(kept, models)

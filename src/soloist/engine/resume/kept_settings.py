@@ -40,7 +40,7 @@ _FUSION = ("fusion", "weights", "dim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class KeptSettings:
     """A config whose settings are all decided; `kept` are those of the folder that the command does not name."""
 
     config: RunConfig
@@ -48,7 +48,7 @@ class Settled:
     notices: tuple[Notice, ...] = ()
 
 
-def settled(config: RunConfig) -> Settled:
+def with_kept_settings(config: RunConfig) -> KeptSettings:
     """The config, with what the folder of its run was made with in place of what it does not name.
 
     Raises:
@@ -63,9 +63,9 @@ def settled(config: RunConfig) -> Settled:
         before = _made_with(folder)
     except OutputError as exc:
         if is_new:
-            return Settled(config=_fused_by_default(config), kept={})
+            return KeptSettings(config=_fused_by_default(config), kept={})
         message = f"its settings cannot be read, so each setting that the command does not name has its default ({exc})"
-        return Settled(
+        return KeptSettings(
             config=_fused_by_default(config), kept={}, notices=(Notice(about=str(config.out), message=message),)
         )
     kept = {name: before[name] for name in _KEPT if name not in asked and before[name] is not None}
@@ -74,10 +74,10 @@ def settled(config: RunConfig) -> Settled:
     kept |= _kept_fusion(asked, before)
     decided = _fused_by_default(_merged(config, kept))
     notices = (*_changes(config.out, asked, before), *_stays(config.out, kept, by_default.settings()))
-    return Settled(config=decided, kept=kept, notices=notices)
+    return KeptSettings(config=decided, kept=kept, notices=notices)
 
 
-def require_weights_for_all(settings: Settled, models: Sequence[str]) -> None:
+def require_weights_for_all(settings: KeptSettings, models: Sequence[str]) -> None:
     """Refuse weights of the folder that do not fit the models of the command.
 
     Raises:
@@ -88,7 +88,7 @@ def require_weights_for_all(settings: Settled, models: Sequence[str]) -> None:
         raise ConfigError(unfit)
 
 
-def unfit_weights(settings: Settled, models: Sequence[str]) -> str | None:
+def unfit_weights(settings: KeptSettings, models: Sequence[str]) -> str | None:
     """Why `embed` would refuse the weights of the folder for these models; None where they fit."""
     weights = settings.kept.get("weights")
     if not weights or set(weights) == set(models):
@@ -100,7 +100,7 @@ def unfit_weights(settings: Settled, models: Sequence[str]) -> str | None:
     )
 
 
-def fusion_change(settings: Settled) -> str | None:
+def fusion_change(settings: KeptSettings) -> str | None:
     """A sentence on how the command changes the fusion, as far as settings show it; None where it stays."""
     try:
         before = _made_with(RunFolder(settings.config.out))

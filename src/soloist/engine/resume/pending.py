@@ -43,15 +43,15 @@ class Pending:
     kept: Mapping[str, Sequence[FileRecord]]
 
 
-def pending(run: RunShards, fingerprints: Mapping[str, str]) -> Pending:
+def pending(run_shards: RunShards, fingerprints: Mapping[str, str]) -> Pending:
     """What is left of a pass by models of these fingerprints, in their order."""
-    finished = run.folder.manifest.read()
+    finished = run_shards.folder.manifest.read()
     work: list[ModelShard] = []
     kept: dict[str, list[FileRecord]] = {}
-    for shard in run.refs:
+    for shard in run_shards.refs:
         for model, fingerprint in fingerprints.items():
-            record = finished.get(run.folder.shards.vectors_file(shard.collection, model, shard.index))
-            wanted = (shard.content, fingerprint, run.vector_dtype)
+            record = finished.get(run_shards.folder.shards.vectors_file(shard.collection, model, shard.index))
+            wanted = (shard.content, fingerprint, run_shards.vector_dtype)
             if record is not None and (record.content, record.fingerprint, record.vector_dtype) == wanted:
                 kept.setdefault(model, []).append(record)
             else:
