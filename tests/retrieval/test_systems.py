@@ -120,6 +120,37 @@ def test_each_question_goes_through_each_model_once(searched, passes_through):
     assert len(passes_through) == once
 
 
+def without_chunks(folder):
+    """Take the files of the chunks away, so that whatever reads a chunk again fails."""
+    for chunks in folder.glob("*/chunks"):
+        shutil.rmtree(chunks)
+
+
+def test_ids_are_read_once_for_all_fusions(searched, tmp_path):
+    """Each fusion that the run does not have read the ids of all chunks from the disk again."""
+    path = shutil.copytree(searched, tmp_path / "copy")
+    corpus = open_run(path).corpus()
+    ids = list(corpus.ids())
+    without_chunks(path)
+    others = list(rankers_of(RANKERS["other fusions"], corpus, None))
+    ranked = {ranker.name: ranker.rank(["lease of a device"], 5).positions[0] for ranker in others}
+    assert {name: len(positions) for name, positions in ranked.items()} == dict.fromkeys(ranked, 5)
+    assert len(ranked) >= 2 and list(corpus.ids()) == ids and len(ids) == 95
+
+
+def test_the_words_of_a_corpus_are_indexed_once(searched, tmp_path):
+    """BM25 read all texts again, and built its index again, for each list of queries."""
+    path = shutil.copytree(searched, tmp_path / "copy")
+    corpus = open_run(path).corpus()
+    (ranker,) = rankers_of(RANKERS["bm25"], corpus, None)
+    (text, *_) = [chunk.text for chunk in corpus.chunks()]
+    first = ranker.rank([text], 5)
+    without_chunks(path)
+    again = ranker.rank([text, "zzz"], 5)
+    assert again.positions[0].tolist() == first.positions[0].tolist() and 0 in first.positions[0]
+    assert len(again.positions[1]) == 0
+
+
 @pytest.mark.parametrize(
     "by", [By(ranker="fused"), By(ranker="rrf"), By(ranker="standardised")], ids=lambda by: str(by.ranker)
 )

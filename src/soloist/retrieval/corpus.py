@@ -51,10 +51,15 @@ class Corpus:
         return Corpus(self._folder, self.record, self.queries, self.record.collections)
 
     def ids(self) -> Iterator[tuple[str, str]]:
-        """Collection and id of every row, in order."""
-        for collection, shard in self.index.shards:
-            for id_ in self._folder.shards.read_ids(collection, shard):
+        """Collection and id of every row, in order; they are read once."""
+        for (collection, _), ids in zip(self.index.shards, self._ids_of_shards, strict=True):
+            for id_ in ids:
                 yield collection, id_
+
+    @functools.cached_property
+    def _ids_of_shards(self) -> Sequence[Sequence[str]]:
+        """An evaluation asks for the ids itself, and once more for each fusion whose messages name rows."""
+        return [self._folder.shards.read_ids(collection, shard) for collection, shard in self.index.shards]
 
     def chunks(self) -> Iterator[Chunk]:
         """The chunk of every row, in order."""

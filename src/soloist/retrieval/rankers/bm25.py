@@ -1,12 +1,13 @@
 """By BM25, which compares words and needs no model: a baseline that vectors should beat.
 
-By bm25s: Lucene's variant, English stop words, no stemming. The words of all chunks are in memory while it ranks.
+By bm25s: Lucene's variant, English stop words, no stemming. The words of all chunks are in memory from the first
+ranking on, as long as the ranker is.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,24 @@ from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
 
 
-@dataclass(frozen=True, slots=True)
 class Bm25:
     """BM25 over the texts of the chunks."""
 
-    corpus: Corpus
-    name: str = "BM25"
+    name = "BM25"
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
 
     def cost(self) -> None:
         """It has no vectors."""
 
     def rank(self, queries: Sequence[str], k: int) -> Rankings:
         """The best of the rows that share a word with the query, which may be fewer than `k`."""
-        return bm25_rankings([chunk.text for chunk in self.corpus.chunks()], queries, k)
+        return self._index.rankings(queries, k)
+
+    @functools.cached_property
+    def _index(self) -> Bm25Index:
+        return Bm25Index([chunk.text for chunk in self._corpus.chunks()])
 
 
 def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
@@ -43,24 +49,30 @@ def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
     yield Bm25(corpus)
 
 
-def bm25_rankings(texts: Sequence[str], queries: Sequence[str], k: int) -> Rankings:
-    """Up to `k` texts for each query: only those that share a word with it, since BM25 says nothing of the others.
+class Bm25Index:
+    """The words of texts, indexed once for all queries.
 
     Raises:
         InputError: no text has a word.
     """
-    bm25s = _require_bm25s()
-    index = bm25s.BM25()
-    words = bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
-    if not any(words.ids):
-        raise InputError("no chunk has a word that BM25 counts")
-    index.index(words, show_progress=False)
-    query_words = bm25s.tokenize(list(queries), stopwords="en", show_progress=False, return_ids=False)
-    positions, scores = index.retrieve(query_words, k=min(k, len(texts)), show_progress=False)
-    return Rankings(
-        positions=[row[values > 0].astype(np.int64) for row, values in zip(positions, scores, strict=True)],
-        scores=[values[values > 0].astype(np.float64) for values in scores],
-    )
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._bm25s = _require_bm25s()
+        self._index = self._bm25s.BM25()
+        self._rows = len(texts)
+        words = self._bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
+        if not any(words.ids):
+            raise InputError("no chunk has a word that BM25 counts")
+        self._index.index(words, show_progress=False)
+
+    def rankings(self, queries: Sequence[str], k: int) -> Rankings:
+        """Up to `k` texts for each query: those that share a word with it. BM25 says nothing of the others."""
+        words = self._bm25s.tokenize(list(queries), stopwords="en", show_progress=False, return_ids=False)
+        positions, scores = self._index.retrieve(words, k=min(k, self._rows), show_progress=False)
+        return Rankings(
+            positions=[row[values > 0].astype(np.int64) for row, values in zip(positions, scores, strict=True)],
+            scores=[values[values > 0].astype(np.float64) for values in scores],
+        )
 
 
 def _require_bm25s() -> Any:
