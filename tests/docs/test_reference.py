@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import get_args
 
 import pytest
-from support.markdown_examples import CHECKOUT
+from support.markdown_examples import CHECKOUT, blocks, commands, pages
 
 from soloist.cli import app
 from soloist.config import RunConfig
@@ -89,6 +92,35 @@ def test_a_page_lists_all_that_there_is(page: str, listed: list[str]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     missing = [name for name in listed if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)]
     assert missing == []
+
+
+def imported(source: str) -> set[str]:
+    """The packages that Python code imports, without those of Python itself."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+
+
+# Kinds of export that need an extra of their own name.
+NEED_EXTRA = {"faiss", "lancedb", "pgvector", "qdrant"}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(CHECKOUT).as_posix())
+def test_a_page_says_how_to_install_what_it_uses(page: Path) -> None:
+    """Two pages imported pandas, and one exported to LanceDB. README's install brings neither."""
+    text = page.read_text(encoding="utf-8")
+    shown = [block for block in blocks(page) if not block.not_run]
+    packages = {name for block in shown if block.language == "python" for name in imported(block.content)}
+    lines = {f"pip install {name}" for name in packages - {"soloist", "numpy", "pyarrow"}}
+    typed = [command for block in shown if block.language == "console" for command in commands(block)]
+    worked = " ".join(command.text for command in typed if "soloist: error:" not in command.output)
+    lines |= {f"pip install '.[{name}]'" for name in re.findall(r"--to (\w+)", worked) if name in NEED_EXTRA}
+    lines |= {"pip install '.[eval]'"} if "soloist eval " in worked else set()
+    assert [line for line in sorted(lines) if line not in text] == []
 
 
 def test_docstrings_become_what_sphinx_reads() -> None:
