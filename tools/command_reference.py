@@ -8,6 +8,7 @@ from typing import Any
 import typer.main
 
 from soloist.cli import app
+from soloist.cli.plain_help import paragraphs, parameter_rows
 
 
 def command_reference() -> str:
@@ -29,17 +30,16 @@ def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _section(path: str, command: Any) -> Iterator[str]:
     context = command.make_context(path, [], resilient_parsing=True)
     yield from (f"## {path}", "", "```text", " ".join([path, *command.collect_usage_pieces(context)]), "```", "")
-    yield from (" ".join(part.split()) + "\n" for part in (command.help or "").split("\n\n"))
+    yield from (f"{paragraph}\n" for paragraph in paragraphs(command))
     yield from ("| argument or option | what it means |", "|---|---|")
-    for parameter in command.get_params(context):
-        names, meaning = parameter.get_help_record(context)
+    for names, meaning in (row for kind in ("argument", "option") for row in parameter_rows(command, context, kind)):
         yield f"| `{_cell(names)}` | {_cell(_plain(meaning))} |"
     yield ""
 
 
 def _plain(text: str) -> str:
-    """On one line, with no mark of Markdown in it."""
-    return " ".join(text.split()).replace("<", "&lt;").replace("*", r"\*")
+    """With no mark of Markdown in it."""
+    return text.replace("<", "&lt;").replace("*", r"\*")
 
 
 def _cell(text: str) -> str:

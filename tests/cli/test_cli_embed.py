@@ -205,7 +205,7 @@ def test_an_unexpected_error_is_one_line_too(options, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("missing", "named"), [("chunks_root", "add CHUNKS_ROOT"), ("out", "add --out")])
+@pytest.mark.parametrize(("missing", "named"), [("chunks_root", "add CHUNKS"), ("out", "add --out")])
 def test_what_is_missing_is_named(chunks_root, tmp_path, missing, named):
     """Neither argument is required by the parser, since a config file may have them."""
     given = {"chunks_root": [str(chunks_root)], "out": ["--out", str(tmp_path / "run")]}

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -16,6 +17,7 @@ from soloist.cli.embed import embed
 from soloist.cli.evaluate import evaluate
 from soloist.cli.export import export
 from soloist.cli.outcome import INTERRUPTED, open_missing_streams, say_stopped
+from soloist.cli.plain_help import PlainCommand, PlainGroup
 from soloist.cli.plan import plan
 from soloist.cli.runs import status, verify
 from soloist.cli.search import search
@@ -26,21 +28,26 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="soloist",
+    cls=PlainGroup,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(embed)
-app.command()(plan)
-app.command()(calibrate)
-app.command()(status)
-app.command()(verify)
-app.command()(search)
-app.command("eval")(evaluate)
-app.command()(export)
-app.command()(validate)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "embed": embed,
+    "plan": plan,
+    "calibrate": calibrate,
+    "status": status,
+    "verify": verify,
+    "search": search,
+    "eval": evaluate,
+    "export": export,
+    "validate": validate,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, cls=PlainCommand)(_command)
 app.add_typer(models.app, name="models")
 
 

@@ -30,11 +30,14 @@ def calibrate(
     lock_dir: Annotated[
         str | None, typer.Option(envvar="SOLOIST_LOCK_DIR", metavar="PATH", help="As for embed.")
     ] = None,
-    lease_timeout_seconds: Annotated[float | None, typer.Option(help="As for embed.")] = None,
+    lease_timeout_seconds: Annotated[float | None, typer.Option(metavar="NUMBER", help="As for embed.")] = None,
     cache_dir: Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)] = None,
     sample_seconds: Annotated[
         float | None,
-        typer.Option(help="About how many seconds one measurement takes; a model needs about 15 of them. [default: 3]"),
+        typer.Option(
+            metavar="NUMBER",
+            help="About how many seconds one measurement takes; a model needs about 15 of them. [default: 3]",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the budgets as one JSON object.")] = False,
     debug: options.Debug = False,

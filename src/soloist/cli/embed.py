@@ -17,7 +17,7 @@ from soloist.jsontext import json_text
 from soloist.models.catalogue import resolve
 from soloist.models.user_catalogue import load_catalogue
 
-_NEEDED = {"chunks_root": "the folder of chunks: add CHUNKS_ROOT", "out": "the run folder: add --out"}
+_NEEDED = {"chunks_root": "the folder of chunks: add CHUNKS", "out": "the run folder: add --out"}
 _NOT_SETTINGS = ("config", "dry_run", "as_json", "debug")
 _LISTS = ("collections", "models", "file_patterns", "reuse")
 
@@ -53,7 +53,7 @@ def embed(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Embed the chunks in CHUNKS_ROOT into the run folder --out, or continue the run that is there.
+    """Embed the chunks of the folder CHUNKS into the run folder --out, or continue the run that is there.
 
     Vectors of unchanged chunks are kept. A run that was stopped, or whose chunks have changed, does only what is left.
     Settings of the folder are kept too, unless the command gives others: models, collections, catalogue, fusion,

@@ -32,7 +32,7 @@ _BM25_HELP = "Compare with BM25, a baseline without a model. It holds all texts 
 
 
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that soloist embed wrote.")],
     queries: Annotated[Path | None, typer.Option(metavar="PATH", help=_QUERIES_HELP)] = None,
     qrels: Annotated[Path | None, typer.Option(metavar="PATH", help=_QRELS_HELP)] = None,
     collections: Annotated[list[str] | None, typer.Option(metavar="A,B", help=_COLLECTIONS_HELP)] = None,

@@ -19,6 +19,7 @@ from soloist.wording import count_text
 _TO_HELP = f"{', '.join([*EXPORTS][:-1])} or {[*EXPORTS][-1]}."
 _VECTORS_HELP = "fused, the name of a model, or all. [default: all; for faiss the fused ones]"
 
+_BATCH_HELP = "Rows that are sent at once: at least 1."
 _TABLE_HELP = "The table or collection in a store; for pgvector also SCHEMA.NAME."
 
 _TAKE_OVER_HELP = (
@@ -27,7 +28,7 @@ _TAKE_OVER_HELP = (
 
 
 def export(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that soloist embed wrote.")],
     to: Annotated[str, typer.Option(metavar="KIND", help=_TO_HELP)],
     out: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The folder, or for jsonl the file, to write.")
@@ -40,7 +41,7 @@ def export(
         list[str] | None, typer.Option(metavar="A,B", help="Only these collections. [default: all]")
     ] = None,
     table: Annotated[str, typer.Option(metavar="NAME", help=_TABLE_HELP)] = "soloist",
-    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are sent at once.")] = 1_000,
+    batch_rows: Annotated[int, typer.Option(min=1, metavar="NUMBER", help=_BATCH_HELP)] = 1_000,
     take_over: Annotated[bool, typer.Option("--take-over", help=_TAKE_OVER_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,

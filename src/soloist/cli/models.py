@@ -11,16 +11,22 @@ from typing import Annotated
 import typer
 
 from soloist.cli.outcome import exit_codes, written_to_stdout
+from soloist.cli.plain_help import PlainCommand, PlainGroup
 from soloist.jsontext import json_text
 from soloist.models.catalogue import resolve
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.reports.text import one_line
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show the models that soloist knows by name.")
+app = typer.Typer(
+    cls=PlainGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Show the models that soloist knows by name.",
+)
 
 _CataloguePath = Annotated[
-    Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", help="A TOML file with models of your own.")
+    Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="A TOML file with models of your own.")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -28,7 +34,7 @@ _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an 
 _COLUMNS = ("model", "dim", "max tokens", "licence", "source")
 
 
-@app.command("list")
+@app.command("list", cls=PlainCommand)
 def list_models(catalogue: _CataloguePath = None, as_json: _Json = False, debug: _Debug = False) -> None:
     """List the catalogue. A dash means that only the loaded model knows the value."""
     from soloist.reports.table import open_console, print_table
@@ -42,9 +48,9 @@ def list_models(catalogue: _CataloguePath = None, as_json: _Json = False, debug:
             print_table(open_console(sys.stdout), _COLUMNS, [_row(spec) for spec in specs])
 
 
-@app.command("show")
+@app.command("show", cls=PlainCommand)
 def show_model(
-    name: Annotated[str, typer.Argument(help="A catalogue name, a folder or a hub id.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A catalogue name, a folder or a hub id.")],
     catalogue: _CataloguePath = None,
     as_json: _Json = False,
     debug: _Debug = False,

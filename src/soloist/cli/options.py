@@ -53,9 +53,7 @@ def choices(literal: Any) -> str:
     return "|".join(get_args(literal))
 
 
-ChunksRoot = Annotated[
-    str | None, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections of chunks.")
-]
+ChunksRoot = Annotated[str | None, typer.Argument(metavar="CHUNKS", help="The folder with the collections of chunks.")]
 Out = Annotated[
     str | None, typer.Option(metavar="PATH", help="The run folder to write: a new one, or one to continue.")
 ]
@@ -77,24 +75,28 @@ Weights = Annotated[
 ]
 ModeChoice = Annotated[str | None, typer.Option(metavar=choices(Mode), help=_MODE_HELP)]
 Fusion = Annotated[str | None, typer.Option(metavar="|".join(fusion_choices()), help=_FUSION_HELP)]
-Dim = Annotated[int | None, typer.Option(help=_DIM_HELP)]
+Dim = Annotated[int | None, typer.Option(metavar="NUMBER", help=_DIM_HELP)]
 DType = Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=_DTYPE_HELP)]
 StoredDType = Annotated[str | None, typer.Option(metavar=choices(VectorDType), help=_VECTOR_DTYPE_HELP)]
 Accelerator = Annotated[str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_ACCELERATOR_HELP)]
-TokenBudget = Annotated[int | None, typer.Option(help=_BUDGET_HELP)]
+TokenBudget = Annotated[int | None, typer.Option(metavar="NUMBER", help=_BUDGET_HELP)]
 BadInput = Annotated[str | None, typer.Option(metavar=choices(OnBadInput), help=_BAD_INPUT_HELP)]
 Config = Annotated[Path | None, typer.Option(metavar="PATH", help=_CONFIG_HELP)]
 Catalogue = Annotated[
     str | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="A TOML file with models of your own.")
 ]
-TextField = Annotated[str | None, typer.Option(help="The field that holds the text. [default: text]")]
-IdField = Annotated[str | None, typer.Option(help="The field that holds the id. [default: the usual names]")]
+TextField = Annotated[str | None, typer.Option(metavar="NAME", help="The field that holds the text. [default: text]")]
+IdField = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The field that holds the id. [default: the usual names]")
+]
 FilePatterns = Annotated[
     list[str] | None,
-    typer.Option(metavar="A,B", help=f"Names of chunk files. [default: {','.join(DEFAULT_FILE_PATTERNS)}]"),
+    typer.Option(metavar="A,B", help=f"Names of chunk files. [default: {', '.join(DEFAULT_FILE_PATTERNS)}]"),
 ]
-ShardChunks = Annotated[int | None, typer.Option(help="Chunks held in memory at once. [default: 4096]")]
-LeaseTimeout = Annotated[float | None, typer.Option(help=_TIMEOUT_HELP)]
+ShardChunks = Annotated[
+    int | None, typer.Option(metavar="NUMBER", help="Chunks held in memory at once. [default: 4096]")
+]
+LeaseTimeout = Annotated[float | None, typer.Option(metavar="NUMBER", help=_TIMEOUT_HELP)]
 LockDir = Annotated[str | None, typer.Option(envvar="SOLOIST_LOCK_DIR", metavar="PATH", help=_LOCKS_HELP)]
 CacheDir = Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)]
 IsolationChoice = Annotated[str | None, typer.Option(metavar=choices(Isolation), help=_ISOLATION_HELP)]

@@ -24,23 +24,23 @@ a run, the plan uses the settings of that run; embed --dry-run shows what would 
 _CACHE_HELP = "The folder where runs keep what they measure. [default: the user's cache folder]"
 
 
-def _option(help_: str, metavar: str | None = None, envvar: str | None = None) -> Any:
+def _option(help_: str, metavar: str, envvar: str | None = None) -> Any:
     return typer.Option(help=help_, metavar=metavar, envvar=envvar)
 
 
 def plan(
-    chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections.")],
+    chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS", help="The folder with the collections.")],
     models: Annotated[list[str] | None, _option(_AS_FOR_EMBED, "A,B")] = None,
     collections: Annotated[list[str] | None, _option("Only these collections. [default: all]", "A,B")] = None,
     accelerator: Annotated[str | None, _option(_ACCELERATOR_HELP, "KIND", "SOLOIST_ACCELERATOR")] = None,
-    session: Annotated[str | None, _option(_SESSION_HELP, "9h")] = None,
+    session: Annotated[str | None, _option(_SESSION_HELP, "TIME")] = None,
     mode: Annotated[
         str | None, _option("Say whether a run in this mode fits. [default: exclusive]", choices(Mode))
     ] = None,
     fusion: Annotated[str | None, _option(_AS_FOR_EMBED, "|".join(fusion_choices()))] = None,
     dtype: options.DType = None,
     vector_dtype: Annotated[str | None, _option(_AS_FOR_EMBED, choices(VectorDType))] = None,
-    token_budget: Annotated[int | None, _option(_AS_FOR_EMBED)] = None,
+    token_budget: Annotated[int | None, _option(_AS_FOR_EMBED, "NUMBER")] = None,
     catalogue: Annotated[str | None, _option(_AS_FOR_EMBED, "PATH", "SOLOIST_CATALOGUE")] = None,
     out: Annotated[str | None, _option(_OUT_HELP, "PATH")] = None,
     cache_dir: Annotated[str | None, _option(_CACHE_HELP, "PATH", "SOLOIST_CACHE_DIR")] = None,

@@ -20,7 +20,7 @@ from soloist.wording import count_text
 if TYPE_CHECKING:
     from soloist.stores.verification import Verified
 
-_RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")]
+_RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that soloist embed wrote.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -28,7 +28,7 @@ _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an 
 def status(
     run_dir: _RunDir,
     chunks_root: Annotated[
-        str | None, typer.Argument(metavar="[CHUNKS_ROOT]", help="Show what a run over these chunks would change.")
+        str | None, typer.Argument(metavar="CHUNKS", help="Show what a run over these chunks would change.")
     ] = None,
     as_json: _Json = False,
     debug: _Debug = False,
@@ -36,7 +36,7 @@ def status(
     """Show how far a run is: what is done, what is left, at which rate, and when it would end.
 
     The time left is of encoding alone, at the rate of each model's last session; the hour of its end is local time.
-    With CHUNKS_ROOT, show instead how many chunks of each collection are new, changed, gone and unchanged, as
+    With CHUNKS, show instead how many chunks of each collection are new, changed, gone and unchanged, as
     embed --dry-run does.
     """
     with exit_codes(debug=debug):

@@ -25,17 +25,16 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1_000  # questions that are searched together
 _HITS_AT_ONCE = 100_000  # of the questions together: with more hits each, fewer questions are searched at once
+_K_HELP = "How many chunks to show: at least 1. [default: 10, or all if there are fewer]"
 _QUESTION_HELP = "What to look for. - reads questions from stdin, one a line, and answers each one as it arrives."
 _CATALOGUE_HELP = "A TOML file of your models, if those of the run are in other places on this machine."
 
 
 @with_ranker_options
 def search(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that soloist embed wrote.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that soloist embed wrote.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help=_QUESTION_HELP)],
-    k: Annotated[
-        int | None, typer.Option("-k", min=1, help="How many chunks to show. [default: 10, or all if there are fewer]")
-    ] = None,
+    k: Annotated[int | None, typer.Option("-k", min=1, metavar="NUMBER", help=_K_HELP)] = None,
     collection: Annotated[
         list[str] | None,
         typer.Option(

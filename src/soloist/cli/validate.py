@@ -16,11 +16,12 @@ from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.config import RunConfig
 
 _PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers")
+_SAMPLE_HELP = "How many chunks to take from all collections together: at least 1."
 _DEVICES_HELP = "As for embed. [default: cuda where there is a GPU, else simulated:2xT4]"
 
 
 def validate(
-    chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS_ROOT", help="The folder with the collections.")],
+    chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS", help="The folder with the collections.")],
     out: Annotated[str, typer.Option(metavar="PATH", help="The folder for the runs and the report.")],
     models: Annotated[
         list[str] | None, typer.Option(metavar="A,B", help="As for embed, but two models or more.")
@@ -39,7 +40,7 @@ def validate(
     lock_dir: Annotated[
         str | None, typer.Option(envvar="SOLOIST_LOCK_DIR", metavar="PATH", help="As for embed.")
     ] = None,
-    sample_chunks: Annotated[int, typer.Option(min=1, help="How many chunks to take, from all collections.")] = 200,
+    sample_chunks: Annotated[int, typer.Option(min=1, metavar="NUMBER", help=_SAMPLE_HELP)] = 200,
     quick: Annotated[bool, typer.Option("--quick", help="Skip the checks that start processes of their own.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print validation.json.")] = False,
     debug: options.Debug = False,
