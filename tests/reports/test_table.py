@@ -77,6 +77,16 @@ def test_a_narrow_terminal_gets_whole_words(result, width):
     assert not any("…" in line for line in lines)
 
 
+@pytest.mark.parametrize(("width", "is_table"), [(60, False), (80, True)])
+def test_both_tables_have_one_form(result, width, is_table):
+    """At 60 columns the models were blocks of lines, and the devices below them a table."""
+    lines = printed(result, width)
+    assert [any(line.split()[:2] == ["model", second] for line in lines) for second in ("chunks", "device")] == [
+        is_table, is_table,
+    ]  # fmt: skip
+    assert ("  share   50%" in lines) is not is_table
+
+
 def test_what_was_changed_is_said(result):
     """Text that was cut off, split batches and second attempts are not to be found in a file only."""
     text = "\n".join(printed(result, 100))

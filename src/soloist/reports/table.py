@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from soloist.engine import ModelReport, RunResult
 
 PLAIN_WIDTH = 100
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # columns, and the cells of each row
 
 _MODEL_COLUMNS = ("model", "chunks", "tokens", "padded", "truncated", "seconds", "chunks/s")
 _DEVICE_COLUMNS = ("model", "device", "share", "chunks", "peak")
@@ -47,12 +48,22 @@ def open_console(stream: TextIO) -> Console:
 
 def print_result(result: RunResult, console: Console) -> None:
     """The table of the models, the table of the devices, remarks, and where the files are."""
-    print_table(console, _MODEL_COLUMNS, [_model_row(model) for model in result.models])
-    console.print()
-    print_table(console, _DEVICE_COLUMNS, [row for model in result.models for row in _device_rows(model)])
-    console.print()
+    print_tables(
+        console,
+        (_MODEL_COLUMNS, [_model_row(model) for model in result.models]),
+        (_DEVICE_COLUMNS, [row for model in result.models for row in _device_rows(model)]),
+    )
     for line in (*_remarks(result), *_files_written(result)):
         console.print(Text(one_line(line)), soft_wrap=True)
+
+
+def print_tables(console: Console, *tables: Table) -> None:
+    """Tables with an empty line after each. Where the console is too narrow for one, all are blocks of lines."""
+    clean = [_clean(table) for table in tables]
+    are_blocks = not all(_fits(table, console.width) for table in clean)
+    for table in clean:
+        _print(console, table, is_blocks=are_blocks)
+        console.print()
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -60,14 +71,34 @@ def print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequenc
 
     The first column is the heading of its block. So no word is broken to fit.
     """
-    clean = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(cell_len(row[index]) for row in (columns, *clean)) for index in range(len(columns))]
-    if sum(widths) + 2 * (len(widths) - 1) > console.width:
-        for row in clean:
+    table = _clean((columns, rows))
+    _print(console, table, is_blocks=not _fits(table, console.width))
+
+
+def _clean(table: Table) -> Table:
+    columns, rows = table
+    return columns, [[one_line(cell) for cell in row] for row in rows]
+
+
+def _widths(table: Table) -> list[int]:
+    columns, rows = table
+    return [max(cell_len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
+
+
+def _fits(table: Table, width: int) -> bool:
+    widths = _widths(table)
+    return sum(widths) + 2 * (len(widths) - 1) <= width
+
+
+def _print(console: Console, table: Table, *, is_blocks: bool) -> None:
+    columns, rows = table
+    if is_blocks:
+        for row in rows:
             _print_block(console, columns, row)
         return
+    widths = _widths(table)
     console.print(Text(_line(columns, columns, widths), style="bold"), soft_wrap=True)
-    for row in clean:
+    for row in rows:
         console.print(Text(_line(columns, row, widths)), soft_wrap=True)
 
 
