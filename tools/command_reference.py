@@ -28,7 +28,7 @@ def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _section(path: str, command: Any) -> Iterator[str]:
-    context = command.make_context(path, [], resilient_parsing=True)
+    context = command.make_context(path, [], resilient_parsing=True, **(app.info.context_settings or {}))
     yield from (f"## {path}", "", "```text", " ".join([path, *command.collect_usage_pieces(context)]), "```", "")
     yield from (f"{paragraph}\n" for paragraph in paragraphs(command))
     yield from ("| argument or option | what it means |", "|---|---|")

@@ -33,6 +33,7 @@ def test_every_command_and_option_is_in_the_reference() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
     assert [f"## soloist {name}" in reference for name in names] == [True] * len(names)
     assert "## soloist models list" in reference
+    assert reference.count("| `-h, --help` |") == reference.count("## soloist ")  # `-h` is a setting of the whole app
     for name in [each.name for each in fields(RunConfig) if each.name not in ("chunks_root", "source")]:
         assert f"--{name.replace('_', '-')}" in reference, name
 
