@@ -156,6 +156,6 @@ def test_each_pass_is_given_the_encoders_that_the_next_one_adds():
     """The names would be right, and no weights be read ahead."""
     plan = RunPlan(passes=tuple(Pass(models=(name,)) for name in "abc"), limits={}, predictors={}, budgets={})
     encoders = {name: object() for name in "abc"}
-    contexts = pass_contexts(plan, encoders, accelerator=None, run=None, stop=None)
+    contexts = pass_contexts(plan, encoders, accelerator=None, run_shards=None, stop=None)
     assert [context.models for context in contexts] == [("a",), ("b",), ("c",)]
     assert [context.next_encoders for context in contexts] == [[encoders["b"]], [encoders["c"]], []]
