@@ -18,6 +18,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
+from soloist.broken_imports import import_failure_text
 from soloist.errors import (
     ConfigError,
     NothingFinishedError,
@@ -58,6 +59,9 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
     except SoloistError as exc:
         _say_error(str(exc), debug)
         raise typer.Exit(USAGE if isinstance(exc, ConfigError) else FAILED) from exc
+    except ImportError as exc:
+        _say_error(import_failure_text(exc), debug)
+        raise typer.Exit(FAILED) from exc
     except Exception as exc:
         remedy = "" if debug else " (run again with --debug for the traceback)"
         _say_error(f"unexpected {type(exc).__name__}: {exc}{remedy}", debug)
@@ -66,12 +70,17 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Within this, Ctrl-C ends the process at once.
+    """Within this, Ctrl-C ends the process at once, and whatever a broken library raises is an ImportError.
 
     Nothing has begun yet, and a library that is interrupted while it is imported may raise anything, or abort.
     """
     with _uncollected(), _ended_at_once():
-        yield
+        try:
+            yield
+        except (ImportError, MemoryError):
+            raise
+        except Exception as exc:  # e.g. OSError for a shared library, SyntaxError for a file that was cut short
+            raise ImportError(str(exc)) from exc
 
 
 @contextlib.contextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from soloist.errors import ConfigError
-from soloist.extras import install_command
+from soloist.broken_imports import load_optional
 
 
 def load(module: str, extra: str, package: str) -> Any:
@@ -15,13 +13,4 @@ def load(module: str, extra: str, package: str) -> Any:
     Raises:
         ConfigError: it is not installed, or cannot be loaded.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as exc:
-        if isinstance(exc, ModuleNotFoundError) and exc.name in (module, module.partition(".")[0]):
-            raise ConfigError(f"the export to {extra} needs {package}: run {install_command(extra)}") from exc
-        reason = " ".join(str(exc).split())[:300]
-        raise ConfigError(
-            f"the export to {extra} cannot load {package} ({reason}): correct that, or install {package} again with "
-            f"pip install --force-reinstall {package}"
-        ) from exc
+    return load_optional(module, what=f"the export to {extra}", package=package, extra=extra)

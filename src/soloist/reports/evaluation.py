@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from soloist.broken_imports import load_optional
 from soloist.errors import ConfigError, OutputError
-from soloist.extras import install_command
 from soloist.reports.table import print_table
 from soloist.reports.text import bytes_text, one_line
 from soloist.retrieval.evaluation import Evaluation, SystemScore
@@ -76,14 +76,12 @@ def require_plot(path: Path) -> Any:
         raise ConfigError(f"--plot is {path}: give a name that ends in .png, .svg or .pdf")
     if path.is_dir():
         raise ConfigError(f"--plot is {path}, which is a folder: give the name of a file")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise ConfigError(f"--plot needs matplotlib: run {install_command('eval')}, or leave --plot out") from exc
+    otherwise = ", or leave --plot out"
+    figures = load_optional("matplotlib.figure", what="--plot", package="matplotlib", extra="eval", otherwise=otherwise)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OutputError(f"--plot is {path}, but nothing can be written in {folder}: choose another folder")
-    return Figure
+    return figures.Figure
 
 
 def plot_evaluation(evaluation: Evaluation, path: Path) -> None:

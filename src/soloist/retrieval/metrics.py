@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.errors import ConfigError
-from soloist.extras import install_command
+from soloist.broken_imports import load_optional
 
 DEPTH = 100
 MEASURES = ("nDCG@10", "R@100", "RR@10")
@@ -72,13 +71,9 @@ def require_measures() -> Any:
     """The library that computes the measures.
 
     Raises:
-        ConfigError: ir-measures is not installed.
+        ConfigError: ir-measures is not installed, or cannot be loaded.
     """
-    try:
-        import ir_measures
-    except ImportError as exc:
-        raise ConfigError(f"an evaluation needs ir-measures: run {install_command('eval')}") from exc
-    return ir_measures
+    return load_optional("ir_measures", what="an evaluation", package="ir-measures", extra="eval")
 
 
 def score(rankings: Sequence[Sequence[str]], queries: Sequence[str], judgements: Grades) -> Scores:

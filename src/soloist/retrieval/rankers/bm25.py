@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from soloist.errors import ConfigError, InputError
-from soloist.extras import install_command
+from soloist.broken_imports import load_optional
+from soloist.errors import InputError
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
@@ -76,9 +76,5 @@ class Bm25Index:
 
 
 def _require_bm25s() -> Any:
-    try:
-        import bm25s
-    except ImportError as exc:
-        remedy = f"run {install_command('eval')}, or leave BM25 out with --no-bm25"
-        raise ConfigError(f"BM25 needs bm25s: {remedy}") from exc
-    return bm25s
+    otherwise = ", or leave BM25 out with --no-bm25"
+    return load_optional("bm25s", what="BM25", package="bm25s", extra="eval", otherwise=otherwise)

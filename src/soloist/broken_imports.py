@@ -1,0 +1,139 @@
+"""What a user is told where a library cannot be imported: which package, why, and the command that installs it again.
+
+Knows Python's errors and pip's records. Knows no library by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from soloist.errors import ConfigError
+from soloist.extras import install_command, reinstall_command
+
+_REASON_CHARACTERS = 300
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def load_optional(module: str, *, what: str, package: str, extra: str, otherwise: str = "") -> Any:
+    """Import a library of an extra. `what` needs it, and `otherwise` is what else the user can do.
+
+    Raises:
+        ConfigError: it is not installed, or cannot be loaded.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as exc:
+        if isinstance(exc, ModuleNotFoundError) and exc.name in (module, _top(module)):
+            raise ConfigError(f"{what} needs {package}: run {install_command(extra)}{otherwise}") from exc
+        raise ConfigError(
+            f"{what} cannot load {package} ({_reason(exc)}): correct that, or install {package} again with "
+            f"pip install --force-reinstall {package}{otherwise}"
+        ) from exc
+
+
+def import_failure_text(exc: BaseException) -> str:
+    """What happened and what to do, for an error of a library that was to be imported."""
+    root = _root(exc)
+    reason = _reason(root)
+    if isinstance(root, ModuleNotFoundError) and _top(root.name or "") in sys.stdlib_module_names:
+        return f"this Python lacks a module of its own ({reason}): install a complete Python, and soloist in it"
+    packages = _packages(root)
+    if not packages:
+        return (
+            f"soloist cannot be imported ({reason}), because its installation is damaged or incomplete: install it "
+            f"again with {reinstall_command()}"
+        )
+    command = shlex.join(["pip", "install", "--force-reinstall", *map(_requirement, packages)])
+    if len(packages) == 1:
+        return (
+            f"the package {packages[0]} cannot be imported ({reason}), because its installation is damaged or of "
+            f"another version than the others need: install it again with {command}"
+        )
+    return (
+        f"the packages {' and '.join(packages)} cannot be imported together ({reason}), because one of them is damaged "
+        f"or their versions do not fit: install them again with {command}"
+    )
+
+
+def _root(exc: BaseException) -> BaseException:
+    """What a library's error says is its cause: transformers and numpy hide it behind a sentence of their own."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return exc
+
+
+def _reason(exc: BaseException) -> str:
+    said = " ".join(str(exc).split())[:_REASON_CHARACTERS]
+    return said if isinstance(exc, ImportError) and said else f"{type(exc).__name__}: {said}".rstrip(": ")
+
+
+def _packages(exc: BaseException) -> list[str]:
+    """The packages that may be at fault, but for soloist: that of the module that is named, and the one that wants it.
+
+    A missing module that belongs to no known package is not named: somebody else's package may have its name.
+    """
+    named = _named(exc)
+    whole = isinstance(exc, ModuleNotFoundError) and exc.name == named  # and not only a part of it is missing
+    missing = _package(named) if whole else None
+    found = [missing] if missing else [_package(named), _package(_innermost(exc.__traceback__))]
+    return list(dict.fromkeys(package for package in found if package is not None))
+
+
+def _named(exc: BaseException) -> str | None:
+    """The module that an error names, without the rest of its path."""
+    if isinstance(exc, ImportError):
+        return _top(exc.name) if exc.name else None
+    if isinstance(exc, SyntaxError) and exc.filename:
+        for folder in sys.path:
+            if folder and Path(exc.filename).is_relative_to(folder):
+                return Path(exc.filename).relative_to(folder).parts[0].removesuffix(".py")
+    return None
+
+
+def _innermost(traceback: TracebackType | None) -> str | None:
+    """The module at work when the error was raised; Python's own modules work for others."""
+    module = None
+    while traceback is not None:
+        top = _top(traceback.tb_frame.f_globals.get("__name__") or "")
+        module = module if top in sys.stdlib_module_names else top
+        traceback = traceback.tb_next
+    return module
+
+
+def _package(module: str | None) -> str | None:
+    """The name by which pip knows the package of a module; None where it is unknown, Python's own, or soloist."""
+    if module is None or module == "soloist" or module in sys.stdlib_module_names:
+        return None
+    installed = packages_distributions().get(module, ())
+    needed = (name for name in _requirements() if _plain(name) == _plain(module))
+    return next(iter((*installed, *needed)), None)
+
+
+def _requirement(package: str) -> str:
+    """A package with the versions that soloist takes."""
+    return _requirements().get(package, package)
+
+
+def _requirements() -> dict[str, str]:
+    """What soloist needs, extras too, by the name of the package: `{"numpy": "numpy<3,>=2"}`."""
+    try:
+        every = requires("soloist") or []
+    except PackageNotFoundError:
+        return {}
+    plain = [requirement.partition(";")[0].strip() for requirement in every]
+    return {name[0]: text for text in reversed(plain) if (name := _NAME.match(text)) and name[0] != "soloist"}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
