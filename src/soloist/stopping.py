@@ -157,7 +157,7 @@ def first_interrupt_only(numbers: Sequence[signal.Signals] = (signal.SIGINT,)) -
     def interrupt(number: int, frame: FrameType | None) -> None:
         for other in ours:
             signal.signal(other, _ignore)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"stopped by {_SIGNALS[signal.Signals(number)]}")
 
     try:
         for number in ours:

@@ -95,7 +95,11 @@ from soloist.cli import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "soloist: stopped\n")
+    way_on = {
+        "embed": f"nothing is kept yet, and this command starts the run:\n  soloist {' '.join(command)}\n",
+        "export": "what was written stays, and the same command goes on\n",
+    }.get(command[0], "nothing was changed, and the same command starts again\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"soloist: stopped by Ctrl-C; {way_on}")
 
 
 def test_a_closed_pipe_is_quiet():

@@ -19,6 +19,7 @@ from soloist.cli.stdin_lines import incoming_lines
 from soloist.retrieval import By, open_run
 
 QUESTION = "which device has the lease"
+STOPPED = "soloist: stopped by Ctrl-C; nothing was changed, and the same command starts again\n"
 
 
 def test_hits_on_the_terminal(folder):
@@ -127,7 +128,7 @@ def test_ctrl_c_is_heard_while_a_model_is_loaded(folder, tiny_models, tmp_path):
     (tmp_path / "own.toml").write_text(f'[models."random"]\nsource = "{own}"\ntrust_remote_code = true\n')
     command = [sys.executable, "-m", "soloist", "search", folder / "run", "x", "--catalogue", tmp_path / "own.toml"]
     ended = interrupted([*command, "--model", "random"], at_work.exists)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "soloist: stopped\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", STOPPED)
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ def test_each_line_is_answered_before_the_next_one_comes_until_ctrl_c(folder):
             assert found["query"] == question and len(found["hits"]) == 2
         asking.send_signal(signal.SIGINT)
         assert asking.wait(timeout=300) == 130
-        assert asking.stderr.read() == b"soloist: stopped\n" and asking.stdout.read() == b""
+        assert asking.stderr.read().decode() == STOPPED and asking.stdout.read() == b""
 
 
 def test_what_was_asked_before_a_line_that_is_no_text_is_answered(folder):

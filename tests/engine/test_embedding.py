@@ -10,7 +10,7 @@ import pytest
 
 import soloist
 from soloist.errors import ConfigError
-from soloist.events import Event, ListSink, RunStarted, ShardEncoded
+from soloist.events import Event, InputScanned, ListSink, RunStarted, ShardEncoded
 
 
 @pytest.fixture
@@ -53,8 +53,28 @@ def test_ctrl_c_is_one_sentence_with_the_way_on(config, times, error, why):
 
 def test_a_time_that_is_too_short_is_one_sentence_too(config):
     """Whoever repeats the call would for ever."""
-    with pytest.raises(soloist.NothingFinishedError, match=r"; what was done before is kept, and soloist\.embed with"):
-        soloist.embed(dataclasses.replace(config, stop_after=1e-6))
+    short = dataclasses.replace(config, stop_after=1e-6)
+    longer = "and soloist.embed with a longer stop_after"
+    with pytest.raises(soloist.NothingFinishedError, match=f"; nothing is kept yet, {longer} starts the run$"):
+        soloist.embed(short)
+    soloist.embed(config)
+    with pytest.raises(
+        soloist.NothingFinishedError, match=f"; what was done before is kept, {longer} continues the run$"
+    ):
+        soloist.embed(short)
+
+
+def test_a_signal_before_anything_is_finished_keeps_nothing(config):
+    """It was said of a folder that did not exist that what is done is kept."""
+
+    def press(event: Event) -> None:
+        if isinstance(event, InputScanned):
+            signal.raise_signal(signal.SIGINT)
+
+    way_on = "nothing is kept yet, and soloist.embed with the same config starts the run"
+    with pytest.raises(soloist.RunStoppedError, match=f"^stopped by Ctrl-C; {way_on}$"):
+        soloist.embed(config, press)
+    assert not config.out.exists()
 
 
 def test_what_takes_no_events_is_refused_before_the_run(config):

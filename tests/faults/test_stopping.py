@@ -48,10 +48,16 @@ SHARDS = 20
 ROWS = 4 * SHARDS
 ATTEMPTS = 5
 ON_WITH = "; what is done is kept, and this command continues the run:"
-TOO_LITTLE = (
+NOTHING_YET = "; nothing is kept yet, and this command starts the run:"
+_TOO_LITTLE = (
     ", before anything new was finished: give --stop-after enough time to read the chunks, load the models and "
-    "embed one shard; what was done before is kept, and this command continues the run:"
+    "embed one shard; "
 )
+# By whether the folder has anything that is finished.
+TOO_LITTLE = {
+    True: f"{_TOO_LITTLE}what was done before is kept, and without --stop-after this command continues the run:",
+    False: f"{_TOO_LITTLE}without --stop-after this command does the whole run:",
+}
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +218,18 @@ def test_a_run_ends_when_its_time_is_over_with_the_shard_in_work(slow):
     require_goes_on(slow, kept)
 
 
-def test_the_time_of_a_run_is_that_of_its_workers_too(slow):
+def test_the_time_of_a_run_is_that_of_its_workers_too(slow, monkeypatch):
     """A worker that counted from its own start would end hours after the session."""
     config = dataclasses.replace(slow, isolation="process")
     # The least time that the run itself gets over: a worker that counts on from there has not even begun to load.
     for tenths in range(5, 200, 2):
-        stopped = CliRunner().invoke(app, command_of(config, "--stop-after", f"{tenths / 10}s"))
+        command = command_of(config, "--stop-after", f"{tenths / 10}s")
+        monkeypatch.setattr(sys, "argv", ["soloist", *command])
+        stopped = CliRunner().invoke(app, command)
         assert stopped.exit_code == 3, stopped.stderr
-        assert stopped.stderr.splitlines()[-2] == f"soloist: stopped because its time is over{TOO_LITTLE}"
+        way_on = TOO_LITTLE[(config.out / "manifest.jsonl").exists()]
+        assert stopped.stderr.splitlines()[-2] == f"soloist: stopped because its time is over{way_on}"
+        assert stopped.stderr.splitlines()[-1] == f"  {shlex.join(['soloist', *command_of(config)])}"
         if (config.out / "state.json").exists():
             break
     assert require_stopped(config) == 0
@@ -265,7 +275,7 @@ def require_ended_by(process, number, why):
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 3, said
-    assert said.splitlines()[-2] == f"soloist: stopped by {why}{ON_WITH}"
+    assert said.splitlines()[-2] == f"soloist: stopped by {why}{NOTHING_YET}"
 
 
 @pytest.mark.parametrize(("number", "why"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -16,13 +14,12 @@ from soloist.cli.calibrate import calibrate
 from soloist.cli.embed import embed
 from soloist.cli.evaluate import evaluate
 from soloist.cli.export import export
-from soloist.cli.outcome import INTERRUPTED, open_missing_streams, say_stopped
+from soloist.cli.outcome import open_missing_streams, through
 from soloist.cli.plain_help import PlainCommand, PlainGroup
 from soloist.cli.plan import plan
 from soloist.cli.runs import status, verify
 from soloist.cli.search import search
 from soloist.cli.validate import validate
-from soloist.workers import left_to_themselves
 
 __all__ = ["app", "main"]
 
@@ -72,26 +69,10 @@ def soloist(
     """
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The console entry point; exits with 0, 1, 2, 3 or 130."""
     open_missing_streams()
     # A character that the terminal's encoding lacks must not cost the whole table.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except KeyboardInterrupt:
-        say_stopped()
-        _exit(INTERRUPTED)
-    except SystemExit as exc:
-        _exit(exc.code)
-
-
-def _exit(code: int | str | None) -> NoReturn:
-    """End the process. It ends at once where it would otherwise wait for a download that nobody needs any more."""
-    if left_to_themselves() and isinstance(code, int):
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
+    through(app)

@@ -12,9 +12,11 @@ import typer
 from soloist.cli import options
 from soloist.cli.lists import split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
+from soloist.cli.way_on import always
 from soloist.config import DEFAULT_MODELS, CalibrationConfig
 
 _MODELS_HELP = f"""Catalogue names, folders or hub ids. [default: {",".join(DEFAULT_MODELS)}]"""
+_WAY_ON = always("the budgets that were measured are kept, and the same command measures all models again")
 _CACHE_HELP = "The folder that keeps the results; embed and plan read it there. [default: the user's cache folder]"
 
 
@@ -49,7 +51,7 @@ def calibrate(
     """
     given = dict(locals())
     del given["as_json"], given["debug"]
-    with exit_codes(debug=debug):
+    with exit_codes(debug=debug, way_on=_WAY_ON):
         given["models"] = split("--models", models)
         _run(CalibrationConfig(**{name: value for name, value in given.items() if value is not None}), as_json)
 

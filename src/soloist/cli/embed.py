@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import typer
 from soloist.cli import options
 from soloist.cli.lists import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
-from soloist.config import RunConfig
+from soloist.cli.way_on import WayOn, of_a_run, starts_again
+from soloist.config import RunConfig, read_toml
 from soloist.errors import ConfigError
 from soloist.jsontext import json_text
 from soloist.models.catalogue import resolve
@@ -65,7 +67,8 @@ def embed(
     # The options are named like the settings, and the config alone checks them. Paths are texts until then, because
     # Path("") is the working directory.
     given = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
-    with exit_codes(debug=debug):
+    way_on = starts_again if dry_run else of_a_run(_folder(out, config))
+    with exit_codes(debug=debug, way_on=way_on):
         for name in _LISTS:
             given[name] = split(f"--{name.replace('_', '-')}", given[name])
         if weights:
@@ -73,7 +76,7 @@ def embed(
         if dry_run:
             print_changes_of(_config(config, given), as_json=as_json)
         else:
-            _run(_config(config, given), as_json)
+            _run(_config(config, given), as_json, way_on)
 
 
 def print_changes_of(config: RunConfig, *, as_json: bool) -> None:
@@ -89,6 +92,16 @@ def print_changes_of(config: RunConfig, *, as_json: bool) -> None:
             typer.echo(json_text(planned.to_dict(), indent=2))
         else:
             print_changes(planned, open_console(sys.stdout))
+
+
+def _folder(out: str | None, config: Path | None) -> str | None:
+    """The run folder, as far as it is known before anything is checked."""
+    if out is not None or config is None:
+        return out
+    with contextlib.suppress(ConfigError):
+        named = read_toml(config, "config file").get("out")
+        return named if isinstance(named, str) else None
+    return None
 
 
 def _config(path: Path | None, given: dict[str, Any]) -> RunConfig:
@@ -111,8 +124,8 @@ def _model_names(config: RunConfig) -> list[str]:
     return [resolve(model, known).name for model in config.models]
 
 
-def _run(config: RunConfig, as_json: bool) -> None:
-    with importing():
+def _run(config: RunConfig, as_json: bool, way_on: WayOn) -> None:
+    with importing(way_on):
         from soloist import engine
         from soloist.reports.progress import progress
         from soloist.reports.table import open_console, print_result

@@ -12,6 +12,7 @@ import typer
 
 from soloist.cli.lists import split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
+from soloist.cli.way_on import always
 from soloist.exports import EXPORTS
 from soloist.reports.text import one_line
 from soloist.wording import count_text
@@ -53,7 +54,7 @@ def export(
     back and compared. The report says where each model's vectors are. The id of a row in a store is a UUID that follows
     from the collection and the chunk's id.
     """
-    with exit_codes(debug=debug):
+    with exit_codes(debug=debug, way_on=always("what was written stays, and the same command goes on")):
         with importing():
             from soloist.exports import export_run
             from soloist.reports.progress import status_line

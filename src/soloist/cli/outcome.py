@@ -1,80 +1,79 @@
-"""How a command ends: the exit code, and at most one line on stderr."""
+"""How a command ends: the exit code, and one sentence on stderr where there is no result."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
-import shlex
-import shutil
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from types import FrameType
 from typing import NoReturn, TextIO
 
 import typer
 
 from soloist.broken_imports import import_failure_text
-from soloist.errors import (
-    ConfigError,
-    NothingFinishedError,
-    OutputError,
-    RunInterruptedError,
-    RunStoppedError,
-    SoloistError,
-)
+from soloist.cli.way_on import WayOn, starts_again
+from soloist.errors import ConfigError, OutputError, RunStoppedError, SoloistError
 from soloist.reports.text import one_line
+from soloist.workers import left_to_themselves
 
 FAILED = 1
 USAGE = 2
 STOPPED = 3
 INTERRUPTED = 130
-_STOPPED_LINE = "soloist: stopped"
+_ENDED = "soloist: Ctrl-C came after the command had ended, so nothing is lost\n"
+_Handler = Callable[[int, FrameType | None], object]
+# Whether the process ends with the command. A caller that runs commands in its own process keeps its handlers.
+_ends_with_command: ContextVar[bool] = ContextVar("ends_with_command", default=False)
 
 
 @contextlib.contextmanager
-def exit_codes(*, debug: bool) -> Iterator[None]:
+def exit_codes(*, debug: bool, way_on: WayOn = starts_again) -> Iterator[None]:
     """Turn what a command raises into an exit code and one line on stderr; the traceback only with `debug`.
 
-    Where a reader has closed its end of stdout, typer ends the command without a word.
+    `way_on` says what a command that was stopped leaves. Where a reader has closed its end of stdout, typer ends the
+    command without a word.
     """
     try:
         yield
         sys.stdout.flush()
-    except RunInterruptedError as exc:
-        _say_how_to_go_on(exc)
-        raise typer.Exit(INTERRUPTED) from exc
-    except KeyboardInterrupt as exc:
-        say_stopped()
-        raise typer.Exit(INTERRUPTED) from exc
     except BrokenPipeError:
         raise
-    except RunStoppedError as exc:
-        _say_how_to_go_on(exc)
-        raise typer.Exit(STOPPED) from exc
-    except SoloistError as exc:
+    except (Exception, KeyboardInterrupt) as exc:
+        _hear_no_more()
+        raise typer.Exit(_told(exc, debug, way_on)) from exc
+    _hear_no_more()
+
+
+def _told(exc: BaseException, debug: bool, way_on: WayOn) -> int:
+    """Say why a command ended; its exit code."""
+    if isinstance(exc, (RunStoppedError, KeyboardInterrupt)):
+        _say_stopped(exc, way_on)
+        return STOPPED if isinstance(exc, RunStoppedError) else INTERRUPTED
+    if isinstance(exc, SoloistError):
         _say_error(str(exc), debug)
-        raise typer.Exit(USAGE if isinstance(exc, ConfigError) else FAILED) from exc
-    except ImportError as exc:
+        return USAGE if isinstance(exc, ConfigError) else FAILED
+    if isinstance(exc, ImportError):
         _say_error(import_failure_text(exc), debug)
-        raise typer.Exit(FAILED) from exc
-    except Exception as exc:
-        remedy = "" if debug else " (run again with --debug for the traceback)"
-        _say_error(f"unexpected {type(exc).__name__}: {exc}{remedy}", debug)
-        raise typer.Exit(FAILED) from exc
+        return FAILED
+    remedy = "" if debug else " (run again with --debug for the traceback)"
+    _say_error(f"unexpected {type(exc).__name__}: {exc}{remedy}", debug)
+    return FAILED
 
 
 @contextlib.contextmanager
-def importing() -> Iterator[None]:
+def importing(way_on: WayOn = starts_again) -> Iterator[None]:
     """Within this, Ctrl-C ends the process at once, and whatever a broken library raises is an ImportError.
 
     Nothing has begun yet, and a library that is interrupted while it is imported may raise anything, or abort.
     """
-    with _uncollected(), _ended_at_once():
+    with _uncollected(), _ended_at_once(_stopped_text(KeyboardInterrupt(), way_on)):
         try:
             yield
         except (ImportError, MemoryError):
@@ -96,23 +95,20 @@ def _uncollected() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ended_at_once() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread() or (
-        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
+def _ended_at_once(text: str) -> Iterator[None]:
+    if not _is_heard_by(signal.default_int_handler):
         yield
         return
-    signal.signal(signal.SIGINT, _end_at_once)
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        _write_to_stderr(f"{text}\n")
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, end)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
-    with contextlib.suppress(OSError):
-        os.write(2, f"{_STOPPED_LINE}\n".encode())
-    os._exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -139,31 +135,91 @@ def open_missing_streams() -> None:
     sys.stderr = sys.stderr or _nowhere()
 
 
-def _program() -> list[str]:
-    """What starts this program again: its name where the PATH has it, else its path."""
-    started = Path(sys.argv[0])
-    if started.name == "__main__.py":
-        return [sys.executable, "-m", "soloist"]
-    if not started.is_file():  # e.g. the -c of python -c
-        return ["soloist"]
-    on_path = shutil.which(started.name)
-    return [started.name if on_path is not None and Path(on_path).samefile(started) else str(started)]
-
-
 def _nowhere() -> TextIO:
     return open(os.devnull, "r+", encoding="utf-8")
 
 
-def say_stopped() -> None:
-    """Say on stderr that Ctrl-C came; progress lines say what became of the devices."""
-    typer.echo(_STOPPED_LINE, err=True)
+def through(command: Callable[[], object]) -> NoReturn:
+    """Run the command of this process, and end the process with its exit code.
+
+    A Ctrl-C that comes once the command has ended changes nothing: what there was to say has been said.
+    """
+    _ends_with_command.set(True)
+    atexit.register(_ignore_interrupts)  # the first to be registered is the last to be called
+    code: int | str | None = 0
+    try:
+        command()
+    except SystemExit as exc:
+        code = exc.code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED and _is_heard_by(signal.default_int_handler):  # exit_codes has not heard of it
+        typer.echo(_stopped_text(KeyboardInterrupt(), starts_again), err=True)
+    _close(code)
 
 
-def _say_how_to_go_on(stopped: BaseException) -> None:
-    """Say what ended a run, and the command line that continues it."""
-    done = "was done before" if isinstance(stopped, NothingFinishedError) else "is done"
-    typer.echo(f"soloist: {one_line(str(stopped))}; what {done} is kept, and this command continues the run:", err=True)
-    typer.echo(f"  {shlex.join([*_program(), *sys.argv[1:]])}", err=True)
+def _close(code: int | str | None) -> NoReturn:
+    """End the process. It ends at once where it would otherwise wait for a download that nobody needs any more."""
+    number = 0 if code is None else code if isinstance(code, int) else FAILED
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _ended_handler(number))
+    if left_to_themselves():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(number)
+    sys.exit(code)
+
+
+def _ended_handler(code: int) -> _Handler:
+    """The first Ctrl-C is answered, where nothing has been said of a stop yet; a second one ends the process."""
+    is_told = code in (STOPPED, INTERRUPTED)
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        nonlocal is_told
+        if is_told:
+            os._exit(code)
+        _write_to_stderr(_ENDED)
+        is_told = True
+
+    return answer
+
+
+def _hear_no_more() -> None:
+    """From here on Ctrl-C would only take the command's last words away."""
+    if _ends_with_command.get() and _is_heard_by(signal.default_int_handler):
+        signal.signal(signal.SIGINT, _ignored)
+
+
+def _is_heard_by(handler: _Handler) -> bool:
+    """Whether this handler gets Ctrl-C, and may be replaced here."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and signal.getsignal(signal.SIGINT) is handler
+
+
+def _ignored(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, which child processes would inherit."""
+
+
+def _ignore_interrupts() -> None:
+    """Where Python has ended and libraries are still tidying up, its handlers are gone."""
+    with contextlib.suppress(ValueError):  # in another thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _write_to_stderr(text: str) -> None:
+    """In a signal's handler, which may have interrupted a write to the stream."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+
+
+def _say_stopped(stopped: BaseException, way_on: WayOn) -> None:
+    """Say what ended a command, and how it goes on; progress lines say what became of the devices."""
+    typer.echo(_stopped_text(stopped, way_on), err=True)
+
+
+def _stopped_text(stopped: BaseException, way_on: WayOn) -> str:
+    return f"soloist: {one_line(str(stopped)) or 'stopped by Ctrl-C'}; {way_on(stopped)}"
 
 
 def _say_error(message: str, debug: bool) -> None:

@@ -13,8 +13,10 @@ import typer
 from soloist.cli import options
 from soloist.cli.lists import split
 from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
+from soloist.cli.way_on import always
 from soloist.config import RunConfig
 
+_WAY_ON = always("the report was not finished, and the same command starts again")
 _PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers")
 _SAMPLE_HELP = "How many chunks to take from all collections together: at least 1."
 _DEVICES_HELP = "As for embed. [default: cuda where there is a GPU, else simulated:2xT4]"
@@ -50,7 +52,7 @@ def validate(
     Nine runs are made over a sample of the chunks. validation.json and validation.md are written to --out. The exit
     code is 1 if a point fails.
     """
-    with exit_codes(debug=debug):
+    with exit_codes(debug=debug, way_on=_WAY_ON):
         config = RunConfig.from_mapping(
             {}, origin="the command line", chunks_root=chunks_root, out=out, models=split("--models", models),
             collections=split("--collections", collections), accelerator=accelerator, dtype=dtype,

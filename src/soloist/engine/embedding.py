@@ -14,6 +14,7 @@ from soloist.engine.result import RunResult
 from soloist.engine.run import run
 from soloist.errors import NothingFinishedError, RunInterruptedError, RunStoppedError
 from soloist.events import Event, EventSink, Notice
+from soloist.stores import RunFolder
 
 _logger = logging.getLogger("soloist")
 
@@ -43,15 +44,17 @@ def embed(config: RunConfig, *sinks: EventSink | Callable[[Event], object]) -> R
     try:
         return run(config, *(sinks or (_log_notices,)))
     except (RunStoppedError, RunInterruptedError) as exc:
-        _raise_with_the_way_on(exc)
+        _raise_with_the_way_on(exc, is_kept=RunFolder(config.out).manifest.exists())
 
 
-def _raise_with_the_way_on(stopped: RunStoppedError | RunInterruptedError) -> NoReturn:
+def _raise_with_the_way_on(stopped: RunStoppedError | RunInterruptedError, *, is_kept: bool) -> NoReturn:
     """Without the frames between the caller and the signal, which help nobody."""
-    done = "was done before" if isinstance(stopped, NothingFinishedError) else "is done"
-    raise type(stopped)(
-        f"{stopped}; what {done} is kept, and soloist.embed with the same config continues the run"
-    ) from None
+    is_too_short = isinstance(stopped, NothingFinishedError)
+    config = "a longer stop_after" if is_too_short else "the same config"
+    done = "was done before" if is_too_short else "is done"
+    kept = f"what {done} is kept" if is_kept else "nothing is kept yet"
+    goes = "continues" if is_kept else "starts"
+    raise type(stopped)(f"{stopped}; {kept}, and soloist.embed with {config} {goes} the run") from None
 
 
 def _log_notices(event: Event) -> None:

@@ -48,7 +48,6 @@ from soloist.errors import (
     LeaseTimeoutError,
     NothingFinishedError,
     OutputError,
-    RunInterruptedError,
     RunStoppedError,
     SoloistError,
 )
@@ -99,7 +98,12 @@ def run(
     if not isinstance(config, RunConfig):
         raise ConfigError(f"the config is {config!r}: give a soloist.RunConfig")
     stop = Stop(config.stop_after)
-    listening = [as_sink(sink) for sink in sinks]
+    with stop.on_signals():
+        return _run_in_folder(config, [as_sink(sink) for sink in sinks], stop, clock)
+
+
+def _run_in_folder(config: RunConfig, sinks: Sequence[EventSink], stop: Stop, clock: Callable[[], float]) -> RunResult:
+    """Look at all that can be refused without the folder, and hold the folder for the run."""
     _require_apart(config)
     asked, kept = config, with_kept_settings(config)
     config = kept.config
@@ -111,12 +115,12 @@ def run(
     names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
     others = [other_run(path) for path in config.reuse]
-    with none_left_on_error(config.out), RunFolder.create(config.out).locked(), stop.on_signals():
+    with none_left_on_error(config.out), RunFolder.create(config.out).locked():
         folder = RunFolder(config.out)
         if with_kept_settings(asked) != kept:
             raise OutputError(f"another run has changed {config.out} meanwhile: run the same command again")
         require_the_same(folder, config, tuple(specs), names)
-        return _Run(kept, folder, specs, accelerator, files, others, stop).through(listening, clock)
+        return _Run(kept, folder, specs, accelerator, files, others, stop).through(sinks, clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -378,6 +382,6 @@ def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     if isinstance(error, KeyboardInterrupt) and not lines:  # where the caller of the run hears the signals
         return "stopped by Ctrl-C"
-    if lines and isinstance(error, (SoloistError, RunInterruptedError)):
+    if lines and isinstance(error, (SoloistError, KeyboardInterrupt)):
         return lines[0]
     return ": ".join([type(error).__name__, *lines[:1]])
