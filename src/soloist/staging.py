@@ -24,22 +24,25 @@ from soloist.workers import interruptible
 
 
 def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]:
-    """The models of a run by name, in the order of their passes. A model that is named twice counts once.
+    """The models of a run by name, in the order of their passes.
 
     Raises:
         UnknownModelError: there is no model of that name.
-        ConfigError: two models have one name.
+        ConfigError: a model is named twice, or two models have one name.
     """
     catalogue = load_catalogue(config.catalogue)
     specs: dict[str, ModelSpec] = {}
     for asked in config.models:
         spec = resolve(asked, catalogue)
-        known = specs.setdefault(spec.name, spec)
-        if known != spec:
+        known = specs.get(spec.name)
+        if known == spec:
+            raise ConfigError(f"the model {spec.name} is named twice: name each model once")
+        if known is not None:
             raise ConfigError(
                 f"two models have the name {spec.name} ({known.source} and {spec.source}): give one of them another "
                 "name in a catalogue"
             )
+        specs[spec.name] = spec
     require_distinct("models", specs)
     return specs
 

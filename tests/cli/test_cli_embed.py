@@ -81,10 +81,11 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
     }
 
 
-def test_lists_by_commas_and_by_repeating(options, tmp_path):
+def test_lists_by_commas_and_by_repeating(options, tmp_path, tiny_models):
     """Somebody who writes --models twice must not get the last one only."""
-    assert invoke(*options, "--models", "all-MiniLM-L6-v2, wordllama").exit_code == 0
-    assert saved_config(tmp_path)["models"] == ["wordllama", "all-MiniLM-L6-v2", "wordllama"]
+    third = str(tiny_models["bert"])
+    assert invoke(*options, "--models", f"all-MiniLM-L6-v2, {third}").exit_code == 0
+    assert saved_config(tmp_path)["models"] == ["wordllama", "all-MiniLM-L6-v2", third]
 
 
 def test_weights_by_repeating(options, tmp_path):
@@ -142,6 +143,7 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
         (["--weights", "wordllama=.9, wordllama=.1"], 2, "--weights names wordllama twice"),
         (["--weights", "wordllama=.9", "--weights", "wordllama=.1"], 2, "--weights names wordllama twice"),
         (["--weights", ""], 2, "--weights has ''"),
+        (["--models", "wordllama"], 2, "the model wordllama is named twice: name each model once"),
         (["--models", "./nofolder"], 2, "the folder ./nofolder does not exist"),
         (["--out", ""], 2, "out is '': give a path"),
         (["--lock-dir", ""], 2, "lock_dir is '': give a path"),

@@ -115,11 +115,11 @@ def test_fusion_none_writes_no_fused_vectors(embed):
     assert not list(folder.path.rglob("fused"))
 
 
-def test_a_model_that_is_named_twice_makes_one_pass(embed):
-    """A second pass would cost its time again and count its vectors twice in the fusion."""
-    result, _ = embed(models=("qwen2", "xlm-roberta", "qwen2"))
-    assert [model.name for model in result.models] == ["qwen2", "xlm-roberta"]
-    assert len(result.lease_events) == 4
+def test_a_model_that_is_named_twice_is_refused(embed, tmp_path):
+    """It counted once without a word, and whoever meant another model found out from the vectors."""
+    with pytest.raises(ConfigError, match=r"^the model qwen2 is named twice: name each model once$"):
+        embed(models=("qwen2", "xlm-roberta", "qwen2"))
+    assert not list(tmp_path.glob("run-*"))
 
 
 def test_a_static_model_pads_nothing(embed):
