@@ -6,16 +6,20 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
-from soloist.config import CalibrationConfig, RunConfig
+from soloist.config import CalibrationConfig, FusionConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vocabulary import unknown_words_text
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, SoloistError
 from soloist.events import EventSink, ModelStaged, Notice
+from soloist.fusion import Member, plan_fusion
+from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.dtype import resolve_dtype
 from soloist.models.loading import StagedModel, overflows_float16, stage
+from soloist.models.settings import read_settings
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.stores import folder_name
@@ -45,6 +49,34 @@ def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]
         specs[spec.name] = spec
     require_distinct("models", specs)
     return specs
+
+
+def require_dim(
+    fusion: FusionConfig, specs: Mapping[str, ModelSpec], staged: Mapping[str, StagedModel] = MappingProxyType({})
+) -> None:
+    """Refuse a dim that the fusion cannot have, once the width of every model is known: mostly before one is loaded.
+
+    Raises:
+        FusionError: it cannot have it.
+    """
+    if fusion.dim is None:
+        return
+    dims = {name: staged[name].dim if name in staged else _known_dim(spec) for name, spec in specs.items()}
+    members = [
+        Member(name=name, dim=dim, matryoshka_dims=specs[name].matryoshka_dims)
+        for name, dim in dims.items()
+        if dim is not None
+    ]
+    if len(members) == len(specs):
+        plan_fusion(fusion, members)
+
+
+def _known_dim(spec: ModelSpec) -> int | None:
+    """The width of a model's vectors, from its files or the catalogue; None where only the loaded model says it."""
+    try:
+        return read_settings(spec, blueprint_of(spec)).dim
+    except SoloistError:  # whoever loads the model says what is wrong with it
+        return None
 
 
 def require_distinct(kind: str, names: Iterable[str]) -> None:
@@ -77,10 +109,12 @@ def stage_all(
     accelerator: Accelerator,
     sink: EventSink,
     check: Callable[[], object] = lambda: None,
+    on_staged: Callable[[Mapping[str, StagedModel]], object] = lambda staged: None,
 ) -> dict[str, StagedModel]:
     """Every model in host memory before the first lease, so that a model that cannot be loaded fails the run early.
 
-    `check` is called before every model, and often while a model loads. It raises where the run should end.
+    `check` is called before every model, and often while a model loads; `on_staged` is called after every model with
+    those that are staged. Both raise where the run should end.
     """
     staged: dict[str, StagedModel] = {}
     for name, spec in specs.items():
@@ -103,6 +137,7 @@ def stage_all(
         )
         for message in model.notices:
             sink.emit(Notice(about=name, message=message))
+        on_staged(staged)
     return staged
 
 

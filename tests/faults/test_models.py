@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 
@@ -10,9 +11,11 @@ import pytest
 from support.collections import write_catalogue
 from support.fault_runs import On, finish, require_sentence, vector_rows
 
+from soloist.config import FusionConfig
 from soloist.engine import run
-from soloist.errors import ModelLoadError
-from soloist.events import ModelStaged, PassStarted
+from soloist.engine.resume.changes import changes
+from soloist.errors import FusionError, ModelLoadError
+from soloist.events import ListSink, ModelStaged, PassStarted
 
 
 def weights_of(folder):
@@ -66,3 +69,40 @@ def test_a_model_that_changes_between_the_start_and_its_pass_is_refused(config, 
         run(own, On(lambda event: isinstance(event, ModelStaged), lambda: change(own_models["two"])))
     assert require_sentence(caught.value).startswith("two has changed since the run began: ")
     assert vector_rows(own.out) == {"one": 0, "two": 0}
+
+
+TOO_WIDE = "dim is 20 but one has only 16 dims: choose a dim of 16 or less, or leave dim out"
+
+
+def test_a_dim_that_a_model_does_not_have_is_refused_before_anything_is_loaded(config):
+    """All models were loaded, for minutes, before the first line of an error that their files had told at once."""
+    seen, wide = ListSink(), dataclasses.replace(config, fusion=FusionConfig(dim=20))
+    for refused in (run, changes):
+        with pytest.raises(FusionError) as caught:
+            refused(wide, *([seen] if refused is run else []))
+        assert str(caught.value) == TOO_WIDE
+    assert seen.events == [] and not config.out.exists()
+
+
+def test_a_dim_is_refused_after_the_one_model_whose_width_only_its_own_code_knows(config, own_models, tmp_path):
+    """The models behind it would be loaded for nothing."""
+    make_own(own_models["one"])
+    catalogue = write_catalogue(tmp_path / "own.toml", own_models)
+    catalogue.write_text(catalogue.read_text().replace("\n[", "\ntrust_remote_code = true\n[", 1))
+    seen, fusion = ListSink(), FusionConfig(dim=20)
+    with pytest.raises(FusionError) as caught:
+        run(dataclasses.replace(config, catalogue=catalogue, fusion=fusion), seen)
+    assert str(caught.value) == TOO_WIDE
+    assert [event.model for event in seen.events if isinstance(event, ModelStaged)] == ["one"]
+    assert not config.out.exists()
+
+
+def make_own(folder):
+    """The same model, by a class of its own, whose width nobody knows before it is loaded."""
+    (folder / "own_code.py").write_text(
+        "from sentence_transformers.sentence_transformer.modules import StaticEmbedding\n\n\n"
+        "class Own(StaticEmbedding):\n    pass\n"
+    )
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["type"] = "own_code.Own"
+    (folder / "modules.json").write_text(json.dumps(modules))

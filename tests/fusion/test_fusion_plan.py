@@ -61,7 +61,7 @@ def test_normalised_weights_sum_to_one(values: list[float]) -> None:
         ({"a": 1.0, "b": float("inf")}, "the weight of b is inf: give a finite number of 0 or more"),
         ({"a": 0.0, "b": 0.0}, "all weights are 0: give at least one model a weight above 0"),
         ({"a": 1.0, "b": 1.0, "x": 1.0}, "weights name x, which is not a model of this run: choose from a, b"),
-        ({"a": 1.0}, "weights name a but not b: give b a weight, 0 to leave it out of the fused vector"),
+        ({"a": 1.0}, "weights name a but not b: give b a weight too, 0 to leave it out"),
     ],
 )
 @pytest.mark.parametrize("method", ["concat", "mean"])

@@ -46,7 +46,7 @@ def test_choices_that_contradict_each_other_are_refused(choices, sentence):
         ({"bert": -1.0, "qwen2": 1.0, "wordllama": 1.0}, "the weight of bert is -1.0: give 0 or more"),
         ({"bert": float("nan"), "qwen2": 1.0, "wordllama": 1.0}, "the weight of bert is nan"),
         ({"bert": 0.0, "qwen2": 0.0, "wordllama": 0.0}, "all weights are 0"),
-        ({"bert": 1.0}, "weights name bert but not qwen2"),
+        ({"bert": 1.0}, "weights name bert but not qwen2: give qwen2 a weight too, 0 to leave it out"),
     ],
 )
 def test_weights_that_are_none(searched, fusion, weights, sentence):

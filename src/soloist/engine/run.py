@@ -6,6 +6,7 @@ Emits events and prints nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
 from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import RunPlan
 from soloist.sources import InputFiles, find_input
-from soloist.staging import encoders_of, require_distinct, select_models, stage_all
+from soloist.staging import encoders_of, require_dim, require_distinct, select_models, stage_all
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
@@ -110,6 +111,7 @@ def _run_in_folder(config: RunConfig, sinks: Sequence[EventSink], stop: Stop, cl
     specs = select_models(config)
     require_weights_for_all(kept, tuple(specs))
     require_weights(config.fusion, tuple(specs))
+    require_dim(config.fusion, specs)
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     files = find_input(config.chunks_root, config.source, config.collections)
     names = [collection.name for collection in files.collections]
@@ -209,7 +211,8 @@ class _Run:
         shards = ingest(
             collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check
         )
-        staged = stage_all(self._specs, config, self._accelerator, sink, check)
+        require_dims = functools.partial(require_dim, config.fusion, self._specs)
+        staged = stage_all(self._specs, config, self._accelerator, sink, check, require_dims)
         encoders = encoders_of(staged, config, self._accelerator, sink)
         shards = without_vectorless(shards, encoders, folder, collections, config, sink, check)
         fusion_plan = plan_fusion(config.fusion, [_member(model) for model in staged.values()])

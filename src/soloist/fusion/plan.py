@@ -156,6 +156,5 @@ def _require_same_names(asked: Mapping[str, float], names: Sequence[str]) -> Non
     missing = [name for name in names if asked and name not in asked]
     if missing:
         raise FusionError(
-            f"weights name {', '.join(asked)} but not {missing[0]}: "
-            f"give {missing[0]} a weight, 0 to leave it out of the fused vector"
+            f"weights name {', '.join(asked)} but not {missing[0]}: give {missing[0]} a weight too, 0 to leave it out"
         )

@@ -24,7 +24,7 @@ from soloist.errors import OutputError
 from soloist.fusion import require_weights
 from soloist.jsontext import json_text
 from soloist.sources import DuplicateIds, SkippedInputs, find_input, read_chunks
-from soloist.staging import require_distinct, select_models
+from soloist.staging import require_dim, require_distinct, select_models
 from soloist.stores import RunFolder
 from soloist.stores.tables import read_table, table_digests
 from soloist.types import Chunk, Collection, SkippedInput, VectorDType, Vectorless
@@ -64,9 +64,11 @@ def changes(config: RunConfig) -> Changes:
     """
     kept = with_kept_settings(config)
     config, folder = kept.config, RunFolder(kept.config.out)
-    models = tuple(select_models(config))
+    specs = select_models(config)
+    models = tuple(specs)
     require_weights_for_all(kept, models)
     require_weights(config.fusion, models)
+    require_dim(config.fusion, specs)
     files = find_input(config.chunks_root, config.source, config.collections)
     names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
