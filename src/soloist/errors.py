@@ -5,6 +5,9 @@ SoloistError
 |   +-- UnknownModelError       a model name that is not known
 |   +-- FusionError             weights or dimensions that do not fit the models
 |   +-- AcceleratorError        an accelerator that is not there or cannot be described
+|   +-- UnknownInputError       chunks or questions that are not where a setting says; also an InputError
+|   +-- OutputPathError         a path that cannot be the folder of a run; also an OutputError
+|   +-- ExportPathError         a path that cannot take an export; also an ExportError
 +-- InputError                  chunk files that cannot be read as asked
 |   +-- BadChunkFileError       one file, with the position of the fault
 |   +-- DuplicateIdError        two chunks with the same id, both places named
@@ -53,6 +56,10 @@ class InputError(SoloistError):
     """Chunk files cannot be read as the settings ask."""
 
 
+class UnknownInputError(InputError, ConfigError):
+    """A folder of chunks, a collection or a file of questions is not there, or cannot be opened."""
+
+
 class BadChunkFileError(InputError):
     """A file cannot be read as chunks. The message names the file and the position."""
 
@@ -73,8 +80,16 @@ class OutputError(SoloistError):
     """The run folder cannot be used."""
 
 
+class OutputPathError(OutputError, ConfigError):
+    """A path does not exist, is a file, or is another folder than that of a run."""
+
+
 class ExportError(SoloistError):
     """A store fails, holds other rows, or lost what was written to it."""
+
+
+class ExportPathError(ExportError, ConfigError):
+    """A path is a file where an export needs a folder, or a folder where it needs a file."""
 
 
 class RunStoppedError(SoloistError):

@@ -159,7 +159,7 @@ def test_environment_gives_defaults(options, tmp_path, monkeypatch):
         (["--dim", "0"], 2, "dim is 0"),
         (["--accelerator", "tpu"], 2, "'tpu' is unknown"),
         (["--config", "missing.toml"], 2, "missing.toml cannot be read"),
-        (["--collections", "other"], 1, "no collection 'other'"),
+        (["--collections", "other"], 2, "no collection 'other'"),
         (["--text-field", "body"], 1, "--text-field"),
     ],
 )
@@ -186,7 +186,7 @@ def test_an_empty_list_of_models_is_refused(tmp_path, chunks_root):
 def test_debug_shows_the_traceback_and_the_line(options):
     """Without the traceback nobody can report a fault of soloist itself."""
     result = invoke(*options, "--collections", "other", "--debug")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Traceback (most recent call last)" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("soloist: error: ")
 

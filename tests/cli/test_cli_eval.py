@@ -116,12 +116,12 @@ def judged_by(folder):
     [
         (("--queries", "{folder}/queries.jsonl"), 2, "--queries needs --qrels beside it"),
         (("--qrels", "{folder}/qrels.tsv"), 2, "--qrels needs --queries beside it"),
-        (("--queries", "{folder}/none", "--qrels", "{folder}/qrels.tsv"), 1, "none cannot be read"),
+        (("--queries", "{folder}/none", "--qrels", "{folder}/qrels.tsv"), 2, "none cannot be read"),
         (("--queries", "{folder}/qrels.tsv", "--qrels", "{folder}/qrels.tsv"), 1, "line 1 is not a query"),
         (("--queries", "{folder}/queries.jsonl", "--qrels", "{folder}/queries.jsonl"), 1, "line 1 is not a judgement"),
         (("--plot", "x.gif"), 2, "--plot is x.gif: give a name that ends in .png, .svg or .pdf"),
         (("--plot", "{folder}/plot.png"), 2, "which is a folder: give the name of a file"),
-        (("--plot", "{folder}/qrels.tsv/x.png"), 1, "qrels.tsv: choose another folder"),
+        (("--plot", "{folder}/qrels.tsv/x.png"), 2, "qrels.tsv is a file: choose another folder"),
         (("--weights", "a=1"), 2, "weights name a, which is not a model of this run"),
         (("--weights", "random=-1,wordllama=1"), 2, "the weight of random is -1.0"),
         (("--weights", "random=1"), 2, "weights name random but not wordllama"),
@@ -152,7 +152,7 @@ def test_no_run_is_one_sentence(tmp_path):
     """The usual slip: the folder of chunks in the place of the run."""
     for place in (tmp_path, tmp_path / "none"):
         result = invoke("eval", place)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "soloist embed" in result.stderr and len(result.stderr.splitlines()) == 1
 
 

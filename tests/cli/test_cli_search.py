@@ -85,7 +85,7 @@ def test_no_run_is_one_sentence(tmp_path):
     """The usual slip: the folder of chunks in the place of the run."""
     for command in (["search", tmp_path, "x"], ["search", tmp_path / "none", "x"]):
         result = invoke(*command)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "soloist embed" in result.stderr and len(result.stderr.splitlines()) == 1
 
 

@@ -63,7 +63,7 @@ def test_a_quick_rehearsal_on_one_cpu_says_what_it_cannot_show(options, tmp_path
     [
         (("--models", "no-such-model"), 2, "is in no catalogue"),
         (("--models", "bert", "--accelerator", "simulated:2xT5"), 2, "the card T5 cannot be simulated"),
-        (("--models", "bert", "--collections", "absent"), 1, "absent"),
+        (("--models", "bert", "--collections", "absent"), 2, "absent"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_one_sentence(more, code, words, options):

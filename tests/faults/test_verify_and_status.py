@@ -394,7 +394,7 @@ def test_a_folder_that_is_no_run_is_a_sentence_and_is_left_alone(tmp_path, kind,
         (path / name).write_text('{"event": "click", "rows": []}\n[1]\nnonsense\n')
     before = sorted(tmp_path.rglob("*"))
     shown = CliRunner().invoke(app, [*command.split(), str(path)])
-    assert shown.exit_code == 1 and shown.stdout == ""
+    assert shown.exit_code == 2 and shown.stdout == ""
     expected = f"{path} {NO_RUNS[kind]}: give the folder that soloist embed wrote, its --out"
     assert shown.stderr == f"soloist: error: {expected}\n"
     assert sorted(tmp_path.rglob("*")) == before

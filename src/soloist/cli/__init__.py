@@ -64,8 +64,8 @@ def soloist(
 ) -> None:
     """Embed chunks with an ensemble of models, one at a time, each with every device to itself.
 
-    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong settings,
-    3 stopped early, 130 stopped at once by Ctrl-C. A stopped run keeps what it has finished.
+    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong options
+    or paths, 3 stopped early, 130 stopped at once by Ctrl-C. A stopped run keeps what it has finished.
     """
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from soloist.errors import ExportError
+from soloist.errors import ExportError, ExportPathError
 from soloist.exported import MARKERS
 from soloist.exports.locks import LOCK, exclusive
 from soloist.exports.markers import File, Marker, is_where_it_belongs, read_marker, write_marker
@@ -36,7 +36,7 @@ def export_folder(source: Source, target: Target, kind: str, *, several: bool = 
     """
     path = target.folder
     if path.exists() and not path.is_dir():
-        raise ExportError(f"{path} is a file: choose a folder for the export to {kind}")
+        raise ExportPathError(f"{path} is a file: choose a folder for the export to {kind}")
     with disk_errors(path):
         make_folder(path)
     _there(source, target, kind, several)  # before a file of ours is in it

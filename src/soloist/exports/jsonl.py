@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from soloist.arrays import Vectors
-from soloist.errors import ExportError
+from soloist.errors import ExportError, ExportPathError
 from soloist.exports.folders import require_collections, require_taken_over, require_vectors
 from soloist.exports.locks import exclusive
 from soloist.exports.numpy_files import gone_count, row_count
@@ -34,7 +34,7 @@ def export(source: Source, target: Target) -> ExportReport:
     if path.is_symlink():  # which stays, and what it names is written
         path = Path(os.path.realpath(path))
     if path.is_dir():
-        raise ExportError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
+        raise ExportPathError(f"{path} is a folder: give --out the name of a file, such as {path / 'chunks.jsonl'}")
     if os.path.lexists(path) and not path.is_file():
         what = "a link to itself" if path.is_symlink() else "a device or a pipe"
         raise ExportError(f"{path} is not a file but {what}: give --out the name of a file")

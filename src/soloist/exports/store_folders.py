@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from soloist.errors import ConfigError, ExportError
+from soloist.errors import ConfigError, ExportError, ExportPathError
 from soloist.exports.locks import LOCK
 from soloist.stores.atomic import disk_errors, is_temporary
 from soloist.stores.layout import IDENTITY, STATE
@@ -20,7 +20,7 @@ def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool
         ExportError: it is a file, or has files of somebody else.
     """
     if path.exists() and not path.is_dir():
-        raise ExportError(f"{path} is a file: choose a folder for the export to {kind}")
+        raise ExportPathError(f"{path} is a file: choose a folder for the export to {kind}")
     with disk_errors(path):
         names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     others = [name for name in names if name != LOCK and not is_temporary(name)]

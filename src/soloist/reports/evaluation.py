@@ -69,7 +69,8 @@ def require_plot(path: Path) -> Any:
     """The class of figures, if a plot can be written to this path.
 
     Raises:
-        ConfigError: matplotlib is not installed, the name does not end in a format of plots, or the path is a folder.
+        ConfigError: matplotlib is not installed, the name does not end in a format of plots, or the path is a folder
+            or below a file.
         OutputError: nothing can be written to the folder of the path.
     """
     if path.suffix.lower() not in _PLOTS:
@@ -79,7 +80,9 @@ def require_plot(path: Path) -> Any:
     otherwise = ", or leave --plot out"
     figures = load_optional("matplotlib.figure", what="--plot", package="matplotlib", extra="eval", otherwise=otherwise)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not folder.is_dir():
+        raise ConfigError(f"--plot is {path}, but {folder} is a file: choose another folder")
+    if not os.access(folder, os.W_OK):
         raise OutputError(f"--plot is {path}, but nothing can be written in {folder}: choose another folder")
     return figures.Figure
 

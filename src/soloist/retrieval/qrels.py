@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soloist.errors import InputError
+from soloist.errors import InputError, UnknownInputError
 
 _COLUMNS = ("query-id", "corpus-id", "score")
 _HIGHEST_GRADE = 10_000  # trec_eval has a place in memory for each grade up to the highest
@@ -121,6 +121,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise InputError(f"{path} cannot be read ({reason}): give the path of a text file") from exc
+    except OSError as exc:
+        raise UnknownInputError(f"{path} cannot be read ({exc.strerror}): give the path of a text file") from exc
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path} cannot be read ({exc}): give the path of a text file") from exc

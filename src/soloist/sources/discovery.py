@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from soloist.config import SourceConfig
-from soloist.errors import InputError
+from soloist.errors import InputError, UnknownInputError
 from soloist.formats import DEFAULT_FILE_PATTERNS, JSON_LINES, format_of, uncompressed_name
 from soloist.own_files import EXPORTED_LINE_BYTES, is_exported_line, own_folder
 from soloist.sources.csv_files import lacks_text_column
@@ -93,11 +93,11 @@ def _require_folder(root: Path) -> None:
     try:
         is_folder = stat.S_ISDIR(root.stat().st_mode)
     except OSError as exc:
-        raise InputError(
+        raise UnknownInputError(
             f"the folder of chunks {root} cannot be read ({exc.strerror}): give a folder that can be read"
         ) from exc
     if not is_folder:
-        raise InputError(f"the folder of chunks {root} is a file: give the folder that contains it")
+        raise UnknownInputError(f"the folder of chunks {root} is a file: give the folder that contains it")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -284,5 +284,5 @@ def _select(collections: Sequence[Collection], wanted: Sequence[str], root: Path
     names = [collection.name for collection in collections]
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise InputError(f"{root} has no collection {missing[0]!r}: choose one of {', '.join(names)}")
+        raise UnknownInputError(f"{root} has no collection {missing[0]!r}: choose one of {', '.join(names)}")
     return tuple(collection for collection in collections if not wanted or collection.name in wanted)

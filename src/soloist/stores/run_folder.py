@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soloist.errors import OutputError
+from soloist.errors import OutputError, OutputPathError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import disk_errors, make_folder, sync_folder
 from soloist.stores.folder_lock import held, is_held
@@ -44,11 +44,12 @@ class RunFolder:
         """The folder of a run: a new one, with its missing parents, or one that a run has begun before.
 
         Raises:
-            OutputError: there is a file, a folder with other files, or it cannot be written.
+            OutputPathError: there is a file.
+            OutputError: there is a folder with other files, or it cannot be written.
         """
         with disk_errors(path):
             if path.exists() and not path.is_dir():
-                raise OutputError(f"{path} is a file: choose a new folder for the run")
+                raise OutputPathError(f"{path} is a file: choose a new folder for the run")
             make_folder(path)
             if any(path.iterdir()) and not Layout(path).is_run():
                 raise OutputError(
@@ -64,15 +65,15 @@ class RunFolder:
         """The folder of a run, finished or not.
 
         Raises:
-            OutputError: there is no folder, or it is not that of a run.
+            OutputPathError: there is no folder, or it is not that of a run.
         """
         remedy = "give the folder that soloist embed wrote, its --out"
         if not path.exists():
-            raise OutputError(f"{path} does not exist: {remedy}")
+            raise OutputPathError(f"{path} does not exist: {remedy}")
         if not path.is_dir():
-            raise OutputError(f"{path} is a file and not a run folder: {remedy}")
+            raise OutputPathError(f"{path} is a file and not a run folder: {remedy}")
         if not (path / "run.json").is_file() and not Layout(path).is_run():
-            raise OutputError(f"{path} is not a run folder, it has neither {NAME} nor {STATE}: {remedy}")
+            raise OutputPathError(f"{path} is not a run folder, it has neither {NAME} nor {STATE}: {remedy}")
         return cls(path)
 
     @classmethod

@@ -68,7 +68,7 @@ def test_a_dry_run_refuses_what_embed_refuses(edited: RunConfig, tmp_path: Path)
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "is a run over" in shown.stderr
     missing = CliRunner().invoke(app, ["status", str(tmp_path / "none"), str(chunks)])
-    assert missing.exit_code == 1 and "does not exist" in missing.stderr
+    assert missing.exit_code == 2 and "does not exist" in missing.stderr
 
 
 def test_a_command_without_its_settings_prints_one_document(edited: RunConfig) -> None:
