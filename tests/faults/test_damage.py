@@ -20,6 +20,8 @@ FILES = {
     "vectors": "alpha/vectors/two/part-00001.parquet",
     "fused": "alpha/fused/part-00001.parquet",
 }
+AGAIN = "run the soloist embed command of this run again"
+CHANGED = "{} has changed since it was written: " + AGAIN + ", which makes it again"
 
 
 def halve(path):
@@ -40,7 +42,9 @@ def test_a_damaged_file_is_named_and_mended(copied, fresh, kind, damage):
     assert listed.exit_code == 1
     *problems, last = listed.stdout.splitlines()
     assert problems and last.endswith("1 problem" if len(problems) == 1 else f"{len(problems)} problems")
-    assert problems[0] == f"{file} " + ("is missing" if damage is os.remove else "has changed since it was written")
+    what = "is missing" if damage is os.remove else "has changed since it was written"
+    assert problems[0] == f"{file} {what}: {AGAIN}, which makes it again"
+    assert all(problem.endswith(f": {AGAIN}") for problem in problems[1:])
     about = {"chunks": "alpha, shard 1", "vectors": "alpha, shard 1, two", "fused": "alpha, shard 1, fused"}[kind]
     assert all(problem.startswith(about) for problem in problems[1:])
     sink = ListSink()
@@ -64,7 +68,7 @@ def test_no_flipped_byte_escapes_or_breaks_verify(copied, kind):
     for at in range(0, len(content), step):
         flip(path, at)
         folder = RunFolder.open(copied.out)
-        assert verify_run(folder).problems[0] == f"{FILES[kind]} has changed since it was written"
+        assert verify_run(folder).problems[0] == CHANGED.format(FILES[kind])
         try:
             reading(folder)
         except OutputError as error:
@@ -83,9 +87,9 @@ def test_all_kinds_of_damage_at_once_are_listed_each_and_mended_together(copied,
     (copied.out / "beta/fused/part-00007.parquet").write_bytes(b"foreign")
     problems = verify_run(RunFolder.open(copied.out)).problems
     for file in FILES.values():
-        assert f"{file} has changed since it was written" in problems
-    assert "alpha/vectors/one/part-00002.parquet is missing" in problems
-    assert "beta/fused/part-00007.parquet is not in the manifest" in problems
+        assert CHANGED.format(file) in problems
+    assert f"alpha/vectors/one/part-00002.parquet is missing: {AGAIN}, which makes it again" in problems
+    assert "beta/fused/part-00007.parquet is not in the manifest: remove it" in problems
     result = run(copied)
     assert embedded(result) == {"one": 4, "two": SHARD_CHUNKS}
     assert files_of(copied.out) == fresh

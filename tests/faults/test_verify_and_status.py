@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -99,7 +100,32 @@ def with_an_empty_row(table):
 
 IN = "alpha, shard 1, one: "
 FUSED_IN = "alpha, shard 1, fused: "
-MENDS = "run the soloist embed command of this run again, which repairs the file"
+AGAIN = "run the soloist embed command of this run again"
+MADE_AGAIN = f"{AGAIN}, which makes it again"
+REMOVED = "remove {}, and " + AGAIN
+# What a problem ends with, by what it says; what is in no row is mended by removing its file.
+REMEDIES = {
+    "dimensions, but run.json says": REMOVED.format("{} and run.json"),
+    "is there twice": f"{AGAIN}, which reads the chunks again",
+    "made from other chunks": AGAIN,
+    "chunks, but run.json says": REMOVED.format("run.json"),
+}
+
+
+def with_remedy(expected, file):
+    """The whole sentence of a problem."""
+    remedy = next((remedy for words, remedy in REMEDIES.items() if words in expected), REMOVED)
+    return f"{expected}: {remedy.format(file)}"
+
+
+def do_what_is_said(config):
+    """Remove the files that the problems say to remove, and embed again."""
+    for problem in verify_run(RunFolder.open(config.out)).problems:
+        remedy = problem.rpartition(": ")[2]
+        for file in re.findall(r"[^ ,]+\.(?:parquet|json)", remedy):
+            (config.out / file).unlink(missing_ok=True)
+    run(config)
+    assert verify_run(RunFolder.open(config.out)).problems == ()
 
 
 @pytest.mark.parametrize(
@@ -122,8 +148,8 @@ MENDS = "run the soloist embed command of this run again, which repairs the file
         (VECTORS, changed_row(1, 0.0), f"{IN}a norm other than 1 in the vector of '9'"),
         (VECTORS, shortened, f"{IN}its vectors have 15 dimensions, but run.json says 16"),
         (VECTORS, without_digests, f"{IN}the vectors of its rows were made from other texts"),
-        (VECTORS, of_other_columns, MENDS),
-        (VECTORS, with_an_empty_row, MENDS),
+        (VECTORS, of_other_columns, "does not exist in schema'"),
+        (VECTORS, with_an_empty_row, "its column vector has rows without a vector"),
         (FUSED, without_a_row, f"{FUSED_IN}no vector for '10'"),
         (
             FUSED,
@@ -137,16 +163,19 @@ MENDS = "run the soloist embed command of this run again, which repairs the file
         (CHUNKS, of_another_text, f"{FUSED_IN}its vectors were made from other chunks"),
         (CHUNKS, with_an_id_twice, "alpha, shard 1: the id '0' is there twice"),
         (CHUNKS, without_a_row, "alpha has 19 chunks, but run.json says 20"),
-        (CHUNKS, of_other_columns, MENDS),
+        (CHUNKS, of_other_columns, "does not exist in schema'"),
     ],
 )
-def test_damage_that_the_checksums_do_not_know_is_found(copied, file, change, expected):
-    """Checksums prove that a file is as it was written, and not that it was right."""
+def test_damage_that_the_checksums_do_not_know_is_found(copied, file, change, expected, fresh):
+    """Checksums prove that a file is as it was written, and not that it was right. embed keeps it as it is."""
     rewrite(copied.out, file, change)
     problems = verify_run(RunFolder.open(copied.out)).problems
-    assert any(problem.endswith(expected) for problem in problems), problems
+    of = VECTORS if expected.startswith(IN) else file
+    assert any(problem.endswith(with_remedy(expected, of)) for problem in problems), problems
     assert not any("has changed since" in problem for problem in problems)
     assert all("\n" not in problem for problem in problems)
+    do_what_is_said(copied)
+    assert (copied.out / file).read_bytes() == fresh[file]
 
 
 def as_float16(table):
@@ -189,7 +218,8 @@ OF_FLOAT32 = "its vectors are stored as float32, but {} says float16"
 def test_damage_in_float16_is_found(halved, file, change, expected):
     """A tolerance for rounding that takes all, or a file of the other dtype that nobody asked for."""
     rewrite(halved.out, file, change)
-    assert list(verify_run(RunFolder.open(halved.out)).problems) == expected
+    assert list(verify_run(RunFolder.open(halved.out)).problems) == [with_remedy(each, file) for each in expected]
+    do_what_is_said(halved)
 
 
 @pytest.mark.parametrize("file", [VECTORS, FUSED])
@@ -198,7 +228,7 @@ def test_a_byte_of_a_float16_file_is_missed_and_mended(halved, file):
     intact = (halved.out / file).read_bytes()
     flip(halved.out / file, 150)
     problems = verify_run(RunFolder.open(halved.out)).problems
-    assert f"{file} has changed since it was written" in problems
+    assert f"{file} has changed since it was written: {MADE_AGAIN}" in problems
     run(halved)
     assert (halved.out / file).read_bytes() == intact
     assert verify_run(RunFolder.open(halved.out)).problems == ()
@@ -219,8 +249,8 @@ def test_the_command_lists_all_and_exits_with_1(copied):
     shown = CliRunner().invoke(app, ["verify", str(copied.out)])
     assert shown.exit_code == 1
     assert shown.stdout.splitlines() == [
-        f"{IN}a norm other than 1 in the vector of '8'",
-        f"{FUSED_IN}no vector for '10'",
+        with_remedy(f"{IN}a norm other than 1 in the vector of '8'", VECTORS),
+        with_remedy(f"{FUSED_IN}no vector for '10'", FUSED),
         "27 chunks in 2 collections, 17 files: 2 problems",
     ]
     as_json = CliRunner().invoke(app, ["verify", str(copied.out), "--json"])
@@ -234,10 +264,41 @@ def test_rows_that_the_manifest_has_no_more_are_missed(copied):
     gone = [name for name in records if name.startswith("beta/") or name in (VECTORS, FUSED)]
     RunFolder(copied.out).manifest.replace(record for name, record in records.items() if name not in gone)
     problems = verify_run(RunFolder.open(copied.out)).problems
-    assert f"{IN}its vectors are not in the manifest" in problems
-    assert f"{FUSED_IN}its vectors are not in the manifest" in problems
-    assert "beta has 0 chunks, but run.json says 7" in problems
-    assert all(f"{name} is not in the manifest" in problems for name in gone)
+    assert f"{IN}its vectors are not in the manifest: {AGAIN}" in problems
+    assert f"{FUSED_IN}its vectors are not in the manifest: {AGAIN}" in problems
+    assert with_remedy("beta has 0 chunks, but run.json says 7", "") in problems
+    assert all(f"{name} is not in the manifest: remove it" in problems for name in gone)
+    do_what_is_said(copied)
+
+
+def test_a_file_that_no_run_wrote(copied):
+    """embed leaves it there for good where nothing else is to be done."""
+    alien = copied.out / "beta" / "fused" / "part-00007.parquet"
+    alien.write_bytes((copied.out / FUSED).read_bytes())
+    assert verify_run(RunFolder.open(copied.out)).problems == (
+        "beta/fused/part-00007.parquet is not in the manifest: remove it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda it: it["collections"][0].update(chunks=21), ["alpha has 20 chunks, but run.json says 21"]),
+        (lambda it: it["collections"].append({"name": "no", "chunks": 3}), ["no has 0 chunks, but run.json says 3"]),
+        (lambda it: it["models"][0].update(fingerprint="0" * 16), ["made with other settings than run.json says"]),
+        (lambda it: it["models"][0].update(dim=3), ["its vectors have 16 dimensions, but run.json says 3"]),
+        (lambda it: it.update(vector_dtype="float16"), ["stored as float32, but run.json says float16"]),
+    ],
+    ids=["chunks", "collection", "settings", "dim", "dtype"],
+)
+def test_a_run_json_that_says_something_else(copied, change, expected):
+    """embed keeps a run.json that is there, so that to embed again was no remedy."""
+    summary = json.loads((copied.out / "run.json").read_text())
+    change(summary)
+    (copied.out / "run.json").write_text(json.dumps(summary))
+    problems = verify_run(RunFolder.open(copied.out)).problems
+    assert problems and all(any(words in problem for words in expected) for problem in problems)
+    do_what_is_said(copied)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"models": 3}', '{"models": [{}], "collections": []}'])
@@ -313,7 +374,7 @@ def test_a_run_that_is_not_finished_is_not_taken_for_a_damaged_one(copied):
     assert shown.exit_code == 1
     assert shown.stdout.splitlines() == [
         expected,
-        f"{VECTORS} has changed since it was written",
+        f"{VECTORS} has changed since it was written: {MADE_AGAIN}",
         "27 chunks in 2 collections, 17 files: not finished, 1 problem",
     ]
     as_json = CliRunner().invoke(app, ["verify", str(copied.out), "--json"])

@@ -17,17 +17,27 @@ from soloist.stores.layout import FIT
 from soloist.stores.manifest import FileRecord, is_intact
 from soloist.stores.run_folder import RunFolder
 from soloist.stores.summary import declared_dtype
-from soloist.stores.tables import vector_file
+from soloist.stores.tables import REPAIR, vector_file
 from soloist.types import Shard, VectorDType
 
 # Vectors are divided by their norm in float64 and rounded to float32: what is off by more was not written by us.
 NORM_TOLERANCE = 1e-4
 _NAMED_ROWS = 3
+_AGAIN = "run the soloist embed command of this run again"
+_SUMMARY = "run.json"
+
+
+def _remove(*files: str) -> str:
+    """What to do where embed would keep a file: one whose checksum holds, or run.json."""
+    return f"remove {' and '.join(files)}, and {_AGAIN}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What was read, and what is wrong with it, a sentence each; the first of a run that is not finished says that."""
+    """What was read, and what is wrong with it: a sentence each, with its remedy.
+
+    The first sentence of a run that is not finished says that it is not.
+    """
 
     finished: bool
     collections: int
@@ -75,7 +85,7 @@ def _finished(folder: RunFolder) -> Verified:
     reading = _Reading(folder, records, declared, damaged)
     problems = [*damaged.values(), *_unlisted(folder, records), *reading.problems()]
     if declared.is_fitted and FIT not in records:
-        problems.append(f"{FIT}, the matrices of the fusion, is not in the manifest")
+        problems.append(f"{FIT}, the matrices of the fusion, is not in the manifest: {_AGAIN}")
     return Verified(
         finished=True,
         collections=len(reading.collections),
@@ -111,9 +121,9 @@ def _damaged(folder: RunFolder, records: Mapping[str, FileRecord]) -> dict[str, 
     found: dict[str, str] = {}
     for file, record in records.items():
         if not (folder.path / file).is_file():
-            found[file] = f"{file} is missing"
+            found[file] = f"{file} is missing: {_AGAIN}, which makes it again"
         elif not is_intact(folder.path / file, record):
-            found[file] = f"{file} has changed since it was written"
+            found[file] = f"{file} has changed since it was written: {_AGAIN}, which makes it again"
     return found
 
 
@@ -121,7 +131,7 @@ def _unlisted(folder: RunFolder, records: Mapping[str, FileRecord]) -> Iterator[
     for path in sorted(folder.path.glob("*/**/part-*.parquet")):
         inside = path.relative_to(folder.path).as_posix()
         if inside not in records and not inside.startswith("."):
-            yield f"{inside} is not in the manifest"
+            yield f"{inside} is not in the manifest: remove it"
 
 
 class _Reading:
@@ -155,7 +165,7 @@ class _Reading:
     def _count(self, collection: str, chunks: int) -> Iterator[str]:
         said = self._declared.chunks.get(collection)
         if said != chunks:
-            yield f"{collection} has {chunks} chunks, but run.json says {said}"
+            yield f"{collection} has {chunks} chunks, but run.json says {said}: {_remove(_SUMMARY)}"
 
     def _shard(self, collection: str, index: int, ids: DigestTable) -> Iterator[str]:
         name = f"{collection}, shard {index}"
@@ -169,7 +179,7 @@ class _Reading:
         twice = [id_ for id_ in shard.ids if ids.add(text_digest(id_)) is not None]
         if twice:
             of_these = "the id {} is" if len(twice) == 1 else "the ids {} are"
-            yield f"{name}: {of_these.format(_some(twice))} there twice"
+            yield f"{name}: {of_these.format(_some(twice))} there twice: {_AGAIN}, which reads the chunks again"
         digests = [text_digest(text) for text in shard.texts]
         for name, fingerprint, dim in self._declared.models:
             yield from self._model(shard, digests, name, fingerprint, dim)
@@ -178,16 +188,22 @@ class _Reading:
 
     def _unreadable(self, file: str, exc: OutputError) -> Iterator[str]:
         if file not in self._damaged:  # else it is told already
-            yield str(exc)
+            yield f"{str(exc).removesuffix(REPAIR)}{_remove(file)}"
+
+    def _mend(self, file: str, *others: str) -> str:
+        """What to do about a file of vectors. embed itself makes again what is damaged, or is of damaged chunks."""
+        record = self._records[file]
+        chunks = self._folder.shards.chunks_file(record.collection, record.shard)
+        return _AGAIN if self._damaged.keys() & {file, chunks} else _remove(file, *others)
 
     def _model(self, shard: Shard, digests: Sequence[bytes], model: str, fingerprint: str, dim: int) -> Iterator[str]:
         where = f"{shard.collection}, shard {shard.index}, {model}"
         file = self._folder.shards.vectors_file(shard.collection, model, shard.index)
         if file not in self._records:
-            yield f"{where}: its vectors are not in the manifest"
+            yield f"{where}: its vectors are not in the manifest: {_AGAIN}"
             return
         if self._records[file].fingerprint != fingerprint:
-            yield f"{where}: its vectors were made with other settings than run.json says"
+            yield f"{where}: its vectors were made with other settings than run.json says: {_AGAIN}"
         try:
             ids, vectors = self._folder.shards.read_vectors(shard.collection, model, shard.index)
             own = self._folder.shards.read_digests(shard.collection, model, shard.index)
@@ -196,19 +212,20 @@ class _Reading:
             yield from self._unreadable(file, exc)
             return
         yield from self._dtypes(where, file, stored)
-        yield from _vector_problems(where, shard, ids, vectors, dim, norm_tolerance(stored, dim))
+        yield from self._vectors(where, file, shard, ids, vectors, dim, norm_tolerance(stored, dim))
         if own is None or list(own) != list(digests):
             others = [id_ for id_, a, b in zip(shard.ids, own or [], digests, strict=False) if a != b]
-            yield f"{where}: the vectors of {_some(others) if others else 'its rows'} were made from other texts"
+            whose = _some(others) if others else "its rows"
+            yield f"{where}: the vectors of {whose} were made from other texts: {self._mend(file)}"
 
     def _fused(self, shard: Shard, digests: Sequence[bytes], dim: int) -> Iterator[str]:
         where = f"{shard.collection}, shard {shard.index}, fused"
         file = self._folder.shards.fused_file(shard.collection, shard.index)
         if file not in self._records:
-            yield f"{where}: its vectors are not in the manifest"
+            yield f"{where}: its vectors are not in the manifest: {_AGAIN}"
             return
         if self._records[file].content != shard_digest(shard.ids, digests):
-            yield f"{where}: its vectors were made from other chunks"
+            yield f"{where}: its vectors were made from other chunks: {_AGAIN}"
         try:
             ids, vectors = self._folder.shards.read_fused(shard.collection, shard.index)
             stored = vector_file(self._folder.path / file).vector_dtype
@@ -217,13 +234,23 @@ class _Reading:
             return
         yield from self._dtypes(where, file, stored)
         # Fused from rounded vectors, and rounded again.
-        yield from _vector_problems(where, shard, ids, vectors, dim, norm_tolerance(stored, dim, roundings=2))
+        yield from self._vectors(where, file, shard, ids, vectors, dim, norm_tolerance(stored, dim, roundings=2))
 
     def _dtypes(self, where: str, file: str, stored: VectorDType) -> Iterator[str]:
-        said = {"run.json": self._declared.vector_dtype, "the manifest": self._records[file].vector_dtype}
+        said = {_SUMMARY: self._declared.vector_dtype, "the manifest": self._records[file].vector_dtype}
         for which, vector_dtype in said.items():
             if vector_dtype != stored:
-                yield f"{where}: its vectors are stored as {stored}, but {which} says {vector_dtype}"
+                wrong = f"its vectors are stored as {stored}, but {which} says {vector_dtype}"
+                yield f"{where}: {wrong}: {self._mend(file)}"
+
+    def _vectors(
+        self, where: str, file: str, shard: Shard, ids: Sequence[str], vectors: Vectors, dim: int, tolerance: float
+    ) -> Iterator[str]:
+        if vectors.shape[1] != dim:
+            has = f"its vectors have {vectors.shape[1]} dimensions, but run.json says {dim}"
+            yield f"{where}: {has}: {self._mend(file, _SUMMARY)}"
+        for problem in _row_problems(shard, ids, vectors, tolerance):
+            yield f"{where}: {problem}: {self._mend(file)}"
 
 
 def norm_tolerance(vector_dtype: VectorDType, dim: int, roundings: int = 1) -> float:
@@ -239,28 +266,24 @@ def norm_tolerance(vector_dtype: VectorDType, dim: int, roundings: int = 1) -> f
     return NORM_TOLERANCE + (1 + moved) ** roundings - 1
 
 
-def _vector_problems(
-    where: str, shard: Shard, ids: Sequence[str], vectors: Vectors, dim: int, tolerance: float
-) -> Iterator[str]:
+def _row_problems(shard: Shard, ids: Sequence[str], vectors: Vectors, tolerance: float) -> Iterator[str]:
+    """What is wrong with the rows of a file of vectors."""
     if list(ids) != list(shard.ids):
         there = set(ids)
         missing = [id_ for id_ in shard.ids if id_ not in there]
-        what = (
+        yield (
             f"no vector for {_some(missing)}"
             if missing
             else "its vectors are not in the order of the chunks, or there are too many of them"
         )
-        yield f"{where}: {what}"
-    if vectors.shape[1] != dim:
-        yield f"{where}: its vectors have {vectors.shape[1]} dimensions, but run.json says {dim}"
     with np.errstate(all="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     broken = np.flatnonzero(~np.isfinite(norms)).tolist()
     if broken:
-        yield f"{where}: NaN or infinity in the vector of {_some([ids[row] for row in broken])}"
+        yield f"NaN or infinity in the vector of {_some([ids[row] for row in broken])}"
     off = np.flatnonzero(np.abs(norms - 1) > tolerance).tolist()
     if off:
-        yield f"{where}: a norm other than 1 in the vector of {_some([ids[row] for row in off])}"
+        yield f"a norm other than 1 in the vector of {_some([ids[row] for row in off])}"
 
 
 def _some(ids: Iterable[str]) -> str:
