@@ -285,6 +285,16 @@ def assert_planned_alike(staged: StagedModel) -> None:
     assert known_fingerprint(staged.spec, settings, "float32") == staged.fingerprint
 
 
+def test_settings_that_contradict_each_other_are_refused_in_one_sentence(folder_of: Callable[..., Path]) -> None:
+    """Such a model loads, and fails at its first text: that was an unexpected ValueError."""
+    contradiction = {"max_seq_length": 12, "processing_kwargs": {"text": {"pad_to_multiple_of": 8}}}
+    staged = stage(resolve(str(folder_of("plain", {TRANSFORMER: contradiction}))), "float32")
+    with pytest.raises(ModelLoadError) as refused:
+        Encoder(staged)
+    assert str(refused.value).startswith(f"{staged.spec.name} cannot tokenize a plain text (ValueError: Truncation")
+    assert str(refused.value).endswith("correct its settings in sentence_bert_config.json or tokenizer_config.json")
+
+
 def test_no_setting_is_left_out() -> None:
     """A setting that a new version of the library reads would be passed over until somebody's vectors are wrong."""
     transformer = set(Transformer.config_keys) | set(inspect.signature(Transformer.__init__).parameters)

@@ -28,7 +28,7 @@ class BatchFeatures:
     """The form in which a staged model takes its rows.
 
     Raises:
-        ModelLoadError: the model asks for other features than those of plain texts.
+        ModelLoadError: the model makes no features of a plain text, or asks for others than those of plain texts.
     """
 
     def __init__(self, staged: StagedModel) -> None:
@@ -88,14 +88,26 @@ class BatchFeatures:
 
 
 def _preprocessed(staged: StagedModel) -> Features:
-    """The features of a short text; of an empty one where the tokenizer does not know its letter."""
+    """The features of a short text; of an empty one where the tokenizer does not know its letter.
+
+    Raises:
+        ModelLoadError: there are none, e.g. because settings of the model contradict each other.
+    """
     prompt = staged.document_prompt or None
     try:
         return dict(staged.module.preprocess(["a"], prompt=prompt))
-    except Exception as exc:
+    except Exception as exc:  # a tokenizer may raise anything at settings that it cannot follow
         if not is_tokenizer_failure(exc):
-            raise
+            raise ModelLoadError(_unprepared_text(staged.spec.name, exc)) from exc
         return dict(staged.module.preprocess([""]))
+
+
+def _unprepared_text(name: str, error: Exception) -> str:
+    said = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no more is known")
+    return (
+        f"{name} cannot tokenize a plain text ({type(error).__name__}: {said}): correct its settings in "
+        "sentence_bert_config.json or tokenizer_config.json"
+    )
 
 
 def _foreign_text(name: str, foreign: set[str], constants: Mapping[str, Any]) -> str:
