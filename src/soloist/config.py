@@ -34,7 +34,7 @@ from soloist.checked import (
 from soloist.errors import ConfigError
 from soloist.formats import DEFAULT_FILE_PATTERNS
 from soloist.fusion_methods import DEFAULT_FUSION, NO_FUSION, fusion_choices
-from soloist.types import DTypeRequest, Isolation, Mode, OnBadInput, Packing, VectorDType
+from soloist.types import DTypeRequest, Isolation, MatmulRequest, Mode, OnBadInput, Packing, VectorDType
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -107,7 +107,7 @@ class RunConfig:
 
     A path may be a string, models and collections any sequence of strings, and a fusion the name of its method.
     Where `out` is the folder of a run, these stay as they are there unless they are named here: models, collections,
-    catalogue, fusion, source, dtypes, packing and shard_chunks.
+    catalogue, fusion, source, dtypes, packing, matmul and shard_chunks.
 
     Attributes:
         chunks_root: the folder with the collections of chunks.
@@ -130,6 +130,8 @@ class RunConfig:
             back, contexts included.
         packing: where rows lie one behind the other without padding: `auto` on the CPU, `on` on devices too, for
             the models that allow it.
+        matmul: the library that multiplies with a network's weights on the CPU: `torch` leaves the choice to torch,
+            `onednn` packs the weights once. `auto` is what the folder's vectors were made with, else the faster one.
         stop_after: seconds, or a duration such as "8h30m", after which the run ends with the present shard. The same
             config continues it.
         reuse: other runs. Vectors that the same models made of the same texts are taken from there.
@@ -153,6 +155,7 @@ class RunConfig:
     cache_dir: Path | None = None
     isolation: Isolation = "allocator"
     packing: Packing = implicit("auto")
+    matmul: MatmulRequest = implicit("auto")
     stop_after: float | None = None
     reuse: tuple[Path, ...] = ()
 
@@ -165,6 +168,7 @@ class RunConfig:
         require_choice("vector_dtype", self.vector_dtype, get_args(VectorDType))
         require_choice("isolation", self.isolation, get_args(Isolation))
         require_choice("packing", self.packing, get_args(Packing))
+        require_choice("matmul", self.matmul, get_args(MatmulRequest))
         if self.token_budget is not None and self.token_budget < 1:
             raise ConfigError(f"token_budget is {self.token_budget}: give 1 or more tokens")
         if self.shard_chunks < 1:
@@ -286,7 +290,7 @@ _TYPES: Mapping[str, _Check] = {
 _FUSION = {"fusion": "method", "weights": "weights", "dim": "dim"}
 _SOURCE = {name: name for name in ("text_field", "id_field", "file_patterns", "on_bad_input")}
 _NESTED: Mapping[str, type] = {"fusion": FusionConfig, "source": SourceConfig}
-_CHOICES = {"fusion", "method", "mode", "dtype", "vector_dtype", "isolation", "packing", "on_bad_input"}
+_CHOICES = {"fusion", "method", "mode", "dtype", "vector_dtype", "isolation", "packing", "matmul", "on_bad_input"}
 _SETTINGS = {f.name for f in dataclasses.fields(RunConfig)} - {"source"} | set(_FUSION) | set(_SOURCE)
 
 

@@ -19,12 +19,18 @@ from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.dtype import resolve_dtype
 from soloist.models.loading import StagedModel, overflows_float16, stage
+from soloist.models.matmul import fastest_matmul
 from soloist.models.settings import read_settings
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.stores import folder_name
-from soloist.types import DType, DTypeRequest
+from soloist.types import DType, DTypeRequest, Matmul, MatmulRequest
 from soloist.workers import interruptible
+
+_UNPACKED = (
+    "oneDNN cannot pack its weights here, so torch multiplies with them: the last bits of its vectors may differ from "
+    "those that oneDNN would give"
+)
 
 
 def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]:
@@ -110,17 +116,21 @@ def stage_all(
     sink: EventSink,
     check: Callable[[], object] = lambda: None,
     on_staged: Callable[[Mapping[str, StagedModel]], object] = lambda staged: None,
+    matmuls: Mapping[str, Matmul] = MappingProxyType({}),
 ) -> dict[str, StagedModel]:
     """Every model in host memory before the first lease, so that a model that cannot be loaded fails the run early.
 
     `check` is called before every model, and often while a model loads; `on_staged` is called after every model with
-    those that are staged. Both raise where the run should end.
+    those that are staged. Both raise where the run should end. `matmuls` are what the run's vectors were made with so
+    far: as long as nobody asks for another library, that one stays, and with it the last bits of the vectors.
     """
+    wanted: MatmulRequest = config.matmul if isinstance(config, RunConfig) else "auto"
     staged: dict[str, StagedModel] = {}
     for name, spec in specs.items():
         check()
         began = time.perf_counter()
-        model = interruptible(functools.partial(_staged, spec, config.dtype, accelerator), check)
+        matmul: MatmulRequest = matmuls.get(name, "auto") if wanted == "auto" else wanted
+        model = interruptible(functools.partial(_staged, spec, config.dtype, matmul, accelerator), check)
         staged[name] = model
         sink.emit(
             ModelStaged(
@@ -137,13 +147,23 @@ def stage_all(
         )
         for message in model.notices:
             sink.emit(Notice(about=name, message=message))
+        if matmul == "onednn" and model.matmul != matmul and not (accelerator.copies_weights or model.is_static):
+            sink.emit(Notice(about=name, message=_UNPACKED))
         on_staged(staged)
     return staged
 
 
-def _staged(spec: ModelSpec, requested: DTypeRequest, accelerator: Accelerator) -> StagedModel:
+def _staged(spec: ModelSpec, requested: DTypeRequest, matmul: MatmulRequest, accelerator: Accelerator) -> StagedModel:
     known = replace(spec, overflows_float16=overflows_float16(spec))
-    return stage(known, dtype_on(accelerator, known, requested))
+    dtype = dtype_on(accelerator, known, requested)
+    return stage(known, dtype, matmul_on(accelerator, dtype, matmul))
+
+
+def matmul_on(accelerator: Accelerator, dtype: DType, requested: MatmulRequest) -> Matmul:
+    """The library that multiplies on an accelerator. Devices have their own."""
+    if accelerator.copies_weights:
+        return "torch"
+    return fastest_matmul(dtype) if requested == "auto" else requested
 
 
 def _padding_text(cosine: float) -> str:

@@ -181,7 +181,7 @@ def encoded(staged: StagedModel, *, packs: bool) -> np.ndarray:
 
 
 def require_equal(folder: Path) -> None:
-    """Both sides of a model, padded and packed, against sentence-transformers' own."""
+    """Both sides, padded and packed, against sentence-transformers' own; packed weights against plain ones."""
     reference = SentenceTransformer(str(folder), device="cpu")
     staged = stage(resolve(str(folder)), "float32")
     sides = ((staged, reference.encode_document), (staged.for_queries(), reference.encode_query))
@@ -190,6 +190,10 @@ def require_equal(folder: Path) -> None:
         for packs in (False, True):
             cosines = np.einsum("ij,ij->i", encoded(side, packs=packs), expected)
             assert cosines.min() >= 0.99999, (encode.__name__, packs, cosines)
+    by_onednn = stage(resolve(str(folder)), "float32", "onednn")
+    for plain, packed in ((staged, by_onednn), (staged.for_queries(), by_onednn.for_queries())):
+        difference = np.abs(encoded(packed, packs=False) - encoded(plain, packs=False)).max()
+        assert difference <= 1e-6, f"oneDNN's products differ by {difference}"
 
 
 @pytest.mark.parametrize("name", FOLLOWED)

@@ -49,6 +49,7 @@ def embed(
     cache_dir: options.CacheDir = None,
     isolation: options.IsolationChoice = None,
     packing: options.PackingChoice = None,
+    matmul: options.MatmulChoice = None,
     stop_after: options.StopAfter = None,
     reuse: options.Reuse = None,
     dry_run: options.DryRun = False,
@@ -59,7 +60,7 @@ def embed(
 
     Vectors of unchanged chunks are kept. A run that was stopped, or whose chunks have changed, does only what is left.
     Settings of the folder are kept too, unless the command gives others: models, collections, catalogue, fusion,
-    fields, file patterns, --on-bad-input, dtypes, packing and shard size.
+    fields, file patterns, --on-bad-input, dtypes, packing, matmul and shard size.
 
     Separate the items of a list by commas, or repeat the option. Environment variables win over --config, and options
     win over both.

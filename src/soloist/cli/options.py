@@ -13,7 +13,7 @@ import typer
 from soloist.config import DEFAULT_MODELS
 from soloist.formats import DEFAULT_FILE_PATTERNS
 from soloist.fusion_methods import DEFAULT_FUSION, FUSIONS, NO_FUSION, fusion_choices
-from soloist.types import DTypeRequest, Isolation, Mode, OnBadInput, Packing, VectorDType
+from soloist.types import DTypeRequest, Isolation, MatmulRequest, Mode, OnBadInput, Packing, VectorDType
 
 _MODE_HELP = """exclusive: one model at a time on all devices. standard: all models are on the devices together,
 and take turns for each shard. The vectors are the same. [default: exclusive]"""
@@ -40,6 +40,9 @@ _ISOLATION_HELP = """allocator: after a pass, this process keeps only its CUDA c
 pass runs in its own process, so that the contexts are freed too. [default: allocator]"""
 _PACKING_HELP = """Compute rows without padding, for models that allow it. auto: on the CPU only. on: on devices
 too; this has not been measured on a GPU yet. off: never. [default: auto]"""
+_MATMUL_HELP = """The library that multiplies with a network's weights on the CPU. torch: as torch chooses. onednn: with
+weights that are packed once. auto: as in the run's folder, else the one that is faster here. The last bits of vectors
+may differ between the two. [default: auto]"""
 _STOP_HELP = """Stop after a time: hours, minutes, seconds or several of them, e.g. 8h30m, 90m, 1.5h or 30s. The present
 shard is finished first, and the exit code is 3. The same command continues the run. [default: never]"""
 _REUSE_HELP = "Folders of other runs. Vectors that the same models made of the same texts are copied from there."
@@ -101,6 +104,7 @@ LockDir = Annotated[str | None, typer.Option(envvar="SOLOIST_LOCK_DIR", metavar=
 CacheDir = Annotated[str | None, typer.Option(envvar="SOLOIST_CACHE_DIR", metavar="PATH", help=_CACHE_HELP)]
 IsolationChoice = Annotated[str | None, typer.Option(metavar=choices(Isolation), help=_ISOLATION_HELP)]
 PackingChoice = Annotated[str | None, typer.Option(metavar=choices(Packing), help=_PACKING_HELP)]
+MatmulChoice = Annotated[str | None, typer.Option(metavar=choices(MatmulRequest), help=_MATMUL_HELP)]
 StopAfter = Annotated[str | None, typer.Option(metavar="TIME", help=_STOP_HELP)]
 Reuse = Annotated[list[str] | None, typer.Option(metavar="RUN,RUN", help=_REUSE_HELP)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help=_DRY_HELP)]

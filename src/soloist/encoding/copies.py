@@ -7,9 +7,11 @@ import copy
 import torch
 from sentence_transformers import SentenceTransformer
 
+from soloist.models.prepacked import plain_layers
+
 
 def replicate(module: SentenceTransformer, device: str, dtype: torch.dtype | None = None) -> SentenceTransformer:
-    """A copy of a module tree with parameters and buffers on `device`. Tokenizers are shared.
+    """A copy of a module tree with parameters and buffers on `device`, and plain layers. Tokenizers are shared.
 
     The host holds no other copy meanwhile, and tied parameters stay tied.
     """
@@ -19,7 +21,10 @@ def replicate(module: SentenceTransformer, device: str, dtype: torch.dtype | Non
         memo[id(parameter)] = torch.nn.Parameter(moved, requires_grad=False)
     for buffer in module.buffers():
         memo[id(buffer)] = buffer.detach().to(device, _floating(buffer, dtype), copy=True)
-    return _tree(module, memo)
+    copied = _tree(module, memo)
+    for layer in plain_layers(copied):
+        layer.to(device, dtype)
+    return copied
 
 
 def twin(module: SentenceTransformer) -> SentenceTransformer:

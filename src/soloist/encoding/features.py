@@ -17,7 +17,7 @@ from soloist.encoding import packing
 from soloist.encoding.tokenizer_failures import is_tokenizer_failure
 from soloist.encoding.tokenizing import TOKENIZING, TokenIds
 from soloist.errors import ModelLoadError
-from soloist.models.loading import StagedModel
+from soloist.models.loading import TORCH_DTYPES, StagedModel
 
 Features = dict[str, Any]
 _PADDED_FEATURES = {"input_ids", "attention_mask", "token_type_ids"}
@@ -64,7 +64,7 @@ class BatchFeatures:
 
     def packed(self, rows: Sequence[TokenIds]) -> Features:
         """Tensors (1, tokens): the rows one behind the other."""
-        features: Features = dict(packing.flat_features(rows, self._padding_index))
+        features: Features = dict(packing.flat_features(rows, self._padding_index, fewest=self._fewest_tokens))
         if "token_type_ids" in self._tensor_names:
             features["token_type_ids"] = torch.zeros_like(features["input_ids"])
         return {**self._constants, **features}
@@ -81,6 +81,10 @@ class BatchFeatures:
     def together(self, rows: Sequence[TokenIds]) -> Features:
         """The rows in one batch as sentence-transformers has it: padded to the longest, or flat for a static model."""
         return self.flat(rows) if self._staged.is_static else self.padded(rows, max(map(len, rows)))
+
+    @functools.cached_property
+    def _fewest_tokens(self) -> int:
+        return packing.fewest_tokens(TORCH_DTYPES[self._staged.dtype])
 
     @functools.cached_property
     def _padding_index(self) -> int | None:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from soloist.arrays import Vectors
 from soloist.encoding import packing
 from soloist.encoding.features import Features
+from soloist.models.prepacked import PackedLinear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,22 +72,27 @@ def unit_rows(vectors: Vectors) -> tuple[Vectors, list[int]]:
 def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
     """The vectors of a batch. Modules behind the pooling that multiply get enough rows for their products.
 
-    Those modules work a row at a time, as the network works a token at a time. Fewer rows than `packing.FEWEST` would
-    go through another kernel of the matrix library, so the first row comes again behind the others.
+    Those modules work a row at a time, as the network works a token at a time. Too few rows would go through another
+    kernel of the matrix library (see `packing.fewest_tokens`), so the first row comes again behind the others.
     """
     parts = list(module)
     pooled = next((index for index, part in enumerate(parts) if isinstance(part, Pooling)), len(parts))
-    if not any(True for part in parts[pooled + 1 :] for _ in part.parameters()):
+    if not any(map(_multiplies, parts[pooled + 1 :])):
         vectors: torch.Tensor = module(features)["sentence_embedding"]
         return vectors[:, : module.truncate_dim]
     for index, part in enumerate(parts):
         features = part(features)
         if index == pooled:
             rows = features["sentence_embedding"]
-            more = rows[:1].expand(max(0, packing.FEWEST - len(rows)), -1)
+            more = rows[:1].expand(max(0, packing.fewest_tokens(rows.dtype) - len(rows)), -1)
             features["sentence_embedding"] = torch.cat([rows, more])
     last: torch.Tensor = features["sentence_embedding"]
     return last[:, : module.truncate_dim]
+
+
+def _multiplies(part: torch.nn.Module) -> bool:
+    has_parameters = next(part.parameters(), None) is not None
+    return has_parameters or any(isinstance(layer, PackedLinear) for layer in part.modules())
 
 
 def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:

@@ -34,7 +34,7 @@ from soloist.memory.planner import BatchLimits, Reason
 from soloist.models.loading import StagedModel
 from soloist.sizing.budgets import Budget
 from soloist.sizing.run_plan import RunPlan
-from soloist.types import MemoryStats, TokenTally
+from soloist.types import Matmul, MemoryStats, TokenTally
 
 FORMAT = 2
 _NOTHING_PASSED_OVER = InputPassedOver(files=0, by_reason={}, first=())
@@ -85,6 +85,7 @@ class ModelReport:
 
     Attributes:
         matryoshka_dims: those that the model was trained to be cut to.
+        matmul: the library that multiplied with the weights, `torch` or `onednn`; on devices it is `torch`.
         chunks: all chunks. The next five are parts of them.
         embedded: went through the model now.
         kept: were finished by an earlier session.
@@ -106,6 +107,7 @@ class ModelReport:
     fingerprint: str
     dim: int
     dtype: str
+    matmul: Matmul
     max_tokens: int | None
     document_prompt: str
     query_prompt: str
@@ -345,6 +347,7 @@ def _report(
         fingerprint=model.fingerprint,
         dim=model.dim,
         dtype=model.dtype,
+        matmul=model.matmul,
         max_tokens=model.max_tokens,
         document_prompt=model.document_prompt,
         query_prompt=model.query_prompt,

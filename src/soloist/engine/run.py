@@ -212,12 +212,13 @@ class _Run:
             collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check
         )
         require_dims = functools.partial(require_dim, config.fusion, self._specs)
-        staged = stage_all(self._specs, config, self._accelerator, sink, check, require_dims)
+        made = made_with(folder)
+        matmuls = {name: before.matmul for name, before in made.items()}
+        staged = stage_all(self._specs, config, self._accelerator, sink, check, on_staged=require_dims, matmuls=matmuls)
         encoders = encoders_of(staged, config, self._accelerator, sink)
         shards = without_vectorless(shards, encoders, folder, collections, config, sink, check)
         fusion_plan = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
         check()
-        made = made_with(folder)
         require_dtypes(folder, config, staged, made)
         fingerprints = {name: model.fingerprint for name, model in staged.items()}
         fusion = fusing(fusion_plan, fingerprints, config.vector_dtype, shards)
@@ -375,6 +376,7 @@ def _state(config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget]) ->
         "config": config.to_dict(),
         "models": inputs.fingerprints,
         "dtypes": {name: model.dtype for name, model in inputs.staged.items()},
+        "matmuls": {name: model.matmul for name, model in inputs.staged.items()},
         "budgets": {name: asdict(budget) for name, budget in budgets.items()},
         "fusion": inputs.fusion_plan.to_dict() if inputs.fusion_plan is not None else None,
         "shards": [[shard.collection, shard.index, shard.rows, shard.content] for shard in inputs.shards],

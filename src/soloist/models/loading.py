@@ -38,12 +38,14 @@ from soloist.models.module_facts import (
     counts_positions,
     has_unit_vectors,
     is_static,
+    matmul_of,
     positions_of,
     uses_pooler,
     weights_bytes,
 )
 from soloist.models.own_settings import read_pipeline, similarity_of
 from soloist.models.pipeline import Task
+from soloist.models.prepacked import prepack
 from soloist.models.prompts import choose_prompts
 from soloist.models.refusals import require_dense_encoder
 from soloist.models.remote_code import fetch_remote_code
@@ -51,7 +53,7 @@ from soloist.models.settings import require_dims, require_own_settings, static_t
 from soloist.models.sides import Sides, sides_of
 from soloist.models.spec import ModelSpec
 from soloist.models.weights_check import LoadReport, complaint, fault_in_pickles, observed_loads
-from soloist.types import DType, Similarity
+from soloist.types import DType, Matmul, Similarity
 
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     "float32": torch.float32,
@@ -89,6 +91,7 @@ class StagedModel:
     - `has_unit_vectors` is True where the model's own vectors have length 1.
     - `revision` is the commit on the hub, where it is known.
     - `weights_bytes` counts parameters and buffers once, in `dtype`.
+    - `matmul` is the library that multiplies with the weights on the host.
     - `sides` has the pipeline of queries too, which is another one where the model has routes.
     - `notices` tell the user how the model's files were followed.
     """
@@ -110,6 +113,7 @@ class StagedModel:
     fingerprint: str
     weights_bytes: int
     is_static: bool
+    matmul: Matmul
     sides: Sides
     notices: tuple[str, ...]
 
@@ -127,8 +131,11 @@ class StagedModel:
         )
 
 
-def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
+def stage(spec: ModelSpec, dtype: DType, matmul: Matmul = "torch") -> StagedModel:
     """Load a model into host memory, or share the one that is already there.
+
+    With `onednn` the weights of its linear layers are packed for the host, where its network allows that. Devices can
+    have it too: a replica gets plain layers.
 
     Raises:
         ModelLoadError: the weights are missing, damaged, incomplete, or not those that the spec describes.
@@ -144,7 +151,7 @@ def stage(spec: ModelSpec, dtype: DType) -> StagedModel:
             require_own_settings(spec, location.folder)
             contents = content_digests(spec, location)
             with _lock:
-                sides = _share(spec, dtype, location, contents)
+                sides = _share(spec, dtype, matmul, location, contents)
         except LOAD_FAILURES as exc:
             raise ModelLoadError(load_failure_text(spec, exc)) from exc
     return _describe(spec, dtype, location, contents, sides)
@@ -169,14 +176,15 @@ def overflows_float16(spec: ModelSpec) -> bool:
             raise ModelLoadError(load_failure_text(spec, exc)) from exc
 
 
-def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str]) -> Sides:
-    """The same modules for the same files, pipeline settings, dtype and limit, as long as a caller holds them."""
+def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, contents: Mapping[str, str]) -> Sides:
+    """The same modules for the same files, pipeline settings, dtype, limit and library, while a caller holds them."""
     key = fingerprint(
         contents,
         pipeline=read_pipeline(location.folder),
         dtype=dtype,
         code=spec.trust_remote_code,
         max_tokens=spec.max_tokens,
+        matmul=matmul,
     )
     sides = _shared_sides.get(key)
     if sides is None:
@@ -189,6 +197,8 @@ def _share(spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[
         for module in sides.distinct():
             module.model_card_data.model = None
             _set_limit(spec, module, tuple(said))
+            if matmul == "onednn" and not is_static(module):
+                prepack(module)
         _shared_sides[key] = sides
     return sides
 
@@ -280,6 +290,7 @@ def _describe(
         ),
         weights_bytes=weights_bytes(module),
         is_static=is_static(module),
+        matmul=matmul_of(module),
         sides=sides,
         notices=(*known.warnings, *prompts.notices, *_limit_notices(spec, module)),
     )

@@ -8,6 +8,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from soloist.models.limits import usable_positions
+from soloist.models.prepacked import PackedLinear, packed_bytes
+from soloist.types import Matmul
 
 # What networks call a table of positions.
 _POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
@@ -48,8 +50,14 @@ def has_unit_vectors(module: SentenceTransformer) -> bool:
 
 
 def weights_bytes(module: SentenceTransformer) -> int:
-    """The bytes of all parameters and buffers, each counted once."""
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    """The bytes of all parameters, buffers and packed weights, each counted once."""
+    plain: int = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    return plain + packed_bytes(module)
+
+
+def matmul_of(module: SentenceTransformer) -> Matmul:
+    """The library that multiplies with the weights of a pipeline's linear layers."""
+    return "onednn" if any(isinstance(part, PackedLinear) for part in module.modules()) else "torch"
 
 
 def is_static(module: SentenceTransformer) -> bool:

@@ -41,6 +41,7 @@ from soloist.sizing.measurements import MeasurementCache
 from soloist.staging import encoders_of, select_models, stage_all
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
+from soloist.types import Matmul
 
 # Imports make no garbage: looking for it again and again takes a fifth of their four seconds.
 _CODE = "import gc; gc.disable(); from soloist.engine.drivers.isolated import main; gc.enable(); main()"
@@ -79,6 +80,7 @@ def _request(context: PassContext, config: RunConfig) -> dict[str, Any]:
     return {
         "config": {**config.to_dict(), "stop_after": context.stop.remaining_seconds},
         "models": context.fingerprints,
+        "matmuls": {model: context.encoders[model].staged.matmul for model in context.models},
         "budgets": {model: asdict(context.plan.budgets[model]) for model in context.models},
         "shards": [asdict(shard) for shard in context.run_shards.refs],
     }
@@ -256,7 +258,7 @@ def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
     parent.stop.limit(config.stop_after)
     shards = [ShardRef(**shard) for shard in request["shards"]]
     budgets = {model: Budget(**budget) for model, budget in request["budgets"].items()}
-    context = _context(config, request["models"], shards, budgets, accelerator, parent.stop)
+    context = _context(config, request["models"], request["matmuls"], shards, budgets, accelerator, parent.stop)
     lease = DeviceLease(accelerator, context.models, ends, locked=False)
     run_pass(context, _Go(parent, lease), parent)
 
@@ -264,6 +266,7 @@ def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
 def _context(
     config: RunConfig,
     fingerprints: Mapping[str, str],
+    matmuls: Mapping[str, Matmul],
     shards: Sequence[ShardRef],
     budgets: Mapping[str, Budget],
     accelerator: Accelerator,
@@ -272,7 +275,7 @@ def _context(
     """What the parent's own context would be."""
     silent = ListSink()
     specs = {name: spec for name, spec in select_models(config).items() if name in fingerprints}
-    staged = stage_all(specs, config, accelerator, silent, stop.check)
+    staged = stage_all(specs, config, accelerator, silent, stop.check, matmuls=matmuls)
     _require_same_models(staged, fingerprints)
     encoders = encoders_of(staged, config, accelerator, silent)
     plan = plan_memory(config, encoders, budgets, accelerator, MeasurementCache(config.cache_dir), silent)

@@ -23,7 +23,7 @@ from soloist.stores.layout import STATE
 from soloist.stores.leftovers import remove_leftovers
 from soloist.stores.manifest import FileRecord
 from soloist.stores.reconcile import reconcile_incoming
-from soloist.types import VectorDType
+from soloist.types import Matmul, VectorDType
 
 
 def other_run(path: Path) -> RunFolder:
@@ -82,11 +82,14 @@ def _root_before(folder: RunFolder) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What the last session of a run made a model's vectors with. An earlier version wrote no budget down."""
+    """What the last session of a run made a model's vectors with. An earlier version wrote no budget down, and had
+    only torch's products.
+    """
 
     fingerprint: str
     dtype: str
     budget: Budget | None
+    matmul: Matmul = "torch"
 
 
 def made_with(folder: RunFolder) -> dict[str, Made]:
@@ -94,15 +97,23 @@ def made_with(folder: RunFolder) -> dict[str, Made]:
     try:
         if (folder.path / STATE).is_file():
             state = folder.read_json(STATE)
-            budgets = state.get("budgets", {})
+            budgets, matmuls = state.get("budgets", {}), state.get("matmuls", {})
             return {
-                name: Made(fingerprint=state["models"][name], dtype=dtype, budget=budget_of(budgets.get(name)))
+                name: Made(
+                    fingerprint=state["models"][name],
+                    dtype=dtype,
+                    budget=budget_of(budgets.get(name)),
+                    matmul=matmuls.get(name, "torch"),
+                )
                 for name, dtype in state["dtypes"].items()
             }
         models = folder.read_json("run.json")["models"]
         return {
             model["name"]: Made(
-                fingerprint=model["fingerprint"], dtype=model["dtype"], budget=budget_of(model.get("budget"))
+                fingerprint=model["fingerprint"],
+                dtype=model["dtype"],
+                budget=budget_of(model.get("budget")),
+                matmul=model.get("matmul", "torch"),
             )
             for model in models
         }

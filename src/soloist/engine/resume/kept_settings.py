@@ -30,6 +30,7 @@ _KEPT: Mapping[str, str] = {
     "dtype": "",
     "vector_dtype": "",
     "packing": "the last bits of new vectors may differ from those of the old ones",
+    "matmul": "the last bits of new vectors may differ from those of the old ones",
     "shard_chunks": "the run's files are cut again, and no text is embedded again",
     "text_field": "a chunk whose text differs is embedded again",
     "id_field": "rows get new ids, here and in exports",

@@ -1,0 +1,98 @@
+"""A run goes on with the library that multiplied before, so that its vectors keep their last bits.
+
+all-MiniLM-L6-v2 shows them: sums of tiny networks are too short for two libraries to differ.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from soloist.config import RunConfig
+from soloist.engine import RunResult, run
+from soloist.models.prepacked import can_prepack
+from soloist.retrieval import open_run
+
+pytestmark = pytest.mark.skipif(
+    not can_prepack(torch.float32), reason="this torch has no products with packed weights on this processor"
+)
+MODEL = "all-MiniLM-L6-v2"
+
+
+def write(root: Path, count: int) -> None:
+    (root / "texts").mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"id": str(n), "text": f"lease {n} of the shard " * (n % 7 + 1)}) for n in range(count)]
+    (root / "texts" / "part.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def config_of(root: Path, out: Path, **named: Any) -> RunConfig:
+    return RunConfig(
+        chunks_root=root / "chunks", out=out, models=[MODEL], dtype="float32", accelerator="cpu",
+        lock_dir=root / "locks", cache_dir=root / "cache", **named,
+    )  # fmt: skip
+
+
+def vectors(out: Path) -> np.ndarray:
+    return np.concatenate(list(open_run(out).vectors(MODEL).blocks()))
+
+
+def matmul_of(result: RunResult) -> str:
+    return result.models[0].matmul
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Chunks, and runs over them with either library."""
+    root = tmp_path_factory.mktemp("matmul")
+    write(root / "chunks", 12)
+    for matmul in ("torch", "onednn"):
+        assert matmul_of(run(config_of(root, root / matmul, matmul=matmul))) == matmul
+    return root
+
+
+def test_the_libraries_differ_in_the_last_bits_alone(root: Path) -> None:
+    """Without that no test here could fail."""
+    torch_own, onednn = vectors(root / "torch"), vectors(root / "onednn")
+    assert not np.array_equal(torch_own, onednn)
+    assert np.abs(torch_own - onednn).max() <= 1e-6
+
+
+def test_a_pass_in_a_process_of_its_own_has_the_library_of_the_run(root: Path, tmp_path: Path) -> None:
+    """The process would measure for itself, and choose another one than the process before."""
+    for matmul in ("torch", "onednn"):
+        run(config_of(root, tmp_path / matmul, matmul=matmul, isolation="process"))
+        assert np.array_equal(vectors(tmp_path / matmul), vectors(root / matmul))
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_torch(root: Path, tmp_path: Path) -> None:
+    """Its new vectors would be of another library than its old ones, though nobody asked for one."""
+    write(tmp_path / "chunks", 6)
+    config = config_of(tmp_path, tmp_path / "run", matmul="torch")
+    run(config)
+    path = config.out / "run.json"
+    written = json.loads(path.read_text())
+    del written["config"]["matmul"], written["models"][0]["matmul"]
+    path.write_text(json.dumps(written))
+    write(tmp_path / "chunks", 12)
+    assert matmul_of(run(config_of(tmp_path, config.out))) == "torch"
+    assert np.array_equal(vectors(config.out), vectors(root / "torch"))
+
+
+def test_a_library_that_was_chosen_stays_until_another_is_named(root: Path, tmp_path: Path) -> None:
+    """A setting of a run would go back to its default with the next command; or change without a word."""
+    write(tmp_path / "chunks", 4)
+    config = config_of(tmp_path, tmp_path / "run", matmul="torch")
+    run(config)
+    write(tmp_path / "chunks", 8)
+    assert matmul_of(run(config_of(tmp_path, config.out))) == "torch"
+    write(tmp_path / "chunks", 12)
+    changed = run(config_of(tmp_path, config.out, matmul="onednn"))
+    assert matmul_of(changed) == "onednn"
+    assert any("it was torch" in notice and "last bits" in notice for notice in changed.notices)
+    expected = np.concatenate([vectors(root / "torch")[:8], vectors(root / "onednn")[8:]])
+    assert np.array_equal(vectors(config.out), expected)
