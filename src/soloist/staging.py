@@ -156,6 +156,8 @@ def stage_all(
 def _staged(spec: ModelSpec, requested: DTypeRequest, matmul: MatmulRequest, accelerator: Accelerator) -> StagedModel:
     known = replace(spec, overflows_float16=overflows_float16(spec))
     dtype = dtype_on(accelerator, known, requested)
+    if spec.loader == "wordllama":  # a table of vectors multiplies nothing
+        return stage(known, dtype)
     return stage(known, dtype, matmul_on(accelerator, dtype, matmul))
 
 
