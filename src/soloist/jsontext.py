@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+# Made once: `json.dumps` makes an encoder a call, which costs more than a small value does.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
     r"""The value as JSON text that always encodes to UTF-8.
@@ -16,6 +19,9 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
         TypeError: JSON has no such value.
         ValueError: the value has NaN or infinity, which other readers refuse.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    if indent is None:
+        text = _ENCODER.encode(value)
+    else:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     # For a surrogate, backslashreplace writes the same escape as JSON.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

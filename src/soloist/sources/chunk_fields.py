@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,9 @@ _TOP_LEVEL = "top_level_"
 _NO_PARTITIONS: Partitions = {}
 # Far beyond any metadata that makes sense, and within the limits of other readers of JSON: serde_json's is 128.
 _MAX_DEPTH = 100
+_ENCODER = json.JSONEncoder(allow_nan=False)  # made once: `json.dumps` makes one a call
+_PLAIN = {str, bool, type(None)}
+_PLAIN_BITS = 64  # a whole number that no limit on digits meets
 _KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
 
 
@@ -71,8 +75,9 @@ def chunk_of(
     index: int,
     partitions: Partitions = _NO_PARTITIONS,
     check_id: Callable[[GivenId], None] = lambda given: None,
+    source_file: str | None = None,
 ) -> Chunk:
-    """The chunk of these fields; `origin` and `index` are used only for a derived id.
+    """The chunk of these fields; `origin` is used only for a derived id, and `source_file` is as in `Chunk`.
 
     `partitions` are the keys and values in the names of the file's folders. `check_id` is called before an id is
     derived, with the id that the chunk has or with none. It may raise.
@@ -95,7 +100,10 @@ def chunk_of(
         if name not in not_metadata:
             _add(metadata, name, value)
     _require_json(metadata)
-    return Chunk(id=derived_id(origin, index, text) if given.id is None else given.id, text=text, metadata=metadata)
+    return Chunk(
+        id=derived_id(origin, index, text) if given.id is None else given.id, text=text, metadata=metadata,
+        source_file=source_file, source_index=index if source_file is not None else None,
+    )  # fmt: skip
 
 
 def _add(metadata: dict[str, Any], name: str, value: Any) -> None:
@@ -115,17 +123,27 @@ def derived_id(origin: str, index: int, text: str) -> str:
 
 
 def _require_json(metadata: Mapping[str, Any]) -> None:
+    if all(map(_is_plain, metadata.values())):  # nearly all metadata are, and need not be written to be known
+        return
     # Levels are counted, because how deep Python's encoder goes depends on the stack, which differs when we write.
     if _is_deeper(metadata, _MAX_DEPTH):
         raise NotAChunkError(f"cannot be stored: its metadata is nested more than {_MAX_DEPTH} levels deep")
     # Python reads and writes NaN, and other readers of JSON do not. Writing null instead would change it silently.
     try:
-        json.dumps(metadata, allow_nan=False)
+        _ENCODER.encode(metadata)
     except ValueError as exc:
         raise NotAChunkError(
             f"cannot be stored: its metadata has NaN or infinity in {_not_json(metadata)}, and JSON has neither: write "
             "null for a missing value"
         ) from exc
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is certain to be one that JSON can hold, in one level."""
+    kind = type(value)
+    if kind is int:
+        return bool(value.bit_length() <= _PLAIN_BITS)
+    return kind in _PLAIN or (kind is float and math.isfinite(value))
 
 
 def _not_json(metadata: Mapping[str, Any]) -> str:

@@ -70,6 +70,7 @@ class _FileReading:
         self._check = check
         self._format = format_of(file.name)
         self._partitions = partitions_of(collection, file)
+        self._source_file = collection.inside(file)  # one text for all chunks of the file
         self._has_ids: bool | None = None
         self._first_without_id: int | None = None
         self._n_items = 0
@@ -121,8 +122,9 @@ class _FileReading:
                 self._skip(index, "empty text")
                 return None
             return chunk_of(
-                fields, self._config, origin, index, self._partitions, functools.partial(self._check_id, index)
-            )
+                fields, self._config, origin, index, self._partitions, functools.partial(self._check_id, index),
+                self._source_file,
+            )  # fmt: skip
         except NotAChunkError as exc:
             self._report_item(index, exc)
             return None

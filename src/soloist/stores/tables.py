@@ -295,6 +295,8 @@ def _require_unicode(chunk: Chunk) -> None:
 
 
 def _metadata_text(chunk: Chunk) -> str:
+    if not chunk.metadata:
+        return "{}"
     try:
         return json_text(dict(chunk.metadata))
     except (TypeError, ValueError) as exc:

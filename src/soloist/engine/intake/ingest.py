@@ -6,9 +6,8 @@ reads only the run's own shards, which do not change under it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from soloist.config import SourceConfig
@@ -134,11 +133,10 @@ def _write_shards(
     duplicates = DuplicateIds()
     pending: list[Chunk] = []
     index = characters = 0
-    path_of = functools.lru_cache(maxsize=1)(collection.inside)  # one text for all chunks of a file
     for chunk, place in read_chunks(collection, source, on_skip, check):
         duplicates.check(chunk.id, place)
-        pending.append(replace(chunk, source_file=path_of(place.file), source_index=place.index))
-        characters += len(chunk.text) + _characters(chunk.metadata)
+        pending.append(chunk)
+        characters += len(chunk.text) + (_characters(chunk.metadata) if chunk.metadata else 0)
         if len(pending) == shard_chunks or characters >= SHARD_CHARACTERS:
             yield _write_shard(collection, index, pending, folder)
             index, pending, characters = index + 1, [], 0
