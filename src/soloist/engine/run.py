@@ -24,6 +24,7 @@ from soloist.engine.drivers.isolated import run_isolated
 from soloist.engine.drivers.local import run_pass
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
 from soloist.engine.intake.ingest import ShardRef, ingest, tell_passed_over
+from soloist.engine.intake.seen_tokens import SeenTokens
 from soloist.engine.intake.vectorless import without_vectorless
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.resume.checks import (
@@ -186,20 +187,21 @@ class _Run:
     def _work(self, builder: ResultBuilder, sink: EventSink) -> Callable[[], RunResult]:
         """Do all but write run.json; what this returns makes the result at the very end."""
         config, accelerator = self._config, self._accelerator
-        with _undone_on_error(self._folder), self._told(sink):
-            inputs = self._read(sink)
-        recorded = recorded_budgets(inputs.made, inputs.fingerprints)
-        budgets = self._reconcile(inputs, recorded, sink)
-        measurements = MeasurementCache(config.cache_dir)
-        plan = plan_memory(config, inputs.encoders, budgets, accelerator, measurements, sink)
-        self._embed(inputs, plan, recorded, sink)
+        with SeenTokens(self._folder.path) as seen:
+            with _undone_on_error(self._folder), self._told(sink):
+                inputs = self._read(seen, sink)
+            recorded = recorded_budgets(inputs.made, inputs.fingerprints)
+            budgets = self._reconcile(inputs, recorded, sink)
+            measurements = MeasurementCache(config.cache_dir)
+            plan = plan_memory(config, inputs.encoders, budgets, accelerator, measurements, sink)
+            self._embed(inputs, plan, recorded, seen, sink)
         if inputs.fusion is not None:
             fuse_all(inputs.fusion, self._folder, sink, self._stop)
         result = builder.result(inputs.staged, inputs.fusion_plan, plan)
         _remember(result, builder, inputs.encoders, accelerator, measurements, sink)
         return lambda: builder.result(inputs.staged, inputs.fusion_plan, plan)
 
-    def _read(self, sink: EventSink) -> _Inputs:
+    def _read(self, seen: SeenTokens, sink: EventSink) -> _Inputs:
         """Read the chunks, load the models, and refuse what cannot be done with them."""
         config, folder, check = self._config, self._folder, self._stop.check
         _announce(config, self._specs, self._accelerator, sink)
@@ -216,7 +218,7 @@ class _Run:
         matmuls = {name: before.matmul for name, before in made.items()}
         staged = stage_all(self._specs, config, self._accelerator, sink, check, on_staged=require_dims, matmuls=matmuls)
         encoders = encoders_of(staged, config, self._accelerator, sink)
-        shards = without_vectorless(shards, encoders, folder, collections, config, sink, check)
+        shards = without_vectorless(shards, encoders, folder, collections, config, sink, check, seen)
         fusion_plan = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
         check()
         require_dtypes(folder, config, staged, made)
@@ -240,13 +242,15 @@ class _Run:
         _warn_of_fusion(inputs.fusion_plan, sink)
         return budgets
 
-    def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
+    def _embed(
+        self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], seen: SeenTokens, sink: EventSink
+    ) -> None:
         """Compute the vectors that the folder does not have, one pass after the other."""
         folder, check = self._folder, self._stop.check
         run_shards = RunShards(
             folder=folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others
         )
-        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run_shards, self._stop)
+        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run_shards, self._stop, seen)
         work = [item for context in contexts for item in pending(context.run_shards, context.fingerprints).work]
         if work or not is_fused(inputs.fusion, folder):
             folder.reopen()

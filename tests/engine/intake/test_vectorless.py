@@ -251,7 +251,7 @@ def test_only_models_that_may_lack_tokens_tokenize_twice(tiny_models, monkeypatc
             with_prompt = Encoder(dataclasses.replace(staged, document_prompt="passage: "))
             assert not may_lack_vectors(with_prompt)
             blank = "x" if "pre_tokenizer" in change else " \u00a0"
-            assert Look(encoder).at(["grey", blank, "water"]) == {1: "no tokens"}
+            assert Look(encoder).at(["grey", blank, "water"]).reasons == {1: "no tokens"}
     finally:
         for name, part in before.items():
             setattr(backend, name, part)

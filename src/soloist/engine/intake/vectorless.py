@@ -16,9 +16,11 @@ from pathlib import Path
 from soloist.config import RunConfig
 from soloist.digests import DigestTable, text_digest
 from soloist.encoding.encoder import Encoder
+from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.encoding.vectorless import Look, may_lack_vectors
 from soloist.engine.intake.ingest import ShardRef, nothing_to_embed, skip_event
 from soloist.engine.intake.left_out import LeftOut
+from soloist.engine.intake.seen_tokens import SeenTokens
 from soloist.errors import OutputError
 from soloist.events import EventSink, Notice, TextsLeftOut
 from soloist.stores import RunFolder
@@ -45,10 +47,12 @@ def without_vectorless(
     config: RunConfig,
     sink: EventSink,
     check: Callable[[], object],
+    seen: SeenTokens | None = None,
 ) -> tuple[ShardRef, ...]:
     """The incoming shards of a run without the texts of which a model makes no vector; `skipped.jsonl` has those.
 
-    `check` is called now and then, and raises where the run should end.
+    `check` is called now and then, and raises where the run should end. `seen` keeps the tokens of the texts that were
+    looked at.
 
     Raises:
         VectorlessTextsError: there are such texts, and the config's `on_bad_input` is "error".
@@ -58,7 +62,7 @@ def without_vectorless(
     if not looks:
         return tuple(shards)
     fingerprints = {name: encoders[name].staged.fingerprint for name in looks}
-    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), config.chunks_root, check)
+    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), config.chunks_root, check, seen)
     if config.source.on_bad_input == "error":
         _require_none(search, shards)
         return tuple(shards)
@@ -78,12 +82,14 @@ class _Search:
         known: Mapping[str, DigestTable],
         root: Path,
         check: Callable[[], object],
+        seen: SeenTokens | None,
     ) -> None:
         self._folder = folder
         self._looks = looks
         self._known = known
         self._root = root
         self._check = check
+        self._seen = seen
         self.left_out = LeftOut()
 
     def through(self, ref: ShardRef) -> list[_VectorlessText]:
@@ -100,16 +106,20 @@ class _Search:
     def _look(self, model: str, shard: Shard, digests: Sequence[bytes]) -> Iterator[tuple[int, Vectorless]]:
         """The rows of a shard of which a model makes no vector. A text that has one is not looked at again."""
         known = self._known[model]
+        parts: list[TokenizedTexts] = []
         unknown = [row for row, digest in enumerate(digests) if known.find(digest) is None]
         for start in range(0, len(unknown), _LOOKED_AT_TOGETHER):
             self._check()
             rows = unknown[start : start + _LOOKED_AT_TOGETHER]
-            reasons = self._looks[model].at([shard.texts[row] for row in rows])
+            looked = self._looks[model].at([shard.texts[row] for row in rows])
+            parts.append(looked.tokenized)
             for at, row in enumerate(rows):
-                if at in reasons:
-                    yield row, reasons[at]
+                if at in looked.reasons:
+                    yield row, looked.reasons[at]
                 else:
                     known.add(digests[row])
+        if self._seen is not None:
+            self._seen.keep((model, shard.collection, shard.index), [digests[row] for row in unknown], parts)
 
     def _text(
         self,
