@@ -38,6 +38,7 @@ from soloist.engine.resume.checks import (
     require_the_same,
     warn_of_missing_vectors,
     warn_of_other_budgets,
+    warn_of_other_matmuls,
     warn_of_other_settings,
 )
 from soloist.engine.resume.kept_settings import KeptSettings, require_weights_for_all, tell_fusion, with_kept_settings
@@ -239,6 +240,7 @@ class _Run:
         reconcile(folder, fingerprints, inputs.fusion, config.vector_dtype, sink)
         warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         warn_of_missing_vectors(self._others, fingerprints, sink)
+        warn_of_other_matmuls(self._others, inputs.staged, sink)
         _warn_of_fusion(inputs.fusion_plan, sink)
         return budgets
 

@@ -83,6 +83,17 @@ def test_a_run_of_an_earlier_version_goes_on_with_torch(root: Path, tmp_path: Pa
     assert np.array_equal(vectors(config.out), vectors(root / "torch"))
 
 
+def test_vectors_of_another_library_are_reused_with_a_word(root: Path, tmp_path: Path) -> None:
+    """A run would mix the last bits of two libraries, and its report would name one of them alone."""
+    config = config_of(root, tmp_path / "run", matmul="onednn", reuse=[root / "torch"])
+    result = run(config)
+    assert result.models[0].from_others == 12
+    assert np.array_equal(vectors(config.out), vectors(root / "torch"))
+    assert any("were computed by torch and new ones are by onednn" in notice for notice in result.notices)
+    alike = run(config_of(root, tmp_path / "alike", matmul="torch", reuse=[root / "torch"]))
+    assert not any("new ones are by" in notice for notice in alike.notices)
+
+
 def test_a_library_that_was_chosen_stays_until_another_is_named(root: Path, tmp_path: Path) -> None:
     """A setting of a run would go back to its default with the next command; or change without a word."""
     write(tmp_path / "chunks", 4)

@@ -257,6 +257,20 @@ def warn_of_missing_vectors(others: Sequence[RunFolder], fingerprints: Mapping[s
             sink.emit(Notice(about=model, message=f"no vectors are reused: there are none of this model in {where}"))
 
 
+def warn_of_other_matmuls(others: Sequence[RunFolder], staged: Mapping[str, StagedModel], sink: EventSink) -> None:
+    """Say where --reuse names a run whose vectors another library multiplied: fingerprints do not count that."""
+    for other in others:
+        made = {before.fingerprint: before.matmul for before in made_with(other).values()}
+        for name, model in staged.items():
+            matmul = made.get(model.fingerprint, model.matmul)
+            if matmul != model.matmul:
+                message = (
+                    f"its vectors in {other.path} were computed by {matmul} and new ones are by {model.matmul}: their "
+                    "last bits may differ"
+                )
+                sink.emit(Notice(about=name, message=message))
+
+
 def warn_of_other_budgets(recorded: Mapping[str, Budget], budgets: Mapping[str, Budget], sink: EventSink) -> None:
     """Say where batches have another size than those before, because a GPU chooses its kernels by it."""
     for model, budget in budgets.items():
