@@ -57,11 +57,12 @@ docs: $(VENV)/.docs
 # Beside sentence-transformers and those of the other engines whose environments are there; BENCH=--quick tries it out.
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.encode $(BENCH)
-	$(BIN)/python -m benchmarks.encode --model wordllama --precisions float32 --engines soloist,sentence $(BENCH)
+	$(BIN)/python -m benchmarks.encode --model wordllama --precisions float32 $(BENCH)
 	$(BIN)/python -m benchmarks.ensemble $(BENCH)
 
 # Some of these need other versions of what soloist needs, so each has an environment of its own.
-bench-engines: $(patsubst %,.venv-%/.installed,openvino onnx infinity)
+ENGINES := openvino onnx infinity ctranslate2 fastembed wordllama model2vec
+bench-engines: $(ENGINES:%=.venv-%/.installed)
 
 bench-scale: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.scale $(BENCH)
@@ -76,7 +77,7 @@ format: $(VENV)/.check
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-openvino .venv-onnx .venv-infinity build .ruff_cache .mypy_cache .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(ENGINES:%=.venv-%) build .ruff_cache .mypy_cache .import_linter_cache src/*.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -101,13 +102,18 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[bench]'
 	touch $@
 
-ENGINE_openvino := sentence-transformers[openvino]
-ENGINE_onnx := sentence-transformers[onnx]
-ENGINE_infinity := infinity-emb[torch]
+PACKAGES_openvino := sentence-transformers[openvino] torch
+PACKAGES_onnx := sentence-transformers[onnx] torch
+PACKAGES_infinity := infinity-emb[torch] torch
+PACKAGES_ctranslate2 := ctranslate2 transformers torch
+PACKAGES_fastembed := fastembed
+PACKAGES_wordllama := wordllama
+PACKAGES_model2vec := model2vec
 
-# torchvision comes along and is not used: one built for another torch would break the import.
+# threadpoolctl says which kernels an engine loads. torchvision comes along with some and is not used: one built for
+# another torch would break the import.
 .venv-%/.installed: benchmarks/environments/%.txt
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip --disable-pip-version-check -q install -c $< '$(ENGINE_$*)' torch
+	.venv-$*/bin/python -m pip --disable-pip-version-check -q install -c $< $(PACKAGES_$*:%='%') threadpoolctl
 	.venv-$*/bin/python -m pip --disable-pip-version-check -q uninstall -y torchvision
 	touch $@

@@ -1,6 +1,6 @@
 """soloist beside other engines, in one run, on the same texts and threads, in turn.
 
-Engines in environments of their own (OpenVINO, ONNX, infinity) take part where `make bench-engines` has made these.
+Engines in environments of their own, such as CTranslate2, take part where `make bench-engines` has made these.
 Writes encode-*.json, .md and .png into --results; prints the table, and as its last line one JSON object. Exit code 1
 where soloist's vectors are not the reference's, 2 where it cannot measure.
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.encode.engines import BATCH_SIZES, PRECISIONS, REFERENCE, engines_for
+from benchmarks.encode.engines import BATCH_SIZES, PRECISIONS, REFERENCE, Engine, engines_for
 from benchmarks.encode.plot import plot
 from benchmarks.encode.processes import WorkerError
 from benchmarks.encode.rounds import Job, measure
@@ -89,22 +89,34 @@ def _devices(wanted: str) -> tuple[str, ...] | None:
 
 
 def _measured(options: argparse.Namespace, devices: tuple[str, ...]) -> dict[str, Any]:
-    kind = devices[0].split(":")[0]
-    precisions = (options.precisions or ",".join(_precisions(devices))).split(",")
-    engines = [
-        engine
-        for engine in engines_for(kind, precisions)
-        if not options.engines or engine.name == REFERENCE or any(e in engine.name for e in options.engines.split(","))
-    ]
     texts = documentation(options.chunks, _token_counter())
     with tempfile.TemporaryDirectory(prefix="soloist-bench-") as temp:
+        folder = _model_folder(options.model, Path(temp))
+        engines = _engines(options, devices, static=_is_static(folder))
         job = Job(
-            model=options.model, folder=_model_folder(options.model, Path(temp)), texts=texts.texts, devices=devices,
-            threads=options.threads, rounds=options.rounds, search_chunks=options.search_chunks,
+            model=options.model, folder=folder, texts=texts.texts, devices=devices, threads=options.threads,
+            rounds=options.rounds, search_chunks=options.search_chunks,
             batch_sizes=BATCH_SIZES[2:4] if options.quick else BATCH_SIZES,
         )  # fmt: skip
         found = summarize(measure(job, engines, Path(temp), _say))
     return {**_circumstances(options, devices, texts), **found}
+
+
+def _engines(options: argparse.Namespace, devices: tuple[str, ...], *, static: bool) -> list[Engine]:
+    """Those that the options ask for, and the reference."""
+    precisions = (options.precisions or ",".join(_precisions(devices))).split(",")
+    wanted = options.engines.split(",") if options.engines else [""]
+    return [
+        engine
+        for engine in engines_for(devices[0].split(":")[0], precisions, static=static)
+        if engine.name == REFERENCE or any(part in engine.name for part in wanted)
+    ]
+
+
+def _is_static(folder: Path) -> bool:
+    """Whether the model is a table of token vectors, and no network."""
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    return any(module["type"].endswith(".StaticEmbedding") for module in modules)
 
 
 def _circumstances(options: argparse.Namespace, devices: tuple[str, ...], texts: Texts) -> dict[str, Any]:

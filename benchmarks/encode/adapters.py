@@ -176,7 +176,7 @@ class SentenceTransformers:
         return {"peak_device_bytes": torch.cuda.max_memory_allocated(self._setup.devices[0])}
 
 
-class _Exported(SentenceTransformers):
+class Exported(SentenceTransformers):
     """A backend whose model is another file, written once from the model's folder."""
 
     backend: str
@@ -188,19 +188,20 @@ class _Exported(SentenceTransformers):
         model = SentenceTransformer(
             self._setup.folder, device="cpu", backend=self.backend, model_kwargs={"export": True}
         )
-        model.save_pretrained(str(self._folder))
+        model.save_pretrained(str(self.folder))
 
     def load(self) -> Mapping[str, Any]:
         """Load the exported model."""
         from sentence_transformers import SentenceTransformer
 
         self._model = SentenceTransformer(
-            str(self._folder), device="cpu", backend=self.backend, model_kwargs=self._options()
+            str(self.folder), device="cpu", backend=self.backend, model_kwargs=self._options()
         )
         return self._known()
 
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Where the exported model is, for all engines that read it."""
         return Path(self._setup.work).parent / f"exported-{self.backend}"
 
     def _options(self) -> dict[str, Any]:
@@ -210,7 +211,7 @@ class _Exported(SentenceTransformers):
         raise NotImplementedError
 
 
-class OpenVino(_Exported):
+class OpenVino(Exported):
     """The OpenVINO backend. It computes in bfloat16 where the processor can, unless it is told not to."""
 
     backend = "openvino"
@@ -231,7 +232,7 @@ class OpenVino(_Exported):
         return {"dtype": {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(inside, inside)}
 
 
-class Onnx(_Exported):
+class Onnx(Exported):
     """The ONNX backend, on the processor."""
 
     backend = "onnx"
@@ -275,7 +276,7 @@ class Infinity:
         rows, _ = self._loop.run_until_complete(self._engine.embed(list(texts)))
         vectors = np.asarray(rows, dtype=np.float32)
         seconds = time.perf_counter() - began
-        return Encoded(vectors=_unit(vectors), seconds=seconds, wall_seconds=seconds)
+        return Encoded(vectors=unit(vectors), seconds=seconds, wall_seconds=seconds)
 
     def _start(self, batch_size: int) -> None:
         infinity: Any = importlib.import_module("infinity_emb")
@@ -289,16 +290,6 @@ class Infinity:
             )
         )  # fmt: skip
         self._loop.run_until_complete(self._engine.astart())
-
-
-ADAPTERS: Mapping[str, type[Any]] = {
-    "soloist": Soloist,
-    "packing soloist": PackingSoloist,
-    "sentence-transformers": SentenceTransformers,
-    "openvino": OpenVino,
-    "onnx": Onnx,
-    "infinity": Infinity,
-}
 
 
 class _Counter:
@@ -350,5 +341,6 @@ def _accelerator(devices: Sequence[str]) -> str:
     return "cuda:" + ",".join(device.split(":")[1] for device in devices)
 
 
-def _unit(vectors: Any) -> Any:
+def unit(vectors: Any) -> Any:
+    """Each row with norm 1."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -14,6 +14,8 @@ Batching = Literal["its own", "default", "best"]
 
 DEFAULT_BATCH_SIZE = 32
 BATCH_SIZES = (8, 16, 32, 64, 128, 256)
+# An engine in a precision that soloist does not have stands beside soloist in the one that is nearest in purpose.
+_BESIDE = {"int8": "bfloat16"}
 # What each kind of device computes in, as far as it is compared.
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "float16", "bfloat16")}
 
@@ -22,14 +24,17 @@ PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "float16", "bf
 class Engine:
     """One side of the comparison.
 
-    `environment` names a virtual environment of the checkout, `.venv-NAME`; empty for the one that runs. `batching`
-    says where the batch size comes from: `best` is chosen in the warm-up.
+    `environment` names a virtual environment of the checkout, `.venv-NAME`; empty for the one that runs. `prepared_in`
+    names the one that writes the files to load, where that is another. `batching` says where the batch size comes from:
+    `best` is chosen in the warm-up.
     """
 
     adapter: str
     precision: str
     batching: Batching
     environment: str = ""
+    prepared_in: str = ""
+    default_batch_size: int = DEFAULT_BATCH_SIZE
 
     @property
     def name(self) -> str:
@@ -39,9 +44,16 @@ class Engine:
 
     @property
     def opponent(self) -> str | None:
-        """The engine of soloist's that computes in the same precision; None for soloist."""
-        return None if self.adapter == "soloist" else f"soloist {self.precision}"
+        """soloist in the precision that this engine is compared with; None for soloist."""
+        return None if self.adapter == "soloist" else f"soloist {self.beside}"
 
+    @property
+    def beside(self) -> str:
+        """The precision of soloist that this engine is compared with: its own where soloist has it."""
+        return _BESIDE.get(self.precision, self.precision)
+
+
+_BATCHINGS: tuple[Batching, ...] = ("default", "best")
 
 REFERENCE = "sentence-transformers float32"
 OPTIONAL = (
@@ -51,11 +63,29 @@ OPTIONAL = (
     Engine(adapter="onnx", precision="float32", batching="default", environment="onnx"),
     Engine(adapter="infinity", precision="float32", batching="default", environment="infinity"),
     Engine(adapter="infinity", precision="bfloat16", batching="default", environment="infinity"),
-)
+    Engine(adapter="ctranslate2", precision="float32", batching="its own", environment="ctranslate2"),
+    # Its `int8_float32` is the same on a CPU: the runtime says that it computes in it.
+    Engine(adapter="ctranslate2", precision="int8", batching="its own", environment="ctranslate2"),
+    *(
+        Engine(
+            adapter="fastembed", precision="float32", batching=batching, environment="fastembed", prepared_in="onnx",
+            default_batch_size=256,
+        )
+        for batching in _BATCHINGS
+    ),
+)  # fmt: skip
+# Those that run static models.
+OPTIONAL_STATIC = tuple(
+    Engine(
+        adapter=adapter, precision="float32", batching=batching, environment=adapter, default_batch_size=batch_size
+    )
+    for adapter, batch_size in (("wordllama", 64), ("model2vec", 1024))
+    for batching in _BATCHINGS
+)  # fmt: skip
 
 
-def engines_for(kind: str, precisions: Sequence[str]) -> tuple[Engine, ...]:
-    """All engines for a kind of device, `cpu` or `cuda`, in the precisions wanted of it.
+def engines_for(kind: str, precisions: Sequence[str], *, static: bool = False) -> tuple[Engine, ...]:
+    """All engines for a kind of device, `cpu` or `cuda`, and of model, in the precisions wanted of it.
 
     Those in environments of their own have builds for the CPU alone.
     """
@@ -64,20 +94,25 @@ def engines_for(kind: str, precisions: Sequence[str]) -> tuple[Engine, ...]:
     ours = [
         Engine(adapter=adapter, precision=precision, batching="its own") for precision in kept for adapter in adapters
     ]
-    batchings: tuple[Batching, ...] = ("default", "best")
     theirs = [
         Engine(adapter="sentence-transformers", precision=precision, batching=batching)
         for precision in kept
-        for batching in batchings
+        for batching in _BATCHINGS
     ]
-    others = [engine for engine in OPTIONAL if kind == "cpu" and engine.precision in kept]
+    optional = OPTIONAL_STATIC if static else OPTIONAL
+    others = [engine for engine in optional if kind == "cpu" and engine.beside in kept]
     return (*ours, *theirs, *others)
 
 
 def python_of(engine: Engine, root: Path = ROOT) -> Path | None:
     """The interpreter that runs an engine; None where its environment has not been made."""
-    if not engine.environment:
+    return environment_python(engine.environment, root)
+
+
+def environment_python(environment: str, root: Path = ROOT) -> Path | None:
+    """The interpreter of an environment; None where it has not been made."""
+    if not environment:
         return Path(sys.executable)
     # `.installed` is written last: a half-made environment counts as none.
-    folder = root / f".venv-{engine.environment}"
+    folder = root / f".venv-{environment}"
     return folder / "bin" / "python" if (folder / ".installed").is_file() else None

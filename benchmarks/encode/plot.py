@@ -35,6 +35,11 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _label(row: Mapping[str, Any]) -> str:
+    """The rate and the ratio; with what is lost, where the precision is not soloist's."""
     ratio = row["soloist_is_faster_by"]
-    beside = f"  (soloist is {ratio['median']:.2f} times as fast)" if ratio else ""
-    return f"{row['tokens_per_second']:,.0f}{beside}"
+    if not ratio:
+        return f"{row['tokens_per_second']:,.0f}"
+    same = row["beside"].endswith(f" {row['precision']}")
+    ours = "soloist" if same else row["beside"]
+    loss = "" if same else f"; lowest cosine {row['cosine']['lowest']:.4f}"
+    return f"{row['tokens_per_second']:,.0f}  ({ours} is {ratio['median']:.2f} times as fast{loss})"

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.encode.adapters import Setup
-from benchmarks.encode.engines import BATCH_SIZES, DEFAULT_BATCH_SIZE, REFERENCE, Engine, python_of
+from benchmarks.encode.engines import BATCH_SIZES, REFERENCE, Engine, environment_python, python_of
 from benchmarks.encode.processes import Worker, WorkerError, working
 from benchmarks.machine import slug
 
 # Rows of the matrix products: tokens of a batch as the engines make them.
 _ROOF_ROWS = 2048
+# Texts that an engine embeds before its batch sizes are timed.
+_WARMING_CHUNKS = 64
 
 Say = Callable[[str], None]
 
@@ -105,15 +107,13 @@ class _Bench:
 
     def _is_ready(self, engine: Engine) -> bool:
         """Whether the environment is there, its model is exported, and its best batch size is known."""
-        python = python_of(engine)
-        if python is None:
-            self._absent[engine.name] = f"its environment is not there: make .venv-{engine.environment}"
-            return False
+        for environment in (engine.environment, engine.prepared_in):
+            if environment_python(environment) is None:
+                self._absent[engine.name] = f"its environment is not there: make .venv-{environment}"
+                return False
         try:
             if engine.environment and engine.adapter not in self._prepared:
-                with self._worker(engine, "prepare") as worker:
-                    worker.ask("prepare")
-                self._prepared.add(engine.adapter)
+                self._prepare(engine)
             if engine.batching == "best":
                 self._search(engine)
         except WorkerError as exc:
@@ -121,13 +121,21 @@ class _Bench:
             return False
         return True
 
+    def _prepare(self, engine: Engine) -> None:
+        """Write the files that the engine's adapter loads, once for all its precisions."""
+        python = environment_python(engine.prepared_in or engine.environment)
+        assert python is not None
+        with working(python, self._setup(engine, "prepare"), self._texts) as worker:
+            worker.ask("prepare")
+        self._prepared.add(engine.adapter)
+
     def _search(self, engine: Engine) -> None:
         """The fastest batch size, in a process of its own: large ones would count as the engine's memory."""
         seconds: dict[int, float] = {}
         with self._worker(engine, "search") as worker:
             worker.ask("load")
-            worker.ask("encode", batch_size=DEFAULT_BATCH_SIZE, first=2 * DEFAULT_BATCH_SIZE)
-            for size in self._job.batch_sizes:
+            worker.ask("encode", batch_size=self._job.batch_sizes[0], first=_WARMING_CHUNKS)
+            for size in sorted({*self._job.batch_sizes, engine.default_batch_size}):
                 seconds[size] = worker.ask("encode", batch_size=size, first=self._job.search_chunks)["seconds"]
         best = min(seconds, key=lambda size: seconds[size])
         self._best[engine.adapter, engine.precision] = (best, seconds)
@@ -144,7 +152,7 @@ class _Bench:
             except WorkerError as exc:
                 self._absent[engine.name] = str(exc)
                 continue
-            usual: tuple[int, dict[int, float]] = (DEFAULT_BATCH_SIZE, {})
+            usual: tuple[int, dict[int, float]] = (engine.default_batch_size, {})
             chosen = self._best[engine.adapter, engine.precision] if engine.batching == "best" else usual
             size, searched = chosen
             vectors = self._work / f"{slug(engine.name)}.npy"

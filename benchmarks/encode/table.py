@@ -37,13 +37,21 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         row["name"] + _inside(row),
         str(row["batch_size"]),
         f"{row['tokens_per_second']:,.0f}",
-        _spread(row["soloist_is_faster_by"], "{:.2f}") if row["adapter"] != "soloist" else "",
+        _faster(row),
         _percent(row["padding_share"]),
         f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
         f"{row['cosine']['lowest']:.7f}",
         f"{row['cosine']['mean']:.7f}",
         _percent(row["share_of_roof"]["median"] if row["share_of_roof"] else None),
     )
+
+
+def _faster(row: Mapping[str, Any]) -> str:
+    """The ratio; with soloist's precision where it is another than the row's."""
+    if row["beside"] is None:
+        return ""
+    another = "" if row["beside"].endswith(f" {row['precision']}") else f", beside {row['beside']}"
+    return _spread(row["soloist_is_faster_by"], "{:.2f}") + another
 
 
 def _inside(row: Mapping[str, Any]) -> str:
@@ -68,7 +76,8 @@ def _legend(report: Mapping[str, Any]) -> list[str]:
         "",
         "soloist's seconds are its report's: tokenizing, encoding and writing the vectors. The others' are those of "
         "their call, which writes nothing. Loading is in neither. The ratio is the median of the rounds' own ratios, "
-        f"with the lowest and the highest, in the same precision. Cosines are each row's with {report['reference']}.",
+        "with the lowest and the highest, in the same precision. A row in int8 stands beside soloist in bfloat16, and "
+        f"its lowest cosine says what it loses. Cosines are each row's with {report['reference']}.",
     ]
 
 

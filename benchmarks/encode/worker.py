@@ -19,13 +19,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from benchmarks.encode.adapters import ADAPTERS, Adapter, Setup
+from benchmarks.encode.adapter_table import ADAPTERS
+from benchmarks.encode.adapters import Adapter, Setup
 from benchmarks.encode.multiplying import multiply
 from benchmarks.machine import peak_rss_bytes, versions
 
 _PACKAGES = (
     "soloist", "sentence-transformers", "transformers", "torch", "tokenizers", "numpy", "openvino", "optimum-intel",
-    "optimum-onnx", "onnxruntime", "infinity-emb",
+    "optimum-onnx", "onnxruntime", "infinity-emb", "ctranslate2", "fastembed", "wordllama", "model2vec",
 )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from benchmarks.encode import __main__ as command
-from benchmarks.encode.engines import OPTIONAL, REFERENCE, engines_for, python_of
+from benchmarks.encode.engines import OPTIONAL, OPTIONAL_STATIC, REFERENCE, engines_for, python_of
+from benchmarks.encode.peers import batches_by_tokens, pooling_of
 from benchmarks.encode.summary import Work, faults_of, flops
 from benchmarks.encode.table import markdown
 from benchmarks.machine import ROOT
@@ -92,6 +93,45 @@ def test_engines_by_device_and_environment(tmp_path):
     assert python_of(OPTIONAL[0], tmp_path) is None
     (tmp_path / ".venv-openvino" / ".installed").touch()
     assert python_of(OPTIONAL[0], tmp_path) == tmp_path / ".venv-openvino" / "bin" / "python"
+
+
+def test_precisions_are_compared_with_like(results):
+    """An engine in int8 beside soloist in float32 would be compared with another precision."""
+    besides = {engine.name: engine.opponent for engine in OPTIONAL}
+    assert besides["ctranslate2 float32"] == "soloist float32"
+    assert besides["ctranslate2 int8"] == "soloist bfloat16"
+    assert not any(engine.precision == "int8" for engine in engines_for("cpu", ("float32",)))
+    report = json.loads((results / "last_line.json").read_text())
+    report["engines"][1] |= {"precision": "int8", "beside": "soloist bfloat16"}
+    assert "(computes in float32)" in markdown(report) and ", beside soloist bfloat16 |" in markdown(report)
+
+
+def test_static_models_have_engines_of_their_own():
+    """A library for tables of token vectors cannot run a network, nor a runtime for networks a table."""
+    assert set(OPTIONAL_STATIC) <= set(engines_for("cpu", ("float32",), static=True))
+    assert not set(OPTIONAL_STATIC) & set(engines_for("cpu", ("float32",)))
+    assert not set(OPTIONAL) & set(engines_for("cpu", ("float32",), static=True))
+
+
+def test_batches_of_a_peer_hold_every_row_within_their_tokens():
+    """A row that is left out or a batch that is too large would flatter or slow the peer."""
+    lengths = [3, 7, 1, 4, 9, 2, 7]
+    batches = list(batches_by_tokens(lengths, 14))
+    assert sorted(row for batch in batches for row in batch) == list(range(7))
+    assert all(len(batch) * max(lengths[row] for row in batch) <= 14 for batch in batches)
+
+
+def test_peers_refuse_a_pipeline_that_they_do_not_compute(tiny_models, tmp_path):
+    """A peer that pools in another way than the model computes something else, and is not beaten."""
+    assert pooling_of(tiny_models["bert"]) == "mean"
+    modules = [
+        {"type": "Transformer", "path": ""},
+        {"type": "x.Pooling", "path": "1"},
+        {"type": "x.Dense", "path": "2"},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="Dense"):
+        pooling_of(tmp_path)
 
 
 def test_flops_are_of_matrices_and_attention():

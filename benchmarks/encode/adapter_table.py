@@ -1,0 +1,22 @@
+"""Which class runs which adapter, by the name that `engines` has for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.encode.adapters import Infinity, Onnx, OpenVino, PackingSoloist, SentenceTransformers, Soloist
+from benchmarks.encode.peers import CTranslate2, FastEmbed, Model2Vec, WordLlama
+
+ADAPTERS: Mapping[str, type[Any]] = {
+    "soloist": Soloist,
+    "packing soloist": PackingSoloist,
+    "sentence-transformers": SentenceTransformers,
+    "openvino": OpenVino,
+    "onnx": Onnx,
+    "infinity": Infinity,
+    "ctranslate2": CTranslate2,
+    "fastembed": FastEmbed,
+    "wordllama": WordLlama,
+    "model2vec": Model2Vec,
+}
