@@ -49,7 +49,7 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "--on-bad-input", "skip", "--catalogue", catalogue,
         "--text-field", "text", "--id-field", "chunk_id", "--file-patterns", "*_chunks.json,other.jsonl",
         "--shard-chunks", 2, "--lease-timeout-seconds", 7.5, "--cache-dir", tmp_path / "cache",
-        "--isolation", "process", "--packing", "on", "--stop-after", "1h30m", "--reuse", other,
+        "--isolation", "process", "--packing", "on", "--matmul", "torch", "--stop-after", "1h30m", "--reuse", other,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert saved_config(tmp_path) == {
@@ -76,6 +76,7 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "cache_dir": str(tmp_path / "cache"),
         "isolation": "process",
         "packing": "on",
+        "matmul": "torch",
         "stop_after": 5400.0,
         "reuse": [str(other)],
     }
