@@ -14,7 +14,7 @@ from soloist.encoding.encoder import Encoder
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.engine.intake.ingest import ingest
 from soloist.engine.intake.seen_tokens import SeenTokens
-from soloist.engine.intake.vectorless import without_vectorless
+from soloist.engine.intake.vectorless import VectorlessSearch, without_vectorless
 from soloist.events import ListSink
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
@@ -77,7 +77,8 @@ def test_the_pass_has_the_tokens_that_the_look_has_made(tmp_path):
     encoder = Encoder(dataclasses.replace(staged, document_prompt="p "))
     shards = ingest(collections, config.source, folder.incoming, 8, sink)
     with SeenTokens(folder.path) as seen:
-        without_vectorless(shards, {"static": encoder}, folder, collections, config, sink, lambda: None, seen)
+        search = VectorlessSearch.of({"static": encoder}, folder, config, lambda: None, seen)
+        without_vectorless(shards, search, folder, collections, config, sink)
         known: set[bytes] = set()
         for ref in shards:
             read = folder.incoming.shards.read_shard(ref.collection, ref.index).texts
