@@ -54,7 +54,7 @@ def test_the_simulation_gives_the_bits_of_the_cpu(embed, all_vectors, monkeypatc
     """A rehearsal that computes something else rehearses nothing."""
     _, packed = embed(accelerator="cpu", token_budget=4096)
     monkeypatch.setattr(CpuAccelerator, "packs_rows", False)  # batches as on a device
-    _, cpu = embed(accelerator="cpu", token_budget=4096)
+    _, cpu = embed(accelerator="cpu", token_budget=4096, matmul="torch")  # and products
     _, simulated = embed(accelerator="simulated:2x1GB", token_budget=4096)
     padded = vectors_of(simulated, all_vectors)
     assert_identical(vectors_of(cpu, all_vectors), padded)
