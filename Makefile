@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM = true
 # Each process would compile all of soloist again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-quick fuzz check check-sizes check-words docs bench bench-engines bench-scale bench-gpu format clean
+.PHONY: demo test test-quick fuzz check check-sizes check-words docs bench bench-engines bench-end bench-scale bench-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -63,6 +63,10 @@ bench: $(VENV)/.bench
 # Some of these need other versions of what soloist needs, so each has an environment of its own.
 ENGINES := openvino onnx infinity ctranslate2 fastembed wordllama model2vec
 bench-engines: $(ENGINES:%=.venv-%/.installed)
+
+# From command to finished files, beside a plain script of sentence-transformers that writes Parquet.
+bench-end: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.end_to_end $(BENCH)
 
 bench-scale: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.scale $(BENCH)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, commit, cores, hardware, slug, versions
+from benchmarks.machine import ROOT, commit, cores, hardware, slug, versions, warn_of_kernel_variables
 from benchmarks.texts import documentation, write_chunk_file
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
@@ -60,6 +60,7 @@ class _HandOvers:
 def main() -> int:
     """Measure, print the table and the JSON line."""
     options = _options()
+    warn_of_kernel_variables()
     models = tuple(options.models.split(","))
     # Without a tokenizer: the few texts that a model cuts off are cut off on both sides.
     texts = documentation(options.chunks, lambda text: len(text) // 4)

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, commit, cores, hardware, versions
+from benchmarks.machine import ROOT, commit, cores, hardware, versions, warn_of_kernel_variables
 from benchmarks.texts import write_chunk_file
 
 _WORDS = (
@@ -49,6 +49,7 @@ class Scaled:
 def main() -> int:
     """Measure, print the table and the JSON line."""
     options = _options()
+    warn_of_kernel_variables()
     print(
         f"{'chunks':>10}{'wall s':>9}{'encoding s':>12}{'first tenth':>13}{'last tenth':>12}{'peak MB':>9}   chunks/s"
     )

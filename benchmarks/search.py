@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import ROOT, commit, cores, hardware, versions
+from benchmarks.machine import ROOT, commit, cores, hardware, versions, warn_of_kernel_variables
 from benchmarks.texts import write_chunk_file
 from soloist.arrays import Vectors
 from soloist.config import FusionConfig, RunConfig
@@ -46,6 +46,7 @@ def main() -> int:
     if options.measure:
         print(json.dumps(_measured(Path(options.measure), options.questions)))
         return 0
+    warn_of_kernel_variables()
     with tempfile.TemporaryDirectory(prefix="soloist-search-") as temp:
         folder = _made(Path(temp), options.rows)
         command = [

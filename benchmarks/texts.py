@@ -28,6 +28,10 @@ DOCUMENTED = (
 # Where a text that is too long is cut, best first: lines, sentences, words.
 _BREAKS = (r"(?<=\n)", r"(?<=[.!?] )", r"(?<= )")
 
+_CORPORA = ("docs_rag", "code_rag", "cranfield")
+# Lengths in tokens to which texts are cut where many are wanted, the longest first.
+_LENGTHS = (256, 192, 128, 96, 64, 48, 40, 32, 24, 16)
+
 CountTokens = Callable[[str], int]
 
 
@@ -53,6 +57,26 @@ def documentation(count: int, count_tokens: CountTokens, *, max_tokens: int = 25
         if len(pieces) >= count:
             break
     return Texts(texts=tuple(pieces)[:count], source=source)
+
+
+def many_pieces(count: int, count_tokens: CountTokens, *, seed: int = 0) -> Texts:
+    """`count` different pieces of all texts there are: documentation, code, abstracts and docstrings.
+
+    They are as long as so many can be; the source says how long.
+
+    Raises:
+        ValueError: there are fewer, however short they are cut.
+    """
+    texts = list(dict.fromkeys([*_shared(*_CORPORA), *docstrings()]))
+    characters = sum(map(len, texts))
+    for max_tokens in _LENGTHS:
+        if characters < 2 * count * max_tokens:  # some 4 characters a token, and pieces that are half full
+            continue
+        pieces = list(dict.fromkeys(piece for text in texts for piece in split(text, count_tokens, max_tokens)))
+        if len(pieces) >= count:
+            random.Random(seed).shuffle(pieces)
+            return Texts(texts=tuple(pieces[:count]), source=f"texts cut to at most {max_tokens} tokens")
+    raise ValueError(f"there are not {count:,} different pieces of text: ask for fewer")
 
 
 def split(text: str, count_tokens: CountTokens, max_tokens: int, breaks: tuple[str, ...] = _BREAKS) -> list[str]:
@@ -91,10 +115,14 @@ def write_chunk_file(folder: Path, texts: Iterable[str]) -> None:
             file.write(json.dumps({"id": str(index), "text": text}) + "\n")
 
 
-def _shared() -> list[str]:
-    corpus = SHARED_DATA / "docs_rag" / "corpus.jsonl"
-    lines = corpus.read_text(encoding="utf-8").splitlines() if corpus.is_file() else []
-    return [*chunk_texts(SHARED_CHUNKS), *(json.loads(line)["text"] for line in lines)]
+def _shared(*corpora: str) -> list[str]:
+    """The texts beside the checkout: chunks, and corpora by their folders' names."""
+    texts = chunk_texts(SHARED_CHUNKS)
+    for name in corpora or _CORPORA[:1]:
+        corpus = SHARED_DATA / name / "corpus.jsonl"
+        lines = corpus.read_text(encoding="utf-8").splitlines() if corpus.is_file() else []
+        texts += [json.loads(line)["text"] for line in lines]
+    return texts
 
 
 def _modules(name: str) -> Iterator[object]:

@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,17 @@ from benchmarks.encode.processes import WorkerError
 from benchmarks.encode.rounds import Job, measure
 from benchmarks.encode.summary import faults_of, summarize
 from benchmarks.encode.table import markdown
-from benchmarks.machine import ROOT, commit, cores, hardware, slug, versions
+from benchmarks.local_models import DEFAULT_MODEL, located, token_counter
+from benchmarks.machine import ROOT, commit, cores, hardware, slug, versions, warn_of_kernel_variables
 from benchmarks.texts import Texts, documentation
 
 RESULTS = ROOT / "benchmarks" / "results"
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
 
 def main() -> int:
     """Measure, print the table and the JSON line."""
     options = _options()
+    warn_of_kernel_variables()
     devices = _devices(options.devices)
     if devices is None:
         print("no CUDA device is here, so there is nothing to measure on: run this on a machine with one")
@@ -89,7 +89,7 @@ def _devices(wanted: str) -> tuple[str, ...] | None:
 
 
 def _measured(options: argparse.Namespace, devices: tuple[str, ...]) -> dict[str, Any]:
-    texts = documentation(options.chunks, _token_counter())
+    texts = documentation(options.chunks, token_counter())
     with tempfile.TemporaryDirectory(prefix="soloist-bench-") as temp:
         folder = _model_folder(options.model, Path(temp))
         engines = _engines(options, devices, static=_is_static(folder))
@@ -151,16 +151,6 @@ def _card_names(devices: tuple[str, ...]) -> list[str]:
     return [torch.cuda.get_device_name(device) for device in devices]
 
 
-def _token_counter() -> Callable[[str], int]:
-    """Counts tokens as all-MiniLM-L6-v2 does, whichever model is measured: the texts stay the same."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(_located(DEFAULT_MODEL) / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return lambda text: len(tokenizer.encode(text).ids)
-
-
 def _model_folder(model: str, temp: Path) -> Path:
     """A folder that sentence-transformers loads; written for models that come in another shape."""
     from soloist.models.catalogue import resolve
@@ -168,16 +158,9 @@ def _model_folder(model: str, temp: Path) -> Path:
 
     spec = resolve(model)
     if spec.loader != "wordllama":
-        return _located(model)
+        return located(model)
     stage(spec, "float32").module.save(str(temp / "model"))
     return temp / "model"
-
-
-def _located(model: str) -> Path:
-    from soloist.models.catalogue import resolve
-    from soloist.models.location import locate
-
-    return locate(resolve(model)).folder
 
 
 def _save(report: dict[str, Any], folder: Path) -> None:

@@ -90,13 +90,14 @@ class Soloist:
         out = Path(tempfile.mkdtemp(dir=self._setup.work)) / "run"
         result, wall_seconds = self._run(out)
         report = result.models[0]
-        vectors = _vectors_of_run(out, report.name, len(texts))
+        vectors = vectors_of_run(out, report.name, len(texts))
         shutil.rmtree(out.parent)
         return Encoded(
             vectors=vectors, seconds=report.seconds, wall_seconds=wall_seconds, padding_share=report.padding_share,
             padded_tokens=report.padded_tokens,
             notes={
                 "tokens": report.tokens, "batches": report.batch_sizes.batches, "dtype": report.dtype,
+                "matmul": report.matmul,
                 "peak_device_bytes": max(report.peak_bytes.values()),
             },
         )  # fmt: skip
@@ -320,7 +321,7 @@ class _Counter:
             self._padded_tokens += features["input_ids"].numel()
 
 
-def _vectors_of_run(out: Path, model: str, rows: int) -> Any:
+def vectors_of_run(out: Path, model: str, rows: int) -> Any:
     """The vectors of a run's one collection, in the order of the texts, whose places are the chunks' ids."""
     from soloist.stores import RunFolder
 

@@ -114,6 +114,7 @@ def _row(
         "wall_seconds": measured.wall_seconds,
         "notes": measured.warm["notes"],
         "versions": measured.known["versions"],
+        "kernels": measured.warm["kernels"],
     }
 
 
@@ -136,9 +137,14 @@ def _shares(measured: Measured, work: Work, roofs: Sequence[dict[str, Any]]) -> 
 
 
 def _roof(work: Work, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The rounds' own roofs together, and the rate of each library, the fastest first."""
+    rates = {name: round(statistics.median(each["rates"][name] for each in found)) for name in found[0]["rates"]}
+    ranked = dict(sorted(rates.items(), key=lambda item: -item[1]))
     return {
         "flops": _flops(work, found[0]),
         "flops_per_second": spread([each["flops_per_second"] for each in found], 0),
+        "library": next(iter(ranked)),
+        "rates": ranked,
         "matrix_parameters": found[0]["matrix_parameters"],
     }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.machine import kernel_warnings
+
 _HEAD = (
     "engine", "batch", "tokens/s", "soloist is faster by", "padding", "peak RSS", "cosine, lowest", "cosine, mean",
     "of the roof",
@@ -13,8 +15,12 @@ _HEAD = (
 
 def markdown(report: Mapping[str, Any]) -> str:
     """A page: what was measured on what, the table, and what is not in it."""
-    lines = [_title(report), "", *_table(report["engines"]), "", *_roofs(report), *_absent(report), *_legend(report)]
+    lines = [_title(report), "", *_table(report["engines"]), "", *_notes(report), *_legend(report)]
     return "\n".join(lines) + "\n"
+
+
+def _notes(report: Mapping[str, Any]) -> list[str]:
+    return [*_roofs(report), *_kernels(report), *_absent(report)]
 
 
 def _title(report: Mapping[str, Any]) -> str:
@@ -61,10 +67,24 @@ def _inside(row: Mapping[str, Any]) -> str:
 
 def _roofs(report: Mapping[str, Any]) -> list[str]:
     return [
-        f"Roof in {precision}: {roof['flops_per_second']['median'] / 1e9:,.0f} GFLOP/s by `torch.mm` at the model's "
-        f"shapes; the texts need {roof['flops'] / 1e9:,.0f} GFLOP without padding."
+        f"Roof in {precision}: {roof['flops_per_second']['median'] / 1e9:,.0f} GFLOP/s at the model's shapes, by "
+        f"{roof['library']}{_slower(roof)}. The texts need {roof['flops'] / 1e9:,.0f} GFLOP without padding."
         for precision, roof in report["roofs"].items()
     ]
+
+
+def _slower(roof: Mapping[str, Any]) -> str:
+    others = [f"{name}: {rate / 1e9:,.0f}" for name, rate in roof["rates"].items() if name != roof["library"]]
+    return f" ({'; '.join(others)})" if others else ""
+
+
+def _kernels(report: Mapping[str, Any]) -> list[str]:
+    """What computed, by environment: engines with the same libraries are on one line; then what may hold them back."""
+    names: dict[str, dict[str, None]] = {}
+    for row in report["engines"]:
+        names.setdefault(", ".join(row["kernels"]) or "none that can be seen", {})[row["adapter"]] = None
+    lines = [f"Kernels of {', '.join(adapters)}: {kernels}." for kernels, adapters in names.items()]
+    return [*lines, *(f"Warning: {each}." for each in kernel_warnings(report["hardware"]["kernel_variables"]))]
 
 
 def _absent(report: Mapping[str, Any]) -> list[str]:

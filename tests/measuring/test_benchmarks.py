@@ -12,12 +12,15 @@ import torch
 
 from benchmarks.encode import __main__ as command
 from benchmarks.encode.engines import OPTIONAL, OPTIONAL_STATIC, REFERENCE, engines_for, python_of
+from benchmarks.encode.multiplying import TORCH
 from benchmarks.encode.peers import batches_by_tokens, pooling_of
 from benchmarks.encode.summary import Work, faults_of, flops
 from benchmarks.encode.table import markdown
+from benchmarks.end_to_end import Case
 from benchmarks.machine import ROOT
+from benchmarks.plain_script import read_chunks
 from benchmarks.scale import made_texts, tenths
-from benchmarks.texts import split
+from benchmarks.texts import split, write_chunk_file
 
 
 def count_words(text: str) -> int:
@@ -50,6 +53,7 @@ def test_a_quick_run_measures_both_sides(results):
     assert 0 <= soloist["padding_share"] <= reference["padding_share"] < 1
     assert reference["soloist_is_faster_by"]["median"] > 0 and soloist["soloist_is_faster_by"] is None
     assert report["roofs"]["float32"]["flops_per_second"]["median"] > 0
+    assert any(each.startswith("torch ") for each in soloist["kernels"])
     assert soloist["peak_rss_bytes"] > 10**8
 
 
@@ -93,6 +97,24 @@ def test_engines_by_device_and_environment(tmp_path):
     assert python_of(OPTIONAL[0], tmp_path) is None
     (tmp_path / ".venv-openvino" / ".installed").touch()
     assert python_of(OPTIONAL[0], tmp_path) == tmp_path / ".venv-openvino" / "bin" / "python"
+
+
+def test_the_roof_is_of_the_fastest_library(results):
+    """A roof by one library alone was half of what the machine does: engines that use another one seem near to it."""
+    report = json.loads((results / "last_line.json").read_text())
+    roof = report["roofs"]["float32"]
+    assert {name.split(",")[0] for name in roof["rates"]} == {"torch.mm", "oneDNN with packed weights", "numpy"}
+    assert roof["rates"][roof["library"]] == max(roof["rates"].values()) > 0
+    assert TORCH in roof["rates"]
+    report["roofs"]["float32"] |= {"library": "numpy", "rates": {"numpy": 5e12, TORCH: 2e12}}
+    assert f"at the model's shapes, by numpy ({TORCH}: 2,000)" in markdown(report)
+
+
+def test_a_variable_that_holds_a_library_back_is_said(results):
+    """Figures that were made with half of the processor's instructions must not pass for the machine's own."""
+    report = json.loads((results / "last_line.json").read_text())
+    report["hardware"]["kernel_variables"] = {"OPENBLAS_CORETYPE": "Haswell"}
+    assert "Warning: OPENBLAS_CORETYPE=Haswell is set and may hold a library back" in markdown(report)
 
 
 def test_precisions_are_compared_with_like(results):
@@ -157,3 +179,18 @@ def test_made_texts_differ():
 def test_rates_of_tenths_are_of_whole_shards():
     """The first shard holds more than a tenth, and so does the last."""
     assert tenths([(1.0, 5), (2.0, 5), (4.0, 5)], began=0.0) == (5.0, 2.5)
+
+
+def test_the_plain_script_reads_both_forms_of_chunks(tmp_path):
+    """A script that reads fewer chunks than soloist is not its peer."""
+    write_chunk_file(tmp_path / "a", ["one", "two"])
+    (tmp_path / "b_chunks.json").write_text(json.dumps([{"text": "three", "metadata": {"chunk_id": "c"}}]))
+    files, ids, texts = read_chunks(tmp_path)
+    assert (files, ids) == (["a/texts.jsonl"] * 2 + ["b_chunks.json"], ["0", "1", "c"])
+    assert texts == ["one", "two", "three"]
+
+
+def test_a_ratio_is_of_its_own_round():
+    """A machine that slows down between rounds changes both sides of a round, not the ratio."""
+    case = Case(chunks=1, source="", dtype="float32", soloist_seconds=[1.0, 3.0], script_seconds=[2.0, 6.0])
+    assert case.ratios == [2.0, 2.0]
