@@ -77,10 +77,10 @@ def _passes_per_second(setup: Setup, shapes: Counter[tuple[int, int]], rows: int
         return {width: torch.randn(rows, width, device=device).to(dtype) for width in widths}
 
     together = inputs()
-    found = {TORCH: 1 / _fastest(lambda: _torch(weights)(together), device)}
-    if device == "cpu":
-        found |= _on_every_core(_ways(weights), [inputs() for _ in range(setup.threads)])
-    return found
+    rate = 1 / _fastest(lambda: _torch(weights)(together), device)
+    if device != "cpu":
+        return {"torch.mm": rate}
+    return {TORCH: rate, **_on_every_core(_ways(weights), [inputs() for _ in range(setup.threads)])}
 
 
 def _ways(weights: Sequence[Any]) -> dict[str, Multiply]:
