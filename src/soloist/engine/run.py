@@ -235,7 +235,8 @@ class _Run:
         )
 
     def _search(self, models: StagedModels, seen: SeenTokens) -> VectorlessSearch:
-        return VectorlessSearch.of(models.encoders, self._folder, self._config, self._stop.check, seen)
+        kept = seen if self._config.isolation == "allocator" else None  # another process could not read it
+        return VectorlessSearch.of(models.encoders, self._folder, self._config, self._stop.check, kept)
 
     def _reconcile(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
         """Make the chunks that were read those of the folder, and say what that changes; each model's budget."""
