@@ -108,8 +108,8 @@ def _engines(options: argparse.Namespace, devices: tuple[str, ...], *, static: b
     wanted = options.engines.split(",") if options.engines else [""]
     return [
         engine
-        for engine in engines_for(devices[0].split(":")[0], precisions, static=static)
-        if engine.name == REFERENCE or any(part in engine.name for part in wanted)
+        for engine in engines_for(devices[0].split(":")[0], (*precisions, "float32"), static=static)
+        if engine.name == REFERENCE or (engine.beside in precisions and any(part in engine.name for part in wanted))
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -126,6 +127,13 @@ def test_precisions_are_compared_with_like(results):
     report = json.loads((results / "last_line.json").read_text())
     report["engines"][1] |= {"precision": "int8", "beside": "soloist bfloat16"}
     assert "(computes in float32)" in markdown(report) and ", beside soloist bfloat16 |" in markdown(report)
+
+
+def test_the_reference_takes_part_whatever_is_asked_for():
+    """With `--precisions bfloat16` the figures were lost at the end of the rounds: nothing had counted the tokens."""
+    options = argparse.Namespace(precisions="bfloat16", engines="soloist")
+    names = [engine.name for engine in command._engines(options, ("cpu",), static=False)]
+    assert names == ["soloist bfloat16", REFERENCE]
 
 
 def test_static_models_have_engines_of_their_own():
