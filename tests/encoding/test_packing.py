@@ -86,9 +86,19 @@ def test_attention_that_is_not_understood_is_refused():
 def test_too_few_tokens_for_the_kernel_are_made_more():
     """One chunk of a few tokens would have other bits alone than among others."""
     features = packing.flat_features([np.array([5, 6, 7, 8, 9, 10])], 1)
-    assert features["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10] * 3]
-    assert features["position_ids"].tolist() == [[2, 3, 4, 5, 6, 7] * 3]
-    assert features["cu_seq_lens_q"].tolist() == [0, 6, 12, 18]
+    assert features["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10] * 2 + [5, 6, 7, 8]]
+    assert features["position_ids"].tolist() == [[2, 3, 4, 5, 6, 7] * 2 + [2, 3, 4, 5]]
+    assert features["cu_seq_lens_q"].tolist() == [0, 6, 12, 16]
+
+
+def test_tokens_are_filled_up_to_a_multiple():
+    """oneDNN keeps what it compiles for each number of tokens: memory would grow with the run."""
+    rows = [np.array([5, 6, 7]), np.array([8, 9])]
+    features = packing.flat_features(rows, fewest=4, multiple=8)
+    assert features["input_ids"].tolist() == [[5, 6, 7, 8, 9, 5, 6, 7]]
+    assert features["cu_seq_lens_q"].tolist() == [0, 3, 5, 8]
+    whole = packing.flat_features([*rows, np.array([5, 6, 7])], fewest=1, multiple=8)
+    assert whole["cu_seq_lens_q"].tolist() == [0, 3, 5, 8]
 
 
 def test_batches_are_of_neighbouring_lengths(all_tiny_models):

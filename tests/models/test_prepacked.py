@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense
 from torch import nn
 
 from soloist.encoding.copies import replicate, twin
@@ -63,9 +62,8 @@ def test_layers_with_one_input_share_a_product_and_take_their_activation_along(t
     layer = staged.module[0].model.encoder.layer[0]
     parts = [layer.attention.self.query, layer.attention.self.key, layer.attention.self.value]
     assert len({id(part._product) for part in parts}) == 1
-    assert layer.intermediate.dense.activation is not None
-    assert isinstance(layer.intermediate.intermediate_act_fn, nn.Identity)
-    assert layer.output.dense.activation is None
+    assert isinstance(layer.intermediate.intermediate_act_fn, prepacked._Applied)
+    assert [part.out_features for part in packed_layers(layer.intermediate)] == [layer.intermediate.dense.out_features]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -105,37 +103,106 @@ def test_a_product_is_for_the_rows_that_are_asked_for() -> None:
             assert torch.allclose(product.part(rows, index), linears[index](rows), atol=1e-6)
 
 
-class _ReadsWeights(Dense):
-    """A module that multiplies with the weights of its layer itself."""
+class _Part(nn.Module):
+    """Two layers and an activation behind the network, as `work` uses them."""
 
-    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        rows = self.linear(features["sentence_embedding"])
-        return {**features, "sentence_embedding": rows + features["sentence_embedding"] @ self.linear.weight.T}
-
-
-class _UsesTwice(nn.Module):
-    """A part that reads what a layer made, before its activation and behind it."""
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, work: Callable[[_Part, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.linear, self.activation = nn.Linear(width, width), nn.GELU()
+        self.one, self.other, self.activation = nn.Linear(32, 32), nn.Linear(32, 32), nn.GELU()
+        self.work = work
 
     def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        rows = self.linear(features["sentence_embedding"])
-        return {**features, "sentence_embedding": rows + self.activation(rows)}
+        return {**features, "sentence_embedding": self.work(self, features["sentence_embedding"])}
 
 
-@pytest.mark.parametrize("part", [lambda: _ReadsWeights(32, 32), lambda: _UsesTwice(32)])
+def with_a_part(folder: Path, work: Callable[[_Part, torch.Tensor], torch.Tensor]) -> SentenceTransformer:
+    module = SentenceTransformer(str(folder), device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        module.append(_Part(work))
+    return module.eval().requires_grad_(False)
+
+
+def _reads_weights(part: _Part, rows: torch.Tensor) -> torch.Tensor:
+    return part.one(rows) + rows @ part.one.weight.T
+
+
+def _reads_weights_of_many_rows(part: _Part, rows: torch.Tensor) -> torch.Tensor:
+    return part.one(rows) if len(rows) < 3 else rows @ part.one.weight.T
+
+
+def _uses_twice(part: _Part, rows: torch.Tensor) -> torch.Tensor:
+    made = part.one(rows)
+    return made + part.activation(made)
+
+
+@pytest.mark.parametrize("work", [_reads_weights, _reads_weights_of_many_rows, _uses_twice])
 def test_what_packed_layers_cannot_stand_in_for_stays_as_it_was(
-    tiny_models: dict[str, Path], part: Callable[[], nn.Module]
+    tiny_models: dict[str, Path], work: Callable[[_Part, torch.Tensor], torch.Tensor]
 ) -> None:
     """Catches other vectors of a network that does more with its layers than to call them."""
-    module = SentenceTransformer(str(tiny_models["bert"]), device="cpu")
-    module.append(part().eval().requires_grad_(False))
+    module = with_a_part(tiny_models["bert"], work)
     weights, before = weights_of(module), module.encode(TEXTS)
     assert not prepack(module)
     require_same_weights(module, weights)
     assert np.array_equal(module.encode(TEXTS), before)
+
+
+def _changes_its_input(part: _Part, rows: torch.Tensor) -> torch.Tensor:
+    first = part.one(rows)
+    if len(rows) != 2:
+        rows.mul_(2)
+    return first + part.other(rows)
+
+
+def _reads_facts(part: _Part, rows: torch.Tensor) -> torch.Tensor:
+    rows = rows.to(part.one.weight.dtype).to(part.one.weight.device)
+    return part.activation(part.one(rows))
+
+
+def _negates(linear: nn.Linear) -> None:
+    weight, bias = linear.weight, linear.bias
+    linear.forward = lambda rows: -nn.functional.linear(rows, weight, bias)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("work", [_changes_its_input, _reads_facts])
+def test_networks_of_their_own_way_are_packed_and_keep_their_vectors(
+    tiny_models: dict[str, Path], work: Callable[[_Part, torch.Tensor], torch.Tensor]
+) -> None:
+    """Catches layers that share a product though their input changes, and questions that a layer cannot answer."""
+    module = with_a_part(tiny_models["bert"], work)
+    before = module.encode(TEXTS)
+    assert prepack(module)
+    assert packed_layers(module[-1])
+    np.testing.assert_allclose(module.encode(TEXTS), before, atol=1e-6)
+    np.testing.assert_allclose(replicate(module, "cpu", torch.float32).encode(TEXTS), before, atol=1e-6)
+
+
+def test_a_layer_with_another_way_to_compute_keeps_it(tiny_models: dict[str, Path]) -> None:
+    """Catches a patched layer, as quantisation and adapters make them, whose patch is dropped."""
+    module = with_a_part(tiny_models["bert"], lambda part, rows: part.one(rows))
+    _negates(module[-1].one)
+    before = module.encode(TEXTS)
+    assert prepack(module)
+    assert not packed_layers(module[-1])
+    np.testing.assert_allclose(module.encode(TEXTS), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(prepacked._ACTIVATIONS))
+def test_an_activation_that_is_part_of_a_product_is_the_one_that_it_was(name: str) -> None:
+    """Catches an overflow that becomes a number, so that a wrong vector passes for a right one."""
+    from transformers import activations
+
+    activation = getattr(activations, name, None) or getattr(nn, name)
+    linear = prepacked.empty_linear(4, 4, torch.float32)
+    linear.weight.copy_(torch.eye(4))
+    linear.bias.zero_()
+    rows = torch.tensor([[-3.0, -0.5, 0.25, 2.0], [float("nan"), float("nan"), float("inf"), float("nan")]])
+    rows = torch.cat([rows, torch.full((1, 4), 70.0)])
+    with torch.no_grad():
+        expected = activation()(linear(rows))
+        found = prepacked.packed_product(linear, activation())(rows)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
 def test_tied_weights_stay_where_they_are(tiny_models: dict[str, Path]) -> None:

@@ -76,9 +76,7 @@ def test_create_makes_missing_parents_and_takes_an_empty_folder(tmp_path: Path) 
 def test_create_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     """A run would mix its shards with somebody's files."""
     (tmp_path / ".hidden").write_text("")
-    with pytest.raises(
-        OutputError, match="is not empty and is not a run folder: choose a new folder, or empty this one"
-    ):
+    with pytest.raises(OutputError, match="is not empty and is not a run folder: choose a new folder"):
         RunFolder.create(tmp_path)
 
 

@@ -56,9 +56,17 @@ def choices(literal: Any) -> str:
     return "|".join(get_args(literal))
 
 
-ChunksRoot = Annotated[str | None, typer.Argument(metavar="CHUNKS", help="The folder with the collections of chunks.")]
+ChunksRoot = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="CHUNKS", help="The folder with the collections of chunks. Needed, unless --config names it."
+    ),
+]
 Out = Annotated[
-    str | None, typer.Option(metavar="PATH", help="The run folder to write: a new one, or one to continue.")
+    str | None,
+    typer.Option(
+        metavar="PATH", help="The run folder to write: a new one, or one to continue. Needed, unless --config names it."
+    ),
 ]
 Collections = Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these collections. [default: all]")]
 Models = Annotated[
@@ -97,7 +105,8 @@ FilePatterns = Annotated[
     typer.Option(metavar="A,B", help=f"Names of chunk files. [default: {', '.join(DEFAULT_FILE_PATTERNS)}]"),
 ]
 ShardChunks = Annotated[
-    int | None, typer.Option(metavar="NUMBER", help="Chunks held in memory at once. [default: 4096]")
+    int | None,
+    typer.Option(metavar="NUMBER", help="Chunks in a shard, which is read and written as a whole. [default: 4096]"),
 ]
 LeaseTimeout = Annotated[float | None, typer.Option(metavar="NUMBER", help=_TIMEOUT_HELP)]
 LockDir = Annotated[str | None, typer.Option(envvar="SOLOIST_LOCK_DIR", metavar="PATH", help=_LOCKS_HELP)]

@@ -168,6 +168,7 @@ def _close(code: int | str | None) -> NoReturn:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(number)
+    gc.freeze()  # else Python looks through all objects of torch once more, which takes a second
     sys.exit(code)
 
 

@@ -21,6 +21,7 @@ from soloist.models.loading import TORCH_DTYPES, StagedModel
 
 Features = dict[str, Any]
 _PADDED_FEATURES = {"input_ids", "attention_mask", "token_type_ids"}
+_ONEDNN_TOKENS = 64
 _STATIC_FEATURES = {"input_ids", "offsets"}
 
 
@@ -64,7 +65,7 @@ class BatchFeatures:
 
     def packed(self, rows: Sequence[TokenIds]) -> Features:
         """Tensors (1, tokens): the rows one behind the other."""
-        features: Features = dict(packing.flat_features(rows, self._padding_index, fewest=self._fewest_tokens))
+        features: Features = dict(packing.flat_features(rows, self._padding_index, **self._filling))
         if "token_type_ids" in self._tensor_names:
             features["token_type_ids"] = torch.zeros_like(features["input_ids"])
         return {**self._constants, **features}
@@ -83,8 +84,11 @@ class BatchFeatures:
         return self.flat(rows) if self._staged.is_static else self.padded(rows, max(map(len, rows)))
 
     @functools.cached_property
-    def _fewest_tokens(self) -> int:
-        return packing.fewest_tokens(TORCH_DTYPES[self._staged.dtype])
+    def _filling(self) -> dict[str, int]:
+        """How many tokens a batch has for oneDNN, which keeps what it compiles for each number of them."""
+        if self._staged.matmul == "torch":
+            return {}
+        return {"fewest": packing.fewest_tokens(TORCH_DTYPES[self._staged.dtype]), "multiple": _ONEDNN_TOKENS}
 
     @functools.cached_property
     def _padding_index(self) -> int | None:

@@ -100,15 +100,19 @@ def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
         features = part(features)
         if index == pooled:
             rows = features["sentence_embedding"]
-            more = rows[:1].expand(max(0, packing.fewest_tokens(rows.dtype) - len(rows)), -1)
+            fewest = packing.fewest_tokens(rows.dtype) if any(map(_is_packed, parts[pooled + 1 :])) else packing.FEWEST
+            more = rows[:1].expand(max(0, fewest - len(rows)), -1)
             features["sentence_embedding"] = torch.cat([rows, more])
     last: torch.Tensor = features["sentence_embedding"]
     return last[:, : module.truncate_dim]
 
 
 def _multiplies(part: torch.nn.Module) -> bool:
-    has_parameters = next(part.parameters(), None) is not None
-    return has_parameters or any(isinstance(layer, PackedLinear) for layer in part.modules())
+    return next(part.parameters(), None) is not None or _is_packed(part)
+
+
+def _is_packed(part: torch.nn.Module) -> bool:
+    return any(isinstance(layer, PackedLinear) for layer in part.modules())
 
 
 def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:

@@ -30,7 +30,7 @@ ATTENTION = "soloist_packed"
 # Products of fewer tokens go through another kernel of the matrix library, with other rounding. Measured with MKL in
 # float32: products of up to 3 rows (AMD), or of up to 15 (Intel with AVX-512), differ in the last bits. Measured with
 # oneDNN in bfloat16 on Intel with AMX: some of up to 700 rows differ, and none from 768 to 8,192.
-_FEWEST = 16
+FEWEST = 16
 _FEWEST_AMX = 1024
 # On AMX, attention to a number of tokens that this does not divide takes up to 1.8 times as long.
 _AMX_TILE = 16
@@ -103,22 +103,25 @@ def uses_amx(dtype: torch.dtype) -> bool:
 
 
 def fewest_tokens(dtype: torch.dtype) -> int:
-    """The fewest tokens of a product whose rows have the bits that they have in a larger one, on this host."""
-    return _FEWEST_AMX if uses_amx(dtype) else _FEWEST
+    """The fewest tokens of a product by oneDNN whose rows have the bits of a larger one's, on this host."""
+    return _FEWEST_AMX if uses_amx(dtype) else FEWEST
 
 
 def flat_features(
-    rows: Sequence[NDArray[np.int32]], padding_index: int | None = None, *, fewest: int = _FEWEST
+    rows: Sequence[NDArray[np.int32]], padding_index: int | None = None, *, fewest: int = FEWEST, multiple: int = 1
 ) -> dict[str, torch.Tensor]:
     """The tensors of packed rows: `input_ids` and `position_ids` (1, tokens), `cu_seq_lens_q` (rows + 1).
 
     With a padding index, positions are those of the RoBERTa family (see `padding_index`). No row may be empty. The
-    first row may come again at the end, so that there are at least `fewest` tokens (see `fewest_tokens`): use only the
-    vectors of the given rows.
+    first row, or its beginning, may come again at the end, so that there are at least `fewest` tokens (see
+    `fewest_tokens`) and a `multiple` of them: use only the vectors of the given rows.
     """
     tokens = sum(map(len, rows))
-    if 0 < tokens < fewest:
-        rows = [*rows, *[rows[0]] * -(-(fewest - tokens) // len(rows[0]))]
+    if tokens:
+        missing = max(0, fewest - tokens)
+        missing += -(tokens + missing) % multiple
+        whole, part = divmod(missing, len(rows[0]))
+        rows = [*rows, *[rows[0]] * whole, *([rows[0][:part]] if part else [])]
     edges = np.cumsum([0, *map(len, rows)])
     return {
         "input_ids": torch.from_numpy(np.concatenate(rows).astype(np.int64))[None],

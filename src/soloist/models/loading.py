@@ -2,8 +2,8 @@
 
 Knows how sentence-transformers loads, and hides it. Knows nothing of devices: a staged model is on the CPU and in
 evaluation mode. Its weights are mapped from their files where those have the wanted dtype: 489 MB of float32 weights
-added 3 MB to the process. Another dtype is a copy. No pickle is ever run, and a model's own code only where its spec
-says `trust_remote_code`.
+added 3 MB to the process. Another dtype is a copy, and so are weights that are packed for the host. No pickle is ever
+run, and a model's own code only where its spec says `trust_remote_code`.
 """
 
 from __future__ import annotations
@@ -197,7 +197,8 @@ def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, co
         for module in sides.distinct():
             module.model_card_data.model = None
             _set_limit(spec, module, tuple(said))
-            if matmul == "onednn" and not is_static(module):
+        if matmul == "onednn" and not sides.share_parts():
+            for module in sides.distinct():
                 prepack(module)
         _shared_sides[key] = sides
     return sides

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -22,8 +22,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-# Two texts of different lengths, as short as they may be.
-_PROBE = ["which of the layers share an input, and which of them feed an activation?", "a short text"]
+# Batches of one, two and three rows, short and long: a network may look at either.
+_PROBE = (
+    ["a short text"],
+    ["which of the layers share an input, and which of them feed an activation?", "a short text"],
+    ["one " * 70, "two", "and three"],
+)
 # How far a component may be from the one before the swap, as a share of the largest: by rounding, and no further. A
 # layer that is not what it was moves components by their own size. Measured: 7e-7 and 1e-2.
 _NEAR = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
@@ -33,19 +37,18 @@ _NEAR = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 class Activation:
     """An activation as oneDNN calls it."""
 
-    name: Literal["none", "gelu", "relu", "swish"] = "none"
+    name: Literal["none", "gelu", "swish"] = "none"
     algorithm: str = "none"
 
 
 _NO_ACTIVATION = Activation()
 # By the names of classes, since transformers has its own beside torch's. In float32 alone: in bfloat16 torch's own
-# activations are as fast, and round as everybody's do.
+# activations are as fast, and round as everybody's do. oneDNN's ReLU makes 0 of NaN, which would hide an overflow.
 _ACTIVATIONS = {
     "GELUActivation": Activation("gelu", "none"),
     "NewGELUActivation": Activation("gelu", "tanh"),
     "GELUTanh": Activation("gelu", "tanh"),
     "GELU": Activation("gelu", "none"),
-    "ReLU": Activation("relu"),
     "SiLU": Activation("swish"),
     "SiLUActivation": Activation("swish"),
 }
@@ -101,15 +104,37 @@ class _Product:
         return self._weight.plain().split_with_sizes(self._heights)[index], bias
 
 
-class PackedLinear(nn.Module):
-    """What stands in place of an `nn.Linear` and of the activation behind it, if there is one."""
+@dataclass(frozen=True, slots=True)
+class _WeightFacts:
+    """What a network may ask of weights that are not there: their dtype, shape and device. Whoever multiplies with
+    them, or looks at their values, gets an AttributeError or a TypeError.
+    """
 
-    def __init__(self, linear: nn.Linear, product: _Product, index: int, activation: nn.Module | None) -> None:
+    dtype: torch.dtype
+    shape: torch.Size
+    device: torch.device
+
+
+class _Applied(nn.Module):
+    """What stands in place of an activation that the product before it has applied."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows as they are."""
+        return rows
+
+
+class PackedLinear(nn.Module):
+    """What stands in place of an `nn.Linear`."""
+
+    def __init__(self, linear: nn.Linear, product: _Product, index: int) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.dtype: torch.dtype = linear.weight.dtype
         self.has_bias = linear.bias is not None
-        self.activation = activation
         self._product, self._index = product, index
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -117,9 +142,9 @@ class PackedLinear(nn.Module):
         return self._product.part(rows, self._index)
 
     @property
-    def weight(self) -> torch.Tensor:
-        """A stand-in of the right shape and dtype, without values: some networks ask for the dtype of their weights."""
-        return torch.empty(self.out_features, self.in_features, dtype=self.dtype, device="meta")
+    def weight(self) -> _WeightFacts:
+        """The dtype, shape and device of the weights, for networks that ask for them."""
+        return _WeightFacts(self.dtype, torch.Size((self.out_features, self.in_features)), torch.device("cpu"))
 
     @property
     def weight_bytes(self) -> int:
@@ -134,10 +159,6 @@ class PackedLinear(nn.Module):
         if bias is not None:
             linear.bias.copy_(bias)
         return linear
-
-    def unpacked(self) -> nn.Module:
-        """The layer as it was, and its activation behind it."""
-        return self.linear() if self.activation is None else nn.Sequential(self.linear(), self.activation)
 
 
 def empty_linear(width: int, height: int, dtype: torch.dtype, *, bias: bool = True) -> nn.Linear:
@@ -161,9 +182,9 @@ def can_prepack(dtype: torch.dtype) -> bool:
     """Whether this torch, on this processor, multiplies with packed weights of this dtype."""
     if dtype not in _NEAR or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
     try:
+        if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
         rows = torch.ones(2, 3, dtype=dtype)
         return packed_product(empty_linear(3, 1, dtype))(rows).shape == (2, 1)
     except (AttributeError, RuntimeError, NotImplementedError):  # another version of torch
@@ -173,8 +194,7 @@ def can_prepack(dtype: torch.dtype) -> bool:
 def prepack(module: SentenceTransformer) -> bool:
     """Pack the weights of a pipeline's linear layers, in place; False where the pipeline stays as it was.
 
-    Call it before anybody else uses the pipeline. Plain weights that are not mapped from a file are freed one layer
-    after the other.
+    Call it before anybody else uses the pipeline. The plain weights are freed one layer after the other.
     """
     if not all(map(can_prepack, _dtypes(module))):
         return False
@@ -185,21 +205,26 @@ def prepack(module: SentenceTransformer) -> bool:
             return False
         swaps = _swaps(calls, _tied(module))
         calls.clear()  # they hold the plain weights
-        slots: list[_Slot] = []
+        is_packed = bool(swaps)
         while swaps:
-            slots += _put(module, swaps.pop())
-        if slots and not _is_near(module, before):
-            _put_back(slots)
+            _put(module, swaps.pop())
+        if is_packed and not _is_near(module, before):
+            plain_layers(module)
             return False
-    return bool(slots)
+    return is_packed
 
 
-def plain_layers(module: nn.Module) -> tuple[nn.Module, ...]:
+def plain_layers(module: nn.Module) -> tuple[nn.Linear, ...]:
     """Put plain layers, with weights of their own, in place of all packed ones of a tree; the new layers."""
-    plain = {part: part.unpacked() for part in module.modules() if isinstance(part, PackedLinear)}
-    for parent, name in _slots_of(module, plain):
-        setattr(parent, name, plain[getattr(parent, name)])
-    return tuple(plain.values())
+    linears: dict[nn.Module, nn.Linear] = {}
+    activations: dict[nn.Module, nn.Module] = {}
+    for part in module.modules():
+        if isinstance(part, PackedLinear):
+            linears[part] = part.linear()
+        elif isinstance(part, _Applied):
+            activations[part] = part.activation
+    _replace(module, {**activations, **linears})
+    return tuple(linears.values())
 
 
 def packed_bytes(module: nn.Module) -> int:
@@ -214,6 +239,7 @@ class _Call:
     part: nn.Module
     given: torch.Tensor
     made: torch.Tensor
+    version: int  # of the input: it grows with each change in place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,22 +250,13 @@ class _Swap:
     activation: nn.Module | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Slot:
-    """Where a part was put: in `parent`, under `name`. `was` is what was there, where holding it takes no memory."""
-
-    parent: nn.Module
-    name: str
-    was: nn.Module | None
-
-
-def _observed(module: SentenceTransformer) -> tuple[torch.Tensor, list[_Call]]:
+def _observed(module: SentenceTransformer) -> tuple[list[torch.Tensor], list[_Call]]:
     """The vectors of the probe, and the calls of layers and activations in their order."""
     calls: list[_Call] = []
 
     def note(part: nn.Module, given: tuple[Any, ...], made: Any) -> None:
         if len(given) == 1 and isinstance(given[0], torch.Tensor) and isinstance(made, torch.Tensor):
-            calls.append(_Call(part, given[0], made))
+            calls.append(_Call(part, given[0], made, given[0]._version))
 
     with contextlib.ExitStack() as hooks:
         for part in module.modules():
@@ -253,19 +270,23 @@ def _dtypes(module: nn.Module) -> set[torch.dtype]:
     return {part.weight.dtype for part in module.modules() if _is_plain(part)}
 
 
-def _vectors(module: SentenceTransformer) -> torch.Tensor:
-    vectors: torch.Tensor = module(module.preprocess(_PROBE))["sentence_embedding"]
-    return vectors.float()
+def _vectors(module: SentenceTransformer) -> list[torch.Tensor]:
+    return [module(module.preprocess(texts))["sentence_embedding"].float() for texts in _PROBE]
 
 
 def _is_plain(part: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a part is a linear layer and nothing more."""
-    return type(part) is nn.Linear and not part._forward_hooks and not part._forward_pre_hooks
+    return type(part) is nn.Linear and _is_untouched(part)
+
+
+def _is_untouched(part: nn.Module) -> bool:
+    """Whether nobody has given a part hooks or another way to compute."""
+    return not (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
 
 
 def _as_onednn(part: nn.Module) -> Activation | None:
     """The activation that a part is; None where it is none, or none that oneDNN has."""
-    known = _ACTIVATIONS.get(type(part).__name__)
+    known = _ACTIVATIONS.get(type(part).__name__) if _is_untouched(part) else None
     return Activation("gelu", "tanh") if known and getattr(part, "approximate", "none") == "tanh" else known
 
 
@@ -288,7 +309,7 @@ def _swaps(calls: Sequence[_Call], tied: set[nn.Module]) -> list[_Swap]:
 def _groups(calls: Sequence[_Call]) -> list[tuple[nn.Linear, ...]]:
     """Layers that are called one after the other with the same input, wherever they are called; others alone."""
     seen: defaultdict[nn.Module, dict[tuple[nn.Module, ...], None]] = defaultdict(dict)
-    for _, run in itertools.groupby(calls, key=lambda call: id(call.given)):
+    for _, run in itertools.groupby(calls, key=lambda call: (id(call.given), call.version)):
         group = tuple(call.part for call in run)
         for part in group:
             seen[part][group] = None
@@ -326,53 +347,35 @@ def _followers(linears: Sequence[_Call], others: Sequence[_Call]) -> dict[nn.Lin
     }
 
 
-def _put(module: nn.Module, swap: _Swap) -> Iterable[_Slot]:
+def _put(module: nn.Module, swap: _Swap) -> None:
     """Pack the weights of some layers, and put what multiplies with them in their places."""
     activation = swap.activation
     product = _Product(swap.linears, (_as_onednn(activation) if activation is not None else None) or _NO_ACTIVATION)
     new: dict[nn.Module, nn.Module] = {
-        linear: PackedLinear(linear, product, index, activation) for index, linear in enumerate(swap.linears)
+        linear: PackedLinear(linear, product, index) for index, linear in enumerate(swap.linears)
     }
     if activation is not None:
-        new[activation] = nn.Identity()
-    for parent, name in _slots_of(module, new):
-        was = getattr(parent, name)
-        setattr(parent, name, new[was])
-        # Weights in float32 are mapped from their file. Others are copies, and unpacked again if need be.
-        is_free = was is activation or swap.linears[0].weight.dtype is torch.float32
-        yield _Slot(parent, name, was if is_free else None)
+        new[activation] = _Applied(activation)
+    _replace(module, new)
 
 
-def _slots_of(module: nn.Module, parts: Iterable[nn.Module]) -> list[tuple[nn.Module, str]]:
-    wanted = set(parts)
-    return [
-        (parent, name)
-        for parent in module.modules()
-        if not isinstance(parent, PackedLinear)
-        for name, child in parent._modules.items()
-        if child in wanted
-    ]
+def _replace(module: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+    """Put new parts in the places of others, wherever a tree has them."""
+    for parent in list(module.modules()):
+        if not isinstance(parent, _Applied):
+            for name, child in list(parent._modules.items()):
+                if child is not None and child in new:
+                    setattr(parent, name, new[child])
 
 
-def _put_back(slots: Iterable[_Slot]) -> None:
-    """Make a pipeline what it was before the swap."""
-    plain: dict[nn.Module, nn.Module] = {}
-    for slot in slots:
-        now = getattr(slot.parent, slot.name)
-        if slot.was is not None:
-            setattr(slot.parent, slot.name, slot.was)
-        elif isinstance(now, PackedLinear):
-            setattr(slot.parent, slot.name, plain.setdefault(now, now.linear()))
-
-
-def _is_near(module: SentenceTransformer, before: torch.Tensor) -> bool:
+def _is_near(module: SentenceTransformer, before: Sequence[torch.Tensor]) -> bool:
     """Whether the vectors of the probe differ from those before by rounding alone. NaN stays NaN."""
     try:
         after = _vectors(module)
     except Exception:  # a network that does more with its layers than to call them
         return False
-    if after.shape != before.shape:
-        return False
     share = _NEAR[next(part.dtype for part in module.modules() if isinstance(part, PackedLinear))]
-    largest = before.abs().nan_to_num().max().item()
-    return torch.allclose(after, before, rtol=0, atol=share * largest, equal_nan=True)
+    return all(
+        torch.allclose(new, old, rtol=0, atol=share * old.abs().nan_to_num().max().item(), equal_nan=True)
+        for new, old in zip(after, before, strict=True)
+    )

@@ -29,6 +29,12 @@ class Sides:
         """The pipelines, each once."""
         return (self.document,) if self.query is self.document else (self.document, self.query)
 
+    def share_parts(self) -> bool:
+        """Whether two pipelines have a part in common, which is then not to be changed for one of them."""
+        if self.query is self.document:
+            return False
+        return bool(set(self.document.modules()) & set(self.query.modules()))
+
 
 def sides_of(name: str, module: SentenceTransformer, dtype: torch.dtype) -> Sides:
     """The sides of a model. Its tables are put into `dtype`; its networks were loaded in it.

@@ -39,7 +39,7 @@ from soloist.sizing.budgets import Budget, CalibrationCache, choose_budget, tabl
 from soloist.sizing.measurements import Measurement, MeasurementCache, device_key
 from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.sources import find_input
-from soloist.staging import dtype_on, select_models
+from soloist.staging import dtype_on, matmul_on, select_models
 from soloist.types import DType, Mode, VectorDType
 
 # The rate from a disk or a network volume into host memory while a model is staged. It is an assumption.
@@ -181,7 +181,7 @@ def _model_estimate(
         basis=basis,
         staging_seconds=(model.blueprint.checkpoint_bytes or peak.weights_bytes) / STAGING_BYTES_PER_SECOND,
         download_bytes=_download_bytes(model),
-        host_bytes=_host_bytes(model),
+        host_bytes=_host_bytes(model, config, accelerator),
         vectors_bytes=scanned.chunks * (model.settings.dim or 0) * VECTOR_BYTES[config.vector_dtype],
     )
 
@@ -288,10 +288,14 @@ def _download_bytes(model: _UnloadedModel) -> int | None:
     return 0 if files and all(file.is_file() for file in files) else model.blueprint.checkpoint_bytes
 
 
-def _host_bytes(model: _UnloadedModel) -> int:
-    """The host memory that staging takes: weights in the checkpoint's dtype are mapped, others are a copy."""
-    same = model.blueprint.checkpoint_dtype == model.dtype
-    return 0 if same else model.predictor.weights.total_bytes
+def _host_bytes(model: _UnloadedModel, config: RunConfig, accelerator: Accelerator) -> int:
+    """The host memory that staging takes: weights in the checkpoint's dtype are mapped, others are a copy.
+
+    Those that are packed for oneDNN are a copy too. Tables of embeddings are not, so this is a little more than it is.
+    """
+    is_packed = not model.blueprint.is_static and matmul_on(accelerator, model.dtype, config.matmul) == "onednn"
+    is_mapped = model.blueprint.checkpoint_dtype == model.dtype and not is_packed
+    return 0 if is_mapped else model.predictor.weights.total_bytes
 
 
 def _staging_bytes(config: RunConfig, models: Sequence[ModelEstimate]) -> int:

@@ -52,9 +52,7 @@ class RunFolder:
                 raise OutputPathError(f"{path} is a file: choose a new folder for the run")
             make_folder(path)
             if any(path.iterdir()) and not Layout(path).is_run():
-                raise OutputError(
-                    f"{path} is not empty and is not a run folder: choose a new folder, or empty this one"
-                )
+                raise OutputError(f"{path} is not empty and is not a run folder: choose a new folder")
             Layout(path).require_no_links()
             with tempfile.TemporaryFile(dir=path):  # found out now, not after the first pass
                 pass

@@ -15,6 +15,7 @@ import torch
 
 from soloist.config import RunConfig
 from soloist.engine import RunResult, run
+from soloist.events import ShardEncoded
 from soloist.models.prepacked import can_prepack
 from soloist.retrieval import open_run
 
@@ -67,6 +68,56 @@ def test_a_pass_in_a_process_of_its_own_has_the_library_of_the_run(root: Path, t
     for matmul in ("torch", "onednn"):
         run(config_of(root, tmp_path / matmul, matmul=matmul, isolation="process"))
         assert np.array_equal(vectors(tmp_path / matmul), vectors(root / matmul))
+
+
+def other_than(matmul: str) -> str:
+    return "torch" if matmul == "onednn" else "onednn"
+
+
+def as_on_another_machine(out: Path, matmul: str) -> None:
+    """Say in a run's folder that another library multiplied, as a machine says where that one is the faster."""
+    for name in ("run.json", "state.json"):
+        path = out / name
+        if path.is_file():
+            written = json.loads(path.read_text())
+            if name == "run.json":
+                written["models"][0]["matmul"] = matmul
+            else:
+                written["matmuls"][MODEL] = matmul
+            path.write_text(json.dumps(written))
+
+
+@pytest.mark.parametrize("isolation", ["allocator", "process"])
+def test_a_finished_run_goes_on_with_the_library_that_it_began_with(tmp_path: Path, isolation: str) -> None:
+    """A machine where another library is faster would mix the last bits, in this process or in the one of a pass."""
+    write(tmp_path / "chunks", 4)
+    out = tmp_path / "run"
+    measured = matmul_of(run(config_of(tmp_path, out)))
+    write(tmp_path / "chunks", 8)
+    assert matmul_of(run(config_of(tmp_path, out))) == measured
+    as_on_another_machine(out, other_than(measured))
+    write(tmp_path / "chunks", 12)
+    assert matmul_of(run(config_of(tmp_path, out, isolation=isolation))) == other_than(measured)
+    whole = config_of(tmp_path, tmp_path / "whole", matmul=other_than(measured))
+    run(whole)
+    assert np.array_equal(vectors(out)[8:], vectors(whole.out)[8:])
+
+
+def test_a_run_that_was_broken_off_goes_on_with_its_library(tmp_path: Path) -> None:
+    """What is not finished has no run.json yet."""
+    write(tmp_path / "chunks", 12)
+    out = tmp_path / "run"
+
+    def breaks(event: object) -> None:
+        if isinstance(event, ShardEncoded):
+            raise RuntimeError("broken off")
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        run(config_of(tmp_path, out, shard_chunks=4), breaks)
+    assert not (out / "run.json").exists()
+    measured = json.loads((out / "state.json").read_text())["matmuls"][MODEL]
+    as_on_another_machine(out, other_than(measured))
+    assert matmul_of(run(config_of(tmp_path, out, shard_chunks=4))) == other_than(measured)
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_torch(root: Path, tmp_path: Path) -> None:
