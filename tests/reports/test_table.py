@@ -18,7 +18,8 @@ from soloist.sizing.budgets import Budget
 
 MODEL = ModelReport(
     name="jina-code-embeddings-1.5b", source="org/m", revision=None, fingerprint="f" * 16, dim=1536, dtype="float16",
-    max_tokens=512, document_prompt="", query_prompt="", licence=None, weight=0.5, chunks=123_456, tokens=98_765_432,
+    matmul="torch", max_tokens=512, document_prompt="", query_prompt="", licence=None, weight=0.5,
+    chunks=123_456, tokens=98_765_432,
     embedded=123_456, kept=0, reused=0, from_others=0, repeated=0,
     padding_share=0.034, truncated_rows=12, truncated_tokens=345,
     budget=Budget(tokens=16_384, source="table", device="cuda Tesla T4"),

@@ -29,8 +29,8 @@ def report(name: str, limits: Limits) -> ModelReport:
         limits=tuple(LengthLimit(padded_length=n, rows=rows, limited_by=why) for n, (rows, why) in limits.items()),
     )  # fmt: skip
     return ModelReport(
-        name=name, source="org/m", revision=None, fingerprint="f" * 16, dim=8, dtype="float16", max_tokens=512,
-        document_prompt="", query_prompt="", licence=None, weight=0.5, chunks=288, embedded=288, kept=0,
+        name=name, source="org/m", revision=None, fingerprint="f" * 16, dim=8, dtype="float16", matmul="torch",
+        max_tokens=512, document_prompt="", query_prompt="", licence=None, weight=0.5, chunks=288, embedded=288, kept=0,
         reused=0, from_others=0, repeated=0, tokens=9, padded_tokens=9, padding_share=0.0,
         truncated_rows=0, truncated_tokens=0, batch_sizes=sizes, recomputed_rows=0, seconds=1.0,
         chunks_per_second=1.0, peak_bytes={"sim:0": 100}, predicted_peak_bytes=None, rows_per_device={"sim:0": 288},
