@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch.overrides import TorchFunctionMode
@@ -64,25 +63,10 @@ def begin(
 def unit_rows(vectors: Vectors) -> tuple[Vectors, list[int]]:
     """The rows scaled to norm 1, and the indices of those that cannot be: NaN, infinite or zero."""
     with np.errstate(all="ignore"):
-        norms = _norms(vectors)
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+        bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0)).tolist()
         units = (vectors / norms[:, None]).astype(np.float32)
-    return units, _bad(norms)
-
-
-def rows_without_norm(vectors: Vectors) -> list[int]:
-    """The indices of the rows that cannot be scaled to norm 1: NaN, infinite or zero."""
-    with np.errstate(all="ignore"):
-        return _bad(_norms(vectors))
-
-
-def _norms(vectors: Vectors) -> NDArray[np.float64]:
-    norms: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    return norms
-
-
-def _bad(norms: NDArray[np.float64]) -> list[int]:
-    bad: list[int] = np.flatnonzero(~np.isfinite(norms) | (norms == 0)).tolist()
-    return bad
+    return units, bad
 
 
 def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:

@@ -134,7 +134,7 @@ class TextTokenizer:
 
     def _ids(self, texts: Sequence[str], *, limit: int | None) -> list[list[int]]:
         if self._staged.is_static:
-            encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)  # without offsets
+            encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
             kept = slice(-limit, None) if limit and self._staged.keeps_end else slice(limit)
             return [row.ids[kept] for row in encoded]
         encoded = self._tokenizer(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from soloist.arrays import Vectors
 from soloist.encoding.batching import within
 from soloist.encoding.copies import replicate
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.forward import forward, rows_without_norm
+from soloist.encoding.forward import forward, unit_rows
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.types import Batch, Vectorless
 
@@ -39,14 +38,6 @@ def may_lack_vectors(encoder: Encoder) -> bool:
     return not has_tokens_of_its_own and not _has_a_token_for_each_byte(encoder.staged.module.tokenizer)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Looked:
-    """Why a model has no vector for some of the texts, by their index, and the tokens of all of them."""
-
-    reasons: Mapping[int, Vectorless]
-    tokenized: TokenizedTexts
-
-
 class Look:
     """Finds the texts for which a model has no vector."""
 
@@ -54,22 +45,22 @@ class Look:
         self._encoder = encoder
         self._in_float32: SentenceTransformer | None = None
 
-    def at(self, texts: Sequence[str]) -> Looked:
-        """Look at some texts."""
+    def at(self, texts: Sequence[str]) -> dict[int, Vectorless]:
+        """Why the model has no vector for some of the texts, by their index."""
         tokenized = self._encoder.tokenize(texts)
         reasons = self._encoder.vectorless(tokenized)
         if self._encoder.staged.is_static:
             reasons |= self._without_a_norm(tokenized, reasons)
-        return Looked(reasons=dict(sorted(reasons.items())), tokenized=tokenized)
+        return dict(sorted(reasons.items()))
 
     def _without_a_norm(self, tokenized: TokenizedTexts, lacking: Mapping[int, Vectorless]) -> dict[int, Vectorless]:
         """Why other rows have no vector: theirs is zero or not finite, in float32 too."""
         reasons: dict[int, Vectorless] = {}
         for batch in self._encoder.plan(tokenized, within(_BATCH_TOKENS)):
             rows = [row for row in batch.rows if row not in lacking]
-            bad = [rows[at] for at in rows_without_norm(self._vectors(self._encoder.staged.module, tokenized, rows))]
+            bad = [rows[at] for at in unit_rows(self._vectors(self._encoder.staged.module, tokenized, rows))[1]]
             vectors = self._vectors(self._float32(), tokenized, bad) if bad else np.empty((0, 1), np.float32)
-            for at in rows_without_norm(vectors):
+            for at in unit_rows(vectors)[1]:
                 reasons[bad[at]] = "zero vector" if not vectors[at].any() else "NaN or infinity"
         return reasons
 

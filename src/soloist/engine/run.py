@@ -6,6 +6,7 @@ Emits events and prints nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +24,7 @@ from soloist.engine.drivers.isolated import run_isolated
 from soloist.engine.drivers.local import run_pass
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
 from soloist.engine.intake.ingest import ShardRef, ingest, tell_passed_over
-from soloist.engine.intake.model_staging import ModelStaging, StagedModels
-from soloist.engine.intake.search_ahead import SearchAhead
-from soloist.engine.intake.seen_tokens import SeenTokens
-from soloist.engine.intake.vectorless import VectorlessSearch, without_vectorless
+from soloist.engine.intake.vectorless import without_vectorless
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.resume.checks import (
     Made,
@@ -37,7 +35,6 @@ from soloist.engine.resume.checks import (
     recorded_budgets,
     require_dtypes,
     require_the_same,
-    undone_on_error,
     warn_of_missing_vectors,
     warn_of_other_budgets,
     warn_of_other_matmuls,
@@ -76,11 +73,12 @@ from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
 from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import RunPlan
 from soloist.sources import InputFiles, find_input
-from soloist.staging import require_dim, require_distinct, select_models
+from soloist.staging import encoders_of, require_dim, require_distinct, select_models, stage_all
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
 from soloist.stores.layout import STATE
+from soloist.stores.leftovers import empty_new_folder, remove_leftovers
 
 
 def run(
@@ -189,21 +187,20 @@ class _Run:
     def _work(self, builder: ResultBuilder, sink: EventSink) -> Callable[[], RunResult]:
         """Do all but write run.json; what this returns makes the result at the very end."""
         config, accelerator = self._config, self._accelerator
-        with SeenTokens(self._folder.path) as seen:
-            with undone_on_error(self._folder), self._told(sink):
-                inputs = self._read(seen, sink)
-            recorded = recorded_budgets(inputs.made, inputs.fingerprints)
-            budgets = self._reconcile(inputs, recorded, sink)
-            measurements = MeasurementCache(config.cache_dir)
-            plan = plan_memory(config, inputs.encoders, budgets, accelerator, measurements, sink)
-            self._embed(inputs, plan, recorded, seen, sink)
+        with _undone_on_error(self._folder), self._told(sink):
+            inputs = self._read(sink)
+        recorded = recorded_budgets(inputs.made, inputs.fingerprints)
+        budgets = self._reconcile(inputs, recorded, sink)
+        measurements = MeasurementCache(config.cache_dir)
+        plan = plan_memory(config, inputs.encoders, budgets, accelerator, measurements, sink)
+        self._embed(inputs, plan, recorded, sink)
         if inputs.fusion is not None:
             fuse_all(inputs.fusion, self._folder, sink, self._stop)
         result = builder.result(inputs.staged, inputs.fusion_plan, plan)
         _remember(result, builder, inputs.encoders, accelerator, measurements, sink)
         return lambda: builder.result(inputs.staged, inputs.fusion_plan, plan)
 
-    def _read(self, seen: SeenTokens, sink: EventSink) -> _Inputs:
+    def _read(self, sink: EventSink) -> _Inputs:
         """Read the chunks, load the models, and refuse what cannot be done with them."""
         config, folder, check = self._config, self._folder, self._stop.check
         _announce(config, self._specs, self._accelerator, sink)
@@ -211,20 +208,16 @@ class _Run:
             sink.emit(notice)
         tell_passed_over(self._files.passed_over, sink)
         mend(folder, sink)
-        collections, made = self._files.collections, made_with(folder)
+        collections = self._files.collections
+        shards = ingest(
+            collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check
+        )
+        require_dims = functools.partial(require_dim, config.fusion, self._specs)
+        made = made_with(folder)
         matmuls = {name: before.matmul for name, before in made.items()}
-        staging = ModelStaging(self._specs, config, self._accelerator, matmuls, check)
-        early = staging.early()
-        with contextlib.ExitStack() as beside:
-            ahead = beside.enter_context(SearchAhead(self._search(early, seen))) if early is not None else None
-            shards = ingest(
-                collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check,
-                ahead.begin if ahead is not None else lambda ref: None,
-            )  # fmt: skip
-            models = staging.now(sink) if early is None else early.told(sink)
-            search = self._search(models, seen) if ahead is None else ahead
-            shards = without_vectorless(shards, search, folder, collections, config, sink)
-        staged, encoders = models.staged, models.encoders
+        staged = stage_all(self._specs, config, self._accelerator, sink, check, on_staged=require_dims, matmuls=matmuls)
+        encoders = encoders_of(staged, config, self._accelerator, sink)
+        shards = without_vectorless(shards, encoders, folder, collections, config, sink, check)
         fusion_plan = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
         check()
         require_dtypes(folder, config, staged, made)
@@ -233,10 +226,6 @@ class _Run:
         return _Inputs(
             shards=shards, staged=staged, encoders=encoders, fusion_plan=fusion_plan, fusion=fusion, made=made
         )
-
-    def _search(self, models: StagedModels, seen: SeenTokens) -> VectorlessSearch:
-        kept = seen if self._config.isolation == "allocator" else None  # another process could not read it
-        return VectorlessSearch.of(models.encoders, self._folder, self._config, self._stop.check, kept)
 
     def _reconcile(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
         """Make the chunks that were read those of the folder, and say what that changes; each model's budget."""
@@ -253,15 +242,13 @@ class _Run:
         _warn_of_fusion(inputs.fusion_plan, sink)
         return budgets
 
-    def _embed(
-        self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], seen: SeenTokens, sink: EventSink
-    ) -> None:
+    def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
         """Compute the vectors that the folder does not have, one pass after the other."""
         folder, check = self._folder, self._stop.check
         run_shards = RunShards(
             folder=folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others
         )
-        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run_shards, self._stop, seen)
+        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run_shards, self._stop)
         work = [item for context in contexts for item in pending(context.run_shards, context.fingerprints).work]
         if work or not is_fused(inputs.fusion, folder):
             folder.reopen()
@@ -369,6 +356,19 @@ def _member(model: StagedModel) -> Member:
 def _warn_of_fusion(fusion: FusionPlan | None, sink: EventSink) -> None:
     for message in fusion.notices if fusion is not None else ():
         sink.emit(Notice(about="fusion", message=message))
+
+
+@contextlib.contextmanager
+def _undone_on_error(folder: RunFolder) -> Iterator[None]:
+    """Until the new chunks are reconciled nothing has changed: a new folder is empty again, another as it was."""
+    try:
+        yield
+    except BaseException:
+        if folder.manifest.exists():
+            remove_leftovers(folder.path)
+        else:
+            empty_new_folder(folder.path)
+        raise
 
 
 def _state(config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget]) -> dict[str, Any]:

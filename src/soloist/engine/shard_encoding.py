@@ -42,15 +42,9 @@ class EncodedTexts:
     recomputed_ids: tuple[str, ...]
 
 
-def prepare_texts(
-    encoder: Encoder,
-    limits: BatchLimits,
-    ids: Sequence[str],
-    texts: Sequence[str],
-    tokenized: TokenizedTexts | None = None,
-) -> PreparedTexts:
-    """Tokenize texts that are not `tokenized` yet, and lay them out in batches within the limits. Needs no device."""
-    tokenized = encoder.tokenize(texts) if tokenized is None else tokenized
+def prepare_texts(encoder: Encoder, limits: BatchLimits, ids: Sequence[str], texts: Sequence[str]) -> PreparedTexts:
+    """Tokenize texts, and lay them out in batches within the limits. Needs no device."""
+    tokenized = encoder.tokenize(texts)
     batches = encoder.plan(tokenized, limits.rows, limits.is_bound_by_memory)
     return PreparedTexts(
         ids=tuple(ids),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +20,8 @@ from soloist.encoding.encoder import Encoder
 from soloist.encoding.vectorless import Look, may_lack_vectors
 from soloist.engine import run
 from soloist.engine.resume.changes import changes
-from soloist.errors import (
-    BadChunkFileError,
-    EncodingError,
-    InputError,
-    ModelLoadError,
-    RunStoppedError,
-    VectorlessTextsError,
-)
-from soloist.events import ChunksRemoved, InputScanned, InputSkipped, LeaseAcquired, ListSink, ModelStaged, TextsLeftOut
+from soloist.errors import InputError, VectorlessTextsError
+from soloist.events import ChunksRemoved, InputSkipped, LeaseAcquired, ListSink, TextsLeftOut
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.planning.estimate import estimate_run
@@ -260,86 +251,7 @@ def test_only_models_that_may_lack_tokens_tokenize_twice(tiny_models, monkeypatc
             with_prompt = Encoder(dataclasses.replace(staged, document_prompt="passage: "))
             assert not may_lack_vectors(with_prompt)
             blank = "x" if "pre_tokenizer" in change else " \u00a0"
-            assert Look(encoder).at(["grey", blank, "water"]).reasons == {1: "no tokens"}
+            assert Look(encoder).at(["grey", blank, "water"]) == {1: "no tokens"}
     finally:
         for name, part in before.items():
             setattr(backend, name, part)
-
-
-def alone(config: RunConfig, **changes: object) -> RunConfig:
-    """A run by the table alone, which is staged first, so that its texts are looked at beside the reading."""
-    return dataclasses.replace(config, models=("table",), **changes)
-
-
-@pytest.mark.parametrize("most_kept", [10_000, 1])
-def test_beside_the_reading_the_same_texts_are_left_out(config, tmp_path, monkeypatch, most_kept):
-    """Texts that are found while the input is read would be lost or come twice, or those after the most be lost."""
-    monkeypatch.setattr("soloist.engine.intake.search_ahead._MOST_KEPT", most_kept)
-    sink = ListSink()
-    run(alone(config), sink)
-    assert ids_of(config.out) == KEPT
-    together = dataclasses.replace(config, out=tmp_path / "together")
-    run(together)
-    for name in ("alpha", "gamma"):
-        assert_same_files(config.out / name / "vectors" / "table", together.out / name / "vectors" / "table")
-    assert (config.out / "skipped.jsonl").read_bytes() == (together.out / "skipped.jsonl").read_bytes()
-    kinds = [type(event) for event in sink.events]
-    assert max(at for at, kind in enumerate(kinds) if kind is InputScanned) < kinds.index(ModelStaged)
-    assert kinds.index(ModelStaged) < kinds.index(TextsLeftOut)
-
-
-def test_beside_the_reading_the_error_is_the_same(config):
-    """The count of an error would stop at the shard in which the reading ended."""
-    with pytest.raises(VectorlessTextsError, match=r"^3 texts have no tokens in table, 3 texts have a zero vector in"):
-        run(alone(config, source=SourceConfig()))
-    assert not config.out.exists()
-
-
-def test_a_fault_of_the_input_is_told_before_one_of_a_model(config, tmp_path):
-    """A table is staged first, and its fault would hide that of the input, or be lost."""
-    (tmp_path / "table" / "model.safetensors").write_bytes(b"broken")
-    broken = config.chunks_root / "gamma" / "b.jsonl"
-    broken.write_text("no JSON\n")
-    sink = ListSink()
-    with pytest.raises(BadChunkFileError, match=r"b\.jsonl"):
-        run(alone(config, source=SourceConfig()), sink)
-    broken.unlink()
-    with pytest.raises(ModelLoadError, match="table"):
-        run(alone(config), sink)
-    assert not any(isinstance(event, ModelStaged) for event in sink.events)
-    assert not config.out.exists()
-
-
-def threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "soloist-look"}
-
-
-def test_a_stop_while_the_input_is_read_ends_the_look_too(config):
-    """A thread would go on with files that are removed, or leave some of them behind."""
-
-    def stop(event: object) -> None:
-        if isinstance(event, InputScanned) and event.collection == "beta":
-            assert threads()
-            raise RunStoppedError("stopped by a caller")
-
-    with pytest.raises(RunStoppedError, match="stopped by a caller"):
-        run(alone(config), stop)
-    assert not threads()
-    assert not config.out.exists()
-    run(alone(config))
-    assert ids_of(config.out) == KEPT
-
-
-def test_a_look_that_is_ended_from_outside_is_an_error(config):
-    """The shards that were not looked at would count as having vectors."""
-
-    def end(event: object) -> None:
-        if isinstance(event, InputScanned):
-            for thread in threads():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-
-    with pytest.raises(EncodingError, match="the thread soloist-look was ended during its work"):
-        run(alone(config), end)
-    assert not config.out.exists()
-    run(alone(config))
-    assert ids_of(config.out) == KEPT

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
-from soloist.engine.intake.seen_tokens import SeenTokens
 from soloist.engine.resume.pending import RunShards
 from soloist.sizing.run_plan import RunPlan
 from soloist.stopping import Stop
@@ -17,8 +16,7 @@ from soloist.stopping import Stop
 class PassContext:
     """One pass: the encoders of its models, in order, the devices, and the shards to embed.
 
-    `next_encoders` are those that the next pass adds: their weights are read from the disk meanwhile. `seen` has the
-    tokens of texts that were looked at before.
+    `next_encoders` are those that the next pass adds: their weights are read from the disk meanwhile.
     """
 
     encoders: Mapping[str, Encoder]
@@ -27,7 +25,6 @@ class PassContext:
     run_shards: RunShards
     stop: Stop
     next_encoders: Sequence[Encoder] = ()
-    seen: SeenTokens | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -41,19 +38,14 @@ class PassContext:
 
 
 def pass_contexts(
-    plan: RunPlan,
-    encoders: Mapping[str, Encoder],
-    accelerator: Accelerator,
-    run_shards: RunShards,
-    stop: Stop,
-    seen: SeenTokens | None = None,
+    plan: RunPlan, encoders: Mapping[str, Encoder], accelerator: Accelerator, run_shards: RunShards, stop: Stop
 ) -> list[PassContext]:
     """The passes of a plan, in order; `encoders` has those of all its models."""
     return [
         PassContext(
             encoders={model: encoders[model] for model in present.models},
             next_encoders=[encoders[model] for model in plan.following(present)],
-            plan=plan, accelerator=accelerator, run_shards=run_shards, stop=stop, seen=seen,
+            plan=plan, accelerator=accelerator, run_shards=run_shards, stop=stop,
         )
         for present in plan.passes
     ]  # fmt: skip

@@ -24,7 +24,6 @@ from soloist.encoding.replicas import Replicas
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.prefetch import Lookahead
 from soloist.engine.intake.ingest import ShardRef
-from soloist.engine.intake.seen_tokens import SeenTokens
 from soloist.engine.resume.pending import ModelShard, pending, tell_kept
 from soloist.engine.resume.vector_reuse import KnownVectors, Placement, known_vectors
 from soloist.engine.shard_encoding import EncodedTexts, PreparedTexts, encode_texts, prepare_texts, token_counts
@@ -86,7 +85,7 @@ def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: 
 
     def prepare(item: ModelShard) -> _Prepared:
         encoder, limits = context.encoders[item.model], context.plan.limits[item.model]
-        return _prepare(item, context.run_shards.folder, encoder, limits, known[item.model], context.seen)
+        return _prepare(item, context.run_shards.folder, encoder, limits, known[item.model])
 
     with context.stop.shielded(), Lookahead(prepare, left.work) as prepared:
         _RunningPass(context, known, left.work, lease, sink).through(prepared)
@@ -105,24 +104,17 @@ def _known(context: PassContext, models: Container[str]) -> dict[str, KnownVecto
 
 
 def _prepare(
-    item: ModelShard,
-    folder: RunFolder,
-    encoder: Encoder,
-    limits: BatchLimits,
-    known: KnownVectors,
-    seen: SeenTokens | None,
+    item: ModelShard, folder: RunFolder, encoder: Encoder, limits: BatchLimits, known: KnownVectors
 ) -> _Prepared:
     ref = item.shard
     shard = folder.shards.read_shard(ref.collection, ref.index)
     digests = tuple(text_digest(text) for text in shard.texts)
     placement = known.place(folder.path / folder.shards.vectors_file(ref.collection, item.model, ref.index), digests)
-    key, new = (item.model, ref.collection, ref.index), [digests[row] for row in placement.fresh]
     fresh = prepare_texts(
         encoder,
         limits,
         [shard.ids[row] for row in placement.fresh],
         [shard.texts[row] for row in placement.fresh],
-        seen.take(key, new) if seen is not None else None,
     )
     return _Prepared(model=item.model, shard=ref, ids=shard.ids, digests=digests, placement=placement, fresh=fresh)
 

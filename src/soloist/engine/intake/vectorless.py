@@ -12,17 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from soloist.config import RunConfig
 from soloist.digests import DigestTable, text_digest
-from soloist.encoding.batching import slices
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.encoding.vectorless import Look, may_lack_vectors
 from soloist.engine.intake.ingest import ShardRef, nothing_to_embed, skip_event
 from soloist.engine.intake.left_out import LeftOut
-from soloist.engine.intake.seen_tokens import SeenTokens
 from soloist.errors import OutputError
 from soloist.events import EventSink, Notice, TextsLeftOut
 from soloist.stores import RunFolder
@@ -30,13 +26,11 @@ from soloist.stores.leaving_out import keep_chunks
 from soloist.stores.skipped import skipped_log
 from soloist.types import Collection, Place, Shard, SkippedInput, Vectorless
 
-# Looked at together, between two looks at whether the run is to stop. In smaller parts the interpreter's lock would go
-# to and fro between this and the reading.
-_CHARACTERS_TOGETHER = 1 << 19
+_LOOKED_AT_TOGETHER = 512  # texts, between two looks at whether the run is to stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VectorlessText:
+class _VectorlessText:
     """A text without a vector: its row, and what `skipped.jsonl` says of it."""
 
     row: int
@@ -45,20 +39,26 @@ class VectorlessText:
 
 def without_vectorless(
     shards: Sequence[ShardRef],
-    search: Searching,
+    encoders: Mapping[str, Encoder],
     folder: RunFolder,
     collections: Sequence[Collection],
     config: RunConfig,
     sink: EventSink,
+    check: Callable[[], object],
 ) -> tuple[ShardRef, ...]:
     """The incoming shards of a run without the texts of which a model makes no vector; `skipped.jsonl` has those.
+
+    `check` is called now and then, and raises where the run should end.
 
     Raises:
         VectorlessTextsError: there are such texts, and the config's `on_bad_input` is "error".
         InputError: nothing is left.
     """
-    if not search.looks:
+    looks = {name: Look(encoder) for name, encoder in encoders.items() if may_lack_vectors(encoder)}
+    if not looks:
         return tuple(shards)
+    fingerprints = {name: encoders[name].staged.fingerprint for name in looks}
+    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), config.chunks_root, check)
     if config.source.on_bad_input == "error":
         _require_none(search, shards)
         return tuple(shards)
@@ -68,25 +68,7 @@ def without_vectorless(
     return left
 
 
-class Searching(Protocol):
-    """Says which texts of the shards, taken in order, have no vector, and counts them."""
-
-    @property
-    def looks(self) -> bool:
-        """Whether any model may lack a vector."""
-        ...
-
-    @property
-    def left_out(self) -> LeftOut:
-        """The texts that were found so far."""
-        ...
-
-    def through(self, ref: ShardRef) -> list[VectorlessText]:
-        """The texts of the next shard without a vector, in order."""
-        ...
-
-
-class VectorlessSearch:
+class _Search:
     """Looks through shards, and counts the texts without a vector."""
 
     def __init__(
@@ -96,46 +78,15 @@ class VectorlessSearch:
         known: Mapping[str, DigestTable],
         root: Path,
         check: Callable[[], object],
-        seen: SeenTokens | None,
     ) -> None:
         self._folder = folder
         self._looks = looks
         self._known = known
         self._root = root
         self._check = check
-        self._seen = seen
-        self._left_out = LeftOut()
+        self.left_out = LeftOut()
 
-    @classmethod
-    def of(
-        cls,
-        encoders: Mapping[str, Encoder],
-        folder: RunFolder,
-        config: RunConfig,
-        check: Callable[[], object],
-        seen: SeenTokens | None = None,
-    ) -> VectorlessSearch:
-        """A search with those of the models that may lack vectors.
-
-        `check` is called now and then, and raises where the run should end. `seen` keeps the tokens of the texts that
-        were looked at.
-        """
-        looks = {name: Look(encoder) for name, encoder in encoders.items() if may_lack_vectors(encoder)}
-        fingerprints = {name: encoders[name].staged.fingerprint for name in looks}
-        known = _with_vectors(folder, fingerprints, check) if looks else {}
-        return cls(folder, looks, known, config.chunks_root, check, seen)
-
-    @property
-    def looks(self) -> bool:
-        """Whether any model may lack a vector."""
-        return bool(self._looks)
-
-    @property
-    def left_out(self) -> LeftOut:
-        """The texts that were found so far."""
-        return self._left_out
-
-    def through(self, ref: ShardRef) -> list[VectorlessText]:
+    def through(self, ref: ShardRef) -> list[_VectorlessText]:
         """The texts of the next shard without a vector, in order."""
         shard = self._folder.incoming.shards.read_shard(ref.collection, ref.index)
         reasons: dict[int, dict[str, Vectorless]] = {}
@@ -149,21 +100,16 @@ class VectorlessSearch:
     def _look(self, model: str, shard: Shard, digests: Sequence[bytes]) -> Iterator[tuple[int, Vectorless]]:
         """The rows of a shard of which a model makes no vector. A text that has one is not looked at again."""
         known = self._known[model]
-        parts: list[TokenizedTexts] = []
         unknown = [row for row, digest in enumerate(digests) if known.find(digest) is None]
-        left = iter(unknown)
-        for texts in slices([shard.texts[row] for row in unknown], _CHARACTERS_TOGETHER):
+        for start in range(0, len(unknown), _LOOKED_AT_TOGETHER):
             self._check()
-            rows = list(itertools.islice(left, len(texts)))
-            looked = self._looks[model].at(texts)
-            parts.append(looked.tokenized)
+            rows = unknown[start : start + _LOOKED_AT_TOGETHER]
+            reasons = self._looks[model].at([shard.texts[row] for row in rows])
             for at, row in enumerate(rows):
-                if at in looked.reasons:
-                    yield row, looked.reasons[at]
+                if at in reasons:
+                    yield row, reasons[at]
                 else:
                     known.add(digests[row])
-        if self._seen is not None:
-            self._seen.keep((model, shard.collection, shard.index), [digests[row] for row in unknown], parts)
 
     def _text(
         self,
@@ -172,11 +118,11 @@ class VectorlessSearch:
         read: tuple[str, str | None, int | None],
         digest: bytes,
         reasons: Mapping[str, Vectorless],
-    ) -> VectorlessText:
+    ) -> _VectorlessText:
         id_, file, index = read
         assert file is not None and index is not None  # what was read now has both
         place = Place(file=self._root / file, index=index)
-        return VectorlessText(row=row, item=self._left_out.add(ref.collection, id_, place, digest, reasons))
+        return _VectorlessText(row=row, item=self.left_out.add(ref.collection, id_, place, digest, reasons))
 
 
 def _with_vectors(
@@ -197,7 +143,7 @@ def _with_vectors(
     return tables
 
 
-def _require_none(search: Searching, shards: Sequence[ShardRef]) -> None:
+def _require_none(search: _Search, shards: Sequence[ShardRef]) -> None:
     for ref in shards:
         search.through(ref)
     if search.left_out.skipped.count:
@@ -205,7 +151,7 @@ def _require_none(search: Searching, shards: Sequence[ShardRef]) -> None:
 
 
 def _left_out(
-    search: Searching, shards: Sequence[ShardRef], incoming: RunFolder, sink: EventSink
+    search: _Search, shards: Sequence[ShardRef], incoming: RunFolder, sink: EventSink
 ) -> tuple[ShardRef, ...]:
     """Leave such texts out of the shards, and say so: in the log, as events, and in a notice for each model."""
     kept: list[ShardRef] = []

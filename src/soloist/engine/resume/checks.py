@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from soloist.models.loading import StagedModel
 from soloist.sizing.budgets import Budget, budget_of
 from soloist.stores import RunFolder
 from soloist.stores.layout import STATE
-from soloist.stores.leftovers import empty_new_folder, remove_leftovers
+from soloist.stores.leftovers import remove_leftovers
 from soloist.stores.manifest import FileRecord
 from soloist.stores.reconcile import reconcile_incoming
 from soloist.types import Matmul, VectorDType
@@ -164,19 +164,6 @@ def mend(folder: RunFolder, sink: EventSink) -> None:
                 message=f"{rows} of its rows could not be read: the files that they named are written again",
             )
         )
-
-
-@contextlib.contextmanager
-def undone_on_error(folder: RunFolder) -> Iterator[None]:
-    """Until the new chunks are reconciled nothing has changed: a new folder is empty again, another as it was."""
-    try:
-        yield
-    except BaseException:
-        if folder.manifest.exists():
-            remove_leftovers(folder.path)
-        else:
-            empty_new_folder(folder.path)
-        raise
 
 
 def reconcile(
