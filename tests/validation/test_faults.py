@@ -175,8 +175,8 @@ def test_weights_that_are_loaded_through_the_device(failures, monkeypatch):
     """A loader that puts the model on the device and takes it back looks the same afterwards."""
     stage = staging.stage
 
-    def through_the_device(spec, dtype):
-        model = stage(spec, dtype)
+    def through_the_device(*asked):
+        model = stage(*asked)
         next(model.module.parameters()).detach().to("sim:0").cpu()
         return model
 
