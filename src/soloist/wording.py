@@ -1,4 +1,4 @@
-"""Numbers with their nouns and verbs. Pure: values in, text out."""
+"""Numbers with their nouns and verbs, and what errors say. Pure: values in, text out."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def count_text(count: int, noun: str) -> str:
 def is_or_are(count: int) -> str:
     """The verb that goes with a number."""
     return "is" if count == 1 else "are"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that has any text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no more is known")

@@ -18,6 +18,7 @@ from soloist.encoding.tokenizer_failures import is_tokenizer_failure
 from soloist.encoding.tokenizing import TOKENIZING, TokenIds
 from soloist.errors import ModelLoadError
 from soloist.models.loading import TORCH_DTYPES, StagedModel
+from soloist.wording import first_line
 
 Features = dict[str, Any]
 _PADDED_FEATURES = {"input_ids", "attention_mask", "token_type_ids"}
@@ -111,7 +112,7 @@ def _preprocessed(staged: StagedModel) -> Features:
 
 
 def _unprepared_text(name: str, error: Exception) -> str:
-    said = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no more is known")
+    said = first_line(error).rstrip(".")
     return (
         f"{name} cannot tokenize a plain text ({type(error).__name__}: {said}): correct its settings in "
         "sentence_bert_config.json or tokenizer_config.json"

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from soloist.arrays import Vectors
 from soloist.encoding import packing
 from soloist.encoding.features import Features
-from soloist.models.prepacked import PackedLinear
+from soloist.models.prepacked import is_packed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,7 +84,7 @@ def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
         features = part(features)
         if index == pooled:
             rows = features["sentence_embedding"]
-            fewest = packing.fewest_tokens(rows.dtype) if any(map(_is_packed, parts[pooled + 1 :])) else packing.FEWEST
+            fewest = packing.fewest_tokens(rows.dtype) if any(map(is_packed, parts[pooled + 1 :])) else packing.FEWEST
             more = rows[:1].expand(max(0, fewest - len(rows)), -1)
             features["sentence_embedding"] = torch.cat([rows, more])
     last: torch.Tensor = features["sentence_embedding"]
@@ -92,11 +92,7 @@ def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
 
 
 def _multiplies(part: torch.nn.Module) -> bool:
-    return next(part.parameters(), None) is not None or _is_packed(part)
-
-
-def _is_packed(part: torch.nn.Module) -> bool:
-    return any(isinstance(layer, PackedLinear) for layer in part.modules())
+    return next(part.parameters(), None) is not None or is_packed(part)
 
 
 def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:

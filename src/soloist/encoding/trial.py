@@ -17,6 +17,7 @@ from soloist.arrays import Vectors
 from soloist.encoding.copies import replicate
 from soloist.errors import ModelLoadError
 from soloist.models.loading import StagedModel
+from soloist.wording import first_line
 
 
 def tried(staged: StagedModel, compute: Callable[[SentenceTransformer], Vectors]) -> Vectors | None:
@@ -77,7 +78,7 @@ def _has_no_vector(exc: Exception) -> bool:
 def _failed_text(name: str, exc: Exception) -> str:
     if _has_no_vector(exc):
         return f"{name} gives no vector for a text (no sentence_embedding): add Pooling to its modules.json"
-    line = next((line.strip() for line in str(exc).splitlines() if line.strip()), "no more is known")
+    line = first_line(exc)
     return (
         f"{name} fails on a plain text ({type(exc).__name__}: {line}), so its configuration does not fit its weights "
         "or its tokenizer: get all of its files from one source"

@@ -25,6 +25,7 @@ from soloist.memory.cards import Card
 from soloist.memory.tracing import Features, Trace, fake_module, trace_forward
 from soloist.models.blueprint import ENCODERS_OF_PAIRS, WITHOUT_PREDICTION, Blueprint, hidden_size, own_code_text
 from soloist.types import DType
+from soloist.wording import first_line
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
     "float32": torch.float32,
@@ -96,7 +97,7 @@ class Network:
         except Exception as exc:
             # A network may read its own values, or an operator may have no fake kernel: torch has many errors for that.
             raise PredictionError(
-                f"{self._blueprint.source} cannot be traced ({type(exc).__name__}: {_first_line(exc)}), so its memory "
+                f"{self._blueprint.source} cannot be traced ({type(exc).__name__}: {first_line(exc)}), so its memory "
                 f"cannot be predicted: {WITHOUT_PREDICTION}"
             ) from exc
 
@@ -181,7 +182,7 @@ def _transformer(blueprint: Blueprint, dtype: torch.dtype, layers: int | None) -
         # A configuration class or a network may raise anything for wrong or foreign values.
         raise PredictionError(
             f"no network can be built from the configuration of {blueprint.source} ({type(exc).__name__}: "
-            f"{_first_line(exc)}): complete its config.json"
+            f"{first_line(exc)}): complete its config.json"
         ) from exc
     _keep_in_float32(network, dtype)
     return network
@@ -207,10 +208,6 @@ def _keep_in_float32(network: Any, dtype: torch.dtype) -> None:
     for name, module in network.named_modules():
         if dtype != torch.float32 and kept & set(name.split(".")):
             module.to(torch.float32)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "no more is known")
 
 
 def _shorten(config: Any, layers: int) -> None:

@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from soloist.models.limits import usable_positions
-from soloist.models.prepacked import PackedLinear, packed_bytes
+from soloist.models.prepacked import is_packed, packed_bytes
 from soloist.types import Matmul
 
 # What networks call a table of positions.
@@ -57,7 +57,7 @@ def weights_bytes(module: SentenceTransformer) -> int:
 
 def matmul_of(module: SentenceTransformer) -> Matmul:
     """The library that multiplies with the weights of a pipeline's linear layers."""
-    return "onednn" if any(isinstance(part, PackedLinear) for part in module.modules()) else "torch"
+    return "onednn" if is_packed(module) else "torch"
 
 
 def is_static(module: SentenceTransformer) -> bool:

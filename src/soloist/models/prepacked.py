@@ -196,7 +196,8 @@ def prepack(module: SentenceTransformer) -> bool:
 
     Call it before anybody else uses the pipeline. The plain weights are freed one layer after the other.
     """
-    if not all(map(can_prepack, _dtypes(module))):
+    dtypes = _dtypes(module)
+    if not dtypes or not all(map(can_prepack, dtypes)):
         return False
     with torch.no_grad():
         try:
@@ -205,13 +206,11 @@ def prepack(module: SentenceTransformer) -> bool:
             return False
         swaps = _swaps(calls, _tied(module))
         calls.clear()  # they hold the plain weights
-        is_packed = bool(swaps)
         while swaps:
             _put(module, swaps.pop())
-        if is_packed and not _is_near(module, before):
+        if is_packed(module) and not _is_near(module, before):
             plain_layers(module)
-            return False
-    return is_packed
+        return is_packed(module)
 
 
 def plain_layers(module: nn.Module) -> tuple[nn.Linear, ...]:
@@ -225,6 +224,11 @@ def plain_layers(module: nn.Module) -> tuple[nn.Linear, ...]:
             activations[part] = part.activation
     _replace(module, {**activations, **linears})
     return tuple(linears.values())
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether any layer of a tree has packed weights."""
+    return any(isinstance(part, PackedLinear) for part in module.modules())
 
 
 def packed_bytes(module: nn.Module) -> int:
