@@ -106,18 +106,26 @@ class Encoder:
         self, tokenized: TokenizedTexts, rows_for: RowsFor, fills: Callable[[int], bool] = lambda padded_length: False
     ) -> tuple[Batch, ...]:
         """The batches of a shard: a pure function of its token lengths and the limits (see `plan_batches`)."""
-        if self._staged.is_static:
-            return plan_unpadded(tokenized.lengths, rows_for)
-        if self.packs:  # a row without tokens has no place in a packed batch, and no vector anywhere
-            planned = plan_unpadded(tokenized.lengths, rows_for, longest_first=True)
-            full = [replace(batch, rows=tuple(r for r in batch.rows if tokenized.lengths[r])) for batch in planned]
-            return tuple(batch for batch in full if batch.rows)
-        return plan_batches(tokenized.lengths, rows_for, self._staged.max_tokens, fills)
+        return self.plan_lengths(tokenized.lengths, rows_for, fills)
 
-    def computed_tokens(self, tokenized: TokenizedTexts, batches: Sequence[Batch]) -> int:
-        """The tokens that devices compute for these batches: padding included, where rows are padded."""
+    def plan_lengths(
+        self, lengths: Sequence[int], rows_for: RowsFor, fills: Callable[[int], bool] = lambda padded_length: False
+    ) -> tuple[Batch, ...]:
+        """The same, of texts whose tokens are not at hand."""
+        if self._staged.is_static:
+            return plan_unpadded(lengths, rows_for)
+        if self.packs:  # a row without tokens has no place in a packed batch, and no vector anywhere
+            planned = plan_unpadded(lengths, rows_for, longest_first=True)
+            full = [replace(batch, rows=tuple(r for r in batch.rows if lengths[r])) for batch in planned]
+            return tuple(batch for batch in full if batch.rows)
+        return plan_batches(lengths, rows_for, self._staged.max_tokens, fills)
+
+    def computed_tokens(self, lengths: Sequence[int], batches: Sequence[Batch]) -> int:
+        """The tokens that devices compute for rows of these lengths in these batches: padding included, where rows are
+        padded.
+        """
         if self._staged.is_static or self.packs:
-            return sum(tokenized.lengths)
+            return sum(lengths)
         return sum(batch.padded_tokens for batch in batches)
 
     def collate(self, tokenized: TokenizedTexts, batch: Batch) -> Features:

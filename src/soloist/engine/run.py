@@ -6,7 +6,6 @@ Emits events and prints nothing.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,9 @@ from soloist.engine.drivers.context import PassContext, pass_contexts
 from soloist.engine.drivers.isolated import run_isolated
 from soloist.engine.drivers.local import run_pass
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
+from soloist.engine.intake.ahead import Ahead, EmbeddedAhead, may_embed_ahead, spare_bytes
 from soloist.engine.intake.ingest import ShardRef, ingest, tell_passed_over
+from soloist.engine.intake.model_staging import ModelStaging
 from soloist.engine.intake.vectorless import without_vectorless
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.resume.checks import (
@@ -73,12 +74,12 @@ from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
 from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import RunPlan
 from soloist.sources import InputFiles, find_input
-from soloist.staging import encoders_of, require_dim, require_distinct, select_models, stage_all
+from soloist.staging import require_dim, require_distinct, select_models
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
 from soloist.stores.layout import STATE
-from soloist.stores.leftovers import empty_new_folder, remove_leftovers
+from soloist.stores.leftovers import empty_new_folder, remove_ahead, remove_leftovers
 
 
 def run(
@@ -128,9 +129,12 @@ def _run_in_folder(config: RunConfig, sinks: Sequence[EventSink], stop: Stop, cl
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Inputs:
-    """What a run has read and loaded before it changes anything: shards, models, and the fusion that is settled."""
+    """What a run has read and loaded before it changes anything: shards, models, and the fusion that is settled; and
+    the vectors that were embedded meanwhile.
+    """
 
     shards: tuple[ShardRef, ...]
+    ahead: EmbeddedAhead
     staged: Mapping[str, StagedModel]
     encoders: dict[str, Encoder]
     fusion_plan: FusionPlan | None
@@ -189,11 +193,12 @@ class _Run:
         config, accelerator = self._config, self._accelerator
         with _undone_on_error(self._folder), self._told(sink):
             inputs = self._read(sink)
-        recorded = recorded_budgets(inputs.made, inputs.fingerprints)
-        budgets = self._reconcile(inputs, recorded, sink)
-        measurements = MeasurementCache(config.cache_dir)
-        plan = plan_memory(config, inputs.encoders, budgets, accelerator, measurements, sink)
-        self._embed(inputs, plan, recorded, sink)
+        with _ahead_removed(self._folder):
+            recorded = recorded_budgets(inputs.made, inputs.fingerprints)
+            budgets = self._reconcile(inputs, recorded, sink)
+            measurements = MeasurementCache(config.cache_dir)
+            plan = plan_memory(config, inputs.encoders, budgets, accelerator, measurements, sink)
+            self._embed(inputs, plan, recorded, sink)
         if inputs.fusion is not None:
             fuse_all(inputs.fusion, self._folder, sink, self._stop)
         result = builder.result(inputs.staged, inputs.fusion_plan, plan)
@@ -209,23 +214,28 @@ class _Run:
         tell_passed_over(self._files.passed_over, sink)
         mend(folder, sink)
         collections = self._files.collections
-        shards = ingest(
-            collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check
-        )
-        require_dims = functools.partial(require_dim, config.fusion, self._specs)
         made = made_with(folder)
         matmuls = {name: before.matmul for name, before in made.items()}
-        staged = stage_all(self._specs, config, self._accelerator, sink, check, on_staged=require_dims, matmuls=matmuls)
-        encoders = encoders_of(staged, config, self._accelerator, sink)
-        shards = without_vectorless(shards, encoders, folder, collections, config, sink, check)
+        staging = ModelStaging(specs=self._specs, config=config, accelerator=self._accelerator, matmuls=matmuls)
+        is_wanted = may_embed_ahead(config, self._accelerator, folder, staging)
+        with Ahead(staging, folder, config.vector_dtype, spare_bytes(collections), is_wanted=is_wanted) as thread:
+            shards = ingest(
+                collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check,
+                thread.begin,
+            )  # fmt: skip
+            models, ahead = thread.finish(check)
+        models = models.told(sink) if models is not None else staging.through(sink, check)
+        staged, encoders = models.staged, models.encoders
+        shards = without_vectorless(shards, encoders, folder, collections, config, sink, check, ahead.shards)
         fusion_plan = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
         check()
         require_dtypes(folder, config, staged, made)
         fingerprints = {name: model.fingerprint for name, model in staged.items()}
         fusion = fusing(fusion_plan, fingerprints, config.vector_dtype, shards)
         return _Inputs(
-            shards=shards, staged=staged, encoders=encoders, fusion_plan=fusion_plan, fusion=fusion, made=made
-        )
+            shards=shards, ahead=ahead, staged=staged, encoders=encoders, fusion_plan=fusion_plan, fusion=fusion,
+            made=made,
+        )  # fmt: skip
 
     def _reconcile(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
         """Make the chunks that were read those of the folder, and say what that changes; each model's budget."""
@@ -248,7 +258,7 @@ class _Run:
         run_shards = RunShards(
             folder=folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others
         )
-        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run_shards, self._stop)
+        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run_shards, self._stop, inputs.ahead)
         work = [item for context in contexts for item in pending(context.run_shards, context.fingerprints).work]
         if work or not is_fused(inputs.fusion, folder):
             folder.reopen()
@@ -369,6 +379,15 @@ def _undone_on_error(folder: RunFolder) -> Iterator[None]:
         else:
             empty_new_folder(folder.path)
         raise
+
+
+@contextlib.contextmanager
+def _ahead_removed(folder: RunFolder) -> Iterator[None]:
+    """At the end no vectors wait for their pass any more."""
+    try:
+        yield
+    finally:
+        remove_ahead(folder.path)
 
 
 def _state(config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget]) -> dict[str, Any]:

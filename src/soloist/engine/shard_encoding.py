@@ -21,23 +21,31 @@ from soloist.types import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PreparedTexts:
-    """Texts that are tokenized and planned for one model. `padded_tokens` are those that the devices will compute."""
+class PlannedTexts:
+    """Texts that are planned for one model: their token counts, (rows, 2), of a text and of what was cut off it, and
+    their batches. `padded_tokens` are those that the devices compute.
+    """
 
-    ids: tuple[str, ...]
-    tokenized: TokenizedTexts
+    counts: NDArray[np.int32]
     batches: tuple[Batch, ...]
     padded_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedTexts(PlannedTexts):
+    """Planned texts with their tokens, ready for the devices."""
+
+    ids: tuple[str, ...]
+    tokenized: TokenizedTexts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedTexts:
-    """The vectors of texts, (rows, dim) float32 of unit length, and their token counts, (rows, 2): of a text, and of
-    what was cut off it. `recomputed_ids` are those whose vectors had to be computed once more in float32.
+    """The vectors of texts, (rows, dim) float32 of unit length. `recomputed_ids` are those whose vectors had to be
+    computed once more in float32.
     """
 
     vectors: Vectors
-    counts: NDArray[np.int32]
     rows_per_device: Mapping[str, int]
     recomputed_ids: tuple[str, ...]
 
@@ -45,13 +53,21 @@ class EncodedTexts:
 def prepare_texts(encoder: Encoder, limits: BatchLimits, ids: Sequence[str], texts: Sequence[str]) -> PreparedTexts:
     """Tokenize texts, and lay them out in batches within the limits. Needs no device."""
     tokenized = encoder.tokenize(texts)
-    batches = encoder.plan(tokenized, limits.rows, limits.is_bound_by_memory)
+    planned = plan_texts(encoder, limits, token_counts(tokenized))
     return PreparedTexts(
         ids=tuple(ids),
         tokenized=tokenized,
-        batches=batches,
-        padded_tokens=encoder.computed_tokens(tokenized, batches),
+        counts=planned.counts,
+        batches=planned.batches,
+        padded_tokens=planned.padded_tokens,
     )
+
+
+def plan_texts(encoder: Encoder, limits: BatchLimits, counts: NDArray[np.int32]) -> PlannedTexts:
+    """Lay out texts of these token counts in batches within the limits."""
+    lengths = counts[:, 0].tolist()
+    batches = encoder.plan_lengths(lengths, limits.rows, limits.is_bound_by_memory)
+    return PlannedTexts(counts=counts, batches=batches, padded_tokens=encoder.computed_tokens(lengths, batches))
 
 
 def encode_texts(encoder: Encoder, replicas: Replicas | None, prepared: PreparedTexts) -> EncodedTexts:
@@ -60,15 +76,13 @@ def encode_texts(encoder: Encoder, replicas: Replicas | None, prepared: Prepared
     Raises:
         SoloistError: a batch of one row does not fit on a device, or a row has no vector.
     """
-    counts = token_counts(prepared.tokenized)
     if not prepared.batches:
         nothing = np.empty((0, encoder.staged.dim), dtype=np.float32)
-        return EncodedTexts(vectors=nothing, counts=counts, rows_per_device={}, recomputed_ids=())
+        return EncodedTexts(vectors=nothing, rows_per_device={}, recomputed_ids=())
     assert replicas is not None
     encoded = replicas.encode(prepared.ids, prepared.tokenized, prepared.batches)
     return EncodedTexts(
         vectors=encoded.vectors,
-        counts=counts,
         rows_per_device=encoded.rows_per_device,
         recomputed_ids=tuple(prepared.ids[row] for row in encoded.recomputed_rows),
     )

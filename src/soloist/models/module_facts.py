@@ -13,6 +13,7 @@ from soloist.types import Matmul
 
 # What networks call a table of positions.
 _POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
+_BARE = {StaticEmbedding, Normalize}
 
 
 def positions_of(module: SentenceTransformer) -> int | None:
@@ -63,6 +64,11 @@ def matmul_of(module: SentenceTransformer) -> Matmul:
 def is_static(module: SentenceTransformer) -> bool:
     """Whether the pipeline is a table of token vectors, without a network."""
     return isinstance(module[0], StaticEmbedding)
+
+
+def is_bare_table(module: SentenceTransformer) -> bool:
+    """Whether the pipeline is a table of token vectors and nothing that multiplies or brings code of its own."""
+    return isinstance(module[0], StaticEmbedding) and all(type(part) in _BARE for part in module)
 
 
 def uses_pooler(module: SentenceTransformer) -> bool:

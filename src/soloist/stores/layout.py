@@ -8,7 +8,8 @@
 
 run.json is there when the run is finished, manifest.jsonl says which files are, and id.json tells the run from every
 other, whatever becomes of its chunks. While a run is at work there are also `state.json`, `.lock`, `.incoming` (chunks
-as they are read) and `.previous` (vectors of the chunks before).
+as they are read), `.ahead` (vectors that were embedded beside the reading) and `.previous` (vectors of the chunks
+before).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ IDENTITY = "id.json"
 FIT = "fusion.safetensors"
 SKIPPED = "skipped.jsonl"
 INCOMING = ".incoming"
+AHEAD = ".ahead"
 PREVIOUS = ".previous"
 _JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
 
@@ -67,7 +69,7 @@ class Layout:
     def is_run(self) -> bool:
         """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
         begun = {entry.name for entry in self.root.iterdir() if not is_temporary(entry.name)}
-        return NAME in begun or (".lock" in begun and begun <= {".lock", "events.jsonl", STATE, INCOMING})
+        return NAME in begun or (".lock" in begun and begun <= {".lock", "events.jsonl", STATE, INCOMING, AHEAD})
 
     def require_inside(self, path: Path) -> None:
         """Refuse a path that a symbolic link leads out of the folder.

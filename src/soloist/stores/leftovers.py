@@ -8,22 +8,32 @@ from pathlib import Path
 
 from soloist.errors import OutputError
 from soloist.stores.atomic import disk_errors, is_temporary
-from soloist.stores.layout import INCOMING, STATE
+from soloist.stores.layout import AHEAD, INCOMING, STATE
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove half-written files, and the chunks that were read and not reconciled.
+    """Remove half-written files, the chunks that were read and not reconciled, and vectors that no pass has taken.
 
     Raises:
         OutputError: something of it cannot be removed.
     """
     with disk_errors(root):
-        if (root / INCOMING).is_dir():
-            shutil.rmtree(root / INCOMING)
+        _remove_hidden(root)
         for folder, _, names in os.walk(root):
             for name in names:
                 if is_temporary(name):
                     Path(folder, name).unlink()
+
+
+def remove_ahead(root: Path) -> None:
+    """Remove vectors that were embedded beside the reading and that no pass has taken.
+
+    Raises:
+        OutputError: something of it cannot be removed.
+    """
+    with disk_errors(root):
+        if (root / AHEAD).is_dir():
+            shutil.rmtree(root / AHEAD)
 
 
 def empty_new_folder(root: Path) -> None:
@@ -33,9 +43,14 @@ def empty_new_folder(root: Path) -> None:
         OutputError: something of it cannot be removed.
     """
     try:
-        if (root / INCOMING).is_dir():
-            shutil.rmtree(root / INCOMING)
+        _remove_hidden(root)
         for name in ("events.jsonl", STATE, ".lock"):
             (root / name).unlink(missing_ok=True)
     except OSError as exc:
         raise OutputError(f"{root} cannot be cleared: {exc.strerror}: remove it by hand") from exc
+
+
+def _remove_hidden(root: Path) -> None:
+    for name in (INCOMING, AHEAD):
+        if (root / name).is_dir():
+            shutil.rmtree(root / name)

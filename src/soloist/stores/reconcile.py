@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from soloist.digests import DigestTable, text_digest
 from soloist.stores.atomic import disk_errors, make_folder, sync_folder
-from soloist.stores.layout import FIT, PREVIOUS, Layout
+from soloist.stores.layout import FIT, PREVIOUS
 from soloist.stores.manifest import FileRecord, is_intact
+from soloist.stores.moving import move_in
 from soloist.stores.run_folder import RunFolder
 
 _SHARD_FILE = re.compile(r"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{5,}\.parquet")
@@ -61,7 +62,7 @@ def reconcile_incoming(folder: RunFolder, is_current: Callable[[FileRecord], boo
         folder.manifest.replace(kept.values())
         _sweep(folder, after)
         for record in changed:
-            _move(folder, record)
+            move_in(folder, folder.incoming, record)
         folder.manifest.replace(after.values())
     with disk_errors(folder.incoming.path):
         shutil.rmtree(folder.incoming.path)
@@ -128,12 +129,3 @@ def _sweep(folder: RunFolder, after: dict[str, FileRecord]) -> None:
         for inner in sorted((path for path in folder.path.glob("[!.]*/**") if path.is_dir()), reverse=True):
             if not any(inner.iterdir()):
                 inner.rmdir()
-
-
-def _move(folder: RunFolder, record: FileRecord) -> None:
-    target = folder.path / record.file
-    Layout(folder.path).require_inside(target)
-    with disk_errors(target):
-        make_folder(target.parent)
-        (folder.incoming.path / record.file).replace(target)
-        sync_folder(target.parent)

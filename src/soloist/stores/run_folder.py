@@ -21,7 +21,7 @@ from soloist.jsontext import json_text
 from soloist.stores.atomic import disk_errors, make_folder, sync_folder
 from soloist.stores.folder_lock import held, is_held
 from soloist.stores.json_files import Used, read_json_file, write_json_file
-from soloist.stores.layout import IDENTITY, INCOMING, PREVIOUS, STATE, Layout
+from soloist.stores.layout import AHEAD, IDENTITY, INCOMING, PREVIOUS, STATE, Layout
 from soloist.stores.manifest import NAME, Manifest
 from soloist.stores.shard_files import ShardFiles
 from soloist.stores.summary import made_by
@@ -108,6 +108,11 @@ class RunFolder:
     def incoming(self) -> RunFolder:
         """Where chunks are written until all of them are read."""
         return RunFolder(self.path / INCOMING)
+
+    @property
+    def ahead(self) -> RunFolder:
+        """Where vectors that were embedded beside the reading wait until their pass puts them into their places."""
+        return RunFolder(self.path / AHEAD)
 
     @property
     def is_finished(self) -> bool:

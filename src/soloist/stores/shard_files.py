@@ -18,12 +18,15 @@ from soloist.digests import shard_digest, text_digest
 from soloist.stores.layout import Layout
 from soloist.stores.manifest import FileRecord, Manifest, record_of
 from soloist.stores.tables import (
+    COUNT_COLUMNS,
     PLACE_COLUMNS,
     chunk_table,
     read_errors,
     read_table,
     table_chunks,
+    table_counts,
     table_digests,
+    table_matrix,
     table_places,
     table_texts,
     table_vectors,
@@ -33,6 +36,17 @@ from soloist.stores.tables import (
     write_vector_file,
 )
 from soloist.types import Chunk, Shard, VectorDType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EmbeddedRows:
+    """The texts of a shard as a file of vectors has them: their digests, the counts of their tokens, (rows, 2) as
+    `vector_table` takes them, and their vectors, (rows, dim) float32 and read-only.
+    """
+
+    digests: tuple[bytes, ...]
+    counts: NDArray[np.int32]
+    vectors: Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +165,20 @@ class ShardFiles:
         path = self._layout.vectors(collection, model, index)
         with read_errors(path):
             return table_digests(read_table(path, columns=("text_digest",)))
+
+    def read_embedded(self, collection: str, model: str, index: int) -> EmbeddedRows:
+        """What a file of vectors has of its texts, where it was written with their digests and counts.
+
+        Raises:
+            OutputError: the file cannot be read, or lacks some of that.
+        """
+        path = self._layout.vectors(collection, model, index)
+        with read_errors(path):
+            table = read_table(path, columns=("vector", "text_digest", *COUNT_COLUMNS))
+            digests, counts = table_digests(table), table_counts(table)
+            if digests is None or counts is None:
+                raise ValueError("it lacks the digests of its texts, or their counts of tokens")
+            return EmbeddedRows(digests=tuple(digests), counts=counts, vectors=table_matrix(table))
 
     def write_fused(
         self,

@@ -155,6 +155,25 @@ def test_killed_at_every_step_of_the_change_from_chunks_to_chunks(commands, argu
     assert commands.run("verify", str(out)).code == 0
 
 
+def test_killed_while_vectors_wait_for_their_pass(commands, arguments, files, tmp_path):
+    """Vectors that were embedded beside the reading count as finished, or stay for ever, or are half of a shard's."""
+    options = [*arguments, "--models", "static", "--fusion", "none"]
+    write_chunks(tmp_path / "chunks", files)
+    assert commands.run(*options, "--out", str(tmp_path / "undisturbed")).code == 0
+    kills = 0
+    for count in range(1 + SEED % 3, 100, 3):
+        out = tmp_path / f"run-{count}"
+        death = Death(folder=out, count=count, pattern=r"\.ahead")
+        ended = commands.run(*options, "--out", str(out), death=death)
+        assert ended.code in (0, -signal.SIGKILL), f"at step {count}: {ended.stderr}"
+        if ended.code == 0:
+            break
+        kills += 1
+        assert commands.run(*options, "--out", str(out)).code == 0, f"after step {count}"
+        assert_same_files(out, tmp_path / "undisturbed")
+    assert kills >= 8
+
+
 def _one_life(
     commands: Commands, arguments: list[str], out: Path, seconds: float, generator: random.Random
 ) -> Counter[str]:

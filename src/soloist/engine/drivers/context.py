@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
+from soloist.engine.intake.ahead import NONE_AHEAD, EmbeddedAhead
 from soloist.engine.resume.pending import RunShards
 from soloist.sizing.run_plan import RunPlan
 from soloist.stopping import Stop
@@ -16,7 +17,8 @@ from soloist.stopping import Stop
 class PassContext:
     """One pass: the encoders of its models, in order, the devices, and the shards to embed.
 
-    `next_encoders` are those that the next pass adds: their weights are read from the disk meanwhile.
+    `next_encoders` are those that the next pass adds: their weights are read from the disk meanwhile. `ahead` are the
+    vectors that wait to be put into their places.
     """
 
     encoders: Mapping[str, Encoder]
@@ -25,6 +27,7 @@ class PassContext:
     run_shards: RunShards
     stop: Stop
     next_encoders: Sequence[Encoder] = ()
+    ahead: EmbeddedAhead = NONE_AHEAD
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -38,14 +41,19 @@ class PassContext:
 
 
 def pass_contexts(
-    plan: RunPlan, encoders: Mapping[str, Encoder], accelerator: Accelerator, run_shards: RunShards, stop: Stop
+    plan: RunPlan,
+    encoders: Mapping[str, Encoder],
+    accelerator: Accelerator,
+    run_shards: RunShards,
+    stop: Stop,
+    ahead: EmbeddedAhead = NONE_AHEAD,
 ) -> list[PassContext]:
     """The passes of a plan, in order; `encoders` has those of all its models."""
     return [
         PassContext(
             encoders={model: encoders[model] for model in present.models},
             next_encoders=[encoders[model] for model in plan.following(present)],
-            plan=plan, accelerator=accelerator, run_shards=run_shards, stop=stop,
+            plan=plan, accelerator=accelerator, run_shards=run_shards, stop=stop, ahead=ahead,
         )
         for present in plan.passes
     ]  # fmt: skip

@@ -18,16 +18,27 @@ from numpy.typing import NDArray
 from soloist.arrays import Vectors
 from soloist.devices import Accelerator
 from soloist.digests import text_digest
+from soloist.encoding.device_workers import for_every_worker
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.prefetch import prefetched_weights
 from soloist.encoding.replicas import Replicas
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.prefetch import Lookahead
+from soloist.engine.intake.ahead import AheadFile
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.pending import ModelShard, pending, tell_kept
 from soloist.engine.resume.vector_reuse import KnownVectors, Placement, known_vectors
-from soloist.engine.shard_encoding import EncodedTexts, PreparedTexts, encode_texts, prepare_texts, token_counts
+from soloist.engine.shard_encoding import (
+    EncodedTexts,
+    PlannedTexts,
+    PreparedTexts,
+    encode_texts,
+    plan_texts,
+    prepare_texts,
+    token_counts,
+)
 from soloist.events import (
+    BatchEncoded,
     BatchSplit,
     Event,
     EventSink,
@@ -41,21 +52,38 @@ from soloist.memory.planner import BatchLimits
 from soloist.sizing.batch_limits import PeakWatch, compare_peaks
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
+from soloist.stores.moving import move_in
+from soloist.stores.tables import tally_of
 from soloist.types import TokenTally
 
 _UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Prepared:
-    """A shard that is ready for the devices with one model. `fresh` are the texts that `placement` leaves to embed."""
+class _Planned:
+    """A shard that is planned for one model. `fresh` are the texts that `placement` leaves to embed."""
 
     model: str
     shard: ShardRef
+    placement: Placement
+    fresh: PlannedTexts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Prepared(_Planned):
+    """A shard that is ready for the devices."""
+
     ids: tuple[str, ...]
     digests: tuple[bytes, ...]
-    placement: Placement
     fresh: PreparedTexts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Waiting(_Planned):
+    """A shard whose vectors wait in a file, made beside the reading; `vectors` are those of all of its rows."""
+
+    file: AheadFile
+    vectors: Vectors
 
 
 class _SplitCount:
@@ -83,9 +111,12 @@ def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: 
         return
     known = _known(context, {item.model for item in left.work})
 
-    def prepare(item: ModelShard) -> _Prepared:
+    def prepare(item: ModelShard) -> _Prepared | _Waiting:
         encoder, limits = context.encoders[item.model], context.plan.limits[item.model]
-        return _prepare(item, context.run_shards.folder, encoder, limits, known[item.model])
+        folder, waiting = context.run_shards.folder, context.ahead.file(item.model, item.shard)
+        if waiting is not None:
+            return _waiting(item, waiting, folder, encoder, limits, known[item.model])
+        return _prepare(item, folder, encoder, limits, known[item.model])
 
     with context.stop.shielded(), Lookahead(prepare, left.work) as prepared:
         _RunningPass(context, known, left.work, lease, sink).through(prepared)
@@ -119,6 +150,17 @@ def _prepare(
     return _Prepared(model=item.model, shard=ref, ids=shard.ids, digests=digests, placement=placement, fresh=fresh)
 
 
+def _waiting(
+    item: ModelShard, file: AheadFile, folder: RunFolder, encoder: Encoder, limits: BatchLimits, known: KnownVectors
+) -> _Waiting:
+    """As `_prepare`, of a shard that was embedded beside the reading: its counts tell its batches."""
+    ref = item.shard
+    rows = folder.ahead.shards.read_embedded(ref.collection, item.model, ref.index)
+    placement = known.place(folder.path / file.record.file, rows.digests)
+    fresh = plan_texts(encoder, limits, rows.counts[list(placement.fresh)])
+    return _Waiting(model=item.model, shard=ref, placement=placement, fresh=fresh, file=file, vectors=rows.vectors)
+
+
 class _RunningPass:
     """A pass at work: its lease and replicas, once there is something to embed, and what it has seen."""
 
@@ -139,7 +181,7 @@ class _RunningPass:
         self._watch = PeakWatch(context.plan)
         self._replicas: dict[str, Replicas] | None = None
 
-    def through(self, prepared: Iterable[_Prepared]) -> None:
+    def through(self, prepared: Iterable[_Prepared | _Waiting]) -> None:
         """Work off the shards."""
         peaks: dict[str, int] = {}
         with contextlib.ExitStack() as held:
@@ -151,7 +193,10 @@ class _RunningPass:
                     self._replicas = self._take(held)
                     began += time.perf_counter() - waiting  # the wait for the devices is not the shard's
                 self._watch.see(item.model, item.fresh.batches)
-                self._encode(item, began)
+                if isinstance(item, _Waiting):
+                    self._put(item, began)
+                else:
+                    self._encode(item, began)
                 began = time.perf_counter()
             if self._replicas is not None:
                 peaks = self._peaks()
@@ -189,17 +234,31 @@ class _RunningPass:
                     ids=encoded.recomputed_ids,
                 )
             )  # fmt: skip
-        self._sink.emit(_shard_event(item, encoded, record.tally or TokenTally(), time.perf_counter() - began))
+        self._tell(item, encoded.rows_per_device, record, time.perf_counter() - began)
+
+    def _put(self, item: _Waiting, began: float) -> None:
+        """Put the file of a shard into its place. Its rows count as computed now, by the batches that compute them."""
+        run_shards, record = self._context.run_shards, item.file.record
+        move_in(run_shards.folder, run_shards.folder.ahead, record)
+        self._record(item, record, item.vectors)
+        (device,) = self._context.accelerator.devices
+        for batch in for_every_worker(item.fresh.batches, self._context.accelerator.workers):
+            self._sink.emit(BatchEncoded(model=item.model, device=device, rows=len(batch.rows)))
+        rows_per_device = {device: len(item.placement.fresh)} if item.fresh.batches else {}
+        self._tell(item, rows_per_device, record, item.file.seconds + time.perf_counter() - began)
+
+    def _tell(self, item: _Planned, rows_per_device: Mapping[str, int], record: FileRecord, seconds: float) -> None:
+        self._sink.emit(_shard_event(item, rows_per_device, record.tally or TokenTally(), seconds))
 
     def _whole(self, item: _Prepared, encoded: EncodedTexts) -> tuple[Vectors, NDArray[np.int32]]:
         """The vectors and token counts of a whole shard: what was encoded, and copies of what was known."""
         if not len(item.placement.copies):
-            return encoded.vectors, encoded.counts
+            return encoded.vectors, item.fresh.counts
         fresh = list(item.placement.fresh)
-        vectors = np.empty((len(item.ids), self._context.encoders[item.model].staged.dim), dtype=np.float32)
+        vectors = np.empty((item.shard.rows, self._context.encoders[item.model].staged.dim), dtype=np.float32)
         vectors[fresh] = encoded.vectors
-        counts = np.full((len(item.ids), 2), _UNKNOWN, dtype=np.int32)
-        counts[fresh] = encoded.counts
+        counts = np.full((item.shard.rows, 2), _UNKNOWN, dtype=np.int32)
+        counts[fresh] = item.fresh.counts
         self._known[item.model].fill(self._path(item), item.digests, item.placement, vectors, counts)
         self._count_unknown(item, counts)
         return vectors, counts
@@ -222,9 +281,13 @@ class _RunningPass:
             shard.collection, item.model, shard.index, item.ids, vectors, item.digests,
             self._context.encoders[item.model].staged.fingerprint, counts, run_shards.vector_dtype,
         )  # fmt: skip
+        self._record(item, record, vectors)
+        return record
+
+    def _record(self, item: _Planned, record: FileRecord, vectors: Vectors) -> None:
+        run_shards = self._context.run_shards
         run_shards.folder.manifest.append(record)
         self._known[item.model].written(item.placement, vectors, run_shards.vector_dtype)
-        return record
 
 
 @contextlib.contextmanager
@@ -238,20 +301,20 @@ def _on_devices(
         }
 
 
-def _shard_event(item: _Prepared, encoded: EncodedTexts, tally: TokenTally, seconds: float) -> ShardEncoded:
-    tokenized, batches = item.fresh.tokenized, item.fresh.batches
+def _shard_event(item: _Planned, rows_per_device: Mapping[str, int], tally: TokenTally, seconds: float) -> ShardEncoded:
+    fresh, batches = tally_of(item.fresh.counts), item.fresh.batches
     return ShardEncoded(
         model=item.model,
         collection=item.shard.collection,
         shard=item.shard.index,
-        rows=len(item.ids),
-        tokens=sum(tokenized.lengths),
+        rows=item.shard.rows,
+        tokens=fresh.tokens,
         padded_tokens=item.fresh.padded_tokens,
-        truncated_rows=sum(1 for dropped in tokenized.dropped if dropped),
-        truncated_tokens=sum(tokenized.dropped),
+        truncated_rows=fresh.truncated_rows,
+        truncated_tokens=fresh.truncated_tokens,
         batch_rows=tuple(len(batch.rows) for batch in batches),
         padded_lengths=tuple(batch.padded_length for batch in batches),
-        rows_per_device=encoded.rows_per_device,
+        rows_per_device=rows_per_device,
         seconds=seconds,
         reused_rows=item.placement.reused,
         from_others_rows=item.placement.from_others,

@@ -41,12 +41,13 @@ def ingest(
     sink: EventSink,
     required: Sequence[str] = (),
     check: Callable[[], object] = lambda: None,
+    on_shard: Callable[[ShardRef], object] = lambda ref: None,
 ) -> tuple[ShardRef, ...]:
     """Write the chunks of all collections as shards of `shard_chunks`, in order; fewer where they are long, so that
     none goes beyond `SHARD_CHARACTERS` by more than one chunk.
 
     What is left out goes to `skipped.jsonl` and to the sink. `check` is called for every item, and raises where the
-    reading should end.
+    reading should end. `on_shard` is called with each shard that is written.
 
     Raises:
         InputError: a file is not readable as chunks, two chunks of a collection have one id, a
@@ -62,7 +63,7 @@ def ingest(
             sink.emit(skip_event(item))
 
         for collection in collections:
-            written, skipped = _write_collection(collection, source, folder, shard_chunks, on_skip, check)
+            written, skipped = _write_collection(collection, source, folder, shard_chunks, on_skip, check, on_shard)
             if not written and collection.name in required:
                 raise empty_collection(collection, skipped)
             shards += written
@@ -111,6 +112,7 @@ def _write_collection(
     shard_chunks: int,
     on_skip: Callable[[SkippedInput], None],
     check: Callable[[], object],
+    on_shard: Callable[[ShardRef], object],
 ) -> tuple[list[ShardRef], SkippedInputs]:
     """The shards of a collection, which are written now, and what was left out of it."""
     skipped = SkippedInputs()
@@ -119,7 +121,11 @@ def _write_collection(
         skipped.add(item)
         on_skip(item)
 
-    return list(_write_shards(collection, source, folder, shard_chunks, count, check)), skipped
+    written: list[ShardRef] = []
+    for shard in _write_shards(collection, source, folder, shard_chunks, count, check):
+        written.append(shard)
+        on_shard(shard)
+    return written, skipped
 
 
 def _write_shards(

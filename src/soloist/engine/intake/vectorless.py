@@ -45,10 +45,12 @@ def without_vectorless(
     config: RunConfig,
     sink: EventSink,
     check: Callable[[], object],
+    embedded: Container[ShardRef] = (),
 ) -> tuple[ShardRef, ...]:
     """The incoming shards of a run without the texts of which a model makes no vector; `skipped.jsonl` has those.
 
-    `check` is called now and then, and raises where the run should end.
+    Shards that are `embedded` have a vector of each text by every model. `check` is called now and then, and raises
+    where the run should end.
 
     Raises:
         VectorlessTextsError: there are such texts, and the config's `on_bad_input` is "error".
@@ -58,7 +60,7 @@ def without_vectorless(
     if not looks:
         return tuple(shards)
     fingerprints = {name: encoders[name].staged.fingerprint for name in looks}
-    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), config.chunks_root, check)
+    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), config.chunks_root, check, embedded)
     if config.source.on_bad_input == "error":
         _require_none(search, shards)
         return tuple(shards)
@@ -78,7 +80,9 @@ class _Search:
         known: Mapping[str, DigestTable],
         root: Path,
         check: Callable[[], object],
+        embedded: Container[ShardRef],
     ) -> None:
+        self._embedded = embedded
         self._folder = folder
         self._looks = looks
         self._known = known
@@ -88,6 +92,8 @@ class _Search:
 
     def through(self, ref: ShardRef) -> list[_VectorlessText]:
         """The texts of the next shard without a vector, in order."""
+        if ref in self._embedded:
+            return []
         shard = self._folder.incoming.shards.read_shard(ref.collection, ref.index)
         reasons: dict[int, dict[str, Vectorless]] = {}
         digests = [text_digest(text) for text in shard.texts]

@@ -1,0 +1,208 @@
+"""Embeds shards beside the reading of the next ones: by tables of vectors on the host, in a thread of its own.
+
+Reading is Python's work, and tokenizing is not: beside each other they take little more than the longer of them. The
+vectors wait in a hidden folder of the run until their pass has the lease and puts them into their places. Nobody sees
+them before, and without them the pass computes the same. So whatever fails here ends this work, and not the run: the
+error, if it is one, comes again after the reading.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from soloist.config import RunConfig
+from soloist.devices import Accelerator
+from soloist.digests import text_digest
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.tables import TextVectors, text_vectors
+from soloist.engine.intake.ingest import ShardRef
+from soloist.engine.intake.model_staging import ModelStaging, StagedModels
+from soloist.errors import OutputError
+from soloist.models.module_facts import is_bare_table
+from soloist.stores import RunFolder
+from soloist.stores.layout import PREVIOUS
+from soloist.stores.leftovers import remove_ahead
+from soloist.stores.manifest import FileRecord
+from soloist.types import Collection, Shard, VectorDType
+from soloist.workers import Task, WorkerThread
+
+# The reading must not run out of disk because of vectors that today's pass would have written later. What it has left
+# to write is at most about what the files have, and compressed ones are compressed again.
+_SPARE_BYTES = 1 << 30
+_TIMES_THE_INPUT = 2
+_FLOAT_BYTES = 4
+
+FreeBytes = Callable[[Path], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AheadFile:
+    """A file of vectors that waits for its pass: its record, as the run will have it, and the seconds that it took."""
+
+    record: FileRecord
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EmbeddedAhead:
+    """What was embedded beside the reading: of each of these shards a file of every model."""
+
+    shards: Mapping[ShardRef, Mapping[str, AheadFile]] = field(default_factory=dict)
+
+    def file(self, model: str, ref: ShardRef) -> AheadFile | None:
+        """The file of a model and a shard; None where there is none, or the shard has other texts by now."""
+        return self.shards.get(ref, {}).get(model)
+
+
+NONE_AHEAD = EmbeddedAhead()
+
+
+class _NotWantedError(Exception):
+    """The reading has ended in an error, or the run is to end."""
+
+
+def free_bytes(path: Path) -> int:
+    """The free bytes of the disk that has a path."""
+    return shutil.disk_usage(path).free
+
+
+def spare_bytes(collections: Sequence[Collection]) -> int:
+    """The bytes that have to stay free on the disk while these are read."""
+    size = sum(_size(file) for collection in collections for file in collection.files)
+    return _SPARE_BYTES + _TIMES_THE_INPUT * size
+
+
+def may_embed_ahead(config: RunConfig, accelerator: Accelerator, folder: RunFolder, staging: ModelStaging) -> bool:
+    """Whether the shards of a run can be embedded beside its reading: by tables on the host, into a folder without
+    vectors, and without another run to take them from.
+    """
+    return (
+        accelerator.kind == "cpu"
+        and config.isolation == "allocator"
+        and not config.reuse
+        and not any(record.kind == "vectors" for record in folder.manifest.read().values())
+        and not (folder.path / PREVIOUS).exists()
+        and staging.are_tables()
+    )
+
+
+class Ahead:
+    """A thread that embeds the shards that it is told of; a context manager around the reading.
+
+    The models are staged when the first shard is written: a fault at the beginning of the input costs no model. Leaving
+    ends the thread within moments, whatever it is at.
+    """
+
+    def __init__(
+        self,
+        staging: ModelStaging,
+        folder: RunFolder,
+        vector_dtype: VectorDType,
+        spare_bytes: int,
+        *,
+        is_wanted: bool = True,
+        free_bytes: FreeBytes = free_bytes,
+    ) -> None:
+        self._staging = staging
+        self._folder = folder
+        self._vector_dtype = vector_dtype
+        self._spare_bytes = spare_bytes
+        self._free_bytes = free_bytes
+        self._thread: WorkerThread | None = None
+        self._last: Task[None] | None = None
+        self._has_ended = threading.Event()  # nobody wants more, or something has failed
+        self._models: StagedModels | None = None
+        self._shards: dict[ShardRef, Mapping[str, AheadFile]] = {}
+        if not is_wanted:
+            self._has_ended.set()
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._has_ended.set()
+        if self._thread is not None:
+            self._thread.close()
+
+    def begin(self, ref: ShardRef) -> None:
+        """Embed a shard, which is written, after those before it."""
+        if self._has_ended.is_set():
+            return
+        if self._thread is None:
+            self._thread = WorkerThread("soloist-ahead")
+            self._thread.submit(functools.partial(self._unless_ended, self._stage))
+        self._last = self._thread.submit(functools.partial(self._unless_ended, functools.partial(self._embed, ref)))
+
+    def finish(self, check: Callable[[], object]) -> tuple[StagedModels | None, EmbeddedAhead]:
+        """The models, and the vectors of all shards that could be embedded; None and no vectors where the models
+        are to be staged now. `check` is called while this waits, and may raise.
+        """
+        if self._last is not None:
+            self._last.wait(check)
+        if self._models is None:
+            return None, NONE_AHEAD
+        return self._models, EmbeddedAhead(shards=dict(self._shards))
+
+    def _unless_ended(self, work: Callable[[], None]) -> None:
+        if self._has_ended.is_set():
+            return
+        try:
+            work()
+        except Exception as exc:  # of any kind: see the module
+            self._has_ended.set()
+            if isinstance(exc, OutputError):  # the disk may be full, and the reading needs it
+                self._shards.clear()
+                remove_ahead(self._folder.path)
+
+    def _require_wanted(self) -> None:
+        if self._has_ended.is_set():
+            raise _NotWantedError
+
+    def _stage(self) -> None:
+        models = self._staging.in_silence(self._require_wanted)
+        self._models = models
+        if not all(is_bare_table(model.module) for model in models.staged.values()):
+            self._has_ended.set()
+
+    def _embed(self, ref: ShardRef) -> None:
+        """Write a file for each model; the shard does not count where one of them lacks a vector of a text."""
+        assert self._models is not None
+        shard = self._folder.incoming.shards.read_shard(ref.collection, ref.index)
+        digests = [text_digest(text) for text in shard.texts]
+        files: dict[str, AheadFile] = {}
+        for model, encoder in self._models.encoders.items():
+            began = time.perf_counter()
+            found = text_vectors(encoder, shard.texts, self._require_wanted)
+            if found is None or not self._has_room(found):
+                return
+            record = self._write(model, encoder, shard, digests, found)
+            files[model] = AheadFile(record=record, seconds=time.perf_counter() - began)
+        self._shards[ref] = files
+
+    def _has_room(self, found: TextVectors) -> bool:
+        return self._free_bytes(self._folder.path) - found.vectors.nbytes >= self._spare_bytes
+
+    def _write(
+        self, model: str, encoder: Encoder, shard: Shard, digests: Sequence[bytes], found: TextVectors
+    ) -> FileRecord:
+        self._require_wanted()
+        return self._folder.ahead.shards.write_vectors(
+            shard.collection, model, shard.index, shard.ids, found.vectors, digests, encoder.staged.fingerprint,
+            found.counts, self._vector_dtype,
+        )  # fmt: skip
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # the reading says what is wrong with it
+        return 0

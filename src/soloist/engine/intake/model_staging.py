@@ -1,0 +1,81 @@
+"""The models of a run, staged when its input is read; tables of vectors beside the reading, where they are at hand.
+
+A broken input file should cost seconds, and neither a download nor the load of a network. What is wrong with a model is
+told after what is wrong with the input. So what is staged beside the reading tells nothing until the reading has ended,
+and what fails there is tried again after it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from soloist.config import RunConfig
+from soloist.devices import Accelerator
+from soloist.encoding.encoder import Encoder
+from soloist.events import Event, EventSink, ListSink
+from soloist.memory.prediction import blueprint_of
+from soloist.models.loading import StagedModel
+from soloist.models.location import find_settings
+from soloist.models.spec import ModelSpec
+from soloist.staging import encoders_of, require_dim, stage_all
+from soloist.types import Matmul
+
+Check = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StagedModels:
+    """Models in host memory, and their encoders. `untold` are the events of the staging that no sink has had."""
+
+    staged: Mapping[str, StagedModel]
+    encoders: dict[str, Encoder]
+    untold: tuple[Event, ...] = ()
+
+    def told(self, sink: EventSink) -> StagedModels:
+        """The same, once the sink has the events that are untold."""
+        for event in self.untold:
+            sink.emit(event)
+        return replace(self, untold=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelStaging:
+    """How the models of a run are staged. `matmuls` are as in `stage_all`."""
+
+    specs: Mapping[str, ModelSpec]
+    config: RunConfig
+    accelerator: Accelerator
+    matmuls: Mapping[str, Matmul]
+
+    def are_tables(self) -> bool:
+        """Whether all models are tables of vectors that are on this machine, without code of their own."""
+        return all(map(_is_table_at_hand, self.specs.values()))
+
+    def through(self, sink: EventSink, check: Check) -> StagedModels:
+        """Stage the models, and tell the sink. `check` is called often, and may raise.
+
+        Raises:
+            SoloistError: a model cannot be used.
+        """
+        require_dims = functools.partial(require_dim, self.config.fusion, self.specs)
+        staged = stage_all(
+            self.specs, self.config, self.accelerator, sink, check, on_staged=require_dims, matmuls=self.matmuls
+        )
+        return StagedModels(staged=staged, encoders=encoders_of(staged, self.config, self.accelerator, sink))
+
+    def in_silence(self, check: Check) -> StagedModels:
+        """Stage the models, and keep the events; the same errors."""
+        events = ListSink()
+        models = self.through(events, check)
+        return StagedModels(staged=models.staged, encoders=models.encoders, untold=tuple(events.events))
+
+
+def _is_table_at_hand(spec: ModelSpec) -> bool:
+    if spec.trust_remote_code:
+        return False
+    try:
+        return find_settings(spec) is not None and blueprint_of(spec).is_static
+    except Exception:  # whatever a damaged folder raises is told where the model is staged in its turn
+        return False
