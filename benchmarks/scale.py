@@ -1,9 +1,13 @@
 """Whether a run slows down or grows with its chunks: a static model on 100,000 chunks, and on 1,000,000.
 
 Each size is a run of the command in a process of its own. The chunks are short, all different, made as they are written
-to the chunk file, and never in memory together. Two figures: the rate of the last tenth of the chunks beside that
-of the first, by the times in events.jsonl, and the peak of the large run beside that of the small one. Prints a
-table, and as its last line one JSON object.
+to the chunk file, and never in memory together. Three figures: the rate of the last tenth of the chunks beside that
+of the first, by the seconds of their shards in events.jsonl; the peak of the large run beside that of the small one;
+and the wall time of the large run in its longest stage. Prints a table, and as its last line one JSON object.
+
+The stages are wall times of their own. `start`, `reading`, `between`, `pass` and `end` follow each other, and their sum
+is the wall time. `encoding` is what the shards say that their embedding took: it lies in the pass or, where a table
+embeds beside the reading, mostly in `reading` and `between`.
 
     python -m benchmarks.scale [--quick] [--sizes 100000,1000000] [--model wordllama] [--results FOLDER]
 """
@@ -11,6 +15,7 @@ table, and as its last line one JSON object.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -18,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,7 @@ _WORDS = (
     "query", "queue", "record", "replica", "result", "row", "run", "schema", "shard", "source", "store", "stream",
     "table", "tensor", "thread", "token", "vector", "weight", "worker",
 )  # fmt: skip
+_STAGES = ("start", "reading", "between", "pass", "end")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +46,22 @@ class Scaled:
 
     chunks: int
     wall_seconds: float
+    processor_seconds: float
     encoding_seconds: float
+    stage_seconds: dict[str, float]
     first_rate: float
     last_rate: float
     peak_rss_bytes: int
+
+    @property
+    def longest_stage(self) -> tuple[str, float]:
+        """The name and the seconds of the stage that bounds the wall time, whatever lies beside it."""
+        return max({**self.stage_seconds, "encoding": self.encoding_seconds}.items(), key=lambda stage: stage[1])
+
+    @property
+    def wall_ratio(self) -> float:
+        """The wall time in seconds of the longest stage."""
+        return self.wall_seconds / self.longest_stage[1]
 
 
 def main() -> int:
@@ -51,7 +69,9 @@ def main() -> int:
     options = _options()
     warn_of_kernel_variables()
     print(
-        f"{'chunks':>10}{'wall s':>9}{'encoding s':>12}{'first tenth':>13}{'last tenth':>12}{'peak MB':>9}   chunks/s"
+        f"{'chunks':>10}{'wall s':>9}{'cpu s':>8}"
+        + "".join(f"{stage:>10}" for stage in (*_STAGES, "encoding"))
+        + f"{'wall/longest':>14}{'first tenth':>13}{'last tenth':>12}{'peak MB':>9}   chunks/s"
     )
     found = []
     for size in map(int, options.sizes.split(",")):
@@ -59,7 +79,10 @@ def main() -> int:
             found.append(_measure(size, Path(temp), options))
         _print_row(found[-1])
     report = _report(options, found)
-    print(f"last tenth / first tenth: {report['rate_ratio']:.2f}; peak / peak: {report['peak_ratio']:.2f}")
+    print(
+        f"last tenth / first tenth: {report['rate_ratio']:.2f}; peak / peak: {report['peak_ratio']:.2f}; "
+        f"wall / longest stage ({report['longest_stage']}): {report['wall_ratio']:.2f}"
+    )
     if options.results:
         Path(options.results).mkdir(parents=True, exist_ok=True)
         path = Path(options.results) / f"scale-{cores()}-core-cpu.json"
@@ -75,27 +98,37 @@ def made_texts(count: int, seed: int = 0) -> Iterator[str]:
         yield f"{number} " + " ".join(drawn.choices(_WORDS, k=drawn.randint(6, 18)))
 
 
-def tenths(shards: Sequence[tuple[float, int]], began: float) -> tuple[float, float]:
-    """Chunks a second in the first and in the last tenth; of each shard its end and its rows, in order.
+def tenths(shards: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Chunks a second in the first and in the last tenth; of each shard its seconds and its rows, in order.
 
     A tenth ends with the shard in which it is reached.
 
-    >>> tenths([(1.0, 5), (2.0, 5), (4.0, 5)], began=0.0)
+    >>> tenths([(1.0, 5), (1.0, 5), (2.0, 5)])
     (5.0, 2.5)
     """
-    times = [began, *(end for end, _ in shards)]
     wanted = sum(rows for _, rows in shards) / 10
-    return _rate(shards, times, wanted, range(len(shards))), _rate(shards, times, wanted, range(len(shards))[::-1])
+    return _rate(shards, wanted), _rate(shards[::-1], wanted)
 
 
-def _rate(shards: Sequence[tuple[float, int]], times: Sequence[float], wanted: float, order: Sequence[int]) -> float:
-    rows, seconds = 0, 0.0
-    for index in order:
-        rows += shards[index][1]
-        seconds += times[index + 1] - times[index]
-        if rows >= wanted:
+def _rate(shards: Sequence[tuple[float, int]], wanted: float) -> float:
+    reached, seconds = 0, 0.0
+    for taken, rows in shards:
+        reached, seconds = reached + rows, seconds + taken
+        if reached >= wanted:
             break
-    return rows / seconds
+    return reached / seconds
+
+
+def stages(events: Sequence[Mapping[str, Any]], began: float, ended: float) -> dict[str, float]:
+    """The seconds of the stages that follow each other, of a process with these times and these events of one run.
+
+    >>> moments = {"RunStarted": 2.0, "InputScanned": 5.0, "PassStarted": 6.0, "PassFinished": 9.0}
+    >>> stages([{"event": kind, "time": time} for kind, time in moments.items()], 1.0, 9.5)
+    {'start': 1.0, 'reading': 3.0, 'between': 1.0, 'pass': 3.0, 'end': 0.5}
+    """
+    last = {event["event"]: event["time"] for event in events}
+    moments = [began, *(last[kind] for kind in ("RunStarted", "InputScanned", "PassStarted", "PassFinished")), ended]
+    return dict(zip(_STAGES, (later - earlier for earlier, later in itertools.pairwise(moments)), strict=True))
 
 
 def _options() -> argparse.Namespace:
@@ -122,40 +155,49 @@ def _measure(size: int, temp: Path, options: argparse.Namespace) -> Scaled:
         options.model, "--fusion", "none", "--accelerator", "cpu", "--shard-chunks", str(options.shard_chunks),
         "--cache-dir", str(temp / "cache"), "--lock-dir", str(temp / "locks"),
     ]  # fmt: skip
-    wall_seconds, peak = _timed(command, temp / "log.txt")
-    first, last = tenths(*_shards(temp / "run" / "events.jsonl"))
+    process = _timed(command, temp / "log.txt")
+    events = _events(temp / "run" / "events.jsonl")
+    first, last = tenths([(event["seconds"], event["rows"]) for event in events if event["event"] == "ShardEncoded"])
     report = json.loads((temp / "run" / "run.json").read_text(encoding="utf-8"))["models"][0]
     assert report["embedded"] == size, f"{report['embedded']} chunks were embedded, not {size}"
     return Scaled(
-        chunks=size, wall_seconds=wall_seconds, encoding_seconds=report["seconds"], first_rate=first, last_rate=last,
-        peak_rss_bytes=peak,
+        chunks=size, wall_seconds=process.ended - process.began, processor_seconds=process.processor_seconds,
+        encoding_seconds=report["seconds"], stage_seconds=stages(events, process.began, process.ended),
+        first_rate=first, last_rate=last, peak_rss_bytes=process.peak_rss_bytes,
     )  # fmt: skip
 
 
-def _timed(command: Sequence[str], log: Path) -> tuple[float, int]:
-    """Seconds and the highest resident size of a process; this one is small, so that the size is not its own."""
-    began = time.perf_counter()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Process:
+    """What a process took; its times are those of the clock, as events have them."""
+
+    began: float
+    ended: float
+    processor_seconds: float
+    peak_rss_bytes: int
+
+
+def _timed(command: Sequence[str], log: Path) -> _Process:
+    """Run a process; this one is small, so that the highest resident size is not its own."""
+    began = time.time()
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
         _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
+    ended = time.time()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"the run failed: {log.read_text(errors='replace')[-2000:]}")
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return _Process(
+        began=began,
+        ended=ended,
+        processor_seconds=usage.ru_utime + usage.ru_stime,
+        peak_rss_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    )
 
 
-def _shards(events: Path) -> tuple[list[tuple[float, int]], float]:
-    """End and rows of each shard, and when the pass began."""
-    began, found = 0.0, []
-    with events.open(encoding="utf-8") as lines:
-        for line in lines:
-            event: dict[str, Any] = json.loads(line)
-            if event["event"] == "PassStarted":
-                began = event["time"]
-            elif event["event"] == "ShardEncoded":
-                found.append((event["time"], event["rows"]))
-    return found, began
+def _events(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def _report(options: argparse.Namespace, found: Sequence[Scaled]) -> dict[str, Any]:
@@ -169,13 +211,17 @@ def _report(options: argparse.Namespace, found: Sequence[Scaled]) -> dict[str, A
         "sizes": [asdict(each) for each in found],
         "rate_ratio": found[-1].last_rate / found[-1].first_rate,
         "peak_ratio": found[-1].peak_rss_bytes / found[0].peak_rss_bytes,
+        "longest_stage": found[-1].longest_stage[0],
+        "wall_ratio": found[-1].wall_ratio,
     }
 
 
 def _print_row(each: Scaled) -> None:
     print(
-        f"{each.chunks:>10,}{each.wall_seconds:>9.1f}{each.encoding_seconds:>12.1f}{each.first_rate:>15,.0f}"
-        f"{each.last_rate:>14,.0f}{each.peak_rss_bytes / 1e6:>9,.0f}",
+        f"{each.chunks:>10,}{each.wall_seconds:>9.1f}{each.processor_seconds:>8.1f}"
+        + "".join(f"{seconds:>10.1f}" for seconds in (*each.stage_seconds.values(), each.encoding_seconds))
+        + f"{each.wall_ratio:>14.2f}{each.first_rate:>13,.0f}{each.last_rate:>12,.0f}"
+        + f"{each.peak_rss_bytes / 1e6:>9,.0f}",
         flush=True,
     )
 

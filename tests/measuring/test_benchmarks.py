@@ -20,7 +20,7 @@ from benchmarks.encode.table import markdown
 from benchmarks.end_to_end import Case
 from benchmarks.machine import ROOT
 from benchmarks.plain_script import read_chunks
-from benchmarks.scale import made_texts, tenths
+from benchmarks.scale import Scaled, made_texts, stages, tenths
 from benchmarks.texts import split, write_chunk_file
 
 
@@ -186,7 +186,19 @@ def test_made_texts_differ():
 
 def test_rates_of_tenths_are_of_whole_shards():
     """The first shard holds more than a tenth, and so does the last."""
-    assert tenths([(1.0, 5), (2.0, 5), (4.0, 5)], began=0.0) == (5.0, 2.5)
+    assert tenths([(1.0, 5), (1.0, 5), (2.0, 5)]) == (5.0, 2.5)
+
+
+def test_stages_that_follow_each_other_add_up_and_the_longest_may_lie_beside_them():
+    """A wall time would be held against a stage that hides in another one, or against half of a stage."""
+    kinds = ["RunStarted", "InputScanned", "InputScanned", "PassStarted", "PassFinished", "RunFinished"]
+    found = stages([{"event": kind, "time": at} for kind, at in zip(kinds, (2, 4, 7, 9, 10, 11), strict=True)], 1, 12)
+    assert found == {"start": 1, "reading": 5, "between": 2, "pass": 1, "end": 2}
+    run = Scaled(
+        chunks=1, wall_seconds=11, processor_seconds=9, encoding_seconds=5.5, stage_seconds=found, first_rate=1,
+        last_rate=1, peak_rss_bytes=1,
+    )  # fmt: skip
+    assert (run.longest_stage, run.wall_ratio) == (("encoding", 5.5), 2.0)
 
 
 def test_the_plain_script_reads_both_forms_of_chunks(tmp_path):
