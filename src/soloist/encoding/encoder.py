@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from soloist.arrays import Vectors
+from soloist.arrays import TokenIds, Vectors
 from soloist.encoding.batching import RowsFor, plan_batches, plan_unpadded
 from soloist.encoding.features import BatchFeatures, Features
 from soloist.encoding.forward import forward
 from soloist.encoding.row_forms import can_pack, padding_cosine
-from soloist.encoding.tokenizing import TextTokenizer, TokenIds, TokenizedTexts
+from soloist.encoding.tokenizing import TextTokenizer, TokenizedTexts
 from soloist.encoding.trial import tried
 from soloist.encoding.vocabulary import padding_text, rows_too_few
 from soloist.errors import ModelLoadError

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from soloist.arrays import TokenIds
 from soloist.encoding import packing
 from soloist.encoding.tokenizer_failures import is_tokenizer_failure
-from soloist.encoding.tokenizing import TOKENIZING, TokenIds
+from soloist.encoding.tokenizing import TOKENIZING
 from soloist.errors import ModelLoadError
 from soloist.models.loading import TORCH_DTYPES, StagedModel
 from soloist.wording import first_line

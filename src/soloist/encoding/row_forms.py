@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from soloist.arrays import Vectors
+from soloist.arrays import TokenIds, Vectors
 from soloist.encoding import packing
 from soloist.encoding.features import BatchFeatures
 from soloist.encoding.forward import forward, unit_rows
-from soloist.encoding.tokenizing import TokenIds
 from soloist.models.loading import StagedModel
 
 NEAR_ENOUGH = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # 1 - cosine

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from soloist.arrays import TokenIds
 from soloist.encoding.batching import slices
 from soloist.encoding.tokenizer_failures import tokenized_in_halves
+from soloist.encoding.wordwise import WordwiseTokenizer, read_whole, wordwise
 from soloist.models.loading import StagedModel
-
-TokenIds = NDArray[np.int32]
 
 # A Rust tokenizer's truncation is a setting of the object, and models that share weights share that object. One
 # lock for all of them: a tokenizer has threads of its own, so two at a time would gain nothing.
@@ -55,9 +54,12 @@ class TextTokenizer:
         self._failure: str | None = None
         # Of a fast tokenizer: its Rust part. A static model's tokenizer is one itself, and adds no special tokens.
         self._backend: Tokenizer | None = None if staged.is_static else getattr(self._tokenizer, "_tokenizer", None)
+        self._wordwise: WordwiseTokenizer | None = None
         with TOKENIZING:
             if self._backend is not None and not self._tells_what_it_cuts(self._backend):
                 self._backend = None
+            if staged.is_static:
+                self._wordwise = wordwise(self._tokenizer)
 
     @property
     def failure(self) -> str | None:
@@ -98,8 +100,17 @@ class TextTokenizer:
         prompted = [self._staged.document_prompt + text for text in texts]
         limit = self._staged.max_tokens
         with TOKENIZING:
+            if self._staged.is_static:
+                return self._of_a_static_model(prompted, limit)
             tokenized = self.in_one_pass(prompted, limit)
             return self.in_two_passes(prompted, limit) if tokenized is None else tokenized
+
+    def _of_a_static_model(self, texts: Sequence[str], limit: int | None) -> TokenizedTexts:
+        """All texts whole: the limit cuts off tokens, and no special token comes along."""
+        whole = self._wordwise.ids(texts) if self._wordwise is not None else read_whole(self._tokenizer, texts)
+        kept = slice(-limit, None) if limit and self._staged.keeps_end else slice(limit)
+        ids = tuple(row[kept] for row in whole)
+        return TokenizedTexts(ids=ids, dropped=tuple(len(row) - len(cut) for row, cut in zip(whole, ids, strict=True)))
 
     def _unreadable(self, message: str) -> TokenizedTexts:
         self._failure = message
@@ -133,10 +144,6 @@ class TextTokenizer:
         )
 
     def _ids(self, texts: Sequence[str], *, limit: int | None) -> list[list[int]]:
-        if self._staged.is_static:
-            encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-            kept = slice(-limit, None) if limit and self._staged.keeps_end else slice(limit)
-            return [row.ids[kept] for row in encoded]
         encoded = self._tokenizer(
             list(texts),
             truncation="longest_first" if limit is not None else False,
