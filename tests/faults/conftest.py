@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
+from support.editing import empty_run
 from support.fault_runs import config_in, files_of
 
 from soloist.config import RunConfig
@@ -31,6 +33,14 @@ def own_models(static_models: dict[str, Path], tmp_path: Path) -> dict[str, Path
 def config(tmp_path: Path, static_models: dict[str, Path]) -> RunConfig:
     """The config of a test, with folders of its own."""
     return config_in(tmp_path, static_models)
+
+
+@pytest.fixture
+def in_passes(config: RunConfig) -> RunConfig:
+    """The same run, whose models embed in their passes alone: with `--reuse`, of a run that has nothing, they do not
+    embed beside the reading.
+    """
+    return dataclasses.replace(config, reuse=(empty_run(config.out.parent / "empty"),))
 
 
 @pytest.fixture(scope="session")

@@ -41,9 +41,9 @@ def at(kind, model="two"):
         ("soloist-prepare", "cpu", ShardEncoded),
     ],
 )
-def test_a_thread_that_dies_is_an_error_and_no_wait_without_end(config, fresh, name, accelerator, when):
+def test_a_thread_that_dies_is_an_error_and_no_wait_without_end(in_passes, fresh, name, accelerator, when):
     """The pool of the standard library leaves whoever waits for the next result waiting for ever."""
-    own = dataclasses.replace(config, accelerator=accelerator, token_budget=64)
+    own = dataclasses.replace(in_passes, accelerator=accelerator, token_budget=64)
     sink, ends = ListSink(), On(at(when), lambda: end(name))
     began = time.monotonic()
     with pytest.raises(EncodingError) as caught:

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from soloist.stores import RunFolder
+
 Chunks = Mapping[str, Iterable[tuple[str, str]]]  # (id, text) by file, `collection/name`
 
 _OF_TIMES = ("run.json", "id.json", "events.jsonl", ".lock")
@@ -25,6 +27,12 @@ def write_chunks(root: Path, chunks: Chunks) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([{"text": text, "metadata": {"chunk_id": id_}} for id_, text in items]))
     return root
+
+
+def empty_run(folder: Path) -> Path:
+    """The folder of a run that has no chunks and no vectors."""
+    RunFolder.create(folder).manifest.replace(())
+    return folder
 
 
 def run_files(run: Path) -> dict[str, bytes]:

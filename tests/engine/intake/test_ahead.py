@@ -15,10 +15,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
 from support.collections import write_catalogue
-from support.editing import assert_same_files, run_files
+from support.editing import assert_same_files, empty_run, run_files
 from support.tiny_models import make_static
 
-from soloist.config import FusionConfig, RunConfig, SourceConfig
+from soloist.config import RunConfig, SourceConfig
 from soloist.devices import open_accelerator
 from soloist.engine import RunResult, run
 from soloist.engine.intake.ahead import Ahead, AheadFile, free_bytes, spare_bytes
@@ -103,14 +103,9 @@ def beside(config: RunConfig) -> tuple[RunResult, Waiting]:
 
 
 def afterwards(config: RunConfig, tmp_path: Path) -> tuple[RunResult, Waiting]:
-    """The same run, computed in its passes: `--reuse` names a run without any vector of these models."""
-    write(tmp_path / "few", "few", ["one text"])
-    other = dataclasses.replace(
-        config, chunks_root=tmp_path / "few", out=tmp_path / "other", models=("dense",), source=SourceConfig(),
-        fusion=FusionConfig(method="none"),
-    )  # fmt: skip
-    run(other, ListSink())
-    return beside(dataclasses.replace(config, out=tmp_path / "afterwards", reuse=(other.out,)))
+    """The same run, computed in its passes: `--reuse` names a run without any vector."""
+    reuse = (empty_run(tmp_path / "empty"),)
+    return beside(dataclasses.replace(config, out=tmp_path / "afterwards", reuse=reuse))
 
 
 def without_times(value: Any) -> Any:
