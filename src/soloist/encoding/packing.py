@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -79,9 +79,40 @@ class _Jagged:
         return rows.transpose(1, 2)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tiles:
+    """Room for the keys and values of rows up to a whole number of tiles, and the mask of what that adds.
+
+    All layers of a batch use the same room. What is behind the keys and values stays zero.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor
+
+    @classmethod
+    def like(cls, key: torch.Tensor, value: torch.Tensor, length: int) -> _Tiles:
+        """Room of this length for keys and values (rows, heads, fewer, head_dim)."""
+        mask = key.new_zeros(1, 1, 1, length)
+        mask[..., key.shape[2] :] = float("-inf")
+        return cls(
+            key=key.new_zeros(*key.shape[:2], length, key.shape[3]),
+            value=value.new_zeros(*value.shape[:2], length, value.shape[3]),
+            mask=mask.expand(len(key), 1, key.shape[2], -1),
+        )
+
+    def hold(self, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Put keys and values of a layer in the place of those of the last one."""
+        self.key[:, :, : key.shape[2]] = key
+        self.value[:, :, : value.shape[2]] = value
+
+
 class _Packed(threading.local):
     groups: tuple[Rows, ...] | None = None
     jagged: _Jagged | None = None
+
+    def __init__(self) -> None:
+        self.tiles: dict[Rows, _Tiles] = {}
 
 
 _packed = _Packed()
@@ -147,11 +178,12 @@ def apart(features: Mapping[str, Any]) -> Iterator[None]:
     if "cu_seq_lens_q" not in features:
         yield
         return
-    _packed.groups = cut(features["cu_seq_lens_q"].diff().tolist())
+    _packed.groups, _packed.tiles = cut(features["cu_seq_lens_q"].diff().tolist()), {}
     try:
         yield
     finally:
         _packed.groups = _packed.jagged = None
+        _packed.tiles = {}
 
 
 def prepare(module: SentenceTransformer) -> bool:
@@ -235,19 +267,20 @@ def _length_by_length(
         q, k, v = (rows.of(heads[0].transpose(0, 1)).transpose(1, 2) for heads in (query, key, value))
         mask = None
         if rows.length % tile:
-            k, v, mask = _whole_tiles(k, v, tile)
+            tiles = _whole_tiles(rows, k, v, tile)
+            k, v, mask = tiles.key, tiles.value, tiles.mask
         attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, is_causal=causal)
         rows.of(out).copy_(attended.transpose(1, 2))
     return out
 
 
-def _whole_tiles(key: torch.Tensor, value: torch.Tensor, tile: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Keys and values (rows, heads, length, head_dim) up to a whole number of tiles, and the mask of those added."""
-    length = key.shape[2]
-    more = -length % tile
-    mask = key.new_zeros(1, 1, 1, length + more)
-    mask[..., length:] = float("-inf")
-    return pad(key, (0, 0, 0, more)), pad(value, (0, 0, 0, more)), mask.expand(len(key), 1, length, -1)
+def _whole_tiles(rows: Rows, key: torch.Tensor, value: torch.Tensor, tile: int) -> _Tiles:
+    """Keys and values (rows, heads, length, head_dim) up to a whole number of tiles."""
+    tiles = _packed.tiles.get(rows)
+    if tiles is None or tiles.key.shape[1::2] != key.shape[1::2] or tiles.value.shape[3] != value.shape[3]:
+        tiles = _packed.tiles[rows] = _Tiles.like(key, value, rows.length + -rows.length % tile)
+    tiles.hold(key, value)
+    return tiles
 
 
 def _all_rows_at_once(

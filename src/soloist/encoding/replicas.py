@@ -6,6 +6,7 @@ tree of its own around copied tensors, so to give a replica back is to forget it
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 
 from soloist.arrays import Vectors
 from soloist.devices.accelerator import Accelerator
+from soloist.devices.host_allocator import freed_memory_kept
 from soloist.encoding.copies import replicate, twin
 from soloist.encoding.device_workers import DeviceWorker, Job, TokensInFlight, for_every_worker
 from soloist.encoding.encoder import Encoder
@@ -64,10 +66,13 @@ class Replicas:
         most = max(_TOKENS_IN_FLIGHT, _TOKENS_IN_FLIGHT_PER_WORKER * accelerator.workers)
         # Workers of the host share a memory for which nothing is planned; a static model takes next to none of it.
         self._in_flight = TokensInFlight(most) if accelerator.workers > 1 and not staged.is_static else None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Replicas:
         """Put one replica on each device."""
         self._host_threads = torch.get_num_threads()
+        if self._accelerator.kind == "cpu" and not self._staged.is_static:
+            self._held.enter_context(freed_memory_kept())
         try:
             for device in self._accelerator.devices:
                 self._modules[device] = self._replica(device)
@@ -157,6 +162,7 @@ class Replicas:
         self._workers.clear()
         self._modules.clear()
         self._host_float32 = None
+        self._held.close()
 
     def _replica(self, device: str) -> SentenceTransformer:
         message = None

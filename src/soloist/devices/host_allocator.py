@@ -1,0 +1,58 @@
+"""The C library's allocator while models compute on the host: what they free stays with the process.
+
+glibc gives the memory of large tensors back to the system as soon as they are freed, and the next operation asks for
+it again. The system clears each page anew. In bfloat16 that is up to a tenth of the processor's time. Other C
+libraries stay as they are, and so does a glibc whose environment says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+# The options' numbers and values are those of <malloc.h> and of `man mallopt`.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT = {_TRIM_THRESHOLD: 1 << 30, _MMAP_THRESHOLD: 1 << 28}
+_AS_BEFORE = {_TRIM_THRESHOLD: 1 << 26, _MMAP_THRESHOLD: 1 << 25}  # where glibc's own adjustment ends
+_ENVIRONMENT = ("MALLOC_", "GLIBC_TUNABLES")
+
+_lock = threading.Lock()
+_users = 0
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Within this, up to 1 GiB that the process frees stays with it. At the end the system gets it back."""
+    global _users
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    with _lock:
+        _users += 1
+        _set(library, _KEPT)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                _set(library, _AS_BEFORE)
+                library.malloc_trim(0)
+
+
+def _set(library: ctypes.CDLL, options: dict[int, int]) -> None:
+    for option, value in options.items():
+        library.mallopt(option, value)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux") or any(name.startswith(_ENVIRONMENT) for name in os.environ):
+        return None
+    library = ctypes.CDLL(None)
+    has_all = all(hasattr(library, name) for name in ("gnu_get_libc_version", "mallopt", "malloc_trim"))
+    return library if has_all else None
