@@ -7,11 +7,14 @@ bytes a digest, with the spare room of growing arrays.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
+import zlib
 from array import array
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 DIGEST_BYTES = 16
 _FIRST_HALF = struct.Struct("<Q")
@@ -56,6 +59,44 @@ class DigestTable:
             self._grow()
         return None
 
+    def add_all(self, digests: Sequence[bytes]) -> NDArray[np.int64]:
+        """`add` of each digest, in order: the entries that they had already, and -1 for those that are new."""
+        joined = b"".join(digests)
+        found = self._find_all(joined)
+        new = np.flatnonzero(found == _EMPTY)
+        content = np.frombuffer(joined, dtype=f"V{DIGEST_BYTES}")[new].tobytes()
+        halves = np.sort(np.frombuffer(content, dtype="<u8")[::2])
+        if (halves[1:] == halves[:-1]).any():  # some may be there twice
+            for row in new.tolist():
+                entry = self.add(digests[row])
+                found[row] = _EMPTY if entry is None else entry
+            return found
+        first = self._count
+        self._digests += content
+        self._count += len(new)
+        if 2 * self._count > len(self._slots):
+            self._grow()
+        else:
+            self._place_block(first, self._count)
+        return found
+
+    def _find_all(self, joined: bytes) -> NDArray[np.int64]:
+        """The entries of digests that lie one behind the other; -1 for those that were not added."""
+        wanted = np.frombuffer(joined, dtype="<u8").reshape(-1, 2)
+        stored = np.frombuffer(self._digests, dtype="<u8").reshape(-1, 2)
+        table = np.frombuffer(self._slots, dtype=np.int32)
+        found = np.full(len(wanted), _EMPTY, dtype=np.int64)
+        rows = np.arange(len(wanted))
+        slots = (wanted[:, 0] & np.uint64(self._mask)).astype(np.int64)
+        while rows.size:
+            entries = table[slots]
+            taken = np.flatnonzero(entries != _EMPTY)  # at a free slot the search for a digest ends
+            rows, slots, entries = rows[taken], slots[taken], entries[taken]
+            is_same = (stored[entries] == wanted[rows]).all(axis=1)
+            found[rows[is_same]] = entries[is_same]
+            rows, slots = rows[~is_same], (slots[~is_same] + 1) & self._mask
+        return found
+
     def _slot(self, digest: bytes) -> int:
         """The slot that holds a digest, or the free one that it would take."""
         slot: int = _FIRST_HALF.unpack_from(digest)[0] & self._mask
@@ -64,7 +105,9 @@ class DigestTable:
         return slot
 
     def _grow(self) -> None:
-        n_slots = 2 * len(self._slots)
+        n_slots = len(self._slots)
+        while 2 * self._count > n_slots:
+            n_slots *= 2
         self._slots = array("i")  # the old table is free before the new one is made
         self._slots = array("i", [_EMPTY]) * n_slots
         self._mask = n_slots - 1
@@ -85,9 +128,17 @@ class DigestTable:
             entries, slots = entries[waiting], (slots[waiting] + 1) & self._mask
 
 
+def row_checksums(rows: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """The CRC-32 of each row (rows, dim): a row with another bit has another checksum."""
+    return np.fromiter(map(zlib.crc32, np.ascontiguousarray(rows)), dtype=np.uint32, count=len(rows))
+
+
 def shard_digest(ids: Sequence[str], digests: Sequence[bytes]) -> str:
     """The digest of a shard: its ids with the digests of their texts, in order; 32 hex digits."""
-    whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for id_, digest in zip(ids, digests, strict=True):
-        whole.update(text_digest(id_) + digest)
-    return whole.hexdigest()
+    return digest_of_rows([text_digest(id_) for id_ in ids], digests)
+
+
+def digest_of_rows(id_digests: Sequence[bytes], digests: Sequence[bytes]) -> str:
+    """The same, from the digests of the ids."""
+    rows = itertools.chain.from_iterable(zip(id_digests, digests, strict=True))
+    return hashlib.blake2b(b"".join(rows), digest_size=DIGEST_BYTES).hexdigest()

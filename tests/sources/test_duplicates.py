@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soloist.errors import DuplicateIdError
+from soloist.errors import DuplicateIdError, InputError
 from soloist.sources import DuplicateIds
 from soloist.types import Place
 
@@ -41,6 +42,41 @@ def test_only_an_id_that_was_there_is_refused(ids: list[str]) -> None:
         else:
             duplicates.check(id_, place)
             first[id_] = index
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=()), max_size=2), max_size=60), st.integers(1, 9))
+def test_ids_that_are_checked_together_are_refused_as_one_by_one(ids: list[str], together: int) -> None:
+    """A second chunk with an id would pass where both are checked at once, or its places be those of others."""
+    one_by_one, at_once = DuplicateIds(), DuplicateIds()
+
+    def all_at_once() -> None:
+        with at_once:
+            for index, id_ in enumerate(ids):
+                at_once.add(id_, Place(file=Path(f"{index % 3}.json"), index=index))
+                if index % together == together - 1:
+                    at_once.check_added()
+
+    try:
+        for index, id_ in enumerate(ids):
+            one_by_one.check(id_, Place(file=Path(f"{index % 3}.json"), index=index))
+    except DuplicateIdError as exc:
+        with pytest.raises(DuplicateIdError, match=f"^{re.escape(str(exc))}$"):
+            all_at_once()
+    else:
+        all_at_once()
+
+
+def test_of_two_faults_the_first_is_told() -> None:
+    """A chunk with the id of another one would hide behind a fault that comes later in the file."""
+    place = Place(file=Path("a.json"), index=0)
+    with pytest.raises(DuplicateIdError), DuplicateIds() as duplicates:
+        duplicates.add("x", place)
+        duplicates.add("x", place)
+        raise InputError("a later one")
+    with pytest.raises(KeyboardInterrupt), DuplicateIds() as duplicates:  # somebody wants the end, and no check
+        duplicates.add("x", place)
+        duplicates.add("x", place)
+        raise KeyboardInterrupt
 
 
 def test_ids_are_found_again_after_the_table_has_grown() -> None:

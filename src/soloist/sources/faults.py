@@ -64,6 +64,8 @@ def require_unicode(text: str, name: str) -> None:
     Raises:
         NotAChunkError: the text has a lone surrogate.
     """
+    if text.isascii():  # known without a look at the characters
+        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as exc:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import decimal
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from soloist.sources.faults import NotAChunkError, require_unicode, shortened
 
@@ -43,8 +42,7 @@ class DecimalText(str):
 _NO_STRINGS: Mapping[type, str] = {MomentText: "the date or time ", BytesText: "the bytes ", DecimalText: ""}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenId:
+class GivenId(NamedTuple):
     """The id that the input gives a chunk, or None. `field` is the top-level field that has the id. `empty` names the
     field that could have an id and is empty.
     """
@@ -60,6 +58,10 @@ def find_id(fields: Mapping[str, Any], metadata: Mapping[str, Any], id_field: st
     Raises:
         NotAChunkError: the value is not an id, or there is none under `id_field`.
     """
+    usual = TOP_LEVEL_IDS[0]
+    if id_field is None and type(value := fields.get(usual)) is str and value:  # as in most files, and quick
+        require_unicode(value, usual)
+        return GivenId(id=value, field=usual)
     top, below = (TOP_LEVEL_IDS, METADATA_IDS) if id_field is None else ((id_field,), (id_field,))
     empty: str | None = None
     for where, names, owner in ((fields, top, "its"), (metadata, below, "its metadata's")):

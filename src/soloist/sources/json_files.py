@@ -82,13 +82,20 @@ def read_json_lines(file: Path, *, check: Callable[[], object] = lambda: None) -
             value = _line_item(line)
             if value is _BLANK:
                 continue
-            rename = f"rename it, such as to {file.name.split('.')[0]}_chunks.json"
             if is_first and _is_spread(line.content, value):
-                raise UnreadableFileError(f"is one JSON document over several lines, not one object a line: {rename}")
+                raise UnreadableFileError(
+                    f"is one JSON document over several lines, not one object a line: {_rename_text(file)}"
+                )
             if _is_list_of_objects(value):
-                value = BadItem(fault=f"is a list of chunks in line {line.number}, not one object: {rename}")
+                value = BadItem(
+                    fault=f"is a list of chunks in line {line.number}, not one object: {_rename_text(file)}"
+                )
             is_first = False
             yield value
+
+
+def _rename_text(file: Path) -> str:
+    return f"rename it, such as to {file.name.split('.')[0]}_chunks.json"
 
 
 def _shape(stream: JsonStream, text_field: str) -> _Shape | int:

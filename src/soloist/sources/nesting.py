@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 MAX_LEVELS = 400  # a stack that is 500 calls deep still has room for these
+_DECODER = json.JSONDecoder()
 _STRING_OR_BRACKET = re.compile(r'"[^"]*"?|[\[\]{}]')
 
 
@@ -25,7 +26,7 @@ def decode(text: str) -> Any:
         ValueError: the text is not JSON.
     """
     try:
-        value = json.loads(text)
+        value = _loaded(text)
     except RecursionError as exc:
         raise TooDeepError from exc
     except json.JSONDecodeError as exc:
@@ -35,6 +36,15 @@ def decode(text: str) -> Any:
     if is_too_deep(text, 0, len(text)):
         raise TooDeepError
     return value
+
+
+def _loaded(text: str) -> Any:
+    """`json.loads`, in less time for a text that is one value from its first character to its last."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except json.JSONDecodeError:  # the other one says the same, or that spaces come first
+        return json.loads(text)
+    return value if end == len(text) else json.loads(text)
 
 
 def is_too_deep(text: str, start: int, end: int) -> bool:

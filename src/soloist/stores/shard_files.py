@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
-from soloist.digests import shard_digest, text_digest
+from soloist.digests import digest_of_rows, shard_digest, text_digest
 from soloist.stores.layout import Layout
 from soloist.stores.manifest import FileRecord, Manifest, record_of
 from soloist.stores.tables import (
@@ -26,7 +26,6 @@ from soloist.stores.tables import (
     table_chunks,
     table_counts,
     table_digests,
-    table_matrix,
     table_places,
     table_texts,
     table_vectors,
@@ -36,17 +35,6 @@ from soloist.stores.tables import (
     write_vector_file,
 )
 from soloist.types import Chunk, Shard, VectorDType
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EmbeddedRows:
-    """The texts of a shard as a file of vectors has them: their digests, the counts of their tokens, (rows, 2) as
-    `vector_table` takes them, and their vectors, (rows, dim) float32 and read-only.
-    """
-
-    digests: tuple[bytes, ...]
-    counts: NDArray[np.int32]
-    vectors: Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +70,11 @@ class ShardFiles:
             sorted(record.shard for record in records if (record.kind, record.collection) == ("chunks", collection))
         )
 
-    def write_chunks(self, collection: str, index: int, chunks: Sequence[Chunk]) -> FileRecord:
-        """Write one shard of chunks; the record's `content` is the digest of their ids and texts.
+    def write_chunks(
+        self, collection: str, index: int, chunks: Sequence[Chunk], id_digests: Sequence[bytes] | None = None
+    ) -> FileRecord:
+        """Write one shard of chunks; the record's `content` is the digest of their ids and texts. `id_digests` are
+        those of the ids (`text_digest`), where they are known.
 
         Raises:
             InputError: a chunk that no file can hold, e.g. a lone surrogate in its text.
@@ -92,7 +83,9 @@ class ShardFiles:
         self._layout.require_inside(path)
         write_chunk_file(path, table)
         digests = [text_digest(chunk.text) for chunk in chunks]
-        content = shard_digest([chunk.id for chunk in chunks], digests)
+        if id_digests is None:
+            id_digests = [text_digest(chunk.id) for chunk in chunks]
+        content = digest_of_rows(id_digests, digests)
         return record_of(self.root, path, "chunks", len(chunks), collection=collection, shard=index, content=content)
 
     def read_shard(self, collection: str, index: int) -> Shard:
@@ -134,11 +127,13 @@ class ShardFiles:
         fingerprint: str = "",
         counts: NDArray[np.int32] | None = None,
         vector_dtype: VectorDType = "float32",
+        content: str | None = None,
     ) -> FileRecord:
         """Write one model's vectors of one shard. In float16 they are rounded to the nearest.
 
         With the digests of the texts, later runs can reuse the vectors. With the counts of the texts' tokens, (rows, 2)
-        as `vector_table` has them, the record has their tally.
+        as `vector_table` has them, the record has their tally. `content` is the digest of ids and texts, where it is
+        known.
 
         Raises:
             ValueError: another dtype than float32, NaN or infinity, or another number of ids.
@@ -146,7 +141,8 @@ class ShardFiles:
         path = self._layout.vectors(collection, model, index)
         table = vector_table(model, ids, vectors, digests, fingerprint, counts, vector_dtype)
         tally = asdict(tally_of(counts)) if counts is not None else {}
-        content = shard_digest(ids, digests) if digests is not None else ""
+        if content is None:
+            content = shard_digest(ids, digests) if digests is not None else ""
         self._layout.require_inside(path)
         write_vector_file(path, table)
         return record_of(
@@ -166,19 +162,19 @@ class ShardFiles:
         with read_errors(path):
             return table_digests(read_table(path, columns=("text_digest",)))
 
-    def read_embedded(self, collection: str, model: str, index: int) -> EmbeddedRows:
-        """What a file of vectors has of its texts, where it was written with their digests and counts.
+    def read_digests_and_counts(self, collection: str, model: str, index: int) -> tuple[list[bytes], NDArray[np.int32]]:
+        """The digests of a shard's texts, and the counts of their tokens, (rows, 2) as `vector_table` takes them.
 
         Raises:
-            OutputError: the file cannot be read, or lacks some of that.
+            OutputError: the file cannot be read, or was written without one of them.
         """
         path = self._layout.vectors(collection, model, index)
         with read_errors(path):
-            table = read_table(path, columns=("vector", "text_digest", *COUNT_COLUMNS))
+            table = read_table(path, columns=("text_digest", *COUNT_COLUMNS))
             digests, counts = table_digests(table), table_counts(table)
             if digests is None or counts is None:
-                raise ValueError("it lacks the digests of its texts, or their counts of tokens")
-            return EmbeddedRows(digests=tuple(digests), counts=counts, vectors=table_matrix(table))
+                raise ValueError("it lacks the digests of its texts, or the counts of their tokens")
+            return digests, counts
 
     def write_fused(
         self,

@@ -284,7 +284,10 @@ def _write(path: Path, table: pa.Table, **options: Any) -> None:
 
 
 def _require_unicode(chunk: Chunk) -> None:
-    for name, value in (("id", chunk.id), ("text", chunk.text)):
+    for name in ("id", "text"):
+        value: str = getattr(chunk, name)
+        if value.isascii():  # known without a look at the characters
+            continue
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as exc:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
 from soloist.devices import Accelerator
-from soloist.digests import text_digest
+from soloist.digests import row_checksums, text_digest
 from soloist.encoding.device_workers import for_every_worker
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.prefetch import prefetched_weights
@@ -53,7 +53,7 @@ from soloist.sizing.batch_limits import PeakWatch, compare_peaks
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
 from soloist.stores.moving import move_in
-from soloist.stores.tables import tally_of
+from soloist.stores.tables import rounded, tally_of
 from soloist.types import TokenTally
 
 _UNKNOWN = -1
@@ -80,10 +80,9 @@ class _Prepared(_Planned):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Waiting(_Planned):
-    """A shard whose vectors wait in a file, made beside the reading; `vectors` are those of all of its rows."""
+    """A shard whose vectors wait in a file, made beside the reading."""
 
     file: AheadFile
-    vectors: Vectors
 
 
 class _SplitCount:
@@ -155,10 +154,10 @@ def _waiting(
 ) -> _Waiting:
     """As `_prepare`, of a shard that was embedded beside the reading: its counts tell its batches."""
     ref = item.shard
-    rows = folder.ahead.shards.read_embedded(ref.collection, item.model, ref.index)
-    placement = known.place(folder.path / file.record.file, rows.digests)
-    fresh = plan_texts(encoder, limits, rows.counts[list(placement.fresh)])
-    return _Waiting(model=item.model, shard=ref, placement=placement, fresh=fresh, file=file, vectors=rows.vectors)
+    digests, counts = folder.ahead.shards.read_digests_and_counts(ref.collection, item.model, ref.index)
+    placement = known.place(folder.path / file.record.file, digests)
+    fresh = plan_texts(encoder, limits, counts[list(placement.fresh)])
+    return _Waiting(model=item.model, shard=ref, placement=placement, fresh=fresh, file=file)
 
 
 class _RunningPass:
@@ -240,7 +239,7 @@ class _RunningPass:
         """Put the file of a shard into its place. Its rows count as computed now, by the batches that compute them."""
         run_shards, record = self._context.run_shards, item.file.record
         move_in(run_shards.folder, run_shards.folder.ahead, record)
-        self._record(item, record, item.vectors)
+        self._record(item, record, item.file.checksums)
         (device,) = self._context.accelerator.devices
         for batch in for_every_worker(item.fresh.batches, self._context.accelerator.workers):
             self._sink.emit(BatchEncoded(model=item.model, device=device, rows=len(batch.rows)))
@@ -280,14 +279,14 @@ class _RunningPass:
         record = run_shards.folder.shards.write_vectors(
             shard.collection, item.model, shard.index, item.ids, vectors, item.digests,
             self._context.encoders[item.model].staged.fingerprint, counts, run_shards.vector_dtype,
+            shard.content,
         )  # fmt: skip
-        self._record(item, record, vectors)
+        self._record(item, record, row_checksums(rounded(vectors, run_shards.vector_dtype)))
         return record
 
-    def _record(self, item: _Planned, record: FileRecord, vectors: Vectors) -> None:
-        run_shards = self._context.run_shards
-        run_shards.folder.manifest.append(record)
-        self._known[item.model].written(item.placement, vectors, run_shards.vector_dtype)
+    def _record(self, item: _Planned, record: FileRecord, checksums: NDArray[np.uint32]) -> None:
+        self._context.run_shards.folder.manifest.append(record)
+        self._known[item.model].written(item.placement, checksums)
 
 
 @contextlib.contextmanager

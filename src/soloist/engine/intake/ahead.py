@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from soloist.config import RunConfig
 from soloist.devices import Accelerator
-from soloist.digests import text_digest
+from soloist.digests import row_checksums, text_digest
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.tables import TextVectors, text_vectors
 from soloist.engine.intake.ingest import ShardRef
@@ -30,6 +33,7 @@ from soloist.stores import RunFolder
 from soloist.stores.layout import PREVIOUS
 from soloist.stores.leftovers import remove_ahead
 from soloist.stores.manifest import FileRecord
+from soloist.stores.tables import rounded
 from soloist.types import Collection, Shard, VectorDType
 from soloist.workers import Task, WorkerThread
 
@@ -44,9 +48,12 @@ FreeBytes = Callable[[Path], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AheadFile:
-    """A file of vectors that waits for its pass: its record, as the run will have it, and the seconds that it took."""
+    """A file of vectors that waits for its pass: its record, as the run will have it, the checksum of each row, and the
+    seconds that it took.
+    """
 
     record: FileRecord
+    checksums: NDArray[np.uint32]
     seconds: float
 
 
@@ -184,20 +191,21 @@ class Ahead:
             found = text_vectors(encoder, shard.texts, self._require_wanted)
             if found is None or not self._has_room(found):
                 return
-            record = self._write(model, encoder, shard, digests, found)
-            files[model] = AheadFile(record=record, seconds=time.perf_counter() - began)
+            record = self._write(model, encoder, shard, ref.content, digests, found)
+            checksums = row_checksums(rounded(found.vectors, self._vector_dtype))
+            files[model] = AheadFile(record=record, checksums=checksums, seconds=time.perf_counter() - began)
         self._shards[ref] = files
 
     def _has_room(self, found: TextVectors) -> bool:
         return self._free_bytes(self._folder.path) - found.vectors.nbytes >= self._spare_bytes
 
     def _write(
-        self, model: str, encoder: Encoder, shard: Shard, digests: Sequence[bytes], found: TextVectors
+        self, model: str, encoder: Encoder, shard: Shard, content: str, digests: Sequence[bytes], found: TextVectors
     ) -> FileRecord:
         self._require_wanted()
         return self._folder.ahead.shards.write_vectors(
             shard.collection, model, shard.index, shard.ids, found.vectors, digests, encoder.staged.fingerprint,
-            found.counts, self._vector_dtype,
+            found.counts, self._vector_dtype, content,
         )  # fmt: skip
 
 

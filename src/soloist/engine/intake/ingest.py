@@ -136,22 +136,24 @@ def _write_shards(
     on_skip: Callable[[SkippedInput], None],
     check: Callable[[], object],
 ) -> Iterator[ShardRef]:
-    duplicates = DuplicateIds()
     pending: list[Chunk] = []
     index = characters = 0
-    for chunk, place in read_chunks(collection, source, on_skip, check):
-        duplicates.check(chunk.id, place)
-        pending.append(chunk)
-        characters += len(chunk.text) + (_characters(chunk.metadata) if chunk.metadata else 0)
-        if len(pending) == shard_chunks or characters >= SHARD_CHARACTERS:
-            yield _write_shard(collection, index, pending, folder)
-            index, pending, characters = index + 1, [], 0
-    if pending:
-        yield _write_shard(collection, index, pending, folder)
+    with DuplicateIds() as duplicates:
+        for chunk, place in read_chunks(collection, source, on_skip, check):
+            duplicates.add(chunk.id, place)
+            pending.append(chunk)
+            characters += len(chunk.text) + (_characters(chunk.metadata) if chunk.metadata else 0)
+            if len(pending) == shard_chunks or characters >= SHARD_CHARACTERS:
+                yield _write_shard(collection, index, pending, duplicates.check_added(), folder)
+                index, pending, characters = index + 1, [], 0
+        if pending:
+            yield _write_shard(collection, index, pending, duplicates.check_added(), folder)
 
 
-def _write_shard(collection: Collection, index: int, chunks: Sequence[Chunk], folder: RunFolder) -> ShardRef:
-    record = folder.shards.write_chunks(collection.name, index, chunks)
+def _write_shard(
+    collection: Collection, index: int, chunks: Sequence[Chunk], id_digests: Sequence[bytes], folder: RunFolder
+) -> ShardRef:
+    record = folder.shards.write_chunks(collection.name, index, chunks, id_digests)
     folder.manifest.append(record)
     return ShardRef(collection=collection.name, index=index, rows=record.rows, content=record.content)
 

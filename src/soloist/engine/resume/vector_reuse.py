@@ -6,7 +6,6 @@ was set aside when the chunks changed, and in the runs that `--reuse` names. Kno
 
 from __future__ import annotations
 
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
-from soloist.digests import DigestTable
+from soloist.digests import DigestTable, row_checksums
 from soloist.errors import OutputError
 from soloist.stores.layout import PREVIOUS
 from soloist.stores.manifest import FileRecord
@@ -26,7 +25,6 @@ from soloist.stores.rows import RowReader
 from soloist.stores.run_folder import RunFolder
 from soloist.stores.tables import (
     VectorFile,
-    rounded,
     table_digests,
     table_matrix,
     vector_file,
@@ -78,27 +76,23 @@ class KnownVectors:
     def add_file(self, path: Path, digests: Sequence[bytes], vectors: Vectors, origin: Origin) -> None:
         """Record the texts whose vectors (rows, dim) a file has."""
         number = self._number(path, origin)
-        self._checksums[number] = _checksums(vectors)
-        for row, digest in enumerate(digests):
-            self._add(digest, number, row)
+        self._checksums[number] = row_checksums(vectors)
+        self._add(digests, number)
 
     def place(self, path: Path, digests: Sequence[bytes]) -> Placement:
         """Look for the texts of a shard, and record the new ones as rows of the file that the shard will have."""
         number = self._number(path, "this run")
-        fresh: list[int] = []
-        copies: list[tuple[int, int, int]] = []
+        entries = self._add(digests, number)
+        rows = np.flatnonzero(entries >= 0)
+        places = (np.frombuffer(numbers, dtype=np.int32)[entries[rows]] for numbers in (self._file_of, self._row_of))
+        copies = np.stack([rows, *places], axis=1)
         origins: Counter[Origin] = Counter()
-        for row, digest in enumerate(digests):
-            entry = self._add(digest, number, row)
-            if entry is None:
-                fresh.append(row)
-                continue
-            copies.append((row, self._file_of[entry], self._row_of[entry]))
-            origins[self._origins[self._file_of[entry]]] += 1
+        for file, count in zip(*np.unique(copies[:, 1], return_counts=True), strict=True):
+            origins[self._origins[file]] += int(count)
         return Placement(
             file=number,
-            fresh=tuple(fresh),
-            copies=np.array(copies, dtype=np.int64).reshape(len(copies), 3),
+            fresh=tuple(np.flatnonzero(entries < 0).tolist()),
+            copies=copies,
             reused=origins["earlier"] + origins["other run"],
             from_others=origins["other run"],
         )
@@ -129,7 +123,7 @@ class KnownVectors:
             if (
                 not same_texts
                 or checksums is None
-                or not np.array_equal(_checksums(stored.vectors), checksums[sources])
+                or not np.array_equal(row_checksums(stored.vectors), checksums[sources])
             ):
                 raise OutputError(
                     f"{source} has changed since this run first read it: wait until no other run writes to it, then "
@@ -139,9 +133,9 @@ class KnownVectors:
             if stored.counts is not None:
                 counts[rows] = stored.counts
 
-    def written(self, placement: Placement, vectors: Vectors, vector_dtype: VectorDType) -> None:
-        """Record what a shard's file has now: its vectors (rows, dim), stored as `vector_dtype`."""
-        self._checksums[placement.file] = _checksums(rounded(vectors, vector_dtype))
+    def written(self, placement: Placement, checksums: NDArray[np.uint32]) -> None:
+        """Record what a shard's file has now, by the checksum of each row as it is read from there."""
+        self._checksums[placement.file] = checksums
 
     def _number(self, path: Path, origin: Origin) -> int:
         self._files.append(path)
@@ -149,12 +143,13 @@ class KnownVectors:
         self._checksums.append(None)
         return len(self._files) - 1
 
-    def _add(self, digest: bytes, number: int, row: int) -> int | None:
-        entry = self._texts.add(digest)
-        if entry is None:
-            self._file_of.append(number)
-            self._row_of.append(row)
-        return entry
+    def _add(self, digests: Sequence[bytes], number: int) -> NDArray[np.int64]:
+        """Record the texts that are new, as rows of a file; the entries of the others, and -1 for the new ones."""
+        entries = self._texts.add_all(digests)
+        new = np.flatnonzero(entries < 0).astype(np.int32)
+        self._file_of.frombytes(np.full(len(new), number, dtype=np.int32).tobytes())
+        self._row_of.frombytes(new.tobytes())
+        return entries
 
 
 def serves(stored: VectorDType, wanted: VectorDType) -> bool:
@@ -222,8 +217,3 @@ def _add_file(known: KnownVectors, path: Path, sha256: str, origin: Origin) -> N
     digests = table_digests(table) if table is not None else None
     if table is not None and digests is not None:
         known.add_file(path, digests, table_matrix(table), origin)
-
-
-def _checksums(vectors: Vectors) -> NDArray[np.uint32]:
-    """The CRC-32 of each row (rows, dim): a row with another bit has another checksum."""
-    return np.fromiter(map(zlib.crc32, np.ascontiguousarray(vectors)), dtype=np.uint32, count=len(vectors))
