@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.encode.engines import BATCH_SIZES, PRECISIONS, REFERENCE, Engine, engines_for
+from benchmarks.encode.engines import BATCH_SIZES, PRECISIONS, REFERENCE, STATIC_BATCH_SIZES, Engine, engines_for
 from benchmarks.encode.plot import plot
 from benchmarks.encode.processes import WorkerError
 from benchmarks.encode.rounds import Job, measure
@@ -24,9 +24,11 @@ from benchmarks.encode.summary import faults_of, summarize
 from benchmarks.encode.table import markdown
 from benchmarks.local_models import DEFAULT_MODEL, located, token_counter
 from benchmarks.machine import ROOT, commit, cores, hardware, slug, versions, warn_of_kernel_variables
-from benchmarks.texts import Texts, documentation
+from benchmarks.texts import Texts, documentation, many_pieces
 
 RESULTS = ROOT / "benchmarks" / "results"
+_CHUNKS = 2000
+_STATIC_CHUNKS = 20_000  # a table of token vectors takes a second for so many
 
 
 def main() -> int:
@@ -57,7 +59,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a trial: 200 chunks, 1 round, nothing saved")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="a model of the catalogue, or a folder")
     parser.add_argument("--devices", default="cpu", help="cpu, cuda for all, or a list such as cuda:0,cuda:1")
-    parser.add_argument("--chunks", type=int)
+    parser.add_argument("--chunks", type=int, help="default: 2,000, and 20,000 for a static model")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--precisions", help="e.g. float32,bfloat16; default: all that can be compared on the devices")
@@ -68,7 +70,7 @@ def _options() -> argparse.Namespace:
     )
     options = parser.parse_args()
     usual = {"chunks": 200, "rounds": 1, "search_chunks": 64, "results": ""} if options.quick else {
-        "chunks": 2000, "rounds": 3, "search_chunks": 1000, "results": str(RESULTS)
+        "rounds": 3, "search_chunks": 1000, "results": str(RESULTS)
     }  # fmt: skip
     for name, value in usual.items():
         if getattr(options, name) is None:
@@ -89,17 +91,24 @@ def _devices(wanted: str) -> tuple[str, ...] | None:
 
 
 def _measured(options: argparse.Namespace, devices: tuple[str, ...]) -> dict[str, Any]:
-    texts = documentation(options.chunks, token_counter())
     with tempfile.TemporaryDirectory(prefix="soloist-bench-") as temp:
         folder = _model_folder(options.model, Path(temp))
-        engines = _engines(options, devices, static=_is_static(folder))
+        static = _is_static(folder)
+        texts = _texts(options.chunks or (_STATIC_CHUNKS if static else _CHUNKS))
+        sizes = STATIC_BATCH_SIZES if static else BATCH_SIZES
         job = Job(
             model=options.model, folder=folder, texts=texts.texts, devices=devices, threads=options.threads,
-            rounds=options.rounds, search_chunks=options.search_chunks,
-            batch_sizes=BATCH_SIZES[2:4] if options.quick else BATCH_SIZES,
+            rounds=options.rounds, search_chunks=len(texts.texts) if static else options.search_chunks,
+            batch_sizes=sizes[2:4] if options.quick else sizes, loads_again=static,
         )  # fmt: skip
-        found = summarize(measure(job, engines, Path(temp), _say))
+        found = summarize(measure(job, _engines(options, devices, static=static), Path(temp), _say))
     return {**_circumstances(options, devices, texts), **found}
+
+
+def _texts(count: int) -> Texts:
+    """Pieces of documentation; where there are not so many, shorter pieces of all texts there are."""
+    found = documentation(count, token_counter())
+    return found if len(found.texts) == count else many_pieces(count, token_counter())
 
 
 def _engines(options: argparse.Namespace, devices: tuple[str, ...], *, static: bool) -> list[Engine]:

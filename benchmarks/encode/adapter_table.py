@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.encode.adapters import Infinity, Onnx, OpenVino, PackingSoloist, SentenceTransformers, Soloist
-from benchmarks.encode.peers import CTranslate2, FastEmbed, Model2Vec, WordLlama
+from benchmarks.encode.in_memory import SoloistInMemory
+from benchmarks.encode.peers import CTranslate2, FastEmbed, Model2Vec, Model2VecInThreads, WordLlama
 
 ADAPTERS: Mapping[str, type[Any]] = {
     "soloist": Soloist,
+    "soloist in memory": SoloistInMemory,
     "packing soloist": PackingSoloist,
     "sentence-transformers": SentenceTransformers,
     "openvino": OpenVino,
@@ -19,4 +21,5 @@ ADAPTERS: Mapping[str, type[Any]] = {
     "fastembed": FastEmbed,
     "wordllama": WordLlama,
     "model2vec": Model2Vec,
+    "model2vec in threads": Model2VecInThreads,
 }

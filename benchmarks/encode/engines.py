@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ Batching = Literal["its own", "default", "best"]
 
 DEFAULT_BATCH_SIZE = 32
 BATCH_SIZES = (8, 16, 32, 64, 128, 256)
+STATIC_BATCH_SIZES = (8, 32, 128, 512, 2048)
 # An engine in a precision that soloist does not have stands beside soloist in the one that is nearest in purpose.
 _BESIDE = {"int8": "bfloat16"}
 # What each kind of device computes in, as far as it is compared.
@@ -26,7 +27,7 @@ class Engine:
 
     `environment` names a virtual environment of the checkout, `.venv-NAME`; empty for the one that runs. `prepared_in`
     names the one that writes the files to load, where that is another. `batching` says where the batch size comes from:
-    `best` is chosen in the warm-up.
+    `best` is chosen in the warm-up. `beside_adapter` is what the engine is compared with.
     """
 
     adapter: str
@@ -35,6 +36,7 @@ class Engine:
     environment: str = ""
     prepared_in: str = ""
     default_batch_size: int = DEFAULT_BATCH_SIZE
+    beside_adapter: str = "soloist"
 
     @property
     def name(self) -> str:
@@ -45,7 +47,7 @@ class Engine:
     @property
     def opponent(self) -> str | None:
         """soloist in the precision that this engine is compared with; None for soloist."""
-        return None if self.adapter == "soloist" else f"soloist {self.beside}"
+        return None if self.adapter == self.beside_adapter else f"{self.beside_adapter} {self.beside}"
 
     @property
     def beside(self) -> str:
@@ -74,12 +76,15 @@ OPTIONAL = (
         for batching in _BATCHINGS
     ),
 )  # fmt: skip
-# Those that run static models.
+# What runs of static models compute, from texts in memory to vectors in memory, as all other engines do.
+IN_MEMORY = "soloist in memory"
+# Those that run static models. model2vec encodes in threads from 10,001 texts on, or where it is told to.
 OPTIONAL_STATIC = tuple(
     Engine(
-        adapter=adapter, precision="float32", batching=batching, environment=adapter, default_batch_size=batch_size
+        adapter=adapter, precision="float32", batching=batching, environment=adapter.split()[0],
+        default_batch_size=batch_size, beside_adapter=IN_MEMORY,
     )
-    for adapter, batch_size in (("wordllama", 64), ("model2vec", 1024))
+    for adapter, batch_size in (("wordllama", 64), ("model2vec", 1024), ("model2vec in threads", 1024))
     for batching in _BATCHINGS
 )  # fmt: skip
 
@@ -90,18 +95,32 @@ def engines_for(kind: str, precisions: Sequence[str], *, static: bool = False) -
     Those in environments of their own have builds for the CPU alone.
     """
     kept = [precision for precision in PRECISIONS[kind] if precision in precisions]
+    if static and kind == "cpu":
+        return (*_static_engines(kept), *(engine for engine in OPTIONAL_STATIC if engine.beside in kept))
     adapters = ("soloist",) if kind == "cpu" else ("soloist", "packing soloist")  # a CPU packs anyway
     ours = [
         Engine(adapter=adapter, precision=precision, batching="its own") for precision in kept for adapter in adapters
     ]
-    theirs = [
+    others = [engine for engine in OPTIONAL if kind == "cpu" and engine.beside in kept]
+    return (*ours, *_sentence_transformers(kept), *others)
+
+
+def _static_engines(precisions: Sequence[str]) -> list[Engine]:
+    """The engines of static models that need no environment of their own."""
+    ours = [
+        Engine(adapter=adapter, precision=precision, batching="its own", beside_adapter=IN_MEMORY)
+        for precision in precisions
+        for adapter in (IN_MEMORY, "soloist")
+    ]
+    return [*ours, *(replace(each, beside_adapter=IN_MEMORY) for each in _sentence_transformers(precisions))]
+
+
+def _sentence_transformers(precisions: Sequence[str]) -> list[Engine]:
+    return [
         Engine(adapter="sentence-transformers", precision=precision, batching=batching)
-        for precision in kept
+        for precision in precisions
         for batching in _BATCHINGS
     ]
-    optional = OPTIONAL_STATIC if static else OPTIONAL
-    others = [engine for engine in optional if kind == "cpu" and engine.beside in kept]
-    return (*ours, *theirs, *others)
 
 
 def python_of(engine: Engine, root: Path = ROOT) -> Path | None:

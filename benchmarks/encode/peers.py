@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +155,8 @@ class WordLlama:
 class Model2Vec:
     """model2vec, with the table and the tokenizer of the model's own folder."""
 
+    options: Mapping[str, Any] = {}
+
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._model: Any = None
@@ -163,6 +166,7 @@ class Model2Vec:
 
     def load(self) -> Mapping[str, Any]:
         """Load the folder, which is a pipeline of sentence-transformers."""
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"  # which the library's own threads switch off
         library: Any = importlib.import_module("model2vec")
         self._model = library.StaticModel.from_pretrained(self._setup.folder, normalize=True, max_length=None)
         return {"dtype": str(self._model.embedding.dtype)}
@@ -170,9 +174,15 @@ class Model2Vec:
     def encode(self, texts: Sequence[str], batch_size: int, *, count: bool) -> Encoded:
         """The vectors of `encode`; texts are not cut off, as sentence-transformers does not cut them off."""
         began = time.perf_counter()
-        vectors = self._model.encode(list(texts), batch_size=batch_size)
+        vectors = self._model.encode(list(texts), batch_size=batch_size, **self.options)
         seconds = time.perf_counter() - began
         return Encoded(vectors=vectors, seconds=seconds, wall_seconds=seconds)
+
+
+class Model2VecInThreads(Model2Vec):
+    """model2vec with a batch in each of its threads, however few the texts."""
+
+    options: Mapping[str, Any] = {"multiprocessing_threshold": 0}
 
 
 def batches_by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[tuple[int, ...]]:

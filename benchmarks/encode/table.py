@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.encode.engines import IN_MEMORY
 from benchmarks.machine import kernel_warnings
 
 _HEAD = (
     "engine", "batch", "tokens/s", "soloist is faster by", "padding", "peak RSS", "cosine, lowest", "cosine, mean",
     "of the roof",
 )  # fmt: skip
+_STATIC_LEGEND = (
+    f"{IN_MEMORY} computes what a run computes, from texts in memory to vectors in memory, as the others do. The row "
+    "soloist is a whole run, which embeds beside the reading of its files and writes the vectors. All engines load the "
+    "model again before each round, so that no tokenizer has seen the texts."
+)
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -92,8 +98,10 @@ def _absent(report: Mapping[str, Any]) -> list[str]:
 
 
 def _legend(report: Mapping[str, Any]) -> list[str]:
+    is_static = any(row["adapter"] == IN_MEMORY for row in report["engines"])
     return [
         "",
+        *((_STATIC_LEGEND, "") if is_static else ()),
         "soloist's seconds are its report's: tokenizing, encoding and writing the vectors. The others' are those of "
         "their call, which writes nothing. Loading is in neither. The ratio is the median of the rounds' own ratios, "
         "with the lowest and the highest, in the same precision. A row in int8 stands beside soloist in bfloat16, and "

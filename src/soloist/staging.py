@@ -18,7 +18,7 @@ from soloist.fusion import Member, plan_fusion
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.dtype import resolve_dtype
-from soloist.models.loading import StagedModel, overflows_float16, stage
+from soloist.models.loading import StagedModel, is_bare_table, overflows_float16, stage
 from soloist.models.matmul import fastest_matmul
 from soloist.models.settings import read_settings
 from soloist.models.spec import ModelSpec
@@ -156,7 +156,7 @@ def stage_all(
 def _staged(spec: ModelSpec, requested: DTypeRequest, matmul: MatmulRequest, accelerator: Accelerator) -> StagedModel:
     known = replace(spec, overflows_float16=overflows_float16(spec))
     dtype = dtype_on(accelerator, known, requested)
-    if spec.loader == "wordllama":  # a table of vectors multiplies nothing
+    if is_bare_table(known):  # no product waits for the measurement of libraries
         return stage(known, dtype)
     return stage(known, dtype, matmul_on(accelerator, dtype, matmul))
 

@@ -8,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from support.tiny_models import SENTENCES, make_static
 
 from benchmarks.encode import __main__ as command
+from benchmarks.encode.adapters import Setup
 from benchmarks.encode.engines import OPTIONAL, OPTIONAL_STATIC, REFERENCE, engines_for, python_of
+from benchmarks.encode.in_memory import SoloistInMemory
 from benchmarks.encode.multiplying import TORCH
 from benchmarks.encode.peers import batches_by_tokens, pooling_of
 from benchmarks.encode.summary import Work, faults_of, flops
@@ -140,7 +145,30 @@ def test_static_models_have_engines_of_their_own():
     """A library for tables of token vectors cannot run a network, nor a runtime for networks a table."""
     assert set(OPTIONAL_STATIC) <= set(engines_for("cpu", ("float32",), static=True))
     assert not set(OPTIONAL_STATIC) & set(engines_for("cpu", ("float32",)))
-    assert not set(OPTIONAL) & set(engines_for("cpu", ("float32",), static=True))
+    engines = engines_for("cpu", ("float32",), static=True)
+    assert not set(OPTIONAL) & set(engines)
+    besides = {engine.name: engine.opponent for engine in engines}
+    assert besides.pop("soloist in memory float32") is None
+    assert set(besides.values()) == {"soloist in memory float32"} and REFERENCE in besides
+
+
+def test_a_static_model_is_measured_as_its_peers_are(results, tmp_path):
+    """A run embeds beside its reading, so its seconds beside those of a call in memory would compare two things."""
+    folder = make_static(tmp_path / "table")
+    texts = [f"{text} {row}" for row in range(700) for text in SENTENCES]  # more than a shard
+    engine = SoloistInMemory(
+        Setup(
+            adapter="soloist in memory", model=str(folder), folder=str(folder), precision="float32", devices=("cpu",),
+            threads=1, work=str(tmp_path),
+        )
+    )  # fmt: skip
+    engine.load()
+    found = engine.encode(texts, 0, count=True)
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(found.vectors, expected, atol=1e-6)
+    report = json.loads((results / "last_line.json").read_text())
+    report["engines"][0]["adapter"] = "soloist in memory"
+    assert "so that no tokenizer has seen the texts" in markdown(report)
 
 
 def test_batches_of_a_peer_hold_every_row_within_their_tokens():

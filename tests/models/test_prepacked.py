@@ -12,16 +12,22 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from support.tiny_models import make_static
 from torch import nn
 
+from soloist.config import RunConfig
+from soloist.devices import open_accelerator
 from soloist.encoding.copies import replicate, twin
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.forward import forward
+from soloist.events import ListSink
 from soloist.models import prepacked
 from soloist.models.catalogue import resolve
 from soloist.models.loading import StagedModel, stage
 from soloist.models.matmul import fastest_matmul
 from soloist.models.prepacked import PackedLinear, can_prepack, prepack
+from soloist.staging import select_models, stage_all
 from soloist.types import DType
 
 TEXTS = ["lease shard vector " * times for times in (9, 1, 4, 60, 33, 17)] + ["x"]
@@ -241,3 +247,20 @@ def test_measuring_the_host_leaves_torch_as_it_is() -> None:
     assert fastest_matmul("float16") == "torch"
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_table_of_vectors_waits_for_no_measurement(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    """Catches thirty milliseconds for a model that multiplies nothing: as long as it takes for hundreds of texts."""
+
+    def measured(folder: Path) -> int:
+        fastest_matmul.cache_clear()
+        config = RunConfig(chunks_root=tmp_path, out=tmp_path / "run", models=(str(folder),), accelerator="cpu")
+        stage_all(select_models(config), config, open_accelerator("cpu"), ListSink())
+        return fastest_matmul.cache_info().misses
+
+    table = SentenceTransformer(modules=[*SentenceTransformer(str(make_static(tmp_path / "bare"))), Normalize()])
+    table.save(str(tmp_path / "unit"), create_model_card=False)
+    widened = SentenceTransformer(modules=[*table, Dense(64, 32)])
+    widened.save(str(tmp_path / "widened"), create_model_card=False)
+    assert [measured(tmp_path / name) for name in ("bare", "unit", "widened")] == [0, 0, 1]
+    assert measured(tiny_models["bert"]) == 1

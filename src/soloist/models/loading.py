@@ -44,7 +44,7 @@ from soloist.models.module_facts import (
     weights_bytes,
 )
 from soloist.models.own_settings import read_pipeline, similarity_of
-from soloist.models.pipeline import Task
+from soloist.models.pipeline import Task, names_bare_table
 from soloist.models.prepacked import prepack
 from soloist.models.prompts import choose_prompts
 from soloist.models.refusals import require_dense_encoder
@@ -174,6 +174,20 @@ def overflows_float16(spec: ModelSpec) -> bool:
             return family_overflows_float16(network_type(folder))
         except LOAD_FAILURES as exc:
             raise ModelLoadError(load_failure_text(spec, exc)) from exc
+
+
+def is_bare_table(spec: ModelSpec) -> bool:
+    """Whether a model's files name a table of token vectors and nothing that multiplies.
+
+    False where they cannot be read: whoever loads the model says why.
+    """
+    if spec.loader == "wordllama":
+        return True
+    with quiet():
+        try:
+            return names_bare_table(locate(spec).folder)
+        except LOAD_FAILURES:
+            return False
 
 
 def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, contents: Mapping[str, str]) -> Sides:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 Task = Literal["document", "query"]
 
 _ROUTERS = ("Router", "Asym")
+_BARE_TABLE = {"StaticEmbedding", "Normalize"}
 _ROUTER_FILES = ("router_config.json", "config.json")  # earlier versions wrote the second
 
 
@@ -64,6 +65,17 @@ def modules_for(folder: Path, task: Task) -> tuple[ModuleEntry, ...]:
         ValueError: a file does not say what it should (`RouteError`: a router has no route for the task).
     """
     return tuple(module for entry in _listed(folder) for module in _routed(entry, task))
+
+
+def names_bare_table(folder: Path) -> bool:
+    """Whether the modules of a folder are a table of token vectors and nothing that multiplies.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file does not say what it should.
+    """
+    modules = modules_of(folder)
+    return bool(modules) and all(module.is_of_the_library and module.kind in _BARE_TABLE for module in modules)
 
 
 def input_folder(folder: Path, task: Task = "document") -> Path:
