@@ -158,3 +158,15 @@ def test_a_library_that_was_chosen_stays_until_another_is_named(root: Path, tmp_
     assert any("it was torch" in notice and "last bits" in notice for notice in changed.notices)
     expected = np.concatenate([vectors(root / "torch")[:8], vectors(root / "onednn")[8:]])
     assert np.array_equal(vectors(config.out), expected)
+
+
+def test_asking_for_the_faster_library_changes_nothing_and_says_nothing(root: Path, tmp_path: Path) -> None:
+    """A command would announce other bits than before, and then go on with the library that the run has."""
+    write(tmp_path / "chunks", 4)
+    out = tmp_path / "run"
+    measured = matmul_of(run(config_of(tmp_path, out)))
+    as_on_another_machine(out, other_than(measured))
+    write(tmp_path / "chunks", 8)
+    asked = run(config_of(tmp_path, out, matmul="auto"))
+    assert matmul_of(asked) == other_than(measured)
+    assert not any("last bits" in notice for notice in asked.notices)

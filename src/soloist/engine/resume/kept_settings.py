@@ -191,9 +191,14 @@ def _fused_by_default(config: RunConfig) -> RunConfig:
 def _changes(out: Path, asked: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Notice]:
     """What the command names differently."""
     for name, effect in _KEPT.items():
-        if effect and name in asked and asked[name] != before[name] and (name != "collections" or before[name]):
+        if effect and name in asked and asked[name] != before[name] and not _changes_nothing(name, asked, before):
             was, now = _said(before[name]), _said(asked[name])
             yield Notice(about=name, message=f"it was {was} in {out}, and is {now} from now on: {effect}")
+
+
+def _changes_nothing(name: str, asked: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether it only sounds like a change: from all collections to some, or to the library that a run has."""
+    return (name == "collections" and not before[name]) or (name == "matmul" and asked[name] == "auto")
 
 
 def _stays(out: Path, kept: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Notice]:
