@@ -21,7 +21,8 @@ _PARTS = (
     " ", "  ", "   ", "\n", "\t", "\r", "\x00", "\x01", "\x1c", "\x85", "\u00a0", "\u2003", "\u2581", "\u0301",
     "\u0338", ",", ".", "-", "_", "=", "<", ">", "'", "\u201d", "\u2014", "<s>", "</s>", "<unk>", "[SEP]", "[UNK]",
     "<0x0A>", "##s", "the", "The", "rows", "s", "3", "14", "caf\u00e9", "\u00c5", "\ufb01", "\u4e2d", "\U0001f600",
-    "\u0638", "\ud7a3", "soloist", "\ue000soloist\ue000",
+    "\u0638", "\ud7a3", "soloist", "\ue000",
+    "\ue000soloist", "soloist\ue000", "\ue000soloist\ue000",
 )  # fmt: skip
 _joined = st.lists(st.sampled_from(_PARTS), max_size=12).map("".join)
 _texts = st.lists(st.one_of(_joined, st.text(max_size=30)), max_size=6)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soloist.errors import DuplicateIdError, InputError
+from soloist.errors import DuplicateIdError, InputError, RunStoppedError
 from soloist.sources import DuplicateIds
 from soloist.types import Place
 
@@ -73,10 +73,16 @@ def test_of_two_faults_the_first_is_told() -> None:
         duplicates.add("x", place)
         duplicates.add("x", place)
         raise InputError("a later one")
-    with pytest.raises(KeyboardInterrupt), DuplicateIds() as duplicates:  # somebody wants the end, and no check
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, RunStoppedError])
+def test_a_stop_is_told_as_a_stop(end: type[BaseException]) -> None:
+    """Somebody wants the end, and no check: the stop would be told as a fault of the input."""
+    place = Place(file=Path("a.json"), index=0)
+    with pytest.raises(end), DuplicateIds() as duplicates:
         duplicates.add("x", place)
         duplicates.add("x", place)
-        raise KeyboardInterrupt
+        raise end
 
 
 def test_ids_are_found_again_after_the_table_has_grown() -> None:

@@ -14,10 +14,12 @@ import sys
 import threading
 from collections.abc import Iterator
 
-# The options' numbers and values are those of <malloc.h> and of `man mallopt`.
+# The options' numbers are those of <malloc.h>. A glibc that refuses a value takes the largest that all versions take.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_OF_ALL_VERSIONS = 1 << 25
 _KEPT = {_TRIM_THRESHOLD: 1 << 30, _MMAP_THRESHOLD: 1 << 28}
-_AS_BEFORE = {_TRIM_THRESHOLD: 1 << 26, _MMAP_THRESHOLD: 1 << 25}  # where glibc's own adjustment ends
+# Where glibc's own adjustment ends. It does not adjust these any more once they were set.
+_AS_BEFORE = {_TRIM_THRESHOLD: 1 << 26, _MMAP_THRESHOLD: _LARGEST_OF_ALL_VERSIONS}
 _ENVIRONMENT = ("MALLOC_", "GLIBC_TUNABLES")
 
 _lock = threading.Lock()
@@ -47,7 +49,8 @@ def freed_memory_kept() -> Iterator[None]:
 
 def _set(library: ctypes.CDLL, options: dict[int, int]) -> None:
     for option, value in options.items():
-        library.mallopt(option, value)
+        if not library.mallopt(option, value):
+            library.mallopt(option, _LARGEST_OF_ALL_VERSIONS)
 
 
 def _glibc() -> ctypes.CDLL | None:

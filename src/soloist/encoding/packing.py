@@ -101,6 +101,13 @@ class _Tiles:
             mask=mask.expand(len(key), 1, key.shape[2], -1),
         )
 
+    def is_like(self, key: torch.Tensor, value: torch.Tensor) -> bool:
+        """Whether keys and values of this form have room here."""
+        return all(
+            room.dtype is wanted.dtype and room.shape[1::2] == wanted.shape[1::2]
+            for room, wanted in ((self.key, key), (self.value, value))
+        )
+
     def hold(self, key: torch.Tensor, value: torch.Tensor) -> None:
         """Put keys and values of a layer in the place of those of the last one."""
         self.key[:, :, : key.shape[2]] = key
@@ -277,7 +284,7 @@ def _length_by_length(
 def _whole_tiles(rows: Rows, key: torch.Tensor, value: torch.Tensor, tile: int) -> _Tiles:
     """Keys and values (rows, heads, length, head_dim) up to a whole number of tiles."""
     tiles = _packed.tiles.get(rows)
-    if tiles is None or tiles.key.shape[1::2] != key.shape[1::2] or tiles.value.shape[3] != value.shape[3]:
+    if tiles is None or not tiles.is_like(key, value):
         tiles = _packed.tiles[rows] = _Tiles.like(key, value, rows.length + -rows.length % tile)
     tiles.hold(key, value)
     return tiles

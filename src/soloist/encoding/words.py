@@ -60,7 +60,8 @@ def words_of(backend: Tokenizer) -> Words | None:
         return None
     if backend.truncation is not None or backend.padding is not None or getattr(backend.model, "dropout", None):
         return None
-    whole_with = (*(token.content for token in added), BETWEEN)
+    # A word that ends as the token between words begins would be read as a part of that token.
+    whole_with = (*(token.content for token in added), BETWEEN[0])
     pattern = _between_spaces(backend)
     if pattern is not None:
         reader = _reader(backend, backend.normalizer, backend.pre_tokenizer)

@@ -89,13 +89,11 @@ class WordwiseTokenizer:
         if len(self._numbers) > KEPT_WORDS or self._characters > KEPT_CHARACTERS:
             self._forget()
         known = len(self._numbers)
-        numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
-        new = list(self._numbers)[known:]
         try:
-            self._learn(new)
-        except BaseException:
-            for word in new:
-                del self._numbers[word]
+            numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
+            self._learn(list(self._numbers)[known:])
+        except BaseException:  # words without their tokens would shift those of all others
+            self._forget()
             raise
         return numbers
 

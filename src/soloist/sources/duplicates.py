@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from soloist.digests import DigestTable, text_digest
-from soloist.errors import DuplicateIdError
+from soloist.errors import DuplicateIdError, InputError
 from soloist.sources.faults import shortened
 from soloist.types import Place
 
@@ -19,7 +19,7 @@ class DuplicateIds:
     """Raises at the second chunk with the same id. A collection has an object of its own.
 
     Ids may be added, and checked together, which takes a third of the time. As a context manager it checks what was
-    added where an error ends the work, so that of two faults the first one is told.
+    added where a fault of the input ends the work, so that of two faults the first one is told.
 
     Example:
         >>> duplicates = DuplicateIds()
@@ -42,7 +42,7 @@ class DuplicateIds:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or issubclass(kind, Exception):
+        if kind is None or issubclass(kind, InputError):
             self.check_added()
 
     def check(self, id: str, place: Place) -> None:
