@@ -79,7 +79,7 @@ from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
 from soloist.stores.layout import STATE
-from soloist.stores.leftovers import empty_new_folder, remove_ahead, remove_leftovers
+from soloist.stores.leftovers import ahead_removed, undone_on_error
 
 
 def run(
@@ -191,9 +191,9 @@ class _Run:
     def _work(self, builder: ResultBuilder, sink: EventSink) -> Callable[[], RunResult]:
         """Do all but write run.json; what this returns makes the result at the very end."""
         config, accelerator = self._config, self._accelerator
-        with _undone_on_error(self._folder), self._told(sink):
+        with undone_on_error(self._folder.path), self._told(sink):
             inputs = self._read(sink)
-        with _ahead_removed(self._folder):
+        with ahead_removed(self._folder.path):
             recorded = recorded_budgets(inputs.made, inputs.fingerprints)
             budgets = self._reconcile(inputs, recorded, sink)
             measurements = MeasurementCache(config.cache_dir)
@@ -366,28 +366,6 @@ def _member(model: StagedModel) -> Member:
 def _warn_of_fusion(fusion: FusionPlan | None, sink: EventSink) -> None:
     for message in fusion.notices if fusion is not None else ():
         sink.emit(Notice(about="fusion", message=message))
-
-
-@contextlib.contextmanager
-def _undone_on_error(folder: RunFolder) -> Iterator[None]:
-    """Until the new chunks are reconciled nothing has changed: a new folder is empty again, another as it was."""
-    try:
-        yield
-    except BaseException:
-        if folder.manifest.exists():
-            remove_leftovers(folder.path)
-        else:
-            empty_new_folder(folder.path)
-        raise
-
-
-@contextlib.contextmanager
-def _ahead_removed(folder: RunFolder) -> Iterator[None]:
-    """At the end no vectors wait for their pass any more."""
-    try:
-        yield
-    finally:
-        remove_ahead(folder.path)
 
 
 def _state(config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget]) -> dict[str, Any]:

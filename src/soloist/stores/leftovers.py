@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from soloist.errors import OutputError
 from soloist.stores.atomic import disk_errors, is_temporary
 from soloist.stores.layout import AHEAD, INCOMING, STATE
+from soloist.stores.manifest import Manifest
+
+
+@contextlib.contextmanager
+def undone_on_error(root: Path) -> Iterator[None]:
+    """Until the new chunks are reconciled nothing has changed: a new folder is empty again, another as it was."""
+    try:
+        yield
+    except BaseException:
+        if Manifest(root).exists():
+            remove_leftovers(root)
+        else:
+            empty_new_folder(root)
+        raise
+
+
+@contextlib.contextmanager
+def ahead_removed(root: Path) -> Iterator[None]:
+    """At the end no vectors wait for their pass any more."""
+    try:
+        yield
+    finally:
+        remove_ahead(root)
 
 
 def remove_leftovers(root: Path) -> None:

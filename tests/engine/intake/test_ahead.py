@@ -127,11 +127,13 @@ def batches(sink: Waiting) -> list[tuple[str, str, int]]:
     return sorted((event.model, event.device, event.rows) for event in sink.events if isinstance(event, BatchEncoded))
 
 
-@pytest.mark.parametrize("vector_dtype", ["float32", "float16"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_is_the_same_with_and_without(config, tmp_path, dtype, vector_dtype):
+@pytest.mark.parametrize(
+    ("dtype", "vector_dtype", "mode"),
+    [("float32", "float32", "exclusive"), ("bfloat16", "float16", "exclusive"), ("float32", "float16", "standard")],
+)
+def test_a_run_is_the_same_with_and_without(config, tmp_path, dtype, vector_dtype, mode):
     """A vector with another bit, a repeated text that counts as embedded, or a record without its tally."""
-    config = dataclasses.replace(config, dtype=dtype, vector_dtype=vector_dtype)
+    config = dataclasses.replace(config, dtype=dtype, vector_dtype=vector_dtype, mode=mode)
     result, sink = beside(config)
     other, without = afterwards(config, tmp_path)
     assert (sink.files, without.files) == (2 * (6 + 2 + 1), 0)
