@@ -159,6 +159,42 @@ def test_shards_with_texts_that_are_left_out_are_computed_in_the_pass(config, tm
     assert_same_files(config.out, tmp_path / "afterwards")
 
 
+def test_a_shard_waits_with_the_vectors_of_all_models_or_of_none(config, tables, tmp_path):
+    """Files that no pass takes would stay on the disk until the end, beside the vectors that the passes write."""
+    holes = SentenceTransformer(str(tables["slim"]), device="cpu")
+    moss = holes.tokenizer.encode("moss", add_special_tokens=False).ids
+    with torch.no_grad():
+        holes[0].embedding.weight[moss] = 0
+    holes.save(str(tmp_path / "holes"), create_model_card=False)
+    catalogue = write_catalogue(tmp_path / "holes.toml", {"wide": tables["wide"], "holes": tmp_path / "holes"})
+    config = dataclasses.replace(
+        config, models=("wide", "holes"), catalogue=catalogue, source=SourceConfig(on_bad_input="skip")
+    )
+    _, sink = beside(config)
+    assert [event.chunks for event in sink.events if isinstance(event, TextsLeftOut)] == [2]  # "moss" twice
+    assert sink.files == 2 * (6 + 1 + 1)
+    afterwards(config, tmp_path)
+    assert_same_files(config.out, tmp_path / "afterwards")
+
+
+def test_a_file_that_is_damaged_while_it_waits_is_computed_in_the_pass(config, tmp_path):
+    """A run whose chunks are all fine would end in an error."""
+
+    class Damaging(Waiting):
+        def emit(self, event: Event) -> None:
+            if isinstance(event, PassStarted) and self.files < 0:
+                for file in (config.out / ".ahead").rglob("part-00003.parquet"):
+                    file.write_bytes(file.read_bytes()[:100])
+            super().emit(event)
+
+    sink = Damaging(config.out)
+    run(config, sink)
+    _, without = afterwards(config, tmp_path)
+    assert sink.files == 2 * (6 + 2 + 1)
+    assert told(sink) == told(without)
+    assert_same_files(config.out, tmp_path / "afterwards")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -166,11 +202,14 @@ def test_shards_with_texts_that_are_left_out_are_computed_in_the_pass(config, tm
         {"models": ("wide", "dense")},
         {"isolation": "process"},
         {"accelerator": "simulated:1xT4"},
+        {"stop_after": 600.0},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
 def test_other_runs_embed_in_their_passes_alone(config, changes):
-    """A product's last bits may depend on the rows beside it, and devices have bits of their own."""
+    """A product's last bits may depend on the rows beside it, and devices have bits of their own. Sessions with a limit
+    of time could each lose what they did beside the reading, and never come further.
+    """
     _, sink = beside(dataclasses.replace(config, **changes))
     assert sink.files == 0
 
@@ -306,8 +345,8 @@ def test_vectors_take_no_disk_that_the_reading_needs(written, config):
     """A run that fitted on its disk would end in the reading, with nothing to go on with."""
     models, shards = written.through()
     assert models is not None and list(shards) == list(written.shards)
-    sizes = [48 * 4 * shard.rows for shard in written.shards]  # of the wider table, which comes first
-    left = [sizes[0] + 10, sizes[0] + 10, sizes[1] + 9, *[10**9] * 20]
+    sizes = [(48 + 16) * 4 * shard.rows for shard in written.shards]  # of both tables
+    left = [sizes[0] + 10, sizes[1] + 9, *[10**9] * 20]
     written.folder.ahead.path.rename(written.folder.path / ".before")
     models, shards = written.through(spare_bytes=10, free_bytes=lambda path: left.pop(0))
     assert models is not None and list(shards) == [written.shards[0], *written.shards[2:]]

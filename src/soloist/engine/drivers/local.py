@@ -37,6 +37,7 @@ from soloist.engine.shard_encoding import (
     prepare_texts,
     token_counts,
 )
+from soloist.errors import OutputError
 from soloist.events import (
     BatchEncoded,
     BatchSplit,
@@ -114,7 +115,8 @@ def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: 
         encoder, limits = context.encoders[item.model], context.plan.limits[item.model]
         folder, waiting = context.run_shards.folder, context.ahead.file(item.model, item.shard)
         if waiting is not None:
-            return _waiting(item, waiting, folder, encoder, limits, known[item.model])
+            with contextlib.suppress(OutputError):  # damaged meanwhile: this shard is computed as any other
+                return _waiting(item, waiting, folder, encoder, limits, known[item.model])
         return _prepare(item, folder, encoder, limits, known[item.model])
 
     with context.stop.shielded(), Lookahead(prepare, left.work) as prepared:

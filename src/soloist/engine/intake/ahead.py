@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from soloist.config import RunConfig
 from soloist.devices import Accelerator
 from soloist.digests import row_checksums, text_digest
-from soloist.encoding.encoder import Encoder
 from soloist.encoding.tables import TextVectors, text_vectors
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.intake.model_staging import ModelStaging, StagedModels
@@ -37,8 +36,8 @@ from soloist.stores.tables import rounded
 from soloist.types import Collection, Shard, VectorDType
 from soloist.workers import Task, WorkerThread
 
-# The reading must not run out of disk because of vectors that today's pass would have written later. What it has left
-# to write is at most about what the files have, and compressed ones are compressed again.
+# The reading must not run out of disk because of vectors that a pass would write later. What it has left to write is at
+# most about what the files have, and compressed ones are compressed again.
 _SPARE_BYTES = 1 << 30
 _TIMES_THE_INPUT = 2
 _FLOAT_BYTES = 4
@@ -64,7 +63,7 @@ class EmbeddedAhead:
     shards: Mapping[ShardRef, Mapping[str, AheadFile]] = field(default_factory=dict)
 
     def file(self, model: str, ref: ShardRef) -> AheadFile | None:
-        """The file of a model and a shard; None where there is none, or the shard has other texts by now."""
+        """The file of a model and a shard; None where there is none. A shard with other texts is another `ShardRef`."""
         return self.shards.get(ref, {}).get(model)
 
 
@@ -89,10 +88,13 @@ def spare_bytes(collections: Sequence[Collection]) -> int:
 def may_embed_ahead(config: RunConfig, accelerator: Accelerator, folder: RunFolder, staging: ModelStaging) -> bool:
     """Whether the shards of a run can be embedded beside its reading: by tables on the host, into a folder without
     vectors, and without another run to take them from.
+
+    Not where the run's time has a limit: what is done beside the reading is lost if the reading does not end in time.
     """
     return (
         accelerator.kind == "cpu"
         and config.isolation == "allocator"
+        and config.stop_after is None
         and not config.reuse
         and not any(record.kind == "vectors" for record in folder.manifest.read().values())
         and not (folder.path / PREVIOUS).exists()
@@ -185,28 +187,36 @@ class Ahead:
         assert self._models is not None
         shard = self._folder.incoming.shards.read_shard(ref.collection, ref.index)
         digests = [text_digest(text) for text in shard.texts]
-        files: dict[str, AheadFile] = {}
+        found: dict[str, tuple[TextVectors, float]] = {}
         for model, encoder in self._models.encoders.items():
             began = time.perf_counter()
-            found = text_vectors(encoder, shard.texts, self._require_wanted)
-            if found is None or not self._has_room(found):
+            vectors = text_vectors(encoder, shard.texts, self._require_wanted)
+            if vectors is None:
                 return
-            record = self._write(model, encoder, shard, ref.content, digests, found)
-            checksums = row_checksums(rounded(found.vectors, self._vector_dtype))
-            files[model] = AheadFile(record=record, checksums=checksums, seconds=time.perf_counter() - began)
-        self._shards[ref] = files
+            found[model] = vectors, time.perf_counter() - began
+        if self._has_room([vectors for vectors, _ in found.values()]):
+            self._shards[ref] = {
+                model: self._write(model, shard, ref.content, digests, vectors, seconds)
+                for model, (vectors, seconds) in found.items()
+            }
 
-    def _has_room(self, found: TextVectors) -> bool:
-        return self._free_bytes(self._folder.path) - found.vectors.nbytes >= self._spare_bytes
+    def _has_room(self, found: Sequence[TextVectors]) -> bool:
+        size = sum(vectors.vectors.nbytes for vectors in found)
+        return self._free_bytes(self._folder.path) - size >= self._spare_bytes
 
     def _write(
-        self, model: str, encoder: Encoder, shard: Shard, content: str, digests: Sequence[bytes], found: TextVectors
-    ) -> FileRecord:
+        self, model: str, shard: Shard, content: str, digests: Sequence[bytes], found: TextVectors, seconds: float
+    ) -> AheadFile:
+        """Write a model's file of a shard; `seconds` are those that its vectors took."""
+        assert self._models is not None
         self._require_wanted()
-        return self._folder.ahead.shards.write_vectors(
-            shard.collection, model, shard.index, shard.ids, found.vectors, digests, encoder.staged.fingerprint,
-            found.counts, self._vector_dtype, content,
+        began = time.perf_counter()
+        record = self._folder.ahead.shards.write_vectors(
+            shard.collection, model, shard.index, shard.ids, found.vectors, digests,
+            self._models.staged[model].fingerprint, found.counts, self._vector_dtype, content,
         )  # fmt: skip
+        checksums = row_checksums(rounded(found.vectors, self._vector_dtype))
+        return AheadFile(record=record, checksums=checksums, seconds=seconds + time.perf_counter() - began)
 
 
 def _size(file: Path) -> int:
