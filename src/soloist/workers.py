@@ -87,6 +87,11 @@ class WorkerThread:
         self.close_later()
         self._thread.join()
 
+    def close_within(self, seconds: float) -> None:
+        """The same, or return when the time is over."""
+        self.close_later()
+        self._thread.join(seconds)
+
     def close_later(self) -> None:
         """The same, without waiting."""
         self._tasks.put(None)

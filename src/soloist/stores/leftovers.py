@@ -57,8 +57,7 @@ def remove_ahead(root: Path) -> None:
         OutputError: something of it cannot be removed.
     """
     with disk_errors(root):
-        if (root / AHEAD).is_dir():
-            shutil.rmtree(root / AHEAD)
+        _remove_folder(root / AHEAD)
 
 
 def empty_new_folder(root: Path) -> None:
@@ -77,5 +76,12 @@ def empty_new_folder(root: Path) -> None:
 
 def _remove_hidden(root: Path) -> None:
     for name in (INCOMING, AHEAD):
-        if (root / name).is_dir():
-            shutil.rmtree(root / name)
+        _remove_folder(root / name)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder, where there is one. Meanwhile a thread that was told to end may still write there, or remove."""
+    if folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():
+        shutil.rmtree(folder)

@@ -42,6 +42,9 @@ _SPARE_BYTES = 1 << 30
 _TIMES_THE_INPUT = 2
 _FLOAT_BYTES = 4
 
+# The thread ends after the texts that it has at hand (see `text_vectors`), or after a file: well under a second.
+_PIECE_SECONDS = 10.0
+
 FreeBytes = Callable[[Path], int]
 
 
@@ -139,8 +142,13 @@ class Ahead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._has_ended.set()
-        if self._thread is not None:
+        if self._thread is None:
+            return
+        try:
             self._thread.close()
+        except KeyboardInterrupt:  # a second one; but the folder in which the thread writes is cleared next
+            self._thread.close_within(_PIECE_SECONDS)
+            raise
 
     def begin(self, ref: ShardRef) -> None:
         """Embed a shard, which is written, after those before it."""

@@ -1,7 +1,7 @@
 """The first step of a run: read every chunk once, and write it down in shards.
 
-Everything that can be wrong with the input shows here, before a model is loaded; what follows
-reads only the run's own shards, which do not change under it.
+Everything that can be wrong with the input shows here, before a network is loaded. What follows reads only the run's
+own shards, which do not change under it.
 """
 
 from __future__ import annotations
