@@ -220,7 +220,7 @@ class ShardEncoded(Event):
     `truncated_tokens` were cut off at the model's limit.
 
     `tally` counts the tokens of all rows. `seconds` is the time that this shard kept the pass busy. Where the shard was
-    embedded beside the reading, the time that this took is part of it.
+    embedded beside the reading, the time that its vectors took there is part of it.
     """
 
     model: str

@@ -148,8 +148,12 @@ def test_a_run_is_the_same_with_and_without(config, tmp_path, dtype, vector_dtyp
 
 
 def test_shards_with_texts_that_are_left_out_are_computed_in_the_pass(config, tmp_path):
-    """Vectors of rows that are gone would stand beside other texts."""
-    write(config.chunks_root, "beta", ["moss", "\u200b", "fern", "stone", "river", "bridge", "moss", "a fern", "fern"])
+    """Vectors of rows that are gone would stand beside other texts, or a text of an earlier shard have no vector."""
+    write(
+        config.chunks_root,
+        "beta",
+        ["stone 0 river", "\u200b", "fern", "stone", "river", "bridge", "moss", "a fern", "fern"],
+    )
     config = dataclasses.replace(config, source=SourceConfig(on_bad_input="skip"))
     _, sink = beside(config)
     _, without = afterwards(config, tmp_path)
@@ -259,7 +263,7 @@ def test_models_are_told_of_after_the_input(config):
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "soloist-ahead"]
+    return [thread for thread in threading.enumerate() if thread.name in ("soloist-ahead", "soloist-ahead-files")]
 
 
 def test_a_stop_while_the_input_is_read_leaves_nothing(config):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.editing import write_chunks
+from support.editing import empty_run, write_chunks
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.digests import text_digest
@@ -172,7 +172,8 @@ def test_repeated_texts_of_a_shard_that_was_written_in_this_pass_are_held_agains
     """A bit that flips after a shard was written would be copied to every chunk of the same text."""
     repeated = [("again", "the text of row 1"), ("other", "a text of its own")]
     write_chunks(tmp_path / "chunks", {"alpha/a": [*FILES["alpha/a"], *repeated]})
-    config = dataclasses.replace(config, vector_dtype=dtype)
+    # With `--reuse` the table does not embed beside the reading, which copies nothing.
+    config = dataclasses.replace(config, vector_dtype=dtype, reuse=(empty_run(tmp_path / "empty"),))
 
     class Flip:
         """Flips a bit of the first shard's vectors, once it is written."""

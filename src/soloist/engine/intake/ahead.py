@@ -33,7 +33,7 @@ from soloist.stores.layout import PREVIOUS
 from soloist.stores.leftovers import remove_ahead
 from soloist.stores.manifest import FileRecord
 from soloist.stores.tables import rounded
-from soloist.types import Collection, Shard, VectorDType
+from soloist.types import Collection, VectorDType
 from soloist.workers import Task, WorkerThread
 
 # The reading must not run out of disk because of vectors that a pass would write later. What it has left to write is at
@@ -42,7 +42,7 @@ _SPARE_BYTES = 1 << 30
 _TIMES_THE_INPUT = 2
 _FLOAT_BYTES = 4
 
-# The thread ends after the texts that it has at hand (see `text_vectors`), or after a file: well under a second.
+# A thread ends after the texts that it has at hand (see `text_vectors`), or after a file: well under a second.
 _PIECE_SECONDS = 10.0
 
 FreeBytes = Callable[[Path], int]
@@ -51,7 +51,7 @@ FreeBytes = Callable[[Path], int]
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AheadFile:
     """A file of vectors that waits for its pass: its record, as the run will have it, the checksum of each row, and the
-    seconds that it took.
+    seconds that its vectors took.
     """
 
     record: FileRecord
@@ -71,6 +71,16 @@ class EmbeddedAhead:
 
 
 NONE_AHEAD = EmbeddedAhead()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Computed:
+    """The vectors of a shard by one model, and the seconds that they took."""
+
+    model: str
+    fingerprint: str
+    rows: TextVectors
+    seconds: float
 
 
 class _NotWantedError(Exception):
@@ -106,10 +116,11 @@ def may_embed_ahead(config: RunConfig, accelerator: Accelerator, folder: RunFold
 
 
 class Ahead:
-    """A thread that embeds the shards that it is told of; a context manager around the reading.
+    """A thread that embeds the shards that it is told of, and one that writes their files; a context manager around the
+    reading.
 
     The models are staged when the first shard is written: a fault at the beginning of the input costs no model. Leaving
-    ends the thread within moments, whatever it is at.
+    ends the threads within moments, whatever they are at.
     """
 
     def __init__(
@@ -128,7 +139,9 @@ class Ahead:
         self._spare_bytes = spare_bytes
         self._free_bytes = free_bytes
         self._thread: WorkerThread | None = None
+        self._writer: WorkerThread | None = None
         self._last: Task[None] | None = None
+        self._writing: Task[None] | None = None
         self._has_ended = threading.Event()  # nobody wants more, or something has failed
         self._models: StagedModels | None = None
         self._shards: dict[ShardRef, Mapping[str, AheadFile]] = {}
@@ -142,12 +155,13 @@ class Ahead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._has_ended.set()
-        if self._thread is None:
-            return
+        threads = [thread for thread in (self._thread, self._writer) if thread is not None]
         try:
-            self._thread.close()
-        except KeyboardInterrupt:  # a second one; but the folder in which the thread writes is cleared next
-            self._thread.close_within(_PIECE_SECONDS)
+            for thread in threads:  # the first one gives the other its work
+                thread.close()
+        except KeyboardInterrupt:  # a second one; but the folder in which a thread writes is cleared next
+            for thread in threads:
+                thread.close_within(_PIECE_SECONDS)
             raise
 
     def begin(self, ref: ShardRef) -> None:
@@ -155,6 +169,7 @@ class Ahead:
         if self._has_ended.is_set():
             return
         if self._thread is None:
+            self._writer = WorkerThread("soloist-ahead-files")
             self._thread = WorkerThread("soloist-ahead")
             self._thread.submit(functools.partial(self._unless_ended, self._stage))
         self._last = self._thread.submit(functools.partial(self._unless_ended, functools.partial(self._embed, ref)))
@@ -165,6 +180,8 @@ class Ahead:
         """
         if self._last is not None:
             self._last.wait(check)
+        if self._writing is not None:  # which the last one may have set
+            self._writing.wait(check)
         if self._models is None:
             return None, NONE_AHEAD
         return self._models, EmbeddedAhead(shards=dict(self._shards))
@@ -191,40 +208,44 @@ class Ahead:
             self._has_ended.set()
 
     def _embed(self, ref: ShardRef) -> None:
-        """Write a file for each model; the shard does not count where one of them lacks a vector of a text."""
+        """Compute the vectors of each model, and have them written; not where one of them lacks a vector of a text."""
         assert self._models is not None
         shard = self._folder.incoming.shards.read_shard(ref.collection, ref.index)
         digests = [text_digest(text) for text in shard.texts]
-        found: dict[str, tuple[TextVectors, float]] = {}
+        computed: list[_Computed] = []
         for model, encoder in self._models.encoders.items():
             began = time.perf_counter()
-            vectors = text_vectors(encoder, shard.texts, self._require_wanted)
-            if vectors is None:
+            rows = text_vectors(encoder, shard.texts, self._require_wanted)
+            if rows is None:
                 return
-            found[model] = vectors, time.perf_counter() - began
-        if self._has_room([vectors for vectors, _ in found.values()]):
-            self._shards[ref] = {
-                model: self._write(model, shard, ref.content, digests, vectors, seconds)
-                for model, (vectors, seconds) in found.items()
-            }
+            seconds = time.perf_counter() - began
+            computed.append(_Computed(model=model, fingerprint=encoder.staged.fingerprint, rows=rows, seconds=seconds))
+        self._have_written(functools.partial(self._write, ref, shard.ids, digests, computed))
 
-    def _has_room(self, found: Sequence[TextVectors]) -> bool:
-        size = sum(vectors.vectors.nbytes for vectors in found)
-        return self._free_bytes(self._folder.path) - size >= self._spare_bytes
+    def _have_written(self, write: Callable[[], None]) -> None:
+        """Begin to write, once what was computed before is written: no more than one shard waits for the disk."""
+        assert self._writer is not None
+        if self._writing is not None:
+            self._writing.wait()
+        self._writing = self._writer.submit(functools.partial(self._unless_ended, write))
 
     def _write(
-        self, model: str, shard: Shard, content: str, digests: Sequence[bytes], found: TextVectors, seconds: float
-    ) -> AheadFile:
-        """Write a model's file of a shard; `seconds` are those that its vectors took."""
-        assert self._models is not None
-        self._require_wanted()
-        began = time.perf_counter()
-        record = self._folder.ahead.shards.write_vectors(
-            shard.collection, model, shard.index, shard.ids, found.vectors, digests,
-            self._models.staged[model].fingerprint, found.counts, self._vector_dtype, content,
-        )  # fmt: skip
-        checksums = row_checksums(rounded(found.vectors, self._vector_dtype))
-        return AheadFile(record=record, checksums=checksums, seconds=seconds + time.perf_counter() - began)
+        self, ref: ShardRef, ids: Sequence[str], digests: Sequence[bytes], computed: Sequence[_Computed]
+    ) -> None:
+        """Write a file for each model, where the disk has room for all of them; then the shard counts."""
+        size = sum(made.rows.vectors.nbytes for made in computed)
+        if self._free_bytes(self._folder.path) - size < self._spare_bytes:
+            return
+        files: dict[str, AheadFile] = {}
+        for made in computed:
+            self._require_wanted()
+            record = self._folder.ahead.shards.write_vectors(
+                ref.collection, made.model, ref.index, ids, made.rows.vectors, digests, made.fingerprint,
+                made.rows.counts, self._vector_dtype, ref.content,
+            )  # fmt: skip
+            checksums = row_checksums(rounded(made.rows.vectors, self._vector_dtype))
+            files[made.model] = AheadFile(record=record, checksums=checksums, seconds=made.seconds)
+        self._shards[ref] = files
 
 
 def _size(file: Path) -> int:
