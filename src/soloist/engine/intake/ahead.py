@@ -40,7 +40,6 @@ from soloist.workers import Task, WorkerThread
 # most about what the files have, and compressed ones are compressed again.
 _SPARE_BYTES = 1 << 30
 _TIMES_THE_INPUT = 2
-_FLOAT_BYTES = 4
 
 # A thread ends after the texts that it has at hand (see `text_vectors`), or after a file: well under a second.
 _PIECE_SECONDS = 10.0
