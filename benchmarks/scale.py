@@ -1,13 +1,15 @@
 """Whether a run slows down or grows with its chunks: a static model on 100,000 chunks, and on 1,000,000.
 
 Each size is a run of the command in a process of its own. The chunks are short, all different, made as they are written
-to the chunk file, and never in memory together. Three figures: the rate of the last tenth of the chunks beside that
-of the first, by the seconds of their shards in events.jsonl; the peak of the large run beside that of the small one;
-and the wall time of the large run in its longest stage. Prints a table, and as its last line one JSON object.
+to the chunk file, and never in memory together. Prints a table, and as its last line one JSON object. Three figures:
 
-The stages are wall times of their own. `start`, `reading`, `between`, `pass` and `end` follow each other, and their sum
-is the wall time. `encoding` is what the shards say that their embedding took: it lies in the pass or, where a table
-embeds beside the reading, mostly in `reading` and `between`.
+- the rate of the last tenth of the chunks, divided by the rate of the first, by the shards' seconds in events.jsonl;
+- the peak of the large run, divided by the peak of the small one;
+- the wall time of the large run, divided by the wall time of its longest stage.
+
+The stages `start`, `reading`, `between`, `pass` and `end` follow each other, and their sum is the wall time. `encoding`
+is the sum of the shards' seconds of embedding. It lies in `pass`. If a static model embeds while the input is read,
+`encoding` lies mostly in `reading` and `between`.
 
     python -m benchmarks.scale [--quick] [--sizes 100000,1000000] [--model wordllama] [--results FOLDER]
 """
@@ -55,12 +57,12 @@ class Scaled:
 
     @property
     def longest_stage(self) -> tuple[str, float]:
-        """The name and the seconds of the stage that bounds the wall time, whatever lies beside it."""
+        """The name and the seconds of the longest stage. The wall time cannot be shorter."""
         return max({**self.stage_seconds, "encoding": self.encoding_seconds}.items(), key=lambda stage: stage[1])
 
     @property
     def wall_ratio(self) -> float:
-        """The wall time in seconds of the longest stage."""
+        """The wall time, divided by the seconds of the longest stage."""
         return self.wall_seconds / self.longest_stage[1]
 
 
@@ -99,7 +101,7 @@ def made_texts(count: int, seed: int = 0) -> Iterator[str]:
 
 
 def tenths(shards: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """Chunks a second in the first and in the last tenth; of each shard its seconds and its rows, in order.
+    """Chunks a second in the first and in the last tenth, from the seconds and the rows of each shard, in order.
 
     A tenth ends with the shard in which it is reached.
 
@@ -120,7 +122,7 @@ def _rate(shards: Sequence[tuple[float, int]], wanted: float) -> float:
 
 
 def stages(events: Sequence[Mapping[str, Any]], began: float, ended: float) -> dict[str, float]:
-    """The seconds of the stages that follow each other, of a process with these times and these events of one run.
+    """The seconds of the stages that follow each other, from the times of a process and the events of its run.
 
     >>> moments = {"RunStarted": 2.0, "InputScanned": 5.0, "PassStarted": 6.0, "PassFinished": 9.0}
     >>> stages([{"event": kind, "time": time} for kind, time in moments.items()], 1.0, 9.5)
@@ -169,7 +171,7 @@ def _measure(size: int, temp: Path, options: argparse.Namespace) -> Scaled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Process:
-    """What a process took; its times are those of the clock, as events have them."""
+    """What a process took. Its times are of the same clock as the times of events."""
 
     began: float
     ended: float
@@ -178,7 +180,7 @@ class _Process:
 
 
 def _timed(command: Sequence[str], log: Path) -> _Process:
-    """Run a process; this one is small, so that the highest resident size is not its own."""
+    """Run a process, and measure it. The measuring process is small, so the highest resident size is not its own."""
     began = time.time()
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)

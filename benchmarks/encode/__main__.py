@@ -28,7 +28,7 @@ from benchmarks.texts import Texts, documentation, many_pieces
 
 RESULTS = ROOT / "benchmarks" / "results"
 _CHUNKS = 2000
-_STATIC_CHUNKS = 20_000  # a table of token vectors takes a second for so many
+_STATIC_CHUNKS = 20_000  # a static model embeds these in about a second
 
 
 def main() -> int:
@@ -106,7 +106,7 @@ def _measured(options: argparse.Namespace, devices: tuple[str, ...]) -> dict[str
 
 
 def _texts(count: int) -> Texts:
-    """Pieces of documentation; where there are not so many, shorter pieces of all texts there are."""
+    """Pieces of documentation. If there are too few, shorter pieces of all texts."""
     found = documentation(count, token_counter())
     return found if len(found.texts) == count else many_pieces(count, token_counter())
 

@@ -27,7 +27,7 @@ class Engine:
 
     `environment` names a virtual environment of the checkout, `.venv-NAME`; empty for the one that runs. `prepared_in`
     names the one that writes the files to load, where that is another. `batching` says where the batch size comes from:
-    `best` is chosen in the warm-up. `beside_adapter` is what the engine is compared with.
+    `best` is chosen in the warm-up. `beside_adapter` is the adapter that the engine is compared with.
     """
 
     adapter: str
@@ -76,9 +76,9 @@ OPTIONAL = (
         for batching in _BATCHINGS
     ),
 )  # fmt: skip
-# What runs of static models compute, from texts in memory to vectors in memory, as all other engines do.
+# The adapter that computes what a run of a static model computes, from texts in memory to vectors in memory.
 IN_MEMORY = "soloist in memory"
-# Those that run static models. model2vec encodes in threads from 10,001 texts on, or where it is told to.
+# Engines that run static models. By default model2vec encodes in threads from 10,001 texts on.
 OPTIONAL_STATIC = tuple(
     Engine(
         adapter=adapter, precision="float32", batching=batching, environment=adapter.split()[0],
@@ -106,7 +106,7 @@ def engines_for(kind: str, precisions: Sequence[str], *, static: bool = False) -
 
 
 def _static_engines(precisions: Sequence[str]) -> list[Engine]:
-    """The engines of static models that need no environment of their own."""
+    """The engines for static models that need no environment of their own."""
     ours = [
         Engine(adapter=adapter, precision=precision, batching="its own", beside_adapter=IN_MEMORY)
         for precision in precisions

@@ -1,4 +1,4 @@
-"""soloist's encoder of a static model without a run: texts in memory to vectors in memory, as other engines do it."""
+"""soloist's encoder of a static model, without a run: from texts in memory to vectors in memory, as other engines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from benchmarks.encode.adapters import Encoded, Setup
 
-_SHARD_CHUNKS = 4096  # as a run has them
+_SHARD_CHUNKS = 4096  # as in a run
 
 
 class SoloistInMemory:
-    """What a run computes of each shard of a static model, shard by shard."""
+    """Computes what a run of a static model computes, shard by shard."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -24,7 +24,7 @@ class SoloistInMemory:
         """Nothing: the model is loaded as a run loads it."""
 
     def load(self) -> Mapping[str, Any]:
-        """Load the model, with an encoder that has read no text. Models in use are shared, so the last one goes."""
+        """Load the model, with an encoder that has read no text. Models in use are shared: drop the last one first."""
         from soloist.encoding.encoder import Encoder
         from soloist.models.catalogue import resolve
         from soloist.models.loading import stage
@@ -34,7 +34,7 @@ class SoloistInMemory:
         return {"dtype": self._setup.precision}
 
     def encode(self, texts: Sequence[str], batch_size: int, *, count: bool) -> Encoded:
-        """The vectors of all texts; `batch_size` does not concern it."""
+        """The vectors of all texts. `batch_size` is not used."""
         from soloist.encoding.tables import text_vectors
 
         began = time.perf_counter()

@@ -166,7 +166,7 @@ class Model2Vec:
 
     def load(self) -> Mapping[str, Any]:
         """Load the folder, which is a pipeline of sentence-transformers."""
-        os.environ["TOKENIZERS_PARALLELISM"] = "true"  # which the library's own threads switch off
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"  # model2vec switches it off when it uses threads
         library: Any = importlib.import_module("model2vec")
         self._model = library.StaticModel.from_pretrained(self._setup.folder, normalize=True, max_length=None)
         return {"dtype": str(self._model.embedding.dtype)}
@@ -180,7 +180,7 @@ class Model2Vec:
 
 
 class Model2VecInThreads(Model2Vec):
-    """model2vec with a batch in each of its threads, however few the texts."""
+    """model2vec with a batch in each of its threads, for any number of texts."""
 
     options: Mapping[str, Any] = {"multiprocessing_threshold": 0}
 

@@ -30,8 +30,8 @@ Say = Callable[[str], None]
 class Job:
     """What all engines do alike. `search_chunks` of the texts decide which batch size is best.
 
-    With `loads_again` the model is loaded again before each encoding. Tokenizers remember what they have read, which
-    counts where tokenizing is most of the work.
+    With `loads_again` the model is loaded again before each encoding. Tokenizers remember words that they have read,
+    and that changes the time of a static model, which is mostly tokenizing.
     """
 
     model: str

@@ -14,8 +14,8 @@ _HEAD = (
 )  # fmt: skip
 _STATIC_LEGEND = (
     f"{IN_MEMORY} computes what a run computes, from texts in memory to vectors in memory, as the others do. The row "
-    "soloist is a whole run, which embeds beside the reading of its files and writes the vectors. All engines load the "
-    "model again before each round, so that no tokenizer has seen the texts."
+    "soloist is a whole run, which embeds while it reads its files, and writes the vectors. All engines load the model "
+    "again before each round, so that no tokenizer has seen the texts."
 )
 
 

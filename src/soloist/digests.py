@@ -60,13 +60,13 @@ class DigestTable:
         return None
 
     def add_all(self, digests: Sequence[bytes]) -> NDArray[np.int64]:
-        """`add` of each digest, in order: the entries that they had already, and -1 for those that are new."""
+        """Add digests in order, as `add` does: the entry that each digest had already, and -1 for a new digest."""
         joined = b"".join(digests)
         found = self._find_all(joined)
         new = np.flatnonzero(found == _EMPTY)
         content = np.frombuffer(joined, dtype=f"V{DIGEST_BYTES}")[new].tobytes()
         halves = np.sort(np.frombuffer(content, dtype="<u8")[::2])
-        if (halves[1:] == halves[:-1]).any():  # some may be there twice
+        if (halves[1:] == halves[:-1]).any():  # a new digest may occur twice
             for row in new.tolist():
                 entry = self.add(digests[row])
                 found[row] = _EMPTY if entry is None else entry
@@ -81,7 +81,7 @@ class DigestTable:
         return found
 
     def _find_all(self, joined: bytes) -> NDArray[np.int64]:
-        """The entries of digests that lie one behind the other; -1 for those that were not added."""
+        """The entry of each digest in the joined bytes; -1 for a digest that is not in the table."""
         wanted = np.frombuffer(joined, dtype="<u8").reshape(-1, 2)
         stored = np.frombuffer(self._digests, dtype="<u8").reshape(-1, 2)
         table = np.frombuffer(self._slots, dtype=np.int32)
@@ -139,6 +139,6 @@ def shard_digest(ids: Sequence[str], digests: Sequence[bytes]) -> str:
 
 
 def digest_of_rows(id_digests: Sequence[bytes], digests: Sequence[bytes]) -> str:
-    """The same, from the digests of the ids."""
+    """As `shard_digest`, from the digests of the ids."""
     rows = itertools.chain.from_iterable(zip(id_digests, digests, strict=True))
     return hashlib.blake2b(b"".join(rows), digest_size=DIGEST_BYTES).hexdigest()

@@ -156,7 +156,7 @@ def stage_all(
 def _staged(spec: ModelSpec, requested: DTypeRequest, matmul: MatmulRequest, accelerator: Accelerator) -> StagedModel:
     known = replace(spec, overflows_float16=overflows_float16(spec))
     dtype = dtype_on(accelerator, known, requested)
-    if is_bare_table(known):  # no product waits for the measurement of libraries
+    if is_bare_table(known):  # it multiplies nothing, so no library is measured
         return stage(known, dtype)
     return stage(known, dtype, matmul_on(accelerator, dtype, matmul))
 

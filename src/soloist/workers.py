@@ -88,12 +88,12 @@ class WorkerThread:
         self._thread.join()
 
     def close_within(self, seconds: float) -> None:
-        """The same, or return when the time is over."""
+        """As `close`, but return after these seconds at the latest."""
         self.close_later()
         self._thread.join(seconds)
 
     def close_later(self) -> None:
-        """The same, without waiting."""
+        """As `close`, without waiting."""
         self._tasks.put(None)
 
 

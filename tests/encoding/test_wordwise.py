@@ -16,7 +16,7 @@ from soloist.encoding.wordwise import WordwiseTokenizer, read_whole, wordwise
 from soloist.models.catalogue import resolve
 from soloist.models.location import WORDLLAMA_TOKENIZER, locate
 
-# What lies at the ends of words: spaces of all kinds, punctuation, controls, accents, added tokens, and other letters.
+# What can stand at the end of a word: spaces of all kinds, punctuation, controls, accents, added tokens, other letters.
 _PARTS = (
     " ", "  ", "   ", "\n", "\t", "\r", "\x00", "\x01", "\x1c", "\x85", "\u00a0", "\u2003", "\u2581", "\u0301",
     "\u0338", ",", ".", "-", "_", "=", "<", ">", "'", "\u201d", "\u2014", "<s>", "</s>", "<unk>", "[SEP]", "[UNK]",
@@ -49,7 +49,7 @@ def tokenizers(tiny_models) -> dict[str, Tokenizer]:
 
 @pytest.fixture(scope="module")
 def found(tokenizers) -> dict[str, WordwiseTokenizer | None]:
-    """Each of them, word by word, with the words of all texts that it was given."""
+    """The word by word tokenizer of each, which knows the words of all texts that it was given."""
     return {name: wordwise(tokenizer) for name, tokenizer in tokenizers.items()}
 
 
@@ -57,14 +57,14 @@ def found(tokenizers) -> dict[str, WordwiseTokenizer | None]:
 @given(texts=_texts)
 @settings(max_examples=150, deadline=None)
 def test_word_by_word_a_text_has_the_same_tokens(tokenizers, found, name, texts):
-    """A word that was cut off from what it is read with would have other tokens, and its texts other vectors."""
+    """A word that is cut off from its neighbour could have other tokens, and its texts other vectors."""
     expected = [ids.tolist() for ids in read_whole(tokenizers[name], texts)]
     assert [ids.tolist() for ids in found[name].ids(texts)] == expected
     assert [ids.tolist() for ids in found[name].ids([*reversed(texts)])] == expected[::-1]  # by now every word is known
 
 
 def test_words_that_are_forgotten_are_read_again(tokenizers, monkeypatch):
-    """Memory that grows with the collection, or the tokens of another word after the words were forgotten."""
+    """Memory would grow with the collection, or a word would get the tokens of another word after a reset."""
     monkeypatch.setattr(module, "KEPT_WORDS", 20)
     found = wordwise(tokenizers["llama"])
     assert found is not None
@@ -75,7 +75,7 @@ def test_words_that_are_forgotten_are_read_again(tokenizers, monkeypatch):
 
 
 def test_long_words_are_not_kept(tokenizers, monkeypatch):
-    """Lines of base64 are one word each: some thousands of them would take the memory of the whole collection."""
+    """Each line of base64 is one word: thousands of lines would take as much memory as the whole collection."""
     monkeypatch.setattr(module, "KEPT_CHARACTERS", 1000)
     found = wordwise(tokenizers["bert"])
     assert found is not None
@@ -85,7 +85,7 @@ def test_long_words_are_not_kept(tokenizers, monkeypatch):
 
 
 def test_a_word_at_which_the_tokenizer_fails_leaves_the_others_as_they_were():
-    """Numbers that were given out for words without tokens: later words would have the tokens of others."""
+    """Words without tokens would keep their numbers, and later words would get the tokens of other words."""
     split = pre_tokenizers.WhitespaceSplit().pre_tokenize_str
     known = dict.fromkeys(word for probe in module.PROBES for word, _ in split(probe))
     tokenizer = _word_level([*known, "boats"])
@@ -106,7 +106,7 @@ def _changed(name: str, tokenizers: dict[str, Tokenizer], **settings: object) ->
 
 
 def _merging_across(tokenizers: dict[str, Tokenizer], left: str, right: str) -> Tokenizer:
-    """The tokenizer of Llama with one more token, across the end of a word."""
+    """The tokenizer of Llama with one more token, which lies across the end of a word."""
     content = json.loads(tokenizers["llama"].to_str())["model"]
     vocabulary = {**content["vocab"], left + right: len(content["vocab"])}
     return _changed("llama", tokenizers, vocab=vocabulary, merges=[*content["merges"], [left, right]])
@@ -148,7 +148,7 @@ _REFUSED = {
 
 @pytest.mark.parametrize("why", list(_REFUSED))
 def test_other_tokenizers_read_their_texts_whole(tokenizers, why):
-    """A tokenizer whose tokens may lie across the end of a word would give other tokens, and nobody would see it."""
+    """If tokens may lie across the end of a word, the tokens of words would differ, and nobody would see it."""
     assert wordwise(_REFUSED[why](tokenizers)) is None
 
 

@@ -37,9 +37,7 @@ def config(tmp_path: Path, static_models: dict[str, Path]) -> RunConfig:
 
 @pytest.fixture
 def in_passes(config: RunConfig) -> RunConfig:
-    """The same run, whose models embed in their passes alone: with `--reuse`, of a run that has nothing, they do not
-    embed beside the reading.
-    """
+    """The same run, whose models embed in their passes only, because it reuses a run. That run has no vectors."""
     return dataclasses.replace(config, reuse=(empty_run(config.out.parent / "empty"),))
 
 

@@ -153,7 +153,7 @@ def test_static_models_have_engines_of_their_own():
 
 
 def test_a_static_model_is_measured_as_its_peers_are(results, tmp_path):
-    """A run embeds beside its reading, so its seconds beside those of a call in memory would compare two things."""
+    """A run embeds while it reads, so its seconds cannot be compared with those of a call in memory."""
     folder = make_static(tmp_path / "table")
     texts = [f"{text} {row}" for row in range(700) for text in SENTENCES]  # more than a shard
     engine = SoloistInMemory(
@@ -218,7 +218,7 @@ def test_rates_of_tenths_are_of_whole_shards():
 
 
 def test_stages_that_follow_each_other_add_up_and_the_longest_may_lie_beside_them():
-    """A wall time would be held against a stage that hides in another one, or against half of a stage."""
+    """A wall time would be divided by the seconds of a wrong stage, or of half of a stage."""
     kinds = ["RunStarted", "InputScanned", "InputScanned", "PassStarted", "PassFinished", "RunFinished"]
     found = stages([{"event": kind, "time": at} for kind, at in zip(kinds, (2, 4, 7, 9, 10, 11), strict=True)], 1, 12)
     assert found == {"start": 1, "reading": 5, "between": 2, "pass": 1, "end": 2}

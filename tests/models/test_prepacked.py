@@ -250,7 +250,7 @@ def test_measuring_the_host_leaves_torch_as_it_is() -> None:
 
 
 def test_a_table_of_vectors_waits_for_no_measurement(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    """Catches thirty milliseconds for a model that multiplies nothing: as long as it takes for hundreds of texts."""
+    """A model that multiplies nothing would wait thirty milliseconds, in which it embeds hundreds of texts."""
 
     def measured(folder: Path) -> int:
         fastest_matmul.cache_clear()

@@ -46,7 +46,7 @@ def test_only_an_id_that_was_there_is_refused(ids: list[str]) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_categories=()), max_size=2), max_size=60), st.integers(1, 9))
 def test_ids_that_are_checked_together_are_refused_as_one_by_one(ids: list[str], together: int) -> None:
-    """A second chunk with an id would pass where both are checked at once, or its places be those of others."""
+    """Two chunks with one id would pass if they are checked together, or the error would name wrong places."""
     one_by_one, at_once = DuplicateIds(), DuplicateIds()
 
     def all_at_once() -> None:
@@ -67,7 +67,7 @@ def test_ids_that_are_checked_together_are_refused_as_one_by_one(ids: list[str],
 
 
 def test_of_two_faults_the_first_is_told() -> None:
-    """A chunk with the id of another one would hide behind a fault that comes later in the file."""
+    """A fault that comes later in the file would hide a chunk with the id of another one."""
     place = Place(file=Path("a.json"), index=0)
     with pytest.raises(DuplicateIdError), DuplicateIds() as duplicates:
         duplicates.add("x", place)
@@ -77,7 +77,7 @@ def test_of_two_faults_the_first_is_told() -> None:
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, RunStoppedError])
 def test_a_stop_is_told_as_a_stop(end: type[BaseException]) -> None:
-    """Somebody wants the end, and no check: the stop would be told as a fault of the input."""
+    """A stop would be told as a fault of the input, because the ids are checked at the end."""
     place = Place(file=Path("a.json"), index=0)
     with pytest.raises(end), DuplicateIds() as duplicates:
         duplicates.add("x", place)

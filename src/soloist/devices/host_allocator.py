@@ -1,8 +1,8 @@
-"""The C library's allocator while models compute on the host: what they free stays with the process.
+"""The C library's allocator while networks compute on the host: memory that they free stays with the process.
 
-glibc gives the memory of large tensors back to the system as soon as they are freed, and the next operation asks for
-it again. The system clears each page anew. In bfloat16 that is up to a tenth of the processor's time. Other C
-libraries stay as they are, and so does a glibc whose environment says what to do.
+glibc gives the memory of large tensors back to the system when the tensors are freed. The next operation asks for that
+memory again, and the system clears each page again. In bfloat16 this is up to a tenth of the processor's time. Other C
+libraries stay as they are. So does a glibc whose allocator is set by environment variables.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import sys
 import threading
 from collections.abc import Iterator
 
-# The options' numbers are those of <malloc.h>. A glibc that refuses a value takes the largest that all versions take.
+# The numbers of the options are from <malloc.h>. Some versions refuse a value: they get the largest that all accept.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_OF_ALL_VERSIONS = 1 << 25
 _KEPT = {_TRIM_THRESHOLD: 1 << 30, _MMAP_THRESHOLD: 1 << 28}
-# Where glibc's own adjustment ends. It does not adjust these any more once they were set.
+# The largest values that glibc chooses by itself. Once a program has set an option, glibc no longer adjusts it.
 _AS_BEFORE = {_TRIM_THRESHOLD: 1 << 26, _MMAP_THRESHOLD: _LARGEST_OF_ALL_VERSIONS}
 _ENVIRONMENT = ("MALLOC_", "GLIBC_TUNABLES")
 
@@ -28,7 +28,7 @@ _users = 0
 
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Within this, up to 1 GiB that the process frees stays with it. At the end the system gets it back."""
+    """In this context, up to 1 GiB of freed memory stays with the process. At its end the system gets it back."""
     global _users
     library = _glibc()
     if library is None:

@@ -111,7 +111,7 @@ class Encoder:
     def plan_lengths(
         self, lengths: Sequence[int], rows_for: RowsFor, fills: Callable[[int], bool] = lambda padded_length: False
     ) -> tuple[Batch, ...]:
-        """The same, of texts whose tokens are not at hand."""
+        """As `plan`, for texts of which only the token lengths are known."""
         if self._staged.is_static:
             return plan_unpadded(lengths, rows_for)
         if self.packs:  # a row without tokens has no place in a packed batch, and no vector anywhere
@@ -121,9 +121,7 @@ class Encoder:
         return plan_batches(lengths, rows_for, self._staged.max_tokens, fills)
 
     def computed_tokens(self, lengths: Sequence[int], batches: Sequence[Batch]) -> int:
-        """The tokens that devices compute for rows of these lengths in these batches: padding included, where rows are
-        padded.
-        """
+        """The tokens that devices compute for rows of these lengths in these batches. Padding counts."""
         if self._staged.is_static or self.packs:
             return sum(lengths)
         return sum(batch.padded_tokens for batch in batches)

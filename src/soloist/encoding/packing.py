@@ -81,9 +81,9 @@ class _Jagged:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tiles:
-    """Room for the keys and values of rows up to a whole number of tiles, and the mask of what that adds.
+    """Memory for the keys and values of rows, filled up to a whole number of tiles, and the mask of the added tokens.
 
-    All layers of a batch use the same room. What is behind the keys and values stays zero.
+    All layers of a batch use the same memory. The added tokens stay zero.
     """
 
     key: torch.Tensor
@@ -92,7 +92,7 @@ class _Tiles:
 
     @classmethod
     def like(cls, key: torch.Tensor, value: torch.Tensor, length: int) -> _Tiles:
-        """Room of this length for keys and values (rows, heads, fewer, head_dim)."""
+        """Memory of this length for keys and values (rows, heads, fewer, head_dim)."""
         mask = key.new_zeros(1, 1, 1, length)
         mask[..., key.shape[2] :] = float("-inf")
         return cls(
@@ -102,14 +102,14 @@ class _Tiles:
         )
 
     def is_like(self, key: torch.Tensor, value: torch.Tensor) -> bool:
-        """Whether keys and values of this form have room here."""
+        """Whether keys and values of this shape and dtype fit in here."""
         return all(
             room.dtype is wanted.dtype and room.shape[1::2] == wanted.shape[1::2]
             for room, wanted in ((self.key, key), (self.value, value))
         )
 
     def hold(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Put keys and values of a layer in the place of those of the last one."""
+        """Put the keys and values of a layer in the place of the last layer's."""
         self.key[:, :, : key.shape[2]] = key
         self.value[:, :, : value.shape[2]] = value
 
@@ -282,7 +282,7 @@ def _length_by_length(
 
 
 def _whole_tiles(rows: Rows, key: torch.Tensor, value: torch.Tensor, tile: int) -> _Tiles:
-    """Keys and values (rows, heads, length, head_dim) up to a whole number of tiles."""
+    """Keys and values (rows, heads, length, head_dim), filled up to a whole number of tiles."""
     tiles = _packed.tiles.get(rows)
     if tiles is None or not tiles.is_like(key, value):
         tiles = _packed.tiles[rows] = _Tiles.like(key, value, rows.length + -rows.length % tile)

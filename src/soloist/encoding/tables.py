@@ -1,6 +1,6 @@
-"""The vectors that a table of token vectors has for texts, without a device. Knows encoders; knows nothing of shards.
+"""The vectors of texts by a table of token vectors, without a device. Knows encoders; knows nothing of shards.
 
-They are the very vectors that a pass on the host computes: a row's bits follow from the row alone.
+A pass on the host computes the same vectors, bit by bit, because a row's bits follow from the row alone.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from soloist.encoding.encoder import Encoder
 from soloist.encoding.forward import forward, unit_rows
 from soloist.types import Batch
 
-# Texts are taken so many characters at a time, between two looks at whether anyone still wants them. Fewer would have
-# threads wait for the interpreter more often.
+# The characters of the texts between two calls of `check`. With fewer characters, threads would wait for the
+# interpreter's lock more often.
 _CHARACTERS = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TextVectors:
-    """The vectors of texts, (rows, dim) float32 of unit length, and their token counts, (rows, 2): of a text, and of
-    what was cut off it.
+    """The vectors of texts, (rows, dim) float32 of unit length, and their token counts, (rows, 2).
+
+    The two counts are the tokens that were read of a text, and those that were cut off.
     """
 
     vectors: Vectors
@@ -33,7 +34,7 @@ class TextVectors:
 
 
 def text_vectors(encoder: Encoder, texts: Sequence[str], check: Callable[[], object]) -> TextVectors | None:
-    """The vectors of texts by a bare table (`is_bare_table`); None where one of them has none, or only in float32.
+    """The vectors of texts by a bare table (`is_bare_table`); None if a text has no vector in the model's dtype.
 
     `check` is called now and then, and may raise.
     """

@@ -106,7 +106,7 @@ class TextTokenizer:
             return self.in_two_passes(prompted, limit) if tokenized is None else tokenized
 
     def _of_a_static_model(self, texts: Sequence[str], limit: int | None) -> TokenizedTexts:
-        """All texts whole: the limit cuts off tokens, and no special token comes along."""
+        """The tokens of whole texts, cut off at the limit afterwards. There are no special tokens."""
         whole = self._wordwise.ids(texts) if self._wordwise is not None else read_whole(self._tokenizer, texts)
         kept = slice(-limit, None) if limit and self._staged.keeps_end else slice(limit)
         ids = tuple(row[kept] for row in whole)

@@ -1,7 +1,7 @@
 """Texts to token ids word by word: each different word goes to the tokenizer once. Knows tokenizers, and no models.
 
-A text's words come again and again: 20,000 short chunks had 454,000 words, of which 26,000 were different. So a word's
-tokens are looked up, which took a quarter of the time in which the tokenizer read those texts (see docs/log.md).
+The words of texts repeat: 20,000 short chunks have 454,000 words, and 26,000 of these are different. So the tokens of a
+known word are looked up. If all words are known, that takes a quarter of the tokenizer's time (see docs/log.md).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from soloist.arrays import TokenIds
 from soloist.encoding.words import BETWEEN, Words, words_of
 
-# A word takes some 200 bytes. Beyond these bounds all words are forgotten, and those in use are soon known again.
+# A word takes some 200 bytes. Beyond these bounds all words are forgotten. The words in use are soon known again.
 KEPT_WORDS = 1 << 17
 KEPT_CHARACTERS = 1 << 22
 _READ_TOGETHER = 128  # words that go to the tokenizer in one text
-# Runs of spaces, punctuation, accents, characters that are two in NFKC, controls, other spaces, words that come again.
+# Runs of spaces, punctuation, accents, a character that NFKC splits in two, controls, other spaces, repeated words.
 PROBES = (
     "", " ", "a", "  which of  the rows is\n longer, than the(other) one?! ", "the  rows\tof the rows . , ..",
     "3,14e-7", "\u00c5 cafe\u0301 \ufb01 \u0301x <\u0338", "\u4e2d\u6587\u3002 \u2603\u00a0x \U0001f600\U0001f600 the",
@@ -29,7 +29,7 @@ PROBES = (
 
 
 class _Numbers(dict[str, int]):
-    """Words and their numbers, from 0. A word that is not there gets the next number."""
+    """Words and their numbers, from 0. A new word gets the next number."""
 
     def __missing__(self, word: str) -> int:
         number = self[word] = len(self)
@@ -37,7 +37,7 @@ class _Numbers(dict[str, int]):
 
 
 class WordwiseTokenizer:
-    """Reads texts as a tokenizer does, and has it read each word once. Not for several threads at once."""
+    """Gives the tokens that a tokenizer gives, and has it read each word once. For one thread at a time."""
 
     def __init__(self, backend: Tokenizer, words: Words) -> None:
         self._backend = backend
@@ -63,13 +63,13 @@ class WordwiseTokenizer:
         return found
 
     def _whole(self, texts: Sequence[str]) -> dict[int, None]:
-        """The rows that are not taken apart."""
+        """The rows of texts that are not cut into words."""
         together = " ".join(texts)
         there = [part for part in self._words.whole_with if part in together]
         return {row: None for row, text in enumerate(texts) if any(part in text for part in there)} if there else {}
 
     def _looked_up(self, texts: Sequence[str]) -> list[TokenIds]:
-        """The token ids of each text, by its words."""
+        """The token ids of each text, from those of its words."""
         split, before = self._words.pattern.findall, self._words.before
         words: list[str] = []
         counts = [0]
@@ -80,19 +80,19 @@ class WordwiseTokenizer:
         numbers = self._numbered(words)
         starts, lengths = self._ends[numbers], self._ends[numbers + 1] - self._ends[numbers]
         ends = np.concatenate([[0], np.cumsum(lengths)])
-        # Where each token lies among those of all known words: its place here, moved by its word's.
+        # The index of each token in `self._ids`: its index among these tokens, plus the shift of its word.
         ids = self._ids[np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)]
         return [ids[first:last] for first, last in itertools.pairwise(ends[counts].tolist())]
 
     def _numbered(self, words: Sequence[str]) -> NDArray[np.int64]:
-        """The numbers of words, all of which are known then."""
+        """The numbers of words. Words that are new become known."""
         if len(self._numbers) > KEPT_WORDS or self._characters > KEPT_CHARACTERS:
             self._forget()
         known = len(self._numbers)
         try:
             numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
             self._learn(list(self._numbers)[known:])
-        except BaseException:  # words without their tokens would shift those of all others
+        except BaseException:  # words without tokens would shift the tokens of later words
             self._forget()
             raise
         return numbers
@@ -105,7 +105,7 @@ class WordwiseTokenizer:
         groups = (own[at : at + _READ_TOGETHER] for at in range(0, len(own), _READ_TOGETHER))
         ids = np.concatenate(read_whole(self._words.reader, [BETWEEN.join((*group, "")) for group in groups]))
         is_between = ids == self._between
-        counts = np.flatnonzero(is_between) - np.arange(len(new))  # the tokens of the words up to each
+        counts = np.flatnonzero(is_between) - np.arange(len(new))  # the tokens of the words up to and including each
         self._ends = np.concatenate([self._ends, self._ends[-1] + counts])
         self._ids = np.concatenate([self._ids, ids[~is_between]])
         self._characters += sum(map(len, new))
@@ -118,7 +118,7 @@ class WordwiseTokenizer:
 
 
 def wordwise(backend: Tokenizer) -> WordwiseTokenizer | None:
-    """A tokenizer that reads words with this one; None where that may not give the tokens of whole texts."""
+    """A tokenizer of words around this one; None if the tokens may differ from those of whole texts."""
     words = words_of(backend)
     if words is None:
         return None
@@ -126,7 +126,7 @@ def wordwise(backend: Tokenizer) -> WordwiseTokenizer | None:
     try:
         pairs = zip(found.ids(PROBES), read_whole(backend, PROBES), strict=True)
         return found if all(np.array_equal(own, whole) for own, whole in pairs) else None
-    except Exception:  # a tokenizer without a token for what it does not know
+    except Exception:  # the tokenizer has no token for unknown words
         return None
 
 

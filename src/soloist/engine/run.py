@@ -129,8 +129,9 @@ def _run_in_folder(config: RunConfig, sinks: Sequence[EventSink], stop: Stop, cl
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Inputs:
-    """What a run has read and loaded before it changes anything: shards, models, and the fusion that is settled; and
-    the vectors that were embedded meanwhile.
+    """What a run has read and loaded before it changes anything: shards, models, and the fusion that is settled.
+
+    `ahead` has the vectors that were embedded while the input was read.
     """
 
     shards: tuple[ShardRef, ...]

@@ -22,8 +22,9 @@ from soloist.types import Batch
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PlannedTexts:
-    """Texts that are planned for one model: their token counts, (rows, 2), of a text and of what was cut off it, and
-    their batches. `padded_tokens` are those that the devices compute.
+    """Texts with their batches for one model. `padded_tokens` are those that the devices compute.
+
+    `counts`, (rows, 2), are the tokens that were read of each text, and those that were cut off.
     """
 
     counts: NDArray[np.int32]
@@ -33,7 +34,7 @@ class PlannedTexts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PreparedTexts(PlannedTexts):
-    """Planned texts with their tokens, ready for the devices."""
+    """Planned texts with their tokens: ready for the devices."""
 
     ids: tuple[str, ...]
     tokenized: TokenizedTexts

@@ -219,8 +219,8 @@ class ShardEncoded(Event):
     `padded_tokens` is what the devices computed, in batches of `batch_rows` rows of `padded_lengths` tokens.
     `truncated_tokens` were cut off at the model's limit.
 
-    `tally` counts the tokens of all rows. `seconds` is the time that this shard kept the pass busy. Where the shard was
-    embedded beside the reading, the time that its vectors took there is part of it.
+    `tally` counts the tokens of all rows. `seconds` is the time that this shard kept the pass busy. If the shard was
+    embedded while the input was read, `seconds` includes the time of that embedding.
     """
 
     model: str

@@ -179,7 +179,7 @@ def overflows_float16(spec: ModelSpec) -> bool:
 def is_bare_table(spec: ModelSpec) -> bool:
     """Whether a model's files name a table of token vectors and nothing that multiplies.
 
-    False where they cannot be read: whoever loads the model says why.
+    False where the files cannot be read: the load of the model says why.
     """
     if spec.loader == "wordllama":
         return True

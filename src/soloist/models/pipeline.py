@@ -72,7 +72,7 @@ def names_bare_table(folder: Path) -> bool:
 
     Raises:
         OSError: a file is missing.
-        ValueError: a file does not say what it should.
+        ValueError: a file has other content than it should have.
     """
     modules = modules_of(folder)
     return bool(modules) and all(module.is_of_the_library and module.kind in _BARE_TABLE for module in modules)

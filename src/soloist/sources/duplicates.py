@@ -18,8 +18,8 @@ from soloist.types import Place
 class DuplicateIds:
     """Raises at the second chunk with the same id. A collection has an object of its own.
 
-    Ids may be added, and checked together, which takes a third of the time. As a context manager it checks what was
-    added where a fault of the input ends the work, so that of two faults the first one is told.
+    Ids may also be added and then checked together, which takes a third of the time. A context manager: it checks the
+    added ids at its end, also where a fault of the input ends it. So the first of two faults is told.
 
     Example:
         >>> duplicates = DuplicateIds()
@@ -59,7 +59,7 @@ class DuplicateIds:
         self._added.append((id, place))
 
     def check_added(self) -> list[bytes]:
-        """The digests of the ids that were added since the last time; the same errors."""
+        """Check the ids that were added since the last check, and give their digests. Raises as `check` does."""
         added, self._added = self._added, []
         digests = [text_digest(id_) for id_, _ in added]
         entries = self._ids.add_all(digests)

@@ -64,7 +64,7 @@ def require_unicode(text: str, name: str) -> None:
     Raises:
         NotAChunkError: the text has a lone surrogate.
     """
-    if text.isascii():  # known without a look at the characters
+    if text.isascii():  # Python knows this without reading the characters
         return
     try:
         text.encode("utf-8")

@@ -59,7 +59,7 @@ def find_id(fields: Mapping[str, Any], metadata: Mapping[str, Any], id_field: st
         NotAChunkError: the value is not an id, or there is none under `id_field`.
     """
     usual = TOP_LEVEL_IDS[0]
-    if id_field is None and type(value := fields.get(usual)) is str and value:  # as in most files, and quick
+    if id_field is None and type(value := fields.get(usual)) is str and value:  # most files have these
         require_unicode(value, usual)
         return GivenId(id=value, field=usual)
     top, below = (TOP_LEVEL_IDS, METADATA_IDS) if id_field is None else ((id_field,), (id_field,))

@@ -39,10 +39,10 @@ def decode(text: str) -> Any:
 
 
 def _loaded(text: str) -> Any:
-    """`json.loads`, in less time for a text that is one value from its first character to its last."""
+    """As `json.loads`, but faster for a text without white space around its value."""
     try:
         value, end = _DECODER.raw_decode(text)
-    except json.JSONDecodeError:  # the other one says the same, or that spaces come first
+    except json.JSONDecodeError:  # `json.loads` raises the same error, or the text begins with white space
         return json.loads(text)
     return value if end == len(text) else json.loads(text)
 

@@ -8,7 +8,7 @@
 
 run.json is there when the run is finished, manifest.jsonl says which files are, and id.json tells the run from every
 other, whatever becomes of its chunks. While a run is at work there are also `state.json`, `.lock`, `.incoming` (chunks
-as they are read), `.ahead` (vectors that were embedded beside the reading) and `.previous` (vectors of the chunks
+as they are read), `.ahead` (vectors that were embedded while the input was read) and `.previous` (vectors of the chunks
 before).
 """
 

@@ -16,7 +16,7 @@ from soloist.stores.manifest import Manifest
 
 @contextlib.contextmanager
 def undone_on_error(root: Path) -> Iterator[None]:
-    """Until the new chunks are reconciled nothing has changed: a new folder is empty again, another as it was."""
+    """After an error before the new chunks are reconciled, a new folder is empty again, and another is as it was."""
     try:
         yield
     except BaseException:
@@ -29,7 +29,7 @@ def undone_on_error(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ahead_removed(root: Path) -> Iterator[None]:
-    """At the end no vectors wait for their pass any more."""
+    """At the end remove the vectors that still wait for their pass."""
     try:
         yield
     finally:
@@ -37,10 +37,10 @@ def ahead_removed(root: Path) -> Iterator[None]:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove half-written files, the chunks that were read and not reconciled, and vectors that no pass has taken.
+    """Remove half-written files, chunks that were read and not reconciled, and vectors that no pass has taken.
 
     Raises:
-        OutputError: something of it cannot be removed.
+        OutputError: a file or a folder cannot be removed.
     """
     with disk_errors(root):
         _remove_hidden(root)
@@ -51,10 +51,10 @@ def remove_leftovers(root: Path) -> None:
 
 
 def remove_ahead(root: Path) -> None:
-    """Remove vectors that were embedded beside the reading and that no pass has taken.
+    """Remove the vectors that were embedded while the input was read, and that no pass has taken.
 
     Raises:
-        OutputError: something of it cannot be removed.
+        OutputError: a file or a folder cannot be removed.
     """
     with disk_errors(root):
         _remove_folder(root / AHEAD)
@@ -64,7 +64,7 @@ def empty_new_folder(root: Path) -> None:
     """Remove what a run has written before its first chunks were reconciled, and nothing else.
 
     Raises:
-        OutputError: something of it cannot be removed.
+        OutputError: a file or a folder cannot be removed.
     """
     try:
         _remove_hidden(root)
@@ -80,7 +80,7 @@ def _remove_hidden(root: Path) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove a folder, where there is one. Meanwhile a thread that was told to end may still write there, or remove."""
+    """Remove a folder, if it exists. A thread that ends at the same time may still write or remove files there."""
     if folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
     if folder.is_dir():

@@ -1,4 +1,4 @@
-"""A finished file, from a hidden folder of a run into its place. The caller says in the manifest that it is there."""
+"""Moves a finished file from a hidden folder of a run into its place. The caller appends its record to the manifest."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from soloist.stores.run_folder import RunFolder
 
 
 def move_in(folder: RunFolder, source: RunFolder, record: FileRecord) -> None:
-    """Move the file of a record from `source`, a folder inside the run's, to where the run has it.
+    """Move the file of a record from `source`, a folder inside the run's folder, to its place in the run.
 
     Raises:
-        OutputError: the disk does not take it, or a link leads out of the folder.
+        OutputError: the file cannot be moved, or a link leads out of the folder.
     """
     target = folder.path / record.file
     Layout(folder.path).require_inside(target)

@@ -111,7 +111,7 @@ class RunFolder:
 
     @property
     def ahead(self) -> RunFolder:
-        """Where vectors that were embedded beside the reading wait until their pass puts them into their places."""
+        """Where vectors that were embedded while the input was read wait for their pass."""
         return RunFolder(self.path / AHEAD)
 
     @property

@@ -73,8 +73,9 @@ class ShardFiles:
     def write_chunks(
         self, collection: str, index: int, chunks: Sequence[Chunk], id_digests: Sequence[bytes] | None = None
     ) -> FileRecord:
-        """Write one shard of chunks; the record's `content` is the digest of their ids and texts. `id_digests` are
-        those of the ids (`text_digest`), where they are known.
+        """Write one shard of chunks; the record's `content` is the digest of their ids and texts.
+
+        `id_digests` are the digests of the ids (`text_digest`), if they are known.
 
         Raises:
             InputError: a chunk that no file can hold, e.g. a lone surrogate in its text.
@@ -132,8 +133,7 @@ class ShardFiles:
         """Write one model's vectors of one shard. In float16 they are rounded to the nearest.
 
         With the digests of the texts, later runs can reuse the vectors. With the counts of the texts' tokens, (rows, 2)
-        as `vector_table` has them, the record has their tally. `content` is the digest of ids and texts, where it is
-        known.
+        as `vector_table` has them, the record has their tally. `content` is the digest of ids and texts, if known.
 
         Raises:
             ValueError: another dtype than float32, NaN or infinity, or another number of ids.
@@ -163,10 +163,10 @@ class ShardFiles:
             return table_digests(read_table(path, columns=("text_digest",)))
 
     def read_digests_and_counts(self, collection: str, model: str, index: int) -> tuple[list[bytes], NDArray[np.int32]]:
-        """The digests of a shard's texts, and the counts of their tokens, (rows, 2) as `vector_table` takes them.
+        """The digests of a shard's texts, and the counts of their tokens, (rows, 2), as `vector_table` takes them.
 
         Raises:
-            OutputError: the file cannot be read, or was written without one of them.
+            OutputError: the file cannot be read, or lacks the digests or the counts.
         """
         path = self._layout.vectors(collection, model, index)
         with read_errors(path):

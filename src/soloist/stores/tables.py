@@ -286,7 +286,7 @@ def _write(path: Path, table: pa.Table, **options: Any) -> None:
 def _require_unicode(chunk: Chunk) -> None:
     for name in ("id", "text"):
         value: str = getattr(chunk, name)
-        if value.isascii():  # known without a look at the characters
+        if value.isascii():  # Python knows this without reading the characters
             continue
         try:
             value.encode("utf-8")

@@ -1,4 +1,4 @@
-"""Shards that tables embed beside the reading: the same run, and nothing of them is seen before their pass."""
+"""Tables of vectors that embed while the input is read: the same run, and no vector is seen before its pass."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def write(root: Path, name: str, texts: list[str]) -> Path:
 
 @pytest.fixture
 def config(tmp_path, tables) -> RunConfig:
-    """Two tables over three collections in shards of four: texts that come again in a shard, in a later one and in
-    another collection, an empty one, and a text of 300 words.
+    """Two tables over three collections in shards of four. Texts repeat in a shard, in a later shard and in another
+    collection. One text is empty, and one has 300 words.
     """
     root = tmp_path / "chunks"
     texts = [f"stone {number} river" * (number % 3 + 1) for number in range(18)]
@@ -97,13 +97,13 @@ class Waiting:
 
 
 def beside(config: RunConfig) -> tuple[RunResult, Waiting]:
-    """A run into a new folder, whose tables may embed beside the reading."""
+    """A run into a new folder, whose tables may embed while the input is read."""
     sink = Waiting(config.out)
     return run(config, sink), sink
 
 
 def afterwards(config: RunConfig, tmp_path: Path) -> tuple[RunResult, Waiting]:
-    """The same run, computed in its passes: `--reuse` names a run without any vector."""
+    """The same run, computed in its passes, because `--reuse` names a run. That run has no vector."""
     reuse = (empty_run(tmp_path / "empty"),)
     return beside(dataclasses.replace(config, out=tmp_path / "afterwards", reuse=reuse))
 
@@ -115,7 +115,7 @@ def without_times(value: Any) -> Any:
 
 
 def told(sink: Waiting) -> list[Any]:
-    """The events in order, without times; without notices, of which `--reuse` has one of its own."""
+    """The events in order, without times. Notices are left out, because `--reuse` adds one."""
     return [
         (type(event).__name__, without_times(dataclasses.asdict(event)))
         for event in sink.events
@@ -132,7 +132,7 @@ def batches(sink: Waiting) -> list[tuple[str, str, int]]:
     [("float32", "float32", "exclusive"), ("bfloat16", "float16", "exclusive"), ("float32", "float16", "standard")],
 )
 def test_a_run_is_the_same_with_and_without(config, tmp_path, dtype, vector_dtype, mode):
-    """A vector with another bit, a repeated text that counts as embedded, or a record without its tally."""
+    """A vector would have another bit, a repeated text would count as embedded, or a record would lack its tally."""
     config = dataclasses.replace(config, dtype=dtype, vector_dtype=vector_dtype, mode=mode)
     result, sink = beside(config)
     other, without = afterwards(config, tmp_path)
@@ -148,7 +148,7 @@ def test_a_run_is_the_same_with_and_without(config, tmp_path, dtype, vector_dtyp
 
 
 def test_shards_with_texts_that_are_left_out_are_computed_in_the_pass(config, tmp_path):
-    """Vectors of rows that are gone would stand beside other texts, or a text of an earlier shard have no vector."""
+    """Vectors of left-out rows would stand beside other texts, or a text of an earlier shard would have no vector."""
     write(
         config.chunks_root,
         "beta",
@@ -164,7 +164,7 @@ def test_shards_with_texts_that_are_left_out_are_computed_in_the_pass(config, tm
 
 
 def test_a_shard_waits_with_the_vectors_of_all_models_or_of_none(config, tables, tmp_path):
-    """Files that no pass takes would stay on the disk until the end, beside the vectors that the passes write."""
+    """Files that no pass takes would fill the disk until the end, together with the vectors that passes write."""
     holes = SentenceTransformer(str(tables["slim"]), device="cpu")
     moss = holes.tokenizer.encode("moss", add_special_tokens=False).ids
     with torch.no_grad():
@@ -211,15 +211,15 @@ def test_a_file_that_is_damaged_while_it_waits_is_computed_in_the_pass(config, t
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
 def test_other_runs_embed_in_their_passes_alone(config, changes):
-    """A product's last bits may depend on the rows beside it, and devices have bits of their own. Sessions with a limit
-    of time could each lose what they did beside the reading, and never come further.
+    """A product's last bits may depend on the rows beside it, and devices have bits of their own. With a limit of time,
+    each session could lose what it embedded during the reading, and the run would never come further.
     """
     _, sink = beside(dataclasses.replace(config, **changes))
     assert sink.files == 0
 
 
 def test_a_network_in_the_run_is_not_staged_beside_the_reading(config, tiny_models, tmp_path):
-    """The library of products is measured while a network is staged, and reading beside it would blur that."""
+    """The library for products is measured while a network is staged, and reading would disturb that measurement."""
     catalogue = write_catalogue(tmp_path / "both.toml", {"wide": tmp_path / "wide", "bert": tiny_models["bert"]})
     make_static(tmp_path / "wide", 16, rows=700)
     result, sink = beside(dataclasses.replace(config, models=("bert", "wide"), catalogue=catalogue))
@@ -228,7 +228,7 @@ def test_a_network_in_the_run_is_not_staged_beside_the_reading(config, tiny_mode
 
 
 def test_a_run_that_has_vectors_computes_the_rest_in_its_pass(config):
-    """Texts that have a vector would be embedded once more."""
+    """Texts that have a vector would be embedded again."""
     run(config)
     write(config.chunks_root, "gamma", ["a single text", "and another one"])
     _, sink = beside(config)
@@ -237,7 +237,7 @@ def test_a_run_that_has_vectors_computes_the_rest_in_its_pass(config):
 
 
 def test_a_fault_of_the_input_is_told_before_one_of_a_model(config, tmp_path):
-    """A model's fault would hide that of the input, or be lost, or a broken file cost the load of a model."""
+    """A model's fault would hide the fault of the input, or be lost, or a broken file would cost a load of a model."""
     damaged = make_static(tmp_path / "damaged", 16, rows=700)
     (damaged / "model.safetensors").write_bytes(b"broken")
     catalogue = write_catalogue(tmp_path / "damaged.toml", {"damaged": damaged})
@@ -256,7 +256,7 @@ def test_a_fault_of_the_input_is_told_before_one_of_a_model(config, tmp_path):
 
 
 def test_models_are_told_of_after_the_input(config):
-    """Whoever reads the events would take the input for read before it is."""
+    """A reader of the events would believe that the input is read before it is."""
     _, sink = beside(config)
     kinds = [type(event) for event in sink.events]
     assert max(at for at, kind in enumerate(kinds) if kind is InputScanned) < kinds.index(ModelStaged)
@@ -267,7 +267,7 @@ def threads() -> list[threading.Thread]:
 
 
 def test_a_stop_while_the_input_is_read_leaves_nothing(config):
-    """A thread would go on in a folder that is removed, or leave some of its files behind."""
+    """A thread would go on in a removed folder, or leave some of its files behind."""
 
     def stop(event: object) -> None:
         if isinstance(event, InputScanned) and event.collection == "beta":
@@ -281,7 +281,7 @@ def test_a_stop_while_the_input_is_read_leaves_nothing(config):
 
 
 def test_a_stop_in_a_pass_leaves_what_is_done_and_the_rest_is_computed(config, tmp_path):
-    """Vectors that wait would stay for ever, or count as finished in the next session."""
+    """Vectors that wait for their pass would stay for ever, or count as finished in the next session."""
     left = 5
 
     def stop(event: object) -> None:
@@ -301,7 +301,7 @@ def test_a_stop_in_a_pass_leaves_what_is_done_and_the_rest_is_computed(config, t
 
 
 def test_a_thread_that_is_ended_from_outside_costs_nothing(config, tmp_path):
-    """The reading would wait for it for ever, or its last shard count as done."""
+    """The reading would wait for the thread for ever, or the thread's last shard would count as done."""
 
     def end(event: object) -> None:
         if isinstance(event, InputScanned):
@@ -315,7 +315,7 @@ def test_a_thread_that_is_ended_from_outside_costs_nothing(config, tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """Shards that are written, and what a thread needs that embeds them."""
+    """Shards that are written, and what a thread needs to embed them."""
 
     folder: RunFolder
     shards: tuple[ShardRef, ...]
@@ -346,7 +346,7 @@ def written(config) -> Written:
 
 
 def test_vectors_take_no_disk_that_the_reading_needs(written, config):
-    """A run that fitted on its disk would end in the reading, with nothing to go on with."""
+    """A run for which the disk is large enough would fail during the reading, with nothing finished."""
     models, shards = written.through()
     assert models is not None and list(shards) == list(written.shards)
     sizes = [(48 + 16) * 4 * shard.rows for shard in written.shards]  # of both tables
@@ -359,7 +359,7 @@ def test_vectors_take_no_disk_that_the_reading_needs(written, config):
 
 
 def test_a_disk_that_takes_no_vectors_ends_this_work_alone(written):
-    """The reading would end in an error that is not its own, or go on beside files that fill its disk."""
+    """The reading would end in an error of the embedding, or go on with a disk that unused files fill."""
     (written.folder.path / ".ahead").mkdir()
     (written.folder.ahead.path / "beta").write_text("a file where a folder has to be")
     models, shards = written.through()
@@ -369,7 +369,7 @@ def test_a_disk_that_takes_no_vectors_ends_this_work_alone(written):
 
 
 def test_leaving_ends_the_thread_before_its_work_is_done(written):
-    """A fault of the input would be told minutes late, or not before a model is loaded."""
+    """A fault of the input would be told minutes late, or only after a model is loaded."""
     with written.ahead() as ahead:
         for shard in written.shards:
             ahead.begin(shard)
@@ -379,7 +379,7 @@ def test_leaving_ends_the_thread_before_its_work_is_done(written):
 
 
 def test_a_shard_with_other_texts_by_now_has_no_vectors(written):
-    """Vectors would stand beside texts that they are not of."""
+    """Vectors would stand beside other texts."""
     _, shards = written.through()
     shard = written.shards[0]
     assert isinstance(shards[shard]["wide"], AheadFile)
@@ -396,7 +396,7 @@ def test_a_table_without_a_layer_behind_it_is_bare(tables):
     }  # fmt: skip
 
     class Own(StaticEmbedding):
-        """A table whose forward could be anything."""
+        """A table whose `forward` could do anything."""
 
     inner = modules["slim"][0]
     own = Own(inner.tokenizer, embedding_weights=np.zeros((700, 4), np.float32))

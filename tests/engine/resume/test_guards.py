@@ -172,7 +172,7 @@ def test_repeated_texts_of_a_shard_that_was_written_in_this_pass_are_held_agains
     """A bit that flips after a shard was written would be copied to every chunk of the same text."""
     repeated = [("again", "the text of row 1"), ("other", "a text of its own")]
     write_chunks(tmp_path / "chunks", {"alpha/a": [*FILES["alpha/a"], *repeated]})
-    # With `--reuse` the table does not embed beside the reading, which copies nothing.
+    # With `--reuse` the table embeds in its pass. While the input is read, it would copy no vectors.
     config = dataclasses.replace(config, vector_dtype=dtype, reuse=(empty_run(tmp_path / "empty"),))
 
     class Flip:

@@ -156,7 +156,7 @@ def test_killed_at_every_step_of_the_change_from_chunks_to_chunks(commands, argu
 
 
 def test_killed_while_vectors_wait_for_their_pass(commands, arguments, files, tmp_path):
-    """Vectors that were embedded beside the reading count as finished, or stay for ever, or are half of a shard's."""
+    """Vectors that wait for their pass would count as finished, stay for ever, or be only half of a shard's."""
     options = [*arguments, "--models", "static", "--fusion", "none"]
     write_chunks(tmp_path / "chunks", files)
     assert commands.run(*options, "--out", str(tmp_path / "undisturbed")).code == 0

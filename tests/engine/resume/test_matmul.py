@@ -161,7 +161,7 @@ def test_a_library_that_was_chosen_stays_until_another_is_named(root: Path, tmp_
 
 
 def test_asking_for_the_faster_library_changes_nothing_and_says_nothing(root: Path, tmp_path: Path) -> None:
-    """A command would announce other bits than before, and then go on with the library that the run has."""
+    """A command would announce other last bits, although it goes on with the library that the run has."""
     write(tmp_path / "chunks", 4)
     out = tmp_path / "run"
     measured = matmul_of(run(config_of(tmp_path, out)))

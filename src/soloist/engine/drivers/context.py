@@ -17,8 +17,8 @@ from soloist.stopping import Stop
 class PassContext:
     """One pass: the encoders of its models, in order, the devices, and the shards to embed.
 
-    `next_encoders` are those that the next pass adds: their weights are read from the disk meanwhile. `ahead` are the
-    vectors that wait to be put into their places.
+    `next_encoders` are those that the next pass adds: their weights are read from the disk during this pass. `ahead`
+    has the vectors that were embedded while the input was read, and wait for their pass.
     """
 
     encoders: Mapping[str, Encoder]

@@ -62,7 +62,7 @@ _UNKNOWN = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Planned:
-    """A shard that is planned for one model. `fresh` are the texts that `placement` leaves to embed."""
+    """A shard with its batches for one model. `fresh` are the texts that have no vector by `placement`."""
 
     model: str
     shard: ShardRef
@@ -72,7 +72,7 @@ class _Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Prepared(_Planned):
-    """A shard that is ready for the devices."""
+    """A shard whose texts are tokenized and ready for the devices."""
 
     ids: tuple[str, ...]
     digests: tuple[bytes, ...]
@@ -81,7 +81,7 @@ class _Prepared(_Planned):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Waiting(_Planned):
-    """A shard whose vectors wait in a file, made beside the reading."""
+    """A shard whose vectors were embedded while the input was read, and wait in a file."""
 
     file: AheadFile
 
@@ -115,7 +115,7 @@ def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: 
         encoder, limits = context.encoders[item.model], context.plan.limits[item.model]
         folder, waiting = context.run_shards.folder, context.ahead.file(item.model, item.shard)
         if waiting is not None:
-            with contextlib.suppress(OutputError):  # damaged meanwhile: this shard is computed as any other
+            with contextlib.suppress(OutputError):  # the file was damaged: compute this shard as any other
                 return _waiting(item, waiting, folder, encoder, limits, known[item.model])
         return _prepare(item, folder, encoder, limits, known[item.model])
 
@@ -154,7 +154,7 @@ def _prepare(
 def _waiting(
     item: ModelShard, file: AheadFile, folder: RunFolder, encoder: Encoder, limits: BatchLimits, known: KnownVectors
 ) -> _Waiting:
-    """As `_prepare`, of a shard that was embedded beside the reading: its counts tell its batches."""
+    """As `_prepare`, for a shard whose vectors wait in a file: the token counts in the file give the batches."""
     ref = item.shard
     digests, counts = folder.ahead.shards.read_digests_and_counts(ref.collection, item.model, ref.index)
     placement = known.place(folder.path / file.record.file, digests)
@@ -238,7 +238,7 @@ class _RunningPass:
         self._tell(item, encoded.rows_per_device, record, time.perf_counter() - began)
 
     def _put(self, item: _Waiting, began: float) -> None:
-        """Put the file of a shard into its place. Its rows count as computed now, by the batches that compute them."""
+        """Move the file of a shard into its place. Events say the same as if its batches were computed now."""
         run_shards, record = self._context.run_shards, item.file.record
         move_in(run_shards.folder, run_shards.folder.ahead, record)
         self._record(item, record, item.file.checksums)

@@ -1,9 +1,9 @@
-"""Embeds shards beside the reading of the next ones: by tables of vectors on the host, in a thread of its own.
+"""Embeds shards while later chunks are read: by tables of vectors on the host, in a thread of its own.
 
-Reading is Python's work, and tokenizing is not: beside each other they take little more than the longer of them. The
-vectors wait in a hidden folder of the run until their pass has the lease and puts them into their places. Nobody sees
-them before, and without them the pass computes the same. So whatever fails here ends this work, and not the run: the
-error, if it is one, comes again after the reading.
+Reading holds the interpreter's lock, and tokenizing does not. So both together take little more time than the longer of
+them. The vectors wait in a hidden folder of the run until their pass has the lease and moves them into their places.
+Nobody sees the vectors before that, and without them the pass computes the same ones. So an error here ends this
+embedding and not the run. If the cause of the error stays, the error occurs again after the reading.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from soloist.stores.tables import rounded
 from soloist.types import Collection, VectorDType
 from soloist.workers import Task, WorkerThread
 
-# The reading must not run out of disk because of vectors that a pass would write later. What it has left to write is at
-# most about what the files have, and compressed ones are compressed again.
+# The reading must not run out of disk because of vectors that a pass would write later. The reading writes at most as
+# many bytes as the input files have, more or less: what comes from compressed files is compressed again.
 _SPARE_BYTES = 1 << 30
 _TIMES_THE_INPUT = 2
 
-# A thread ends after the texts that it has at hand (see `text_vectors`), or after a file: well under a second.
+# A thread ends after its present texts (see `text_vectors`) or its present file, which takes well under a second.
 _PIECE_SECONDS = 10.0
 
 FreeBytes = Callable[[Path], int]
@@ -49,8 +49,8 @@ FreeBytes = Callable[[Path], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AheadFile:
-    """A file of vectors that waits for its pass: its record, as the run will have it, the checksum of each row, and the
-    seconds that its vectors took.
+    """A file of vectors that waits for its pass: the record that the run will have of it, the checksum of each row, and
+    the seconds that the embedding took.
     """
 
     record: FileRecord
@@ -60,12 +60,12 @@ class AheadFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EmbeddedAhead:
-    """What was embedded beside the reading: of each of these shards a file of every model."""
+    """The shards that were embedded while the input was read, each with a file of every model."""
 
     shards: Mapping[ShardRef, Mapping[str, AheadFile]] = field(default_factory=dict)
 
     def file(self, model: str, ref: ShardRef) -> AheadFile | None:
-        """The file of a model and a shard; None where there is none. A shard with other texts is another `ShardRef`."""
+        """The file of a model and a shard, or None. A shard with other texts has another `ShardRef`."""
         return self.shards.get(ref, {}).get(model)
 
 
@@ -74,7 +74,7 @@ NONE_AHEAD = EmbeddedAhead()
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Computed:
-    """The vectors of a shard by one model, and the seconds that they took."""
+    """The vectors of a shard by one model, and the seconds that the embedding took."""
 
     model: str
     fingerprint: str
@@ -83,25 +83,25 @@ class _Computed:
 
 
 class _NotWantedError(Exception):
-    """The reading has ended in an error, or the run is to end."""
+    """The vectors are no longer wanted: the reading has ended early, or the other thread has failed."""
 
 
 def free_bytes(path: Path) -> int:
-    """The free bytes of the disk that has a path."""
+    """The free bytes of the disk on which a path lies."""
     return shutil.disk_usage(path).free
 
 
 def spare_bytes(collections: Sequence[Collection]) -> int:
-    """The bytes that have to stay free on the disk while these are read."""
+    """The bytes that have to stay free on the disk while these collections are read."""
     size = sum(_size(file) for collection in collections for file in collection.files)
     return _SPARE_BYTES + _TIMES_THE_INPUT * size
 
 
 def may_embed_ahead(config: RunConfig, accelerator: Accelerator, folder: RunFolder, staging: ModelStaging) -> bool:
-    """Whether the shards of a run can be embedded beside its reading: by tables on the host, into a folder without
-    vectors, and without another run to take them from.
+    """Whether the shards of a run can be embedded while its input is read: by tables of vectors on the host, into a
+    folder without vectors, and without another run that has vectors to reuse.
 
-    Not where the run's time has a limit: what is done beside the reading is lost if the reading does not end in time.
+    Not if the run's time has a limit: these vectors are lost if the reading does not end in time.
     """
     return (
         accelerator.kind == "cpu"
@@ -115,11 +115,10 @@ def may_embed_ahead(config: RunConfig, accelerator: Accelerator, folder: RunFold
 
 
 class Ahead:
-    """A thread that embeds the shards that it is told of, and one that writes their files; a context manager around the
-    reading.
+    """A thread that embeds shards, and a thread that writes their files; a context manager around the reading.
 
-    The models are staged when the first shard is written: a fault at the beginning of the input costs no model. Leaving
-    ends the threads within moments, whatever they are at.
+    The models are staged when the first shard is written, so a fault at the beginning of the input costs no load of a
+    model. When the context is left, both threads end within moments.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class Ahead:
         self._writer: WorkerThread | None = None
         self._last: Task[None] | None = None
         self._writing: Task[None] | None = None
-        self._has_ended = threading.Event()  # nobody wants more, or something has failed
+        self._has_ended = threading.Event()  # no more vectors are wanted, or a thread has failed
         self._models: StagedModels | None = None
         self._shards: dict[ShardRef, Mapping[str, AheadFile]] = {}
         if not is_wanted:
@@ -156,15 +155,15 @@ class Ahead:
         self._has_ended.set()
         threads = [thread for thread in (self._thread, self._writer) if thread is not None]
         try:
-            for thread in threads:  # the first one gives the other its work
+            for thread in threads:  # the first thread gives work to the second
                 thread.close()
-        except KeyboardInterrupt:  # a second one; but the folder in which a thread writes is cleared next
+        except KeyboardInterrupt:  # a second Ctrl-C; a thread may still write in the folder that is cleared next
             for thread in threads:
                 thread.close_within(_PIECE_SECONDS)
             raise
 
     def begin(self, ref: ShardRef) -> None:
-        """Embed a shard, which is written, after those before it."""
+        """Embed a shard, whose chunks are written, after the shards that were begun before."""
         if self._has_ended.is_set():
             return
         if self._thread is None:
@@ -174,12 +173,12 @@ class Ahead:
         self._last = self._thread.submit(functools.partial(self._unless_ended, functools.partial(self._embed, ref)))
 
     def finish(self, check: Callable[[], object]) -> tuple[StagedModels | None, EmbeddedAhead]:
-        """The models, and the vectors of all shards that could be embedded; None and no vectors where the models
-        are to be staged now. `check` is called while this waits, and may raise.
+        """The models, and the vectors of all shards that could be embedded. None and no vectors, if the models are
+        still to be staged. `check` is called while this waits, and may raise.
         """
         if self._last is not None:
             self._last.wait(check)
-        if self._writing is not None:  # which the last one may have set
+        if self._writing is not None:  # the last embedding may have set it
             self._writing.wait(check)
         if self._models is None:
             return None, NONE_AHEAD
@@ -190,7 +189,7 @@ class Ahead:
             return
         try:
             work()
-        except Exception as exc:  # of any kind: see the module
+        except Exception as exc:  # of any kind: see the module's docstring
             self._has_ended.set()
             if isinstance(exc, OutputError):  # the disk may be full, and the reading needs it
                 self._shards.clear()
@@ -207,7 +206,7 @@ class Ahead:
             self._has_ended.set()
 
     def _embed(self, ref: ShardRef) -> None:
-        """Compute the vectors of each model, and have them written; not where one of them lacks a vector of a text."""
+        """Compute the vectors of each model, and have them written. Neither, if a model lacks the vector of a text."""
         assert self._models is not None
         shard = self._folder.incoming.shards.read_shard(ref.collection, ref.index)
         digests = [text_digest(text) for text in shard.texts]
@@ -222,7 +221,7 @@ class Ahead:
         self._have_written(functools.partial(self._write, ref, shard.ids, digests, computed))
 
     def _have_written(self, write: Callable[[], None]) -> None:
-        """Begin to write, once what was computed before is written: no more than one shard waits for the disk."""
+        """Begin to write a shard, once the shard before it is written. So at most one shard waits for the disk."""
         assert self._writer is not None
         if self._writing is not None:
             self._writing.wait()
@@ -231,7 +230,7 @@ class Ahead:
     def _write(
         self, ref: ShardRef, ids: Sequence[str], digests: Sequence[bytes], computed: Sequence[_Computed]
     ) -> None:
-        """Write a file for each model, where the disk has room for all of them; then the shard counts."""
+        """Write a file for each model, if the disk has room for all of them. Then the shard counts as embedded."""
         size = sum(made.rows.vectors.nbytes for made in computed)
         if self._free_bytes(self._folder.path) - size < self._spare_bytes:
             return
@@ -250,5 +249,5 @@ class Ahead:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except OSError:  # the reading says what is wrong with it
+    except OSError:  # the reading tells what is wrong with the file
         return 0

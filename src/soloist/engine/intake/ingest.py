@@ -47,7 +47,7 @@ def ingest(
     none goes beyond `SHARD_CHARACTERS` by more than one chunk.
 
     What is left out goes to `skipped.jsonl` and to the sink. `check` is called for every item, and raises where the
-    reading should end. `on_shard` is called with each shard that is written.
+    reading should end. `on_shard` is called with each shard, once the shard is written.
 
     Raises:
         InputError: a file is not readable as chunks, two chunks of a collection have one id, a

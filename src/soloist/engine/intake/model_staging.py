@@ -1,8 +1,8 @@
-"""The models of a run, staged when its input is read; tables of vectors beside the reading, where they are at hand.
+"""Stages the models of a run after its input is read, or during the reading if all are tables of vectors.
 
-A broken input file should cost seconds, and neither a download nor the load of a network. What is wrong with a model is
-told after what is wrong with the input. So what is staged beside the reading tells nothing until the reading has ended,
-and what fails there is tried again after it.
+A broken input file should cost seconds, and neither a download nor the load of a network. A fault of the input is told
+before a fault of a model. So the events of models that are staged during the reading are told after it, and a model
+that fails during the reading is staged again after it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Check = Callable[[], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StagedModels:
-    """Models in host memory, and their encoders. `untold` are the events of the staging that no sink has had."""
+    """Models in host memory, and their encoders. `untold` are the events of the staging that no sink has got yet."""
 
     staged: Mapping[str, StagedModel]
     encoders: dict[str, Encoder]
     untold: tuple[Event, ...] = ()
 
     def told(self, sink: EventSink) -> StagedModels:
-        """The same, once the sink has the events that are untold."""
+        """The same models, after the sink has got the untold events."""
         for event in self.untold:
             sink.emit(event)
         return replace(self, untold=())
@@ -50,7 +50,7 @@ class ModelStaging:
     matmuls: Mapping[str, Matmul]
 
     def are_tables(self) -> bool:
-        """Whether all models are tables of vectors that are on this machine, without code of their own."""
+        """Whether all models are static, have their settings on this machine, and bring no code of their own."""
         return all(map(_is_table_at_hand, self.specs.values()))
 
     def through(self, sink: EventSink, check: Check) -> StagedModels:
@@ -66,7 +66,7 @@ class ModelStaging:
         return StagedModels(staged=staged, encoders=encoders_of(staged, self.config, self.accelerator, sink))
 
     def in_silence(self, check: Check) -> StagedModels:
-        """Stage the models, and keep the events; the same errors."""
+        """Stage the models, and keep the events as untold; the same errors."""
         events = ListSink()
         models = self.through(events, check)
         return StagedModels(staged=models.staged, encoders=models.encoders, untold=tuple(events.events))
@@ -77,5 +77,5 @@ def _is_table_at_hand(spec: ModelSpec) -> bool:
         return False
     try:
         return find_settings(spec) is not None and blueprint_of(spec).is_static
-    except Exception:  # whatever a damaged folder raises is told where the model is staged in its turn
+    except Exception:  # the error of a damaged folder is told when the model is staged after the reading
         return False

@@ -49,8 +49,8 @@ def without_vectorless(
 ) -> tuple[ShardRef, ...]:
     """The incoming shards of a run without the texts of which a model makes no vector; `skipped.jsonl` has those.
 
-    Shards that are `embedded` have a vector of each text by every model. `check` is called now and then, and raises
-    where the run should end.
+    The shards in `embedded` have a vector of each text by every model. `check` is called now and then, and raises where
+    the run should end.
 
     Raises:
         VectorlessTextsError: there are such texts, and the config's `on_bad_input` is "error".

@@ -197,7 +197,7 @@ def _changes(out: Path, asked: Mapping[str, Any], before: Mapping[str, Any]) -> 
 
 
 def _changes_nothing(name: str, asked: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether it only sounds like a change: from all collections to some, or to the library that a run has."""
+    """Whether another value changes nothing: collections are named for the first time, or `matmul` is `auto`."""
     return (name == "collections" and not before[name]) or (name == "matmul" and asked[name] == "auto")
 
 

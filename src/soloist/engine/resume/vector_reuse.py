@@ -134,7 +134,7 @@ class KnownVectors:
                 counts[rows] = stored.counts
 
     def written(self, placement: Placement, checksums: NDArray[np.uint32]) -> None:
-        """Record what a shard's file has now, by the checksum of each row as it is read from there."""
+        """Record the checksum of each vector that a shard's file has now, as the vector is read from the file."""
         self._checksums[placement.file] = checksums
 
     def _number(self, path: Path, origin: Origin) -> int:
@@ -144,7 +144,7 @@ class KnownVectors:
         return len(self._files) - 1
 
     def _add(self, digests: Sequence[bytes], number: int) -> NDArray[np.int64]:
-        """Record the texts that are new, as rows of a file; the entries of the others, and -1 for the new ones."""
+        """Record the new texts of a file. Gives the entry of each known text, and -1 for a new one."""
         entries = self._texts.add_all(digests)
         new = np.flatnonzero(entries < 0).astype(np.int32)
         self._file_of.frombytes(np.full(len(new), number, dtype=np.int32).tobytes())
