@@ -51,5 +51,5 @@ def text_vectors(encoder: Encoder, texts: Sequence[str], check: Callable[[], obj
         if bad:
             return None
         vectors.append(units)
-        counts.append(np.array([tokenized.lengths, tokenized.dropped], dtype=np.int32).T)
+        counts.append(tokenized.counts)
     return TextVectors(vectors=np.concatenate(vectors), counts=np.concatenate(counts))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from soloist.arrays import TokenIds
@@ -43,6 +44,11 @@ class TokenizedTexts:
     def lengths(self) -> list[int]:
         """Tokens of each row, padding excluded."""
         return [len(row) for row in self.ids]
+
+    @property
+    def counts(self) -> NDArray[np.int32]:
+        """Tokens of each text and those cut off, (rows, 2)."""
+        return np.array([self.lengths, self.dropped], dtype=np.int32).T
 
 
 class TextTokenizer:

@@ -54,7 +54,7 @@ class EncodedTexts:
 def prepare_texts(encoder: Encoder, limits: BatchLimits, ids: Sequence[str], texts: Sequence[str]) -> PreparedTexts:
     """Tokenize texts, and lay them out in batches within the limits. Needs no device."""
     tokenized = encoder.tokenize(texts)
-    planned = plan_texts(encoder, limits, token_counts(tokenized))
+    planned = plan_texts(encoder, limits, tokenized.counts)
     return PreparedTexts(
         ids=tuple(ids),
         tokenized=tokenized,
@@ -87,8 +87,3 @@ def encode_texts(encoder: Encoder, replicas: Replicas | None, prepared: Prepared
         rows_per_device=encoded.rows_per_device,
         recomputed_ids=tuple(prepared.ids[row] for row in encoded.recomputed_rows),
     )
-
-
-def token_counts(tokenized: TokenizedTexts) -> NDArray[np.int32]:
-    """Tokens of each text and those cut off, (rows, 2)."""
-    return np.array([tokenized.lengths, tokenized.dropped], dtype=np.int32).T

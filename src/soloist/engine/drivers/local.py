@@ -35,7 +35,6 @@ from soloist.engine.shard_encoding import (
     encode_texts,
     plan_texts,
     prepare_texts,
-    token_counts,
 )
 from soloist.errors import OutputError
 from soloist.events import (
@@ -273,7 +272,7 @@ class _RunningPass:
         rows = np.flatnonzero((counts == _UNKNOWN).any(axis=1))
         if rows.size:
             texts = self._context.run_shards.folder.shards.read_shard(item.shard.collection, item.shard.index).texts
-            counts[rows] = token_counts(self._context.encoders[item.model].tokenize([texts[row] for row in rows]))
+            counts[rows] = self._context.encoders[item.model].tokenize([texts[row] for row in rows]).counts
 
     def _write(self, item: _Prepared, vectors: Vectors, counts: NDArray[np.int32]) -> FileRecord:
         """Write the shard's file, and take note of its vectors for the shards that follow."""
