@@ -86,7 +86,7 @@ class Comparison:
         peak = device.memory().peak_bytes
         del replica
         gc.collect()
-        device.clear_workspace()
+        device.clear_workspaces()
         device.empty_cache()
         assert device.allocated_bytes == 0
         return peak

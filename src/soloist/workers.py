@@ -82,6 +82,10 @@ class WorkerThread:
         self._tasks.put(task)  # type: ignore[arg-type]
         return task
 
+    def drain(self) -> None:
+        """Return when the thread has made its calls and holds nothing of them, or has ended."""
+        self.submit(lambda: None).wait()
+
     def close(self) -> None:
         """Let the thread make its remaining calls, and wait until it has ended."""
         self.close_later()

@@ -189,6 +189,29 @@ def test_factories_make_tensors_on_the_device():
     assert torch.equal(torch.eye(3, device="sim:1").cpu(), torch.eye(3))
 
 
+def test_threads_that_compute_together_have_a_workspace_each(tmp_path):
+    """A library's handle is a thread's, and a workspace is a handle's. A second thread would use memory that is not
+    counted, or each thread that comes after another would count for one more.
+    """
+    card = replace(CARDS["T4"], context_bytes=0)
+    simulated.configure([card], tmp_path / "threads")
+    ready = threading.Barrier(2)
+
+    def multiply() -> None:
+        torch.ones(4, 4, device="sim:0") @ torch.ones(4, 4, device="sim:0")
+        ready.wait(60)
+
+    for _ in range(2):  # the second two have the handles of the first two
+        threads = [threading.Thread(target=multiply) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert simulated.ledger(0).allocated_bytes == 2 * card.workspace_bytes
+    simulated.ledger(0).clear_workspaces()
+    assert simulated.ledger(0).allocated_bytes == 0
+
+
 def test_a_workspace_keeps_no_card(tmp_path):
     """The matrix library's workspace is no tensor of anybody: after it, a smaller device was still the larger card."""
     gc.collect()

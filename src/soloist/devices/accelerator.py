@@ -238,9 +238,9 @@ class SimulatedAccelerator:
         _ledger(device).empty_cache()
 
     def clear_workspaces(self) -> None:
-        """Drop the workspaces of the matrix library."""
+        """Drop the workspaces of the matrix library, of all devices and threads."""
         for device in self.devices:
-            _ledger(device).clear_workspace()
+            _ledger(device).clear_workspaces()
 
 
 def _weakest(cards: Sequence[Card]) -> Card:

@@ -9,7 +9,7 @@ Counted are:
 
 - every storage that an operator returns,
 - the temporaries of the attention kernel that the card would run,
-- the matrix library's workspace and the process's context,
+- the workspaces of the matrix library, one for each thread, and the context of the process,
 - the memory of other processes.
 
 Scratch memory inside other kernels is not counted. An operator computes its result before the size is known. So
@@ -98,7 +98,7 @@ def configure(cards: Sequence[Card], folder: Path | None = None) -> None:
             if known is not None and (known.card, known.folder) == (card, folder):
                 continue
             if known is not None:
-                known.clear_workspace()  # it is nobody's tensor, and the new card has another one
+                known.clear_workspaces()  # they are nobody's tensors, and the new card has others
                 if known.allocated_bytes:
                     known.resize(card)
                     continue

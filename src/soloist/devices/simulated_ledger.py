@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import threading
 import weakref
 from collections.abc import Iterator
@@ -85,15 +86,16 @@ class DeviceLedger:
             self._process.allocator.free(block)
 
     def require_workspace(self) -> None:
-        """Make the matrix library's workspace, unless there is one."""
-        if self._process.lacks_workspace:
+        """Make the matrix library's workspace for the handle of this thread, unless there is one."""
+        handle = _handles.mine()
+        if self._process.lacks_workspace(handle):
             with self._up_to_date():
-                self._process.make_workspace()
+                self._process.make_workspace(handle)
 
-    def clear_workspace(self) -> None:
-        """Free the matrix library's workspace."""
+    def clear_workspaces(self) -> None:
+        """Free the matrix library's workspaces, of all threads."""
         with self._up_to_date():
-            self._process.clear_workspace()
+            self._process.clear_workspaces()
 
     def empty_cache(self) -> None:
         """Give every segment without a block back to the driver."""
@@ -113,7 +115,7 @@ class DeviceLedger:
 
     def close(self) -> None:
         """Give everything back to the driver, the context too."""
-        self.clear_workspace()
+        self.clear_workspaces()
         self.empty_cache()
         with self._up_to_date():
             self._process.drop_context()
@@ -129,8 +131,43 @@ class DeviceLedger:
             yield
 
 
+class _Handles:
+    """The handles of the matrix library: one for each thread that computes, on all devices.
+
+    A thread that has ended leaves its handle to the next one that needs one (`DeviceThreadHandlePool` in
+    aten/src/ATen/cuda/detail/DeviceThreadHandles.h). So there are as many as threads that computed at one time.
+    """
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+        self._left: collections.deque[int] = collections.deque()
+        self._numbers = itertools.count()
+
+    def mine(self) -> int:
+        """The number of this thread's handle."""
+        handle: _Handle | None = getattr(self._of_thread, "handle", None)
+        if handle is None:
+            try:
+                number = self._left.pop()
+            except IndexError:
+                number = next(self._numbers)
+            handle = self._of_thread.handle = _Handle(number)
+            weakref.finalize(handle, self._left.append, number).atexit = False  # it dies with the thread
+        return handle.number
+
+
+class _Handle:
+    """The handle of one thread."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+_handles = _Handles()
+
+
 class _ProcessMemory:
-    """What this process has taken of a device: the context, the matrix library's workspace and an allocator.
+    """What this process has taken of a device: the context, the matrix library's workspaces and an allocator.
 
     Not safe to use from several threads at once.
     """
@@ -140,13 +177,12 @@ class _ProcessMemory:
         self.allocator: Allocator = (CachingAllocator if card.caches else IdealAllocator)(driver.take, driver.give_back)
         self._index = index
         self._driver = driver
-        self._workspace: Block | None = None
+        self._workspaces: dict[int, Block] = {}
         self._has_context = False
 
-    @property
-    def lacks_workspace(self) -> bool:
-        """Whether the card has a workspace that is not made yet."""
-        return self._workspace is None and self.card.workspace_bytes > 0
+    def lacks_workspace(self, handle: int) -> bool:
+        """Whether the card has workspaces, and that of a handle is not made yet."""
+        return self.card.workspace_bytes > 0 and handle not in self._workspaces
 
     def allocate(self, size: int) -> Block:
         """A block, and before it the context.
@@ -178,15 +214,15 @@ class _ProcessMemory:
             self._driver.give_back(self.card.context_bytes)
             self._has_context = False
 
-    def make_workspace(self) -> None:
-        """Allocate the matrix library's workspace."""
-        self._workspace = self.allocate(self.card.workspace_bytes)
+    def make_workspace(self, handle: int) -> None:
+        """Allocate the matrix library's workspace for a handle."""
+        self._workspaces[handle] = self.allocate(self.card.workspace_bytes)
 
-    def clear_workspace(self) -> None:
-        """Free the matrix library's workspace, if there is one."""
-        if self._workspace is not None:
-            self.allocator.free(self._workspace)
-            self._workspace = None
+    def clear_workspaces(self) -> None:
+        """Free the matrix library's workspaces."""
+        for block in self._workspaces.values():
+            self.allocator.free(block)
+        self._workspaces.clear()
 
     def _complaint(self, size: int) -> str:
         return (

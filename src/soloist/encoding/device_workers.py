@@ -12,7 +12,7 @@ import gc
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sentence_transformers import SentenceTransformer
@@ -197,6 +197,23 @@ class TokensInFlight:
             with self._changed:
                 self._tokens -= tokens
                 self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def threads_of_a_pass(accelerator: Accelerator) -> Iterator[Mapping[str, WorkerThread]]:
+    """A thread for each device, which computes for all models of a pass.
+
+    A matrix library keeps a workspace for each thread on a device: 8.5 MB on a T4, 34 MB on an H100. The host keeps
+    none. Where it has several workers, each model has threads of its own, and there are none here.
+    """
+    threads: dict[str, WorkerThread] = {}
+    try:
+        for device in accelerator.devices if accelerator.workers == 1 else ():
+            threads[device] = WorkerThread(f"soloist-{device}")
+        yield threads
+    finally:
+        for thread in threads.values():
+            thread.close()
 
 
 def for_every_worker(batches: Sequence[Batch], workers: int) -> Sequence[Batch]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -49,11 +49,20 @@ class EncodedShard:
 class Replicas:
     """A model on every device of an accelerator, as a context manager inside a lease.
 
+    `threads` are those of a pass by device (see `threads_of_a_pass`). A device that has none there gets its own.
+
     Raises:
         ModelTooLargeError: on entering, the weights do not fit on a device.
     """
 
-    def __init__(self, staged: StagedModel, encoder: Encoder, accelerator: Accelerator, sink: EventSink) -> None:
+    def __init__(
+        self,
+        staged: StagedModel,
+        encoder: Encoder,
+        accelerator: Accelerator,
+        sink: EventSink,
+        threads: Mapping[str, WorkerThread] | None = None,
+    ) -> None:
         self._staged = staged
         self._encoder = encoder
         self._accelerator = accelerator
@@ -61,6 +70,7 @@ class Replicas:
         self._modules: dict[str, SentenceTransformer] = {}
         self._host_float32: SentenceTransformer | None = None
         # Always the same threads: a matrix library has a workspace for each thread on a device.
+        self._threads = threads or {}
         self._workers: list[DeviceWorker] = []
         self._host_threads = torch.get_num_threads()
         most = max(_TOKENS_IN_FLIGHT, _TOKENS_IN_FLIGHT_PER_WORKER * accelerator.workers)
@@ -134,18 +144,20 @@ class Replicas:
     def _add_workers(self, device: str) -> None:
         count = self._accelerator.workers
         if count == 1:
-            self._add_worker(device, self._modules[device], f"soloist-{device}")
+            thread = self._threads.get(device) or WorkerThread(f"soloist-{device}")
+            self._add_worker(device, self._modules[device], thread)
             return
         for number in range(count):
             # Trees of their own: a module may keep state while it computes.
-            worker = self._add_worker(device, twin(self._modules[device]), f"soloist-{device}-{number}")
+            module = twin(self._modules[device])
+            worker = self._add_worker(device, module, WorkerThread(f"soloist-{device}-{number}"))
             worker.thread.submit(functools.partial(torch.set_num_threads, 1)).result()
 
-    def _add_worker(self, device: str, module: SentenceTransformer, thread_name: str) -> DeviceWorker:
+    def _add_worker(self, device: str, module: SentenceTransformer, thread: WorkerThread) -> DeviceWorker:
         worker = DeviceWorker(
             device=device,
             module=module,
-            thread=WorkerThread(thread_name),
+            thread=thread,
             encoder=self._encoder,
             accelerator=self._accelerator,
             sink=self._sink,
@@ -156,7 +168,10 @@ class Replicas:
 
     def _forget(self) -> None:
         for worker in self._workers:
-            worker.thread.close()
+            if worker.device in self._threads:  # it serves the other models of the pass too
+                worker.thread.drain()
+            else:
+                worker.thread.close()
         if self._accelerator.workers > 1:
             torch.set_num_threads(self._host_threads)  # a worker's number is that of every thread that begins later
         self._workers.clear()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from soloist.arrays import Vectors
 from soloist.devices import Accelerator
 from soloist.digests import row_checksums, text_digest
-from soloist.encoding.device_workers import for_every_worker
+from soloist.encoding.device_workers import for_every_worker, threads_of_a_pass
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.prefetch import prefetched_weights
 from soloist.encoding.replicas import Replicas
@@ -295,8 +295,9 @@ def _on_devices(
     encoders: Mapping[str, Encoder], accelerator: Accelerator, sink: EventSink
 ) -> Iterator[dict[str, Replicas]]:
     with contextlib.ExitStack() as stack:
+        threads = stack.enter_context(threads_of_a_pass(accelerator))
         yield {
-            model: stack.enter_context(Replicas(encoder.staged, encoder, accelerator, sink))
+            model: stack.enter_context(Replicas(encoder.staged, encoder, accelerator, sink, threads))
             for model, encoder in encoders.items()
         }
 
