@@ -158,6 +158,21 @@ class TokenTally:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSeconds:
+    """The seconds that a model's work on one shard took, by step. Steps of different shards may overlap in time.
+
+    `reading` is of the shard's own chunk file. `encoding` is from the first batch to the last vector. `writing` makes
+    the file of vectors, and syncs it. A shard that was embedded while the input was read was tokenized within
+    `encoding`.
+    """
+
+    reading: float = 0.0
+    tokenizing: float = 0.0
+    encoding: float = 0.0
+    writing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryStats:
     """The memory of one device, in bytes, at one moment.
 

@@ -16,7 +16,7 @@ from support.forks import Forked
 from soloist.devices import open_accelerator
 from soloist.engine import run
 from soloist.errors import EncodingError, MemoryNotReturnedError, ModelTooLargeError, RowTooLargeError
-from soloist.events import BatchSplit, LeaseAcquired, LeaseReleased, ListSink, PassStarted
+from soloist.events import BatchSplit, LeaseAcquired, LeaseReleased, ListSink, PassStarted, PeakPredicted
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.models.user_catalogue import load_catalogue
@@ -99,6 +99,8 @@ def test_an_out_of_memory_error_that_splits(config, long_texts, crowded):
     sink = ListSink()
     run(dataclasses.replace(config, models=("xlm-roberta",), accelerator="simulated:2x2MB"), sink)
     assert any(isinstance(event, BatchSplit) for event in sink.events)
+    (told,) = (event for event in sink.events if isinstance(event, PeakPredicted))  # it is compared with nothing
+    assert told.models == ("xlm-roberta",) and told.predicted_bytes > told.resident_bytes > 0
     assert_all_empty(sink)
 
 

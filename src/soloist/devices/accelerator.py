@@ -60,6 +60,10 @@ class Accelerator(Protocol):
         """The memory of one device, in bytes. On CUDA the first call makes the process's context."""
         ...
 
+    def tensor_bytes(self, device: str) -> tuple[int, int]:
+        """What live tensors take of a device, and the most that they took since the last reset. Waits for nothing."""
+        ...
+
     def total_bytes(self, device: str) -> int:
         """All memory of a device. Asking makes no context."""
         ...
@@ -112,6 +116,10 @@ class CpuAccelerator:
             total_bytes=host.total,
             peak_bytes=_peak_resident_bytes(),
         )
+
+    def tensor_bytes(self, device: str) -> tuple[int, int]:
+        """The resident size of this process, now and at its highest: the host's tensors are among that."""
+        return int(psutil.Process().memory_info().rss), _peak_resident_bytes()
 
     def total_bytes(self, device: str) -> int:
         """All memory of the host."""
@@ -167,6 +175,10 @@ class CudaAccelerator:
             peak_reserved_bytes=torch.cuda.max_memory_reserved(device),
         )
 
+    def tensor_bytes(self, device: str) -> tuple[int, int]:
+        """What torch's allocator counts. Unlike `memory`, this does not wait for the device."""
+        return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+
     def total_bytes(self, device: str) -> int:
         """All memory of a device, by its driver."""
         return int(torch.cuda.get_device_properties(device).total_memory)
@@ -220,6 +232,11 @@ class SimulatedAccelerator:
     def memory(self, device: str) -> MemoryStats:
         """The memory of one device, from its ledger."""
         return _ledger(device).memory()
+
+    def tensor_bytes(self, device: str) -> tuple[int, int]:
+        """What the ledger counts."""
+        stats = _ledger(device).memory()
+        return stats.allocated_bytes, stats.peak_bytes
 
     def total_bytes(self, device: str) -> int:
         """All memory of its card."""

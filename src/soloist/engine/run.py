@@ -67,6 +67,7 @@ from soloist.events import (
     as_sink,
 )
 from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
+from soloist.installed import versions
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
 from soloist.sizing.batch_limits import plan_memory, remember
@@ -320,8 +321,11 @@ def _require_apart(config: RunConfig) -> None:
 
 def _announce(config: RunConfig, specs: Mapping[str, ModelSpec], accelerator: Accelerator, sink: EventSink) -> None:
     sink.emit(
-        RunStarted(mode=config.mode, accelerator=config.accelerator, devices=accelerator.devices, models=tuple(specs))
-    )
+        RunStarted(
+            mode=config.mode, accelerator=config.accelerator, devices=accelerator.devices, models=tuple(specs),
+            versions=versions(),
+        )
+    )  # fmt: skip
     for spec in specs.values():
         if spec.non_commercial:
             sink.emit(Notice(about=spec.name, message=f"its licence, {spec.licence}, does not allow commercial use"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from soloist.types import BudgetSource, HeldTensor, Isolation, MemoryStats, TokenTally
+from soloist.types import BudgetSource, HeldTensor, Isolation, MemoryStats, ShardSeconds, TokenTally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,12 +15,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """A run begins, with its models in the order of their passes."""
+    """A run begins, with its models in the order of their passes. `versions` are those of Python and of packages."""
 
     mode: str
     accelerator: str
     devices: tuple[str, ...]
     models: tuple[str, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,18 @@ class PeakCompared(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeakPredicted(Event):
+    """The predicted peak of a pass that split batches, which is not compared with the measured one.
+
+    The pass never computed the batch that the prediction is for.
+    """
+
+    models: tuple[str, ...]
+    predicted_bytes: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseWaiting(Event):
     """Another process holds a device that this run needs."""
 
@@ -221,6 +234,9 @@ class ShardEncoded(Event):
 
     `tally` counts the tokens of all rows. `seconds` is the time that this shard kept the pass busy. If the shard was
     embedded while the input was read, `seconds` includes the time of that embedding.
+
+    `parts` has the seconds of each step. `allocated_bytes` is what tensors took of each leased device after this shard,
+    and `peak_bytes` the most that they took since the lease began. Events of earlier versions lack these three.
     """
 
     model: str
@@ -239,6 +255,9 @@ class ShardEncoded(Event):
     repeated_rows: int = 0
     from_others_rows: int = 0
     tally: TokenTally = field(default_factory=TokenTally)
+    parts: ShardSeconds | None = None
+    allocated_bytes: Mapping[str, int] = field(default_factory=dict)
+    peak_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def embedded_rows(self) -> int:

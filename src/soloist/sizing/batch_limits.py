@@ -9,7 +9,7 @@ from soloist.config import RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.errors import PredictionError, SoloistError
-from soloist.events import EventSink, MemoryPlanned, Notice, PeakCompared
+from soloist.events import EventSink, MemoryPlanned, Notice, PeakCompared, PeakPredicted
 from soloist.memory.planner import memory_limit
 from soloist.memory.prediction import PassMemory, Tracer, blueprint_of, tracer_of
 from soloist.sizing.budgets import Budget
@@ -123,8 +123,8 @@ def compare_peaks(
 ) -> None:
     """Compare the predicted peak of a pass with the devices'. Models that share a pass share its peak.
 
-    The device with the highest peak is compared. A pass that split batches is not, because it never ran the batch that
-    the prediction is for.
+    The device with the highest peak is compared. Of a pass that split batches only the prediction is told, because the
+    pass never ran the batch that the prediction is for.
     """
     try:
         predicted = [memory for model in models if (memory := watch.predict(model)) is not None]
@@ -133,9 +133,14 @@ def compare_peaks(
             Notice(about=", ".join(models), message=f"the predicted peak is not compared with the measured one: {exc}")
         )
         return
-    if len(predicted) < len(models) or any(splits.get(model) for model in models):
+    if len(predicted) < len(models):
         return
     worst = max(predicted, key=lambda memory: memory.peak_bytes)
+    if any(splits.get(model) for model in models):
+        sink.emit(
+            PeakPredicted(models=tuple(models), predicted_bytes=worst.peak_bytes, resident_bytes=worst.resident_bytes)
+        )
+        return
     device = max(peaks, key=lambda name: peaks[name])
     sink.emit(
         PeakCompared(

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,19 +54,23 @@ from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
 from soloist.stores.moving import move_in
 from soloist.stores.tables import rounded, tally_of
-from soloist.types import TokenTally
+from soloist.types import ShardSeconds, TokenTally
 
 _UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Planned:
-    """A shard with its batches for one model. `fresh` are the texts that have no vector by `placement`."""
+    """A shard with its batches for one model. `fresh` are the texts that have no vector by `placement`.
+
+    `parts` are the seconds of the steps so far.
+    """
 
     model: str
     shard: ShardRef
     placement: Placement
     fresh: PlannedTexts
+    parts: ShardSeconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -137,17 +141,21 @@ def _known(context: PassContext, models: Container[str]) -> dict[str, KnownVecto
 def _prepare(
     item: ModelShard, folder: RunFolder, encoder: Encoder, limits: BatchLimits, known: KnownVectors
 ) -> _Prepared:
-    ref = item.shard
+    ref, began = item.shard, time.perf_counter()
     shard = folder.shards.read_shard(ref.collection, ref.index)
     digests = tuple(text_digest(text) for text in shard.texts)
     placement = known.place(folder.path / folder.shards.vectors_file(ref.collection, item.model, ref.index), digests)
+    read = time.perf_counter()
     fresh = prepare_texts(
         encoder,
         limits,
         [shard.ids[row] for row in placement.fresh],
         [shard.texts[row] for row in placement.fresh],
     )
-    return _Prepared(model=item.model, shard=ref, ids=shard.ids, digests=digests, placement=placement, fresh=fresh)
+    parts = ShardSeconds(reading=read - began, tokenizing=time.perf_counter() - read)
+    return _Prepared(
+        model=item.model, shard=ref, ids=shard.ids, digests=digests, placement=placement, fresh=fresh, parts=parts
+    )
 
 
 def _waiting(
@@ -158,7 +166,8 @@ def _waiting(
     digests, counts = folder.ahead.shards.read_digests_and_counts(ref.collection, item.model, ref.index)
     placement = known.place(folder.path / file.record.file, digests)
     fresh = plan_texts(encoder, limits, counts[list(placement.fresh)])
-    return _Waiting(model=item.model, shard=ref, placement=placement, fresh=fresh, file=file)
+    parts = ShardSeconds(encoding=file.seconds)
+    return _Waiting(model=item.model, shard=ref, placement=placement, fresh=fresh, parts=parts, file=file)
 
 
 class _RunningPass:
@@ -225,8 +234,11 @@ class _RunningPass:
 
     def _encode(self, item: _Prepared, began: float) -> None:
         replicas = self._replicas[item.model] if self._replicas is not None else None
+        given = time.perf_counter()
         encoded = encode_texts(self._context.encoders[item.model], replicas, item.fresh)
+        computed = time.perf_counter()
         record = self._write(item, *self._whole(item, encoded))
+        parts = replace(item.parts, encoding=computed - given, writing=time.perf_counter() - computed)
         if encoded.recomputed_ids:
             self._sink.emit(
                 RowsRecomputed(
@@ -234,21 +246,40 @@ class _RunningPass:
                     ids=encoded.recomputed_ids,
                 )
             )  # fmt: skip
-        self._tell(item, encoded.rows_per_device, record, time.perf_counter() - began)
+        self._tell(item, encoded.rows_per_device, record, time.perf_counter() - began, parts)
 
     def _put(self, item: _Waiting, began: float) -> None:
         """Move the file of a shard into its place. Events say the same as if its batches were computed now."""
         run_shards, record = self._context.run_shards, item.file.record
+        computed = time.perf_counter()
         move_in(run_shards.folder, run_shards.folder.ahead, record)
         self._record(item, record, item.file.checksums)
+        parts = replace(item.parts, writing=time.perf_counter() - computed)
         (device,) = self._context.accelerator.devices
         for batch in for_every_worker(item.fresh.batches, self._context.accelerator.workers):
             self._sink.emit(BatchEncoded(model=item.model, device=device, rows=len(batch.rows)))
         rows_per_device = {device: len(item.placement.fresh)} if item.fresh.batches else {}
-        self._tell(item, rows_per_device, record, item.file.seconds + time.perf_counter() - began)
+        self._tell(item, rows_per_device, record, item.file.seconds + time.perf_counter() - began, parts)
 
-    def _tell(self, item: _Planned, rows_per_device: Mapping[str, int], record: FileRecord, seconds: float) -> None:
-        self._sink.emit(_shard_event(item, rows_per_device, record.tally or TokenTally(), seconds))
+    def _tell(
+        self,
+        item: _Planned,
+        rows_per_device: Mapping[str, int],
+        record: FileRecord,
+        seconds: float,
+        parts: ShardSeconds,
+    ) -> None:
+        event = _shard_event(item, rows_per_device, record.tally or TokenTally(), seconds)
+        allocated, peaks = self._memory()
+        self._sink.emit(replace(event, parts=parts, allocated_bytes=allocated, peak_bytes=peaks))
+
+    def _memory(self) -> tuple[dict[str, int], dict[str, int]]:
+        """What tensors take of each device, and their peak so far; nothing where no devices are leased."""
+        accelerator = self._context.accelerator
+        devices = accelerator.devices if self._replicas is not None else ()
+        taken = {device: accelerator.tensor_bytes(device) for device in devices}
+        allocated = {device: now for device, (now, _) in taken.items()}
+        return allocated, {device: peak for device, (_, peak) in taken.items()}
 
     def _whole(self, item: _Prepared, encoded: EncodedTexts) -> tuple[Vectors, NDArray[np.int32]]:
         """The vectors and token counts of a whole shard: what was encoded, and copies of what was known."""
