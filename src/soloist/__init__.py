@@ -18,6 +18,7 @@ from soloist.types import Chunk
 
 if TYPE_CHECKING:
     from soloist.engine import embed
+    from soloist.reports.run_report.writing import report
     from soloist.retrieval import By, open_run
 
     __version__: str
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "embed",
     "open_run",
+    "report",
 ]
 
 
@@ -43,6 +45,10 @@ def __getattr__(name: str) -> Any:
         from soloist.engine import embed
 
         return embed
+    if name == "report":
+        from soloist.reports.run_report.writing import report
+
+        return report
     if name in ("By", "open_run"):
         from soloist import retrieval
 

@@ -17,6 +17,7 @@ from soloist.cli.export import export
 from soloist.cli.outcome import open_missing_streams, through
 from soloist.cli.plain_help import PlainCommand, PlainGroup
 from soloist.cli.plan import plan
+from soloist.cli.report import report
 from soloist.cli.runs import status, verify
 from soloist.cli.search import search
 from soloist.cli.validate import validate
@@ -41,6 +42,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "search": search,
     "eval": evaluate,
     "export": export,
+    "report": report,
     "validate": validate,
 }
 for _name, _command in _COMMANDS.items():

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -15,6 +15,8 @@ from soloist.cli.lists import split
 from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.cli.way_on import always
 from soloist.config import RunConfig
+from soloist.errors import SoloistError
+from soloist.types import Mode
 
 _WAY_ON = always("the report was not finished, and the same command starts again")
 _PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers")
@@ -49,8 +51,8 @@ def validate(
 ) -> None:
     """Run the scenarios and the checklist of the validation plan, and print whether each point holds on this machine.
 
-    Nine runs are made over a sample of the chunks. validation.json and validation.md are written to --out. The exit
-    code is 1 if a point fails.
+    Nine runs are made over a sample of the chunks. validation.json and validation.md are written to --out, and
+    report.html with figures of the runs in both modes. The exit code is 1 if a point fails.
     """
     with exit_codes(debug=debug, way_on=_WAY_ON):
         config = RunConfig.from_mapping(
@@ -98,4 +100,17 @@ def _run(config: RunConfig, sample_chunks: int, quick: bool, as_json: bool) -> b
             typer.echo(texts["validation.json"], nl=False)
         else:
             print_checks(results, evidence, open_console(sys.stdout))
+    _write_report(folder)
     return all(result.verdict != "fail" for result in results)
+
+
+def _write_report(folder: Path) -> None:
+    """Show the runs in both modes beside each other. Where that cannot be done, one sentence says why."""
+    from soloist.reports.run_report.writing import DEFAULT_NAME, write_report
+
+    runs = [folder / mode for mode in get_args(Mode) if (folder / mode).is_dir()]  # a run may have failed early
+    try:
+        if runs:
+            write_report(runs, folder / DEFAULT_NAME)
+    except SoloistError as exc:
+        typer.echo(f"soloist: note: {DEFAULT_NAME} is not written: {exc}", err=True)

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import soloist
 from soloist.config import FusionConfig, RunConfig
 from soloist.validation.evidence import CommandRecord
 
@@ -29,7 +28,7 @@ def run_embed(config: RunConfig, out: Path) -> CommandRecord:
 
 def run_script(config: RunConfig, out: Path) -> CommandRecord | None:
     """The validation plan's own command, where this is a checkout; None where it is not."""
-    path = Path(soloist.__file__).resolve().parents[2] / "scripts" / "embed_collections_v5.py"
+    path = Path(__file__).resolve().parents[3] / "scripts" / "embed_collections_v5.py"
     if not path.is_file():
         return None
     arguments = [

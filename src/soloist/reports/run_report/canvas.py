@@ -1,0 +1,146 @@
+"""Figures as SVG within a page: two widths, and colours that the page decides. Knows matplotlib, and nothing of runs.
+
+A colour is a role, such as `ink`. It is drawn as a hexadecimal number that stands for the role, and the SVG then has
+the page's variable of that name in its place. So one figure serves a light page and a dark one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from soloist.broken_imports import load_optional
+from soloist.reports.text import printable
+
+SERIES = 8
+MARK = "mark"  # what stands for a fact
+CLASSES = (MARK, "split", "limit", "budget")  # what a figure may give as `gid`
+WIDE, NARROW = 960, 360  # in the units of the SVG: a text of 12 is about 12 pixels high at that width
+_FONT = 12
+_ROLES = {"ink": "#010101", "muted": "#010102", "grid": "#010103"} | {
+    f"series-{number}": f"#0102{number:02x}" for number in range(SERIES)
+}
+_NAMES = {value: f"var(--{name})" for name, value in _ROLES.items()}
+_HEX = re.compile(r"#0[0-9a-f]{5}\b")
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_REFERENCE = re.compile(r"url\(#([^)]*)\)")
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+# matplotlib's settings are those of the process, and so are the filters of warnings.
+_DRAWING = threading.Lock()
+
+
+def role(name: str) -> str:
+    """The colour that stands for a role: `ink`, `muted`, `grid`, or `series-0` and so on."""
+    return _ROLES[name]
+
+
+def series(number: int) -> str:
+    """The colour of a series; they come again after `SERIES`."""
+    return _ROLES[f"series-{number % SERIES}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """A figure to draw on, and how wide it is. `figure` is one of matplotlib's."""
+
+    figure: Any
+    is_narrow: bool
+
+    def axes(self, rows: int = 1) -> list[Any]:
+        """Axes below each other, which share the horizontal one where there are several."""
+        found = self.figure.subplots(rows, 1, sharex=rows > 1, squeeze=False)
+        return [axes for row in found for axes in row]
+
+    def name(self, text: str) -> str:
+        """A name that fits beside or above axes: on one line, and cut in its middle."""
+        most, text = 16 if self.is_narrow else 32, printable(text)
+        return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - most // 2 + 1 :]}"
+
+    def legend(self, handles: dict[str, Any]) -> None:
+        """Names of series above the axes."""
+        if handles:
+            self.figure.legend(
+                list(handles.values()), [self.name(text) for text in handles], loc="outside upper left",
+                ncols=2 if self.is_narrow else 4, frameon=False, fontsize=_FONT - 1, handlelength=1.2,
+                columnspacing=1.2, borderpad=0.1,
+            )  # fmt: skip
+
+
+def require_figures() -> Any:
+    """The library that draws.
+
+    Raises:
+        ConfigError: it is not installed, or cannot be loaded.
+    """
+    return load_optional("matplotlib.figure", what="soloist report", package="matplotlib", extra="report")
+
+
+def svg(name: str, alt: str, height: int, draw: Callable[[Canvas], None], *, is_narrow: bool) -> str:
+    """A figure as an SVG element. `name` tells its ids from those of the other figures of the page."""
+    width = NARROW if is_narrow else WIDE
+    figures = require_figures()
+    with _settings(name):
+        # 72 points an inch: the units of the SVG are those of the size.
+        figure = figures.Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
+        draw(Canvas(figure, is_narrow))
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata=_NO_METADATA, facecolor="none")
+    return _for_page(text.getvalue(), name, alt)
+
+
+@contextlib.contextmanager
+def _settings(name: str) -> Iterator[None]:
+    """matplotlib's settings for the SVG of a page, whatever those of the process are."""
+    import matplotlib
+
+    ink, muted, grid = role("ink"), role("muted"), role("grid")
+    settings = {
+        "svg.fonttype": "none", "svg.hashsalt": name, "font.size": _FONT, "text.parse_math": False, "text.color": ink,
+        "axes.labelcolor": ink, "axes.edgecolor": muted, "axes.facecolor": "none", "axes.titlesize": _FONT,
+        "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.grid": True, "axes.axisbelow": True, "grid.color": grid, "xtick.color": muted, "ytick.color": muted,
+        "xtick.labelcolor": ink, "ytick.labelcolor": ink, "xtick.labelsize": _FONT - 1, "ytick.labelsize": _FONT - 1,
+        "hatch.color": ink, "hatch.linewidth": 0.8, "legend.labelcolor": ink,
+    }  # fmt: skip
+    with _DRAWING, matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings)
+        # The page's fonts draw the texts: matplotlib only measures them, and lacks letters of some scripts.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from (current )?font", category=UserWarning)
+        yield
+
+
+def _for_page(text: str, name: str, alt: str) -> str:
+    """The SVG element without size, with ids of its own, the page's colours and a text for who does not see it."""
+    root = ElementTree.fromstring(text)
+    for size in ("width", "height"):
+        root.attrib.pop(size, None)
+    for element in root.iter():
+        _rewrite(element, name)
+    root.set("id", name)
+    root.set("role", "img")
+    root.set("aria-label", printable(alt))
+    ElementTree.register_namespace("", _SVG)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _rewrite(element: ElementTree.Element, name: str) -> None:
+    for key, value in list(element.attrib.items()):
+        if key == "id" and value in CLASSES:  # many marks of a figure have it
+            del element.attrib[key]
+            element.set("class", value)
+        elif key == "id":
+            element.set(key, f"{name}-{value}")
+        elif key == f"{{{_XLINK}}}href":
+            del element.attrib[key]
+            element.set("href", f"#{name}-{value.removeprefix('#')}")
+        else:
+            themed = _HEX.sub(lambda found: _NAMES.get(found[0], found[0]), value)
+            element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", themed))

@@ -1,0 +1,63 @@
+"""The parts of a report, as values: a heading, sentences, a figure to draw, and tables with the same facts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from soloist.reports.text import clock_text
+
+ROWS = 100  # of a table: the files of the run have all of them
+CELL_CHARACTERS = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Cells by row. `left_out` counts the rows that are not shown."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the report. `name` is that of its figure, if `has_figure`. `alt` says what the figure shows.
+
+    Without a figure, its tables are open; with one, they are below it and closed.
+    """
+
+    name: str
+    title: str
+    text: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    has_figure: bool = False
+    alt: str = ""
+
+
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], most: int = ROWS) -> Table:
+    """A table of the first rows, with long cells cut."""
+    every = list(rows)
+    return Table(
+        caption=caption,
+        columns=tuple(columns),
+        rows=tuple(tuple(map(_short, row)) for row in every[:most]),
+        left_out=max(0, len(every) - most),
+    )
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration: `0.25 s`, `12.3 s`, `2:05`, `1:02:03`."""
+    if seconds >= 100:
+        return clock_text(seconds)
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s"
+
+
+def share_text(part: float, whole: float) -> str:
+    """A part of a whole in per cent; a dash where there is no whole."""
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def _short(cell: str) -> str:
+    return cell if len(cell) <= CELL_CHARACTERS else cell[:CELL_CHARACTERS] + " …"

@@ -1,0 +1,102 @@
+"""`soloist report`: a run folder, or two, to one file of HTML."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from soloist.broken_imports import load_optional
+from soloist.errors import ConfigError, OutputPathError
+from soloist.jsontext import json_text
+from soloist.reports.run_report.fields import Fields
+from soloist.reports.run_report.gathering import gather
+from soloist.stores.atomic import atomic_path, disk_errors
+
+if TYPE_CHECKING:
+    from soloist.retrieval.evaluation import Evaluation
+
+DEFAULT_NAME = "report.html"
+_MOST_RUNS = 2
+_HEAD_BYTES = 400
+_MARK = b'<meta name="generator" content="soloist report'
+
+
+def report(
+    run: Path | str,
+    out: Path | str = DEFAULT_NAME,
+    *,
+    beside: Path | str | None = None,
+    evaluations: Sequence[Evaluation] = (),
+) -> Path:
+    """Write a report of a run as one HTML file that needs no network, and give the path of the file.
+
+    `beside` is another run, which is shown beside the first. `evaluations` are those of the runs, in their order. The
+    runs need not be finished. A report at `out` is replaced.
+
+        soloist.report("run", "report.html")
+
+    Raises:
+        ConfigError: a run is not there; `out` cannot be the file; matplotlib or jinja2 is not installed; or an
+            evaluation is not that of its run.
+        OutputError: the file cannot be written.
+    """
+    runs = [Path(path) for path in (run, beside) if path is not None]
+    # As JSON has them, so that a report of an evaluation and one of its file are the same.
+    given = [Fields.of(json.loads(json_text(evaluation.to_dict()))) for evaluation in evaluations]
+    return write_report(runs, Path(out), given)
+
+
+def write_report(runs: Sequence[Path], out: Path, evaluations: Sequence[Fields | None] = ()) -> Path:
+    """Write the report of a run, or of two beside each other; the path of the file.
+
+    `evaluations` are those of the runs, in their order.
+
+    Raises:
+        ConfigError: a library is not installed; there are more than two runs; or an evaluation is not that of its run.
+        OutputPathError: a run is not there; or `out` is a folder, is inside a run, or is a file of somebody else.
+        OutputError: the file cannot be written.
+    """
+    require_libraries()
+    if not 1 <= len(runs) <= _MOST_RUNS:
+        raise ConfigError(f"there are {len(runs)} runs: give one run, or two to show them beside each other")
+    if len(evaluations) > len(runs):
+        raise ConfigError(f"there are {len(evaluations)} evaluations of {len(runs)} runs: give one for each run")
+    _require_own(out, runs)
+    given = [*evaluations, *[None] * (len(runs) - len(evaluations))]
+    facts = [gather(run, evaluation) for run, evaluation in zip(runs, given, strict=True)]
+    from soloist.installed import versions
+    from soloist.reports.run_report.page import page
+
+    text = page(facts, versions().get("soloist", ""))
+    with atomic_path(out) as temp, disk_errors(out):
+        temp.write_text(text, encoding="utf-8", newline="\n")
+    return out
+
+
+def require_libraries() -> None:
+    """Refuse a machine that lacks what reports are made with.
+
+    Raises:
+        ConfigError: a library is not installed, or cannot be loaded.
+    """
+    for module, package in (("matplotlib.figure", "matplotlib"), ("jinja2", "jinja2")):
+        load_optional(module, what="soloist report", package=package, extra="report")
+
+
+def _require_own(out: Path, runs: Sequence[Path]) -> None:
+    """Refuse to write over what is not a report, or into a run: a run that was just begun would no longer be one."""
+    if out.is_dir():
+        raise OutputPathError(f"{out} is a folder: give the name of a file, such as {out / DEFAULT_NAME}")
+    path = Path(os.path.realpath(out))
+    for run in runs:
+        if path.is_relative_to(os.path.realpath(run)):
+            raise OutputPathError(f"{out} is inside the run {run}: give a file outside of it, such as {DEFAULT_NAME}")
+    if not out.exists():
+        return
+    with disk_errors(out), out.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if _MARK not in head:
+        raise OutputPathError(f"{out} is there, and is not a report of soloist: choose another file, or remove it")

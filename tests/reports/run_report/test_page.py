@@ -1,0 +1,208 @@
+"""The page has the facts of its runs, opens nowhere but here, and is bounded in size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from support.invoking import invoke
+from support.run_events import encoded, stats, two_sessions
+
+import soloist
+from soloist.errors import ConfigError, OutputError, OutputPathError
+from soloist.events import LeaseAcquired, Notice, RunStarted
+from soloist.stores import RunFolder
+
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>&\"'$\\alpha$ \x1b[31m \udcff 標"
+EMPTY = {"br", "col", "hr", "img", "input", "link", "meta"}
+FIGURES = {"leases", "memory", "rates", "phases", "lengths", "batches", "padding", "splits", "work"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, its figures, and the text of its cells."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.urls: list[str] = []
+        self.marks: dict[str, int] = {}
+        self.text = ""
+        self._open: list[str] = []
+        self._figure = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self._open == [], "an element is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [values["id"] or ""] if "id" in values else []
+        self.urls += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        assert not any(name.startswith("on") for name in values)
+        if tag == "svg":
+            self._figure = values["id"] or ""
+            self.marks[self._figure] = 0
+        self.marks[self._figure] = self.marks.get(self._figure, 0) + (values.get("class") == "mark")
+        if tag not in EMPTY:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in EMPTY:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if self._open and self._open[-1] != "style" else ""
+
+
+@pytest.fixture(scope="module")
+def page(make_run, tmp_path_factory):
+    """The report of a run of two sessions."""
+    run = make_run(two_sessions(), name="shown")
+    return Page(soloist.report(run, tmp_path_factory.mktemp("page") / "report.html"))
+
+
+def test_every_figure_has_marks_in_both_widths(page):
+    """A figure that is drawn of the wrong facts is a frame around nothing."""
+    expected = {f"{width}-0-{name}" for width in ("wide", "narrow") for name in FIGURES}
+    assert {name for name, marks in page.marks.items() if marks} == expected
+    assert len(page.ids) == len(set(page.ids))
+    assert [url for url in page.urls if not url.startswith(("#", "data:,"))] == []
+    assert "script" not in page.tags
+
+
+def test_the_page_has_the_facts_as_text(page):
+    """Who cannot see a figure finds the same facts in its table."""
+    for fact in ("1.0 kB", "500 B (not compared: a batch was split)", "600 B", "no release recorded", "hand-over",
+                 "3.75 s", "no end recorded", "torch", "9.9", "something", "tokens cut off"):  # fmt: skip
+        assert fact in page.text, fact
+
+
+def test_two_runs_are_beside_each_other(make_run, tmp_path):
+    """Two files in two tabs are no comparison."""
+    one, two = (make_run(two_sessions(), name=name) for name in ("one", "two"))
+    page = Page(soloist.report(one, tmp_path / "report.html", beside=two))
+    assert {name for name, marks in page.marks.items() if marks} == {
+        f"narrow-{number}-{name}" for number in (0, 1) for name in FIGURES
+    }
+    assert page.tags.count("h2") * 2 == page.tags.count("h3")
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_texts_of_a_run_are_no_part_of_the_page(make_run, tmp_path):
+    """A model, a device, a file or a notice may be named like an element."""
+    named, memory = {"models": (HOSTILE,), "devices": (HOSTILE,)}, {HOSTILE: stats()["sim:0"]}
+    events = [
+        (0.0, RunStarted(mode=HOSTILE, accelerator=HOSTILE, versions={HOSTILE: HOSTILE}, **named)),
+        (1.0, LeaseAcquired(memory=memory, waited_seconds=0.0, **named)),
+        (2.0, Notice(about=HOSTILE, message=HOSTILE)),
+        (3.0, dataclasses.replace(encoded(HOSTILE, 0), rows_per_device={HOSTILE: 6}, allocated_bytes={HOSTILE: 9})),
+    ]
+    run = make_run(events, name="<b>run")
+    state = {"config": {HOSTILE: HOSTILE}, "models": {HOSTILE: "f"}}
+    (run / "state.json").write_text(json.dumps(state))
+    page = Page(soloist.report(run, tmp_path / "report.html"))
+    assert not {"script", "img", "b"} & set(page.tags)
+    assert (
+        page.text.count("<script>alert('x')</script><img src=x onerror=alert(1)>&\"'$\\alpha$ \\x1b[31m \\udcff 標") > 5
+    )
+
+
+def test_ten_thousand_shards_are_a_page_of_bounded_size(make_run, tmp_path):
+    """A mark for each shard would be a file that no browser opens."""
+    events = list(two_sessions())
+    events += [(86_500.0 + at, encoded("ab"[at % 2], at, batch_rows=(at % 600 + 1, 7))) for at in range(20_000)]
+    path = soloist.report(make_run(events), tmp_path / "report.html")
+    assert path.stat().st_size < 3_000_000
+    assert "A point stands for 17 shards in a row" in Page(path).text
+
+
+def test_a_run_without_events_is_a_page_that_says_so(make_run, tmp_path):
+    """The report is wanted most where something went wrong."""
+    run = make_run()
+    (run / "events.jsonl").unlink()
+    page = Page(soloist.report(run, tmp_path / "report.html"))
+    assert "The run has no events" in page.text
+    assert {name for name, marks in page.marks.items() if marks} == {"wide-0-lengths", "narrow-0-lengths"}
+
+
+def test_the_evaluation_of_the_run_is_shown(make_run, tmp_path):
+    """What the ensemble is worth is the question behind the run."""
+    file, out = tmp_path / "evaluation.json", tmp_path / "report.html"
+    file.write_text(json.dumps(evaluation("a", "b")))
+    result = invoke("report", make_run(two_sessions()), "--out", out, "--evaluation", file)
+    assert result.exit_code == 0, result.stderr
+    page = Page(out)
+    assert page.marks["wide-0-evaluation"] == 4
+    assert "+0.1000 [+0.0500, +0.1500]" in page.text and "It helps." in page.text
+
+
+def evaluation(*models):
+    """What `soloist eval --json` prints, as far as the report reads it."""
+    systems = [{"name": name, "kind": "model", "measures": {"nDCG@10": 0.5}, "gain": None} for name in models]
+    gain = {"mean": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.01}
+    systems.append({"name": "concat", "kind": "run", "measures": {"nDCG@10": 0.6}, "gain": gain})
+    return {"questions": 25, "best_single": models[0], "systems": systems, "verdict": {"text": "It helps."}}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "which cannot be read (No such file or directory)"),
+        ("{", "which cannot be read (it is not JSON)"),
+        ("[]", "the evaluation has no systems"),
+        (json.dumps(evaluation("other")), "the evaluation is of other, but the run"),
+    ],
+)
+def test_an_evaluation_that_is_not_of_the_run_is_refused(content, words, make_run, tmp_path):
+    """Figures of another run would be read as those of this one."""
+    file = tmp_path / "evaluation.json"
+    if content is not None:
+        file.write_text(content)
+    result = invoke("report", make_run(two_sessions()), "--out", tmp_path / "report.html", "--evaluation", file)
+    assert result.exit_code == 2
+    assert words in result.stderr and "soloist eval RUN --json" in result.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_report_is_replaced_and_no_other_file_is(make_run, tmp_path):
+    """`--out` with the wrong name would cost somebody a file."""
+    run, out = make_run(), tmp_path / "report.html"
+    assert soloist.report(run, out) == soloist.report(run, str(out)) == out
+    out.write_text("my own page")
+    with pytest.raises(OutputPathError, match="is not a report of soloist: choose another file"):
+        soloist.report(run, out)
+    assert out.read_text() == "my own page"
+    with pytest.raises(OutputPathError, match="is a folder: give the name of a file"):
+        soloist.report(run, tmp_path)
+
+
+def test_a_report_is_not_written_into_its_run(make_run, tmp_path):
+    """A run that was stopped while it read would be no run any more, and could not be continued."""
+    run = make_run(two_sessions())
+    (tmp_path / "link").symlink_to(run)
+    for out in (run / "report.html", tmp_path / "link" / "report.html"):
+        with pytest.raises(OutputPathError, match="is inside the run"):
+            soloist.report(run, out)
+    RunFolder.at(run)
+
+
+def test_without_matplotlib_one_sentence_says_what_to_install(make_run, tmp_path, monkeypatch):
+    """A traceback of an import is no help in a notebook."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigError, match=r"soloist report needs matplotlib: run pip install .*\[report\]"):
+        soloist.report(make_run(two_sessions()), tmp_path / "report.html")
+
+
+def test_an_out_that_cannot_be_written_is_one_sentence(make_run, tmp_path):
+    """A path below a file is a mistake of the reader, and no fault of the run."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        soloist.report(make_run(), tmp_path / "file" / "report.html")
