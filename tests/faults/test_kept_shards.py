@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import torch
 from support.commands import Commands, Death
 from support.editing import empty_run
 from support.fault_runs import On, command_of, require_sentence, write_chunks
+from support.file_moments import just_before
 
 from soloist.engine import run
 from soloist.errors import EncodingError, OutputError, RowTooLargeError, RunInterruptedError, RunStoppedError
@@ -269,3 +271,61 @@ def test_a_kill_before_a_shard_has_its_name_keeps_those_before(many, tmp_path):
     assert [event["shard"] for event in events if event["event"] == "ShardEncoded"] == list(range(AT))
     result = run(config)
     assert (result.models[0].kept, result.models[0].embedded) == (AT * ROWS, (SHARDS - AT) * ROWS)
+
+
+def test_an_error_of_the_disk_is_told_before_that_of_the_next_shard(many, planted):
+    """A row without a vector would be told, and after the row is gone the disk is as full as before."""
+    begun, sink = threading.Event(), ListSink()
+
+    def begin() -> None:
+        planted.act = nonsense
+        begun.set()
+
+    def full() -> None:
+        assert begun.wait(PATIENCE_SECONDS), f"shard {AT + 1} was to begin when shard {AT} was on the disk"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    name = rf"two/part-0000{AT}\.parquet"
+    with (
+        just_before(rf"^os.rename \S+ \S*/{name}", full),
+        pytest.raises(OutputError, match=rf"{name}: No space left on device: free some space and run again$") as caught,
+    ):
+        run(many, sink, On(in_the_midst_of(AT + 1), begin))
+    planted.act = None
+    assert isinstance(caught.value.__context__, EncodingError)
+    require_kept(many, sink, AT, "No space left on device")
+
+
+# A worker process begins with this: it does not give a shard its name before the parent has closed the worker's input.
+_SLOW_DISK = """
+import select, sys, time
+
+def hold(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith({ending!r}):
+        inbox = select.poll()
+        inbox.register(0, select.POLLHUP)
+        assert inbox.poll(60_000), "the parent did not close the input of this process"
+        time.sleep(0.5)
+
+if "drivers.isolated" in " ".join(sys.orig_argv):
+    sys.addaudithook(hold)
+"""
+
+
+def test_a_second_signal_lets_a_worker_process_write_what_it_has_computed(many, tmp_path, monkeypatch):
+    """The process would end with the signal, and a shard that was computed before it would not get to the disk."""
+    (tmp_path / "slow").mkdir()
+    ending = f"/two/part-0000{AT - 1}.parquet"
+    (tmp_path / "slow" / "sitecustomize.py").write_text(_SLOW_DISK.format(ending=ending))
+    monkeypatch.syspath_prepend(tmp_path / "slow")
+    config, left = dataclasses.replace(many, isolation="process"), [signal.SIGINT, signal.SIGINT]
+    is_it = in_the_midst_of(AT)
+
+    def press(event: Event) -> None:
+        began = len(left) == 2 and is_it(event)
+        if began or (isinstance(event, Notice) and event.about == "Ctrl-C"):
+            os.kill(os.getpid(), left.pop())
+
+    with pytest.raises(RunInterruptedError):
+        run(config, press)
+    assert kept(config.out)[:AT] == list(range(AT))

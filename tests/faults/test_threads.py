@@ -37,6 +37,8 @@ def at(kind, model="two"):
         ("soloist-cpu", "cpu", ShardEncoded),
         ("soloist-cpu", "cpu", BatchEncoded),  # it is at work: the event comes from it
         ("soloist-sim:1", "simulated:2x1GB", BatchEncoded),
+        ("soloist-write", "simulated:2x1GB", PassStarted),
+        ("soloist-write", "simulated:2x1GB", ShardEncoded),  # it is at work: the event comes from it
         ("soloist-prepare", "cpu", PassStarted),
         ("soloist-prepare", "cpu", ShardEncoded),
     ],

@@ -39,6 +39,10 @@ class PreparedTexts(PlannedTexts):
     ids: tuple[str, ...]
     tokenized: TokenizedTexts
 
+    def without_tokens(self) -> PlannedTexts:
+        """The same texts once they are encoded, when nothing needs their tokens."""
+        return PlannedTexts(counts=self.counts, batches=self.batches, padded_tokens=self.padded_tokens)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedTexts:

@@ -232,11 +232,13 @@ class ShardEncoded(Event):
     `padded_tokens` is what the devices computed, in batches of `batch_rows` rows of `padded_lengths` tokens.
     `truncated_tokens` were cut off at the model's limit.
 
-    `tally` counts the tokens of all rows. `seconds` is the time that this shard kept the pass busy. If the shard was
-    embedded while the input was read, `seconds` includes the time of that embedding.
+    `tally` counts the tokens of all rows. `seconds` is the time that this shard kept the pass busy: since the shard
+    before it was done, without a wait for the devices. If the shard was embedded while the input was read, `seconds`
+    includes the time of that embedding.
 
-    `parts` has the seconds of each step. `allocated_bytes` is what tensors took of each leased device after this shard,
-    and `peak_bytes` the most that they took since the lease began. Events of earlier versions lack these three.
+    `parts` has the seconds of each step. `allocated_bytes` is what tensors took of each leased device after the batches
+    of this shard, and `peak_bytes` the most that they took since the lease began. Events of earlier versions lack these
+    three.
     """
 
     model: str

@@ -29,6 +29,7 @@ from soloist.devices.lease import ProcessLease
 from soloist.devices.locks import LOCK_DIR
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.local import run_pass
+from soloist.engine.drivers.writing import ShardWriter, writer_for
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.pending import RunShards, pending, tell_kept
 from soloist.errors import EncodingError, ModelLoadError, SoloistError
@@ -47,7 +48,9 @@ from soloist.types import Matmul
 _CODE = "import gc; gc.disable(); from soloist.engine.drivers.isolated import main; gc.enable(); main()"
 _COMMAND = (sys.executable, "-c", _CODE)
 _LAST_WORDS_SECONDS = 10
-_PARENT_IS_GONE = 70  # the exit code of a worker whose parent has ended
+_WRITING_SECONDS = 5  # how long a worker that is to end at once may take to write a shard that is computed
+_END = "end"
+_PARENT_IS_GONE = 70  # the exit code of a worker whose parent has ended, or wants it to end at once
 
 
 def run_isolated(context: PassContext, config: RunConfig, lease: ProcessLease, sink: EventSink) -> None:
@@ -141,9 +144,11 @@ class _Worker:
     def close(self) -> None:
         """End the worker and wait for its end, which frees all that it has on a device.
 
-        A worker ends when its input does. One that does not is killed.
+        A worker ends when its input does. One that does not is killed. The word before says that this process has not
+        been killed itself, so the worker may write what it has computed.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
+        self.send(_END)
         try:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
@@ -185,6 +190,7 @@ class _Parent:
         os.dup2(2, 1)
         self._lock = threading.Lock()
         self.stop = Stop()
+        self.writer: ShardWriter | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="soloist-parent", daemon=True).start()
 
@@ -208,6 +214,10 @@ class _Parent:
     def _listen(self) -> None:
         for line in sys.stdin:
             said = json.loads(line)
+            if said == _END:
+                if self.writer is not None:
+                    self.writer.wait_within(_WRITING_SECONDS)
+                break
             if isinstance(said, str) and said.startswith("stop "):
                 self.stop.request(said.removeprefix("stop "))
             else:
@@ -260,7 +270,8 @@ def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
     budgets = {model: Budget(**budget) for model, budget in request["budgets"].items()}
     context = _context(config, request["models"], request["matmuls"], shards, budgets, accelerator, parent.stop)
     lease = DeviceLease(accelerator, context.models, ends, locked=False)
-    run_pass(context, _Go(parent, lease), parent)
+    parent.writer = writer_for(accelerator)
+    run_pass(context, _Go(parent, lease), parent, parent.writer)
 
 
 def _context(

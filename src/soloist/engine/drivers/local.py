@@ -6,6 +6,7 @@ The same code runs in the process that drives the run and, with process isolatio
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from soloist.encoding.prefetch import prefetched_weights
 from soloist.encoding.replicas import Replicas
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.prefetch import Lookahead
+from soloist.engine.drivers.writing import ShardWriter, writer_for
 from soloist.engine.intake.ahead import AheadFile
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.pending import ModelShard, pending, tell_kept
@@ -57,6 +59,7 @@ from soloist.stores.tables import rounded, tally_of
 from soloist.types import ShardSeconds, TokenTally
 
 _UNKNOWN = -1
+_Taken = Mapping[str, tuple[int, int]]  # bytes of tensors by device: now, and at most since the lease began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,6 +86,16 @@ class _Prepared(_Planned):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Computed(_Planned):
+    """A shard whose new vectors are computed, and which is to be written. `taken` was measured when they were."""
+
+    ids: tuple[str, ...]
+    digests: tuple[bytes, ...]
+    encoded: EncodedTexts
+    taken: _Taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Waiting(_Planned):
     """A shard whose vectors were embedded while the input was read, and wait in a file."""
 
@@ -100,10 +113,13 @@ class _SplitCount:
             self.splits[event.model] = self.splits.get(event.model, 0) + 1
 
 
-def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: EventSink) -> None:
+def run_pass(
+    context: PassContext, lease: AbstractContextManager[object], sink: EventSink, writer: ShardWriter | None = None
+) -> None:
     """Embed every shard that is not finished with the models of a pass.
 
-    The lease is taken when the first shard with rows to embed is ready, and not at all where there is none.
+    The lease is taken when the first shard with rows to embed is ready, and not at all where there is none. `writer` is
+    given where others have to know what is being written.
 
     Raises:
         RunStoppedError: the run was to end before all shards were done.
@@ -123,7 +139,8 @@ def run_pass(context: PassContext, lease: AbstractContextManager[object], sink: 
         return _prepare(item, folder, encoder, limits, known[item.model])
 
     with context.stop.shielded(), Lookahead(prepare, left.work) as prepared:
-        _RunningPass(context, known, left.work, lease, sink).through(prepared)
+        running = _RunningPass(context, known, left.work, lease, sink)
+        running.through(prepared, writer or writer_for(context.accelerator))
 
 
 def _known(context: PassContext, models: Container[str]) -> dict[str, KnownVectors]:
@@ -189,24 +206,26 @@ class _RunningPass:
         self._sink = TeeSink(self._counted, sink)
         self._watch = PeakWatch(context.plan)
         self._replicas: dict[str, Replicas] | None = None
+        self._began = 0.0  # when the shard before was told
 
-    def through(self, prepared: Iterable[_Prepared | _Waiting]) -> None:
+    def through(self, prepared: Iterable[_Prepared | _Waiting], writer: ShardWriter) -> None:
         """Work off the shards."""
         peaks: dict[str, int] = {}
-        with contextlib.ExitStack() as held:
-            began = time.perf_counter()
+        with contextlib.ExitStack() as held, writer:
+            self._began = time.perf_counter()
             for item in prepared:
                 self._context.stop.check()
                 if item.fresh.batches and self._replicas is None:
+                    writer.settle()  # there may be hours to wait
                     waiting = time.perf_counter()
                     self._replicas = self._take(held)
-                    began += time.perf_counter() - waiting  # the wait for the devices is not the shard's
+                    self._began += time.perf_counter() - waiting  # the wait for the devices is not the shard's
                 self._watch.see(item.model, item.fresh.batches)
                 if isinstance(item, _Waiting):
-                    self._put(item, began)
+                    writer.write(functools.partial(self._put, item))
                 else:
-                    self._encode(item, began)
-                began = time.perf_counter()
+                    writer.write(functools.partial(self._keep, self._encode(item)))
+            writer.settle()
             if self._replicas is not None:
                 peaks = self._peaks()
         if peaks:
@@ -232,23 +251,31 @@ class _RunningPass:
             self._sink.emit(PassFinished(model=model, peak_bytes=peaks))
         return peaks
 
-    def _encode(self, item: _Prepared, began: float) -> None:
+    def _encode(self, item: _Prepared) -> _Computed:
         replicas = self._replicas[item.model] if self._replicas is not None else None
         given = time.perf_counter()
         encoded = encode_texts(self._context.encoders[item.model], replicas, item.fresh)
-        computed = time.perf_counter()
-        record = self._write(item, *self._whole(item, encoded))
-        parts = replace(item.parts, encoding=computed - given, writing=time.perf_counter() - computed)
-        if encoded.recomputed_ids:
+        parts = replace(item.parts, encoding=time.perf_counter() - given)
+        return _Computed(
+            model=item.model, shard=item.shard, placement=item.placement, fresh=item.fresh.without_tokens(),
+            parts=parts, ids=item.ids, digests=item.digests, encoded=encoded, taken=self._taken(),
+        )  # fmt: skip
+
+    def _keep(self, item: _Computed) -> None:
+        """Write a shard, and tell of it. On devices this is done in the writer's thread."""
+        began = time.perf_counter()
+        record = self._write(item, *self._whole(item))
+        parts = replace(item.parts, writing=time.perf_counter() - began)
+        if item.encoded.recomputed_ids:
             self._sink.emit(
                 RowsRecomputed(
                     model=item.model, collection=item.shard.collection, shard=item.shard.index,
-                    ids=encoded.recomputed_ids,
+                    ids=item.encoded.recomputed_ids,
                 )
             )  # fmt: skip
-        self._tell(item, encoded.rows_per_device, record, time.perf_counter() - began, parts)
+        self._tell(item, item.encoded.rows_per_device, record, parts, item.taken)
 
-    def _put(self, item: _Waiting, began: float) -> None:
+    def _put(self, item: _Waiting) -> None:
         """Move the file of a shard into its place. Events say the same as if its batches were computed now."""
         run_shards, record = self._context.run_shards, item.file.record
         computed = time.perf_counter()
@@ -259,53 +286,59 @@ class _RunningPass:
         for batch in for_every_worker(item.fresh.batches, self._context.accelerator.workers):
             self._sink.emit(BatchEncoded(model=item.model, device=device, rows=len(batch.rows)))
         rows_per_device = {device: len(item.placement.fresh)} if item.fresh.batches else {}
-        self._tell(item, rows_per_device, record, item.file.seconds + time.perf_counter() - began, parts)
+        self._tell(item, rows_per_device, record, parts, self._taken(), item.file.seconds)
 
     def _tell(
         self,
         item: _Planned,
         rows_per_device: Mapping[str, int],
         record: FileRecord,
-        seconds: float,
         parts: ShardSeconds,
+        taken: _Taken,
+        seconds_before: float = 0.0,
     ) -> None:
+        """Say that a shard is done. Its seconds are those since the shard before it was done, and some before those."""
+        seconds = seconds_before + time.perf_counter() - self._began
         event = _shard_event(item, rows_per_device, record.tally or TokenTally(), seconds)
-        allocated, peaks = self._memory()
+        allocated = {device: now for device, (now, _) in taken.items()}
+        peaks = {device: peak for device, (_, peak) in taken.items()}
         self._sink.emit(replace(event, parts=parts, allocated_bytes=allocated, peak_bytes=peaks))
+        self._began = time.perf_counter()
 
-    def _memory(self) -> tuple[dict[str, int], dict[str, int]]:
+    def _taken(self) -> _Taken:
         """What tensors take of each device, and their peak so far; nothing where no devices are leased."""
         accelerator = self._context.accelerator
         devices = accelerator.devices if self._replicas is not None else ()
-        taken = {device: accelerator.tensor_bytes(device) for device in devices}
-        allocated = {device: now for device, (now, _) in taken.items()}
-        return allocated, {device: peak for device, (_, peak) in taken.items()}
+        return {device: accelerator.tensor_bytes(device) for device in devices}
 
-    def _whole(self, item: _Prepared, encoded: EncodedTexts) -> tuple[Vectors, NDArray[np.int32]]:
-        """The vectors and token counts of a whole shard: what was encoded, and copies of what was known."""
+    def _whole(self, item: _Computed) -> tuple[Vectors, NDArray[np.int32]]:
+        """The vectors and token counts of a whole shard: what was encoded, and copies of what was known.
+
+        What is copied may be of the shard before. It is written by now, because shards are written in their order.
+        """
         if not len(item.placement.copies):
-            return encoded.vectors, item.fresh.counts
+            return item.encoded.vectors, item.fresh.counts
         fresh = list(item.placement.fresh)
         vectors = np.empty((item.shard.rows, self._context.encoders[item.model].staged.dim), dtype=np.float32)
-        vectors[fresh] = encoded.vectors
+        vectors[fresh] = item.encoded.vectors
         counts = np.full((item.shard.rows, 2), _UNKNOWN, dtype=np.int32)
         counts[fresh] = item.fresh.counts
         self._known[item.model].fill(self._path(item), item.digests, item.placement, vectors, counts)
         self._count_unknown(item, counts)
         return vectors, counts
 
-    def _path(self, item: _Prepared) -> Path:
+    def _path(self, item: _Computed) -> Path:
         folder = self._context.run_shards.folder
         return folder.path / folder.shards.vectors_file(item.shard.collection, item.model, item.shard.index)
 
-    def _count_unknown(self, item: _Prepared, counts: NDArray[np.int32]) -> None:
+    def _count_unknown(self, item: _Computed, counts: NDArray[np.int32]) -> None:
         """Count the tokens of rows whose vectors were taken from a file of an earlier version, which has no counts."""
         rows = np.flatnonzero((counts == _UNKNOWN).any(axis=1))
         if rows.size:
             texts = self._context.run_shards.folder.shards.read_shard(item.shard.collection, item.shard.index).texts
             counts[rows] = self._context.encoders[item.model].tokenize([texts[row] for row in rows]).counts
 
-    def _write(self, item: _Prepared, vectors: Vectors, counts: NDArray[np.int32]) -> FileRecord:
+    def _write(self, item: _Computed, vectors: Vectors, counts: NDArray[np.int32]) -> FileRecord:
         """Write the shard's file, and take note of its vectors for the shards that follow."""
         run_shards, shard = self._context.run_shards, item.shard
         record = run_shards.folder.shards.write_vectors(

@@ -1,0 +1,87 @@
+"""The order in which a pass writes its shards: one after the other, beside the devices' work where there are devices.
+
+Knows calls and a thread. What a call writes is the caller's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from soloist.devices import Accelerator
+from soloist.workers import Task, WorkerThread
+
+
+class ShardWriter:
+    """Makes the calls that write shards, in their order, as a context manager around the computing.
+
+    With `beside`, a call is made in a thread of its own while the caller computes the next shard. A call begins when
+    the one before it has ended. So at most one shard waits for the disk, and none is written after one that failed.
+    Without `beside`, a call has ended when `write` returns.
+
+    Leaving lets the last shard be written, whatever has ended the pass. If that fails, its error is raised: it is of an
+    earlier shard than the error that has ended the pass.
+    """
+
+    def __init__(self, *, beside: bool) -> None:
+        self._beside = beside
+        self._thread: WorkerThread | None = None
+        self._last: Task[None] | None = None
+
+    def __enter__(self) -> ShardWriter:
+        """Begin the thread."""
+        if self._beside:
+            self._thread = WorkerThread("soloist-write")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the last shard, and end the thread."""
+        try:
+            self._finish()
+        except KeyboardInterrupt:  # a second Ctrl-C: the shard was computed before it, and takes moments to write
+            self._finish()
+            raise
+
+    def write(self, call: Callable[[], None]) -> None:
+        """Have a shard written, once the shard before it is.
+
+        Raises:
+            Exception: what the call for the shard before raised. Then this call is not made.
+            EncodingError: the thread was ended from outside.
+        """
+        if self._thread is None:
+            call()
+            return
+        self.settle()
+        self._last = self._thread.submit(call)
+
+    def settle(self) -> None:
+        """Return when every shard is written.
+
+        Raises:
+            Exception: as `write`.
+        """
+        if self._last is not None:
+            self._last.wait()  # a signal may break this off, and then the call is still to be waited for
+            last, self._last = self._last, None
+            last.result()
+
+    def wait_within(self, seconds: float) -> None:
+        """Return when the present call has ended, after these seconds at the latest. Any thread may ask."""
+        last = self._last
+        if last is not None:
+            last.wait_within(seconds)
+
+    def _finish(self) -> None:
+        try:
+            self.settle()
+        finally:
+            if self._thread is not None:
+                self._thread.close()
+
+
+def writer_for(accelerator: Accelerator) -> ShardWriter:
+    """The writer of a pass. On the host the computing has every core, and a thread beside it would only take turns."""
+    return ShardWriter(beside=accelerator.kind != "cpu")
