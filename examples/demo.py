@@ -23,7 +23,6 @@ from soloist.arrays import Vectors
 from soloist.fusion import FusionPlan, fuse
 from soloist.models.catalogue import resolve
 from soloist.models.loading import StagedModel, stage
-from soloist.reports.progress import progress
 from soloist.reports.table import open_console, print_result
 from soloist.stores import RunFolder
 from soloist.types import Chunk
@@ -56,8 +55,7 @@ def main() -> None:
         fusion=soloist.FusionConfig(weights=WEIGHTS),
         mode="exclusive",
     )
-    with progress() as sink:
-        result = soloist.embed(config, sink)
+    result = soloist.embed(config, progress=True)
     print_result(result, open_console(sys.stdout))
     ask(RunFolder.open(folder / "run"))
     print(f"\nThe chunks and the run stay in {folder}: remove it when you have seen enough.")

@@ -1,15 +1,17 @@
 """Embed collections of chunks with an ensemble of models, one at a time, each with every device to itself.
 
-    result = soloist.embed(soloist.RunConfig(chunks_root=Path("chunks"), out=Path("run"), models=("wordllama",)))
+    soloist.plan("chunks", models=["wordllama"])
+    soloist.embed("chunks", out="run", models=["wordllama"])
 
     for hit in soloist.open_run("run").search("how are devices given back?"):
         print(hit.score, hit.text)
 
-It is light to import: torch is imported with the first use of `embed` or `open_run`.
+It is light to import: torch is imported with the first use of a function.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from soloist.config import FusionConfig, RunConfig, SourceConfig
@@ -17,9 +19,12 @@ from soloist.errors import NothingFinishedError, RunInterruptedError, RunStopped
 from soloist.types import Chunk
 
 if TYPE_CHECKING:
-    from soloist.engine import embed
+    from soloist.api.embedding import embed
+    from soloist.api.planning import plan
+    from soloist.api.runs import evaluate, export, open_run
+    from soloist.api.validating import validate
     from soloist.reports.run_report.writing import report
-    from soloist.retrieval import By, open_run
+    from soloist.retrieval import By
 
     __version__: str
 
@@ -35,24 +40,29 @@ __all__ = [
     "SourceConfig",
     "__version__",
     "embed",
+    "evaluate",
+    "export",
     "open_run",
+    "plan",
     "report",
+    "validate",
 ]
+
+_MODULES = {
+    "By": "soloist.retrieval",
+    "embed": "soloist.api.embedding",
+    "evaluate": "soloist.api.runs",
+    "export": "soloist.api.runs",
+    "open_run": "soloist.api.runs",
+    "plan": "soloist.api.planning",
+    "report": "soloist.reports.run_report.writing",
+    "validate": "soloist.api.validating",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "embed":
-        from soloist.engine import embed
-
-        return embed
-    if name == "report":
-        from soloist.reports.run_report.writing import report
-
-        return report
-    if name in ("By", "open_run"):
-        from soloist import retrieval
-
-        return getattr(retrieval, name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     if name == "__version__":
         from importlib.metadata import version
 

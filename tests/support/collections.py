@@ -15,6 +15,9 @@ WORDS = [
     "weight", "norm", "query", "index",
 ]  # fmt: skip
 
+# A run by a table of token vectors, which takes no time.
+TABLE_SETTINGS = {"models": ["wordllama"], "accelerator": "cpu", "shard_chunks": 32}
+
 
 def write_collection(root: Path, name: str, chunks: int, *, longest: int = 120, seed: int = 0) -> Path:
     """A collection of reproducible texts of 1 to `longest` words, in one chunk file."""

@@ -13,11 +13,7 @@ from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from soloist.retrieval import OpenedRun
     from soloist.retrieval.evaluation import Evaluation
-    from soloist.retrieval.qrels import Qrels
 
 _QUERIES_HELP = """Questions as in BEIR's queries.jsonl: each line is an object with _id and text. Without this
 option, the questions are headings from the chunks' metadata, each of which should find its own chunk. That is weaker
@@ -59,22 +55,17 @@ def evaluate(
     """
     with exit_codes(debug=debug):
         with importing():
+            from soloist.api.runs import evaluate as evaluate_run
             from soloist.reports.evaluation import plot_evaluation, require_plot
-            from soloist.reports.progress import status_line
-            from soloist.retrieval import open_run
-            from soloist.retrieval.evaluation import evaluate as evaluate_run
 
         chosen, given = split("--collections", collections) or (), numbers_by_name(weights)
         _require_both(queries, qrels)
         if plot is not None:
             require_plot(plot)
-        run = open_run(run_dir, catalogue=catalogue)
-        with status_line(sys.stderr) as show:
-            show(f"reading {run_dir}")
-            evaluation = evaluate_run(
-                run, _qrels(run, queries, qrels, chosen), collections=chosen, weights=given, bm25=bm25, tuning=tune,
-                keep_own=keep_own, progress=show,
-            )  # fmt: skip
+        evaluation = evaluate_run(
+            run_dir, queries=queries, qrels=qrels, collections=chosen, weights=given, tune=tune, bm25=bm25,
+            keep_own=keep_own, catalogue=catalogue,
+        )  # fmt: skip
         _print(evaluation, as_json=as_json)
         if plot is not None:
             plot_evaluation(evaluation, plot)
@@ -96,12 +87,3 @@ def _require_both(queries: Path | None, qrels: Path | None) -> None:
     if (queries is None) != (qrels is None):
         given, missing = ("--queries", "--qrels") if qrels is None else ("--qrels", "--queries")
         raise ConfigError(f"{given} needs {missing} beside it: give both, or neither to ask the chunks' own headings")
-
-
-def _qrels(run: OpenedRun, queries: Path | None, qrels: Path | None, collections: Sequence[str]) -> Qrels:
-    from soloist.retrieval.probes import probes
-    from soloist.retrieval.qrels import read_qrels
-
-    if queries is not None and qrels is not None:
-        return read_qrels(queries, qrels)
-    return probes(run.chunks(collections))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import sys
-from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
@@ -15,11 +12,8 @@ from soloist.cli.lists import split
 from soloist.cli.outcome import FAILED, exit_codes, importing, written_to_stdout
 from soloist.cli.way_on import always
 from soloist.config import RunConfig
-from soloist.errors import SoloistError
-from soloist.types import Mode
 
 _WAY_ON = always("the report was not finished, and the same command starts again")
-_PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers")
 _SAMPLE_HELP = "How many chunks to take from all collections together: at least 1."
 _DEVICES_HELP = "As for embed. [default: cuda where there is a GPU, else simulated:2xT4]"
 
@@ -67,50 +61,21 @@ def validate(
 
 def _run(config: RunConfig, sample_chunks: int, quick: bool, as_json: bool) -> bool:
     """Whether no point fails."""
-    import dataclasses
-
     with importing():
-        import torch
-
+        from soloist.api.validating import validated, write_report_of
         from soloist.jsontext import json_text
         from soloist.reports.progress import progress
         from soloist.reports.table import open_console
-        from soloist.reports.validation import checks_to_dict, markdown, print_checks
-        from soloist.stores.atomic import atomic_path, disk_errors
-        from soloist.validation import judge, rehearse
-        from soloist.validation.rehearsal import prepare_folder
+        from soloist.reports.validation import checks_to_dict, print_checks
 
-    if config.accelerator == "auto":
-        config = dataclasses.replace(config, accelerator="cuda" if torch.cuda.is_available() else "simulated:2xT4")
-    folder = Path(config.out)
-    prepare_folder(folder, config.chunks_root)
     with progress(sys.stderr) as sink:
-        evidence = rehearse(config, folder, sink, sample_chunks=sample_chunks, quick=quick)
-    results = judge(evidence)
-    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
-    texts = {
-        "validation.json": json_text(checks_to_dict(results, evidence, versions)) + "\n",
-        "validation.md": markdown(results, evidence, versions),
-    }
-    for name, text in texts.items():
-        with atomic_path(folder / name) as temp, disk_errors(folder / name):
-            temp.write_text(text, encoding="utf-8")
-    with written_to_stdout("the checklist", before=f"the report is in {folder}, but "):
+        found = validated(config, sink, sample_chunks=sample_chunks, quick=quick)
+    with written_to_stdout("the checklist", before=f"the report is in {found.folder}, but "):
         if as_json:
-            typer.echo(texts["validation.json"], nl=False)
+            typer.echo(json_text(checks_to_dict(found.checks, found.evidence, found.versions)))
         else:
-            print_checks(results, evidence, open_console(sys.stdout))
-    _write_report(folder)
-    return all(result.verdict != "fail" for result in results)
-
-
-def _write_report(folder: Path) -> None:
-    """Show the runs in both modes beside each other. Where that cannot be done, one sentence says why."""
-    from soloist.reports.run_report.writing import DEFAULT_NAME, write_report
-
-    runs = [folder / mode for mode in get_args(Mode) if (folder / mode).is_dir()]  # a run may have failed early
-    try:
-        if runs:
-            write_report(runs, folder / DEFAULT_NAME)
-    except SoloistError as exc:
-        typer.echo(f"soloist: note: {DEFAULT_NAME} is not written: {exc}", err=True)
+            print_checks(found.checks, found.evidence, open_console(sys.stdout))
+    note = write_report_of(found)
+    if note is not None:
+        typer.echo(f"soloist: note: {note}", err=True)
+    return found.holds

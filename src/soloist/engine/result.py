@@ -32,6 +32,7 @@ from soloist.events import (
 from soloist.fusion import FusionPlan
 from soloist.memory.planner import BatchLimits, Reason
 from soloist.models.loading import StagedModel
+from soloist.shown import ShownByModel
 from soloist.sizing.budgets import Budget
 from soloist.sizing.run_plan import RunPlan
 from soloist.types import Matmul, MemoryStats, TokenTally
@@ -152,7 +153,7 @@ class CollectionReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
+class RunResult(ShownByModel):
     """What a run did. `seconds` is everything, from the first file read to the last vector fused. `passed_over` are the
     files beside the chunk files, as `InputPassedOver` has them; None where there are none.
     """

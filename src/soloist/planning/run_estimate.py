@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from soloist.memory.cards import Card
 from soloist.memory.prediction import PeakCurve
+from soloist.shown import ShownByModel
 from soloist.types import BudgetSource, DType
 
 Basis = Literal["measured on this machine", "estimated from the card's data sheet", "unknown"]
@@ -71,7 +72,7 @@ class ModelEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunEstimate:
+class RunEstimate(ShownByModel):
     """What a run will need. `problems` prevent it, `unknowns` cannot be estimated. Both are sentences with a remedy.
 
     Of the `chunks`, `repeated` have the text of another chunk. They are not embedded.

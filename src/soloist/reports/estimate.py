@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from soloist.reports.table import print_table
+from soloist.reports.table import Table, print_table
 from soloist.reports.text import bytes_text, clock_text, compact_text, one_line
 from soloist.wording import count_text
 
@@ -31,28 +31,39 @@ _BAR_WIDTH = 40
 
 def print_estimate(plan: RunEstimate, console: Console) -> None:
     """The machine, three tables, the histograms, what to know of the figures, and the verdict."""
-    for line in _head(plan):
+    for line in estimate_head(plan):
         console.print(Text(one_line(line)), soft_wrap=True)
-    tables = (
-        (_TOKEN_COLUMNS, _token_row, ""),
-        (_MEMORY_COLUMNS, _memory_row, _MEMORY_LEGEND),
-        (_COST_COLUMNS, _cost_row, _COST_LEGEND),
-    )
-    for columns, row, legend in tables:
+    for (columns, rows), legend in estimate_tables(plan):
         console.print()
-        print_table(console, columns, [row(model) for model in plan.models])
+        print_table(console, columns, rows)
         if legend:
             console.print(Text(legend), soft_wrap=True)
     for model in plan.models:
         console.print()
-        for line in _histogram(model):
+        for line in histogram_lines(model):
             console.print(Text(line), soft_wrap=True)
     console.print()
-    for line in (*plan.notes, _budgets(plan), *_totals(plan), *_verdict(plan)):
+    for line in (*estimate_notes(plan), *estimate_verdict(plan)):
         console.print(Text(one_line(line)), soft_wrap=True)
 
 
-def _head(plan: RunEstimate) -> list[str]:
+def estimate_tables(plan: RunEstimate) -> list[tuple[Table, str]]:
+    """The tables of tokens, memory and cost, with a legend for each; some legends are empty."""
+    parts = (
+        (_TOKEN_COLUMNS, _token_row, ""),
+        (_MEMORY_COLUMNS, _memory_row, _MEMORY_LEGEND),
+        (_COST_COLUMNS, _cost_row, _COST_LEGEND),
+    )
+    return [((columns, [row(model) for model in plan.models]), legend) for columns, row, legend in parts]
+
+
+def estimate_notes(plan: RunEstimate) -> list[str]:
+    """What to know of the figures, and the sums."""
+    return [*plan.notes, _budgets(plan), *_totals(plan)]
+
+
+def estimate_head(plan: RunEstimate) -> list[str]:
+    """The chunks, and the machine."""
     repeated = f", {plan.repeated:,} of them repeat a text" if plan.repeated else ""
     skipped = f", {plan.skipped:,} skipped" if plan.skipped else ""
     return [
@@ -109,7 +120,8 @@ def _cost_row(model: ModelEstimate) -> list[str]:
     ]
 
 
-def _histogram(model: ModelEstimate) -> list[str]:
+def histogram_lines(model: ModelEstimate) -> list[str]:
+    """How many chunks there are of which length, as bars of characters."""
     most = max(model.histogram.values(), default=1)
     lines = [f"{one_line(model.name)}: chunks by tokens, before truncation"]
     for edge, rows in model.histogram.items():
@@ -134,7 +146,8 @@ def _totals(plan: RunEstimate) -> list[str]:
     ]
 
 
-def _verdict(plan: RunEstimate) -> list[str]:
+def estimate_verdict(plan: RunEstimate) -> list[str]:
+    """Whether the run fits, else why not."""
     if plan.fits:
         session = f" into a session of {clock_text(plan.session_seconds)}" if plan.session_seconds else ""
         return [f"fits{session}"]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from soloist.broken_imports import load_optional
 from soloist.errors import ConfigError, OutputError
-from soloist.reports.table import print_table
+from soloist.reports.table import Table, print_table
 from soloist.reports.text import bytes_text, one_line
 from soloist.retrieval.evaluation import Evaluation, SystemScore
 from soloist.retrieval.metrics import MAIN, MEASURES, Difference
@@ -32,12 +32,17 @@ _COLOURS: dict[Kind, tuple[str, str]] = {
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the systems, the best first, then in plain words what that means."""
-    ordered = sorted(evaluation.systems, key=lambda system: -system.measures[MAIN])
-    missing = [[system.name, *["-"] * len(MEASURES), "left out", "-", "-"] for system in evaluation.left_out]
-    print_table(console, _COLUMNS, [*(_row(system, evaluation.best_single) for system in ordered), *missing])
+    print_table(console, *evaluation_table(evaluation))
     console.print()
     for line in lines(evaluation):
         console.print(Text(one_line(line)), soft_wrap=True)
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """The systems, the best first, and those that are left out."""
+    ordered = sorted(evaluation.systems, key=lambda system: -system.measures[MAIN])
+    missing = [[system.name, *["-"] * len(MEASURES), "left out", "-", "-"] for system in evaluation.left_out]
+    return _COLUMNS, [*(_row(system, evaluation.best_single) for system in ordered), *missing]
 
 
 def lines(evaluation: Evaluation) -> list[str]:

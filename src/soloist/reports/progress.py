@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console
@@ -34,6 +33,7 @@ from soloist.events import (
     ShardEncoded,
     ShardsKept,
 )
+from soloist.reports.passes import PassState
 from soloist.reports.text import bytes_text, clock_text, one_line
 from soloist.types import MemoryStats
 from soloist.wording import count_text
@@ -93,43 +93,12 @@ def _console(stream: TextIO) -> Console:
     return Console(file=stream, force_terminal=stream.isatty(), force_jupyter=False)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Pass:
-    """How far a model is: `done` of its `chunks` have a vector, and the model has computed `embedded` of these.
-
-    `chunks` is 0 until the model is on the devices, and `before` is `done` at that time. `seconds` counts the shards
-    with rows to embed, without waiting for other models.
-    """
-
-    chunks: int = 0
-    before: int = 0
-    done: int = 0
-    embedded: int = 0
-    seconds: float = 0.0
-
-    @property
-    def rate(self) -> str:
-        return f"{self.embedded / self.seconds:,.1f} chunks/s" if self.seconds else ""
-
-    @property
-    def tenths(self) -> int:
-        return 10 * self.done // max(1, self.chunks)
-
-    def start(self, chunks: int) -> None:
-        self.chunks, self.before = chunks, self.done
-
-    def add(self, event: ShardEncoded) -> None:
-        self.done += event.rows
-        self.embedded += event.embedded_rows
-        self.seconds += event.encoding_seconds
-
-
 class LineProgress:
     """A line without control characters for every event that a log should have."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._passes: dict[str, _Pass] = {}
+        self._passes: dict[str, PassState] = {}
 
     def emit(self, event: Event) -> None:
         """Write the event's line, if it has one."""
@@ -143,7 +112,7 @@ class LineProgress:
                 self._passes.clear()
                 return None
             case PassStarted():
-                self._passes.setdefault(event.model, _Pass()).start(event.chunks)
+                self._passes.setdefault(event.model, PassState()).start(event.chunks)
                 return None
             case ShardEncoded():
                 return self._advance(event)
@@ -157,9 +126,9 @@ class LineProgress:
 
     def _advance(self, event: ShardEncoded) -> str | None:
         """A line for every tenth of a pass but the last: the end of the pass has a line of its own."""
-        state = self._passes.setdefault(event.model, _Pass())
+        state = self._passes.setdefault(event.model, PassState())
         before = state.tenths
-        state.add(event)
+        state.add_shard(event)
         if not state.chunks or state.tenths == before or state.done == state.chunks:
             return None
         rate = f", {state.rate}" if state.rate else ""
@@ -178,7 +147,7 @@ class BarProgress:
         )
         self._console = console
         self._tasks: dict[str, TaskID] = {}
-        self._passes: dict[str, _Pass] = {}
+        self._passes: dict[str, PassState] = {}
 
     def emit(self, event: Event) -> None:
         """Move the model's bar, or print the event's line."""
@@ -206,7 +175,7 @@ class BarProgress:
     def _start(self, event: PassStarted) -> None:
         description = Text(one_line(f"{event.model} on {', '.join(event.devices)}"))
         description.truncate(max(12, self._console.width * 2 // 5), overflow="ellipsis")
-        state = self._passes.setdefault(event.model, _Pass())
+        state = self._passes.setdefault(event.model, PassState())
         state.start(event.chunks)
         self._tasks[event.model] = self._bars.add_task(
             description.plain, total=event.chunks, completed=state.done, rate="", left=""
@@ -215,17 +184,14 @@ class BarProgress:
 
     def _advance(self, event: BatchEncoded) -> None:
         task, state = self._tasks[event.model], self._passes[event.model]
-        state.done += event.rows
-        state.embedded += event.rows
-        # By the clock of the bar: in standard mode the models take turns, and a model waits for the others.
+        state.add_batch(event)
         elapsed = next(item.elapsed for item in self._bars.tasks if item.id == task) or 0.0
-        left = clock_text(elapsed / (state.done - state.before) * (state.chunks - state.done))
+        left = clock_text(state.seconds_left(elapsed))
         self._bars.update(task, completed=state.done, left=f"{left} left")
 
     def _rate(self, event: ShardEncoded) -> None:
-        state = self._passes.setdefault(event.model, _Pass())
-        state.seconds += event.encoding_seconds
-        state.done += event.rows - event.embedded_rows
+        state = self._passes.setdefault(event.model, PassState())
+        state.end_shard(event)
         if event.model in self._tasks:  # otherwise nothing of the pass had to be embedded so far
             self._bars.update(self._tasks[event.model], rate=state.rate, completed=state.done)
 
@@ -289,7 +255,7 @@ def _released_line(event: LeaseReleased) -> str:
     return f"{', '.join(event.models)}: released {devices} after {event.held_seconds:.1f} s{held}"
 
 
-def _pass_line(event: PassFinished, state: _Pass) -> str:
+def _pass_line(event: PassFinished, state: PassState) -> str:
     peaks = ", ".join(f"{device} {bytes_text(peak)}" for device, peak in event.peak_bytes.items())
     copied = f", {state.embedded:,} of them embedded," if state.embedded < state.done else ""
     rate = f", {state.rate}" if state.rate else ""

@@ -25,7 +25,7 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # columns, and the cells 
 
 _MODEL_COLUMNS = ("model", "chunks", "tokens", "padded", "truncated", "seconds", "chunks/s")
 _DEVICE_COLUMNS = ("model", "device", "share", "chunks", "peak")
-_RIGHT = {
+RIGHT_ALIGNED = {
     "chunks", "tokens", "padded", "truncated", "seconds", "chunks/s", "share", "peak", "dim", "max tokens",
     "token budget", "tokens/s", "of fastest",
 }  # fmt: skip
@@ -48,13 +48,18 @@ def open_console(stream: TextIO) -> Console:
 
 def print_result(result: RunResult, console: Console) -> None:
     """The table of the models, the table of the devices, remarks, and where the files are."""
-    print_tables(
-        console,
+    print_tables(console, *result_tables(result))
+    remarks = result_remarks(result)
+    for line in (*remarks, *([""] if remarks else []), *result_files(result)):
+        console.print(Text(one_line(line)), soft_wrap=True)
+
+
+def result_tables(result: RunResult) -> tuple[Table, Table]:
+    """The table of the models, and that of the devices."""
+    return (
         (_MODEL_COLUMNS, [_model_row(model) for model in result.models]),
         (_DEVICE_COLUMNS, [row for model in result.models for row in _device_rows(model)]),
     )
-    for line in (*_remarks(result), *_files_written(result)):
-        console.print(Text(one_line(line)), soft_wrap=True)
 
 
 def print_tables(console: Console, *tables: Table) -> None:
@@ -106,7 +111,7 @@ def _line(columns: Sequence[str], cells: Sequence[str], widths: Sequence[int]) -
     padded = []
     for name, cell, width in zip(columns, cells, widths, strict=True):
         space = " " * (width - cell_len(cell))
-        padded.append(space + cell if name in _RIGHT else cell + space)
+        padded.append(space + cell if name in RIGHT_ALIGNED else cell + space)
     return "  ".join(padded).rstrip()
 
 
@@ -156,7 +161,8 @@ def _not_embedded(model: ModelReport, reuse: Sequence[Path]) -> str:
     return "".join(f", {count:,} {what}" for what, count in parts.items() if count)
 
 
-def _remarks(result: RunResult) -> list[str]:
+def result_remarks(result: RunResult) -> list[str]:
+    """What a reader should know of the figures, a sentence each."""
     remarks, reuse = [], result.config.reuse
     for model in result.models:
         if model.embedded < model.chunks:
@@ -183,7 +189,7 @@ def _remarks(result: RunResult) -> list[str]:
     skipped = sum(collection.skipped for collection in result.collections)
     if skipped:
         remarks.append(f"{count_text(skipped, 'input item')} skipped{_skip_reasons(result)}: see skipped.jsonl")
-    return [*remarks, ""] if remarks else []
+    return remarks
 
 
 def _skip_reasons(result: RunResult) -> str:
@@ -194,7 +200,8 @@ def _skip_reasons(result: RunResult) -> str:
     return "".join(f", {count:,} of them without a vector in {model}" for model, count in counts.items())
 
 
-def _files_written(result: RunResult) -> list[str]:
+def result_files(result: RunResult) -> list[str]:
+    """The folder, how it is fused, and its files."""
     kinds = "chunks, vectors" if result.fusion is None else "chunks, vectors, fused"
     collections = ", ".join(collection.name for collection in result.collections if collection.chunks)
     alone = "vectors of one model, not fused" if len(result.models) == 1 else "not fused"

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.arrays import Vectors
 from soloist.errors import OutputError
 from soloist.fusion_methods import FUSED
-from soloist.retrieval.exact import BLOCK_ROWS, Block, DamagedRowError, WeightedQueries, search_all
+from soloist.retrieval.exact import Block, DamagedRowError, WeightedQueries, search_all
 from soloist.retrieval.query_vectors import QueryVectors
 from soloist.retrieval.rankings import Rankings
 from soloist.retrieval.row_index import RowIndex
 from soloist.retrieval.run_record import RunRecord
+from soloist.retrieval.run_vectors import RunVectors
 from soloist.stores import RunFolder
 from soloist.stores.mapped import MappedVectors
 from soloist.types import Chunk
@@ -81,12 +81,11 @@ class Corpus:
     def vectors(self, name: str) -> RunVectors:
         """The vectors of all rows by a model, or the fused ones, whose name is `fused`."""
         if name not in self._vectors:
-            self._vectors[name] = RunVectors(
-                [
-                    _mapped(self._folder, self._file(name, collection, shard), rows)
-                    for collection, shard, rows in self.index.shard_rows()
-                ]
-            )
+            files = [
+                (collection, _mapped(self._folder, self._file(name, collection, shard), rows))
+                for collection, shard, rows in self.index.shard_rows()
+            ]
+            self._vectors[name] = RunVectors(name, files, self._folder.path)
         return self._vectors[name]
 
     def blocks(self, names: Sequence[str]) -> Iterator[Block]:
@@ -115,32 +114,6 @@ class Corpus:
         if name == FUSED:
             return self._folder.shards.fused_file(collection, shard)
         return self._folder.shards.vectors_file(collection, name, shard)
-
-
-class RunVectors:
-    """The vectors of all rows by one model, or fused; nothing of them is in memory until it is asked for."""
-
-    def __init__(self, files: Sequence[MappedVectors]) -> None:
-        self._files = files
-
-    def __len__(self) -> int:
-        return sum(file.rows for file in self._files)
-
-    @property
-    def stored_bytes(self) -> int:
-        """What a row takes on the disk."""
-        return self._files[0].row_bytes if self._files else 0
-
-    def blocks(self) -> Iterator[Vectors]:
-        """The rows in order, in blocks (up to `BLOCK_ROWS`, dim) of float32. All models of a run have the same blocks.
-
-        Raises:
-            OutputError: a file has changed since it was opened, or is gone.
-        """
-        for file in self._files:
-            with file.mapped() as rows:
-                for start in range(0, file.rows, BLOCK_ROWS):
-                    yield rows(start, min(file.rows, start + BLOCK_ROWS))
 
 
 def _mapped(folder: RunFolder, name: str, rows: int) -> MappedVectors:

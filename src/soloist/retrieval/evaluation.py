@@ -22,6 +22,7 @@ from soloist.retrieval.rankers import Kind, RankerRow
 from soloist.retrieval.rankers.ranker import Ranker, evaluated_rankers
 from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Verdict
+from soloist.shown import ShownAsTable
 from soloist.wording import count_text
 
 
@@ -45,7 +46,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class Evaluation(ShownAsTable):
     """All systems, the name of the best single model, and what the ensembles are worth.
 
     `verdict` is on the run's own fusion, None without one. `best_verdict` is on the best ensemble that the run could
@@ -66,6 +67,24 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return asdict(self)
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """A row for each system: its measures, its gain over the best single model with the interval, its cost."""
+        return [_table_row(system) for system in self.systems]
+
+
+def _table_row(system: SystemScore) -> dict[str, Any]:
+    gain, cost = system.gain, system.cost
+    return {
+        "name": system.name,
+        "kind": system.kind,
+        **system.measures,
+        "gain": gain.mean if gain is not None else None,
+        "gain_low": gain.low if gain is not None else None,
+        "gain_high": gain.high if gain is not None else None,
+        "seconds": cost.seconds if cost is not None else None,
+        "bytes_per_chunk": cost.bytes_per_chunk if cost is not None else None,
+    }
 
 
 def evaluate(

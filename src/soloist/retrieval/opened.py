@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
 from soloist.errors import ConfigError
-from soloist.retrieval.corpus import Corpus, RunVectors
+from soloist.retrieval.corpus import Corpus
+from soloist.retrieval.hits import Hits
 from soloist.retrieval.query_checks import checked_queries, checked_query
 from soloist.retrieval.query_encoders import QueryEncoders
 from soloist.retrieval.query_vectors import QueryVectors
 from soloist.retrieval.rankers.choice import By, choice_of, chosen_ranker
 from soloist.retrieval.rankings import Rankings
 from soloist.retrieval.run_record import RunRecord, read_record
+from soloist.retrieval.run_vectors import RunVectors
 from soloist.stores import RunFolder, Unchanged
 from soloist.text_lists import list_of_texts
 from soloist.types import Chunk, Hit
@@ -94,7 +96,7 @@ class OpenedRun:
 
     def search(
         self, query: str, k: int | None = None, *, by: By | str | None = None, collections: Sequence[str] = ()
-    ) -> list[Hit]:
+    ) -> Hits:
         """The `k` best chunks for a query; see `search_all`."""
         return self.search_all([checked_query(query)], k, by=by, collections=collections)[0]
 
@@ -105,7 +107,7 @@ class OpenedRun:
         *,
         by: By | str | None = None,
         collections: Sequence[str] = (),
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """The `k` best chunks for each query, in as few passes over the vectors as memory allows.
 
         Without `k` they are 10, or all chunks if there are fewer. `by` is a `By`, or the name of a model or of a ranker
@@ -164,7 +166,13 @@ class OpenedRun:
         return self.corpus(collections).chunks()
 
     def vectors(self, name: str, collections: Sequence[str] = ()) -> RunVectors:
-        """The vectors of all rows by a model, or the fused ones, whose name is `fused`."""
+        """The vectors of all rows by a model, or the fused ones, whose name is `fused`: ids and an array.
+
+        Raises:
+            ConfigError: the run has no such model or collection, or no fused vectors.
+            OutputError: a file is missing or damaged.
+        """
+        self._record.require_vectors(name)
         return self.corpus(collections).vectors(name)
 
 
@@ -177,10 +185,8 @@ def _ranked(corpus: Corpus, queries: Sequence[str], k: object, by: By) -> Rankin
     return chosen_ranker(by, corpus).rank(queries, k)
 
 
-def _hits(
-    positions: NDArray[np.int64], scores: NDArray[np.float64], chunks: Mapping[int, tuple[str, Chunk]]
-) -> list[Hit]:
-    hits: list[Hit] = []
+def _hits(positions: NDArray[np.int64], scores: NDArray[np.float64], chunks: Mapping[int, tuple[str, Chunk]]) -> Hits:
+    hits = Hits()
     for rank, (position, score) in enumerate(zip(positions.tolist(), scores.tolist(), strict=True), start=1):
         collection, chunk = chunks[position]
         hits.append(

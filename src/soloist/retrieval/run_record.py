@@ -9,6 +9,7 @@ from typing import Any
 from soloist.config import FusionConfig, RunConfig
 from soloist.errors import ConfigError
 from soloist.fusion import FusionPlan, Member, plan_fusion
+from soloist.fusion_methods import FUSED
 from soloist.stores import RunFolder
 from soloist.types import DType
 
@@ -56,7 +57,7 @@ class RunRecord:
             ConfigError: the run has none.
         """
         if self.fusion is None:
-            raise ConfigError(f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}")
+            raise self._not_fused()
         return self.fusion
 
     def require_model(self, name: str) -> None:
@@ -67,6 +68,20 @@ class RunRecord:
         """
         if name not in self.models:
             raise ConfigError(f"the run has no model {name}: choose one of {', '.join(self.models)}")
+
+    def require_vectors(self, name: str) -> None:
+        """Refuse a name that is neither a model of the run nor, where it has fused vectors, `fused`.
+
+        Raises:
+            ConfigError: it is such a name.
+        """
+        if name != FUSED:
+            self.require_model(name)
+        elif self.fusion is None:
+            raise self._not_fused()
+
+    def _not_fused(self) -> ConfigError:
+        return ConfigError(f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}")
 
     def weights(self, given: Mapping[str, float] | None = None) -> dict[str, float]:
         """The weight of each model with a weight above 0: as given, else as in the run's own fusion, else equal ones.

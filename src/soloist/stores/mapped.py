@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
 from soloist.errors import OutputError
+from soloist.stores.atomic import disk_errors
 from soloist.stores.rows import Column, Version, vector_column, version_of
-from soloist.stores.tables import read_errors, read_table, stored_dtype, table_matrix
+from soloist.stores.tables import read_errors, read_table, stored_dtype, table_matrix, table_texts
+
+_BLOCK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,14 +61,59 @@ class MappedVectors:
             OutputError: the file has changed since it was opened, or is gone.
         """
         with read_errors(self.path), self.path.open("rb") as file:
-            if version_of(file) != self.version:
-                raise OutputError(f"{self.path} has changed since the run was opened: open the run again")
+            self._require_same(version_of(file))
             if self.column is None:
                 whole = table_matrix(read_table(self.path, columns=("vector",)))
                 yield lambda start, end: whole[start:end]
                 return
             views = self.column.views(file)
         yield lambda start, end: _rows(views, start, end)
+
+    def ids(self) -> list[str]:
+        """The ids of the rows.
+
+        Raises:
+            OutputError: the file has changed since it was opened, or is gone.
+        """
+        with read_errors(self.path), self.path.open("rb") as file:
+            self._require_same(version_of(file))
+            with pq.ParquetFile(file) as parquet:
+                return table_texts(parquet.read(columns=["id"]), "id")
+
+    def _require_same(self, version: Version) -> None:
+        if version != self.version:
+            raise OutputError(f"{self.path} has changed since the run was opened: open the run again")
+
+
+def joined(files: Sequence[MappedVectors], folder: Path) -> NDArray[Any]:
+    """The rows of several files as one array (rows, dim), read-only, in the dtype that they are stored in.
+
+    They are copied, a block at a time, into a file without a name, which is mapped. It is in `folder`, or in the
+    system's temporary folder if `folder` takes no files. Its space is free again when the array is gone.
+
+    Raises:
+        OutputError: a file has changed since it was opened, or is gone, or the disk is full.
+    """
+    rows, dim, row_bytes = sum(file.rows for file in files), files[0].dim, files[0].row_bytes
+    dtype = np.dtype(np.float16 if row_bytes < dim * np.dtype(np.float32).itemsize else np.float32)
+    block_rows = max(1, _BLOCK_BYTES // row_bytes)
+    with _nameless_file(folder) as copy:
+        for file in files:
+            with file.mapped() as rows_of:
+                for start in range(0, file.rows, block_rows):
+                    block = rows_of(start, min(file.rows, start + block_rows))
+                    with disk_errors(folder):
+                        copy.write(np.ascontiguousarray(block, dtype).data)
+        with disk_errors(folder):
+            copy.flush()
+        return np.memmap(copy, dtype, "r", shape=(rows, dim))
+
+
+def _nameless_file(folder: Path) -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(dir=folder)
+    except OSError:  # a run may be on a read-only disk
+        return tempfile.TemporaryFile()
 
 
 def _rows(views: list[tuple[int, np.ndarray[Any, Any]]], start: int, end: int) -> Vectors:

@@ -1,22 +1,19 @@
-"""A run as Python calls it: who may listen, and how it is stopped."""
+"""A run as Python calls it: its arguments, who may listen, and how it is stopped."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 import signal
+import sys
 
 import pytest
 
 import soloist
+from soloist.api.settings import Settings
 from soloist.errors import ConfigError
 from soloist.events import Event, InputScanned, ListSink, RunStarted, ShardEncoded
-
-
-@pytest.fixture
-def config(config):
-    """Some shards of a table of token vectors."""
-    return dataclasses.replace(config, models=("wordllama",), accelerator="cpu")
 
 
 class Pressed:
@@ -83,8 +80,6 @@ def test_what_takes_no_events_is_refused_before_the_run(config):
     for sink, said in ((3, f"3 {cannot}"), ("log", f"'log' {cannot}"), (ListSink, "ListSink is a class")):
         with pytest.raises(ConfigError, match=f"^the sink {said}: give "):
             soloist.embed(config, sink)
-    with pytest.raises(ConfigError, match=r"^the config is 'chunks': give a soloist\.RunConfig$"):
-        soloist.embed("chunks")  # type: ignore[arg-type]
     assert not config.out.exists()
 
 
@@ -106,3 +101,70 @@ def test_without_a_sink_notices_are_logged(config, caplog):
     with caplog.at_level(logging.WARNING, logger="soloist"):
         soloist.embed(config)
     assert f"vector_dtype: float16, kept from {config.out}; to change this, give --vector-dtype" in caplog.messages
+
+
+def test_the_arguments_are_those_of_the_command_line(config, settings):
+    """A notebook had to build three configs for what the command says in a line."""
+    result = soloist.embed(str(config.chunks_root), **settings, fusion="concat", weights={"wordllama": 1}, dim=8)
+    assert result.config.fusion == soloist.FusionConfig(method="concat", weights={"wordllama": 1.0}, dim=8)
+    assert (result.models[0].chunks, result.fusion.dim) == (95, 8)
+    again = soloist.embed(config.chunks_root, out=config.out, accelerator="cpu", lock_dir=config.lock_dir)
+    assert (again.models[0].kept, again.fusion.dim) == (95, 8), "the folder keeps its settings"
+
+
+def test_the_keyword_arguments_are_all_settings_there_are():
+    """A new setting that the command line takes and Python does not."""
+    config = soloist.RunConfig(chunks_root="chunks", out="run")
+    assert {*Settings.__annotations__} == {*config.settings()} - {"chunks_root"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "said"),
+    [
+        (("chunks",), {"models": ["m"]}, "soloist.embed does not set out: add it"),
+        (("chunks",), {"out": "run", "model": "m"}, "soloist.embed has the unknown setting 'model': choose one of "),
+        (("chunks",), {"out": "run", "models": "m"}, r"soloist.embed sets models to 'm': give a list of strings"),
+        (("",), {"out": "run"}, "chunks_root is '': give a path"),
+        (
+            (soloist.RunConfig(chunks_root="chunks", out="run"),), {"models": ["m"]},
+            "soloist.embed has a config, and also the setting models: set it in the config",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_one_sentence(arguments, settings, said):
+    """A wrong name ended in a TypeError of a dataclass."""
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        soloist.embed(*arguments, **settings)
+
+
+def test_a_stop_names_the_same_arguments(config, settings):
+    """There is no config where the caller gave a folder and settings."""
+    with pytest.raises(soloist.RunStoppedError, match=r"soloist\.embed with the same arguments continues the run$"):
+        soloist.embed(config.chunks_root, Pressed(1), **settings)
+
+
+def test_lines_where_progress_is_asked_for_and_nothing_by_itself(config, capsys):
+    """A script in a log got bars, or a person who asked for progress got nothing."""
+    soloist.embed(config)
+    assert capsys.readouterr().err == ""
+    soloist.embed(config, progress=True)
+    assert "wordllama: 95 chunks in 4 shards kept\n" in capsys.readouterr().err
+
+
+def test_bars_on_a_terminal_and_none_if_not_wanted(config, monkeypatch):
+    """A person at a terminal saw nothing for hours."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    soloist.embed(config)
+    assert "95/95" in terminal.getvalue() and "wordllama on cpu" in terminal.getvalue()
+    silent = Terminal()
+    monkeypatch.setattr(sys, "stderr", silent)
+    soloist.embed(dataclasses.replace(config, vector_dtype="float16"), progress=False)
+    assert silent.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True

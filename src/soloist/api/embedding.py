@@ -1,0 +1,85 @@
+"""A run as Python calls it: it shows its progress, and a stop says how to continue in Python.
+
+Wraps `soloist.engine.run`. The command line calls that one itself, and says with which command to continue.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from soloist.api.settings import AnyPath, Settings, config_of
+from soloist.api.showing import shown_progress
+from soloist.config import RunConfig
+from soloist.engine import RunResult, run
+from soloist.errors import NothingFinishedError, RunInterruptedError, RunStoppedError
+from soloist.events import Event, EventSink, Notice
+from soloist.stores import RunFolder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_logger = logging.getLogger("soloist")
+
+
+def embed(
+    chunks: RunConfig | AnyPath,
+    /,
+    *sinks: EventSink | Callable[[Event], object],
+    progress: bool | None = None,
+    **settings: Unpack[Settings],
+) -> RunResult:
+    """Embed chunks into a run folder, or continue the run that is there.
+
+        result = soloist.embed("chunks", out="run", models=["all-MiniLM-L6-v2", "wordllama"])
+
+    `chunks` is the folder of chunks, and the settings are those of `RunConfig`, with fusion's and source's beside the
+    others, as the command line names them. Or `chunks` is a `RunConfig` and there are no settings.
+
+    Vectors that the folder has of the same chunks by the same models are kept. So a run that was stopped, or whose
+    chunks have changed, computes only what is left.
+
+    In a notebook and on a terminal there is a bar for each pass, with chunks/s and the time left. `progress=False`
+    shows nothing. `progress=True` writes lines to stderr where there is neither. Events also go to `events.jsonl` in
+    the run folder and to `sinks`: functions that take an event, or objects whose `emit` does. Where nothing is shown
+    and there are no sinks, notices are logged as warnings of "soloist".
+
+    In the main thread, a notebook's too, the first Ctrl-C or SIGTERM (in a notebook: interrupt the kernel) ends the run
+    after the present shard, and a second one ends it at once. Elsewhere, or where a handler of your own is set, signals
+    are yours.
+
+        try:
+            result = soloist.embed(config)
+        except soloist.RunStoppedError:
+            result = soloist.embed(config)  # later: continues
+
+    Raises:
+        RunStoppedError: the run was to end before it was done; the same call continues it.
+        RunInterruptedError: a second signal ended the run at once; the same call continues it. A KeyboardInterrupt.
+        SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
+            used, the folder is as it was before.
+    """
+    config = config_of("soloist.embed", chunks, settings)
+    try:
+        with shown_progress(progress) as shown:
+            listeners = (*sinks, shown) if shown is not None else sinks
+            return run(config, *(listeners or (_log_notices,)))
+    except (RunStoppedError, RunInterruptedError) as exc:
+        same = "the same arguments" if settings else "the same config"
+        _raise_with_the_way_on(exc, same, is_kept=RunFolder(config.out).manifest.exists())
+
+
+def _raise_with_the_way_on(stopped: RunStoppedError | RunInterruptedError, same: str, *, is_kept: bool) -> NoReturn:
+    """Without the frames between the caller and the signal, which help nobody."""
+    is_too_short = isinstance(stopped, NothingFinishedError)
+    arguments = "a longer stop_after" if is_too_short else same
+    done = "was done before" if is_too_short else "is done"
+    kept = f"what {done} is kept" if is_kept else "nothing is kept yet"
+    goes = "continues" if is_kept else "starts"
+    raise type(stopped)(f"{stopped}; {kept}, and soloist.embed with {arguments} {goes} the run") from None
+
+
+def _log_notices(event: Event) -> None:
+    if isinstance(event, Notice):
+        _logger.warning("%s: %s", event.about, event.message)
