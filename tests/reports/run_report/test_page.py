@@ -90,7 +90,7 @@ def test_two_runs_are_beside_each_other(make_run, tmp_path):
     one, two = (make_run(two_sessions(), name=name) for name in ("one", "two"))
     page = Page(soloist.report(one, tmp_path / "report.html", beside=two))
     assert {name for name, marks in page.marks.items() if marks} == {
-        f"narrow-{number}-{name}" for number in (0, 1) for name in FIGURES
+        f"{width}-{number}-{name}" for width in ("wide", "narrow") for number in (0, 1) for name in FIGURES
     }
     assert page.tags.count("h2") * 2 == page.tags.count("h3")
     assert len(page.ids) == len(set(page.ids))

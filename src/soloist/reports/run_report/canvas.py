@@ -22,7 +22,10 @@ from soloist.reports.text import printable
 SERIES = 8
 MARK = "mark"  # what stands for a fact
 CLASSES = (MARK, "split", "limit", "budget")  # what a figure may give as `gid`
-WIDE, NARROW = 960, 360  # in the units of the SVG: a text of 12 is about 12 pixels high at that width
+# In the units of the SVG: a text of 12 is about 12 pixels high where the page is as wide, or has two such columns.
+WIDE, HALF, NARROW = 960, 560, 360
+_NAME_CHARACTERS = {WIDE: 32, HALF: 24, NARROW: 20}
+_LEGEND_COLUMNS = {WIDE: 4, HALF: 3, NARROW: 2}
 _FONT = 12
 _ROLES = {"ink": "#010101", "muted": "#010102", "grid": "#010103"} | {
     f"series-{number}": f"#0102{number:02x}" for number in range(SERIES)
@@ -51,7 +54,7 @@ class Canvas:
     """A figure to draw on, and how wide it is. `figure` is one of matplotlib's."""
 
     figure: Any
-    is_narrow: bool
+    width: int
 
     def axes(self, rows: int = 1) -> list[Any]:
         """Axes below each other, which share the horizontal one where there are several."""
@@ -60,7 +63,7 @@ class Canvas:
 
     def name(self, text: str) -> str:
         """A name that fits beside or above axes: on one line, and cut in its middle."""
-        most, text = 16 if self.is_narrow else 32, printable(text)
+        most, text = _NAME_CHARACTERS[self.width], printable(text)
         return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - most // 2 + 1 :]}"
 
     def legend(self, handles: dict[str, Any]) -> None:
@@ -68,7 +71,7 @@ class Canvas:
         if handles:
             self.figure.legend(
                 list(handles.values()), [self.name(text) for text in handles], loc="outside upper left",
-                ncols=2 if self.is_narrow else 4, frameon=False, fontsize=_FONT - 1, handlelength=1.2,
+                ncols=_LEGEND_COLUMNS[self.width], frameon=False, fontsize=_FONT - 1, handlelength=1.2,
                 columnspacing=1.2, borderpad=0.1,
             )  # fmt: skip
 
@@ -82,16 +85,17 @@ def require_figures() -> Any:
     return load_optional("matplotlib.figure", what="soloist report", package="matplotlib", extra="report")
 
 
-def svg(name: str, alt: str, height: int, draw: Callable[[Canvas], None], *, is_narrow: bool) -> str:
+def svg(name: str, alt: str, width: int, height: int, draw: Callable[[Canvas], None]) -> str:
     """A figure as an SVG element. `name` tells its ids from those of the other figures of the page."""
-    width = NARROW if is_narrow else WIDE
     figures = require_figures()
+    from matplotlib.backends import backend_svg
+
     with _settings(name):
         # 72 points an inch: the units of the SVG are those of the size.
         figure = figures.Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
-        draw(Canvas(figure, is_narrow))
+        draw(Canvas(figure, width))
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata=_NO_METADATA, facecolor="none")
+        backend_svg.FigureCanvasSVG(figure).print_svg(text, metadata=_NO_METADATA)  # savefig draws everything twice
     return _for_page(text.getvalue(), name, alt)
 
 

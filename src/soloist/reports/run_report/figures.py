@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from soloist.reports.run_report.canvas import MARK, Canvas, role, series, svg
+from soloist.reports.run_report.canvas import MARK, NARROW, Canvas, role, series, svg
 from soloist.reports.run_report.thinning import evenly, thin_memory, thin_rates
 from soloist.reports.run_report.values import Lease, MemoryPoint, RunFacts, SystemFacts, TokenLengths
+from soloist.reports.text import bytes_text
 
 DEVICES, MODELS, BARS, LEASES, SHAPES = 8, 8, 16, 400, 400
 _MARKERS = "osD^vPX*"
@@ -22,21 +23,25 @@ _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 _TIMES = ((7200.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 # An axis that reached to a capacity or a limit beyond this would leave nothing to see of what is below it.
 _TIMES_THE_DATA = 8
+_SECONDS = "seconds"
+
+
+Runs = Sequence[RunFacts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawing:
-    """How a figure is drawn, and how high it is."""
+    """How a figure is drawn, and how high it is. All runs of a page decide the axes of each of them."""
 
-    draw: Callable[[Canvas, RunFacts], None]
+    draw: Callable[[Canvas, RunFacts, Runs], None]
     height: Callable[[RunFacts], int]
 
 
-def figure(name: str, prefix: str, alt: str, facts: RunFacts, *, is_narrow: bool) -> str:
-    """The figure of a section, as an SVG element; `prefix` begins its ids."""
+def figure(name: str, prefix: str, alt: str, width: int, facts: RunFacts, runs: Runs) -> str:
+    """The figure of a section of one of the runs, as an SVG element; `prefix` begins its ids."""
     drawing = _DRAWINGS[name]
-    height = drawing.height(facts) + (30 if is_narrow else 0)
-    return svg(f"{prefix}-{name}", alt, height, lambda canvas: drawing.draw(canvas, facts), is_narrow=is_narrow)
+    height = max(drawing.height(run) for run in runs) + (30 if width == NARROW else 0)
+    return svg(f"{prefix}-{name}", alt, width, height, lambda canvas: drawing.draw(canvas, facts, runs))
 
 
 def _colours(facts: RunFacts) -> dict[str, int]:
@@ -49,17 +54,22 @@ def _colour(numbers: Mapping[str, int], models: Sequence[str]) -> str:
     return series(numbers.get(models[0], 0)) if len(models) == 1 else role("muted")
 
 
-def _time_scale(facts: RunFacts) -> tuple[float, str]:
-    return next((scale, unit) for least, scale, unit in _TIMES if facts.seconds >= least)
+def _time_scale(runs: Runs) -> tuple[float, str]:
+    longest = max(run.seconds for run in runs)
+    return next((scale, unit) for least, scale, unit in _TIMES if longest >= least)
 
 
-def _sessions(axes: Any, facts: RunFacts, scale: float) -> None:
+def _time_axis(axes: Any, facts: RunFacts, runs: Runs) -> None:
+    """The time of the longest run, with a line where a session of this one began."""
+    scale, unit = _time_scale(runs)
     for session in facts.sessions[1:BARS]:
         axes.axvline(session.begins / scale, color=role("muted"), linestyle="--", linewidth=1)
+    axes.set_xlim(0, max(run.seconds for run in runs) / scale * 1.01 or 1)
+    axes.set_xlabel(f"{unit} of work")
 
 
-def _leases(canvas: Canvas, facts: RunFacts) -> None:
-    (axes,), (scale, unit) = canvas.axes(), _time_scale(facts)
+def _leases(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
+    (axes,), (scale, _) = canvas.axes(), _time_scale(runs)
     devices, numbers = facts.devices[:DEVICES], _colours(facts)
     handles: dict[str, Any] = {}
     for lease in facts.leases[:LEASES]:
@@ -73,9 +83,8 @@ def _leases(canvas: Canvas, facts: RunFacts) -> None:
     for split in facts.splits:
         if split.device in devices:
             axes.plot(split.at / scale, devices.index(split.device), "x", color=role("ink"), gid="split")
-    _sessions(axes, facts, scale)
+    _time_axis(axes, facts, runs)
     _rows(canvas, axes, devices)
-    axes.set_xlabel(f"{unit} of work")
     canvas.legend(handles)
 
 
@@ -93,16 +102,16 @@ def _rows(canvas: Canvas, axes: Any, names: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _memory(canvas: Canvas, facts: RunFacts) -> None:
+def _memory(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
     devices = facts.devices[:DEVICES]
-    every, (scale, unit) = canvas.axes(len(devices)), _time_scale(facts)
+    every, (scale, _) = canvas.axes(len(devices)), _time_scale(runs)
     points, _ = thin_memory({device: facts.memory.get(device, ()) for device in devices})
     for device, axes in zip(devices, every, strict=True):
         leases = [lease for lease in facts.leases if device in lease.devices][:LEASES]
         _memory_of(axes, device, points[device], leases, facts, scale)
         axes.set_title(canvas.name(device))
-        _sessions(axes, facts, scale)
-    every[-1].set_xlabel(f"{unit} of work")
+        _time_axis(axes, facts, runs)
+        axes.set_xlabel("" if axes is not every[-1] else axes.get_xlabel())
 
 
 def _memory_of(
@@ -113,15 +122,14 @@ def _memory_of(
     capacity, highest = max((lease.total_bytes.get(device, 0) for lease in leases), default=0), max(used, default=0)
     size, unit = next((size, unit) for size, unit in _BYTES if highest >= size or size == 1)
     times = [point.at / scale for point in points]
-    axes.step(times, [point.allocated_bytes / size for point in points], where="post", color=series(0), gid=MARK)
-    axes.step(
-        times, [point.peak_bytes / size for point in points], where="post", color=series(0), linestyle=":", gid=MARK
-    )
+    for sizes, style in (([each.allocated_bytes for each in points], "-"), ([each.peak_bytes for each in points], ":")):
+        # A point is at the end of its shard, and says what was there until then.
+        axes.step(times, [taken / size for taken in sizes], where="pre", color=series(0), linestyle=style, gid=MARK)
     for lease in leases:
         if lease.predicted_bytes is not None:
             ends = (lease.begins / scale, _ends(facts, lease) / scale)
             axes.hlines(lease.predicted_bytes / size, *ends, color=series(1), linestyle="--", gid=MARK)
-    _limit(axes, capacity / size, highest / size, f"capacity {capacity / size:,.4g} {unit}")
+    _limit(axes, capacity / size, highest / size, f"capacity {bytes_text(capacity)}")
     axes.set_ylabel(unit)
 
 
@@ -138,8 +146,8 @@ def _limit(axes: Any, limit: float, highest: float, text: str) -> None:
         axes.annotate(text, (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=11)
 
 
-def _rates(canvas: Canvas, facts: RunFacts) -> None:
-    (axes,), (scale, unit) = canvas.axes(), _time_scale(facts)
+def _rates(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
+    (axes,), (scale, _) = canvas.axes(), _time_scale(runs)
     rates, _ = thin_rates(facts.rates)
     handles: dict[str, Any] = {}
     for name, number in _colours(facts).items():
@@ -149,11 +157,11 @@ def _rates(canvas: Canvas, facts: RunFacts) -> None:
                 [rate.at / scale for rate in own], [rate.tokens_per_second for rate in own],
                 _MARKERS[number % len(_MARKERS)], color=series(number), markersize=5, gid=MARK,
             )  # fmt: skip
-    axes.set_ylim(bottom=0)
+    fastest = max(rate.tokens_per_second for run in runs for rate in thin_rates(run.rates)[0])
+    axes.set_ylim(0, fastest * 1.05)
     axes.set_ylabel("tokens/s")
-    axes.set_xlabel(f"{unit} of work")
     axes.yaxis.set_major_formatter(_compact)
-    _sessions(axes, facts, scale)
+    _time_axis(axes, facts, runs)
     canvas.legend(handles)
 
 
@@ -164,7 +172,7 @@ def _compact(value: float, _: object = None) -> str:
     return f"{value / 1e3:,.3g}k" if abs(value) >= 1e4 else f"{value:,.4g}"
 
 
-def _lengths(canvas: Canvas, facts: RunFacts) -> None:
+def _lengths(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
     shown = facts.lengths[:MODELS]
     numbers, limits = _colours(facts), {model.name: model.max_tokens for model in facts.models}
     axes_of = [axes for row in canvas.figure.subplots(len(shown), 1, squeeze=False) for axes in row]
@@ -186,7 +194,9 @@ def _lengths_of(axes: Any, found: TokenLengths, colour: str, limit: int | None) 
             hatch="////", gid=MARK,
         )  # fmt: skip
     axes.yaxis.set_major_formatter(_compact)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="x", visible=False)
+    axes.set_xlim(left=0)
     if limit and limit <= found.edges[-1] * 2:
         axes.axvline(limit, color=role("ink"), linestyle="--", linewidth=1, gid="limit")
     elif limit:
@@ -194,7 +204,7 @@ def _lengths_of(axes: Any, found: TokenLengths, colour: str, limit: int | None) 
                       fontsize=11)  # fmt: skip
 
 
-def _batches(canvas: Canvas, facts: RunFacts) -> None:
+def _batches(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
     shown = [(name, shapes) for name, shapes in facts.batches.items() if shapes][:MODELS]
     budgets, numbers = {model.name: model.token_budget for model in facts.models}, _colours(facts)
     axes_of = [axes for row in canvas.figure.subplots(len(shown), 1, squeeze=False) for axes in row]
@@ -207,6 +217,7 @@ def _batches(canvas: Canvas, facts: RunFacts) -> None:
             gid=MARK,
         )  # fmt: skip
         _budget(axes, budgets.get(name, 0), max(shape.rows for shape in drawn))
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_title(canvas.name(name))
         axes.set_ylabel("rows")
     axes_of[-1].set_xlabel("padded length in tokens")
@@ -230,43 +241,53 @@ class _Bar:
     name: str
     parts: Sequence[tuple[str, float, str, str]]  # name, size, colour, hatch
 
-
-def _bars(canvas: Canvas, bars: Sequence[_Bar], label: str, *, with_legend: bool = True) -> None:
-    (axes,) = canvas.axes()
-    handles: dict[str, Any] = {}
-    for row, bar in enumerate(bars):
-        left = 0.0
-        for name, size, colour, hatch in bar.parts:
-            if size:
-                drawn = axes.barh(
-                    row, size, 0.7, left=left, facecolor=colour, edgecolor=colour if not hatch else role("ink"),
-                    hatch=hatch or None, linewidth=0.5, gid=MARK,
-                )  # fmt: skip
-                handles.setdefault(name, drawn)
-                left += size
-    _rows(canvas, axes, [bar.name for bar in bars])
-    axes.set_xlim(left=0)
-    axes.set_xlabel(label)
-    axes.xaxis.set_major_formatter(_compact)
-    if canvas.is_narrow:
-        axes.locator_params(axis="x", nbins=4)
-    canvas.legend(handles if with_legend else {})
+    @property
+    def size(self) -> float:
+        """Where the row ends."""
+        return sum(size for _, size, _, _ in self.parts)
 
 
-def _splits(canvas: Canvas, facts: RunFacts) -> None:
+@dataclass(frozen=True, slots=True)
+class _Bars:
+    """A drawing of rows of bars. Those of all runs decide how long the axis is."""
+
+    of: Callable[[RunFacts], Iterable[_Bar]]
+    label: str
+    has_legend: bool = True
+
+    def __call__(self, canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
+        """Draw the rows of one of the runs."""
+        (axes,), bars = canvas.axes(), list(self.of(facts))[-BARS:]
+        handles: dict[str, Any] = {}
+        for row, bar in enumerate(bars):
+            _draw_bar(axes, row, bar, handles)
+        _rows(canvas, axes, [bar.name for bar in bars])
+        axes.set_xlim(0, max(bar.size for run in runs for bar in self.of(run)) * 1.03 or 1)
+        axes.set_xlabel(self.label)
+        axes.xaxis.set_major_formatter(_compact)
+        axes.locator_params(axis="x", nbins=4 if canvas.width == NARROW else 8, integer=self.label != _SECONDS)
+        canvas.legend(handles if self.has_legend else {})
+
+
+def _draw_bar(axes: Any, row: int, bar: _Bar, handles: dict[str, Any]) -> None:
+    left = 0.0
+    for name, size, colour, hatch in bar.parts:
+        if size:
+            drawn = axes.barh(
+                row, size, 0.7, left=left, facecolor=colour, edgecolor=colour if not hatch else role("ink"),
+                hatch=hatch or None, linewidth=0.5, gid=MARK,
+            )  # fmt: skip
+            handles.setdefault(name, drawn)
+            left += size
+
+
+def _splits(facts: RunFacts) -> Iterable[_Bar]:
     numbers = _colours(facts)
-    bars = [
-        _Bar(f"{model} on {device}", [(model, count, series(numbers.get(model, 0)), "")])
-        for (model, device), count in facts.split_counts.items()
-    ]
-    _bars(canvas, bars[:BARS], "splits", with_legend=False)
+    for (model, device), count in facts.split_counts.items():
+        yield _Bar(f"{model} on {device}", [(model, count, series(numbers.get(model, 0)), "")])
 
 
-def _padding(canvas: Canvas, facts: RunFacts) -> None:
-    _bars(canvas, list(_padding_bars(facts))[:BARS], "tokens computed")
-
-
-def _padding_bars(facts: RunFacts) -> Iterable[_Bar]:
+def _padding(facts: RunFacts) -> Iterable[_Bar]:
     for name, number in _colours(facts).items():
         own = [work for work in facts.work if work.model == name]
         tokens, padded = sum(work.tokens for work in own), sum(work.padded_tokens for work in own)
@@ -275,33 +296,28 @@ def _padding_bars(facts: RunFacts) -> Iterable[_Bar]:
             yield _Bar(name, [("texts", tokens, series(number), ""), ("padding", extra, role("grid"), "////")])
 
 
-def _work(canvas: Canvas, facts: RunFacts) -> None:
+def _work(facts: RunFacts) -> Iterable[_Bar]:
     has_several = len(facts.sessions) > 1
-    bars = [
-        _Bar(
+    for part in facts.work:
+        yield _Bar(
             f"{part.session}: {part.model}" if has_several else part.model,
             [
                 ("embedded", part.embedded, series(0), ""), ("repeated", part.repeated, series(1), ""),
                 ("reused", part.reused, series(2), ""), ("from other runs", part.from_others, series(3), ""),
                 ("kept", part.kept, role("muted"), ""),
             ],
-        )
-        for part in facts.work[-BARS:]
-    ]  # fmt: skip
-    _bars(canvas, bars, "chunks")
+        )  # fmt: skip
 
 
-def _phases(canvas: Canvas, facts: RunFacts) -> None:
+def _phases(facts: RunFacts) -> Iterable[_Bar]:
     numbers = _colours(facts)
-    bars = []
     for phase in facts.phases:
         shared = phase.seconds - sum(phase.by_model.values())
         parts = [(name, seconds, series(numbers.get(name, 0)), "") for name, seconds in phase.by_model.items()]
-        bars.append(_Bar(phase.name, [*parts, ("no single model", max(0.0, shared), role("muted"), "")]))
-    _bars(canvas, bars, "seconds")
+        yield _Bar(phase.name, [*parts, ("no single model", max(0.0, shared), role("muted"), "")])
 
 
-def _evaluation(canvas: Canvas, facts: RunFacts) -> None:
+def _evaluation(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
     (axes,) = canvas.axes()
     assert facts.evaluation is not None
     systems = _ranked(facts.evaluation.systems)
@@ -335,13 +351,15 @@ def _by_rows(count: Callable[[RunFacts], int], most: int = BARS, row: int = 26) 
 _DRAWINGS: dict[str, _Drawing] = {
     "leases": _Drawing(draw=_leases, height=_by_rows(lambda facts: len(facts.devices), DEVICES, 34)),
     "memory": _Drawing(draw=_memory, height=_by_rows(lambda facts: len(facts.devices), DEVICES, 130)),
-    "splits": _Drawing(draw=_splits, height=_by_rows(lambda facts: len(facts.split_counts))),
+    "splits": _Drawing(
+        draw=_Bars(_splits, "splits", has_legend=False), height=_by_rows(lambda facts: len(facts.split_counts))
+    ),
     "rates": _Drawing(draw=_rates, height=lambda facts: 280),
     "lengths": _Drawing(draw=_lengths, height=_by_rows(lambda facts: len(facts.lengths), MODELS, 150)),
     "batches": _Drawing(draw=_batches, height=_by_rows(lambda facts: len(facts.batches), MODELS, 150)),
-    "padding": _Drawing(draw=_padding, height=_by_rows(lambda facts: len(facts.names))),
-    "work": _Drawing(draw=_work, height=_by_rows(lambda facts: len(facts.work))),
-    "phases": _Drawing(draw=_phases, height=_by_rows(lambda facts: len(facts.phases))),
+    "padding": _Drawing(draw=_Bars(_padding, "tokens computed"), height=_by_rows(lambda facts: len(facts.names))),
+    "work": _Drawing(draw=_Bars(_work, "chunks"), height=_by_rows(lambda facts: len(facts.work))),
+    "phases": _Drawing(draw=_Bars(_phases, _SECONDS), height=_by_rows(lambda facts: len(facts.phases))),
     "evaluation": _Drawing(
         draw=_evaluation, height=_by_rows(lambda facts: len(facts.evaluation.systems) if facts.evaluation else 1)
     ),

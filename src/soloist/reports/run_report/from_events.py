@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from soloist.reports.run_report.fields import Fields
 from soloist.reports.run_report.values import UNDIVIDED, Ended, Lease, MemoryPoint, Rate, Session, Split, Work
@@ -213,6 +213,8 @@ def _pass_finished(found: EventFacts, event: Fields, at: float) -> None:
 def _lease_released(found: EventFacts, event: Fields, at: float) -> None:
     found.session.released_at = at
     memory = event.parts_by_name("memory")
+    for device in memory:  # until now the tensors were there
+        found.memory[device] += [replace(point, at=at) for point in found.memory[device][-1:]]
     _see_ends(found, memory, at)
     if (lease := _present_lease(found)) is not None:
         lease.ends = at

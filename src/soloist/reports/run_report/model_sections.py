@@ -73,7 +73,7 @@ def _cut_text(found: TokenLengths) -> str:
 
 
 def _cut_table(facts: RunFacts) -> Table:
-    """Of the chunks that the run has now: what the last session of each model counted."""
+    """Of the chunks that the run has now: the last session of each model counted all of them."""
     last = {work.model: work for work in facts.work if work.all_tokens}
     limits = {model.name: model.max_tokens for model in facts.models}
     longest = {found.model: f"{found.longest:,}" for found in facts.lengths}
@@ -85,7 +85,7 @@ def _cut_table(facts: RunFacts) -> Table:
         for name, work in last.items()
     ]  # fmt: skip
     columns = ("model", "limit", "tokens read", "longest text", "texts cut", "tokens cut off")
-    return table("What the limits cut off, by the last session of each model", columns, rows)
+    return table("What the limits cut off", columns, rows)
 
 
 def batches(facts: RunFacts) -> Section:

@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from soloist.reports.run_report import device_sections, model_sections, record_sections
+from soloist.reports.run_report.canvas import HALF, NARROW, WIDE
 from soloist.reports.run_report.figures import figure
 from soloist.reports.run_report.sections import Section
 from soloist.reports.run_report.values import RunFacts
@@ -76,23 +77,19 @@ def page(runs: Sequence[RunFacts], version: str) -> str:
 
 
 def _part(sections: Sequence[Section], runs: Sequence[RunFacts]) -> _Part:
-    shown = [
-        _Shown(section, _figures(section, facts, number, is_alone=len(runs) == 1))
-        for number, (section, facts) in enumerate(zip(sections, runs, strict=True))
-    ]
+    shown = [_Shown(section, _figures(section, number, runs)) for number, section in enumerate(sections)]
     return _Part(sections[0].name, sections[0].title, tuple(shown))
 
 
-def _figures(section: Section, facts: RunFacts, number: int, *, is_alone: bool) -> tuple[_Drawn, ...]:
-    """The figure of a section in the widths that the page needs: beside another run there is room for narrow ones."""
+def _figures(section: Section, number: int, runs: Sequence[RunFacts]) -> tuple[_Drawn, ...]:
+    """The figure of a section of one of the runs, for a wide page and for a narrow one."""
     if not section.has_figure:
         return ()
-
-    def drawn(width: str) -> _Drawn:
-        is_narrow = width == "narrow"
-        return _Drawn(width, Markup(figure(section.name, f"{width}-{number}", section.alt, facts, is_narrow=is_narrow)))
-
-    return tuple(map(drawn, ("wide", "narrow") if is_alone else ("narrow",)))
+    widths = {"wide": WIDE if len(runs) == 1 else HALF, "narrow": NARROW}
+    return tuple(
+        _Drawn(name, Markup(figure(section.name, f"{name}-{number}", section.alt, width, runs[number], runs)))
+        for name, width in widths.items()
+    )
 
 
 def _template() -> jinja2.Template:

@@ -25,10 +25,10 @@ def summary(facts: RunFacts) -> Section:
         ("accelerator", (last.accelerator if last else "") or "not recorded"),
         ("mode", (last.mode if last else "") or "not recorded"),
         ("time of all sessions", seconds_text(facts.seconds)),
-        ("tokens embedded", f"{tokens:,}" + (f", {tokens / seconds:,.0f} tokens/s" if seconds else "")),
+        ("tokens embedded", f"{tokens:,}" + (f" at {tokens / seconds:,.0f} tokens/s" if seconds else "")),
     ]
     collections = [(name, f"{count:,}") for name, count in facts.collections.items()]
-    tables = [table("The run", ("", "this run"), rows)]
+    tables = [table("The run", ("", "value"), rows)]
     tables += [table("Collections", ("collection", "chunks"), collections, most=50)] if len(collections) > 1 else []
     return Section(name="summary", title="Summary", text=facts.gaps, tables=tuple(tables))
 

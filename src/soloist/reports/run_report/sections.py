@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from soloist.reports.text import clock_text
 
 ROWS = 100  # of a table: the files of the run have all of them
 CELL_CHARACTERS = 400
+_NUMBER = re.compile(r"-|[-+]?[\d,.:]+( ?(%|s|B|kB|MB|GB))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left_out: int = 0
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Whether each column has numbers only, so that their digits are to stand below each other."""
+        return tuple(all(map(_NUMBER.fullmatch, column)) for column in zip(*self.rows, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
