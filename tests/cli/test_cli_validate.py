@@ -38,6 +38,8 @@ def test_everything_that_can_be_shown_passes(options, tmp_path):
     page = (tmp_path / "report" / "validation.md").read_text()
     assert page.count("\n| ") == 1 + len(verdicts)
     assert Path(tmp_path / "report" / "exclusive" / "run.json").is_file()
+    figures = (tmp_path / "report" / "report.html").read_text()
+    assert 'id="wide-0-leases"' in figures and 'id="wide-1-leases"' in figures  # of both modes
 
 
 def test_a_quick_rehearsal_on_one_cpu_says_what_it_cannot_show(options, tmp_path):

@@ -14,6 +14,7 @@ from soloist.reports.run_report.fields import Fields
 from soloist.reports.run_report.gathering import gather
 from soloist.reports.run_report.thinning import evenly, thin_memory, thin_rates
 from soloist.reports.run_report.values import MemoryPoint, Rate
+from soloist.stores import RunFolder
 
 FIELDS = (
     "models", "devices", "memory", "rows", "seconds", "parts", "tally", "versions", "batch_rows", "padded_lengths",
@@ -97,6 +98,17 @@ def test_the_run_is_as_its_files_say(facts):
     assert facts.state == "not finished"
     assert (facts.chunks, facts.names) == (20, ("a", "b"))
     assert [(model.done_chunks, model.max_tokens) for model in facts.models] == [(20, 8), (0, None)]
+
+
+def test_a_run_at_work_is_shown_as_far_as_it_is(make_run):
+    """Somebody who waits for a run wants to see what it does."""
+    events = two_sessions()
+    path = make_run(events[:-1])
+    with RunFolder(path).locked():
+        facts = gather(path)
+    assert facts.state == "running"
+    assert [session.ended for session in facts.sessions] == ["no end recorded", "at work"]
+    assert gather(path).state == "not finished"
 
 
 def test_lines_that_are_no_events_are_counted_and_passed_over(make_run):

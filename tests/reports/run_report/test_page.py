@@ -115,6 +115,21 @@ def test_texts_of_a_run_are_no_part_of_the_page(make_run, tmp_path):
     )
 
 
+def test_many_devices_and_models_are_cut_and_said_to_be(make_run, tmp_path):
+    """A figure with a hundred rows is a wall, and one that drops rows in silence is a lie."""
+    devices = tuple(f"sim:{number}" for number in range(20))
+    events = [(0.0, RunStarted(mode="exclusive", accelerator="simulated", devices=devices, models=("m",)))]
+    for at in range(20):
+        named = {"models": (f"m{at}",), "devices": devices}
+        events += [
+            (at + 0.5, LeaseAcquired(memory=dict.fromkeys(devices, stats()["sim:0"]), waited_seconds=0.0, **named)),
+            (at + 1.0, encoded(f"m{at}", 0, seconds=10.0**-at)),
+        ]
+    page = Page(soloist.report(make_run(events), tmp_path / "report.html"))
+    for words in ("first 8 of 20 devices", "first 16 of 20 rows", "first 8 of 20 models", "first 16 of 20 models"):
+        assert f"The figure shows the {words}." in page.text
+
+
 def test_ten_thousand_shards_are_a_page_of_bounded_size(make_run, tmp_path):
     """A mark for each shard would be a file that no browser opens."""
     events = list(two_sessions())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from soloist.reports.run_report.sections import Section, seconds_text, table
-from soloist.reports.run_report.thinning import thin_memory
+from collections.abc import Iterator
+
+from soloist.reports.run_report.from_events import HOST
+from soloist.reports.run_report.sections import Section, seconds_text, shown_text, table
+from soloist.reports.run_report.thinning import BARS, DEVICES, LEASES, thin_memory
 from soloist.reports.run_report.values import Lease, RunFacts
 from soloist.reports.text import bytes_text
 from soloist.wording import count_text
@@ -33,6 +36,8 @@ def leases(facts: RunFacts) -> Section:
         text=(
             "A bar is a lease: its models had the device to themselves. A cross is a batch that ran out of memory.",
             "The time between sessions is left out. A dashed line is the beginning of a session.",
+            *shown_text("devices", len(facts.devices), DEVICES),
+            *shown_text("leases", len(facts.leases), LEASES),
         ),
         tables=(table("Leases", columns, rows),),
         has_figure=True,
@@ -48,21 +53,27 @@ def memory(facts: RunFacts) -> Section:
     rows = [_memory_row(lease, device) for lease in facts.leases for device in lease.devices]
     if not rows:
         return Section(name="memory", title="Memory", text=("No memory of a device is recorded.",))
-    has_points = any(len(points) > 2 for points in facts.memory.values())
-    limits = {model.limit_bytes for model in facts.models if model.limit_bytes}
-    text = [
-        "Solid: what tensors took of the device after each shard. Dotted: the most that they took so far in the lease. "
-        "Dashed: the predicted peak.",
-        "On a CPU both are the size of the whole process, and nothing is predicted.",
-    ]
-    text += [f"Batches were planned to take {bytes_text(max(limits))} of a device at most."] if limits else []
-    text += [] if has_points else ["This run recorded memory only at the beginning and at the end of each lease."]
-    _, size = thin_memory(facts.memory)
-    text += [f"A point of the figure is the highest of {size} measurements in a row."] if size > 1 else []
     return Section(
-        name="memory", title="Memory over time", text=tuple(text), tables=(table("Memory", columns, rows),),
-        has_figure=True, alt=_memory_alt(facts),
+        name="memory", title="Memory over time", text=tuple(_memory_text(facts)),
+        tables=(table("Memory", columns, rows),), has_figure=True, alt=_memory_alt(facts),
     )  # fmt: skip
+
+
+def _memory_text(facts: RunFacts) -> Iterator[str]:
+    yield (
+        "Solid: what tensors took of the device, as measured after each shard. Dotted: the most that they took so far "
+        "in the lease. Dashed: the predicted peak."
+    )
+    if HOST in facts.devices:
+        yield "On a CPU both are the size of the whole process, and nothing is predicted."
+    if limits := {model.limit_bytes for model in facts.models if model.limit_bytes}:
+        yield f"Batches were planned to take {bytes_text(max(limits))} of a device at most."
+    if not any(points for points in facts.memory.values()):
+        yield "This run recorded memory only at the beginning and at the end of each lease."
+    _, size = thin_memory(facts.memory)
+    if size > 1:
+        yield f"A point of the figure is the highest of {size} measurements in a row."
+    yield from shown_text("devices", len(facts.devices), DEVICES)
 
 
 def _memory_row(lease: Lease, device: str) -> tuple[str, ...]:
@@ -99,7 +110,10 @@ def splits(facts: RunFacts) -> Section:
     return Section(
         name="splits",
         title=title,
-        text=("A batch that did not fit was halved, and both halves were computed. No vector is lost by that.",),
+        text=(
+            "A batch that did not fit was halved, and both halves were computed. No vector is lost by that.",
+            *shown_text("rows", len(counts), BARS),
+        ),
         tables=(
             table("Splits by model and device", ("model", "device", "splits"), counts),
             table("The first splits", ("at", "model", "device", "rows", "padded length"), rows, most=50),

@@ -12,17 +12,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from soloist.reports.run_report.canvas import MARK, NARROW, Canvas, role, series, svg
-from soloist.reports.run_report.thinning import evenly, thin_memory, thin_rates
+from soloist.reports.run_report.thinning import (
+    BARS,
+    DEVICES,
+    LEASES,
+    MODELS,
+    SHAPES,
+    evenly,
+    thin_memory,
+    thin_rates,
+)
 from soloist.reports.run_report.values import Lease, MemoryPoint, RunFacts, SystemFacts, TokenLengths
 from soloist.reports.text import bytes_text
 
-DEVICES, MODELS, BARS, LEASES, SHAPES = 8, 8, 16, 400, 400
 _MARKERS = "osD^vPX*"
 _KINDS = {"model": 0, "run": 1, "fusion": 2, "lexical": 3}
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 _TIMES = ((7200.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 # An axis that reached to a capacity or a limit beyond this would leave nothing to see of what is below it.
 _TIMES_THE_DATA = 8
+_TIMES_THE_SLOWEST = 30
 _SECONDS = "seconds"
 
 
@@ -157,12 +166,21 @@ def _rates(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
                 [rate.at / scale for rate in own], [rate.tokens_per_second for rate in own],
                 _MARKERS[number % len(_MARKERS)], color=series(number), markersize=5, gid=MARK,
             )  # fmt: skip
-    fastest = max(rate.tokens_per_second for run in runs for rate in thin_rates(run.rates)[0])
-    axes.set_ylim(0, fastest * 1.05)
-    axes.set_ylabel("tokens/s")
-    axes.yaxis.set_major_formatter(_compact)
+    _rate_axis(axes, [rate.tokens_per_second for run in runs for rate in thin_rates(run.rates)[0]])
     _time_axis(axes, facts, runs)
     canvas.legend(handles)
+
+
+def _rate_axis(axes: Any, rates: Sequence[float]) -> None:
+    """An axis for all rates. It is logarithmic where the slowest could not be told from 0 otherwise."""
+    if max(rates) > _TIMES_THE_SLOWEST * min(rates):
+        axes.set_yscale("log")
+        axes.set_ylim(min(rates) / 1.3, max(rates) * 1.3)
+        axes.set_ylabel("tokens/s, logarithmic")
+    else:
+        axes.set_ylim(0, max(rates) * 1.05)
+        axes.set_ylabel("tokens/s")
+    axes.yaxis.set_major_formatter(_compact)
 
 
 def _compact(value: float, _: object = None) -> str:
@@ -209,7 +227,7 @@ def _batches(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
     budgets, numbers = {model.name: model.token_budget for model in facts.models}, _colours(facts)
     axes_of = [axes for row in canvas.figure.subplots(len(shown), 1, squeeze=False) for axes in row]
     for (name, shapes), axes in zip(shown, axes_of, strict=True):
-        drawn = shapes[: SHAPES // len(shown)]
+        drawn = shapes[: SHAPES // min(MODELS, len(facts.batches))]
         most = max(shape.count for shape in drawn)
         axes.scatter(
             [shape.padded_length for shape in drawn], [shape.rows for shape in drawn],
@@ -257,7 +275,7 @@ class _Bars:
 
     def __call__(self, canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
         """Draw the rows of one of the runs."""
-        (axes,), bars = canvas.axes(), list(self.of(facts))[-BARS:]
+        (axes,), bars = canvas.axes(), list(self.of(facts))[:BARS]
         handles: dict[str, Any] = {}
         for row, bar in enumerate(bars):
             _draw_bar(axes, row, bar, handles)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from soloist.reports.run_report.sections import Section, Table, seconds_text, share_text, table
-from soloist.reports.run_report.thinning import thin_rates
+from soloist.reports.run_report.sections import Section, Table, seconds_text, share_text, shown_text, table
+from soloist.reports.run_report.thinning import BARS, MODELS, SHAPES, thin_rates
 from soloist.reports.run_report.values import BatchShape, RunFacts, TokenLengths, Work
 from soloist.wording import count_text
 
@@ -61,6 +61,7 @@ def lengths(facts: RunFacts) -> Section:
         text=(
             "Tokens that a model read of each text, with its prompt and special tokens. Hatched: texts of which the "
             "model's limit cut off a part. The dashed line is the limit.",
+            *shown_text("models", len(facts.lengths), MODELS),
         ),
         tables=(cut, table("Texts by length", ("model", "tokens", "texts", "of them cut"), bins, most=400)),
         has_figure=True,
@@ -104,11 +105,16 @@ def batches(facts: RunFacts) -> Section:
         for name, shapes in facts.batches.items()
         for shape in shapes[:10]
     ]
+    most = SHAPES // max(1, min(MODELS, len(facts.batches)))
     count = sum(shape.count for shapes in facts.batches.values() for shape in shapes)
     return Section(
         name="batches",
         title="Batches",
-        text=("A circle is a shape of batches; a larger one was computed more often. The line is the token budget.",),
+        text=(
+            "A circle is a shape of batches; a larger one was computed more often. The line is the token budget.",
+            *shown_text("models", len(facts.batches), MODELS),
+            *(line for shapes in facts.batches.values() for line in shown_text("shapes", len(shapes), most)),
+        ),
         tables=(
             table("Batches", columns, rows),
             table("The most frequent shapes", ("model", "rows", "padded length", "batches"), frequent),
@@ -143,7 +149,10 @@ def padding(facts: RunFacts) -> Section:
     return Section(
         name="padding",
         title="Padding",
-        text=("What devices computed: tokens of texts, and padding beside shorter texts of a batch.",),
+        text=(
+            "What devices computed: tokens of texts, and padding beside shorter texts of a batch.",
+            *shown_text("models", len(rows), BARS),
+        ),
         tables=(table("Padding", ("model", "tokens of texts", "padding", "share of padding"), rows),),
         has_figure=True,
         alt=f"Tokens and padding by model. Share of padding: {said}.",
@@ -173,6 +182,7 @@ def work(facts: RunFacts) -> Section:
         text=(
             "Embedded: went through the model. Repeated: the text of another chunk. Reused: a vector from an earlier "
             "state of the run, or from another run. Kept: finished by an earlier session.",
+            *shown_text("rows", len(rows), BARS),
         ),
         tables=(table("Chunks by session and model", columns, rows), *([shared] if devices else [])),
         has_figure=True,

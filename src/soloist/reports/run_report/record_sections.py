@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 
-from soloist.reports.run_report.sections import Section, Table, seconds_text, table
+from soloist.reports.run_report.sections import Section, Table, seconds_text, shown_text, table
+from soloist.reports.run_report.thinning import BARS
 from soloist.reports.run_report.values import EvaluationFacts, RunFacts, SystemFacts
 from soloist.reports.text import bytes_text
 from soloist.wording import count_text
@@ -67,7 +68,12 @@ def evaluation(facts: RunFacts) -> Section:
     return Section(
         name="evaluation",
         title=title,
-        text=(*found.verdicts, f"{asked}{found.best_single}, the best single model.", *found.notices),
+        text=(
+            *found.verdicts,
+            f"{asked}{found.best_single}, the best single model.",
+            *found.notices,
+            *shown_text("systems", len(found.systems), BARS),
+        ),
         tables=(_systems(found),),
         has_figure=True,
         alt=f"nDCG@10 of each system. The best is {best.name} with {best.measures.get('nDCG@10', 0.0):.4f}.",

@@ -25,7 +25,10 @@ class Table:
     @property
     def numeric(self) -> tuple[bool, ...]:
         """Whether each column has numbers only, so that their digits are to stand below each other."""
-        return tuple(all(map(_NUMBER.fullmatch, column)) for column in zip(*self.rows, strict=True))
+        return tuple(
+            all(map(_NUMBER.fullmatch, column)) and any(cell != "-" for cell in column)
+            for column in zip(*self.rows, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,11 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], m
         rows=tuple(tuple(map(_short, row)) for row in every[:most]),
         left_out=max(0, len(every) - most),
     )
+
+
+def shown_text(noun: str, count: int, most: int) -> list[str]:
+    """A sentence on how many of some things a figure shows, where it does not show all. Their tables have more."""
+    return [f"The figure shows the first {most:,} of {count:,} {noun}."] if count > most else []
 
 
 def seconds_text(seconds: float) -> str:

@@ -10,6 +10,8 @@ from typing import TypeVar
 from soloist.reports.run_report.values import MemoryPoint, Rate
 
 POINTS = 1_200  # in a figure: each takes about 120 bytes of the page, in two sizes
+# The most of each that a figure shows: more would be too small to see, or make the page too large.
+DEVICES, MODELS, BARS, LEASES, SHAPES = 8, 8, 16, 400, 400
 _Item = TypeVar("_Item")
 
 
