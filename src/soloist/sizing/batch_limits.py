@@ -110,6 +110,11 @@ class PeakWatch:
             if need > self._needs.get(model, -1.0):
                 self._needs[model], self._largest[model] = need, _Shape(rows=rows, length=length)
 
+    def needed_bytes(self, model: str) -> int:
+        """What that batch and all weights on the device should need; 0 where nothing is predicted."""
+        need, predictor = self._needs.get(model), self._plan.predictors.get(model)
+        return 0 if need is None or predictor is None else predictor.resident_bytes() + int(need)
+
     def predict(self, model: str) -> PassMemory | None:
         """The predicted memory of the largest batch so far; None where nothing is predicted."""
         shape, predictor = self._largest.get(model), self._plan.predictors.get(model)

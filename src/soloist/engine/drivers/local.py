@@ -25,6 +25,7 @@ from soloist.encoding.prefetch import prefetched_weights
 from soloist.encoding.replicas import Replicas
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.prefetch import Lookahead
+from soloist.engine.drivers.room import Room
 from soloist.engine.drivers.writing import ShardWriter, writer_for
 from soloist.engine.intake.ahead import AheadFile
 from soloist.engine.intake.ingest import ShardRef
@@ -205,6 +206,8 @@ class _RunningPass:
         self._counted = _SplitCount()
         self._sink = TeeSink(self._counted, sink)
         self._watch = PeakWatch(context.plan)
+        weights = {model: encoder.staged.weights_bytes for model, encoder in context.encoders.items()}
+        self._room = Room(context.accelerator, weights, self._sink)
         self._replicas: dict[str, Replicas] | None = None
         self._began = 0.0  # when the shard before was told
 
@@ -221,6 +224,7 @@ class _RunningPass:
                     self._replicas = self._take(held)
                     self._began += time.perf_counter() - waiting  # the wait for the devices is not the shard's
                 self._watch.see(item.model, item.fresh.batches)
+                self._room.see(item.model, self._watch.needed_bytes(item.model))
                 if isinstance(item, _Waiting):
                     writer.write(functools.partial(self._put, item))
                 else:
@@ -236,6 +240,7 @@ class _RunningPass:
         context = self._context
         with context.stop.interruptible():
             held.enter_context(self._lease)
+        self._room.look()
         replicas = held.enter_context(_on_devices(context.encoders, context.accelerator, self._sink))
         for model in context.models:
             chunks = sum(item.shard.rows for item in self._work if item.model == model)

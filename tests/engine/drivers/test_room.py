@@ -1,0 +1,74 @@
+"""A pass on devices of which another program holds a part."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import pytest
+from support.foreign_memory import let_go, taken
+
+from soloist.engine import run
+from soloist.errors import ModelTooLargeError
+from soloist.events import BatchSplit, LeaseReleased, ListSink, Notice
+
+TOTAL = 2_000_000
+
+
+@pytest.fixture
+def one_model(config):
+    """The encoder on two devices of 2 MB, of which its weights take .2 MB."""
+    return dataclasses.replace(config, models=("xlm-roberta",), accelerator=f"simulated:2x{TOTAL / 1e6:g}MB")
+
+
+def notices(sink: ListSink) -> list[str]:
+    """What the run says about the memory of the model's devices."""
+    return [
+        event.message
+        for event in sink.events
+        if isinstance(event, Notice) and event.about == "xlm-roberta" and "GB free" in event.message
+    ]
+
+
+def test_weights_that_do_not_fit_beside_another_program_are_an_error(one_model):
+    """`CUDA out of memory` blames the model for what a forgotten notebook holds."""
+    with (
+        taken(one_model.lock_dir, 1, TOTAL - 100_000),
+        pytest.raises(
+            ModelTooLargeError,
+            match=r"^xlm-roberta needs 0\.00 GB for weights, but sim:1 has 0\.00 of 0\.00 GB free, because other "
+            r"programs hold the rest: end those programs \(nvidia-smi lists them\), choose another device, or a "
+            r"smaller --dtype$",
+        ),
+    ):
+        run(one_model, sink := ListSink())
+    assert [event.held for event in sink.events if isinstance(event, LeaseReleased)] == [()]
+
+
+def test_memory_that_comes_back_late_is_waited_for(one_model):
+    """A driver frees what a killed process had a second after its locks are free: the next run would be refused."""
+    with taken(one_model.lock_dir, 0, TOTAL - 100_000):
+        late = threading.Timer(0.5, let_go, (one_model.lock_dir, 0))
+        late.start()
+        result = run(one_model)
+        late.join()
+    assert result.models[0].chunks == 95
+
+
+def test_batches_that_do_not_fit_beside_another_program_are_told_once(one_model, long_texts, crowded):
+    """A pass that splits batch after batch is slow, and does not say why."""
+    run(one_model, sink := ListSink())
+    assert any(isinstance(event, BatchSplit) for event in sink.events)
+    (message,) = notices(sink)
+    assert message.startswith("sim:0 has 0.00 of 0.00 GB free, because other programs hold the rest. Its largest batch")
+    assert message.endswith(
+        "so batches that do not fit are split, which takes longer: end those programs (nvidia-smi lists them), or give "
+        "a smaller --token-budget"
+    )
+
+
+def test_another_program_that_leaves_room_enough_is_not_told(one_model):
+    """A notice in every run on a machine with a screen is read in none."""
+    with taken(one_model.lock_dir, 0, 100_000):
+        run(dataclasses.replace(one_model, token_budget=256), sink := ListSink())
+    assert not notices(sink)
