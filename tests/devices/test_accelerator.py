@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.nvidia_smi import calls_file, stand_in
 
 from soloist.devices import open_accelerator
 from soloist.errors import AcceleratorError
@@ -30,11 +31,37 @@ def test_other_descriptions_are_refused(text):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_cuda_that_is_not_there_is_an_error():
+def test_cuda_that_is_not_there_is_an_error(monkeypatch):
     """A quiet change to the CPU would take hours where minutes were expected."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(AcceleratorError, match="no CUDA device that torch can use: choose --accelerator cpu"):
         open_accelerator("cuda")
     assert open_accelerator("auto").kind == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+@pytest.mark.parametrize("description", ["auto", "cuda"])
+def test_a_gpu_that_torch_cannot_use_is_told(description, tmp_path, monkeypatch):
+    """`auto` would take the CPU in silence where the driver or torch is of the wrong version."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", stand_in(tmp_path, "echo 'Tesla T4, 470.82.01'"))
+    reason = f"torch {torch.__version__} is built without CUDA" if torch.version.cuda is None else "the driver 470.82"
+    with pytest.raises(AcceleratorError) as caught:
+        open_accelerator(description)
+    assert f"this machine has a GPU (Tesla T4) that torch cannot use, because {reason}" in str(caught.value)
+    assert open_accelerator("cpu").kind == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has counted the CUDA devices of this machine")
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_a_gpu_that_is_hidden_is_not_asked_for(visible, tmp_path, monkeypatch):
+    """A user who hides the cards wants the CPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv("PATH", stand_in(tmp_path, "echo 'Tesla T4, 470.82.01'"))
+    assert open_accelerator("auto").kind == "cpu"
+    assert not calls_file(tmp_path).exists()
+    with pytest.raises(AcceleratorError, match=r"^CUDA_VISIBLE_DEVICES hides all CUDA devices: remove it, or choose"):
+        open_accelerator("cuda")
 
 
 def test_the_cpu_has_the_hosts_memory_and_holds_nothing_itself():

@@ -42,6 +42,7 @@ def test_a_lease_returns_the_memory_and_the_workspaces(accelerator, tmp_path):
     """A matrix product leaves the library's workspace in the allocator: it has to be cleared, not forgiven."""
     sink = ListSink()
     with DeviceLease(accelerator, ["test"], sink, lock_dir=tmp_path):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()  # plans count on torch's own kernels
         for device in accelerator.devices:
             torch.ones(1024, 1024, device=device) @ torch.ones(1024, 1024, device=device)
             assert accelerator.memory(device).allocated_bytes >= accelerator.card.workspace_bytes
@@ -62,7 +63,7 @@ def test_the_allocator_caches_and_gives_back(accelerator):
     gc.collect()
     stats = accelerator.memory(device)
     assert (stats.allocated_bytes, stats.reserved_bytes) == (0, 20 * 2**20)
-    accelerator.empty_cache(device)
+    accelerator.empty_caches()
     assert accelerator.memory(device).reserved_bytes == 0
     assert free is None or abs(accelerator.driver_free_bytes(device) - free) <= 2 * 2**20
 
@@ -77,7 +78,7 @@ def test_too_much_is_an_out_of_memory_error_that_keeps_nothing(accelerator):
     assert abs(len(held) - accelerator.card.usable_bytes // (2 * 2**30)) <= 1
     held.clear()
     gc.collect()
-    accelerator.empty_cache(device)
+    accelerator.empty_caches()
     assert accelerator.memory(device).allocated_bytes == 0
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -156,10 +157,10 @@ class BreaksInside(SimulatedAccelerator):
 
     broken = False
 
-    def empty_cache(self, device):
+    def empty_caches(self):
         if self.broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        super().empty_cache(device)
+        super().empty_caches()
 
 
 def test_a_broken_device_does_not_hide_the_error_that_broke_it(tmp_path):
@@ -206,6 +207,47 @@ def test_the_lock_folder_is_the_same_for_every_job(tmp_path):
     command = [sys.executable, "-c", code]
     theirs = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert theirs == f"{LOCK_DIR}\n"
+
+
+def cudnn_may_attend() -> bool:
+    """Whether torch may choose cuDNN's attention, as a thread of a worker sees it."""
+    seen: list[bool] = []
+    thread = threading.Thread(target=lambda: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    thread.start()
+    thread.join()
+    return seen[0]
+
+
+def test_cudnn_does_not_attend_within_a_lease(accelerator, tmp_path):
+    """On an H100 it plans every new shape of a batch for .4 s. After the lease the process is as it was."""
+    assert cudnn_may_attend()
+    with pytest.raises(ValueError, match="inside"), lease(accelerator, tmp_path):
+        assert not cudnn_may_attend()
+        raise ValueError("inside")
+    assert cudnn_may_attend()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        with lease(accelerator, tmp_path):
+            pass
+        assert not cudnn_may_attend()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def test_the_first_lease_to_end_does_not_give_cudnn_back_to_the_other(accelerator, tmp_path):
+    """Two runs of one notebook, each on a device of its own: one would end with the other's kernels changed."""
+    first, second = (DeviceLease(accelerator, ["m"], ListSink(), lock_dir=tmp_path / name) for name in "ab")
+    with second:
+        with first:
+            pass
+        assert not cudnn_may_attend()
+    assert cudnn_may_attend()
+
+
+def test_on_the_cpu_nothing_is_switched_off(tmp_path):
+    """The host has attention of its own, and its lease no reason to change what others set."""
+    with lease(open_accelerator("cpu"), tmp_path):
+        assert cudnn_may_attend()
 
 
 HOLD = textwrap.dedent("""

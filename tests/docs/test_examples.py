@@ -143,6 +143,7 @@ NOT_RUN = {
     ("docs/search.md", "needs the Cranfield collection and 90 seconds; the figures are of one run"),
     ("docs/t4.md", "needs a GPU"),
     ("docs/testing-docs.md", "it would change these pages"),
+    ("docs/troubleshooting.md", "needs a GPU"),
     ("docs/validation.md", "needs a GPU"),
     ("docs/validation.md", "starts a process of its own for half a minute; tests/adapters/test_script.py runs it"),
 }

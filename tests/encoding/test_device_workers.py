@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soloist.devices.accelerator import CpuAccelerator
+from soloist.devices.accelerator import CpuAccelerator, SimulatedAccelerator
 from soloist.encoding.device_workers import TokensInFlight, for_every_worker
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.replicas import Replicas
-from soloist.events import ListSink
+from soloist.encoding.tokenizing import TokenizedTexts
+from soloist.errors import EncodingError
+from soloist.events import BatchSplit, ListSink
+from soloist.memory.cards import bare_card
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.types import Batch
@@ -76,3 +80,89 @@ def test_workers_that_cannot_begin_leave_no_thread(tiny_models, monkeypatch):
     assert [thread.name for thread in started] == ["soloist-cpu-0", "soloist-cpu-1"]
     assert not any(thread.is_alive() for thread in started)
     assert torch.get_num_threads() == before
+
+
+@pytest.fixture(scope="module")
+def bert(tiny_models):
+    """An encoder with .2 MB of weights."""
+    return stage(resolve(str(tiny_models["bert"])), "float32")
+
+
+def rows_of(length: int, count: int) -> TokenizedTexts:
+    """Rows of the same tokens."""
+    return TokenizedTexts(ids=(np.full(length, 7, dtype=np.int32),) * count, dropped=(0,) * count)
+
+
+def encoded(replicas: Replicas, length: int, *sizes: int) -> None:
+    """Embed batches of so many rows each. The first begins on the first device, the second on the second."""
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    batches = [
+        Batch(rows=tuple(range(start, start + size)), padded_length=length)
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+    count = sum(sizes)
+    replicas.encode([f"row {row}" for row in range(count)], rows_of(length, count), batches)
+
+
+def test_a_device_without_room_leaves_the_cache_of_another_as_it_is(bert):
+    """torch empties the caches of all devices at once: one that computes would wait, and take its memory anew."""
+    tight, roomy = bare_card(bert.weights_bytes + 500_000), bare_card(2**30)
+    accelerator, sink = SimulatedAccelerator([tight, roomy]), ListSink()
+    with Replicas(bert, Encoder(bert), accelerator, sink) as replicas:
+        encoded(replicas, 16, 1, 64)
+        before = accelerator.memory("sim:1")
+        assert before.reserved_bytes > before.allocated_bytes
+        encoded(replicas, 16, 64)
+        assert {event.device for event in sink.events if isinstance(event, BatchSplit)} == {"sim:0"}
+        assert accelerator.memory("sim:1").reserved_bytes == before.reserved_bytes
+    accelerator.empty_caches()
+
+
+@pytest.fixture
+def full_for_cublas(bert):
+    """Has the network fail at its second batch as cuBLAS does where torch's cache has left the driver nothing.
+
+    What it gives is a list of the bytes in the cache at each batch.
+    """
+    hooks, cached = [], []
+
+    def fails_on(accelerator: SimulatedAccelerator) -> list[int]:
+        def fail(module: torch.nn.Module, args: tuple[dict[str, torch.Tensor]]) -> None:
+            if args[0]["input_ids"].device.type == "cpu":  # where the model is tried on two texts
+                return
+            stats = accelerator.memory("sim:0")
+            cached.append(stats.reserved_bytes - stats.allocated_bytes)
+            if len(cached) == 2:
+                raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")
+
+        hooks.append(bert.module[0].register_forward_pre_hook(fail))
+        return cached
+
+    yield fails_on
+    for hook in hooks:
+        hook.remove()
+
+
+def test_cublas_on_a_full_device_splits_a_batch(bert, full_for_cublas):
+    """A first product beside a full cache would end the run, although half the batch would do."""
+    accelerator, sink = SimulatedAccelerator([bare_card(100 * 2**20)]), ListSink()
+    cached = full_for_cublas(accelerator)
+    with Replicas(bert, Encoder(bert), accelerator, sink) as replicas:
+        encoded(replicas, 16, 8, 8)
+    assert [event.rows for event in sink.events if isinstance(event, BatchSplit)] == [8]
+    assert cached[1] > 0
+    assert cached[2] == 0  # the driver has had the cache back
+    accelerator.empty_caches()
+
+
+def test_cublas_on_a_device_with_room_ends_the_run(bert, full_for_cublas):
+    """A library that does not fit the driver would be called a lack of memory, once a row."""
+    accelerator, sink = SimulatedAccelerator([bare_card(2**30)]), ListSink()
+    full_for_cublas(accelerator)
+    with (
+        pytest.raises(EncodingError, match=r"failed on sim:0: RuntimeError: CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"),
+        Replicas(bert, Encoder(bert), accelerator, sink) as replicas,
+    ):
+        encoded(replicas, 16, 8, 8)
+    assert not any(isinstance(event, BatchSplit) for event in sink.events)
+    accelerator.empty_caches()

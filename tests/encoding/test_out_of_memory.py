@@ -7,22 +7,39 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soloist.encoding.out_of_memory import is_out_of_memory, split_until_it_fits
+from soloist.encoding.out_of_memory import came_from_elsewhere, is_out_of_memory, split_until_it_fits
 from soloist.types import Batch
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "elsewhere"),
     [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("CUDA error: out of memory"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you"), True),
     ],
 )
-def test_every_way_of_saying_that_memory_is_short(error):
-    """cuBLAS says it in words of its own on a nearly full device, and the run would end there."""
-    assert is_out_of_memory(error)
+def test_every_way_of_saying_that_memory_is_short(error, elsewhere):
+    """cuBLAS says it in words of its own on a nearly full device, and the run would end there. Only torch's allocator
+    has given its free blocks back before it says so.
+    """
+    assert is_out_of_memory(error, lambda: 100 * 2**20)
+    assert came_from_elsewhere(str(error)) is elsewhere
+
+
+@pytest.mark.parametrize("status", ["CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"])
+def test_cublas_on_a_device_with_room_says_something_else(status):
+    """A library that does not fit the driver says the same: memory would be blamed, and each row be tried."""
+    error = RuntimeError(f"CUDA error: {status} when calling `cublasCreate(handle)`")
+
+    def broken() -> int:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert not is_out_of_memory(error, lambda: 2 * 2**30)
+    assert not is_out_of_memory(error, lambda: None)
+    assert not is_out_of_memory(error, broken)
 
 
 @pytest.mark.parametrize(
@@ -30,14 +47,14 @@ def test_every_way_of_saying_that_memory_is_short(error):
 )
 def test_other_errors_are_not_retried(error):
     """Halves of a batch that meets a bug meet the same bug, once a row."""
-    assert not is_out_of_memory(error)
+    assert not is_out_of_memory(error, lambda: 0)
 
 
 def test_a_real_request_beyond_the_hosts_memory():
     """The sentence above is torch's own, and may change with it."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
-    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value, lambda: None)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))

@@ -159,9 +159,9 @@ def _empty(accelerator: SimulatedAccelerator) -> None:
     accelerator.clear_workspaces()
     if any(accelerator.memory(device).allocated_bytes for device in accelerator.devices):
         gc.collect()
+    accelerator.empty_caches()
     for device in accelerator.devices:
         assert accelerator.memory(device).allocated_bytes == 0
-        accelerator.empty_cache(device)
         accelerator.reset_peak(device)
 
 

@@ -9,11 +9,10 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-import torch
-
 from soloist.api.settings import AnyPath, Settings, config_of
 from soloist.api.showing import shown_progress
 from soloist.config import RunConfig
+from soloist.devices.cuda_check import has_cuda
 from soloist.errors import ConfigError, SoloistError
 from soloist.events import EventSink, ListSink
 from soloist.jsontext import json_text
@@ -69,7 +68,7 @@ def validated(config: RunConfig, sink: EventSink, *, sample_chunks: int, quick: 
         SoloistError: as `validate`.
     """
     if config.accelerator == "auto":
-        config = dataclasses.replace(config, accelerator="cuda" if torch.cuda.is_available() else "simulated:2xT4")
+        config = dataclasses.replace(config, accelerator="cuda" if has_cuda() else "simulated:2xT4")
     folder = Path(config.out)
     prepare_folder(folder, config.chunks_root)
     evidence = rehearse(config, folder, sink, sample_chunks=sample_chunks, quick=quick)

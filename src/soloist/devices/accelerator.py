@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 import resource
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +19,9 @@ import psutil
 import torch
 
 from soloist.devices import simulated
+from soloist.devices.attention_backends import without_cudnn_attention
+from soloist.devices.cuda_check import has_cuda, none_there, require_usable
+from soloist.devices.nvidia_driver import NvidiaSmi
 from soloist.devices.simulated_ledger import DeviceLedger
 from soloist.errors import AcceleratorError
 from soloist.memory.cards import CARDS, Card, bare_card, cuda_card, host_card
@@ -76,12 +78,16 @@ class Accelerator(Protocol):
         """Begin a new peak at what is allocated now."""
         ...
 
-    def empty_cache(self, device: str) -> None:
-        """Give back the blocks that no tensor holds. Other devices may compute meanwhile."""
+    def empty_caches(self) -> None:
+        """Give back the blocks that no tensor holds, on all devices. A device that computes waits meanwhile."""
         ...
 
     def clear_workspaces(self) -> None:
         """Give back what libraries keep for later calls. Call it only while no thread computes."""
+        ...
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """In this context torch runs the kernels that memory is planned for."""
         ...
 
 
@@ -132,15 +138,23 @@ class CpuAccelerator:
     def reset_peak(self, device: str) -> None:
         """Do nothing: the peak of a process cannot be reset."""
 
-    def empty_cache(self, device: str) -> None:
+    def empty_caches(self) -> None:
         """Do nothing: soloist has no cache on the host."""
 
     def clear_workspaces(self) -> None:
         """Do nothing: no library keeps a workspace on the host."""
 
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Change nothing: the host has kernels of its own."""
+        return contextlib.nullcontext()
+
 
 class CudaAccelerator:
-    """CUDA devices. Torch's own allocator and the driver say what they hold."""
+    """CUDA devices. Torch's own allocator and the driver say what they hold.
+
+    Raises:
+        AcceleratorError: torch cannot use a card. The message says why, and what to do.
+    """
 
     kind: AcceleratorKind = "cuda"
     residue_bytes = CUBLAS_WORKSPACES_BYTES
@@ -151,14 +165,16 @@ class CudaAccelerator:
     multiplies_bfloat16 = False
 
     def __init__(self, indices: Sequence[int] | None = None) -> None:
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = torch.cuda.device_count() if has_cuda() else 0
         if not count:
-            raise AcceleratorError("this machine has no CUDA device that torch can use: choose --accelerator cpu")
+            raise none_there()
         chosen = tuple(range(count)) if indices is None else tuple(indices)
         missing = [index for index in chosen if index >= count]
         if missing:
             raise AcceleratorError(f"cuda:{missing[0]} does not exist: choose from {_cuda_names(count)}")
+        require_usable(chosen)
         self.devices = tuple(f"cuda:{index}" for index in chosen)
+        self._tool = NvidiaSmi()
         self.lock_keys = tuple(f"cuda-{torch.cuda.get_device_properties(i).uuid}" for i in chosen)
         self.card = _weakest([_cuda_card(index) for index in chosen])
 
@@ -184,22 +200,20 @@ class CudaAccelerator:
         return int(torch.cuda.get_device_properties(device).total_memory)
 
     def driver_free_bytes(self, device: str) -> int | None:
-        """The free memory by nvidia-smi, which makes no context; None where that tool cannot be run."""
-        uuid = self.lock_keys[self.devices.index(device)].removeprefix("cuda-")
-        command = ["nvidia-smi", f"--id=GPU-{uuid}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-            return int(done.stdout) * 2**20
-        except (OSError, subprocess.SubprocessError, ValueError):
-            return None
+        """The free memory by nvidia-smi, which makes no context; None where that tool does not say."""
+        return self._tool.free_bytes(self.lock_keys[self.devices.index(device)].removeprefix("cuda-"))
 
     def reset_peak(self, device: str) -> None:
         """Begin a new peak at what is allocated now."""
         torch.cuda.reset_peak_memory_stats(device)
 
-    def empty_cache(self, device: str) -> None:
-        """Give cached blocks back to the driver."""
-        with torch.cuda.device(device):  # else the call makes a context on device 0
+    def empty_caches(self) -> None:
+        """Give cached blocks back to the driver.
+
+        torch has no call that does so for one device: `NativeCachingAllocator::emptyCache` goes through all of them,
+        whatever device is the current one (c10/cuda/CUDACachingAllocator.cpp).
+        """
+        with torch.cuda.device(self.devices[0]):  # else the call makes a context on device 0
             torch.cuda.empty_cache()
 
     def clear_workspaces(self) -> None:
@@ -207,6 +221,10 @@ class CudaAccelerator:
         clear: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
         if clear is not None:
             clear()
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Turn off cuDNN's attention."""
+        return without_cudnn_attention()
 
 
 class SimulatedAccelerator:
@@ -250,14 +268,19 @@ class SimulatedAccelerator:
         """Begin a new peak at what is allocated now."""
         _ledger(device).reset_peak()
 
-    def empty_cache(self, device: str) -> None:
+    def empty_caches(self) -> None:
         """Give cached segments back to the simulated driver."""
-        _ledger(device).empty_cache()
+        for device in self.devices:
+            _ledger(device).empty_cache()
 
     def clear_workspaces(self) -> None:
         """Drop the workspaces of the matrix library, of all devices and threads."""
         for device in self.devices:
             _ledger(device).clear_workspaces()
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Change what CUDA devices change, so that it is tried without them."""
+        return without_cudnn_attention()
 
 
 def _weakest(cards: Sequence[Card]) -> Card:
@@ -296,15 +319,16 @@ _SIMULATED = re.compile(
 def open_accelerator(description: str, machine: Path | None = None) -> Accelerator:
     """The accelerator that a description names, e.g. `auto`, `cuda:0,1`, `simulated:2xT4`, `simulated:2x15.83GB`.
 
-    `auto` is CUDA where torch finds a device, else the CPU. A simulated device is a card of the table, or only has a
+    `auto` is CUDA where torch sees a device, else the CPU. A simulated device is a card of the table, or only has a
     size: GB is 10^9 bytes, GiB is 2^30. `machine` is a folder that stands for the machine: processes with the same one
     share the memory of their simulated devices.
 
     Raises:
-        AcceleratorError: the description has no meaning, or the machine does not have what it names.
+        AcceleratorError: the description has no meaning, the machine does not have what it names, or torch cannot use
+            a card that is there.
     """
     if description == "auto":
-        return CudaAccelerator() if torch.cuda.is_available() else CpuAccelerator()
+        return CudaAccelerator() if has_cuda() else CpuAccelerator()
     if description == "cpu":
         return CpuAccelerator()
     if cuda := _CUDA.fullmatch(description):

@@ -74,6 +74,7 @@ class DeviceLease:
         with contextlib.ExitStack() as stack:
             for key, device in self._lock_order():
                 stack.enter_context(self._locks.held(key, device, began))
+            stack.enter_context(self._accelerator.computing())
             self._begin()
             self._acquired_at = time.monotonic()
             self._sink.emit(
@@ -172,8 +173,7 @@ class DeviceLease:
     def _allocated(self) -> dict[str, int]:
         """The bytes that tensors still take, on the devices where some do."""
         self._accelerator.clear_workspaces()
-        for device in self._accelerator.devices:
-            self._accelerator.empty_cache(device)
+        self._accelerator.empty_caches()
         allocated = {device: stats.allocated_bytes for device, stats in self._measure().items()}
         return {device: size for device, size in allocated.items() if size}
 

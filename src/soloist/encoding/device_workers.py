@@ -23,7 +23,7 @@ from soloist.devices.error_frames import error_chain, forget_frames
 from soloist.encoding.batching import halves
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.forward import Computed, begin
-from soloist.encoding.out_of_memory import is_out_of_memory, split_until_it_fits
+from soloist.encoding.out_of_memory import came_from_elsewhere, is_out_of_memory, split_until_it_fits
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import EncodingError, RowTooLargeError
 from soloist.events import BatchEncoded, BatchSplit, EventSink
@@ -128,7 +128,7 @@ class DeviceWorker:
             begun.append(_Begun(batch=batch, computed=computed))
             return None
         except Exception as exc:
-            if is_out_of_memory(exc):
+            if is_out_of_memory(exc, self._free_bytes):
                 return str(exc)
             raise self._failed(exc) from exc
 
@@ -140,7 +140,8 @@ class DeviceWorker:
         """
         self._collect(job, begun, leave=0)
         gc.collect()
-        self.accelerator.empty_cache(self.device)
+        if came_from_elsewhere(message):  # only then: it empties the caches of devices that compute, and they wait
+            self.accelerator.empty_caches()
         if len(batch.rows) == 1:
             raise RowTooLargeError(
                 f"chunk {job.ids[batch.rows[0]]!r} alone, {batch.padded_length} tokens, does not fit on {self.device} "
@@ -162,6 +163,9 @@ class DeviceWorker:
                 raise self._failed(exc) from exc
             job.count(self.device, len(rows))
             self.sink.emit(BatchEncoded(model=self._model, device=self.device, rows=len(rows)))
+
+    def _free_bytes(self) -> int | None:
+        return self.accelerator.memory(self.device).free_bytes
 
     def _failed(self, error: Exception) -> EncodingError:
         forget_frames(error_chain(error))

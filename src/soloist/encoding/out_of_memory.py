@@ -5,23 +5,56 @@ Knows what torch says when memory is short. Knows nothing of models; who compute
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from soloist.encoding.batching import halves
 from soloist.types import Batch
 
-# What torch says of memory that is short without raising its OutOfMemoryError: cuBLAS on a nearly full device, the
-# driver itself, and the allocator of the CPU.
-_OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "can't allocate memory")
+# What torch says of memory that is short without raising its OutOfMemoryError: the driver itself, and the allocator of
+# the CPU.
+_SAYS_SO = ("CUDA error: out of memory", "can't allocate memory")
+# What cuBLAS says where the driver has no memory left for its handle or its kernels. It says the same of other faults.
+_MAY_MEAN_IT = ("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+# An assumption: a handle and the kernels that the driver loads with it take less.
+_FULL_BYTES = 256 * 2**20
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that a smaller batch could succeed."""
+def is_out_of_memory(error: Exception, free_bytes: Callable[[], int | None]) -> bool:
+    """Whether an error means that a smaller batch could succeed.
+
+    `free_bytes` tells what the driver has left on the device, None where it does not say. It is asked only where an
+    error may have another cause.
+    """
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    if not isinstance(error, RuntimeError):
+        return False
+    if _says(str(error), _SAYS_SO):
+        return True
+    return _says(str(error), _MAY_MEAN_IT) and _is_full(free_bytes)
+
+
+def came_from_elsewhere(message: str) -> bool:
+    """Whether memory was short elsewhere than in torch's allocator.
+
+    The allocator gives the free blocks of its device back to the driver before it raises. The driver and cuBLAS do not
+    ask for them.
+    """
+    return _says(message, (*_SAYS_SO, *_MAY_MEAN_IT))
+
+
+def _says(message: str, texts: Sequence[str]) -> bool:
+    return any(text in message for text in texts)
+
+
+def _is_full(free_bytes: Callable[[], int | None]) -> bool:
+    try:
+        free = free_bytes()
+    except RuntimeError:  # a broken device does not answer, and its error is not about memory
+        return False
+    return free is not None and free < _FULL_BYTES
 
 
 def split_until_it_fits(

@@ -184,7 +184,7 @@ class Replicas:
         try:
             return replicate(self._staged.module, device) if self._accelerator.copies_weights else self._staged.module
         except RuntimeError as exc:
-            if not is_out_of_memory(exc):
+            if not is_out_of_memory(exc, lambda: self._accelerator.memory(device).free_bytes):
                 raise
             message = str(exc)
         need, free = self._staged.weights_bytes / 1e9, (self._accelerator.memory(device).free_bytes or 0) / 1e9

@@ -62,7 +62,10 @@ class AttentionCall:
 
 
 def choose_kernel(card: Card, call: AttentionCall) -> Kernel:
-    """The kernel that torch would run for this call on this card."""
+    """The kernel that torch would run for this call on this card.
+
+    It is never cuDNN's: that one is off while a lease is held (`devices.attention_backends`).
+    """
     if card.capability is None:
         return "cpu"
     dtype, head_dim = call.query.dtype, call.query.shape[-1]
