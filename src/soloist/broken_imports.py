@@ -5,20 +5,38 @@ Knows Python's errors and pip's records. Knows no library by name.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import shlex
 import sys
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, InstallationError, SoloistError
 from soloist.extras import install_command, reinstall_command
+from soloist.requirements import Unmet, installed_version, require_fit, soloist_requirements, unmet
 
 _REASON_CHARACTERS = 300
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@contextlib.contextmanager
+def importing_libraries() -> Iterator[None]:
+    """Within this, a library that is too old, damaged or missing is an error that says what to do.
+
+    Raises:
+        InstallationError: there is such a library.
+    """
+    require_fit()
+    try:
+        yield
+    except (SoloistError, MemoryError):
+        raise
+    except Exception as exc:  # e.g. OSError for a shared library, SyntaxError for a file that was cut short
+        raise InstallationError(import_failure_text(exc)) from exc
 
 
 def load_optional(module: str, *, what: str, package: str, extra: str, otherwise: str = "") -> Any:
@@ -44,6 +62,8 @@ def import_failure_text(exc: BaseException) -> str:
     reason = _reason(root)
     if isinstance(root, ModuleNotFoundError) and _top(root.name or "") in sys.stdlib_module_names:
         return f"this Python lacks a module of its own ({reason}): install a complete Python, and soloist in it"
+    if misfit := _misfit_text(root, reason):
+        return misfit
     packages = _packages(root)
     if not packages:
         return (
@@ -59,6 +79,35 @@ def import_failure_text(exc: BaseException) -> str:
     return (
         f"the packages {' and '.join(packages)} cannot be imported together ({reason}), because one of them is damaged "
         f"or their versions do not fit: install them again with {command}"
+    )
+
+
+def _misfit_text(exc: BaseException, reason: str) -> str:
+    """What a package needs that is installed in another version, where both had to do with the error; else empty.
+
+    torchvision, which transformers imports where it finds it, is built for one version of torch and fails with others.
+    """
+    at_work = list(dict.fromkeys(filter(None, map(_package, reversed(_modules(exc.__traceback__))))))
+    for package in at_work:
+        misfits = [each for each in unmet(package) if each.package in at_work or each.package in reason]
+        if misfits:
+            needs = " and ".join(each.needed for each in misfits)
+            there = " and ".join(f"{each.package} {each.installed}" for each in misfits)
+            return (
+                f"the package {package} {installed_version(package)} cannot be imported ({reason}), because it needs "
+                f"{needs} and finds {there}: {_fitting(package, misfits)}"
+            )
+    return ""
+
+
+def _fitting(package: str, misfits: list[Unmet]) -> str:
+    """What makes a package fit the others: what soloist needs is kept, and somebody else's package may go."""
+    if package in soloist_requirements():
+        return f"run {shlex.join(['pip', 'install', *(each.needed for each in misfits)])}"
+    kept = [f"{each.package}=={each.installed.partition('+')[0]}" for each in misfits]
+    return (
+        f"run pip uninstall {package}, which soloist does not need, or install one that fits with "
+        f"{shlex.join(['pip', 'install', *kept, package])}"
     )
 
 
@@ -99,12 +148,16 @@ def _named(exc: BaseException) -> str | None:
 
 def _innermost(traceback: TracebackType | None) -> str | None:
     """The module at work when the error was raised; Python's own modules work for others."""
-    module = None
+    return next(iter(_modules(traceback)[-1:]), None)
+
+
+def _modules(traceback: TracebackType | None) -> list[str]:
+    """The modules that called each other, the innermost last, without Python's own."""
+    modules = []
     while traceback is not None:
-        top = _top(traceback.tb_frame.f_globals.get("__name__") or "")
-        module = module if top in sys.stdlib_module_names else top
+        modules.append(_top(traceback.tb_frame.f_globals.get("__name__") or ""))
         traceback = traceback.tb_next
-    return module
+    return [module for module in modules if module not in sys.stdlib_module_names]
 
 
 def _package(module: str | None) -> str | None:
@@ -112,23 +165,13 @@ def _package(module: str | None) -> str | None:
     if module is None or module == "soloist" or module in sys.stdlib_module_names:
         return None
     installed = packages_distributions().get(module, ())
-    needed = (name for name in _requirements() if _plain(name) == _plain(module))
+    needed = (name for name in soloist_requirements() if _plain(name) == _plain(module))
     return next(iter((*installed, *needed)), None)
 
 
 def _requirement(package: str) -> str:
     """A package with the versions that soloist takes."""
-    return _requirements().get(package, package)
-
-
-def _requirements() -> dict[str, str]:
-    """What soloist needs, extras too, by the name of the package: `{"numpy": "numpy<3,>=2"}`."""
-    try:
-        every = requires("soloist") or []
-    except PackageNotFoundError:
-        return {}
-    plain = [requirement.partition(";")[0].strip() for requirement in every]
-    return {name[0]: text for text in reversed(plain) if (name := _NAME.match(text)) and name[0] != "soloist"}
+    return soloist_requirements().get(package, package)
 
 
 def _plain(name: str) -> str:

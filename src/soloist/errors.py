@@ -15,6 +15,7 @@ SoloistError
 |   +-- VectorlessTextsError    texts of which a model makes no vector
 +-- OutputError                 the run folder cannot be used
 +-- ExportError                 a store that fails, or that lost what was written to it
++-- InstallationError           a package is too old, damaged or missing; also an ImportError
 +-- ModelLoadError              a model that is known but cannot be loaded
 +-- PredictionError             memory or time that cannot be computed
 +-- LeaseError                  the devices could not be leased, or were not given back
@@ -102,6 +103,10 @@ class NothingFinishedError(RunStoppedError):
 
 class RunInterruptedError(KeyboardInterrupt):
     """A second signal ended a run at once. All that it finished is kept, but not the shard in work."""
+
+
+class InstallationError(SoloistError, ImportError):
+    """A package that soloist needs is too old, damaged or missing, or does not fit another."""
 
 
 class ModelLoadError(SoloistError):

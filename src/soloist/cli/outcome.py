@@ -17,7 +17,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from soloist.broken_imports import import_failure_text
+from soloist.broken_imports import import_failure_text, importing_libraries
 from soloist.cli.way_on import WayOn, starts_again
 from soloist.errors import ConfigError, OutputError, RunStoppedError, SoloistError
 from soloist.reports.text import one_line
@@ -69,17 +69,12 @@ def _told(exc: BaseException, debug: bool, way_on: WayOn) -> int:
 
 @contextlib.contextmanager
 def importing(way_on: WayOn = starts_again) -> Iterator[None]:
-    """Within this, Ctrl-C ends the process at once, and whatever a broken library raises is an ImportError.
+    """Within this, Ctrl-C ends the process at once, and a library that is unfit or broken is an InstallationError.
 
     Nothing has begun yet, and a library that is interrupted while it is imported may raise anything, or abort.
     """
-    with _uncollected(), _ended_at_once(_stopped_text(KeyboardInterrupt(), way_on)):
-        try:
-            yield
-        except (ImportError, MemoryError):
-            raise
-        except Exception as exc:  # e.g. OSError for a shared library, SyntaxError for a file that was cut short
-            raise ImportError(str(exc)) from exc
+    with _uncollected(), _ended_at_once(_stopped_text(KeyboardInterrupt(), way_on)), importing_libraries():
+        yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,127 @@
+"""Which installed packages are of versions that soloist, or another package, cannot work with. Reads pip's records.
+
+Knows why soloist has a bound. Imports none of the packages: where one does not fit, its import fails in a way that
+often names another.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import TYPE_CHECKING
+
+from soloist.errors import InstallationError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+_SOLOIST = "soloist"
+# What is wrong with versions below a bound, or with those that are left out.
+_REASONS = {
+    "pyarrow": "older versions cannot read Parquet as soloist asks for it",
+    "sentence-transformers": "older versions keep a cache in decoders, which the predicted memory lacks",
+    "tokenizers": "0.23.1 and 0.23.2 miscount the tokens that are cut off",
+    "torch": "older versions have no devices that are written in Python, as simulated ones are",
+    "transformers": "older versions have no masks that soloist can use",
+}
+# Packages that are built for one version of another: pip leaves them as they are when it replaces that one.
+_BUILT_FOR = {"torch": ("torchaudio", "torchvision")}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmet:
+    """A package that is installed in a version that another package does not take."""
+
+    package: str
+    installed: str
+    needed: str  # as pip takes it: "torch<2.15,>=2.10"
+
+
+def require_fit() -> None:
+    """Refuse installed packages that are too old for soloist, or that its bounds leave out.
+
+    Newer packages than those that soloist was tested with are not refused: pip does not install them unasked.
+
+    Raises:
+        InstallationError: a package is of such a version. The message has the command that installs another.
+    """
+    found = unmet(_SOLOIST, newer_is_fine=True)
+    if not found:
+        return
+    told = [
+        f"{each.package} {each.installed} is installed, but soloist needs {each.needed}{_why(each)}" for each in found
+    ]
+    companions = [name for each in found for name in _BUILT_FOR.get(each.package, ()) if installed_version(name)]
+    command = shlex.join(["pip", "install", *(each.needed for each in found), *companions])
+    raise InstallationError(f"{'; '.join(told)}: run {command}")
+
+
+def unmet(package: str, *, newer_is_fine: bool = False) -> list[Unmet]:
+    """What an installed package needs, where another version of it is installed. What is missing is not listed."""
+    found = []
+    for requirement in _needed_by(package):
+        installed = installed_version(requirement.name)
+        if installed is not None and not _fits(installed, requirement.specifier, newer_is_fine):
+            needed = f"{requirement.name}{requirement.specifier}"
+            found.append(Unmet(package=requirement.name, installed=installed, needed=needed))
+    return found
+
+
+def installed_version(package: str) -> str | None:
+    """The version that is installed; None where there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def soloist_requirements() -> dict[str, str]:
+    """What soloist needs, extras too, by the name of the package: `{"numpy": "numpy<3,>=2"}`."""
+    plain = [requirement.partition(";")[0].strip() for requirement in _requirement_texts(_SOLOIST)]
+    return {name[0]: text for text in reversed(plain) if (name := _NAME.match(text)) and name[0] != _SOLOIST}
+
+
+def _why(found: Unmet) -> str:
+    reason = _REASONS.get(found.package)
+    return f" ({reason})" if reason else ""
+
+
+def _needed_by(package: str) -> list[Requirement]:
+    """What a package needs on this machine, without its extras."""
+    from packaging.requirements import InvalidRequirement, Requirement  # a tenth of the time of `soloist --help`
+
+    found = []
+    for text in _requirement_texts(package):
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:  # pip does not take it either
+            continue
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            found.append(requirement)
+    return found
+
+
+def _requirement_texts(package: str) -> list[str]:
+    try:
+        return requires(package) or []
+    except PackageNotFoundError:
+        return []
+
+
+def _fits(installed: str, bounds: SpecifierSet, newer_is_fine: bool) -> bool:
+    """Whether a version is within bounds. A pre-release counts, as it does for pip once it is installed.
+
+    NVIDIA's images have them: 2.11.0a0 is a build of torch from before 2.11, and later than 2.10.
+    """
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        there = Version(installed)
+    except InvalidVersion:  # a build of somebody's own
+        return True
+    checked = [bound for bound in bounds if not (newer_is_fine and bound.operator in ("<", "<="))]
+    return all(bound.contains(there, prereleases=True) for bound in checked)
