@@ -161,9 +161,9 @@ class TokenTally:
 class ShardSeconds:
     """The seconds that a model's work on one shard took, by step. Steps of different shards may overlap in time.
 
-    `reading` is of the shard's own chunk file. `encoding` is from the first batch to the last vector. `writing` makes
-    the file of vectors, and syncs it. A shard that was embedded while the input was read was tokenized within
-    `encoding`.
+    `reading` is of the shard's own chunk file. `encoding` is from the first batch to the last vector. `writing` scales
+    the vectors to length 1, makes their file, and syncs it. A shard that was embedded while the input was read was
+    tokenized within `encoding`.
     """
 
     reading: float = 0.0

@@ -23,7 +23,7 @@ from soloist.devices.host_allocator import freed_memory_kept
 from soloist.encoding.copies import replicate, twin
 from soloist.encoding.device_workers import DeviceWorker, Job, TokensInFlight, for_every_worker
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.forward import forward, unit_rows
+from soloist.encoding.forward import forward, unit_rows, unusable_rows
 from soloist.encoding.out_of_memory import is_out_of_memory
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import BadVectorError, ModelTooLargeError
@@ -39,11 +39,22 @@ _TOKENS_IN_FLIGHT_PER_WORKER = 4_096
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedShard:
-    """Unit vectors (rows, dim) float32 in input order, and the devices that computed them."""
+    """Vectors (rows, dim) float32 in input order, as the devices computed them, and the devices that did.
 
-    vectors: Vectors
+    `recomputed` are unit vectors of the rows that the devices could not compute.
+    """
+
+    raw: Vectors
     rows_per_device: dict[str, int]
     recomputed_rows: tuple[int, ...]
+    recomputed: Vectors | None = None
+
+    def unit_vectors(self) -> Vectors:
+        """The vectors scaled to norm 1. This takes a while, for which the devices need not wait."""
+        vectors, _ = unit_rows(self.raw)
+        if self.recomputed is not None:
+            vectors[list(self.recomputed_rows)] = self.recomputed
+        return vectors
 
 
 class Replicas:
@@ -121,10 +132,13 @@ class Replicas:
         for batch in batches[len(first) :]:
             job.batches.put(batch)
         self._run(job, first)
-        vectors, bad = unit_rows(job.vectors)
-        if bad:
-            vectors[bad] = self._recompute(job, bad)
-        return EncodedShard(vectors=vectors, rows_per_device=job.rows_per_device, recomputed_rows=tuple(bad))
+        bad = unusable_rows(job.vectors)
+        return EncodedShard(
+            raw=job.vectors,
+            rows_per_device=job.rows_per_device,
+            recomputed_rows=tuple(bad),
+            recomputed=self._recompute(job, bad) if bad else None,
+        )
 
     def _run(self, job: Job, first: Sequence[Batch]) -> None:
         tasks = [worker.start(job, batch) for worker, batch in zip(self._workers, first, strict=False)]

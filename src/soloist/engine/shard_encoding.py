@@ -1,7 +1,7 @@
 """What every driver does with the texts of a shard: tokenize them, plan their batches, and encode them.
 
 Ids and texts come in; vectors and token counts go out. Nothing here knows a run folder, a manifest or the events of a
-run. The two halves are apart because a driver prepares the next shard beside the devices' work on this one.
+run. The steps are apart because a driver prepares the next shard, and finishes the one before, beside the devices.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.replicas import Replicas
+from soloist.encoding.replicas import EncodedShard, Replicas
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.memory.planner import BatchLimits
 from soloist.types import Batch
@@ -46,13 +46,19 @@ class PreparedTexts(PlannedTexts):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedTexts:
-    """The vectors of texts, (rows, dim) float32 of unit length. `recomputed_ids` are those whose vectors had to be
-    computed once more in float32.
+    """What the devices made of texts. `recomputed_ids` are those whose vectors had to be computed once more in float32.
+
+    `shard` is None where there was no text.
     """
 
-    vectors: Vectors
+    shard: EncodedShard | None
+    dim: int
     rows_per_device: Mapping[str, int]
     recomputed_ids: tuple[str, ...]
+
+    def unit_vectors(self) -> Vectors:
+        """(rows, dim) float32 of unit length, which the host computes now."""
+        return self.shard.unit_vectors() if self.shard is not None else np.empty((0, self.dim), dtype=np.float32)
 
 
 def prepare_texts(encoder: Encoder, limits: BatchLimits, ids: Sequence[str], texts: Sequence[str]) -> PreparedTexts:
@@ -82,12 +88,12 @@ def encode_texts(encoder: Encoder, replicas: Replicas | None, prepared: Prepared
         SoloistError: a batch of one row does not fit on a device, or a row has no vector.
     """
     if not prepared.batches:
-        nothing = np.empty((0, encoder.staged.dim), dtype=np.float32)
-        return EncodedTexts(vectors=nothing, rows_per_device={}, recomputed_ids=())
+        return EncodedTexts(shard=None, dim=encoder.staged.dim, rows_per_device={}, recomputed_ids=())
     assert replicas is not None
     encoded = replicas.encode(prepared.ids, prepared.tokenized, prepared.batches)
     return EncodedTexts(
-        vectors=encoded.vectors,
+        shard=encoded,
+        dim=encoder.staged.dim,
         rows_per_device=encoded.rows_per_device,
         recomputed_ids=tuple(prepared.ids[row] for row in encoded.recomputed_rows),
     )

@@ -322,10 +322,10 @@ class _RunningPass:
         What is copied may be of the shard before. It is written by now, because shards are written in their order.
         """
         if not len(item.placement.copies):
-            return item.encoded.vectors, item.fresh.counts
+            return item.encoded.unit_vectors(), item.fresh.counts
         fresh = list(item.placement.fresh)
         vectors = np.empty((item.shard.rows, self._context.encoders[item.model].staged.dim), dtype=np.float32)
-        vectors[fresh] = item.encoded.vectors
+        vectors[fresh] = item.encoded.unit_vectors()
         counts = np.full((item.shard.rows, 2), _UNKNOWN, dtype=np.int32)
         counts[fresh] = item.fresh.counts
         self._known[item.model].fill(self._path(item), item.digests, item.placement, vectors, counts)
