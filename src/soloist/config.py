@@ -8,6 +8,7 @@ None, has its default here and is marked as `implicit`: a run folder's own setti
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import json
 import math
@@ -42,11 +43,20 @@ else:
     import tomli as tomllib
 
 __all__ = [
-    "DEFAULT_FILE_PATTERNS", "DEFAULT_MODELS", "CalibrationConfig", "FusionConfig", "RunConfig", "SourceConfig",
-    "read_toml", "seconds_of",
+    "DEFAULT_FILE_PATTERNS", "DEFAULT_MODELS", "GIVEN", "CalibrationConfig", "FusionConfig", "GivenChunks", "RunConfig",
+    "SourceConfig", "read_toml", "seconds_of",
 ]  # fmt: skip
 
 DEFAULT_MODELS = ("jina-code-embeddings-1.5b", "bge-m3")
+
+
+class GivenChunks(enum.Enum):
+    """Stands in the place of a folder of chunks."""
+
+    IN_PYTHON = "given in Python"
+
+
+GIVEN = GivenChunks.IN_PYTHON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +120,7 @@ class RunConfig:
     catalogue, fusion, source, dtypes, packing, matmul and shard_chunks.
 
     Attributes:
-        chunks_root: the folder with the collections of chunks.
+        chunks_root: the folder with the collections of chunks. `GIVEN` where Python gives the chunks.
         out: the folder to write: a new one, or that of a run.
         collections: the names of those to embed; empty takes all.
         models: catalogue names, folders or hub ids, in the order of their passes.
@@ -137,7 +147,7 @@ class RunConfig:
         reuse: other runs. Vectors that the same models made of the same texts are taken from there.
     """
 
-    chunks_root: Path
+    chunks_root: Path | GivenChunks
     out: Path
     collections: tuple[str, ...] = implicit(())
     models: tuple[str, ...] = implicit(DEFAULT_MODELS)
@@ -174,6 +184,11 @@ class RunConfig:
         if self.shard_chunks < 1:
             raise ConfigError(f"shard_chunks is {self.shard_chunks}: give 1 or more chunks")
 
+    @property
+    def root(self) -> Path | None:
+        """The folder of chunks; None where Python gives the chunks."""
+        return self.chunks_root if isinstance(self.chunks_root, Path) else None
+
     def settings(self) -> dict[str, Any]:
         """All settings by their flat names, as `from_mapping` takes them: those of fusion and source beside the others.
 
@@ -199,7 +214,8 @@ class RunConfig:
         Raises:
             ConfigError: the values are of another version.
         """
-        flat = {key: value for key, value in values.items() if key not in ("fusion", "source") and value is not None}
+        flat = {key: value for key, value in values.items() if key not in _NESTED and value is not None}
+        flat.setdefault("chunks_root", GIVEN)
         fusion, source = values["fusion"], values["source"]
         nested = {key: fusion[field] for key, field in _FUSION.items()} | {key: source[key] for key in _SOURCE}
         return cls.from_mapping(flat, origin="the run", **nested)
@@ -308,6 +324,8 @@ def _check_types(config: RunConfig | CalibrationConfig | FusionConfig | SourceCo
             value = setting.default_factory()
         elif isinstance(config, RunConfig) and name in _NESTED:
             _require_nested(name, value)
+        elif value is GIVEN:
+            continue
         elif name not in _CHOICES:  # whose sentence names the choices
             value = _check_of(name)(f"{name} is {value!r}", value)
         object.__setattr__(config, name, value)
@@ -334,7 +352,7 @@ def _nest(settings: dict[str, Any], origin: str) -> dict[str, Any]:
 def _convert(key: str, value: Any, origin: str) -> Any:
     """A value of the right kind, else an error that says where it stands. Its content is checked later."""
     check = _check_of(key)
-    if value is None or check is seconds:
+    if value is None or value is GIVEN or check is seconds:
         return value
     said = f"{origin} sets {key} to {value!r}"
     if check is a_path:
@@ -356,6 +374,8 @@ def read_toml(path: Path, kind: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if value is GIVEN:
+        return None
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):

@@ -9,6 +9,7 @@ SoloistError
 |   +-- OutputPathError         a path that cannot be the folder of a run; also an OutputError
 |   +-- ExportPathError         a path that cannot take an export; also an ExportError
 +-- InputError                  chunk files that cannot be read as asked
+|   +-- BadChunkError           one chunk that Python gave
 |   +-- BadChunkFileError       one file, with the position of the fault
 |   +-- DuplicateIdError        two chunks with the same id, both places named
 |   +-- NothingToEmbedError     no chunks at all, or none that could be embedded
@@ -59,6 +60,10 @@ class InputError(SoloistError):
 
 class UnknownInputError(InputError, ConfigError):
     """A folder of chunks, a collection or a file of questions is not there, or cannot be opened."""
+
+
+class BadChunkError(InputError):
+    """Something that Python gave is not a chunk. The message names its collection and its index."""
 
 
 class BadChunkFileError(InputError):

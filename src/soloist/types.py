@@ -33,8 +33,8 @@ class Chunk:
     """One piece of text to embed. `text` is embedded exactly as it is.
 
     `source_file` is the file that a run read the chunk from, as a POSIX path inside the folder of chunks.
-    `source_index` is its index in that file, from 0. Chunks that differ only in these are equal. Both are None where
-    they are not known.
+    `source_index` is its index in that file, from 0. Of a chunk that Python gave, the file is None and the index is
+    that in what was given. Chunks that differ only in these are equal. Both are None where they are not known.
     """
 
     id: str
@@ -46,7 +46,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a chunk was read: a file, and the chunk's index in that file, from 0."""
+    """Where a chunk was read: a file, and the chunk's index in that file, from 0. Of chunks that Python gave, `file` is
+    the name of their collection.
+    """
 
     file: Path
     index: int

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from soloist.api.settings import AnyPath, Settings, config_of
+from soloist.api.settings import AnyPath, GivenChunks, Settings, config_of
 from soloist.api.showing import shown_progress
 from soloist.config import RunConfig
 from soloist.engine import RunResult, run
@@ -24,7 +24,7 @@ _logger = logging.getLogger("soloist")
 
 
 def embed(
-    chunks: RunConfig | AnyPath,
+    chunks: RunConfig | AnyPath | GivenChunks,
     /,
     *sinks: EventSink | Callable[[Event], object],
     progress: bool | None = None,
@@ -60,13 +60,13 @@ def embed(
         SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
             used, the folder is as it was before.
     """
-    config = config_of("soloist.embed", chunks, settings)
+    config, given = config_of("soloist.embed", chunks, settings)
     try:
         with shown_progress(progress) as shown:
             listeners = (*sinks, shown) if shown is not None else sinks
-            return run(config, *(listeners or (_log_notices,)))
+            return run(config, *(listeners or (_log_notices,)), chunks=given)
     except (RunStoppedError, RunInterruptedError) as exc:
-        same = "the same arguments" if settings else "the same config"
+        same = "the same config" if isinstance(chunks, RunConfig) else "the same arguments"
         _raise_with_the_way_on(exc, same, is_kept=RunFolder(config.out).manifest.exists())
 
 

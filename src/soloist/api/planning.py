@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from soloist.api.settings import AnyPath, Settings, config_of
+from soloist.api.settings import AnyPath, GivenChunks, Settings, config_of
 from soloist.checked import seconds
 from soloist.config import RunConfig
 from soloist.planning.estimate import estimate_run
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    chunks: RunConfig | AnyPath, /, *, session: float | str | None = None, **settings: Unpack[Settings]
+    chunks: RunConfig | AnyPath | GivenChunks, /, *, session: float | str | None = None, **settings: Unpack[Settings]
 ) -> RunEstimate:
     """Estimate what a run needs and whether it fits: tokens, memory, batches, time, disk, download.
 
@@ -30,5 +30,6 @@ def plan(
     """
     if not isinstance(chunks, RunConfig):
         settings = {"out": ".", **settings}
-    config = config_of("soloist.plan", chunks, settings)
-    return estimate_run(config, seconds(f"session is {session!r}", session) if session is not None else None)
+    config, given = config_of("soloist.plan", chunks, settings)
+    session_seconds = seconds(f"session is {session!r}", session) if session is not None else None
+    return estimate_run(config, session_seconds, chunks=given)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from soloist.config import RunConfig
+from soloist.config import GIVEN, RunConfig
 from soloist.errors import ConfigError
 from soloist.types import DTypeRequest, Isolation, MatmulRequest, Mode, OnBadInput, Packing, VectorDType
 
 AnyPath = str | os.PathLike[str]
+# Chunks by the names of their collections, or of one collection: a table or an iterable, see `soloist.sources.given`.
+GivenChunks = Mapping[str, Any] | Iterable[Any]
 
 
 class Settings(TypedDict, total=False):
@@ -44,21 +45,20 @@ class Settings(TypedDict, total=False):
     reuse: Sequence[AnyPath]
 
 
-def config_of(function: str, chunks: Any, settings: Mapping[str, Any]) -> RunConfig:
-    """The config of a call: `chunks` itself, or the settings with `chunks` as the folder of chunks.
+def config_of(function: str, chunks: Any, settings: Mapping[str, Any]) -> tuple[RunConfig, object]:
+    """The config of a call, and the chunks that are given with it, or None where they are in a folder.
 
     Raises:
-        ConfigError: there are a config and settings, `chunks` is neither a config nor a path, or a setting cannot be
-            what it is.
+        ConfigError: there are a config and settings, or a setting cannot be what it is.
     """
     if isinstance(chunks, RunConfig):
         if settings:
             raise ConfigError(
                 f"{function} has a config, and also the setting {next(iter(settings))}: set it in the config"
             )
-        return chunks
-    if not isinstance(chunks, (str, os.PathLike)):
-        raise ConfigError(
-            f"{function} has {chunks!r} as its chunks: give the path of a folder of chunks, or a soloist.RunConfig"
-        )
-    return RunConfig.from_mapping(settings, origin=function, chunks_root=Path(chunks) if chunks else "")
+        return chunks, None
+    if isinstance(chunks, (str, os.PathLike)):
+        return RunConfig.from_mapping({**settings, "chunks_root": chunks or ""}, origin=function), None
+    if chunks is None:
+        raise ConfigError(f"{function} has None as its chunks: give a folder of chunks, or chunks")
+    return RunConfig.from_mapping({**settings, "chunks_root": GIVEN}, origin=function), chunks

@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from soloist.api.settings import AnyPath, Settings, config_of
+from soloist.api.settings import AnyPath, GivenChunks, Settings, config_of
 from soloist.api.showing import shown_progress
 from soloist.config import RunConfig
 from soloist.devices.cuda_check import has_cuda
@@ -31,7 +31,7 @@ _PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers")
 
 
 def validate(
-    chunks: RunConfig | AnyPath,
+    chunks: RunConfig | AnyPath | GivenChunks,
     /,
     *,
     sample_chunks: int = SAMPLE_CHUNKS,
@@ -52,16 +52,18 @@ def validate(
     """
     if isinstance(sample_chunks, bool) or not isinstance(sample_chunks, int) or sample_chunks < 1:
         raise ConfigError(f"sample_chunks is {sample_chunks!r}: give a number of chunks of 1 or more")
-    config = config_of("soloist.validate", chunks, settings)
+    config, given = config_of("soloist.validate", chunks, settings)
     with shown_progress(progress) as shown:
-        found = validated(config, shown or ListSink(), sample_chunks=sample_chunks, quick=quick)
+        found = validated(config, shown or ListSink(), chunks=given, sample_chunks=sample_chunks, quick=quick)
     note = write_report_of(found)
     if note is not None:
         _logger.warning(note)
     return found
 
 
-def validated(config: RunConfig, sink: EventSink, *, sample_chunks: int, quick: bool) -> Validation:
+def validated(
+    config: RunConfig, sink: EventSink, *, chunks: object = None, sample_chunks: int, quick: bool
+) -> Validation:
     """Rehearse in the folder `out` of the config, judge, and write validation.json and validation.md there.
 
     Raises:
@@ -70,8 +72,8 @@ def validated(config: RunConfig, sink: EventSink, *, sample_chunks: int, quick: 
     if config.accelerator == "auto":
         config = dataclasses.replace(config, accelerator="cuda" if has_cuda() else "simulated:2xT4")
     folder = Path(config.out)
-    prepare_folder(folder, config.chunks_root)
-    evidence = rehearse(config, folder, sink, sample_chunks=sample_chunks, quick=quick)
+    prepare_folder(folder, config.root)
+    evidence = rehearse(config, folder, sink, chunks=chunks, sample_chunks=sample_chunks, quick=quick)
     versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
     found = Validation(folder=folder, checks=judge(evidence), evidence=evidence, versions=versions)
     texts = {

@@ -6,11 +6,9 @@ Emits events and prints nothing.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from soloist.config import RunConfig
@@ -23,7 +21,7 @@ from soloist.engine.drivers.isolated import run_isolated
 from soloist.engine.drivers.local import run_pass
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
 from soloist.engine.intake.ahead import Ahead, EmbeddedAhead, may_embed_ahead, spare_bytes
-from soloist.engine.intake.ingest import ShardRef, ingest, tell_passed_over
+from soloist.engine.intake.ingest import ShardRef, ingest, require_apart, tell_passed_over
 from soloist.engine.intake.model_staging import ModelStaging
 from soloist.engine.intake.vectorless import without_vectorless
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
@@ -74,7 +72,7 @@ from soloist.sizing.batch_limits import plan_memory, remember
 from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
 from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import RunPlan
-from soloist.sources import InputFiles, find_input
+from soloist.sources import InputFiles, input_of
 from soloist.staging import require_dim, require_distinct, select_models
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
@@ -84,14 +82,18 @@ from soloist.stores.leftovers import ahead_removed, undone_on_error
 
 
 def run(
-    config: RunConfig, *sinks: EventSink | Callable[[Event], object], clock: Callable[[], float] = time.time
+    config: RunConfig,
+    *sinks: EventSink | Callable[[Event], object],
+    chunks: object = None,
+    clock: Callable[[], float] = time.time,
 ) -> RunResult:
     """Embed what the config names into a run folder, or continue the run that is there.
 
     Vectors that the folder has of the same chunks by the same models are kept. So a run that was stopped, or whose
     chunks have changed, computes only what is left. Events go to `events.jsonl` in that folder and to `sinks`:
-    functions that take an event, or objects whose `emit` does. `clock` gives seconds since 1970. In the main thread,
-    Ctrl-C and SIGTERM end the run after the present shard.
+    functions that take an event, or objects whose `emit` does. `chunks` are given instead of a folder (see
+    `soloist.sources.given`). `clock` gives seconds since 1970. In the main thread, Ctrl-C and SIGTERM end the run after
+    the present shard.
 
     Raises:
         RunStoppedError: the run was to end before it was done; the same config continues it.
@@ -103,12 +105,14 @@ def run(
         raise ConfigError(f"the config is {config!r}: give a soloist.RunConfig")
     stop = Stop(config.stop_after)
     with stop.on_signals():
-        return _run_in_folder(config, [as_sink(sink) for sink in sinks], stop, clock)
+        return _run_in_folder(config, chunks, [as_sink(sink) for sink in sinks], stop, clock)
 
 
-def _run_in_folder(config: RunConfig, sinks: Sequence[EventSink], stop: Stop, clock: Callable[[], float]) -> RunResult:
+def _run_in_folder(
+    config: RunConfig, chunks: object, sinks: Sequence[EventSink], stop: Stop, clock: Callable[[], float]
+) -> RunResult:
     """Look at all that can be refused without the folder, and hold the folder for the run."""
-    _require_apart(config)
+    require_apart(config)
     asked, kept = config, with_kept_settings(config)
     config = kept.config
     specs = select_models(config)
@@ -116,7 +120,7 @@ def _run_in_folder(config: RunConfig, sinks: Sequence[EventSink], stop: Stop, cl
     require_weights(config.fusion, tuple(specs))
     require_dim(config.fusion, specs)
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
-    files = find_input(config.chunks_root, config.source, config.collections)
+    files = input_of(config, chunks)
     names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
     others = [other_run(path) for path in config.reuse]
@@ -307,16 +311,6 @@ class _Finished:
                 f"{exc}, before anything new was finished: give --stop-after enough time to read the chunks, load "
                 "the models and embed one shard"
             ) from exc
-
-
-def _require_apart(config: RunConfig) -> None:
-    # Not Path.resolve: where a link leads to itself, what it raises is not an OSError.
-    out, root = (Path(os.path.realpath(path)) for path in (config.out, config.chunks_root))
-    if out.is_relative_to(root):
-        raise ConfigError(
-            f"the run folder {config.out} is inside the folder of chunks, where its files would be read as chunks: "
-            "choose another --out"
-        )
 
 
 def _announce(config: RunConfig, specs: Mapping[str, ModelSpec], accelerator: Accelerator, sink: EventSink) -> None:

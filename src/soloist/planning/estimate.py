@@ -38,7 +38,7 @@ from soloist.planning.token_lengths import Scan, TokenCounts, scan
 from soloist.sizing.budgets import Budget, CalibrationCache, choose_budget, table_row
 from soloist.sizing.measurements import Measurement, MeasurementCache, device_key
 from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
-from soloist.sources import find_input
+from soloist.sources import input_of
 from soloist.staging import dtype_on, matmul_on, select_models
 from soloist.types import DType, Mode, VectorDType
 
@@ -61,11 +61,11 @@ class _UnloadedModel:
     budget: Budget
 
 
-def estimate_run(config: RunConfig, session_seconds: float | None = None) -> RunEstimate:
+def estimate_run(config: RunConfig, session_seconds: float | None = None, *, chunks: object = None) -> RunEstimate:
     """Estimate the run that a config describes. Nothing is written, and no weights are loaded.
 
     As in a run, the settings of the folder `out` apply where the config does not set others. `session_seconds` is the
-    time that the machine is available for.
+    time that the machine is available for. `chunks` are given instead of a folder (see `soloist.sources.given`).
 
     Raises:
         SoloistError: the input, a model or the accelerator cannot be used, or nothing is known of a model's network.
@@ -75,7 +75,7 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None) -> Run
     specs = select_models(kept.config)
     config, kept_notes = _without_unfit_weights(kept, tuple(specs))
     models = [_inspect(spec, config, accelerator) for spec in specs.values()]
-    files = find_input(config.chunks_root, config.source, config.collections)
+    files = input_of(config, chunks, again="soloist.plan")
     tokenizers = [(model.spec, model.settings) for model in models]
     scanned = scan(files.collections, config.source, tokenizers, config.collections)
     planned = [_planned(model, accelerator) for model in models]

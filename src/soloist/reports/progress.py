@@ -211,9 +211,8 @@ def notable_line(event: Event) -> str | None:
     match event:
         case InputScanned():
             skipped = f", {event.skipped:,} skipped" if event.skipped else ""
-            return (
-                f"{event.collection}: {count_text(event.chunks, 'chunk')} in {count_text(event.files, 'file')}{skipped}"
-            )
+            files = f" in {count_text(event.files, 'file')}" if event.files else ""  # chunks from Python have none
+            return f"{event.collection}: {count_text(event.chunks, 'chunk')}{files}{skipped}"
         case ModelStaged():
             limit = "texts of any length" if event.max_tokens is None else f"up to {event.max_tokens:,} tokens"
             return (

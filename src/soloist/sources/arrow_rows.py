@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -130,36 +130,41 @@ def _item(row: Any) -> Any:
     if isinstance(row, BadItem):
         return row
     try:
-        item = _json_ready(row)
-    except _SameKeysError as exc:
+        item = json_ready(row)
+    except SameKeysError as exc:
         return BadItem(fault=f"has a map with two keys that are both {exc} as text")
     return with_parsed_metadata(item)
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any, other: Callable[[Any], Any] = str) -> Any:
+    """A value of Python as one that JSON has; `other` converts what has no rule here.
+
+    Raises:
+        SameKeysError: a dict has two keys that are the same as text.
+    """
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, dict):
-        return _object(value)
+        return _object(value, other)
     if isinstance(value, (list, tuple)):
-        return [_json_ready(item) for item in value]
+        return [json_ready(item, other) for item in value]
     for types, convert in _CONVERSIONS:
         if isinstance(value, types):
             return convert(value)
-    return str(value)
+    return other(value)
 
 
-def _object(value: dict[Any, Any]) -> dict[str, Any]:
+def _object(value: dict[Any, Any], other: Callable[[Any], Any]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for key, item in value.items():
-        name = key if isinstance(key, str) else str(_json_ready(key))
+        name = key if isinstance(key, str) else str(json_ready(key, other))
         if name in members:
-            raise _SameKeysError(ascii(shortened(name)))
-        members[name] = _json_ready(item)
+            raise SameKeysError(ascii(shortened(name)))
+        members[name] = json_ready(item, other)
     return members
 
 
-class _SameKeysError(Exception):
+class SameKeysError(Exception):
     """A map has two keys that are the same as text. The message is that text."""
 
 

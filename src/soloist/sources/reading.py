@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from soloist.config import SourceConfig
-from soloist.errors import BadChunkFileError
+from soloist.config import RunConfig, SourceConfig
+from soloist.errors import BadChunkFileError, ConfigError
 from soloist.formats import format_of
 from soloist.sources.chunk_fields import chunk_of, fields_of
+from soloist.sources.discovery import InputFiles, find_input
 from soloist.sources.faults import BadItem, NotAChunkError, UnreadableFileError
+from soloist.sources.given import GivenCollection, given_input, read_given
 from soloist.sources.ids import GivenId, find_id
 from soloist.sources.partitions import partitions_of
 from soloist.sources.readers import READERS
@@ -26,13 +28,26 @@ _Version = tuple[int, int, int]
 _Check = Callable[[], object]
 
 
+def input_of(config: RunConfig, chunks: object = None, *, again: str | None = None) -> InputFiles:
+    """The collections of a run: those of `chunks`, if Python gave some, else those of the config's folder.
+
+    Raises:
+        SoloistError: as `find_input` and `given_input`, whose `again` this is; or there is neither.
+    """
+    if chunks is None:
+        if config.root is None:
+            raise ConfigError("the config has no folder of chunks, and no chunks are given: give one of them")
+        return find_input(config.root, config.source, config.collections)
+    return given_input(chunks, config.source, config.collections, again=again)
+
+
 def read_chunks(
     collection: Collection,
     config: SourceConfig,
     on_skip: Callable[[SkippedInput], None],
     check: _Check = lambda: None,
 ) -> Iterator[tuple[Chunk, Place]]:
-    """Yield each chunk of the collection with its place, file by file.
+    """Yield each chunk of the collection with its place, file by file, or as Python gives them (see `given`).
 
     Memory is bounded by the largest chunk, or by 512 rows of a Parquet file, fewer where its rows are large. The
     ending of a file's name says its format (`soloist.formats`). An item is an object, a row or a plain string, and
@@ -45,9 +60,12 @@ def read_chunks(
     `check` is called for each item, and also while many items are passed over. It may raise.
 
     Raises:
+        BadChunkError: an item that Python gave is not a chunk, and `config.on_bad_input` is "error".
         BadChunkFileError: a file or an item cannot be read, and `config.on_bad_input` is "error". Or a file changed
             while it was read, in both settings: its chunks would be of different versions of the file.
     """
+    if isinstance(collection, GivenCollection):
+        yield from read_given(collection, config, on_skip, check)
     for file in collection.files:
         yield from _FileReading(collection, file, config, on_skip, check).chunks()
 

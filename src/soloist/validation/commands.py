@@ -36,7 +36,8 @@ def run_script(config: RunConfig, out: Path) -> CommandRecord | None:
         "--enable-ensemble", "--ensemble-models", ",".join(config.models), "--ensemble-mode", "sequential",
         "--exclusive-ensemble", "--aggregation-method", "concat",
     ]  # fmt: skip
-    collections = sorted(child.name for child in config.chunks_root.iterdir())
+    assert config.root is not None  # that of the sample
+    collections = sorted(child.name for child in config.root.iterdir())
     files = {name: out / name for name in ("embedding_summary.json",)}
     files |= {f"{name}_processing_stats.json": out / name / f"{name}_processing_stats.json" for name in collections}
     return _run([sys.executable, str(path), *arguments], config, files)

@@ -65,11 +65,18 @@ class PlantedError(Exception):
 
 
 def rehearse(
-    config: RunConfig, folder: Path, sink: EventSink, *, sample_chunks: int = SAMPLE_CHUNKS, quick: bool = False
+    config: RunConfig,
+    folder: Path,
+    sink: EventSink,
+    *,
+    chunks: object = None,
+    sample_chunks: int = SAMPLE_CHUNKS,
+    quick: bool = False,
 ) -> Evidence:
     """Run everything that the checklist is about, in `folder`, on the first chunks of each collection.
 
-    `config` says which chunks, models and accelerator; its `out` is not used. The whole takes nine runs, a quick one
+    `config` says which chunks, models and accelerator; its `out` is not used. `chunks` are given instead of a folder
+    (see `soloist.sources.given`). The whole takes nine runs, a quick one
     the six that need no process of their own.
 
     Raises:
@@ -77,8 +84,8 @@ def rehearse(
     """
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     sample = folder / "chunks"
-    chunks = write_sample(config, sample, sample_chunks, sink)
-    base = _base(config, folder, sample, chunks)
+    count = write_sample(config, chunks, sample, sample_chunks, sink)
+    base = _base(config, folder, sample, count)
     runs = _Runs(base, folder, accelerator, sink)
     specs = select_models(base)
     with _staged(base, accelerator) as (models, staging):
@@ -90,7 +97,7 @@ def rehearse(
             devices=accelerator.devices,
             residue_bytes=accelerator.residue_bytes,
             models=tuple(specs),
-            chunks=chunks,
+            chunks=count,
             sample=sample,
             staging=staging,
             exclusive=runs.play("exclusive"),
@@ -287,16 +294,17 @@ def _next_lease_error(config: RunConfig, accelerator: Accelerator) -> str | None
         return f"{type(exc).__name__}: {exc}"
 
 
-def prepare_folder(folder: Path, chunks_root: Path) -> None:
+def prepare_folder(folder: Path, chunks_root: Path | None) -> None:
     """Make the folder of a rehearsal, without what an earlier rehearsal left there.
 
     Raises:
         ConfigError: one of the two folders is inside the other.
         OutputError: the folder has files, and is not that of an earlier rehearsal.
     """
-    ours, chunks = folder.resolve(), chunks_root.resolve()
-    if ours.is_relative_to(chunks) or chunks.is_relative_to(ours):
-        raise ConfigError(f"the folders {folder} and {chunks_root} overlap: choose another --out")
+    if chunks_root is not None:
+        ours, chunks = folder.resolve(), chunks_root.resolve()
+        if ours.is_relative_to(chunks) or chunks.is_relative_to(ours):
+            raise ConfigError(f"the folders {folder} and {chunks_root} overlap: choose another --out")
     marker = folder / _MARKER
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

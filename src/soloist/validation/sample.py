@@ -11,25 +11,26 @@ from soloist.engine.intake.ingest import tell_passed_over
 from soloist.errors import InputError
 from soloist.events import EventSink
 from soloist.jsontext import json_text
-from soloist.sources import find_input, read_chunks
+from soloist.sources import input_of, read_chunks
 from soloist.stores.atomic import disk_errors
 from soloist.types import Collection
 
 
-def write_sample(config: RunConfig, target: Path, limit: int, sink: EventSink) -> int:
+def write_sample(config: RunConfig, chunks: object, target: Path, limit: int, sink: EventSink) -> int:
     """Write up to `limit` chunks, the first of every collection, as JSON Lines that every command can read; how many.
+
+    `chunks` are given, or are None and those of the config's folder.
 
     Raises:
         InputError: there are no chunks.
         OutputError: the disk does not take them.
     """
-    found = find_input(config.chunks_root, config.source, config.collections)
+    found = input_of(config, chunks, again="soloist.validate")
     tell_passed_over(found.passed_over, sink)
     total = _write_collections(found.collections, config.source, target, limit)
     if not total:
-        raise InputError(
-            f"there are no chunks to rehearse with below {config.chunks_root}: name a folder that has some"
-        )
+        names = ", ".join(collection.name for collection in found.collections)
+        raise InputError(f"there are no chunks to rehearse with in {names}: give some")
     return total
 
 

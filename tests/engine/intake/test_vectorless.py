@@ -15,7 +15,7 @@ from support.editing import assert_same_files, run_files
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers import models as token_models
 
-from soloist.config import FusionConfig, RunConfig, SourceConfig
+from soloist.config import GIVEN, FusionConfig, RunConfig, SourceConfig
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vectorless import Look, may_lack_vectors
 from soloist.engine import run
@@ -105,6 +105,13 @@ def test_without_skip_one_error_counts_them_all_and_names_the_first(config):
     )
     assert not any(isinstance(event, LeaseAcquired) for event in sink.events)
     assert not config.out.exists()
+
+
+def test_a_text_that_python_gave_is_named_by_its_index(config):
+    """A chunk of no file ended in an assertion."""
+    given = dataclasses.replace(config, chunks_root=GIVEN, source=SourceConfig())
+    with pytest.raises(VectorlessTextsError, match=r"^1 text has no tokens in table; 'two' in docs \(chunk 1\): "):
+        run(given, chunks={"docs": [{"id": "one", "text": WORDS[0]}, {"id": "two", "text": UNSEEN}]})
 
 
 def test_with_skip_all_models_have_the_same_rows(config, table):

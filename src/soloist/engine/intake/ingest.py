@@ -6,14 +6,16 @@ own shards, which do not change under it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from soloist.config import SourceConfig
-from soloist.errors import InputError, NothingToEmbedError
+from soloist.config import RunConfig, SourceConfig
+from soloist.errors import ConfigError, InputError, NothingToEmbedError
 from soloist.events import EventSink, InputPassedOver, InputScanned, InputSkipped, Notice
-from soloist.sources import DuplicateIds, PassedOverFiles, SkippedInputs, read_chunks
+from soloist.sources import DuplicateIds, GivenCollection, PassedOverFiles, SkippedInputs, read_chunks
 from soloist.stores import RunFolder
 from soloist.stores.skipped import skipped_log
 from soloist.types import Chunk, Collection, SkippedInput
@@ -74,6 +76,23 @@ def ingest(
     return tuple(shards)
 
 
+def require_apart(config: RunConfig) -> None:
+    """Refuse a run folder inside the folder of chunks.
+
+    Raises:
+        ConfigError: it is inside.
+    """
+    if config.root is None:
+        return
+    # Not Path.resolve: where a link leads to itself, what it raises is not an OSError.
+    out, root = (Path(os.path.realpath(path)) for path in (config.out, config.root))
+    if out.is_relative_to(root):
+        raise ConfigError(
+            f"the run folder {config.out} is inside the folder of chunks, where its files would be read as chunks: "
+            "choose another --out"
+        )
+
+
 def _scanned(collection: Collection, written: Sequence[ShardRef], skipped: SkippedInputs) -> InputScanned:
     return InputScanned(
         collection=collection.name,
@@ -102,7 +121,9 @@ def empty_collection(collection: Collection, skipped: SkippedInputs) -> InputErr
 def nothing_to_embed(collections: Sequence[Collection], skipped: SkippedInputs) -> NothingToEmbedError:
     """The error where no collection has any chunks."""
     names = ", ".join(collection.name for collection in collections)
-    return NothingToEmbedError(f"there are no chunks to embed in {names} ({skipped}): give files that contain chunks")
+    are_given = any(isinstance(collection, GivenCollection) for collection in collections)
+    remedy = "give texts, and a generator only once" if are_given else "give files that contain chunks"
+    return NothingToEmbedError(f"there are no chunks to embed in {names} ({skipped}): {remedy}")
 
 
 def _write_collection(

@@ -60,7 +60,7 @@ def without_vectorless(
     if not looks:
         return tuple(shards)
     fingerprints = {name: encoders[name].staged.fingerprint for name in looks}
-    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), config.chunks_root, check, embedded)
+    search = _Search(folder, looks, _with_vectors(folder, fingerprints, check), config.root, check, embedded)
     if config.source.on_bad_input == "error":
         _require_none(search, shards)
         return tuple(shards)
@@ -78,7 +78,7 @@ class _Search:
         folder: RunFolder,
         looks: Mapping[str, Look],
         known: Mapping[str, DigestTable],
-        root: Path,
+        root: Path | None,
         check: Callable[[], object],
         embedded: Container[ShardRef],
     ) -> None:
@@ -126,8 +126,9 @@ class _Search:
         reasons: Mapping[str, Vectorless],
     ) -> _VectorlessText:
         id_, file, index = read
-        assert file is not None and index is not None  # what was read now has both
-        place = Place(file=self._root / file, index=index)
+        assert index is not None  # what was read now has it, and of a folder's chunks the file, too
+        name = file or ref.collection
+        place = Place(file=self._root / name if self._root is not None else Path(name), index=index)
         return _VectorlessText(row=row, item=self.left_out.add(ref.collection, id_, place, digest, reasons))
 
 

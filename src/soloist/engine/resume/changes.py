@@ -23,7 +23,7 @@ from soloist.engine.resume.vector_reuse import serves
 from soloist.errors import OutputError
 from soloist.fusion import require_weights
 from soloist.jsontext import json_text
-from soloist.sources import DuplicateIds, SkippedInputs, find_input, read_chunks
+from soloist.sources import DuplicateIds, SkippedInputs, input_of, read_chunks
 from soloist.staging import require_dim, require_distinct, select_models
 from soloist.stores import RunFolder
 from soloist.stores.tables import read_table, table_digests
@@ -69,7 +69,7 @@ def changes(config: RunConfig) -> Changes:
     require_weights_for_all(kept, models)
     require_weights(config.fusion, models)
     require_dim(config.fusion, specs)
-    files = find_input(config.chunks_root, config.source, config.collections)
+    files = input_of(config)
     names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
     require_the_same(folder, config, models, names)

@@ -25,6 +25,8 @@ from soloist.stores.manifest import FileRecord
 from soloist.stores.reconcile import reconcile_incoming
 from soloist.types import Matmul, VectorDType
 
+_GIVEN = ""  # in the place of a folder of chunks: Python gave them
+
 
 def other_run(path: Path) -> RunFolder:
     """A run whose vectors may be copied, finished or not.
@@ -40,7 +42,7 @@ def other_run(path: Path) -> RunFolder:
 
 
 def require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str], collections: Sequence[str]) -> None:
-    """Refuse a command that leaves out models or collections that the run has.
+    """Refuse a command that leaves out models or collections that the run has, or takes its chunks from elsewhere.
 
     Raises:
         ConfigError: the run would drop them.
@@ -50,18 +52,8 @@ def require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str]
         "model": {record.model for record in records if record.kind == "vectors"} | set(models_set_aside(folder)),
         "collection": {record.collection for record in records if record.kind == "chunks"},
     }
-    if has["collection"] and not has["collection"] & set(collections):
-        raise ConfigError(
-            f"{folder.path} is a run over {', '.join(sorted(has['collection']))}, and {config.chunks_root} has none of "
-            "these collections: give the folder that has the run's chunks, or choose another --out"
-        )
-    gone = sorted(has["collection"] - set(collections))
-    before = _root_before(folder)
-    if gone and before is not None and os.path.realpath(before) != os.path.realpath(config.chunks_root):
-        raise ConfigError(
-            f"{folder.path} has the collection {gone[0]} of {before}, which {config.chunks_root} does not have: give "
-            "the folder of chunks that the run was made from, or choose another --out"
-        )
+    if has["collection"]:
+        _require_same_origin(folder, config, sorted(has["collection"]), collections)
     named = {"model": models} if not config.collections else {"model": models, "collection": collections}
     for kind, names in named.items():  # without names, collections that are gone leave the run
         left_out = sorted(has[kind] - set(names))
@@ -72,11 +64,50 @@ def require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str]
             )
 
 
+def _require_same_origin(folder: RunFolder, config: RunConfig, has: Sequence[str], collections: Sequence[str]) -> None:
+    """Refuse other chunks in the place of those that the run has."""
+    before, root = _root_before(folder), config.root
+    if root is None:
+        _require_given_before(folder, before, [name for name in has if name not in collections])
+        return
+    if before == _GIVEN:
+        raise ConfigError(
+            f"{folder.path} has chunks that were given to soloist.embed in Python, and {root} would replace them: "
+            f"continue the run in Python, or choose another --out with --reuse {folder.path}"
+        )
+    if not set(has) & set(collections):
+        raise ConfigError(
+            f"{folder.path} is a run over {', '.join(has)}, and {root} has none of these collections: give the folder "
+            "that has the run's chunks, or choose another --out"
+        )
+    gone = [name for name in has if name not in collections]
+    if gone and before is not None and os.path.realpath(before) != os.path.realpath(root):
+        raise ConfigError(
+            f"{folder.path} has the collection {gone[0]} of {before}, which {root} does not have: give "
+            "the folder of chunks that the run was made from, or choose another --out"
+        )
+
+
+def _require_given_before(folder: RunFolder, before: str | None, gone: Sequence[str]) -> None:
+    """Refuse chunks that Python gives for a run over a folder, or without a collection of the run."""
+    if before not in (None, _GIVEN):
+        raise ConfigError(
+            f"{folder.path} has the chunks of the folder {before}, and chunks that are given in Python would replace "
+            f"them: give that folder, or choose another out with reuse={[str(folder.path)]}"
+        )
+    if gone:
+        raise ConfigError(
+            f"{folder.path} has the collection {gone[0]}, which is not given now: give its chunks too, or [] as its "
+            "chunks to remove it from the run"
+        )
+
+
 def _root_before(folder: RunFolder) -> str | None:
-    """The folder of chunks of the last session; None where it is not known."""
+    """The folder of chunks of the last session, `_GIVEN` where Python gave them; None where it is not known."""
     for name in (STATE, "run.json"):
         with contextlib.suppress(OutputError, KeyError, TypeError):
-            return str(folder.read_json(name)["config"]["chunks_root"])
+            root = folder.read_json(name)["config"]["chunks_root"]
+            return _GIVEN if root is None else str(root)
     return None
 
 
