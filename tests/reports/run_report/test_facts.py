@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -12,14 +11,10 @@ from soloist.errors import OutputPathError
 from soloist.events import RunStarted
 from soloist.reports.run_report.fields import Fields
 from soloist.reports.run_report.gathering import gather
+from soloist.reports.run_report.model_sections import batches, padding
 from soloist.reports.run_report.thinning import evenly, thin_memory, thin_rates
 from soloist.reports.run_report.values import MemoryPoint, Rate
 from soloist.stores import RunFolder
-
-FIELDS = (
-    "models", "devices", "memory", "rows", "seconds", "parts", "tally", "versions", "batch_rows", "padded_lengths",
-    "peak_bytes", "allocated_bytes", "ids",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -84,6 +79,14 @@ def test_work_is_counted_by_session_and_model(facts):
     assert [(rate.at, rate.tokens_per_second) for rate in facts.rates if rate.model == "b"] == [(18.0, 10), (19.0, 40)]
 
 
+def test_the_tables_have_the_figures_of_the_batches(facts):
+    """A median over shapes instead of batches would be that of the rarest ones."""
+    rows = {name: cells for name, *cells in batches(facts).tables[0].rows}
+    assert rows["a"] == rows["b"] == ["4", "2", "2", "4", "9", "-"]
+    padded = {name: cells for name, *cells in padding(facts).tables[0].rows}
+    assert padded["a"] == padded["b"] == ["80", "20", "20.0%"]
+
+
 def test_token_lengths_are_those_of_the_files(facts):
     """The events have padded lengths only: the lengths of the texts are in the files of vectors."""
     (found,) = facts.lengths
@@ -117,23 +120,6 @@ def test_lines_that_are_no_events_are_counted_and_passed_over(make_run):
     facts = gather(make_run(two_sessions(), more=lines))
     assert f"{len(lines)} lines of events.jsonl cannot be read, and what they said is missing." in facts.gaps
     assert len(facts.rates) == 4
-
-
-def test_events_with_values_of_other_kinds_are_taken_as_they_are(make_run):
-    """Any field may be missing or of another kind, in a file that was edited or is of another version."""
-    names = [event["event"] for event in map(json.loads, lines_of(make_run(two_sessions(), name="whole")))]
-    odd = [None, "text", -1, 1e308, True, [], {}, [None], {"x": None}, 10**300]
-    lines = []
-    for name in dict.fromkeys(names):
-        for value in odd:
-            line = dict.fromkeys(FIELDS, value)
-            lines.append(json.dumps({**line, "model": value, "time": BEGAN, "event": name}))
-    facts = gather(make_run(more=lines))
-    assert math.isfinite(facts.seconds) and facts.sessions
-
-
-def lines_of(path):
-    return (path / "events.jsonl").read_text().splitlines()
 
 
 def test_a_run_of_an_earlier_version_says_what_it_did_not_record(make_run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.invoking import invoke
-from support.run_events import encoded, stats, two_sessions
+from support.run_events import BEGAN, encoded, stats, two_sessions
 
 import soloist
 from soloist.errors import ConfigError, OutputError, OutputPathError
@@ -19,6 +20,11 @@ from soloist.stores import RunFolder
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>&\"'$\\alpha$ \x1b[31m \udcff 標"
 EMPTY = {"br", "col", "hr", "img", "input", "link", "meta"}
+FIELDS = (
+    "model", "about", "collection", "rows", "tokens", "padded_tokens", "seconds", "waited_seconds", "parts", "tally",
+    "versions", "batch_rows", "padded_lengths", "peak_bytes", "allocated_bytes", "rows_per_device", "memory", "ids",
+    "predicted_bytes", "chunks", "padded_length", "error", "mode", "max_tokens", "token_budget", "limit_bytes",
+)  # fmt: skip
 FIGURES = {"leases", "memory", "rates", "phases", "lengths", "batches", "padding", "splits", "work"}
 
 
@@ -86,11 +92,12 @@ def test_the_page_has_the_facts_as_text(page):
 
 
 def test_two_runs_are_beside_each_other(make_run, tmp_path):
-    """Two files in two tabs are no comparison."""
-    one, two = (make_run(two_sessions(), name=name) for name in ("one", "two"))
+    """Two files in two tabs are no comparison, and a run that has no figure must not take the other's place."""
+    one, two = make_run(two_sessions()[:5], name="one"), make_run(name="two")
     page = Page(soloist.report(one, tmp_path / "report.html", beside=two))
+    shown = {(0, "leases"), (0, "memory"), (0, "phases"), (0, "lengths"), (1, "lengths")}
     assert {name for name, marks in page.marks.items() if marks} == {
-        f"{width}-{number}-{name}" for width in ("wide", "narrow") for number in (0, 1) for name in FIGURES
+        f"{width}-{number}-{name}" for width in ("wide", "narrow") for number, name in shown
     }
     assert page.tags.count("h2") * 2 == page.tags.count("h3")
     assert len(page.ids) == len(set(page.ids))
@@ -113,6 +120,19 @@ def test_texts_of_a_run_are_no_part_of_the_page(make_run, tmp_path):
     assert (
         page.text.count("<script>alert('x')</script><img src=x onerror=alert(1)>&\"'$\\alpha$ \\x1b[31m \\udcff 標") > 5
     )
+
+
+def test_events_with_any_values_are_a_page(make_run, tmp_path):
+    """A field may be missing or of another kind, in a file that was edited or is of another version."""
+    names = dict.fromkeys(type(event).__name__ for _, event in two_sessions())
+    odd = [None, "text", -1, 0.5, 1e308, 5e-324, True, [], {}, [None], {"x": None}, {"sim:0": 1e17}, 10**300]
+    lines = []
+    for at, (name, value) in enumerate(itertools.product(names, odd)):
+        event = {"event": name, "time": BEGAN + at, "model": str(value), "models": [str(value)], "devices": ["sim:0"]}
+        lines.append(json.dumps(dict.fromkeys(FIELDS, value) | event))
+        lines.append(json.dumps({"event": name, "time": value}))
+    page = Page(soloist.report(make_run(two_sessions(), more=lines), tmp_path / "report.html"))
+    assert {name.removeprefix("wide-0-") for name, marks in page.marks.items() if marks} >= FIGURES
 
 
 def test_many_devices_and_models_are_cut_and_said_to_be(make_run, tmp_path):
@@ -151,11 +171,11 @@ def test_a_run_without_events_is_a_page_that_says_so(make_run, tmp_path):
 def test_the_evaluation_of_the_run_is_shown(make_run, tmp_path):
     """What the ensemble is worth is the question behind the run."""
     file, out = tmp_path / "evaluation.json", tmp_path / "report.html"
-    file.write_text(json.dumps(evaluation("a", "b")))
-    result = invoke("report", make_run(two_sessions()), "--out", out, "--evaluation", file)
+    file.write_text(json.dumps(evaluation("a")))
+    result = invoke("report", make_run(), "--out", out, "--evaluation", file)
     assert result.exit_code == 0, result.stderr
     page = Page(out)
-    assert page.marks["wide-0-evaluation"] == 4
+    assert page.marks["wide-0-evaluation"] == 3  # two systems, and an interval
     assert "+0.1000 [+0.0500, +0.1500]" in page.text and "It helps." in page.text
 
 
@@ -181,7 +201,7 @@ def test_an_evaluation_that_is_not_of_the_run_is_refused(content, words, make_ru
     file = tmp_path / "evaluation.json"
     if content is not None:
         file.write_text(content)
-    result = invoke("report", make_run(two_sessions()), "--out", tmp_path / "report.html", "--evaluation", file)
+    result = invoke("report", make_run(), "--out", tmp_path / "report.html", "--evaluation", file)
     assert result.exit_code == 2
     assert words in result.stderr and "soloist eval RUN --json" in result.stderr
     assert not (tmp_path / "report.html").exists()

@@ -13,6 +13,7 @@ from soloist.reports.run_report.fields import Fields
 from soloist.reports.run_report.values import UNDIVIDED, Ended, Lease, MemoryPoint, Rate, Session, Split, Work
 
 KEPT_SPLITS = 200  # the counts are of all
+_LEAST_SECONDS = 1e-6  # no shard takes less, and a rate beyond measure could not be drawn
 HOST = "cpu"  # the memory of a lease is not the host's, see `_lease_acquired`
 
 
@@ -263,7 +264,7 @@ def _shard_encoded(found: EventFacts, event: Fields, at: float) -> None:
     found.batches[model].update(zip(event.counts("batch_rows"), event.counts("padded_lengths"), strict=False))
     _see_tally(found, key, event)
     _see_steps(found, model, event, seconds)
-    if seconds > 0 and event.count("tokens"):
+    if seconds > _LEAST_SECONDS and event.count("tokens"):
         found.rates.append(Rate(at=at, model=model, tokens=event.count("tokens"), seconds=seconds))
     _see_memory(found, event, at)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 from soloist.reports.run_report.sections import Section, Table, seconds_text, share_text, shown_text, table
@@ -127,11 +126,20 @@ def batches(facts: RunFacts) -> Section:
 def _batch_cells(shapes: Sequence[BatchShape]) -> tuple[str, ...]:
     if not shapes:
         return "0", "-", "-", "-", "-"
-    ordered = sorted(shapes, key=lambda shape: shape.rows)
-    rows = [shape.rows for shape in ordered for _ in range(min(shape.count, 1_000))]
+    rows = [shape.rows for shape in shapes]
     count = sum(shape.count for shape in shapes)
     longest = max(shape.padded_length for shape in shapes)
-    return f"{count:,}", f"{rows[0]:,}", f"{statistics.median(rows):,g}", f"{rows[-1]:,}", f"{longest:,}"
+    return f"{count:,}", f"{min(rows):,}", f"{_median_rows(shapes):,}", f"{max(rows):,}", f"{longest:,}"
+
+
+def _median_rows(shapes: Sequence[BatchShape]) -> int:
+    """The rows of the batch in the middle; of two, of the smaller one."""
+    left = (sum(shape.count for shape in shapes) - 1) // 2
+    for shape in sorted(shapes, key=lambda shape: shape.rows):
+        left -= shape.count
+        if left < 0:
+            return shape.rows
+    return 0
 
 
 def padding(facts: RunFacts) -> Section:

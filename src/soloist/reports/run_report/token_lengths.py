@@ -28,7 +28,7 @@ def token_lengths(folder: Path, model: str, records: Iterable[FileRecord]) -> To
         return None
     counts = np.concatenate(found)
     lengths, cut = counts[:, 0], counts[:, 1]
-    edges = _edges(int(lengths.max()))
+    edges = _edges(max(0, int(lengths.max())))
     return TokenLengths(
         model=model,
         files=len(files),
