@@ -10,6 +10,7 @@ import pytest
 import soloist
 from soloist.errors import ConfigError, OutputError
 from soloist.stores import RunFolder
+from soloist.stores.mapped import MappedVectors, joined
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,13 @@ def test_float16_stays_float16(finished, tmp_path, every_row):
     vectors = soloist.open_run(half).vectors("wordllama")
     assert vectors.array.dtype == np.float16
     np.testing.assert_array_equal(vectors.array, every_row[1].astype(np.float16))
+
+
+def test_the_array_of_a_run_where_nothing_can_be_written(finished, every_row, tmp_path):
+    """Kaggle mounts the runs of earlier sessions read-only."""
+    files = sorted((finished / "alpha" / "vectors" / "wordllama").iterdir())
+    array = joined([MappedVectors.open(file) for file in files], tmp_path / "not there")
+    np.testing.assert_array_equal(array, every_row[1][:70])
 
 
 def test_a_name_that_the_run_does_not_have_is_one_sentence(finished):

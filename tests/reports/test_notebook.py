@@ -58,7 +58,9 @@ def test_a_bar_has_rate_and_time_left(notebook):
     assert "width:25.0%" in notebook.html
     notebook.emit(shard(100, embedded=50, seconds=2.0))
     assert notebook.lines[-1] == "m on cuda:0: 100 of 200 chunks, 25.0 chunks/s, 0:02 left"
-    notebook.emit(BATCH, BATCH, shard(100, embedded=100, seconds=2.0), PassFinished(model="m", peak_bytes={}))
+    notebook.emit(BATCH)
+    assert "25.0 chunks/s" in notebook.lines[-1], "the seconds of this shard are not known yet"
+    notebook.emit(BATCH, shard(100, embedded=100, seconds=2.0), PassFinished(model="m", peak_bytes={}))
     assert notebook.lines[-1] == "m on cuda:0: 200 of 200 chunks, 37.5 chunks/s, done in 0:06"
     assert "width:100.0%" in notebook.html
 

@@ -26,7 +26,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputScanned(Event):
-    """All chunks of a collection have been read and written down."""
+    """All chunks of a collection have been read and written down; from no file, if Python gave them."""
 
     collection: str
     files: int

@@ -95,9 +95,11 @@ def metadata_line(hit: Hit) -> str:
 
 
 def source_of(hit: Hit) -> str:
-    """The file that a hit was read from, and its index there; empty if the run does not say."""
-    if hit.source_file is None or hit.source_index is None:
+    """The file that a hit was read from, and its index there; empty if the run does not say. Python gives no file."""
+    if hit.source_index is None:
         return ""
+    if hit.source_file is None:
+        return f"chunk {hit.source_index}"
     return one_line(f"{hit.source_file} (chunk {hit.source_index})")
 
 

@@ -40,10 +40,10 @@ _STYLE = (
     "background:transparent;border-bottom:1px solid rgba(128,128,128,.35)}"
     ".soloist .n{text-align:right;font-variant-numeric:tabular-nums}"
     ".soloist .q{opacity:.75;white-space:pre-wrap}"
-    ".soloist pre{margin:.2em 0 .8em;white-space:pre-wrap;color:inherit;background:transparent;max-width:60em}"
+    ".soloist pre{margin:.2em 0 .8em;white-space:pre-wrap;color:inherit;background:transparent}"
     "</style>"
 )
-_TEXT_WIDTH, _TEXT_LINES = 110, 6
+_LINE_CHARACTERS, _TEXT_LINES = 200, 4  # the browser breaks lines at the width of the cell
 _VERDICTS = {"pass": "✓ pass", "fail": "✗ <b>fail</b>"}
 _NUMBERS = {"nDCG@10", "R@100", "RR@10", "bytes a chunk", "weights", "reserved", "budget", "median", "longest"}
 
@@ -88,7 +88,7 @@ def hits_html(hits: Sequence[Hit]) -> str:
 
 def _hit(hit: Hit) -> str:
     known = "  ".join(filter(None, (source_of(hit), metadata_line(hit))))
-    text = "\n".join(text_lines(hit.text, _TEXT_WIDTH, _TEXT_LINES))
+    text = "\n".join(text_lines(hit.text, _LINE_CHARACTERS, _TEXT_LINES))
     head = f"{hit.rank}. <b>{_cell(hit.id)}</b> {_cell(hit.collection)}, {hit.score:.4f}"
     return f'<div>{head} <span class="q">{_cell(known)}</span></div><pre>{escape(text)}</pre>'
 

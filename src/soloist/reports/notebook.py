@@ -98,7 +98,7 @@ class NotebookProgress:
             case BatchEncoded():
                 self._bar(event.model).state.add_batch(event)
             case ShardEncoded():
-                self._bar(event.model).state.end_shard(event)
+                self._bar(event.model).end_shard(event)
             case PassFinished():
                 self._bar(event.model).end(self._clock())
             case _:
@@ -134,6 +134,7 @@ class _PassBar:
         self.state = PassState()
         self._model = model
         self._devices = ""
+        self._rate = ""
         self._started = 0.0
         self._ended: float | None = None
 
@@ -142,6 +143,10 @@ class _PassBar:
         self._devices = ", ".join(event.devices)
         self._started = now
 
+    def end_shard(self, event: ShardEncoded) -> None:
+        self.state.end_shard(event)
+        self._rate = self.state.rate  # within a shard its batches are counted, and its seconds are not
+
     def end(self, now: float) -> None:
         self._ended = now
 
@@ -149,7 +154,7 @@ class _PassBar:
         """The model, its devices, chunks, chunks/s, and the time left or, in the end, taken."""
         state = self.state
         counted = f"{state.done:,} of {count_text(state.chunks, 'chunk')}"
-        parts = (f"{self._model} on {self._devices}: {counted}", self._rate(now), self._time(now))
+        parts = (f"{self._model} on {self._devices}: {counted}", self._rate or self._first_rate(now), self._time(now))
         return one_line(", ".join(filter(None, parts)))
 
     def html(self, now: float) -> str:
@@ -157,10 +162,10 @@ class _PassBar:
         bar = f'<div style="{_TRACK}"><div style="{_BAR};width:{min(1.0, share):.1%}"></div></div>'
         return _line_html(self.text(now)) + bar
 
-    def _rate(self, now: float) -> str:
-        """By the seconds of finished shards, or by the clock as long as there are none."""
-        if self.state.rate or self._ended is not None or not self.state.embedded:
-            return self.state.rate
+    def _first_rate(self, now: float) -> str:
+        """By the clock, as long as no shard is finished."""
+        if self._ended is not None or not self.state.embedded:
+            return ""
         return f"{self.state.embedded / max(1e-3, now - self._started):,.1f} chunks/s"
 
     def _time(self, now: float) -> str:
