@@ -223,3 +223,42 @@ def test_a_workspace_keeps_no_card(tmp_path):
     simulated.configure([bare_card(1 << 20)], tmp_path / "other")
     assert simulated.ledger(0).card == bare_card(1 << 20)
     assert simulated.ledger(0).allocated_bytes == 0
+
+
+def test_an_answer_from_the_device_is_a_wait():
+    """A forward pass that waits would look like one that does not: the work after it begins too late on a card."""
+    on_device, chosen = torch.arange(6, device="sim:0"), torch.tensor([True, False] * 3).to("sim:0")
+    waits = simulated.ledger(0).waits
+    asked = {
+        "item": lambda: on_device[0].item(),
+        "bool": lambda: bool(chosen.all()),
+        "tolist": lambda: on_device.tolist(),
+        "nonzero": lambda: on_device.nonzero(),
+        "a mask as index": lambda: on_device[chosen],
+        "a size": lambda: torch.repeat_interleave(on_device, on_device),
+        "to the host": lambda: on_device.cpu(),
+        "from the host": lambda: torch.ones(1).to("sim:0"),
+        "a copy": lambda: torch.empty(6, dtype=torch.int64).copy_(on_device),
+    }
+    for name, ask in asked.items():
+        for in_inference_mode in (False, True):  # torch gives other operators to a backend there
+            before = waits.total()
+            with torch.inference_mode(in_inference_mode):
+                ask()
+            assert waits.total() == before + 1, name
+
+
+def test_what_a_device_does_by_itself_is_no_wait():
+    """Waits that a card does not have would hide those that it has."""
+    on_device, chosen = torch.arange(6, device="sim:0"), torch.tensor([True, False] * 3).to("sim:0")
+    before = simulated.ledger(0).waits.total()
+    with torch.inference_mode():
+        torch.ones(6).to("sim:0", non_blocking=True)
+        torch.empty(6, dtype=torch.int64).copy_(on_device, non_blocking=True)
+        on_device[on_device.flip(0)].masked_fill(chosen, 0).to(torch.float32).sum()
+        torch.repeat_interleave(on_device, on_device, output_size=15)
+        torch.repeat_interleave(on_device, 2)
+        on_device.clone()[chosen] = 0
+        torch.nn.functional.one_hot(on_device, 6)
+        torch.full((), 3, device="sim:0")
+    assert simulated.ledger(0).waits.total() == before

@@ -12,6 +12,8 @@ Counted are:
 - the workspaces of the matrix library, one for each thread, and the context of the process,
 - the memory of other processes.
 
+Counted too are the times that the host would wait for a card (`simulated_waits`).
+
 Scratch memory inside other kernels is not counted. An operator computes its result before the size is known. So
 `torch.OutOfMemoryError` is raised after the work, and nothing of the result is kept.
 """
@@ -28,6 +30,7 @@ from torch.library import Library
 from torch.utils import backend_registration
 
 from soloist.devices.simulated_ledger import DeviceLedger
+from soloist.devices.simulated_waits import may_wait, waits
 from soloist.memory.allocator import Block
 from soloist.memory.cards import Card, bare_card
 from soloist.memory.kernels import MATRIX_PRODUCTS, AttentionCall, choose_kernel
@@ -71,6 +74,7 @@ class SimulatedTensor(torch.Tensor):
             # and other memory than that of the kernel that the card would choose.
             return _attend(tuple(args), kwargs or {})
         if func is torch.Tensor.tolist:
+            ledger(args[0].device_index).waits["tolist"] += 1
             return args[0].host_tensor.tolist()
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
@@ -168,6 +172,8 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         return False  # `module.to` asks whether data can be swapped under a parameter: never between devices
     leaves = list(_leaves((args, tuple(kwargs.values()))))
     target = _target_device(func, leaves)
+    if may_wait(func):
+        _count_wait(func, args, kwargs, leaves, target)
     outers: dict[int, SimulatedTensor] = {}
     inner_args = tuple(_map_leaves(value, lambda leaf: _unwrap(leaf, outers)) for value in args)
     inner_kwargs = {name: _map_leaves(value, lambda leaf: _unwrap(leaf, outers)) for name, value in kwargs.items()}
@@ -180,6 +186,17 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         if target is None:
             return result
         return _map_leaves(result, lambda leaf: _wrap(leaf, target, outers))
+
+
+def _count_wait(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Any], target: int | None
+) -> None:
+    """Count the operator, if a card would let the host wait for it."""
+    devices = [leaf.device_index for leaf in leaves if isinstance(leaf, SimulatedTensor)]
+    involved = devices[0] if target is None and devices else target
+    crosses = target is None or len(devices) < sum(isinstance(leaf, torch.Tensor) for leaf in leaves)
+    if involved is not None and waits(func, args, kwargs, crosses=crosses):
+        ledger(involved).waits[str(func)] += 1
 
 
 def _leaves(value: Any) -> Iterator[Any]:

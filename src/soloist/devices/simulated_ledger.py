@@ -19,12 +19,16 @@ from soloist.types import MemoryStats
 
 
 class DeviceLedger:
-    """The memory of one simulated device, in bytes. Safe to use from any thread."""
+    """The memory of one simulated device, in bytes. Safe to use from any thread.
+
+    `waits` counts how often the host would wait for the device, by operator. One thread at a time may count.
+    """
 
     def __init__(self, index: int, card: Card, folder: Path | None = None) -> None:
         self.index = index
         self.card = card
         self.folder = folder
+        self.waits: collections.Counter[str] = collections.Counter()
         self._driver = DriverMemory(f"simulated-{index}", card.total_bytes, folder)
         self._process = _ProcessMemory(index, card, self._driver)
         self._blocks: dict[int, Block] = {}

@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from soloist.arrays import Vectors
 from soloist.encoding import packing
 from soloist.encoding.features import Features
+from soloist.memory.attention_masks import padding_known
+from soloist.memory.host_numbers import FilledNumbers
 from soloist.models.prepacked import is_packed
 
 
@@ -48,16 +50,17 @@ def forward(
 def begin(
     module: SentenceTransformer, features: Features, device: str, *, attention: TorchFunctionMode | None = None
 ) -> Computed:
-    """`forward` that on CUDA does not wait for the device: copies to it and from it go on beside the host.
+    """`forward` that does not wait for a device: copies to it and from it go on beside the host.
 
     `attention` is what attention calls go through on the way to the device (see `ExpandGroupedHeads`).
     """
-    with torch.inference_mode(), attention or contextlib.nullcontext(), packing.apart(features):
+    with torch.inference_mode(), attention or contextlib.nullcontext(), _numbers(module, device):
         moved = {
             name: _moved(value, device) if isinstance(value, torch.Tensor) else value
             for name, value in features.items()
         }
-        return _fetched(_through(module, moved).float())
+        with packing.apart(features, moved), padding_known(_is_padded(features)):
+            return _fetched(_through(module, moved).float())
 
 
 def unit_rows(vectors: Vectors) -> tuple[Vectors, list[int]]:
@@ -104,17 +107,34 @@ def _multiplies(part: torch.nn.Module) -> bool:
     return next(part.parameters(), None) is not None or is_packed(part)
 
 
+def _numbers(module: SentenceTransformer, device: str) -> contextlib.AbstractContextManager[object]:
+    """How numbers of the host go to the device: without waiting, in networks that have their own attention."""
+    network = getattr(module[0], "model", None)
+    if torch.device(device).type == "cpu" or network is None or getattr(network, "_supports_sdpa", False):
+        return contextlib.nullcontext()
+    return FilledNumbers()
+
+
+def _is_padded(features: Features) -> bool | None:
+    """Whether a row of a batch is padded, by its mask in host memory; None where it has no mask."""
+    mask = features.get("attention_mask")
+    return None if mask is None else not bool(mask.all())
+
+
 def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
-    if torch.device(device).type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)  # from other memory the host would wait for the copy
+    if torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()  # from other memory the host would wait for the copy
+    return tensor.to(device, non_blocking=True)
 
 
 def _fetched(vectors: torch.Tensor) -> Computed:
-    if not vectors.is_cuda:
-        return Computed(host=vectors.cpu(), copied=None)
-    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    if vectors.device.type == "cpu":
+        return Computed(host=vectors, copied=None)
+    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=vectors.is_cuda)
     host.copy_(vectors, non_blocking=True)
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    if not vectors.is_cuda:  # a simulated device has computed already
+        return Computed(host=host, copied=None)
+    # One that blocks leaves the core to other threads, where the default keeps asking the driver.
+    copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     copied.record()
     return Computed(host=host, copied=copied)

@@ -26,6 +26,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from soloist.memory.attention_masks import without_asking
+
 ATTENTION = "soloist_packed"
 # Products of fewer tokens go through another kernel of the matrix library, with other rounding. Measured with MKL in
 # float32: products of up to 3 rows (AMD), or of up to 15 (Intel with AVX-512), differ in the last bits. Measured with
@@ -37,7 +39,9 @@ _AMX_TILE = 16
 # Rotary embeddings whose frequencies depend on the largest position of a batch.
 _ROTATIONS_OF_THE_LONGEST = frozenset({"dynamic", "longrope"})
 # Other arguments of attention functions, beside tensors and scale, that change nothing here.
-_HARMLESS = frozenset({"cu_seq_lens_q", "position_ids", "use_cache", "output_attentions", "output_hidden_states"})
+_HARMLESS = frozenset(
+    {"cu_seq_lens_q", "seq_idx", "position_ids", "use_cache", "output_attentions", "output_hidden_states"}
+)
 
 
 class UnpackableError(Exception):
@@ -116,6 +120,7 @@ class _Tiles:
 
 class _Packed(threading.local):
     groups: tuple[Rows, ...] | None = None
+    edges: torch.Tensor | None = None
     jagged: _Jagged | None = None
 
     def __init__(self) -> None:
@@ -148,11 +153,14 @@ def fewest_tokens(dtype: torch.dtype) -> int:
 def flat_features(
     rows: Sequence[NDArray[np.int32]], padding_index: int | None = None, *, fewest: int = FEWEST, multiple: int = 1
 ) -> dict[str, torch.Tensor]:
-    """The tensors of packed rows: `input_ids` and `position_ids` (1, tokens), `cu_seq_lens_q` (rows + 1).
+    """The tensors of packed rows: `cu_seq_lens_q` (rows + 1) has their edges, the others are (1, tokens).
 
     With a padding index, positions are those of the RoBERTa family (see `padding_index`). No row may be empty. The
     first row, or its beginning, may come again at the end, so that there are at least `fewest` tokens (see
     `fewest_tokens`) and a `multiple` of them: use only the vectors of the given rows.
+
+    The host would wait for its device without `attention_mask`, which is all ones: transformers would then look for the
+    edges of rows in `position_ids`. So would pooling without `seq_idx`, the row of each token.
     """
     tokens = sum(map(len, rows))
     if tokens:
@@ -160,11 +168,14 @@ def flat_features(
         missing += -(tokens + missing) % multiple
         whole, part = divmod(missing, len(rows[0]))
         rows = [*rows, *[rows[0]] * whole, *([rows[0][:part]] if part else [])]
-    edges = np.cumsum([0, *map(len, rows)])
+    lengths = [len(row) for row in rows]
+    input_ids = torch.from_numpy(np.concatenate(rows).astype(np.int64))[None]
     return {
-        "input_ids": torch.from_numpy(np.concatenate(rows).astype(np.int64))[None],
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
         "position_ids": torch.from_numpy(np.concatenate([_positions(row, padding_index) for row in rows]))[None],
-        "cu_seq_lens_q": torch.from_numpy(edges.astype(np.int32)),
+        "seq_idx": torch.from_numpy(np.repeat(np.arange(len(rows)), lengths))[None],
+        "cu_seq_lens_q": torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
     }
 
 
@@ -177,19 +188,20 @@ def _positions(row: NDArray[np.int32], padding_index: int | None) -> NDArray[np.
 
 
 @contextlib.contextmanager
-def apart(features: Mapping[str, Any]) -> Iterator[None]:
+def apart(features: Mapping[str, Any], moved: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Within this, attention in this thread keeps the rows of these features apart, if they are packed.
 
-    The features are those in host memory, before they are moved to a device.
+    The features are those in host memory, and `moved` are the same on a device.
     """
     if "cu_seq_lens_q" not in features:
         yield
         return
     _packed.groups, _packed.tiles = cut(features["cu_seq_lens_q"].diff().tolist()), {}
+    _packed.edges = (moved or features)["cu_seq_lens_q"]
     try:
         yield
     finally:
-        _packed.groups = _packed.jagged = None
+        _packed.groups = _packed.edges = _packed.jagged = None
         _packed.tiles = {}
 
 
@@ -305,9 +317,8 @@ def _all_rows_at_once(
     """
     if _packed.jagged is None:  # the same for every layer
         lengths = [rows.length for rows in groups]
-        edges = [0, *itertools.accumulate(rows.length for rows in groups for _ in range(rows.rows))]
-        on_device = torch.tensor(edges, dtype=torch.int32, device=query.device)
-        _packed.jagged = _Jagged(on_device, min(lengths), max(lengths))
+        assert _packed.edges is not None
+        _packed.jagged = _Jagged(_packed.edges, min(lengths), max(lengths))
     jagged = _packed.jagged
     out = scaled_dot_product_attention(
         jagged.of(query), jagged.of(key), jagged.of(value), scale=scaling, is_causal=causal
@@ -316,10 +327,12 @@ def _all_rows_at_once(
     return tokens
 
 
+_padded_mask = without_asking(sdpa_mask)
+
+
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     if _packed.groups is None:
-        mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
-        return mask
+        return _padded_mask(*args, **kwargs)
     if kwargs.get("local_size") is not None:  # a window, or chunks of the text, which only the mask knows
         raise UnpackableError("attention within a window")
     return None

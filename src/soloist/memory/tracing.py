@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
 from soloist.memory.allocator import Allocator, Block
+from soloist.memory.attention_masks import padding_known
 from soloist.memory.cards import Card
 from soloist.memory.kernels import (
     MATRIX_PRODUCTS,
@@ -223,7 +224,7 @@ def trace_forward(
     for weight in weights:
         recorder.ignore(weight)
     reading = contextlib.nullcontext() if masked else _unmasked()
-    with _tracing, mode, recorder, torch.inference_mode(), reading, _attention(card):
+    with _tracing, mode, recorder, torch.inference_mode(), reading, padding_known(masked), _attention(card):
         features = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in inputs.items()}
         vectors = forward(features).float()
         recorder.see(vectors)

@@ -58,13 +58,13 @@ def test_a_batch_that_does_not_fit_is_split_while_another_is_in_flight(embed, al
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")  # only the CPU's kernel has them
 def test_all_rows_at_once_are_each_length_for_itself():
     """The attention of CUDA: rows would see each other, or the order of heads and tokens be another."""
+    features = packing.flat_features([np.zeros(length, np.int32) for length in (9, 4, 4, 17)])
     groups = packing.cut([9, 4, 4, 17])
-    with torch.inference_mode():  # as in a forward pass
+    with torch.inference_mode(), packing.apart(features):  # as in a forward pass
         heads = [torch.randn(1, 34, 3, 8).transpose(1, 2) for _ in range(3)]
         # Not causal: torch's kernel for the CPU has no causal jagged rows, those of CUDA have.
         expected = packing._length_by_length(groups, *heads, 0.3, False)
         found = packing._all_rows_at_once(groups, *heads, 0.3, False)
-    packing._packed.jagged = None
     torch.testing.assert_close(found, expected)
 
 

@@ -1,0 +1,61 @@
+"""Whether a batch has padding is decided on the host, for the masks of attention. Knows transformers, and no models.
+
+Attention without a mask has faster kernels. So transformers asks the mask on the device whether all its rows are full
+(`_ignore_bidirectional_mask_sdpa` in its masking_utils.py), and the answer waits for all work that the device has. The
+host has made the batch, and knows the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import AttentionMaskInterface
+from transformers.masking_utils import eager_mask, sdpa_mask
+
+from soloist.memory.host_numbers import FilledNumbers
+
+MakeMask = Callable[..., torch.Tensor | None]
+
+
+class _Batch(threading.local):
+    is_padded: bool | None = None
+
+
+_batch = _Batch()
+
+
+@contextlib.contextmanager
+def padding_known(is_padded: bool | None) -> Iterator[None]:
+    """Within this, masks of this thread are made for a batch with or without padding; None lets transformers ask."""
+    before, _batch.is_padded = _batch.is_padded, is_padded
+    try:
+        yield
+    finally:
+        _batch.is_padded = before
+
+
+def without_asking(make_mask: MakeMask) -> MakeMask:
+    """A function of transformers that makes a mask, with the answer of the host where there is one."""
+
+    def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+        if _batch.is_padded is None:
+            return make_mask(*args, **kwargs)
+        kwargs |= _IF_PADDED if _batch.is_padded else _IF_FULL
+        # Such masks are combined by functions of the network, which may have numbers of their own.
+        with FilledNumbers() if kwargs.get("use_vmap") else contextlib.nullcontext():
+            return make_mask(*args, **kwargs)
+
+    return mask
+
+
+# Without a mask of padding there is nothing to ask, and with padding no mask can be left out.
+_IF_FULL = {"attention_mask": None}
+_IF_PADDED = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+
+# Under the names of transformers, so that a network's attention stays what its configuration says.
+AttentionMaskInterface.register("sdpa", without_asking(sdpa_mask))
+AttentionMaskInterface.register("eager", without_asking(eager_mask))
