@@ -27,6 +27,7 @@ SoloistError
     +-- ModelTooLargeError      a model's weights alone do not fit on a device
     +-- RowTooLargeError        one row alone does not fit on its device
     +-- BadVectorError          NaN, infinity or zero norm, in float32 too
+    +-- UnfitDTypeError         NaN, infinity or zero norm in too many vectors
 
 RunInterruptedError is outside the tree: it is a KeyboardInterrupt, as usual in Python.
 """
@@ -152,3 +153,7 @@ class RowTooLargeError(EncodingError):
 
 class BadVectorError(EncodingError):
     """A vector has NaN, infinity or zero norm, in float32 too."""
+
+
+class UnfitDTypeError(EncodingError):
+    """Many vectors of a model have NaN, infinity or zero norm in its dtype."""

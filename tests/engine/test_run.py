@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 from support.collections import config_below
+from support.overflowing import WORD, make_overflowing
 
 from soloist.config import FusionConfig, SourceConfig
 from soloist.engine import run
 from soloist.engine.intake.ingest import ingest
-from soloist.errors import BadChunkFileError, ConfigError, DuplicateIdError, FusionError, InputError, UnknownModelError
-from soloist.events import ListSink, ModelStaged, Notice, RowsRecomputed, RunFinished
+from soloist.errors import (
+    BadChunkFileError,
+    ConfigError,
+    DuplicateIdError,
+    FusionError,
+    InputError,
+    UnfitDTypeError,
+    UnknownModelError,
+)
+from soloist.events import (
+    BadRowsFound,
+    ListSink,
+    ModelStaged,
+    Notice,
+    PeakCompared,
+    RowsRecomputed,
+    RunFinished,
+    ShardEncoded,
+    ShardsKept,
+)
 from soloist.sources import discover
 from soloist.stores import RunFolder
 
@@ -233,21 +253,48 @@ def test_two_names_that_differ_in_case_only_are_refused(embed, tiny_models, tmp_
         embed(models=("same", "Same"), catalogue=catalogue)
 
 
-def test_overflow_in_half_precision_is_recomputed(embed, tiny_models, tmp_path, all_vectors):
-    """NaN in a vector poisons every search; in fp16 the Gemma 3 family gives nothing else."""
-    from sentence_transformers import SentenceTransformer
+@pytest.fixture
+def embed_hot(config, tiny_models, tmp_path, chunks_root):
+    """Embeds 60 chunks in two shards with a model that overflows float16 in some of the rows; the run's folder."""
+    make_overflowing(tmp_path / "hot", tiny_models["bert"])
+    shutil.rmtree(chunks_root / "beta")
 
-    hot = SentenceTransformer(str(tiny_models["bert"]), device="cpu")
-    for layer in hot.transformers_model.encoder.layer:
-        layer.intermediate.dense.weight.data *= 1e4
-        layer.output.dense.weight.data *= 1e2
-    hot.save(str(tmp_path / "hot"))
-    catalogue = tmp_path / "hot.toml"
-    catalogue.write_text(f'[models.hot]\nsource = "{tmp_path / "hot"}"\n')
+    def embed_them(hot_rows, dtype, *sinks):
+        texts = [f"the {WORD} at night {row}" if row in hot_rows else f"grey water {row}" for row in range(60)]
+        items = [{"id": str(row), "text": text} for row, text in enumerate(texts)]
+        (chunks_root / "alpha" / "doc_chunks.json").write_text(json.dumps(items))
+        hot = dataclasses.replace(config, models=(str(tmp_path / "hot"),), catalogue=None, dtype=dtype)
+        return run(hot, *sinks), RunFolder.open(config.out)
+
+    return embed_them
+
+
+def test_overflow_in_half_precision_is_recomputed(embed_hot, all_vectors):
+    """NaN in a vector poisons every search, and who is told at the end of a shard has waited for it."""
     sink = ListSink()
-    result, folder = embed(sink, models=("hot",), catalogue=catalogue, dtype="float16")
-    assert any(isinstance(event, RowsRecomputed) for event in sink.events)
-    assert result.models[0].recomputed_rows > 0
+    result, folder = embed_hot({7, 27, 47}, "float16", sink)
+    kinds = (BadRowsFound, RowsRecomputed, ShardEncoded)
+    told = [(type(event), getattr(event, "ids", ())) for event in sink.events if isinstance(event, kinds)]
+    assert [kind for kind, ids in told if "7" in ids or kind is ShardEncoded][:3] == list(kinds)
+    assert [ids for kind, ids in told if kind is RowsRecomputed] == [("7", "27"), ("47",)]
+    assert result.models[0].recomputed_rows == 3
+    assert not [event for event in sink.events if isinstance(event, PeakCompared)], "float32 was not predicted"
+    assert np.isfinite(all_vectors(folder, "alpha", "hot")[1]).all()
+
+
+def test_a_dtype_that_does_not_suit_a_model_ends_the_run(embed_hot, all_vectors):
+    """In fp16 the Gemma 3 family gives nothing but NaN: all rows would be computed again, and one after the other."""
+    hot, sink = set(range(32, 60)), ListSink()
+    with pytest.raises(
+        UnfitDTypeError, match=r"^hot gives .* in float16 on sim:\d, for .* run again with --dtype float32$"
+    ):
+        embed_hot(hot, "float16")
+    # The same settings keep what is finished, and end in the same way. The other dtype is the way on.
+    with pytest.raises(UnfitDTypeError):
+        embed_hot(hot, "float16", sink)
+    assert [event.rows for event in sink.events if isinstance(event, ShardsKept)] == [32]
+    result, folder = embed_hot(hot, "float32")
+    assert (result.models[0].embedded, result.models[0].recomputed_rows) == (60, 0)
     assert np.isfinite(all_vectors(folder, "alpha", "hot")[1]).all()
 
 

@@ -20,6 +20,7 @@ from sentence_transformers import SentenceTransformer
 from soloist.arrays import Vectors
 from soloist.devices.accelerator import Accelerator, run_on
 from soloist.devices.error_frames import error_chain, forget_frames
+from soloist.encoding.bad_rows import BadRows
 from soloist.encoding.batching import halves
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.forward import Computed, begin
@@ -41,6 +42,7 @@ class Job:
     batches: queue.SimpleQueue[Batch]
     vectors: Vectors
     rows_per_device: dict[str, int]
+    bad: BadRows
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -124,13 +126,13 @@ class DeviceWorker:
         try:
             features = self.encoder.collate(job.tokenized, batch)
             with self.in_flight.of(batch) if self.in_flight is not None else contextlib.nullcontext():
-                computed = begin(self.module, features, self.device, attention=self._attention())
+                computed = begin(self.module, features, self.device, attention=self.attention())
             begun.append(_Begun(batch=batch, computed=computed))
             return None
         except Exception as exc:
-            if is_out_of_memory(exc, self._free_bytes):
+            if is_out_of_memory(exc, self.free_bytes):
                 return str(exc)
-            raise self._failed(exc) from exc
+            raise self.failed(exc) from exc
 
     def _make_room(self, job: Job, begun: deque[_Begun], batch: Batch, message: str) -> None:
         """Free all that the device can free, before a batch is tried again in halves.
@@ -158,20 +160,24 @@ class DeviceWorker:
             oldest = begun.popleft()
             rows = oldest.batch.rows
             try:
-                job.vectors[list(rows)] = oldest.computed.rows()[: len(rows)]
+                vectors = oldest.computed.rows()[: len(rows)]
             except Exception as exc:  # on CUDA the errors of kernels come now
-                raise self._failed(exc) from exc
+                raise self.failed(exc) from exc
+            job.vectors[list(rows)] = vectors
+            job.bad.look(self.device, [job.ids[row] for row in rows], vectors)
             job.count(self.device, len(rows))
             self.sink.emit(BatchEncoded(model=self._model, device=self.device, rows=len(rows)))
 
-    def _free_bytes(self) -> int | None:
+    def free_bytes(self) -> int | None:
+        """What the driver has free on the device."""
         return self.accelerator.memory(self.device).free_bytes
 
-    def _failed(self, error: Exception) -> EncodingError:
+    def failed(self, error: Exception) -> EncodingError:
+        """An error of the model as one of soloist. It lets go of the tensors in its frames."""
         forget_frames(error_chain(error))
         return EncodingError(f"{self._model} failed on {self.device}: {type(error).__name__}: {error}")
 
-    def _attention(self) -> ExpandGroupedHeads | None:
+    def attention(self) -> ExpandGroupedHeads | None:
         """A mode of its own for every pass, since a mode keeps state while it is entered."""
         return ExpandGroupedHeads(self.accelerator.card) if self.encoder.has_grouped_heads else None
 

@@ -20,11 +20,13 @@ from sentence_transformers import SentenceTransformer
 from soloist.arrays import Vectors
 from soloist.devices.accelerator import Accelerator
 from soloist.devices.host_allocator import freed_memory_kept
+from soloist.encoding.bad_rows import BadRows
 from soloist.encoding.copies import replicate, twin
 from soloist.encoding.device_workers import DeviceWorker, Job, TokensInFlight, for_every_worker
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.forward import forward, unit_rows, unusable_rows
+from soloist.encoding.forward import unit_rows, unusable_rows
 from soloist.encoding.out_of_memory import is_out_of_memory
+from soloist.encoding.recomputing import Float32Rows
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import BadVectorError, ModelTooLargeError
 from soloist.events import EventSink, Notice
@@ -79,7 +81,8 @@ class Replicas:
         self._accelerator = accelerator
         self._sink = sink
         self._modules: dict[str, SentenceTransformer] = {}
-        self._host_float32: SentenceTransformer | None = None
+        self._bad = BadRows(staged, accelerator.card.capability, sink)
+        self._float32 = Float32Rows(encoder, accelerator)
         # Always the same threads: a matrix library has a workspace for each thread on a device.
         self._threads = threads or {}
         self._workers: list[DeviceWorker] = []
@@ -115,6 +118,7 @@ class Replicas:
 
         Raises:
             RowTooLargeError: one row alone does not fit on its device.
+            UnfitDTypeError: many vectors are not finite or zero.
             BadVectorError: a vector is not finite or zero, in float32 too.
             EncodingError: the model failed for another reason.
         """
@@ -124,7 +128,9 @@ class Replicas:
             batches=queue.SimpleQueue(),
             vectors=np.zeros((len(ids), self._staged.dim), dtype=np.float32),
             rows_per_device=dict.fromkeys(self._modules, 0),
+            bad=self._bad,
         )
+        self._bad.begin_shard(len(ids))
         if self._accelerator.workers > 1:  # where a device has one worker, the size of a batch is part of the plan
             batches = for_every_worker(batches, len(self._workers))
         # Every worker begins with a batch of its own: none is idle because another thread woke up first.
@@ -190,7 +196,7 @@ class Replicas:
             torch.set_num_threads(self._host_threads)  # a worker's number is that of every thread that begins later
         self._workers.clear()
         self._modules.clear()
-        self._host_float32 = None
+        self._float32.forget()
         self._held.close()
 
     def _replica(self, device: str) -> SentenceTransformer:
@@ -209,15 +215,8 @@ class Replicas:
         )
 
     def _recompute(self, job: Job, rows: Sequence[int]) -> Vectors:
-        """The vectors of some rows once more, in float32 on the CPU; (rows, dim) unit float32."""
-        if self._host_float32 is None:
-            self._host_float32 = replicate(self._staged.module, "cpu", torch.float32)
-        computed = np.zeros((len(rows), self._staged.dim), dtype=np.float32)
-        for index, row in enumerate(rows):
-            length = len(job.tokenized.ids[row])
-            if length:
-                features = self._encoder.collate(job.tokenized, Batch(rows=(row,), padded_length=length))
-                computed[index] = forward(self._host_float32, features, "cpu")[0]
+        """The vectors of some rows once more, in float32; (rows, dim) unit float32."""
+        computed = self._float32.vectors(job.tokenized, rows, self._workers[0])
         vectors, still_bad = unit_rows(computed)
         if still_bad:
             more = f" and {len(still_bad) - 1:,} more of its shard" if len(still_bad) > 1 else ""

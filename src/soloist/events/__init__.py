@@ -5,6 +5,7 @@ adapters and `run.json` are readers of this one stream.
 """
 
 from soloist.events.kinds import (
+    BadRowsFound,
     BatchEncoded,
     BatchSplit,
     BudgetMeasured,
@@ -54,6 +55,7 @@ __all__ = [  # noqa: RUF022
     "PassStarted",
     "BatchEncoded",
     "BatchSplit",
+    "BadRowsFound",
     "RowsRecomputed",
     "ShardEncoded",
     "ShardsKept",

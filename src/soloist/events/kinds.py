@@ -212,8 +212,22 @@ class BatchSplit(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BadRowsFound(Event):
+    """Vectors of a batch of `rows` rows are zero or not finite; `ids` are their chunks.
+
+    They are computed again in float32 once the other batches of the shard are done.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    rows: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowsRecomputed(Event):
-    """Vectors that were zero or not finite were computed again on the CPU in float32."""
+    """Vectors of a shard that were zero or not finite were computed again in float32."""
 
     model: str
     collection: str

@@ -56,6 +56,13 @@ def resolve_dtype(
     return explicit
 
 
+def wider_dtype(dtype: DType, capability: tuple[int, int] | None) -> DType | None:
+    """The next format with a wider range that such a device multiplies well; None where there is none."""
+    if dtype == "float16" and capability is not None and capability >= _FIRST_WITH_BFLOAT16:
+        return "bfloat16"
+    return None if dtype == "float32" else "float32"
+
+
 def _best(spec: ModelSpec, capability: tuple[int, int] | None) -> DType:
     if capability is None:
         return "float32"

@@ -16,6 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from soloist.events import (
+    BadRowsFound,
     BatchEncoded,
     BudgetMeasured,
     ChunksRemoved,
@@ -93,12 +94,31 @@ def _console(stream: TextIO) -> Console:
     return Console(file=stream, force_terminal=stream.isatty(), force_jupyter=False)
 
 
+class _NotableLines:
+    """The lines that both a terminal and a log show. Only the first bad rows of a model have one."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def clear(self) -> None:
+        """Begin another run."""
+        self._told.clear()
+
+    def line(self, event: Event) -> str | None:
+        if isinstance(event, BadRowsFound):
+            if event.model in self._told:
+                return None
+            self._told.add(event.model)
+        return notable_line(event)
+
+
 class LineProgress:
     """A line without control characters for every event that a log should have."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._passes: dict[str, PassState] = {}
+        self._notable = _NotableLines()
 
     def emit(self, event: Event) -> None:
         """Write the event's line, if it has one."""
@@ -110,6 +130,7 @@ class LineProgress:
         match event:
             case RunStarted():
                 self._passes.clear()
+                self._notable.clear()
                 return None
             case PassStarted():
                 self._passes.setdefault(event.model, PassState()).start(event.chunks)
@@ -122,7 +143,7 @@ class LineProgress:
                 return _acquired_line(event)
             case LeaseReleased():
                 return _released_line(event)
-        return notable_line(event)
+        return self._notable.line(event)
 
     def _advance(self, event: ShardEncoded) -> str | None:
         """A line for every tenth of a pass but the last: the end of the pass has a line of its own."""
@@ -148,6 +169,7 @@ class BarProgress:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
         self._passes: dict[str, PassState] = {}
+        self._notable = _NotableLines()
 
     def emit(self, event: Event) -> None:
         """Move the model's bar, or print the event's line."""
@@ -155,6 +177,7 @@ class BarProgress:
             case RunStarted():
                 self._passes.clear()
                 self._tasks.clear()
+                self._notable.clear()
             case PassStarted():
                 self._start(event)
             case BatchEncoded():
@@ -164,7 +187,7 @@ class BarProgress:
             case PassFinished():
                 self._bars.update(self._tasks[event.model], left="")
             case _:
-                line = notable_line(event)
+                line = self._notable.line(event)
                 if line is not None:
                     self._console.print(Text(one_line(line)), soft_wrap=True)
 
@@ -223,6 +246,12 @@ def notable_line(event: Event) -> str | None:
             return (
                 f"{event.model}: {event.tokens_per_second:,.0f} tokens/s in batches of {event.token_budget:,} tokens, "
                 f"round {event.round} of {event.rounds}"
+            )
+        case BadRowsFound():
+            return (
+                f"{event.model}: {len(event.ids):,} of {count_text(event.rows, 'vector')} of a batch on {event.device} "
+                f"have NaN, infinity or only zeros in {event.dtype}, the first that of chunk {event.ids[0]!r}: such "
+                "vectors are computed again in float32, and the end of the run counts them"
             )
         case Notice():
             return f"note: {event.about}: {event.message}"

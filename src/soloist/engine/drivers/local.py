@@ -41,6 +41,7 @@ from soloist.engine.shard_encoding import (
 )
 from soloist.errors import OutputError
 from soloist.events import (
+    BadRowsFound,
     BatchEncoded,
     BatchSplit,
     Event,
@@ -104,13 +105,16 @@ class _Waiting(_Planned):
 
 
 class _SplitCount:
-    """An event sink that counts the batches of each model that did not fit."""
+    """An event sink that counts the batches of each model that did not fit, or had rows that are computed again.
+
+    Both change the peak of a pass.
+    """
 
     def __init__(self) -> None:
         self.splits: dict[str, int] = {}
 
     def emit(self, event: Event) -> None:
-        if isinstance(event, BatchSplit):
+        if isinstance(event, BatchSplit | BadRowsFound):
             self.splits[event.model] = self.splits.get(event.model, 0) + 1
 
 

@@ -1,0 +1,81 @@
+"""Rows whose vectors are zero or not finite, counted while devices compute. Knows vectors and events, and no devices.
+
+A few such rows are computed again in float32. If there are many, the dtype does not suit the model or the device. To
+compute them all again would take hours, and so the run ends with what to do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from soloist.arrays import Vectors
+from soloist.encoding.forward import unusable_rows
+from soloist.errors import UnfitDTypeError
+from soloist.events import BadRowsFound, EventSink
+from soloist.models.dtype import wider_dtype
+from soloist.models.loading import StagedModel
+
+# The share of a shard that is computed again, and the rows for which no share is asked: a small shard has few.
+SHARE = 0.01
+FEW = 20
+
+
+class BadRows:
+    """The bad rows of one model in a pass. Several workers may report at once.
+
+    `capability` is that of the devices, which says what other dtype to choose; None where it is not known.
+    """
+
+    def __init__(self, staged: StagedModel, capability: tuple[int, int] | None, sink: EventSink) -> None:
+        self._staged = staged
+        self._capability = capability
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._shard, self._pass = _Tally(), _Tally()
+
+    def begin_shard(self, rows: int) -> None:
+        """Begin to count the rows of another shard."""
+        self._shard = _Tally(rows)
+        self._pass.rows += rows
+
+    def look(self, device: str, ids: Sequence[str], vectors: Vectors) -> None:
+        """Count the bad rows of a batch, and tell of them; `vectors` are (rows, dim), not yet normalised.
+
+        Raises:
+            UnfitDTypeError: there are more than are computed again.
+        """
+        bad = tuple(ids[row] for row in unusable_rows(vectors))
+        with self._lock:
+            for tally in (self._shard, self._pass):
+                tally.computed += len(ids)
+                tally.bad += len(bad)
+            # A run of many small shards has a few bad rows in each of them.
+            too_many = self._shard.bad > max(FEW, SHARE * self._shard.rows) or (
+                self._pass.bad > FEW + SHARE * self._pass.rows
+            )
+        if not bad:
+            return
+        name, dtype = self._staged.spec.name, self._staged.dtype
+        self._sink.emit(BadRowsFound(model=name, device=device, dtype=dtype, rows=len(ids), ids=bad))
+        if too_many:
+            raise UnfitDTypeError(self._text(device, bad[0]))
+
+    def _text(self, device: str, first: str) -> str:
+        dtype, wider = self._staged.dtype, wider_dtype(self._staged.dtype, self._capability)
+        way_on = (
+            f"run again with --dtype {wider}" if wider else "leave the model out, or compute with --accelerator cpu"
+        )
+        return (
+            f"{self._staged.spec.name} gives vectors with NaN, infinity or only zeros in {dtype} on {device}, for "
+            f"{self._pass.bad:,} of {self._pass.computed:,} chunks so far (among them {first!r}). That is too many to "
+            f"compute them again in float32: {way_on}"
+        )
+
+
+class _Tally:
+    """Rows of a shard or a pass, those that were computed so far, and the bad ones among them."""
+
+    def __init__(self, rows: int = 0) -> None:
+        self.rows = rows
+        self.computed = self.bad = 0
