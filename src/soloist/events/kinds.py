@@ -132,9 +132,9 @@ class PeakCompared(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakPredicted(Event):
-    """The predicted peak of a pass that split batches, which is not compared with the measured one.
+    """The predicted peak of a pass that split batches or found bad rows, which is not compared with the measured one.
 
-    The pass never computed the batch that the prediction is for.
+    The batch that the prediction is for was never computed, or a copy of the weights in float32 lay beside it.
     """
 
     models: tuple[str, ...]

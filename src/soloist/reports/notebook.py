@@ -16,7 +16,7 @@ from typing import Any
 
 from soloist.events import BatchEncoded, Event, PassFinished, PassStarted, RunStarted, ShardEncoded
 from soloist.reports.passes import PassState
-from soloist.reports.progress import notable_line
+from soloist.reports.progress import NotableLines
 from soloist.reports.text import clock_text, one_line
 from soloist.wording import count_text
 
@@ -83,6 +83,7 @@ class NotebookProgress:
         self._clock = clock
         self._paced = _Paced(clock)
         self._passes: dict[str, _PassBar] = {}
+        self._notable = NotableLines()
         self._items: list[str | _PassBar] = []
         self._head: tuple[str, ...] = ()
 
@@ -91,6 +92,7 @@ class NotebookProgress:
         match event:
             case RunStarted():
                 self._passes.clear()
+                self._notable.clear()
             case PassStarted():
                 bar = self._bar(event.model)
                 bar.start(event, self._clock())
@@ -102,7 +104,7 @@ class NotebookProgress:
             case PassFinished():
                 self._bar(event.model).end(self._clock())
             case _:
-                line = notable_line(event)
+                line = self._notable.line(event)
                 if line is None:
                     return
                 self._items.append(one_line(line))

@@ -94,7 +94,7 @@ def _console(stream: TextIO) -> Console:
     return Console(file=stream, force_terminal=stream.isatty(), force_jupyter=False)
 
 
-class _NotableLines:
+class NotableLines:
     """The lines that both a terminal and a log show. Only the first bad rows of a model have one."""
 
     def __init__(self) -> None:
@@ -105,6 +105,7 @@ class _NotableLines:
         self._told.clear()
 
     def line(self, event: Event) -> str | None:
+        """The event's line, if it has one."""
         if isinstance(event, BadRowsFound):
             if event.model in self._told:
                 return None
@@ -118,7 +119,7 @@ class LineProgress:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._passes: dict[str, PassState] = {}
-        self._notable = _NotableLines()
+        self._notable = NotableLines()
 
     def emit(self, event: Event) -> None:
         """Write the event's line, if it has one."""
@@ -169,7 +170,7 @@ class BarProgress:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
         self._passes: dict[str, PassState] = {}
-        self._notable = _NotableLines()
+        self._notable = NotableLines()
 
     def emit(self, event: Event) -> None:
         """Move the model's bar, or print the event's line."""
