@@ -13,10 +13,16 @@ from safetensors.torch import load_file, save_file
 
 from soloist.devices.accelerator import SimulatedAccelerator
 from soloist.encoding import packing
+from soloist.encoding.copies import replicate
+from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import begin
 from soloist.encoding.prefetch import prefetched_weights, read_pages
 from soloist.engine.drivers.context import pass_contexts
 from soloist.events import BatchEncoded, BatchSplit, ListSink, Notice, PeakCompared
+from soloist.models.catalogue import resolve
+from soloist.models.loading import stage
 from soloist.sizing.run_plan import Pass, RunPlan
+from soloist.types import Batch
 
 MODELS = ("qwen2", "xlm-roberta")
 
@@ -77,6 +83,25 @@ def test_packed_rows_on_cuda_have_the_vectors_of_padded_ones(embed, all_vectors,
     _, packed = embed(accelerator="cuda", dtype=dtype, packing="on")
     for one, other in zip(vectors_of(padded, all_vectors), vectors_of(packed, all_vectors), strict=True):
         assert np.einsum("ij,ij->i", one, other).min() > (0.99999 if dtype == "float32" else 0.999)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "qwen2"])
+def test_no_operator_waits_for_cuda(tiny_models, name, packs):
+    """Simulated devices count the waits that soloist knows of. torch knows those of the real one."""
+    staged = stage(resolve(str(tiny_models[name])), "float16")
+    encoder, replica = Encoder(staged, packs=packs), replicate(staged.module, "cuda:0")
+    tokenized = encoder.tokenize(["a row", "another row, and a longer one"])
+    features = encoder.collate(tokenized, Batch(rows=(0, 1), padded_length=max(tokenized.lengths)))
+    begin(replica, features, "cuda:0").rows()  # kernels are loaded now
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        computed = begin(replica, features, "cuda:0")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert np.isfinite(computed.rows()).all()
 
 
 def test_simulated_devices_pack_where_they_are_told_to(embed, all_vectors):
