@@ -89,7 +89,7 @@ class Float32Rows:
             if not is_out_of_memory(exc, worker.free_bytes):
                 raise worker.failed(exc) from exc
         gc.collect()
-        self._accelerator.empty_cache(worker.device)  # later batches are planned for a device without the copy
+        self._accelerator.empty_caches()  # later batches are planned for a device without the copy
         return found
 
     def _by_a_copy(self, tokenized: TokenizedTexts, batches: Sequence[Batch], worker: DeviceWorker) -> Found:
@@ -116,7 +116,7 @@ class Float32Rows:
         predictor = self._predictor
         if predictor is None:
             return ()
-        self._accelerator.empty_cache(device)
+        self._accelerator.empty_caches()
         room = int((self._accelerator.memory(device).free_bytes or 0) * (1 - RESERVE_SHARE))
         for tokens in (_TOKENS, 1):
             batches = self._batches(tokenized, rows, within(tokens))
