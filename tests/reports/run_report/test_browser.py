@@ -52,6 +52,7 @@ CUT = """
 }).map(each => each.textContent)
 """
 COLOURS = 'getComputedStyle(document.querySelector("svg text")).fill + getComputedStyle(document.body).backgroundColor'
+OPENED = 'document.querySelectorAll("details").forEach(each => { each.open = true })'
 PLACES = '[...document.querySelectorAll("#leases .run")].map(each => each.getBoundingClientRect().left)'
 
 
@@ -79,7 +80,10 @@ def resumed(tmp_path_factory, tiny_models):
     write_collection(root / "chunks", "beta", 30, longest=20, seed=2)
     # So wide that its batches need more than the 20 MiB that the allocator of a T4 takes at once.
     wide = make_xlm_roberta(root / "wide", intermediate_size=3072)
-    config = config_of(root, root / "chunks", catalogue_below(root, {"bert": tiny_models["bert"], "wide": wide}))
+    write_collection(root / "chunks", "gamma", 10, longest=60, seed=1)  # the first texts of alpha once more
+    catalogue = catalogue_below(root, {"wide": wide, "bert": tiny_models["bert"]})
+    catalogue.write_text(f"{catalogue.read_text()}max_tokens = 100\n")  # bert's
+    config = config_of(root, root / "chunks", catalogue)
     config = dataclasses.replace(config, accelerator="simulated:2xT4", dtype="float32", models=MODELS)
     with pytest.raises(BrokenOffError):
         run(config, BreakOff(2))
@@ -126,8 +130,10 @@ def test_the_facts_are_those_of_the_run(resumed):
     assert all(phase.seconds > 0 for phase in facts.phases if phase.name != "waiting for devices")
     assert [lease.models for lease in facts.leases] == [("bert",), ("bert",), ("wide",)]
     assert [lease.is_compared for lease in facts.leases if lease.predicted_bytes] == [True, False]
-    assert {lengths.model: lengths.texts for lengths in facts.lengths} == dict.fromkeys(MODELS, 120)
-    assert sum(work.embedded + work.repeated + work.kept for work in facts.work if work.session == 2) == 240
+    assert [work.repeated for work in facts.work] == [0, 10, 10]
+    assert [lengths.texts_cut > 0 for lengths in facts.lengths] == [True, False]
+    assert {lengths.model: lengths.texts for lengths in facts.lengths} == dict.fromkeys(MODELS, 130)
+    assert sum(work.embedded + work.repeated + work.kept for work in facts.work if work.session == 2) == 260
 
 
 @pytest.mark.process
@@ -146,6 +152,8 @@ def test_the_page_is_whole_in_a_browser(report, browser, width, scheme):
     assert browser.value(OVERFLOWING) == []
     assert browser.value(CUT) == []
     assert browser.value(SMALLEST) >= 10
+    browser.value(OPENED)
+    assert browser.value(OVERFLOWING) == []
 
 
 @pytest.mark.process

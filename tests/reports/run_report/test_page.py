@@ -176,7 +176,7 @@ def test_the_evaluation_of_the_run_is_shown(make_run, tmp_path):
     assert result.exit_code == 0, result.stderr
     page = Page(out)
     assert page.marks["wide-0-evaluation"] == 3  # two systems, and an interval
-    assert "+0.1000 [+0.0500, +0.1500]" in page.text and "It helps." in page.text
+    assert "+0.1000 [+0.0500, +0.1500]" in page.text and "It helps." in page.text and "a question was cut" in page.text
 
 
 def evaluation(*models):
@@ -184,7 +184,8 @@ def evaluation(*models):
     systems = [{"name": name, "kind": "model", "measures": {"nDCG@10": 0.5}, "gain": None} for name in models]
     gain = {"mean": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.01}
     systems.append({"name": "concat", "kind": "run", "measures": {"nDCG@10": 0.6}, "gain": gain})
-    return {"questions": 25, "best_single": models[0], "systems": systems, "verdict": {"text": "It helps."}}
+    return {"questions": 25, "best_single": models[0], "systems": systems, "verdict": {"text": "It helps."},
+            "notices": ["a question was cut"]}  # fmt: skip
 
 
 @pytest.mark.parametrize(

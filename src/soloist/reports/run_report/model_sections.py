@@ -110,7 +110,8 @@ def batches(facts: RunFacts) -> Section:
         name="batches",
         title="Batches",
         text=(
-            "A circle is a shape of batches; a larger one was computed more often. The line is the token budget.",
+            "A circle is a shape of batches; a larger one was computed more often. Where a line is "
+            "drawn, it is the token budget.",
             *shown_text("models", len(facts.batches), MODELS),
             *(line for shapes in facts.batches.values() for line in shown_text("shapes", len(shapes), most)),
         ),

@@ -71,10 +71,9 @@ def evaluation(facts: RunFacts) -> Section:
         text=(
             *found.verdicts,
             f"{asked}{found.best_single}, the best single model.",
-            *found.notices,
             *shown_text("systems", len(found.systems), BARS),
         ),
-        tables=(_systems(found),),
+        tables=(_systems(found), *([_evaluation_notices(found)] if found.notices else [])),
         has_figure=True,
         alt=f"nDCG@10 of each system. The best is {best.name} with {best.measures.get('nDCG@10', 0.0):.4f}.",
     )
@@ -89,6 +88,10 @@ def _systems(found: EvaluationFacts) -> Table:
         for system in ordered
     ]  # fmt: skip
     return table("Systems", ("ranked by", "kind", *measures, "against the best model"), rows)
+
+
+def _evaluation_notices(found: EvaluationFacts) -> Table:
+    return table("Notices of the evaluation", ("notice",), [(notice,) for notice in found.notices])
 
 
 def _gain(system: SystemFacts) -> str:
