@@ -15,7 +15,7 @@ from support.run_events import BEGAN, encoded, stats, two_sessions
 
 import soloist
 from soloist.errors import ConfigError, OutputError, OutputPathError
-from soloist.events import LeaseAcquired, Notice, RunStarted
+from soloist.events import BatchSplit, LeaseAcquired, Notice, RunStarted, event_to_dict
 from soloist.stores import RunFolder
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>&\"'$\\alpha$ \x1b[31m \udcff 標"
@@ -103,8 +103,8 @@ def test_two_runs_are_beside_each_other(make_run, tmp_path):
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_texts_of_a_run_are_no_part_of_the_page(make_run, tmp_path):
-    """A model, a device, a file or a notice may be named like an element."""
+def test_texts_and_values_of_any_kind_make_a_page(make_run, tmp_path):
+    """A model, a device, a file or a notice may be named like an element, and fields may be of another kind."""
     named, memory = {"models": (HOSTILE,), "devices": (HOSTILE,)}, {HOSTILE: stats()["sim:0"]}
     events = [
         (0.0, RunStarted(mode=HOSTILE, accelerator=HOSTILE, versions={HOSTILE: HOSTILE}, **named)),
@@ -112,51 +112,48 @@ def test_texts_of_a_run_are_no_part_of_the_page(make_run, tmp_path):
         (2.0, Notice(about=HOSTILE, message=HOSTILE)),
         (3.0, dataclasses.replace(encoded(HOSTILE, 0), rows_per_device={HOSTILE: 6}, allocated_bytes={HOSTILE: 9})),
     ]
-    run = make_run(events, name="<b>run")
-    state = {"config": {HOSTILE: HOSTILE}, "models": {HOSTILE: "f"}}
-    (run / "state.json").write_text(json.dumps(state))
+    run = make_run(events, name="<b>run", more=odd_lines())
+    (run / "state.json").write_text(json.dumps({"config": {HOSTILE: HOSTILE}, "models": {HOSTILE: "f"}}))
     page = Page(soloist.report(run, tmp_path / "report.html"))
     assert not {"script", "img", "b"} & set(page.tags)
-    assert (
-        page.text.count("<script>alert('x')</script><img src=x onerror=alert(1)>&\"'$\\alpha$ \\x1b[31m \\udcff 標") > 5
-    )
-
-
-def test_events_with_any_values_are_a_page(make_run, tmp_path):
-    """A field may be missing or of another kind, in a file that was edited or is of another version."""
-    names = dict.fromkeys(type(event).__name__ for _, event in two_sessions())
-    odd = [None, "text", -1, 0.5, 1e308, 5e-324, True, [], {}, [None], {"x": None}, {"sim:0": 1e17}, 10**300]
-    lines = []
-    for at, (name, value) in enumerate(itertools.product(names, odd)):
-        event = {"event": name, "time": BEGAN + at, "model": str(value), "models": [str(value)], "devices": ["sim:0"]}
-        lines.append(json.dumps(dict.fromkeys(FIELDS, value) | event))
-        lines.append(json.dumps({"event": name, "time": value}))
-    page = Page(soloist.report(make_run(two_sessions(), more=lines), tmp_path / "report.html"))
+    escaped = HOSTILE.replace("\x1b", "\\x1b").replace("\udcff", "\\udcff")
+    assert page.text.count(escaped) > 5
     assert {name.removeprefix("wide-0-") for name, marks in page.marks.items() if marks} >= FIGURES
 
 
-def test_many_devices_and_models_are_cut_and_said_to_be(make_run, tmp_path):
-    """A figure with a hundred rows is a wall, and one that drops rows in silence is a lie."""
+def odd_lines():
+    """Lines of events whose fields are missing or of another kind, as in a file that was edited."""
+    names = dict.fromkeys(type(event).__name__ for _, event in two_sessions())
+    odd = [None, "text", -1, 0.5, 1e308, 5e-324, True, [], {}, [None], {"x": None}, {"sim:0": 1e17}, 10**300]
+    for at, (name, value) in enumerate(itertools.product(names, odd)):
+        event = {"event": name, "time": BEGAN + at, "model": str(value), "models": [str(value)], "devices": ["sim:0"]}
+        yield json.dumps(dict.fromkeys(FIELDS, value) | event)
+        yield json.dumps({"event": name, "time": value})
+
+
+def test_a_large_run_is_a_page_of_bounded_size_that_says_what_it_cut(make_run, tmp_path):
+    """A mark for each of 10,000 shards is a file that no browser opens, and one that drops rows in silence is a lie."""
     devices = tuple(f"sim:{number}" for number in range(20))
-    events = [(0.0, RunStarted(mode="exclusive", accelerator="simulated", devices=devices, models=("m",)))]
-    for at in range(20):
-        named = {"models": (f"m{at}",), "devices": devices}
-        events += [
-            (at + 0.5, LeaseAcquired(memory=dict.fromkeys(devices, stats()["sim:0"]), waited_seconds=0.0, **named)),
-            (at + 1.0, encoded(f"m{at}", 0, seconds=10.0**-at)),
-        ]
-    page = Page(soloist.report(make_run(events), tmp_path / "report.html"))
+    began = RunStarted(mode="exclusive", accelerator="simulated", devices=devices, models=("m",))
+    lease = LeaseAcquired(
+        models=(), devices=devices, memory=dict.fromkeys(devices, stats()["sim:0"]), waited_seconds=0.0
+    )
+    split, shard = BatchSplit(model="", device="sim:1", rows=4, padded_length=8), encoded("", 0)
+    leased, halved, done = (event_to_dict(event, BEGAN) for event in (lease, split, shard))
+    lines = []
+    for model in range(20):
+        named, time = {"model": f"m{model}", "models": [f"m{model}"]}, BEGAN + model * 1e3
+        lines += [{**leased, **named, "time": time}, {**halved, **named, "time": time}]
+        for at in range(500):
+            changes = {"time": time + at, "seconds": 1.5**-model, "batch_rows": [at, 7]}
+            lines.append({**done, **named, **changes})
+    run = make_run([(0.0, began)], more=map(json.dumps, lines))
+    path = soloist.report(run, tmp_path / "report.html")
+    assert path.stat().st_size < 4_000_000
+    text = path.read_text(encoding="utf-8")
+    assert "A point stands for 9 shards in a row" in text
     for words in ("first 8 of 20 devices", "first 16 of 20 rows", "first 8 of 20 models", "first 16 of 20 models"):
-        assert f"The figure shows the {words}." in page.text
-
-
-def test_ten_thousand_shards_are_a_page_of_bounded_size(make_run, tmp_path):
-    """A mark for each shard would be a file that no browser opens."""
-    events = list(two_sessions())
-    events += [(86_500.0 + at, encoded("ab"[at % 2], at, batch_rows=(at % 600 + 1, 7))) for at in range(20_000)]
-    path = soloist.report(make_run(events), tmp_path / "report.html")
-    assert path.stat().st_size < 3_000_000
-    assert "A point stands for 17 shards in a row" in Page(path).text
+        assert f"The figure shows the {words}." in text
 
 
 def test_a_run_without_events_is_a_page_that_says_so(make_run, tmp_path):
