@@ -25,7 +25,7 @@ _REASONS = {
     "sentence-transformers": "older versions keep a cache in decoders, which the predicted memory lacks",
     "tokenizers": "0.23.1 and 0.23.2 miscount the tokens that are cut off",
     "torch": "older versions have no devices that are written in Python, as simulated ones are",
-    "transformers": "older versions have no masks that soloist can use",
+    "transformers": "with older versions the memory of DeBERTa cannot be predicted",
 }
 # Packages that are built for one version of another: pip leaves them as they are when it replaces that one.
 _BUILT_FOR = {"torch": ("torchaudio", "torchvision")}
