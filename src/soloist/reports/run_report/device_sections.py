@@ -68,6 +68,8 @@ def _memory_text(facts: RunFacts) -> Iterator[str]:
         yield "On a CPU both are the size of the whole process, and nothing is predicted."
     if limits := {model.limit_bytes for model in facts.models if model.limit_bytes}:
         yield f"Batches were planned to take {bytes_text(max(limits))} of a device at most."
+    if any(lease.predicted_bytes is not None and not lease.is_compared for lease in facts.leases):
+        yield "A prediction is not compared where a batch was split, or where rows were computed again in float32."
     if not any(points for points in facts.memory.values()):
         yield "This run recorded memory only at the beginning and at the end of each lease."
     _, size = thin_memory(facts.memory)
@@ -79,7 +81,7 @@ def _memory_text(facts: RunFacts) -> Iterator[str]:
 def _memory_row(lease: Lease, device: str) -> tuple[str, ...]:
     predicted = bytes_text(lease.predicted_bytes) if lease.predicted_bytes is not None else "-"
     if lease.predicted_bytes is not None and not lease.is_compared:
-        predicted += " (not compared: a batch was split)"
+        predicted += " (not compared)"
     figures = (lease.peak_bytes, lease.left_bytes)
     peak, left = (bytes_text(sizes[device]) if device in sizes else _UNKNOWN for sizes in figures)
     total, free = (

@@ -71,7 +71,7 @@ def _time_scale(runs: Runs) -> tuple[float, str]:
 def _time_axis(axes: Any, facts: RunFacts, runs: Runs) -> None:
     """The time of the longest run, with a line where a session of this one began."""
     scale, unit = _time_scale(runs)
-    for session in facts.sessions[1:BARS]:
+    for session in facts.sessions[1:LEASES]:
         axes.axvline(session.begins / scale, color=role("muted"), linestyle="--", linewidth=1)
     axes.set_xlim(0, max(run.seconds for run in runs) / scale * 1.01 or 1)
     axes.set_xlabel(f"{unit} of work")

@@ -190,7 +190,8 @@ def work(facts: RunFacts) -> Section:
         title="Repeats and reuse",
         text=(
             "Embedded: went through the model. Repeated: the text of another chunk. Reused: a vector from an earlier "
-            "state of the run, or from another run. Kept: finished by an earlier session.",
+            "state of the run, or from another run. Kept: finished by an earlier session. Computed again: in float32, "
+            "because a vector was zero or not finite.",
             *shown_text("rows", len(rows), BARS),
         ),
         tables=(table("Chunks by session and model", columns, rows), *([shared] if devices else [])),
