@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 
 import datasets
+import duckdb
 import numpy as np
 import pandas
 import polars
@@ -19,8 +20,10 @@ import pytest
 from support.invoking import invoke
 
 import soloist
+from soloist.config import SourceConfig
 from soloist.errors import BadChunkError, ConfigError, DuplicateIdError, NothingToEmbedError
 from soloist.events import PassStarted
+from soloist.sources import given_input, read_chunks
 from soloist.sources.given_items import given_items
 
 TEXTS = ["a lease of a device", "the norm of a vector", "memory that is given back", "a fusion of models"]
@@ -60,6 +63,7 @@ FORMS = {
     "an Arrow table": lambda: pa.table(columns()),
     "Arrow batches": lambda: pa.table(columns()).to_reader(max_chunksize=2),
     "an Arrow batch": lambda: pa.RecordBatch.from_pylist(ROWS),
+    "DuckDB": lambda: duckdb.from_arrow(pa.table(columns())),
     "datasets": lambda: datasets.Dataset.from_dict(columns()),
     "LangChain": lambda: [Document(r["text"], {"topic": r["topic"]}, r["id"]) for r in ROWS],
     "LlamaIndex": lambda: [Node(r["text"], {"topic": r["topic"]}, r["id"]) for r in ROWS],
@@ -132,6 +136,22 @@ def test_a_mapping_has_collections(embed, settings):
         embed({"docs": TEXTS[:2]})
     assert embed({"docs": TEXTS[:2], "code": []}) == 0
     assert [*stored(settings["out"])] == ["docs"]
+
+
+COLUMNS = {
+    "pandas": lambda: pandas.DataFrame(ROWS)["text"],
+    "polars": lambda: polars.DataFrame(ROWS)["text"],
+    "Arrow": lambda: pa.table(columns())["text"],
+    "numpy": lambda: np.array(TEXTS),
+    "datasets": lambda: datasets.Dataset.from_dict(columns())["text"],
+}
+
+
+@pytest.mark.parametrize("form", COLUMNS)
+def test_a_column_is_a_list_of_texts(form):
+    """A column of a table has some of the attributes of a table."""
+    (collection,) = given_input(COLUMNS[form](), SourceConfig()).collections
+    assert [chunk.text for chunk, _ in read_chunks(collection, SourceConfig(), pytest.fail)] == TEXTS
 
 
 def test_a_dataset_dict_has_its_splits_as_collections(embed, settings):

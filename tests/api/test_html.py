@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from html.parser import HTMLParser
 
 import pandas
@@ -86,6 +87,15 @@ def test_hits_are_shown_with_their_texts(hostile):
     frame, table = hits.to_pandas(), hits.to_arrow()
     assert list(frame["id"]) == [hit.id for hit in hits] and frame["metadata"][0] == {"title": TITLE}
     assert table["rank"].to_pylist() == [1, 2, 3] and json.loads(table["metadata"][0].as_py()) == {"title": TITLE}
+
+
+def test_without_pandas_one_sentence_says_so(hostile, monkeypatch):
+    """The name of a module in a traceback does not say what else there is."""
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(
+        soloist.errors.ConfigError, match=r"^to_pandas needs pandas: run pip install pandas, or call to"
+    ):
+        hostile[1].to_pandas()
 
 
 def test_a_plan_is_shown_with_its_verdict(hostile):

@@ -59,6 +59,8 @@ def _require_iterable(given: Any) -> None:
 
 
 def _item(item: Any, text_field: str) -> Any:
+    if isinstance(item, pa.Scalar):  # of a column
+        item = item.as_py()
     if isinstance(item, Chunk):
         return item
     if isinstance(item, str):
@@ -157,7 +159,9 @@ def _dataset_rows(given: Any, text_field: str) -> Iterator[Any]:
 
 
 def _is_arrow(given: Any) -> bool:
-    return isinstance(given, pa.RecordBatch) or hasattr(given, "__arrow_c_stream__")
+    """Whether it is a table: a single column has Arrow's method too, and is an iterable of texts."""
+    is_table = hasattr(given, "__arrow_c_stream__") and hasattr(given, "columns")
+    return is_table or isinstance(given, (pa.RecordBatch, pa.RecordBatchReader))
 
 
 def _arrow_rows(given: Any, text_field: str) -> Iterator[Any]:
