@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
 import threading
 import weakref
 from collections.abc import Iterator
@@ -144,27 +143,24 @@ class _Handles:
 
     def __init__(self) -> None:
         self._of_thread = threading.local()
-        self._left: collections.deque[int] = collections.deque()
-        self._numbers = itertools.count()
+        self._owners: list[threading.Thread] = []
+        self._lock = threading.Lock()
 
     def mine(self) -> int:
         """The number of this thread's handle."""
-        handle: _Handle | None = getattr(self._of_thread, "handle", None)
-        if handle is None:
-            try:
-                number = self._left.pop()
-            except IndexError:
-                number = next(self._numbers)
-            handle = self._of_thread.handle = _Handle(number)
-            weakref.finalize(handle, self._left.append, number).atexit = False  # it dies with the thread
-        return handle.number
+        number: int | None = getattr(self._of_thread, "number", None)
+        if number is None:
+            with self._lock:
+                number = self._of_thread.number = self._given_to(threading.current_thread())
+        return number
 
-
-class _Handle:
-    """The handle of one thread."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def _given_to(self, thread: threading.Thread) -> int:
+        for number, owner in enumerate(self._owners):
+            if not owner.is_alive():
+                self._owners[number] = thread
+                return number
+        self._owners.append(thread)
+        return len(self._owners) - 1
 
 
 _handles = _Handles()
