@@ -8,8 +8,8 @@ export TOKENIZERS_PARALLELISM = true
 # Each process would compile all of soloist again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-quick test-oldest test-newest test-wheels wheels fuzz check check-sizes check-words docs bench \
-	bench-engines bench-end bench-scale bench-gpu format clean
+.PHONY: demo test test-quick test-oldest test-newest test-wheels wheels kaggle fuzz check check-sizes check-words docs notebook \
+	bench bench-engines bench-end bench-scale bench-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -38,6 +38,12 @@ test-newest: .venv-newest/.test
 TARGET ?= kaggle
 wheels: | $(BIN)/python
 	$(BIN)/python -m tools.wheels $(TARGET) $(if $(EXTRAS),--extras $(EXTRAS)) $(if $(PYTHON_WHEELS),--python $(PYTHON_WHEELS))
+
+# What to upload for the notebook: the wheels for Kaggle, and beside them the code of the validation plan's scenarios.
+kaggle:
+	$(MAKE) wheels TARGET=kaggle EXTRAS=eval,packaged-models,report
+	cp -r processor scripts build/wheels-kaggle
+	find build/wheels-kaggle -name __pycache__ -prune -exec rm -r {} +
 
 # Builds each of these folders and installs it offline, where an image is imitated. Downloads some 300 MB.
 test-wheels: $(VENV)/.test
@@ -85,6 +91,10 @@ bench: $(VENV)/.bench
 # Some of these need other versions of what soloist needs, so each has an environment of its own.
 ENGINES := openvino onnx infinity ctranslate2 fastembed wordllama model2vec
 bench-engines: $(ENGINES:%=.venv-%/.installed)
+
+# The notebook for Kaggle, from its source.
+notebook: $(VENV)/.test
+	$(BIN)/python -m tools.notebook
 
 # From command to finished files, beside a plain script of sentence-transformers that writes Parquet.
 bench-end: $(VENV)/.bench

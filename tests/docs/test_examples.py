@@ -142,6 +142,8 @@ NOT_RUN = {
     ("docs/installation.md", "it downloads wheels from an index"),
     ("docs/installation.md", "it needs the folder of wheels"),
     ("docs/installation.md", "it lists what is on your machine"),
+    ("docs/kaggle.md", "needs the package index and some minutes"),
+    ("docs/kaggle.md", "downloads 2.3 GB"),
     ("docs/planning.md", "measures for a minute; tests/sizing runs it"),
     ("docs/report.md", "the command above writes the same file"),
     ("docs/report.md", "the page on search runs soloist eval"),

@@ -1,0 +1,141 @@
+"""Models that lie in folders of this machine: found below a root, named, and written down as a user's catalogue.
+
+Knows files and the built-in catalogue. Loads no weights and asks no network.
+
+Paths name models in many ways. Kaggle mounts what is attached to a notebook in these (2026-11):
+
+    /kaggle/input/SLUG/...                                              a data set, the older way
+    /kaggle/input/datasets/OWNER/SLUG/...                               a data set
+    /kaggle/input/models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION/...    a model
+    /kaggle/input/notebooks/OWNER/SLUG/...                              the output of another notebook
+
+A copy of the hub's cache has `models--OWNER--MODEL/snapshots/COMMIT`. A model has the catalogue's name where the path
+ends with that name, whatever signs stand between its letters and digits: `qwen-3-embedding/transformers/0.6b/1` is
+`qwen3-embedding-0.6b`. Otherwise it has the name of its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from soloist.errors import ModelLoadError
+from soloist.models.catalogue import BUILT_IN
+from soloist.models.refusals import require_dense_encoder
+from soloist.models.spec import ModelSpec
+
+# A model of the hub's cache inside of a model's version inside of a data set is at 10.
+_DEPTH = 10
+# Folders that say nothing of which model they hold: Kaggle's frameworks and usual variations, and layers of copies.
+_SAYING_NOTHING = frozenset(
+    {
+        "transformers", "pytorch", "tensorflow1", "tensorflow2", "tflite", "tfjs", "jax", "flax", "keras",
+        "scikitlearn", "other", "onnx", "default", "snapshots", "model", "models", "weights", "files", "main",
+    }
+)  # fmt: skip
+_VERSION = re.compile(r"v?\d+|[0-9a-f]{40}")
+_WEIGHTS = re.compile(r"model.*\.safetensors|pytorch_model.*\.bin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachedModel:
+    """A folder with a model. `complaint` is a sentence that says why it cannot be used; None where it can."""
+
+    name: str
+    folder: Path
+    complaint: str | None = None
+
+
+def find_models(root: str | Path) -> tuple[AttachedModel, ...]:
+    """The models below a folder: those of the catalogue in its order, then the others by name.
+
+    A model is a folder with `modules.json`, or with `config.json` and weights. A root that does not exist has none. Two
+    folders of one name are one model: the first that can be used counts, and the other gets a complaint.
+
+        find_models("/kaggle/input")
+    """
+    root = Path(root)
+    found = [_examined(_name_of(folder, root), folder) for folder in _model_folders(root)]
+    order = {name: place for place, name in enumerate(BUILT_IN.names())}
+    found.sort(key=lambda model: (order.get(model.name, len(order)), model.name, model.complaint is not None))
+    return tuple(_once_each(found))
+
+
+def write_catalogue(models: Iterable[AttachedModel], path: str | Path) -> Path:
+    """Write the models that can be used to a TOML file, which `--catalogue` and `SOLOIST_CATALOGUE` name; its path.
+
+    A file that is there is replaced, and its folder is made where it is missing.
+    """
+    tables = [
+        f"[models.{_toml(model.name)}]\nsource = {_toml(str(model.folder.absolute()))}\n"
+        for model in models
+        if model.complaint is None
+    ]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(tables), encoding="utf-8")
+    return path
+
+
+def _model_folders(root: Path) -> Iterator[Path]:
+    """Folders that hold a model, sorted by path. Folders inside of a model are its modules."""
+    seen: set[str] = set()
+    for path, folders, files in os.walk(root, followlinks=True):
+        real, folder = os.path.realpath(path), Path(path)
+        is_new = real not in seen
+        seen.add(real)
+        if is_new and _is_model(files):
+            yield folder
+        if not is_new or _is_model(files) or len(folder.relative_to(root).parts) == _DEPTH:
+            folders.clear()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def _is_model(files: Sequence[str]) -> bool:
+    return "modules.json" in files or ("config.json" in files and any(map(_WEIGHTS.fullmatch, files)))
+
+
+def _name_of(folder: Path, root: Path) -> str:
+    """The name that the path gives to a model. Folders above the root say something only of a model in the root."""
+    parts = folder.relative_to(root).parts or (folder.absolute().name,)
+    telling = [part for part in parts if part.lower() not in _SAYING_NOTHING and not _VERSION.fullmatch(part)]
+    path = _plain("".join(telling))
+    known = [(len(key), spec.name) for spec in BUILT_IN.specs for key in _keys(spec) if path.endswith(key)]
+    return max(known)[1] if known else (telling or parts)[-1].rsplit("--", 1)[-1]
+
+
+def _keys(spec: ModelSpec) -> tuple[str, str]:
+    """What a path ends with that names this model."""
+    return _plain(spec.name), _plain(spec.source.rsplit("/", 1)[-1])
+
+
+def _plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text.lower()))
+
+
+def _examined(name: str, folder: Path) -> AttachedModel:
+    try:
+        require_dense_encoder(ModelSpec(name=name, source=str(folder)), folder)
+    except ModelLoadError as exc:
+        return AttachedModel(name=name, folder=folder, complaint=str(exc))
+    return AttachedModel(name=name, folder=folder)
+
+
+def _once_each(models: Iterable[AttachedModel]) -> Iterator[AttachedModel]:
+    """The models, of which the second of a name gets a complaint."""
+    used: dict[str, Path] = {}
+    for model in models:
+        first = used.setdefault(model.name, model.folder)
+        if first != model.folder and model.complaint is None:
+            twice = f"{model.name} is there twice, and {first} is used: remove {first} to use {model.folder}"
+            model = replace(model, complaint=twice)
+        yield model
+
+
+def _toml(text: str) -> str:
+    """A TOML string: JSON's escapes are TOML's too, but for pairs of surrogates, which are not written so."""
+    return json.dumps(text, ensure_ascii=False)
