@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from support.run_events import BEGAN, encoded, two_sessions
+from support.run_events import BEGAN, DEVICES, encoded, stats, two_sessions
 
 from soloist.errors import OutputPathError
-from soloist.events import RunStarted
+from soloist.events import LeaseAcquired, LeaseReleased, PassFinished, RunStarted
 from soloist.reports.run_report.fields import Fields
+from soloist.reports.run_report.figures import figure
 from soloist.reports.run_report.gathering import gather
 from soloist.reports.run_report.model_sections import batches, padding
 from soloist.reports.run_report.thinning import evenly, thin_memory, thin_rates
@@ -125,10 +126,21 @@ def test_lines_that_are_no_events_are_counted_and_passed_over(make_run):
 def test_a_run_of_an_earlier_version_says_what_it_did_not_record(make_run):
     """A figure without marks would say that there was no memory, and no time of encoding."""
     old = encoded("a", 0, parts=None, allocated_bytes={}, peak_bytes={})
-    facts = gather(
-        make_run([(0.0, RunStarted(mode="m", accelerator="cpu", devices=("cpu",), models=("a",))), (2.0, old)])
-    )
-    assert [(phase.name, phase.seconds) for phase in facts.phases] == [("tokenizing, encoding and writing", 2.0)]
+    named = {"models": ("a",), "devices": DEVICES}
+    held = {**named, "memory": stats()}
+    events = [
+        (0.0, RunStarted(mode="exclusive", accelerator="simulated:2xT4", **named)),
+        (1.0, LeaseAcquired(waited_seconds=0.0, **held)),
+        (2.0, old),
+        (3.0, PassFinished(model="a", peak_bytes={"sim:0": 300, "sim:1": 260})),
+        (3.0, LeaseReleased(held=(), held_seconds=2.0, **held)),
+    ]
+    facts = gather(make_run(events))
+    assert not any(facts.memory.values())  # a line at 0 would say that the devices were empty
+    assert facts.leases[0].peak_bytes == {"sim:0": 300, "sim:1": 260}
+    drawn = figure("memory", "wide", "text", 960, facts, [facts])
+    assert drawn.count('class="mark"') == len(DEVICES)  # the peaks
+    assert {phase.name: phase.seconds for phase in facts.phases}["tokenizing, encoding and writing"] == 2.0
     assert any("recorded no versions" in gap for gap in facts.gaps)
     assert any("did not record the seconds of tokenizing" in gap for gap in facts.gaps)
 

@@ -55,14 +55,19 @@ def memory(facts: RunFacts) -> Section:
         return Section(name="memory", title="Memory", text=("No memory of a device is recorded.",))
     return Section(
         name="memory", title="Memory over time", text=tuple(_memory_text(facts)),
-        tables=(table("Memory", columns, rows),), has_figure=True, alt=_memory_alt(facts),
+        tables=(table("Memory", columns, rows),), has_figure=_has_memory(facts), alt=_memory_alt(facts),
     )  # fmt: skip
+
+
+def _has_memory(facts: RunFacts) -> bool:
+    peaks = any(lease.peak_bytes or lease.predicted_bytes is not None for lease in facts.leases)
+    return peaks or any(points for points in facts.memory.values())
 
 
 def _memory_text(facts: RunFacts) -> Iterator[str]:
     yield (
         "Solid: what tensors took of the device, as measured after each shard. Dotted: the most that they took so far "
-        "in the lease. Dashed: the predicted peak."
+        "in the lease, and in all of it. Dashed: the predicted peak."
     )
     if HOST in facts.devices:
         yield "On a CPU both are the size of the whole process, and nothing is predicted."
@@ -71,7 +76,7 @@ def _memory_text(facts: RunFacts) -> Iterator[str]:
     if any(lease.predicted_bytes is not None and not lease.is_compared for lease in facts.leases):
         yield "A prediction is not compared where a batch was split, or where rows were computed again in float32."
     if not any(points for points in facts.memory.values()):
-        yield "This run recorded memory only at the beginning and at the end of each lease."
+        yield "Nobody measured what tensors took after each shard, only the peak of each lease."
     _, size = thin_memory(facts.memory)
     if size > 1:
         yield f"A point of the figure is the highest of {size} measurements in a row."

@@ -131,13 +131,16 @@ def _memory_of(
     capacity, highest = max((lease.total_bytes.get(device, 0) for lease in leases), default=0), max(used, default=0)
     size, unit = next((size, unit) for size, unit in _BYTES if highest >= size or size == 1)
     times = [point.at / scale for point in points]
-    for sizes, style in (([each.allocated_bytes for each in points], "-"), ([each.peak_bytes for each in points], ":")):
+    taken = {"-": [each.allocated_bytes for each in points], ":": [each.peak_bytes for each in points]}
+    for style, sizes in taken.items() if points else ():
         # A point is at the end of its shard, and says what was there until then.
-        axes.step(times, [taken / size for taken in sizes], where="pre", color=series(0), linestyle=style, gid=MARK)
+        axes.step(times, [each / size for each in sizes], where="pre", color=series(0), linestyle=style, gid=MARK)
     for lease in leases:
-        if lease.predicted_bytes is not None:
-            ends = (lease.begins / scale, _ends(facts, lease) / scale)
-            axes.hlines(lease.predicted_bytes / size, *ends, color=series(1), linestyle="--", gid=MARK)
+        peaks = ((lease.peak_bytes.get(device), series(0), ":"), (lease.predicted_bytes, series(1), "--"))
+        for peak, colour, style in peaks:
+            if peak is not None:
+                ends = (lease.begins / scale, _ends(facts, lease) / scale)
+                axes.hlines(peak / size, *ends, color=colour, linestyle=style, gid=MARK)
     _limit(axes, capacity / size, highest / size, f"capacity {bytes_text(capacity)}")
     axes.set_ylabel(unit)
 

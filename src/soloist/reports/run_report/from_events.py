@@ -52,6 +52,7 @@ class _OpenLease:
     total: dict[str, int]
     free: dict[str, int]
     is_started: bool = False
+    is_measured: bool = False
     passed_at: float | None = None
     ends: float | None = None
     peaks: dict[str, int] = field(default_factory=dict)
@@ -213,15 +214,25 @@ def _pass_finished(found: EventFacts, event: Fields, at: float) -> None:
 
 def _lease_released(found: EventFacts, event: Fields, at: float) -> None:
     found.session.released_at = at
-    memory = event.parts_by_name("memory")
-    for device in memory:  # until now the tensors were there
-        found.memory[device] += [replace(point, at=at) for point in found.memory[device][-1:]]
-    _see_ends(found, memory, at)
-    if (lease := _present_lease(found)) is not None:
+    memory, lease = event.parts_by_name("memory"), _present_lease(found)
+    if lease is None or lease.is_measured:
+        for device in memory:  # until now the tensors were there
+            found.memory[device] += [replace(point, at=at) for point in found.memory[device][-1:]]
+        _see_ends(found, memory, at)
+    else:
+        _forget_beginning(found, lease)
+    if lease is not None:
         lease.ends = at
         lease.left = {device: stats.count("allocated_bytes") for device, stats in memory.items()}
         if lease.passed_at is not None:
             found.phases["hand-over"][""] += at - lease.passed_at
+
+
+def _forget_beginning(found: EventFacts, lease: _OpenLease) -> None:
+    """Of a lease in which nobody measured: a line from its beginning to its end would say that it took nothing."""
+    for points in found.memory.values():
+        if points and points[-1].at == lease.begins:
+            points.pop()
 
 
 def _peak_predicted(found: EventFacts, event: Fields, at: float) -> None:
@@ -299,6 +310,7 @@ def _see_memory(found: EventFacts, event: Fields, at: float) -> None:
         peak = int(max(size, peaks.get(device, size)))
         found.memory[device].append(MemoryPoint(at=at, allocated_bytes=int(size), peak_bytes=peak))
     if (lease := _present_lease(found)) is not None:
+        lease.is_measured = lease.is_measured or bool(allocated)
         _see_peaks(lease, event)
 
 
