@@ -134,7 +134,8 @@ def test_attention_is_one_kernel_with_the_bits_of_the_cpu():
     before = book.allocated_bytes
     found = torch.nn.functional.scaled_dot_product_attention(*moved)
     assert torch.equal(found.cpu(), expected)
-    assert book.memory().peak_bytes - before == expected.nelement() * 4
+    statistics = 2 * 4 * 64 * 4  # the CPU's kernel keeps the logarithm of a sum for each row of scores
+    assert book.memory().peak_bytes - before == expected.nelement() * 4 + statistics
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -33,7 +33,7 @@ from soloist.devices.simulated_ledger import DeviceLedger
 from soloist.devices.simulated_waits import may_wait, waits
 from soloist.memory.allocator import Block
 from soloist.memory.cards import Card, bare_card
-from soloist.memory.kernels import MATRIX_PRODUCTS, AttentionCall, choose_kernel
+from soloist.memory.kernels import COMPOSED, MATRIX_PRODUCTS, AttentionCall, choose_kernel
 from soloist.memory.tracing import Trace, trace_attention
 
 BACKEND = "sim"
@@ -170,6 +170,8 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     """Run one operator on the inner CPU tensors and account its results."""
     if func is torch.ops.aten._has_compatible_shallow_copy_type.default:
         return False  # `module.to` asks whether data can be swapped under a parameter: never between devices
+    if func in COMPOSED:
+        return func.decompose(*args, **kwargs)  # each part comes here, and its result is entered in the ledger
     leaves = list(_leaves((args, tuple(kwargs.values()))))
     target = _target_device(func, leaves)
     if may_wait(func):

@@ -33,6 +33,11 @@ MATRIX_PRODUCTS = frozenset(
 )
 
 
+# Inference mode hands these over whole. Of the operators that are made of others, they alone allocate more than their
+# result in the networks that were traced: copies of permuted heads, and the statistics of a norm.
+COMPOSED = frozenset({torch.ops.aten.matmul.default, torch.ops.aten.layer_norm.default})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionCall:
     """The arguments of a `scaled_dot_product_attention`. Query, key and value are (batch, heads, tokens, head_dim)."""
