@@ -186,7 +186,12 @@ def test_texts_in_other_values_are_read_from_any_row_groups(tmp_path: Path, name
     items = [list(value.items()) if pa.types.is_map(kind) and value is not None else value for value in values]
     column = pa.array(items, pa.string()).dictionary_encode() if name == "category" else pa.array(items, kind)
     table = pa.table({"text": [str(n) for n in range(3000)], "m": column})
-    pq.write_table(table, tmp_path / "a.parquet", row_group_size=700, dictionary_pagesize_limit=1 << 30)
+    try:
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=700, dictionary_pagesize_limit=1 << 30)
+    except pa.ArrowNotImplementedError as exc:  # pyarrow 21 writes no pair that is null
+        if int(pa.__version__.partition(".")[0]) >= 26:
+            raise
+        pytest.skip(f"pyarrow {pa.__version__} cannot write this file: {exc}")
     found = list(read_parquet(tmp_path / "a.parquet", "text"))
     assert [row["text"] for row in found] == [str(n) for n in range(3000)]
     assert [row["m"] for row in found] == values
