@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support.forks import FORKS, forks_live_in
 from support.mounts import Disk, keep_mounts_private
 
@@ -40,6 +41,11 @@ LONGEST = (
     "cli/test_cli_process.py", "docs/test_notebook.py", "adapters/test_script.py", "engine/resume/test_vector_dtype.py",
     "engine/intake/test_vectorless.py", "engine/test_run.py", "engine/drivers/test_overlap.py",
 )  # fmt: skip
+
+
+# A test that is slow on a busy machine is no fault. Hypothesis gives each example a fifth of a second otherwise.
+settings.register_profile("soloist", parent=settings(), deadline=None)
+settings.load_profile("soloist")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
