@@ -154,6 +154,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cells, di
             patch.setenv(name, value)  # the cells change some of these, and so does PATH
         patch.setenv("PATH", os.environ["PATH"])
         patch.chdir(folder)
+        patch.setattr(soloist.SoloistError, "_render_traceback_", None, raising=False)  # the notebook sets it
         cells = Cells({"__name__": "__main__"})
         shown = {text: cells.run(text) for text in CELLS_OF_A_LAPTOP[:5]}
         cells["LIBRARY"] = {"structures": "heapq queue", "files": "glob shutil"}  # fewer chunks than a reader has
@@ -295,6 +296,14 @@ def test_a_laptop_needs_nothing_attached(laptop: tuple[Cells, dict[str, str]]) -
     assert "<b>shutil.rmtree</b>" in shown[SEARCH].split("</div>")[0]
     assert "the best single model" in shown[EVALUATE]
     assert re.search(r"\d+ rows with the columns", shown[EXPORT])
+
+
+def test_an_error_of_soloist_is_shown_as_its_sentence(laptop: tuple[Cells, dict[str, str]]) -> None:
+    """A folder that is not there, or a GPU that torch cannot use: forty lines of traceback hide what to do."""
+    cells, _ = laptop
+    with pytest.raises(soloist.SoloistError, match="the folder of chunks missing cannot be read") as raised:
+        soloist.plan("missing", **cells["SETTINGS"])
+    assert raised.value._render_traceback_() == [str(raised.value)]  # which IPython shows instead of the traceback
 
 
 def test_every_question_of_the_notebook_has_its_answer(laptop: tuple[Cells, dict[str, str]]) -> None:
