@@ -35,7 +35,7 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
 
 @pytest.fixture(scope="module")
 def bounds() -> dict[str, str]:
-    """What pyproject.toml says of each package: `{"torch": "torch>=2.10,<2.15"}`."""
+    """What pyproject.toml says of each package: `{"torch": "torch>=2.10,<2.14"}`."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = map(Requirement, project["dependencies"])
     return {

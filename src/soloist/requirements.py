@@ -38,7 +38,7 @@ class Unmet:
 
     package: str
     installed: str
-    needed: str  # as pip takes it: "torch<2.15,>=2.10"
+    needed: str  # as pip takes it: "torch<2.14,>=2.10"
 
 
 def require_fit() -> None:
