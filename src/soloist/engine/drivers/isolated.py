@@ -47,8 +47,8 @@ from soloist.types import Matmul
 # Imports make no garbage: looking for it again and again takes a fifth of their four seconds.
 _CODE = "import gc; gc.disable(); from soloist.engine.drivers.isolated import main; gc.enable(); main()"
 _COMMAND = (sys.executable, "-c", _CODE)
-_LAST_WORDS_SECONDS = 10
-_WRITING_SECONDS = 5  # how long a worker that is to end at once may take to write a shard that is computed
+_LAST_WORDS_SECONDS = 30
+_WRITING_SECONDS = 20  # how long a worker that is to end at once may take to write a shard that is computed
 _END = "end"
 _PARENT_IS_GONE = 70  # the exit code of a worker whose parent has ended, or wants it to end at once
 
