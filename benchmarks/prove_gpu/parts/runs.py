@@ -1,0 +1,134 @@
+"""Whole runs on the devices: standard mode, batches that do not fit, and a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import soloist
+from benchmarks.prove_gpu.parts.models import texts
+from benchmarks.prove_gpu.setting import Seen, Setting
+from benchmarks.texts import write_chunk_file
+from soloist.devices import open_accelerator
+from soloist.events import BatchSplit, LeaseReleased, ListSink, PeakCompared
+from soloist.stores import RunFolder
+
+_LOWEST_COSINE = 0.999
+# Of the bytes that a run took, what a run that splits batches is allowed.
+_SHARE = 0.6
+
+
+def standard(setting: Setting) -> Seen:
+    """All models at once on each device: the measured peak beside the predicted one, and nothing left after it."""
+    folder = setting.folder("standard")
+    sink = _run(folder, setting, ("minilm", "nomic", "bge"), mode="standard")
+    rows = [
+        {
+            "device": event.device,
+            "predicted MB": round(event.predicted_bytes / 1e6, 1),
+            "measured MB": round(event.measured_bytes / 1e6, 1),
+            "measured / predicted": round(event.measured_bytes / event.predicted_bytes, 4),
+        }
+        for event in sink.events
+        if isinstance(event, PeakCompared)
+    ]
+    faults = (*_left_over(sink), *(f"{row['device']} missed its prediction" for row in rows if _missed(row)))
+    summary = ", ".join(f"{row['device']} {row['measured / predicted']} of the prediction" for row in rows)
+    return Seen(summary=summary, figures={"rows": rows}, faults=faults)
+
+
+def isolation(setting: Setting) -> Seen:
+    """The driver's free memory before and after a pass in a process of its own. This one computes nothing."""
+    folder = setting.folder("isolation")
+    before = _free_bytes(setting)
+    sink = _run(folder, setting, ("minilm",), isolation="process")
+    after = _free_bytes(setting)
+    has_context: Callable[[], bool] = torch.cuda.is_initialized
+    less = {device: before[device] - free for device, free in after.items()}
+    faults = [f"{device} has {lost:,} bytes less" for device, lost in less.items() if lost > 0]
+    if setting.is_cuda and has_context():
+        faults.append("the parent process made a CUDA context of its own")
+    summary = ", ".join(f"{device} {free / 1e9:.2f} GB free, as before" for device, free in after.items())
+    return Seen(
+        summary=summary, figures={"free_before": before, "free_after": after}, faults=(*_left_over(sink), *faults)
+    )
+
+
+def out_of_memory(setting: Setting) -> Seen:
+    """A run with too little memory for its batches: they are split, and it has the vectors of a run with enough."""
+    folder = setting.folder("out_of_memory")
+    budget: dict[str, Any] = {"token_budget": 4096 if setting.small else 65_536, "shard_chunks": 4096}
+    whole = _run(folder / "whole", setting, ("minilm",), **budget)
+    peak = max(event.measured_bytes for event in whole.events if isinstance(event, PeakCompared))
+    with _limited(setting, int(peak * _SHARE)) as devices:
+        cut = _run(folder / "cut", setting, ("minilm",), devices=devices, **budget)
+    splits = sum(isinstance(event, BatchSplit) for event in cut.events)
+    lowest = float(np.einsum("ij,ij->i", *(_vectors(folder / name / "run") for name in ("whole", "cut"))).min())
+    faults = [] if splits else ["no batch was split, though memory was short"]
+    if lowest < _LOWEST_COSINE:
+        faults.append(f"a vector differs: cosine {lowest:.5f}")
+    summary = f"{splits} splits below {peak * _SHARE / 1e6:.0f} MB, lowest cosine {lowest:.7f}"
+    return Seen(summary=summary, figures={"splits": splits, "cosine": lowest}, faults=(*_left_over(cut), *faults))
+
+
+def _run(
+    folder: Path, setting: Setting, models: Sequence[str], *, devices: str | None = None, **settings: Any
+) -> ListSink:
+    """A run into FOLDER/run, and its events."""
+    sink = ListSink()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_chunk_file(folder / "chunks" / "texts", texts(48 if setting.small else 1000, 480))
+    soloist.embed(
+        folder / "chunks", sink, out=folder / "run", models=[str(setting.models / name) for name in models],
+        accelerator=devices or setting.devices, dtype="float16" if setting.is_cuda else "float32", fusion="none",
+        lock_dir=setting.work / "locks", cache_dir=folder / "cache", progress=False, **settings,
+    )  # fmt: skip
+    return sink
+
+
+@contextlib.contextmanager
+def _limited(setting: Setting, peak: int) -> Iterator[str]:
+    """Devices on which tensors may take so many bytes: by torch's own limit, or simulated ones of that size."""
+    if not setting.is_cuda:
+        yield f"simulated:1x{peak / 1e6:.6f}MB"
+        return
+    accelerator = open_accelerator(setting.devices)
+    for device in accelerator.devices:
+        torch.cuda.set_per_process_memory_fraction(peak / accelerator.total_bytes(device), device)
+    try:
+        yield setting.devices
+    finally:
+        for device in accelerator.devices:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def _vectors(run: Path) -> Any:
+    shards = RunFolder.open(run).shards
+    return np.concatenate([shards.read_vectors("texts", "minilm", index)[1] for index in shards.indices("texts")])
+
+
+def _free_bytes(setting: Setting) -> dict[str, int]:
+    accelerator = open_accelerator(setting.devices, setting.machine)
+    return {device: accelerator.driver_free_bytes(device) or 0 for device in accelerator.devices}
+
+
+def _left_over(sink: ListSink) -> list[str]:
+    """A sentence for each lease that ended with tensors on a device."""
+    released = [event for event in sink.events if isinstance(event, LeaseReleased)]
+    if not released:
+        return ["no lease was released"]
+    return [
+        f"{device} still held {memory.allocated_bytes:,} bytes after {', '.join(event.models)}"
+        for event in released
+        for device, memory in event.memory.items()
+        if memory.allocated_bytes
+    ]
+
+
+def _missed(row: dict[str, Any]) -> bool:
+    return bool(row["measured / predicted"] > 1.1)
