@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = true
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-quick test-oldest test-newest test-wheels wheels kaggle fuzz check check-sizes check-words docs notebook \
-	bench bench-engines bench-end bench-scale bench-gpu format clean
+	bench bench-engines bench-end bench-scale bench-gpu prove-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -107,6 +107,10 @@ bench-scale: $(VENV)/.bench
 DEVICES ?= cuda
 bench-gpu: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.encode --devices $(DEVICES) $(BENCH)
+
+# What only a GPU can show, in ten minutes; a rehearsal: make prove-gpu DEVICES=simulated:1xT4
+prove-gpu: $(VENV)/.test
+	$(BIN)/python -m benchmarks.prove_gpu --devices $(DEVICES) $(PROVE)
 
 format: $(VENV)/.check
 	$(BIN)/ruff check --fix .

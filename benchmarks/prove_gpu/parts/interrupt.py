@@ -17,6 +17,7 @@ from soloist.devices import open_accelerator
 
 _STOPPED = 3  # the exit code of a run that was to end early
 _PATIENCE_SECONDS = 60
+_PATIENCE_OF_A_REHEARSAL_SECONDS = 300
 
 
 def interrupt(setting: Setting) -> Seen:
@@ -30,11 +31,12 @@ def interrupt(setting: Setting) -> Seen:
         "--shard-chunks", str(8 if setting.small else 200), "--lock-dir", str(setting.work / "locks"),
     ]  # fmt: skip
     before = _free(setting)
-    code, began = _interrupted(command, folder / "run" / "events.jsonl")
+    patience = _PATIENCE_OF_A_REHEARSAL_SECONDS if setting.small else _PATIENCE_SECONDS
+    code, began = _interrupted(command, folder / "run" / "events.jsonl", patience)
     kept, after = _encoded(folder / "run" / "events.jsonl"), _free(setting)
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     total = _encoded(folder / "run" / "events.jsonl")
-    faults = []
+    faults = [] if kept else [f"no shard was done {patience} s after the start"]
     if code not in (_STOPPED, 0):
         faults.append(f"exit code {code} after Ctrl-C")
     if again.returncode or total != shards:
@@ -45,11 +47,11 @@ def interrupt(setting: Setting) -> Seen:
     return Seen(summary=summary, figures={"kept": kept, "shards": shards}, faults=tuple(faults))
 
 
-def _interrupted(command: list[str], events: Path) -> tuple[int, float]:
+def _interrupted(command: list[str], events: Path, patience: float) -> tuple[int, float]:
     """The exit code of a command that gets Ctrl-C once a shard is done, and the seconds until then."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     began = time.monotonic()
-    while process.poll() is None and not _encoded(events) and time.monotonic() - began < _PATIENCE_SECONDS:
+    while process.poll() is None and not _encoded(events) and time.monotonic() - began < patience:
         time.sleep(0.02)
     seconds = time.monotonic() - began
     process.send_signal(signal.SIGINT)

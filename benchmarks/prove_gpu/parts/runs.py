@@ -16,6 +16,7 @@ from benchmarks.prove_gpu.setting import Seen, Setting
 from benchmarks.texts import write_chunk_file
 from soloist.devices import open_accelerator
 from soloist.events import BatchSplit, LeaseReleased, ListSink, PeakCompared
+from soloist.memory import planner
 from soloist.stores import RunFolder
 
 _LOWEST_COSINE = 0.999
@@ -62,8 +63,10 @@ def isolation(setting: Setting) -> Seen:
 def out_of_memory(setting: Setting) -> Seen:
     """A run with too little memory for its batches: they are split, and it has the vectors of a run with enough."""
     folder = setting.folder("out_of_memory")
-    budget: dict[str, Any] = {"token_budget": 4096 if setting.small else 65_536, "shard_chunks": 4096}
-    whole = _run(folder / "whole", setting, ("minilm",), **budget)
+    budget: dict[str, Any] = {"token_budget": 16_384 if setting.small else 65_536, "shard_chunks": 4096}
+    # A simulated device of a size has no workspaces, and neither may the one that it is compared with.
+    roomy = setting.devices if setting.is_cuda else "simulated:1x1GB"
+    whole = _run(folder / "whole", setting, ("minilm",), devices=roomy, **budget)
     peak = max(event.measured_bytes for event in whole.events if isinstance(event, PeakCompared))
     with _limited(setting, int(peak * _SHARE)) as devices:
         cut = _run(folder / "cut", setting, ("minilm",), devices=devices, **budget)
@@ -82,7 +85,7 @@ def _run(
     """A run into FOLDER/run, and its events."""
     sink = ListSink()
     folder.mkdir(parents=True, exist_ok=True)
-    write_chunk_file(folder / "chunks" / "texts", texts(48 if setting.small else 1000, 480))
+    write_chunk_file(folder / "chunks" / "texts", texts(48, 96) if setting.small else texts(1000, 480))
     soloist.embed(
         folder / "chunks", sink, out=folder / "run", models=[str(setting.models / name) for name in models],
         accelerator=devices or setting.devices, dtype="float16" if setting.is_cuda else "float32", fusion="none",
@@ -95,7 +98,8 @@ def _run(
 def _limited(setting: Setting, peak: int) -> Iterator[str]:
     """Devices on which tensors may take so many bytes: by torch's own limit, or simulated ones of that size."""
     if not setting.is_cuda:
-        yield f"simulated:1x{peak / 1e6:.6f}MB"
+        with _planning_too_much():
+            yield f"simulated:1x{peak / 1e6:.6f}MB"
         return
     accelerator = open_accelerator(setting.devices)
     for device in accelerator.devices:
@@ -105,6 +109,19 @@ def _limited(setting: Setting, peak: int) -> Iterator[str]:
     finally:
         for device in accelerator.devices:
             torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+@contextlib.contextmanager
+def _planning_too_much() -> Iterator[None]:
+    """Have batches planned for more memory than a card has. A plan knows the size of a simulated card, and not torch's
+    limit.
+    """
+    kept = planner.RESERVE_SHARE
+    planner.RESERVE_SHARE = -4.0
+    try:
+        yield
+    finally:
+        planner.RESERVE_SHARE = kept
 
 
 def _vectors(run: Path) -> Any:

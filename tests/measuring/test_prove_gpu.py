@@ -1,0 +1,144 @@
+"""The proof for GPUs: a part costs only itself, the files are right, and a rehearsal runs what the parts run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.machine import ROOT
+from benchmarks.prove_gpu import __main__ as command
+from benchmarks.prove_gpu.record import stem, write
+from benchmarks.prove_gpu.running import Outcome, run_part
+from benchmarks.prove_gpu.setting import Setting
+from benchmarks.prove_gpu.table import PARTS, Part
+
+CIRCUMSTANCES = {
+    "benchmark": "prove_gpu", "commit": "abc1234", "devices": "cuda", "cards": ["Tesla T4", "Tesla T4"],
+    "driver": "550.1", "hardware": {}, "versions": {"torch": "2.13.0"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def setting(tmp_path) -> Setting:
+    return Setting(devices="simulated:1xT4", work=tmp_path, small=True)
+
+
+@pytest.fixture
+def part(tmp_path, monkeypatch):
+    """A part with code of its own, which its process finds as it finds the others."""
+
+    def made(code: str) -> Part:
+        room = tmp_path / "code" / "benchmarks_of_a_test"
+        room.mkdir(parents=True)
+        (room / "sitecustomize.py").write_text(
+            "import benchmarks.prove_gpu.parts as parts, sys, types\n"
+            "module = types.ModuleType('benchmarks.prove_gpu.parts.tests')\n"
+            f"exec({code!r}, module.__dict__)\n"
+            "sys.modules[module.__name__] = parts.tests = module\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{room}:{ROOT}")
+        return next(part for part in PARTS if part.name == "contract")
+
+    return made
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("code", "verdict", "text"),
+    [
+        ("import os\ndef contract(setting): print('last words', flush=True); os._exit(9)", "failed",
+         "its process ended with exit code 9: last words"),
+        ("def contract(setting): raise ValueError('no kernel')", "failed", "ValueError: no kernel"),
+        ("import time\ndef contract(setting): print('waits', flush=True); time.sleep(600)", "failed",
+         "it was ended after 8 s: waits"),
+        ("from benchmarks.prove_gpu.setting import Seen\n"
+         "def contract(setting): return Seen(summary='all well', figures={'n': 3})", "ok", "all well"),
+        ("from benchmarks.prove_gpu.setting import Seen\n"
+         "def contract(setting): return Seen(summary='n 3', faults=('it leaks',))", "failed", "it leaks; n 3"),
+        ("from benchmarks.prove_gpu.setting import CannotBeShownError\n"
+         "def contract(setting): raise CannotBeShownError('needs two cards')", "cannot be shown here",
+         "needs two cards"),
+    ],
+    ids=["dies", "raises", "hangs", "ok", "fault", "cannot"],
+)  # fmt: skip
+def test_a_part_costs_only_itself(part, setting, code, verdict, text):
+    """A part that dies or hangs would take the proof with it, or count as shown."""
+    outcome = run_part(part(code), setting, 8)
+    assert (outcome.verdict, outcome.text) == (verdict, text)
+
+
+@pytest.mark.process
+def test_what_a_part_has_started_ends_with_it(part, setting, tmp_path):
+    """A run that a part left behind would compute beside the next part, and hold the device."""
+    pid = tmp_path / "pid"
+    code = (
+        "import subprocess, sys, time\n"
+        "def contract(setting):\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"    open({str(pid)!r}, 'w').write(str(child.pid))\n"
+        "    time.sleep(600)\n"
+    )
+    run_part(part(code), setting, 8)
+    deadline = time.monotonic() + 30
+    while _lives(int(pid.read_text())):
+        assert time.monotonic() < deadline, "the part's own process still lives"
+        time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_the_page_has_a_row_for_each_part_and_the_tables_of_some(tmp_path):
+    """A verdict would be missing, or a bar in a sentence would break the table."""
+    figures = {"rows": [{"model": "bge", "MB": 2}, {"model": "qwen", "MB": 3}]}
+    outcomes = [
+        Outcome(name="peaks", title="peaks", verdict="ok", text="1.00", seconds=3.2, figures=figures),
+        Outcome(name="idle", title="a profile", verdict="failed", text="a|b\nc", seconds=0.4),
+    ]
+    record, page = write(tmp_path, CIRCUMSTANCES, outcomes)
+    assert record.name == "gpu-2x-tesla-t4.json"
+    assert [each["verdict"] for each in json.loads(record.read_text())["parts"]] == ["ok", "failed"]
+    lines = page.read_text().splitlines()
+    assert "| peaks | ok | 3 | 1.00 |" in lines and "| a profile | failed | 0 | a\\|b c |" in lines
+    assert lines[-4:] == ["| model | MB |", "|---|---|", "| bge | 2 |", "| qwen | 3 |"]
+    assert stem(["NVIDIA H100 80GB HBM3"]) == "gpu-nvidia-h100-80gb-hbm3"
+
+
+def test_a_part_without_time_is_not_run(setting):
+    """The proof would take longer than it says; and what did not run would pass for shown."""
+    outcome = command._outcome(PARTS[0], setting, 120, 3.0)
+    assert (
+        outcome.verdict == "cannot be shown here"
+        and outcome.text == "only 3 s of the time were left: run --only models"
+    )
+
+
+def test_every_part_has_a_function():
+    """A part that is misnamed would fail after ten minutes on somebody's card."""
+    assert all(callable(part.function()) for part in PARTS)
+
+
+@pytest.mark.process
+def test_a_rehearsal_runs_on_simulated_devices(tmp_path):
+    """What a GPU is to run would have been run by nobody."""
+    command = [
+        sys.executable, "-m", "benchmarks.prove_gpu", "--devices", "simulated:1xT4", "--results", str(tmp_path),
+        "--only", "peaks,out_of_memory",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "gpu-simulated-tesla-t4.json").read_text())
+    found = {part["name"]: part for part in record["parts"]}
+    assert {name: part["verdict"] for name, part in found.items()} == {
+        "models": "ok", "peaks": "ok", "out_of_memory": "ok"
+    }  # fmt: skip
+    ratios = [row["measured / predicted"] for row in found["peaks"]["figures"]["rows"]]
+    assert len(ratios) == 20 and all(abs(ratio - 1) < 0.01 for ratio in ratios)
+    assert found["out_of_memory"]["figures"]["splits"] > 0
