@@ -143,7 +143,7 @@ def test_a_large_run_is_a_page_of_bounded_size_that_says_what_it_cut(make_run, t
     lines = []
     for model in range(20):
         named, time = {"model": f"m{model}", "models": [f"m{model}"]}, BEGAN + model * 1e3
-        lines += [{**leased, **named, "time": time}, {**halved, **named, "time": time}]
+        lines += [{**leased, **named, "time": time}, *[{**halved, **named, "time": time}] * 15]
         for at in range(500):
             changes = {"time": time + at, "seconds": 1.5**-model, "batch_rows": [at, 7]}
             lines.append({**done, **named, **changes})
@@ -154,6 +154,8 @@ def test_a_large_run_is_a_page_of_bounded_size_that_says_what_it_cut(make_run, t
     assert "A point stands for 9 shards in a row" in text
     for words in ("first 8 of 20 devices", "first 16 of 20 rows", "first 8 of 20 models", "first 16 of 20 models"):
         assert f"The figure shows the {words}." in text
+    assert "The figure shows the first 200 of 300 batches that ran out of memory." in text
+    assert "<p>250 more rows are not shown" in text  # a table has 50 of the splits
 
 
 def test_a_run_without_events_is_a_page_that_says_so(make_run, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from soloist.reports.run_report.from_events import HOST
+from soloist.reports.run_report.from_events import HOST, KEPT_SPLITS
 from soloist.reports.run_report.sections import Section, seconds_text, shown_text, table
 from soloist.reports.run_report.thinning import BARS, DEVICES, LEASES, thin_memory
 from soloist.reports.run_report.values import Lease, RunFacts
@@ -38,6 +38,7 @@ def leases(facts: RunFacts) -> Section:
             "The time between sessions is left out. A dashed line is the beginning of a session.",
             *shown_text("devices", len(facts.devices), DEVICES),
             *shown_text("leases", len(facts.leases), LEASES),
+            *shown_text("batches that ran out of memory", sum(facts.split_counts.values()), KEPT_SPLITS),
         ),
         tables=(table("Leases", columns, rows),),
         has_figure=True,
@@ -123,7 +124,7 @@ def splits(facts: RunFacts) -> Section:
         ),
         tables=(
             table("Splits by model and device", ("model", "device", "splits"), counts),
-            table("The first splits", ("at", "model", "device", "rows", "padded length"), rows, most=50),
+            table("The first splits", ("at", "model", "device", "rows", "padded length"), rows, most=50, count=count),
         ),
         has_figure=True,
         alt=f"{count_text(count, 'split')} of batches, by model and device.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from soloist.reports.run_report.fields import Fields
 from soloist.reports.run_report.values import UNDIVIDED, Ended, Lease, MemoryPoint, Rate, Session, Split, Work
 
-KEPT_SPLITS = 200  # the counts are of all
+KEPT_SPLITS = 200  # the first; the counts are of all
 _LEAST_SECONDS = 1e-6  # no shard takes less, and a rate beyond measure could not be drawn
 HOST = "cpu"  # the memory of a lease is not the host's, see `_lease_acquired`
 

@@ -46,14 +46,16 @@ class Section:
     alt: str = ""
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], most: int = ROWS) -> Table:
-    """A table of the first rows, with long cells cut."""
+def table(
+    caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], most: int = ROWS, count: int | None = None
+) -> Table:  # fmt: skip
+    """A table of the first rows, with long cells cut. `count` is of all rows, where `rows` are the first ones only."""
     every = list(rows)
     return Table(
         caption=caption,
         columns=tuple(columns),
         rows=tuple(tuple(map(_short, row)) for row in every[:most]),
-        left_out=max(0, len(every) - most),
+        left_out=max(0, (len(every) if count is None else count) - most),
     )
 
 
