@@ -2,7 +2,8 @@
 
 Run as `python -m tools.wheels IMAGE OUT`; `tools/imitation.py` says what an image is. pip's own resolver decides what
 is lacking: it is asked what it would install where the image's packages are. Packages that the image lacks come in the
-versions of constraints.txt, which the tests run with.
+versions of constraints.txt, which the tests run with. Small packages are always there, as spares, because an image may
+differ from its list: pip leaves them where the image has a version that fits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,23 @@ from tools.imitation import Image, ImageError, canonical, imitate, pinned, read_
 
 ROOT = Path(__file__).parents[1]
 LIST = "wheels.json"
+# Two MB with all that they need. Their wheels are for any version of Python.
+SPARE = ("filelock", "packaging", "platformdirs", "psutil", "rich", "typer")
+_SOURCE = ("pyproject.toml", "README.md", "LICENSE")
 _MB = 1_000_000
 # The wheels of torch 2.10 need glibc 2.28, so each image has it or a newer one.
 _GLIBC_MINOR = 28
 _SHOWN_LINES = 15
 
 
-def build(image: Image, out: Path, *, python: str, extras: Sequence[str] = (), wheel: Path | None = None) -> Any:
+def build(
+    image: Image, out: Path, *, python: str, extras: Sequence[str] = (), spare: Sequence[str] = SPARE,
+    wheel: Path | None = None,
+) -> Any:  # fmt: skip
     """Fill the folder `out` with the wheels that an image lacks and with `wheels.json`; what that file says.
 
-    `wheel` is soloist's own, which is built from this checkout otherwise. An older folder of that name is replaced.
+    `spare` are packages that come along with all that they need, though the image has them. `wheel` is soloist's own,
+    which is built from this checkout otherwise. An older folder of that name is replaced.
 
     Raises:
         ImageError: pip finds no solution, or `out` has other files than an earlier folder of wheels.
@@ -42,15 +51,16 @@ def build(image: Image, out: Path, *, python: str, extras: Sequence[str] = (), w
         made = work / "wheels"
         made.mkdir()
         if wheel is None:
-            _pip("wheel", "--no-deps", "--wheel-dir", made, ROOT)
+            _pip("wheel", "--no-deps", "--wheel-dir", made, copy_source(ROOT, work / "source"))
         else:
             shutil.copy(wheel, made)
         own = next(made.iterdir())
         interpreter = imitate(image, work / "image", python)
         asked = f"soloist{'[' + ','.join(extras) + ']' if extras else ''} @ {own.as_uri()}"
-        lacking = _lacking(interpreter, asked, work)
-        _download(interpreter, lacking, made)
-        said = _said(image, extras, made)
+        bare = imitate(replace(image, packages={}), work / "bare", python)
+        spares, lacking = _lacking(bare, spare, work) if spare else {}, _lacking(interpreter, (asked,), work)
+        _download(interpreter, {**spares, **lacking}, made)
+        said = _said(image, extras, made, spares.keys() - lacking.keys())
         (made / LIST).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +73,18 @@ def _require_ours(out: Path) -> None:
         raise ImageError(f"{out} has files, but no {LIST}: give a new folder, because this one would be replaced")
 
 
-def _lacking(interpreter: Path, asked: str, work: Path) -> dict[str, str]:
+def copy_source(root: Path, folder: Path) -> Path:
+    """Copy what soloist's wheel is built from into a new folder; the folder.
+
+    setuptools leaves what it built in `build/lib`, and puts all that is there into the next wheel: deleted modules too.
+    """
+    shutil.copytree(root / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in _SOURCE:
+        shutil.copy(root / name, folder)
+    return folder
+
+
+def _lacking(interpreter: Path, asked: Sequence[str], work: Path) -> dict[str, str]:
     """The packages that pip would install, by name, without soloist.
 
     What the image has and may keep must not be pinned, and is known only from pip's answer. So pip is asked again, with
@@ -76,12 +97,12 @@ def _lacking(interpreter: Path, asked: str, work: Path) -> dict[str, str]:
         constraints.write_text("".join(f"{name}=={pins[name]}\n" for name in names if name in pins), encoding="utf-8")
         answer = _pip(
             "--python", interpreter, "install", "--dry-run", "--report", "-", "--only-binary", ":all:",
-            "--constraint", constraints, asked,
+            "--constraint", constraints, *asked,
         )  # fmt: skip
         found = {
             canonical(row["metadata"]["name"]): row["metadata"]["version"] for row in json.loads(answer)["install"]
         }
-        del found["soloist"]
+        found.pop("soloist", None)
         if found.keys() <= names:
             return found
         names |= found.keys()
@@ -111,8 +132,9 @@ def _pip(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def _said(image: Image, extras: Sequence[str], folder: Path) -> dict[str, Any]:
-    wheels = [_row(image, wheel) for wheel in sorted(folder.glob("*.whl"), key=lambda file: file.name.lower())]
+def _said(image: Image, extras: Sequence[str], folder: Path, spares: Collection[str]) -> dict[str, Any]:
+    files = sorted(folder.glob("*.whl"), key=lambda file: file.name.lower())
+    wheels = [_row(image, wheel, spares) for wheel in files]
     return {
         "image": image.name,
         "python": image.python,
@@ -122,12 +144,14 @@ def _said(image: Image, extras: Sequence[str], folder: Path) -> dict[str, Any]:
     }
 
 
-def _row(image: Image, wheel: Path) -> dict[str, Any]:
+def _row(image: Image, wheel: Path, spares: Collection[str]) -> dict[str, Any]:
     name, version, *_ = wheel.name.split("-")
+    package = canonical(name)
     return {
-        "package": canonical(name),
+        "package": package,
         "version": version,
-        "instead_of": image.packages.get(canonical(name)),
+        "instead_of": None if package in spares else image.packages.get(package),
+        "spare": package in spares,
         "file": wheel.name,
         "bytes": wheel.stat().st_size,
         "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
@@ -137,7 +161,8 @@ def _row(image: Image, wheel: Path) -> dict[str, Any]:
 def _print(said: Mapping[str, Any], out: Path) -> None:
     for row in said["wheels"]:
         instead = f", instead of {row['instead_of']}" if row["instead_of"] else ""
-        print(f"{row['bytes'] / _MB:7.2f} MB  {row['package']} {row['version']}{instead}")
+        spare = ", a spare" if row["spare"] else ""
+        print(f"{row['bytes'] / _MB:7.2f} MB  {row['package']} {row['version']}{instead}{spare}")
     print(f"{said['bytes'] / _MB:7.2f} MB  in {out}, for Python {said['python']}")
     wanted = f"soloist[{','.join(said['extras'])}]" if said["extras"] else "soloist"
     print(f"there: pip install --no-index --find-links FOLDER '{wanted}'")

@@ -6,14 +6,21 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from support.tiny_wheels import make_wheel
 
 from tools.imitation import IMAGES, Image, ImageError, imitate, read_image
-from tools.wheels import build, main
+from tools.wheels import ROOT, build, copy_source, main
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PYTHON = ".".join(map(str, sys.version_info[:2]))
 IMAGE = Image(name="tiny", python=PYTHON, packages={"torch": "2.10.0+cu128", "kept": "1.5", "too-old": "1"})
@@ -50,17 +57,17 @@ def built(offered: Path, soloist: Path, tmp_path_factory: pytest.TempPathFactory
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_NO_INDEX", "1")
         patch.setenv("PIP_FIND_LINKS", str(offered))
-        build(IMAGE, out, python=sys.executable, extras=("bars",), wheel=soloist)
+        build(IMAGE, out, python=sys.executable, extras=("bars",), spare=("kept", "leaf"), wheel=soloist)
     return out, json.loads((out / "wheels.json").read_text())
 
 
 def test_the_folder_has_what_the_image_lacks(built):
     """A torch of 3 GB in the folder, a package that is missing where there is no index, or a wheel of last month."""
     out, said = built
-    rows = {row["package"]: (row["version"], row["instead_of"]) for row in said["wheels"]}
+    rows = {row["package"]: (row["version"], row["instead_of"], row["spare"]) for row in said["wheels"]}
     assert rows == {
-        "leaf": ("1.0", None), "new-one": ("1.0", None), "soloist": ("0.1.0", None), "too-old": ("3", "1"),
-        "tqdm": ("4.70.1", None),
+        "kept": ("1.9", None, True), "leaf": ("1.0", None, False), "new-one": ("1.0", None, False),
+        "soloist": ("0.1.0", None, False), "too-old": ("3", "1", False), "tqdm": ("4.70.1", None, False),
     }  # fmt: skip
     assert sorted(file.name for file in out.iterdir()) == sorted(
         [*(row["file"] for row in said["wheels"]), "wheels.json"]
@@ -77,15 +84,30 @@ def test_the_list_says_sizes_and_digests(built):
     assert (said["image"], said["python"], said["extras"]) == ("tiny", PYTHON, ["bars"])
 
 
-def test_the_folder_alone_installs_soloist_in_the_image(built, tmp_path):
-    """What the folder was built from is not there any more, and pip must not touch what the image has."""
+@pytest.mark.parametrize("had", [{"kept": "1.5"}, {}], ids=["as listed", "less than listed"])
+def test_the_folder_alone_installs_soloist_in_the_image(built, had, tmp_path):
+    """pip must not touch what the image has, and one small package that an image of today lacks stopped all."""
     out, said = built
-    interpreter = imitate(IMAGE, tmp_path / "image", sys.executable)
+    packages = {name: version for name, version in IMAGE.packages.items() if name != "kept"} | had
+    interpreter = imitate(replace(IMAGE, packages=packages), tmp_path / "image", sys.executable)
     pip = [sys.executable, "-m", "pip", "--isolated", "--python", str(interpreter)]
     subprocess.run([*pip, "install", "-q", "--no-index", "--find-links", str(out), "soloist[bars]"], check=True)
     listed = subprocess.run([*pip, "list", "--format", "json"], capture_output=True, text=True, check=True).stdout
     there = {row["name"].replace("_", "-"): row["version"] for row in json.loads(listed)}
-    assert there == {**IMAGE.packages, **{row["package"]: row["version"] for row in said["wheels"]}}
+    added = {row["package"]: row["version"] for row in said["wheels"]}
+    assert there == {**packages, **added, **had}
+
+
+def test_the_wheel_is_built_from_the_source_alone(tmp_path):
+    """setuptools keeps what it built, so a module that was deleted since was in the next wheel again."""
+    root = tmp_path / "checkout"
+    kept = {"pyproject.toml", "README.md", "LICENSE", "src/soloist/__init__.py"}
+    left = ("build/lib/soloist/gone.py", "src/soloist.egg-info/SOURCES.txt", "src/soloist/__pycache__/a.pyc")
+    for name in (*kept, *left):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
+    folder = copy_source(root, tmp_path / "source")
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == kept
 
 
 def test_a_folder_of_other_files_is_not_replaced(soloist, tmp_path):
@@ -143,5 +165,7 @@ def test_another_python_than_that_of_the_image(tmp_path):
 def test_each_image_has_a_torch_that_soloist_takes(path):
     """Without it the folder would have 3 GB of torch."""
     image = read_image(path.stem)
-    assert image.packages["torch"].startswith("2.1")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (torch,) = (each for each in map(Requirement, project["dependencies"]) if each.name == "torch")
+    assert torch.specifier.contains(image.packages["torch"])
     assert read_image(str(path)) == image
