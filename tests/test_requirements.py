@@ -15,7 +15,7 @@ from support.records import Records
 
 from soloist.broken_imports import import_failure_text
 from soloist.errors import InstallationError
-from soloist.requirements import require_fit, unmet
+from soloist.requirements import require_fit, soloist_requirements, unmet
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -98,6 +98,37 @@ def test_all_that_does_not_fit_is_told_at_once(installed):
     assert "(0.23.1 and 0.23.2 miscount the tokens that are cut off)" in told
     assert command.startswith("pip install ") and command.endswith(" torchvision")
     assert "'torch<" in command or "'torch>" in command
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("0.22.2", "transformers takes no version before 0.23.1"),
+        ("0.23.1", "0.23.1 and 0.23.2 miscount the tokens that are cut off"),
+    ],
+)
+def test_a_version_is_refused_for_what_is_wrong_with_it(installed, version, reason):
+    """tokenizers 0.22.2 was refused for what two later versions do."""
+    installed(tokenizers=version)
+    with pytest.raises(InstallationError, match=rf", but soloist needs tokenizers\S+ \({reason}\): run "):
+        require_fit()
+
+
+def test_what_another_python_needs_is_not_asked_for(records):
+    """Python 3.10 was told to install transformers>=5.23, which has no version for Python 3.10."""
+    records.add(
+        "soloist", "0",
+        "model>=9; python_version < '3.10'", "model>=5; python_version >= '3.10'", "tomli>=2; python_version < '3.10'",
+        'store[fast]>=1; extra == "stores"', "store>=9; python_version < '3.10' and extra == 'stores'",
+    )  # fmt: skip
+    assert soloist_requirements() == {"model": "model>=5", "store": "store[fast]>=1"}
+
+
+def test_a_missing_packaging_is_asked_for_with_its_bound(records, monkeypatch):
+    """packaging reads the requirements, and an error of its own would hide which package is missing."""
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    records.add("soloist", "0", "packaging>=24; python_version >= '3.10'")
+    assert soloist_requirements() == {"packaging": "packaging>=24"}
 
 
 def test_a_requirement_of_an_extra_is_not_asked_for(records):

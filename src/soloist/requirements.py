@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
@@ -19,17 +20,19 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 _SOLOIST = "soloist"
-# What is wrong with versions below a bound, or with those that are left out.
-_REASONS = {
-    "pyarrow": "older versions cannot read Parquet as soloist asks for it",
-    "sentence-transformers": "older versions keep a cache in decoders, which the predicted memory lacks",
-    "tokenizers": "0.23.1 and 0.23.2 miscount the tokens that are cut off",
-    "torch": "older versions have no devices that are written in Python, as simulated ones are",
-    "transformers": "with older versions the memory of DeBERTa cannot be predicted",
-}
+# What is wrong with versions of a package: the first row that is of the installed version counts.
+_REASONS: Sequence[tuple[str, str, str]] = (
+    ("pyarrow", "", "older versions cannot read Parquet as soloist asks for it"),
+    ("sentence-transformers", "", "older versions keep a cache in decoders, which the predicted memory lacks"),
+    ("tokenizers", "<0.23.1", "transformers takes no version before 0.23.1"),
+    ("tokenizers", "", "0.23.1 and 0.23.2 miscount the tokens that are cut off"),
+    ("torch", "", "older versions have no devices that are written in Python, as simulated ones are"),
+    ("transformers", "", "with older versions the memory of DeBERTa cannot be predicted"),
+)
 # Packages that are built for one version of another: pip leaves them as they are when it replaces that one.
 _BUILT_FOR = {"torch": ("torchaudio", "torchvision")}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_EXTRA = re.compile(r"""extra == ["']([^"']+)""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +65,15 @@ def require_fit() -> None:
 
 def unmet(package: str, *, newer_is_fine: bool = False) -> list[Unmet]:
     """What an installed package needs, where another version of it is installed. What is missing is not listed."""
-    found = []
-    for requirement in _needed_by(package):
-        installed = installed_version(requirement.name)
-        if installed is not None and not _fits(installed, requirement.specifier, newer_is_fine):
-            needed = f"{requirement.name}{requirement.specifier}"
-            found.append(Unmet(package=requirement.name, installed=installed, needed=needed))
-    return found
+    found = (_unmet(requirement, newer_is_fine) for requirement in _needed_by(package))
+    return [each for each in found if each is not None]
+
+
+def too_old(package: str) -> Unmet | None:
+    """A package that soloist or an extra needs, where it is too old; None where it fits or is missing."""
+    from packaging.requirements import Requirement
+
+    return _unmet(Requirement(soloist_requirements().get(package, package)), newer_is_fine=True)
 
 
 def installed_version(package: str) -> str | None:
@@ -80,13 +85,38 @@ def installed_version(package: str) -> str | None:
 
 
 def soloist_requirements() -> dict[str, str]:
-    """What soloist needs, extras too, by the name of the package: `{"numpy": "numpy<3,>=2"}`."""
-    plain = [requirement.partition(";")[0].strip() for requirement in _requirement_texts(_SOLOIST)]
+    """What soloist and its extras need on this Python, by the name of the package: `{"numpy": "numpy<3,>=2"}`."""
+    plain = [text.partition(";")[0].strip() for text in _requirement_texts(_SOLOIST) if _is_for_this_python(text)]
     return {name[0]: text for text in reversed(plain) if (name := _NAME.match(text)) and name[0] != _SOLOIST}
 
 
+def _is_for_this_python(text: str) -> bool:
+    """Whether a requirement counts on this Python, with its extra if it is one of an extra."""
+    try:
+        from packaging.requirements import Requirement
+    except (ImportError, SyntaxError):  # packaging may be what is missing or damaged, and then its bound is asked for
+        return True
+    marker = Requirement(text).marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *_EXTRA.findall(text)))
+
+
+def _unmet(requirement: Requirement, newer_is_fine: bool) -> Unmet | None:
+    installed = installed_version(requirement.name)
+    if installed is None or _fits(installed, requirement.specifier, newer_is_fine):
+        return None
+    needed = f"{requirement.name}{requirement.specifier}"
+    return Unmet(package=requirement.name, installed=installed, needed=needed)
+
+
 def _why(found: Unmet) -> str:
-    reason = _REASONS.get(found.package)
+    from packaging.specifiers import SpecifierSet
+
+    reasons = (
+        reason
+        for package, versions, reason in _REASONS
+        if package == found.package and _fits(found.installed, SpecifierSet(versions), newer_is_fine=False)
+    )
+    reason = next(reasons, "")
     return f" ({reason})" if reason else ""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.records import Records
 
 from soloist.config import RunConfig
 from soloist.errors import ModelLoadError
@@ -322,3 +323,17 @@ def test_an_adapter_without_what_it_needs_says_so(folder: Path, monkeypatch: pyt
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     assert "and its base org/base is not on this machine: put the base there" in _refusal(folder)
+
+
+def test_an_adapter_with_an_old_peft_says_so(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kaggle's image has peft 0.18.1: transformers refused it when the weights of the base were loaded already."""
+    _adapter(folder, "org/base")
+    monkeypatch.syspath_prepend(tmp_path / "records")
+    records = Records(tmp_path / "records")
+    records.folder.mkdir()
+    records.add("soloist", "0", 'peft>=0.20; extra == "peft"')
+    records.add("peft", "0.18.1", source="")
+    assert _refusal(folder).startswith(
+        "it holds a LoRA adapter (adapter_config.json) and not a whole model, of the base org/base, and the installed "
+        "peft 0.18.1 is too old (peft>=0.20): run pip install 'soloist[peft]' to load it on its base, or merge it"
+    )

@@ -1,6 +1,6 @@
 """Folders that a LoRA training left. An adapter is a difference to the weights of a base model.
 
-Knows files, the hub's cache, and whether the package `peft` is installed. Imports no peft, and opens no weights.
+Knows files, the hub's cache, and which `peft` is installed. Imports no peft, and opens no weights.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError
+
+from soloist.requirements import too_old
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -71,5 +73,5 @@ def adapter_in(folder: Path) -> Adapter | None:
 
 
 def can_load_adapters() -> bool:
-    """Whether the package that loads them is installed."""
-    return importlib.util.find_spec("peft") is not None
+    """Whether the package that loads them is installed, in a version that transformers takes."""
+    return importlib.util.find_spec("peft") is not None and too_old("peft") is None

@@ -20,6 +20,7 @@ from soloist.models.location import weight_files
 from soloist.models.module_list import faults_in_list
 from soloist.models.pipeline import ModuleEntry, RouteError, Task, modules_for, modules_of
 from soloist.models.spec import ModelSpec
+from soloist.requirements import too_old
 
 CHOOSE_DENSE = "choose a dense text encoder"
 
@@ -208,7 +209,11 @@ def _unloadable(adapter: Adapter) -> Iterator[str]:
     if not adapter.base:
         yield f"{what}, and does not name its base: add base_model_name_or_path to that file, {merge}"
     if not can_load_adapters():
-        yield f"{what}, of the base {adapter.base}: run {install_command('peft')} to load it on its base, {merge}"
+        old = too_old("peft")
+        there = f", and the installed peft {old.installed} is too old ({old.needed})" if old else ""
+        yield (
+            f"{what}, of the base {adapter.base}{there}: run {install_command('peft')} to load it on its base, {merge}"
+        )
     if adapter.base_folder is None:
         yield (
             f"{what}, and its base {adapter.base} is not on this machine: put the base there or name its folder as "
