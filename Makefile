@@ -29,7 +29,9 @@ PYTHON_NEWEST ?= $(PYTHON)
 test-oldest: .venv-oldest/.test
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python $(WHOLE_SUITE)
 
-test-newest: .venv-newest/.test
+# What is newest changes from day to day, so pip looks each time.
+test-newest: | .venv-newest/bin/python
+	.venv-newest/bin/python -m pip --disable-pip-version-check -q install -U --upgrade-strategy eager -e '.[test]'
 	OMP_NUM_THREADS=1 .venv-newest/bin/python $(WHOLE_SUITE)
 
 # A folder of the wheels that an image lacks, for an installation without a network: build/wheels-kaggle.
@@ -135,10 +137,8 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	.venv-oldest/bin/python -m pip --disable-pip-version-check -q install -c constraints-oldest.txt -e '.[test]'
 	touch $@
 
-.venv-newest/.test: pyproject.toml
+.venv-newest/bin/python:
 	$(PYTHON_NEWEST) -m venv .venv-newest
-	.venv-newest/bin/python -m pip --disable-pip-version-check -q install -U -e '.[test]'
-	touch $@
 
 $(VENV)/.check: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[check]'
