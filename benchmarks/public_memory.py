@@ -1,4 +1,4 @@
-"""Our recorder, kernels and allocator against what others measured on GPUs and published.
+"""Compares our recorder, kernels and allocator with figures that others measured on GPUs and published.
 
     python -m benchmarks.public_memory        # writes the table of docs/memory.md
 
@@ -43,7 +43,7 @@ _LAYER_FIELDS = ("num_hidden_layers", "n_layer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One published figure and ours, in bytes. `what` says what it counts and of which batch."""
+    """One published figure and ours, in bytes. `what` says what the figure counts, and for which batch."""
 
     what: str
     measured: float
@@ -160,7 +160,7 @@ def loads(record: Facts) -> list[Figure]:
         del sizes[len(sizes) - 1 - sizes[::-1].index(size)]
     blocks = [allocator.allocate(size) for size in sizes]
     figures = _counted("load", record, allocator)
-    for size in record.get("untied", ()):  # the head's own table goes, and the cache keeps its bytes
+    for size in record.get("untied", ()):  # the head's own table is freed, and the cache keeps its bytes
         last = blocks[len(sizes) - 1 - sizes[::-1].index(size)]
         assert last is not None
         allocator.free(last)
@@ -168,11 +168,11 @@ def loads(record: Facts) -> list[Figure]:
 
 
 def refused(record: Facts) -> list[Figure]:
-    """The request for which a card had no room, and what was allocated and reserved then: torch's error says so."""
+    """The request for which a card had no room, and what was allocated and reserved then. torch's error says both."""
     network = PublicNetwork(record["network"], card_of(record), attention=record["attention"], whole=False)
     allocator = network.loaded(int(record["room_gib"] * 2**30))
     asked, allocated = first_refused(network.trace(Pass(**record["run"])), allocator, network.card.workspace_bytes)
-    # A process has its context besides what the allocator reserves: 0.2 to 0.4 GiB, which no record tells apart.
+    # Beside what the allocator reserves, a process has its context: 0.2 to 0.4 GiB, which no record gives separately.
     ours = {"asked": asked, "allocated": allocated, "reserved": allocator.reserved, "in use": allocator.reserved}
     batch = f"{record['run']['rows']} x {record['run']['length']:,}"
     return [

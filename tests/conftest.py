@@ -43,7 +43,7 @@ LONGEST = (
 )  # fmt: skip
 
 
-# A test that is slow on a busy machine is no fault. Hypothesis gives each example a fifth of a second otherwise.
+# A test may be slow on a busy machine. By default Hypothesis gives each example only a fifth of a second.
 settings.register_profile("soloist", parent=settings(), deadline=None)
 settings.load_profile("soloist")
 

@@ -1,4 +1,4 @@
-"""A package that is too old for soloist is told by name before anything is imported, with the command that helps."""
+"""An error names a package that is too old before anything is imported, with the command that helps."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def installed(records: Records, bounds: dict[str, str]) -> Callable[..., None]:
     ],
 )  # fmt: skip
 def test_a_package_that_does_not_fit_is_refused_by_name(installed, bounds, package, version):
-    """It ended in an ImportError of another library, or in a run whose counts and predictions are wrong."""
+    """An old package ended in an ImportError of another library, or in a run with wrong counts and predictions."""
     installed(**{package: version})
     name = package.replace("_", "-")
     with pytest.raises(InstallationError) as raised:
@@ -139,7 +139,7 @@ def test_a_requirement_of_an_extra_is_not_asked_for(records):
 
 
 def test_a_missing_package_is_told_where_it_is_imported(records):
-    """Its version would be compared, and there is none."""
+    """soloist would compare the version of a package that has none."""
     records.add("soloist", "0", "a-package-that-is-missing>=1")
     require_fit()
 
@@ -165,12 +165,12 @@ def test_a_torchvision_of_another_torch_is_named(records):
     assert done.stdout == (
         "the package torchvision 0.1.0 cannot be imported (RuntimeError: operator torchvision::nms does not exist), "
         f"because it needs torch==2.2.0 and finds torch {torch}: run pip uninstall torchvision, which soloist does not "
-        f"need, or install one that fits with pip install torch=={torch.partition('+')[0]} torchvision\n"
+        f"need, or run pip install torch=={torch.partition('+')[0]} torchvision to install a version that fits\n"
     ), done.stderr
 
 
 def failure_of(module: str) -> str:
-    """What is said where this module is imported."""
+    """The message of the error when this module is imported."""
     with pytest.raises(ImportError) as raised:
         importlib.import_module(module)
     return import_failure_text(raised.value)

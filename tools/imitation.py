@@ -1,4 +1,4 @@
-"""Imitate an image: what pip knows of it, in an empty environment. Knows pip's records, and nothing of soloist.
+"""Imitates an image: an empty environment with the records that pip has there. Knows nothing of soloist.
 
 An image is a text file: the output of `pip list --format freeze` in the image, under the line `# python: 3.12`.
 """
@@ -69,9 +69,9 @@ def canonical(name: str) -> str:
 
 
 def imitate(image: Image, folder: Path, python: str) -> Path:
-    """Make an environment in `folder` that has the records of the image's packages and no files; its interpreter.
+    """Make an environment in `folder` with the records of the image's packages, without files. Returns its interpreter.
 
-    A resolver, and pip when it replaces a package, look at nothing else.
+    pip looks only at records, both when it resolves and when it replaces a package.
 
     Raises:
         ImageError: `python` is not the image's Python.

@@ -1,7 +1,7 @@
 """Write the example notebook from its source. Knows files and Jupyter's formats, and nothing of soloist.
 
-Run as `python -m tools.notebook`. The source is Markdown whose blocks of Python are the cells of code; the notebook
-beside it is made from it, and never edited by hand.
+Run as `python -m tools.notebook`. The source is Markdown. Its blocks of Python become the cells of code. Never edit
+the notebook itself: edit the source, and run this.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def notebook_text(source: str) -> str:
     notebook = jupytext.reads(source, fmt="md")
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells, start=1):
-        cell["id"] = f"cell-{number:02}"  # jupytext draws one by chance
+        cell["id"] = f"cell-{number:02}"  # jupytext gives a random id
     return str(nbformat.writes(notebook)) + "\n"
 
 

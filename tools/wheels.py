@@ -1,9 +1,9 @@
 """Build a folder of the wheels that an image lacks, so that soloist can be installed there without a network.
 
 Run as `python -m tools.wheels IMAGE OUT`; `tools/imitation.py` says what an image is. pip's own resolver decides what
-is lacking: it is asked what it would install where the image's packages are. Packages that the image lacks come in the
+is lacking: it says what it would install beside the image's packages. Packages that the image lacks come in the
 versions of constraints.txt, which the tests run with. Small packages are always there, as spares, because an image may
-differ from its list: pip leaves them where the image has a version that fits.
+differ from its list. If the image has a version that fits, pip does not install the spare.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def build(
     image: Image, out: Path, *, python: str, extras: Sequence[str] = (), spare: Sequence[str] = SPARE,
     wheel: Path | None = None,
 ) -> Any:  # fmt: skip
-    """Fill the folder `out` with the wheels that an image lacks and with `wheels.json`; what that file says.
+    """Fill the folder `out` with the wheels that an image lacks and with `wheels.json`. Returns what that file says.
 
-    `spare` are packages that come along with all that they need, though the image has them. `wheel` is soloist's own,
-    which is built from this checkout otherwise. An older folder of that name is replaced.
+    `spare` are packages that come along with all that they need, though the image has them. `wheel` is a wheel of
+    soloist; without it, this checkout is built. An older folder of that name is replaced.
 
     Raises:
         ImageError: pip finds no solution, or `out` has other files than an earlier folder of wheels.
@@ -87,8 +87,8 @@ def copy_source(root: Path, folder: Path) -> Path:
 def _lacking(interpreter: Path, asked: Sequence[str], work: Path) -> dict[str, str]:
     """The packages that pip would install, by name, without soloist.
 
-    What the image has and may keep must not be pinned, and is known only from pip's answer. So pip is asked again, with
-    pins for all that it named, until it names nothing new.
+    Packages that the image keeps must not be pinned, and only pip's answer says which these are. So this asks pip
+    again, with pins for all packages that pip named, until pip names no new one.
     """
     pins = pinned(ROOT / "constraints.txt")
     names: set[str] = set()
@@ -128,7 +128,7 @@ def _pip(*arguments: str | Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = "\n".join(done.stderr.strip().splitlines()[-_SHOWN_LINES:])
-        raise ImageError(f"pip could not do its part:\n{said}")
+        raise ImageError(f"pip could not find or build the wheels:\n{said}")
     return done.stdout
 
 

@@ -26,11 +26,11 @@ from benchmarks.prove_gpu.setting import Setting
 from benchmarks.prove_gpu.table import PARTS, Part
 
 _BUDGET_SECONDS = 590
-_REHEARSAL_IS_SLOWER = 5  # a few cores compute what they simulate, maybe beside other work
+_REHEARSAL_IS_SLOWER = 5  # a few cores compute what they simulate, perhaps while other programs run
 _FEWEST_SECONDS = 20
 _PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "pyarrow")
 _NO_GPU = (
-    "no CUDA device is here that torch can use, so there is nothing to prove on: run this on a machine with one, or "
+    "torch finds no CUDA device that it can use, so there is nothing to prove: run this on a machine with a GPU, or "
     "rehearse it with --devices simulated:1xT4 (make prove-gpu DEVICES=simulated:1xT4)"
 )
 
@@ -61,12 +61,12 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", default="cuda", help="cuda for all, cuda:0,1 or simulated:1xT4; default: cuda")
-    parser.add_argument("--only", help="parts to run, e.g. peaks,speed; models are made for them")
+    parser.add_argument("--only", help="parts to run, e.g. peaks,speed; their models are always made")
     parser.add_argument(
         "--seconds",
         type=float,
         default=_BUDGET_SECONDS,
-        help="what all parts may take; in a rehearsal five times as much",
+        help="seconds that all parts together may take; a rehearsal may take five times as long",
     )
     parser.add_argument("--results", help="default: benchmarks/results, and build/prove-gpu for simulated devices")
     options = parser.parse_args()

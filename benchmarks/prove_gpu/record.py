@@ -13,7 +13,7 @@ from benchmarks.prove_gpu.running import Outcome
 
 
 def write(folder: Path, circumstances: Mapping[str, Any], outcomes: Sequence[Outcome]) -> tuple[Path, Path]:
-    """Write `gpu-CARD.json` and `.md`; what was there of the same card is replaced."""
+    """Write `gpu-CARD.json` and `.md`. Older files of the same card are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stem(circumstances['cards'])}.json"
     record = {**circumstances, "parts": [asdict(outcome) for outcome in outcomes]}
@@ -29,7 +29,7 @@ def stem(cards: Sequence[str]) -> str:
 
 
 def markdown(circumstances: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """The page: the circumstances, a row for each part, and the tables of parts that have some."""
+    """The page: the circumstances, a row for each part, and a table for each part that has rows."""
     versions = ", ".join(f"{name} {version}" for name, version in circumstances["versions"].items())
     head = [
         f"# soloist on {', '.join(circumstances['cards'])}", "",

@@ -1,4 +1,4 @@
-"""One part in a process of its own, so that what ends it costs nothing else. Imports no torch.
+"""Runs one part in a process of its own, so that a crash of the part costs no other part. Does not import torch.
 
 python -m benchmarks.prove_gpu.running NAME SETTING.json FOUND.json        # what the process runs
 """
@@ -71,7 +71,7 @@ def main() -> None:
     partly.write_text(json.dumps(said), encoding="utf-8")
     partly.replace(found)
     sys.stdout.flush()
-    os._exit(0)  # what a part has left behind is not to change its verdict
+    os._exit(0)  # processes that a part left behind must not change its verdict
 
 
 def _said(part: Part, setting: Setting) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _said(part: Part, setting: Setting) -> dict[str, Any]:
         seen = part.function()(setting)
     except CannotBeShownError as exc:
         return {"verdict": "cannot be shown here", "text": str(exc)}
-    except Exception as exc:  # any failure is this part's, and the next part is to run
+    except Exception as exc:  # any failure belongs to this part, and the next part must run
         traceback.print_exc()
         return {"verdict": "failed", "text": f"{type(exc).__name__}: {exc}"}
     verdict = "failed" if seen.faults else "ok"
@@ -102,7 +102,7 @@ def _ended(command: Sequence[str], log: Path, seconds: float) -> int | None:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those that it started, politely first."""
+    """End a process and all that it started: first by a signal that they may handle."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

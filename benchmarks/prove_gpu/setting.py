@@ -9,7 +9,7 @@ from typing import Any
 
 
 class CannotBeShownError(Exception):
-    """The devices at hand cannot show what a part is for. The message says why, and what ran instead."""
+    """The devices of this machine cannot show what a part checks. The message says why, and what ran instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

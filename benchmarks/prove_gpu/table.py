@@ -1,4 +1,4 @@
-"""The parts in their order, the most telling first: where time runs short, the last ones are left out."""
+"""The parts in their order, the most important first. If time runs short, the last parts are left out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Part:
         return found
 
 
-# A part that needs models comes after the first one.
+# The first part makes the models that the others need.
 PARTS: tuple[Part, ...] = (
     Part(name="models", title="models of real shapes with random weights", module="models", seconds=120),
     Part(name="peaks", title="predicted and measured peaks of memory", module="memory", seconds=120),
@@ -35,7 +35,7 @@ PARTS: tuple[Part, ...] = (
     Part(name="standard", title="standard mode's peak", module="runs", seconds=60),
     Part(name="out_of_memory", title="batches that do not fit", module="runs", seconds=60),
     Part(name="isolation", title="memory after a process of its own", module="runs", seconds=60),
-    Part(name="interrupt", title="Ctrl-C, and the run that goes on", module="interrupt", seconds=90),
+    Part(name="interrupt", title="Ctrl-C, and the run that continues", module="interrupt", seconds=90),
     Part(name="validation", title="soloist validate", module="tests", seconds=180),
     Part(name="idle", title="a profile of one pass", module="profile", seconds=60),
 )

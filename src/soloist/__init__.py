@@ -6,7 +6,7 @@
     for hit in soloist.open_run("run").search("how are devices given back?"):
         print(hit.score, hit.text)
 
-It is light to import: torch is imported with the first use of a function.
+The import is light: the first use of a function imports torch.
 """
 
 from __future__ import annotations

@@ -83,9 +83,9 @@ def import_failure_text(exc: BaseException) -> str:
 
 
 def _misfit_text(exc: BaseException, reason: str) -> str:
-    """What a package needs that is installed in another version, where both had to do with the error; else empty.
+    """The needs of a package that another package does not meet, if both had to do with the error; else empty.
 
-    torchvision, which transformers imports where it finds it, is built for one version of torch and fails with others.
+    transformers imports torchvision if it is installed. torchvision is built for one version of torch only.
     """
     at_work = list(dict.fromkeys(filter(None, map(_package, reversed(_modules(exc.__traceback__))))))
     for package in at_work:
@@ -101,13 +101,13 @@ def _misfit_text(exc: BaseException, reason: str) -> str:
 
 
 def _fitting(package: str, misfits: list[Unmet]) -> str:
-    """What makes a package fit the others: what soloist needs is kept, and somebody else's package may go."""
+    """The command that makes a package fit. It keeps what soloist needs, and may remove a package of somebody else."""
     if package in soloist_requirements():
         return f"run {shlex.join(['pip', 'install', *(each.needed for each in misfits)])}"
     kept = [f"{each.package}=={each.installed.partition('+')[0]}" for each in misfits]
     return (
-        f"run pip uninstall {package}, which soloist does not need, or install one that fits with "
-        f"{shlex.join(['pip', 'install', *kept, package])}"
+        f"run pip uninstall {package}, which soloist does not need, or run "
+        f"{shlex.join(['pip', 'install', *kept, package])} to install a version that fits"
     )
 
 

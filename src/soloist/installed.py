@@ -1,4 +1,4 @@
-"""The versions of what a run was made with: Python's own, and those of the packages that decide vectors or files."""
+"""The versions that a run was made with: of Python, and of the packages that decide vectors or files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which installed packages are of versions that soloist, or another package, cannot work with. Reads pip's records.
+"""Finds installed packages in versions that soloist, or another package, cannot work with. Reads pip's records.
 
-Knows why soloist has a bound. Imports none of the packages: where one does not fit, its import fails in a way that
-often names another.
+Knows why soloist has a bound. Imports none of the packages: if a package does not fit, the error of its import often
+names another package.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 _SOLOIST = "soloist"
-# What is wrong with versions of a package: the first row that is of the installed version counts.
+# What is wrong with versions of a package. The first row that fits the installed version counts.
 _REASONS: Sequence[tuple[str, str, str]] = (
-    ("pyarrow", "", "older versions cannot read Parquet as soloist asks for it"),
-    ("sentence-transformers", "", "older versions keep a cache in decoders, which the predicted memory lacks"),
+    ("pyarrow", "", "older versions cannot read Parquet files in the way that soloist needs"),
+    ("sentence-transformers", "", "older versions keep a cache in decoders, which memory predictions leave out"),
     ("tokenizers", "<0.23.1", "transformers takes no version before 0.23.1"),
     ("tokenizers", "", "0.23.1 and 0.23.2 miscount the tokens that are cut off"),
-    ("torch", "", "older versions have no devices that are written in Python, as simulated ones are"),
+    ("torch", "", "older versions cannot run soloist's simulated devices"),
     ("transformers", "", "with older versions the memory of DeBERTa cannot be predicted"),
 )
-# Packages that are built for one version of another: pip leaves them as they are when it replaces that one.
+# Packages that are built for one version of another package. pip does not replace them together with the other one.
 _BUILT_FOR = {"torch": ("torchaudio", "torchvision")}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r"""extra == ["']([^"']+)""")
@@ -37,7 +37,7 @@ _EXTRA = re.compile(r"""extra == ["']([^"']+)""")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unmet:
-    """A package that is installed in a version that another package does not take."""
+    """A package that is installed in a version that another package does not allow."""
 
     package: str
     installed: str
@@ -45,12 +45,12 @@ class Unmet:
 
 
 def require_fit() -> None:
-    """Refuse installed packages that are too old for soloist, or that its bounds leave out.
+    """Refuse installed packages that are too old for soloist, or whose versions its bounds exclude.
 
-    Newer packages than those that soloist was tested with are not refused: pip does not install them unasked.
+    Packages newer than the tested ones are not refused: pip installs such a package only if somebody asks for it.
 
     Raises:
-        InstallationError: a package is of such a version. The message has the command that installs another.
+        InstallationError: a package has such a version. The message has the command that installs another version.
     """
     found = unmet(_SOLOIST, newer_is_fine=True)
     if not found:
@@ -64,13 +64,13 @@ def require_fit() -> None:
 
 
 def unmet(package: str, *, newer_is_fine: bool = False) -> list[Unmet]:
-    """What an installed package needs, where another version of it is installed. What is missing is not listed."""
+    """What an installed package needs but finds in another version. Packages that are missing are not listed."""
     found = (_unmet(requirement, newer_is_fine) for requirement in _needed_by(package))
     return [each for each in found if each is not None]
 
 
 def too_old(package: str) -> Unmet | None:
-    """A package that soloist or an extra needs, where it is too old; None where it fits or is missing."""
+    """A package that soloist or an extra needs, if it is too old; None if it fits or is missing."""
     from packaging.requirements import Requirement
 
     return _unmet(Requirement(soloist_requirements().get(package, package)), newer_is_fine=True)

@@ -32,7 +32,7 @@ class Shown:
     __slots__ = ()
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows; None where no form is registered, and the notebook shows the value as text."""
+        """What a notebook shows. If no form is registered, this is None, and the notebook shows the value as text."""
         form = _FORMS.get(type(self).__name__)
         return None if form is None else form(self)
 

@@ -33,8 +33,8 @@ class Chunk:
     """One piece of text to embed. `text` is embedded exactly as it is.
 
     `source_file` is the file that a run read the chunk from, as a POSIX path inside the folder of chunks.
-    `source_index` is its index in that file, from 0. Of a chunk that Python gave, the file is None and the index is
-    that in what was given. Chunks that differ only in these are equal. Both are None where they are not known.
+    `source_index` is its index in that file, from 0. If Python gave the chunk, the file is None, and the index is the
+    position in what Python gave. Chunks that differ only in these are equal. Both are None where they are not known.
     """
 
     id: str
@@ -46,8 +46,8 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a chunk was read: a file, and the chunk's index in that file, from 0. Of chunks that Python gave, `file` is
-    the name of their collection.
+    """Where a chunk was read: a file, and the chunk's index in that file, from 0. If Python gave the chunk, `file`
+    is the name of its collection.
     """
 
     file: Path
@@ -163,9 +163,9 @@ class TokenTally:
 class ShardSeconds:
     """The seconds that a model's work on one shard took, by step. Steps of different shards may overlap in time.
 
-    `reading` is of the shard's own chunk file. `encoding` is from the first batch to the last vector. `writing` scales
-    the vectors to length 1, makes their file, and syncs it. A shard that was embedded while the input was read was
-    tokenized within `encoding`.
+    `reading` reads the shard's own chunk file. `encoding` lasts from the first batch to the last vector. `writing`
+    scales the vectors to length 1, makes their file, and syncs it. A shard that was embedded while the input was read
+    was tokenized within `encoding`.
     """
 
     reading: float = 0.0

@@ -48,7 +48,7 @@ class Task(Generic[Result]):
                 return
 
     def wait_within(self, seconds: float) -> None:
-        """Return when the call has ended, after these seconds at the latest."""
+        """Return when the call has ended, but after these seconds at the latest."""
         self._ended.wait(seconds)
 
     def result(self) -> Result:

@@ -12,7 +12,7 @@ from soloist.config import RunConfig
 
 @pytest.fixture
 def settings(tmp_path) -> dict:
-    """What every run here has, but for its chunks."""
+    """The settings of every run here, without its chunks."""
     return {**TABLE_SETTINGS, "out": tmp_path / "run", "lock_dir": tmp_path / "locks"}
 
 

@@ -161,7 +161,7 @@ def test_a_dataset_dict_has_its_splits_as_collections(embed, settings):
 
 
 def test_a_stopped_run_goes_on(settings):
-    """A generator that is made again has the chunks that are left, and those that are done are kept."""
+    """If the caller makes the generator again, only the chunks that are left are embedded."""
     chunks = [f"text {number} of a lease" for number in range(95)]
 
     def press(event):
@@ -232,7 +232,7 @@ def test_what_is_not_a_chunk_is_named_by_its_index(chunks, said, embed, settings
         (polars.LazyFrame({"text": ["a"]}), 'what was given as "chunks" is a table of the type LazyFrame, which '),
         (pandas.DataFrame({"body": ["a"]}), "what was given as \"chunks\" has no column 'text', and its "),
         (pa.table({"text": [1]}), "what was given as \"chunks\" has int64 instead of text in its column 'text'"),
-        ({"text": ["a"], "id": ["1"]}, "a mapping has chunks by the names of collections, and one of "),
+        ({"text": ["a"], "id": ["1"]}, "a mapping has collections by name, but one name is 'text', "),
         ({3: ["a"]}, "a collection has the name 3: give a text that is not empty"),
         ({}, "there are no collections in the mapping of chunks: give chunks under a name"),
         (None, "soloist.embed has None as its chunks: give a folder of chunks, or chunks"),
@@ -257,13 +257,13 @@ def test_bad_chunks_are_left_out_where_that_is_asked_for(embed, settings):
 
 
 def test_an_id_twice_names_both_chunks(embed):
-    """Which two, in a table of 100,000 rows?"""
+    """An error about two equal ids must name both rows: a table may have 100,000 of them."""
     with pytest.raises(DuplicateIdError, match=r"the same id 'a', docs \(chunk 0\) and docs \(chunk 4\): "):
         embed({"docs": [*ROWS, ROWS[0]]})
 
 
 def test_an_error_of_a_generator_is_the_callers(embed, settings):
-    """Wrapped in a sentence of ours, it hid what the caller's own code did."""
+    """The error of the caller's generator was wrapped in a sentence of ours, which hid its cause."""
 
     def broken():
         yield "a"
@@ -278,7 +278,7 @@ def test_a_generator_that_was_read_keeps_the_run(embed, settings):
     """A cell that is run twice gives an empty generator, and would empty the run."""
     generator = iter(TEXTS)
     embed(generator)
-    with pytest.raises(NothingToEmbedError, match="give texts, and a generator only once"):
+    with pytest.raises(NothingToEmbedError, match="give texts, and use each generator only once"):
         embed(generator)
     assert len(stored(settings["out"])["chunks"]) == 4
 
@@ -309,7 +309,7 @@ def test_the_command_line_does_not_replace_them(embed, config, settings, tmp_pat
 
 
 def test_rows_are_taken_as_they_are_asked_for():
-    """All rows of a table as Python's objects, before the first is embedded."""
+    """All rows of a table would become Python objects before the first row is embedded."""
     taken = []
 
     def numbers():

@@ -90,7 +90,7 @@ def test_hits_are_shown_with_their_texts(hostile):
 
 
 def test_without_pandas_one_sentence_says_so(hostile, monkeypatch):
-    """The name of a module in a traceback does not say what else there is."""
+    """A traceback that names a missing module does not say that to_arrow works."""
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(
         soloist.errors.ConfigError, match=r"^to_pandas needs pandas: run pip install pandas, or call to"

@@ -52,7 +52,7 @@ def test_vectors_are_tables(finished, every_row):
 
 
 def test_some_collections(finished, every_row):
-    """The rows of another collection under these ids."""
+    """Ids of one collection would stand beside rows of another collection."""
     keys, expected = every_row
     vectors = soloist.open_run(finished).vectors("wordllama", ["beta"])
     rows = [row for row, (collection, _) in enumerate(keys) if collection == "beta"]
@@ -61,7 +61,7 @@ def test_some_collections(finished, every_row):
 
 
 def test_float16_stays_float16(finished, tmp_path, every_row):
-    """A run that was stored in half the bytes took all of them again."""
+    """A run that was stored in float16 took twice its bytes as an array."""
     half = tmp_path / "half"
     root = finished.parent / "chunks"
     soloist.embed(root, out=half, models=["wordllama"], accelerator="cpu", vector_dtype="float16", lock_dir=tmp_path)
@@ -78,7 +78,7 @@ def test_the_array_of_a_run_where_nothing_can_be_written(finished, every_row, tm
 
 
 def test_a_name_that_the_run_does_not_have_is_one_sentence(finished):
-    """It was said that a file is missing, and to run the command again."""
+    """The error said that a file is missing, although the name of the model was wrong."""
     run = soloist.open_run(finished)
     with pytest.raises(ConfigError, match=r"^the run has no model bge-m3: choose one of wordllama$"):
         run.vectors("bge-m3")
@@ -87,7 +87,7 @@ def test_a_name_that_the_run_does_not_have_is_one_sentence(finished):
 
 
 def test_a_run_that_changed_is_said(finished, tmp_path):
-    """Ids of one state beside vectors of another."""
+    """Ids of one state of the run would stand beside vectors of another state."""
     shutil.copytree(finished, tmp_path / "run")
     vectors = soloist.open_run(tmp_path / "run").vectors("wordllama")
     file = next((tmp_path / "run" / "beta" / "vectors").rglob("*.parquet"))

@@ -42,7 +42,7 @@ def test_cuda_that_is_not_there_is_an_error(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 @pytest.mark.parametrize("description", ["auto", "cuda"])
 def test_a_gpu_that_torch_cannot_use_is_told(description, tmp_path, monkeypatch):
-    """`auto` would take the CPU in silence where the driver or torch is of the wrong version."""
+    """With a wrong version of the driver or of torch, `auto` would take the CPU without a word."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", stand_in(tmp_path, "echo 'Tesla T4, 470.82.01'"))
     reason = f"torch {torch.__version__} is built without CUDA" if torch.version.cuda is None else "the driver 470.82"

@@ -43,7 +43,7 @@ CUDA_13_0 = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_12
     ],
 )
 def test_code_runs_on_the_cards_that_the_rules_of_cuda_say(capability, architectures, runs):
-    """A rule that is too strict refuses an L4, and one that is too loose fails in the midst of a pass on a P100."""
+    """A rule that is too strict refuses an L4. A rule that is too loose fails in the middle of a pass on a P100."""
     assert runs_on(capability, architectures) is runs
 
 
@@ -57,13 +57,13 @@ def test_a_card_without_kernels_is_named_with_the_torch_that_has_them():
         require_kernels([P100], TorchBuild(version="2.10.0+cu128", cuda="12.8", architectures=CUDA_12_8))
     assert str(caught.value) == (
         "torch 2.10.0+cu128 has no kernels for cuda:0, a Tesla P100-PCIE-16GB of capability 6.0 (it has sm_70, sm_75, "
-        "sm_80, sm_86, sm_90, sm_100, sm_120): install torch 2.14 or older, built for CUDA 12.6 "
+        "sm_80, sm_86, sm_90, sm_100, sm_120): install torch 2.10 to 2.13, built for CUDA 12.6 "
         "(https://pytorch.org/get-started), or choose --accelerator cpu"
     )
 
 
 def test_beside_a_card_that_works_the_other_can_be_left_out():
-    """A small card for the screen would keep a machine from its large one."""
+    """A small card for the screen would stop every run on the large card."""
     build = TorchBuild(version="2.10.0+cu128", cuda="12.8", architectures=CUDA_12_8)
     with pytest.raises(AcceleratorError, match=r"leave the card out with --accelerator cuda:1$"):
         require_kernels([P100, T4], build)
@@ -71,7 +71,7 @@ def test_beside_a_card_that_works_the_other_can_be_left_out():
 
 
 def test_a_card_that_is_newer_than_torch_needs_a_newer_build():
-    """An old build is no help for a new card."""
+    """An old build does not help with a new card."""
     card = CudaCard(device="cuda:0", name="NVIDIA B200", capability=(10, 0))
     with pytest.raises(AcceleratorError, match=r"install a torch that is built for CUDA 12\.8 or newer"):
         require_kernels([card], TorchBuild(version="2.10.0+cu126", cuda="12.6", architectures=CUDA_12_6))
@@ -79,7 +79,7 @@ def test_a_card_that_is_newer_than_torch_needs_a_newer_build():
 
 @pytest.mark.parametrize("architectures", [(), ("gfx90a", "gfx942")])
 def test_a_torch_that_names_no_architectures_of_nvidia_is_not_judged(architectures):
-    """A build for another maker's cards would be refused on all of them."""
+    """A build for the cards of another maker would be refused on all these cards."""
     require_kernels([T4], TorchBuild(version="2.13.0", cuda=None, architectures=architectures))
 
 
@@ -104,7 +104,7 @@ TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Pl
         (
             DriverCards(names=("Tesla T4",), version=None),
             TorchBuild(version="2.13.0+cu130", cuda="13.0"), None, TOO_OLD,
-            "because torch 2.13.0+cu130 says: The NVIDIA driver on your system is too old (found version 11040): look",
+            "because torch 2.13.0+cu130 says: The NVIDIA driver on your system is too old (found version 11040): check",
         ),
         (
             DriverCards(names=("NVIDIA L4",), version="580.95.05"),
@@ -115,12 +115,12 @@ TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Pl
         (
             DriverCards(names=("NVIDIA L4",), version="580.95.05"),
             TorchBuild(version="2.13.0+cu130", cuda="13.0"), "7", "No CUDA GPUs are available",
-            "because CUDA_VISIBLE_DEVICES is '7' and names none of them: name one in it, or remove it, or choose",
+            "because CUDA_VISIBLE_DEVICES is '7' and names no card: name a card in it, or remove it, or choose",
         ),
     ],
 )  # fmt: skip
 def test_the_reason_is_told(cards, build, visible, torch_says, message):
-    """A run that takes the CPU in silence takes hours where minutes were expected."""
+    """A run that takes the CPU without a word takes hours instead of minutes."""
     error = unusable(cards, build, visible, torch_says)
     assert re.search(re.escape(message), str(error)), error
 
@@ -129,5 +129,5 @@ def test_the_reason_is_told(cards, build, visible, torch_says, message):
     ("visible", "hides"), [(None, False), ("", True), (" ", True), ("-1", True), ("0", False), ("GPU-1234", False)]
 )
 def test_an_empty_variable_is_a_wish(visible, hides):
-    """Whoever hides the cards wants the CPU, and would be refused."""
+    """A user who hides the cards wants the CPU, but would get an error."""
     assert hides_all(visible) is hides

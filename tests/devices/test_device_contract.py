@@ -93,7 +93,7 @@ def test_too_much_is_an_out_of_memory_error_that_keeps_nothing(accelerator):
 def test_a_run_has_the_peak_that_was_predicted_and_leaves_nothing(
     description, mode, isolation, passes, tmp_path, tiny_models
 ):
-    """The claim of the planner, and of the release in both of its meanings. In standard mode a thread for each model
+    """The planner and the release of a lease rely on this. In standard mode a thread for each model
     would keep a second workspace of the matrix library, which nothing predicts.
     """
     write_collection(tmp_path / "chunks", "alpha", 60, seed=1)

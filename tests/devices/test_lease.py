@@ -219,7 +219,7 @@ def cudnn_may_attend() -> bool:
 
 
 def test_cudnn_does_not_attend_within_a_lease(accelerator, tmp_path):
-    """On an H100 it plans every new shape of a batch for .4 s. After the lease the process is as it was."""
+    """cuDNN's attention makes a plan for every new shape of a batch. After the lease the process is as before."""
     assert cudnn_may_attend()
     with pytest.raises(ValueError, match="inside"), lease(accelerator, tmp_path):
         assert not cudnn_may_attend()
@@ -235,7 +235,7 @@ def test_cudnn_does_not_attend_within_a_lease(accelerator, tmp_path):
 
 
 def test_the_first_lease_to_end_does_not_give_cudnn_back_to_the_other(accelerator, tmp_path):
-    """Two runs of one notebook, each on a device of its own: one would end with the other's kernels changed."""
+    """If two runs of one notebook have a device each, the end of one run would change the kernels of the other."""
     first, second = (DeviceLease(accelerator, ["m"], ListSink(), lock_dir=tmp_path / name) for name in "ab")
     with second:
         with first:
@@ -245,7 +245,7 @@ def test_the_first_lease_to_end_does_not_give_cudnn_back_to_the_other(accelerato
 
 
 def test_on_the_cpu_nothing_is_switched_off(tmp_path):
-    """The host has attention of its own, and its lease no reason to change what others set."""
+    """The host has its own attention, so a lease of the host must not change the setting."""
     with lease(open_accelerator("cpu"), tmp_path):
         assert cudnn_may_attend()
 

@@ -1,4 +1,4 @@
-"""What is learnt of the driver where its tool is absent, fails, hangs, or does not know."""
+"""What soloist learns about the driver if its tool is absent, fails, hangs, or does not know."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_without_the_tool_the_drivers_files_tell(smi, tmp_path, version, number)
 
 
 def test_a_card_of_the_machine_that_a_container_does_not_have_is_no_card(smi, tmp_path):
-    """/proc is that of the machine in every container, also in one that is to compute on the CPU."""
+    """Every container sees the machine's /proc, even a container that must compute on the CPU."""
     smi("exit 127")
     root = machine(tmp_path / "machine", nodes=0, version="Kernel Module  580.95.05", models=("Tesla T4",))
     assert driver_cards(root=root) is None

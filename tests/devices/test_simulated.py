@@ -191,8 +191,8 @@ def test_factories_make_tensors_on_the_device():
 
 
 def test_threads_that_compute_together_have_a_workspace_each(tmp_path):
-    """A library's handle is a thread's, and a workspace is a handle's. A second thread would use memory that is not
-    counted, or each thread that comes after another would count for one more.
+    """Each thread has a handle of the library, and each handle has a workspace. A second thread would use memory that
+    is not counted, or each later thread would count once more.
     """
     card = replace(CARDS["T4"], context_bytes=0)
     simulated.configure([card], tmp_path / "threads")
@@ -227,7 +227,7 @@ def test_a_workspace_keeps_no_card(tmp_path):
 
 
 def test_an_answer_from_the_device_is_a_wait():
-    """A forward pass that waits would look like one that does not: the work after it begins too late on a card."""
+    """A forward pass that waits would look like a pass that does not. On a card, later work would begin too late."""
     on_device, chosen = torch.arange(6, device="sim:0"), torch.tensor([True, False] * 3).to("sim:0")
     waits = simulated.ledger(0).waits
     asked = {
@@ -250,7 +250,7 @@ def test_an_answer_from_the_device_is_a_wait():
 
 
 def test_what_a_device_does_by_itself_is_no_wait():
-    """Waits that a card does not have would hide those that it has."""
+    """False waits would hide the real waits of a card."""
     on_device, chosen = torch.arange(6, device="sim:0"), torch.tensor([True, False] * 3).to("sim:0")
     before = simulated.ledger(0).waits.total()
     with torch.inference_mode():

@@ -196,7 +196,7 @@ def test_the_scenarios_are_the_code_of_the_plan() -> None:
 
 
 def test_where_soloist_cannot_be_installed_one_sentence_says_what_to_attach(tmp_path: Path) -> None:
-    """On Kaggle without the wheels, a stranger would see that a module is missing, and no way on."""
+    """On Kaggle without the wheels, a user would see that a module is missing, but not what to do."""
     code = "\n".join(map(source_of, (SETTINGS, INSTALL)))
     environment = {**os.environ, "SOLOIST_INPUT": str(tmp_path / "input"), "SOLOIST_WORKING": str(tmp_path / "working")}
     done = subprocess.run(
@@ -210,7 +210,7 @@ def test_where_soloist_cannot_be_installed_one_sentence_says_what_to_attach(tmp_
 def test_with_fewer_than_two_models_one_sentence_says_what_to_attach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A notebook that goes on with one model, or with none, fails later for reasons that nobody connects with that."""
+    """A notebook that continues with one model or none fails later, with an error that does not name the cause."""
     monkeypatch.setenv("SOLOIST_INPUT", str(tmp_path / "input"))
     monkeypatch.setenv("SOLOIST_WORKING", str(tmp_path / "working"))
     monkeypatch.setenv("SOLOIST_CATALOGUE", "")  # the cell sets it
@@ -226,7 +226,7 @@ def test_with_fewer_than_two_models_one_sentence_says_what_to_attach(
 
 @pytest.mark.process
 def test_a_session_on_kaggle_finds_what_is_attached(on_kaggle: tuple[Session, Path]) -> None:
-    """A mount that is not searched: its model, chunks or run would silently be others."""
+    """If the notebook misses a mount, it takes another model, other chunks or another run without a word."""
     session, folder = on_kaggle
     assert "This machine has no GPU, so the notebook uses two simulated T4" in session.shown(MACHINE)
     models = session.shown(MODELS)
@@ -287,7 +287,7 @@ def test_a_session_on_kaggle_shows_what_the_plan_expects(on_kaggle: tuple[Sessio
 
 
 def test_a_laptop_needs_nothing_attached(laptop: tuple[Cells, dict[str, str]]) -> None:
-    """Whoever tries the notebook first has attached nothing: it must show what it can do all the same."""
+    """A first user of the notebook has attached nothing. The notebook must still show what it can do."""
     _, shown = laptop
     assert "This machine has no GPU" in shown[MACHINE]
     assert "No models are attached" in shown[MODELS]
@@ -317,7 +317,7 @@ def test_every_question_of_the_notebook_has_its_answer(laptop: tuple[Cells, dict
 
 
 def test_the_same_cell_again_keeps_everything(laptop: tuple[Cells, dict[str, str]]) -> None:
-    """Whoever runs all cells once more must not wait for the embedding once more."""
+    """A second run of all cells must not embed again."""
     cells, _ = laptop
     assert "going on with" in cells.run(EARLIER)
     kept = re.findall(r"([\w-]+): 0 chunks embedded, (\d+) kept from an earlier session", cells.run(EMBED))

@@ -103,7 +103,7 @@ def test_many_bad_rows_end_the_run(folder: Path, card: str, dtype: str) -> None:
         encode(folder, CARDS[card], texts(40, 30))
     said = str(caught.value)
     assert said.startswith("model gives vectors with NaN, infinity or only zeros in float16 on sim:0, for ")
-    assert said.endswith(f"too many to compute them again in float32: run again with --dtype {dtype}")
+    assert said.endswith(f"too many chunks to compute again in float32: run again with --dtype {dtype}")
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def encoded(replicas: Replicas, length: int, *sizes: int) -> None:
 
 
 def test_a_device_without_room_leaves_the_cache_of_another_as_it_is(bert):
-    """torch empties the caches of all devices at once: one that computes would wait, and take its memory anew."""
+    """torch empties the caches of all devices at once: a device that computes would wait, and allocate again."""
     tight, roomy = bare_card(bert.weights_bytes + 500_000), bare_card(2**30)
     accelerator, sink = SimulatedAccelerator([tight, roomy]), ListSink()
     with Replicas(bert, Encoder(bert), accelerator, sink) as replicas:
@@ -120,9 +120,9 @@ def test_a_device_without_room_leaves_the_cache_of_another_as_it_is(bert):
 
 @pytest.fixture
 def full_for_cublas(bert):
-    """Has the network fail at its second batch as cuBLAS does where torch's cache has left the driver nothing.
+    """Makes the network fail at its second batch, as cuBLAS does if torch's cache leaves the driver no memory.
 
-    What it gives is a list of the bytes in the cache at each batch.
+    Gives a list of the bytes in the cache at each batch.
     """
     hooks, cached = [], []
 
@@ -156,7 +156,7 @@ def test_cublas_on_a_full_device_splits_a_batch(bert, full_for_cublas):
 
 
 def test_cublas_on_a_device_with_room_ends_the_run(bert, full_for_cublas):
-    """A library that does not fit the driver would be called a lack of memory, once a row."""
+    """The error of a library that does not fit the driver would count as a lack of memory, for every row."""
     accelerator, sink = SimulatedAccelerator([bare_card(2**30)]), ListSink()
     full_for_cublas(accelerator)
     with (

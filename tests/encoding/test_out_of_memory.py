@@ -22,8 +22,8 @@ from soloist.types import Batch
     ],
 )
 def test_every_way_of_saying_that_memory_is_short(error, elsewhere):
-    """cuBLAS says it in words of its own on a nearly full device, and the run would end there. Only torch's allocator
-    has given its free blocks back before it says so.
+    """On a nearly full device, cuBLAS reports the lack of memory in its own words, and the run would end. Only torch's
+    allocator gives its free blocks back before it raises.
     """
     assert is_out_of_memory(error, lambda: 100 * 2**20)
     assert came_from_elsewhere(str(error)) is elsewhere
@@ -31,7 +31,7 @@ def test_every_way_of_saying_that_memory_is_short(error, elsewhere):
 
 @pytest.mark.parametrize("status", ["CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"])
 def test_cublas_on_a_device_with_room_says_something_else(status):
-    """A library that does not fit the driver says the same: memory would be blamed, and each row be tried."""
+    """A library that does not fit the driver says the same. soloist would blame memory, and try each row."""
     error = RuntimeError(f"CUDA error: {status} when calling `cublasCreate(handle)`")
 
     def broken() -> int:

@@ -270,7 +270,7 @@ def embed_hot(config, tiny_models, tmp_path, chunks_root):
 
 
 def test_overflow_in_half_precision_is_recomputed(embed_hot, all_vectors):
-    """NaN in a vector poisons every search, and who is told at the end of a shard has waited for it."""
+    """NaN in a vector spoils every search. A message at the end of the shard would come too late."""
     sink = ListSink()
     result, folder = embed_hot({7, 27, 47}, "float16", sink)
     kinds = (BadRowsFound, RowsRecomputed, ShardEncoded)
@@ -283,7 +283,7 @@ def test_overflow_in_half_precision_is_recomputed(embed_hot, all_vectors):
 
 
 def test_a_dtype_that_does_not_suit_a_model_ends_the_run(embed_hot, all_vectors):
-    """In fp16 the Gemma 3 family gives nothing but NaN: all rows would be computed again, and one after the other."""
+    """In float16 the Gemma 3 family gives only NaN: all rows would be computed again, one after the other."""
     hot, sink = set(range(32, 60)), ListSink()
     with pytest.raises(
         UnfitDTypeError, match=r"^hot gives .* in float16 on sim:\d, for .* run again with --dtype float32$"

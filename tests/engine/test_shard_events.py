@@ -37,7 +37,7 @@ def test_a_shard_has_the_seconds_of_its_steps_and_the_memory_of_its_devices(conf
 
 
 def test_a_shard_without_a_lease_has_no_memory(config):
-    """Where all vectors are copied, no device is leased, and to ask one for its memory would make a context on it."""
+    """If all vectors are copied, no device is leased. Asking a device for its memory would make a context on it."""
     run(config)
     sink = ListSink()
     run(dataclasses.replace(config, out=config.out.with_name("again"), reuse=(config.out,)), sink)

@@ -151,7 +151,7 @@ def test_a_shard_is_told_after_its_batches_and_in_its_turn(many, mode):
 
 
 class Presses:
-    """A sink that sends signals in the midst of a shard: the first, and the others once the run has heard of it.
+    """A sink that sends signals in the middle of a shard: the first, and the others once the run has heard of it.
 
     The shard goes on when the last of them was heard.
     """
@@ -184,7 +184,7 @@ class Presses:
 def test_a_signal_keeps_the_shard_in_work_and_a_second_one_those_before(
     many, planted, accelerator, numbers, error, shards
 ):
-    """A shard that was computed would be thrown away, or be told and not be there."""
+    """A computed shard would be thrown away, or be reported without being on the disk."""
     config, sink = dataclasses.replace(many, accelerator=accelerator), ListSink()
     with pytest.raises(error) as caught:
         run(config, sink, Presses(Gate(), planted, *numbers))
@@ -221,7 +221,7 @@ def nonsense(vectors):
     ],
 )
 def test_a_row_without_a_vector_costs_the_shard_in_work(many, planted, act, error, sentence):
-    """The error of a shard would take along the shard before it, which may still be on its way to the disk."""
+    """The error of a shard would lose the shard before it, which may still be on its way to the disk."""
     sink = ListSink()
     with pytest.raises(error) as caught:
         run(many, sink, On(in_the_midst_of(AT), lambda: setattr(planted, "act", act)))
@@ -237,7 +237,7 @@ def end_this_thread() -> None:
 
 
 def test_a_device_thread_that_dies_costs_the_shard_in_work(many):
-    """Whoever waits for the thread would wait for ever, or leave without the shard before."""
+    """The pass would wait for the thread for ever, or end without the shard before."""
     sink = ListSink()
     with pytest.raises(EncodingError) as caught:
         run(many, sink, On(in_the_midst_of(AT), end_this_thread))
@@ -274,7 +274,7 @@ def test_a_kill_before_a_shard_has_its_name_keeps_those_before(many, tmp_path):
 
 
 def test_an_error_of_the_disk_is_told_before_that_of_the_next_shard(many, planted):
-    """A row without a vector would be told, and after the row is gone the disk is as full as before."""
+    """The error would name a row without a vector. But without that row, the disk would still be full."""
     begun, sink = threading.Event(), ListSink()
 
     def begin() -> None:

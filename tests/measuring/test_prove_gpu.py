@@ -112,7 +112,7 @@ def test_the_page_has_a_row_for_each_part_and_the_tables_of_some(tmp_path):
 
 
 def test_a_part_without_time_is_not_run(setting):
-    """The proof would take longer than it says; and what did not run would pass for shown."""
+    """The proof would take longer than it says, and a part that did not run would count as shown."""
     outcome = command._outcome(PARTS[0], setting, 120, 3.0)
     assert (
         outcome.verdict == "cannot be shown here"
@@ -127,7 +127,7 @@ def test_every_part_has_a_function():
 
 @pytest.mark.process
 def test_a_rehearsal_runs_on_simulated_devices(tmp_path):
-    """What a GPU is to run would have been run by nobody."""
+    """Without a rehearsal, nobody would have run this code before it reaches a GPU."""
     command = [
         sys.executable, "-m", "benchmarks.prove_gpu", "--devices", "simulated:1xT4", "--results", str(tmp_path),
         "--only", "peaks,out_of_memory",

@@ -53,7 +53,7 @@ def test_a_root_that_is_missing_has_no_models(tmp_path: Path) -> None:
 def test_models_are_found_and_the_catalogue_that_is_written_has_them(
     tmp_path: Path, tiny_models: dict[str, Path]
 ) -> None:
-    """A model that is found and has another name in the catalogue is of no use; nor is a module that counts as one."""
+    """A model that is found under a wrong name has no use. Nor has a module that counts as a model."""
     root = tmp_path / "input"
     jina = root / "models/jinaai/jina-code-embeddings-1-5b/transformers/default/1"
     shutil.copytree(tiny_models["xlm-roberta"], root / "bge-m3")
@@ -85,7 +85,7 @@ def test_a_model_that_cannot_be_used_says_why_and_is_not_written(tmp_path: Path,
 
 
 def test_of_two_folders_of_one_model_the_usable_one_counts(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
-    """Two tables of one name are no TOML, and a broken copy must not hide a whole one."""
+    """TOML does not allow two tables of one name. And a broken copy must not hide a complete one."""
     broken, first, second = (tmp_path / name / "bge-m3" for name in "abc")
     broken.mkdir(parents=True)
     (broken / "modules.json").write_text("[]")
@@ -94,7 +94,7 @@ def test_of_two_folders_of_one_model_the_usable_one_counts(tmp_path: Path, tiny_
     found = find_models(tmp_path)
     assert [model.folder for model in found] == [first, second, broken]
     assert found[0].complaint is None
-    assert found[1].complaint is not None and "is there twice" in found[1].complaint
+    assert found[1].complaint is not None and "exists twice" in found[1].complaint
     assert load_catalogue(write_catalogue(found, tmp_path / "models.toml")).get("bge-m3").source == str(first)
 
 

@@ -134,14 +134,14 @@ def test_what_a_release_left_behind_is_named():
 
 
 def test_only_the_first_bad_rows_of_a_model_have_a_line():
-    """Thousands of lines would hide all others; without one the person learns of them at the end of the run."""
+    """Thousands of lines would hide all others. Without any, the user learns of bad rows only at the end of the run."""
     stream = io.StringIO()
     lines = LineProgress(stream)
     for model, id in (("m", "a"), ("m", "b"), ("n", "c")):
         lines.emit(BadRowsFound(model=model, device="cuda:0", dtype="float16", rows=64, ids=(id,)))
     said = (
-        "1 of 64 vectors of a batch on cuda:0 have NaN, infinity or only zeros in float16, the first that of chunk "
-        "{!r}: such vectors are computed again in float32, and the end of the run counts them"
+        "1 of 64 vectors of a batch on cuda:0 have NaN, infinity or only zeros in float16 (the first is of chunk "
+        "{!r}): such vectors are computed again in float32, and the result of the run counts them"
     )
     assert stream.getvalue().splitlines() == [f"m: {said.format('a')}", f"n: {said.format('c')}"]
 

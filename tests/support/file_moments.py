@@ -14,8 +14,8 @@ _listening: list[bool] = []
 
 @contextlib.contextmanager
 def just_before(pattern: str, act: Callable[[], object]) -> Iterator[None]:
-    """Within this, call `act` before each operation that matches, in the thread that does it. An error of `act` is the
-    operation's.
+    """Within this, call `act` before each operation that matches, in the thread that does it. An error of `act`
+    becomes the error of the operation.
 
     An operation reads `os.rename SOURCE TARGET`, `open PATH`: the names of Python's audit events.
     """

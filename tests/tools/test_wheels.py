@@ -62,7 +62,7 @@ def built(offered: Path, soloist: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_the_folder_has_what_the_image_lacks(built):
-    """A torch of 3 GB in the folder, a package that is missing where there is no index, or a wheel of last month."""
+    """The folder would have a torch of 3 GB, or lack a package, or keep a wheel of last month."""
     out, said = built
     rows = {row["package"]: (row["version"], row["instead_of"], row["spare"]) for row in said["wheels"]}
     assert rows == {
@@ -86,7 +86,7 @@ def test_the_list_says_sizes_and_digests(built):
 
 @pytest.mark.parametrize("had", [{"kept": "1.5"}, {}], ids=["as listed", "less than listed"])
 def test_the_folder_alone_installs_soloist_in_the_image(built, had, tmp_path):
-    """pip must not touch what the image has, and one small package that an image of today lacks stopped all."""
+    """pip must not touch what the image has. And one small package that the image lacks must not stop pip."""
     out, said = built
     packages = {name: version for name, version in IMAGE.packages.items() if name != "kept"} | had
     interpreter = imitate(replace(IMAGE, packages=packages), tmp_path / "image", sys.executable)
@@ -139,7 +139,7 @@ def test_what_pip_cannot_find_is_told_in_its_words(soloist, tmp_path, monkeypatc
     ids=["no Python", "no version"],
 )
 def test_a_list_that_cannot_be_used(tmp_path, capsys, lines, said):
-    """A package that was passed over in silence would be in the folder, in another version than the image has."""
+    """If a line is skipped without a word, the folder gets that package, in another version than the image has."""
     path = tmp_path / "mine.txt"
     path.write_text(lines)
     assert main([str(path), str(tmp_path / "out")]) == 1

@@ -1,4 +1,4 @@
-"""Which attention kernel torch takes, what it gives for rows that are all mask, and how long its first call takes."""
+"""Which attention kernel torch takes, what it gives for rows that are all masked, and how long its first call takes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROWS, _HEADS, _TOKENS, _DIM = 8, 12, 256, 64
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Case:
-    """`blind` rows see no token at all, as the first rows of a text that is padded on the left."""
+    """`blind` rows see no token at all, like the first rows of a text that is padded on the left."""
 
     name: str
     mask: torch.Tensor | None = None
@@ -95,7 +95,7 @@ def _called(case: _Case, dtype: torch.dtype, device: str, card: Any) -> dict[str
 
 
 class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees which attention operator reaches the device; without one of those, it was computed step by step."""
+    """Records which attention operator reaches the device. If none does, attention was computed step by step."""
 
     kernel = "math"
 

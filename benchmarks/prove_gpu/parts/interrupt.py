@@ -15,13 +15,13 @@ from benchmarks.prove_gpu.setting import Seen, Setting
 from benchmarks.texts import write_chunk_file
 from soloist.devices import open_accelerator
 
-_STOPPED = 3  # the exit code of a run that was to end early
+_STOPPED = 3  # the exit code of a run that was told to end early
 _PATIENCE_SECONDS = 60
 _PATIENCE_OF_A_REHEARSAL_SECONDS = 300
 
 
 def interrupt(setting: Setting) -> Seen:
-    """End a run by Ctrl-C after its first shard: what is kept, what the devices hold, and that it goes on."""
+    """End a run by Ctrl-C after its first shard: what is kept, what the devices hold, and whether it continues."""
     folder = setting.folder("interrupt")
     shards = 6 if setting.small else 20
     write_chunk_file(folder / "chunks" / "texts", texts(shards * (8 if setting.small else 200), 480))

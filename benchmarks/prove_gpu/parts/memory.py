@@ -19,7 +19,7 @@ from soloist.models.loading import stage
 from soloist.models.spec import ModelSpec
 from soloist.types import Batch, DType
 
-# More than this above the prediction, and a planned batch may not fit.
+# If a peak is higher above the prediction than this, a planned batch may not fit.
 _MOST_OVER = 1.10
 
 
@@ -70,7 +70,7 @@ def _of_model(name: str, setting: Setting, accelerator: Accelerator) -> list[dic
         features = encoder.collate(tokenized, batch)
         traces = predictor.tracer.both(shape.rows, shape.length)
         predicted = predictor.replayed(traces[0] if shape.padded or len(traces) == 1 else traces[1])
-        forward(replica, features, device, attention=attention)  # the first call makes what stays
+        forward(replica, features, device, attention=attention)  # the first call makes the workspaces that stay
         accelerator.empty_caches()
         accelerator.reset_peak(device)
         forward(replica, features, device, attention=attention)

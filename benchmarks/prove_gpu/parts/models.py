@@ -47,7 +47,7 @@ MODELS: Mapping[str, Made] = {
 
 
 def models(setting: Setting) -> Seen:
-    """Write the folder of each model. Weights are drawn on the device, where that takes a moment."""
+    """Write the folder of each model. The device draws the weights, because that takes only a moment there."""
     rows = []
     for name, made in MODELS.items():
         blueprint = BUILT_IN.get(made.shape_of).blueprint
@@ -81,13 +81,13 @@ def make(folder: Path, blueprint: Blueprint, max_tokens: int, setting: Setting) 
 
 
 def text_of(tokens: int, seed: int) -> str:
-    """A text of words that the models' tokenizer reads as so many tokens, with the two around each text."""
+    """A text that the models' tokenizer reads as so many tokens, including the two special ones."""
     drawn = random.Random(seed)
     return " ".join(f"w{drawn.randrange(_WORDS)}" for _ in range(max(1, tokens - 2)))
 
 
 def texts(count: int, longest: int) -> list[str]:
-    """Different texts whose lengths are spread as those of documentation: many short ones, few long ones."""
+    """Different texts with lengths like those of documentation: many short ones, and few long ones."""
     drawn = random.Random(29)
     lengths = (min(longest, max(8, int(drawn.lognormvariate(4.8, 0.7)))) for _ in range(count))
     return [text_of(length, seed) for seed, length in enumerate(lengths)]

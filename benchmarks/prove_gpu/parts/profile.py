@@ -65,7 +65,7 @@ def _in_turn(replica: Any, features: Sequence[Any], device: str) -> float:
 
 
 def _measured(record: Any, seconds: float) -> dict[str, Any]:
-    """The share of the time without a kernel or a copy, and the calls that wait, for each batch."""
+    """The share of the time without a kernel or a copy, and how many calls wait, on average for a batch."""
     events = record.events()
     spans = sorted(
         (event.time_range.start, event.time_range.end) for event in events if event.device_type.name == "CUDA"

@@ -20,7 +20,7 @@ from soloist.memory import planner
 from soloist.stores import RunFolder
 
 _LOWEST_COSINE = 0.999
-# Of the bytes that a run took, what a run that splits batches is allowed.
+# A run that must split batches gets this share of the bytes that a run took.
 _SHARE = 0.6
 
 
@@ -44,7 +44,7 @@ def standard(setting: Setting) -> Seen:
 
 
 def isolation(setting: Setting) -> Seen:
-    """The driver's free memory before and after a pass in a process of its own. This one computes nothing."""
+    """The driver's free memory before and after a pass in another process. The present process computes nothing."""
     folder = setting.folder("isolation")
     before = _free_bytes(setting)
     sink = _run(folder, setting, ("minilm",), isolation="process")
@@ -61,10 +61,10 @@ def isolation(setting: Setting) -> Seen:
 
 
 def out_of_memory(setting: Setting) -> Seen:
-    """A run with too little memory for its batches: they are split, and it has the vectors of a run with enough."""
+    """A run with too little memory splits its batches, and has the same vectors as a run with enough memory."""
     folder = setting.folder("out_of_memory")
     budget: dict[str, Any] = {"token_budget": 16_384 if setting.small else 65_536, "shard_chunks": 4096}
-    # A simulated device of a size has no workspaces, and neither may the one that it is compared with.
+    # A simulated device that is named by its size has no workspaces, so the device to compare with may have none.
     roomy = setting.devices if setting.is_cuda else "simulated:1x1GB"
     whole = _run(folder / "whole", setting, ("minilm",), devices=roomy, **budget)
     peak = max(event.measured_bytes for event in whole.events if isinstance(event, PeakCompared))
@@ -113,8 +113,8 @@ def _limited(setting: Setting, peak: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _planning_too_much() -> Iterator[None]:
-    """Have batches planned for more memory than a card has. A plan knows the size of a simulated card, and not torch's
-    limit.
+    """Have batches planned for more memory than a card has. A plan knows the size of a simulated card, but not
+    torch's limit.
     """
     kept = planner.RESERVE_SHARE
     planner.RESERVE_SHARE = -4.0

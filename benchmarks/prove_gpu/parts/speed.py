@@ -20,7 +20,7 @@ _LOWEST_COSINE = 0.999
 
 
 def speed(setting: Setting) -> Seen:
-    """Two models, two rounds after a warm-up; sentence-transformers by its default batch size and its best one."""
+    """Two models, two rounds after a warm-up; sentence-transformers with its default batch size and its best one."""
     rows = [row for model in ("minilm", "bge") for row in _of_model(setting, model)]
     faults = tuple(
         f"{row['model']} by {row['engine']} has a vector with cosine {row['lowest cosine']}"

@@ -1,4 +1,4 @@
-"""What soloist brings to prove itself: the tests that need a CUDA device, and `soloist validate`."""
+"""soloist's own checks: the tests that need a CUDA device, and `soloist validate`."""
 
 from __future__ import annotations
 

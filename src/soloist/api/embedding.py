@@ -1,6 +1,6 @@
 """A run as Python calls it: it shows its progress, and a stop says how to continue in Python.
 
-Wraps `soloist.engine.run`. The command line calls that one itself, and says with which command to continue.
+Wraps `soloist.engine.run`. The command line calls that function itself, and says which command continues the run.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ def embed(
 
         result = soloist.embed("chunks", out="run", models=["all-MiniLM-L6-v2", "wordllama"])
 
-    `chunks` is the folder of chunks, and the settings are those of `RunConfig`, with fusion's and source's beside the
-    others, as the command line names them. Or `chunks` is a `RunConfig` and there are no settings.
+    `chunks` is a folder of chunks, or chunks themselves. The settings are those of `RunConfig`, with the settings of
+    fusion and source beside the others, as the command line names them. Or `chunks` is a `RunConfig`, and there are no
+    settings.
 
-    Vectors that the folder has of the same chunks by the same models are kept. So a run that was stopped, or whose
+    If the folder has vectors of the same chunks by the same models, they are kept. So a run that was stopped, or whose
     chunks have changed, computes only what is left.
 
     In a notebook and on a terminal there is a bar for each pass, with chunks/s and the time left. `progress=False`
-    shows nothing. `progress=True` writes lines to stderr where there is neither. Events also go to `events.jsonl` in
-    the run folder and to `sinks`: functions that take an event, or objects whose `emit` does. Where nothing is shown
-    and there are no sinks, notices are logged as warnings of "soloist".
+    shows nothing. Elsewhere `progress=True` writes lines to stderr. Events also go to `events.jsonl` in the run folder
+    and to `sinks`: functions that take an event, or objects whose `emit` does. If nothing is shown and there are no
+    sinks, notices are logged as warnings of "soloist".
 
     In the main thread, a notebook's too, the first Ctrl-C or SIGTERM (in a notebook: interrupt the kernel) ends the run
-    after the present shard, and a second one ends it at once. Elsewhere, or where a handler of your own is set, signals
-    are yours.
+    after the present shard, and a second signal ends it at once. In other threads, or with a handler of your own,
+    soloist leaves signals to you.
 
         try:
             result = soloist.embed(config)
@@ -71,7 +72,7 @@ def embed(
 
 
 def _raise_with_the_way_on(stopped: RunStoppedError | RunInterruptedError, same: str, *, is_kept: bool) -> NoReturn:
-    """Without the frames between the caller and the signal, which help nobody."""
+    """Raise the error again, with what is kept and how to continue. The frames below the caller help nobody."""
     is_too_short = isinstance(stopped, NothingFinishedError)
     arguments = "a longer stop_after" if is_too_short else same
     done = "was done before" if is_too_short else "is done"

@@ -22,7 +22,7 @@ def plan(
         soloist.plan("chunks", models=["bge-m3"], accelerator="simulated:2xT4", session="9h")
 
     The arguments are those of `embed`. `session` is the time that you have on the machine: seconds, or a duration such
-    as "9h". `out` is the folder that `embed` would write; without it, the plan is that of a new folder here. No weights
+    as "9h". `out` is the folder that `embed` would write; without `out`, the plan is for a new folder here. No weights
     are loaded. In a notebook the estimate is shown as tables; `to_pandas` gives a row for each model.
 
     Raises:

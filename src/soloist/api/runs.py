@@ -43,8 +43,8 @@ def evaluate(
         soloist.evaluate("run", queries="queries.jsonl", qrels="qrels.tsv")
 
     `run` is a run folder, or what `open_run` gave. `queries` and `qrels` are files as BEIR has them: each line of
-    `queries` is an object with `_id` and `text`, each of `qrels` has query-id, corpus-id and score. Without the two,
-    the questions are headings of the chunks, which is weaker evidence.
+    `queries` is an object with `_id` and `text`, each line of `qrels` has query-id, corpus-id and score. Without these
+    files, the questions are headings of the chunks, which is weaker evidence.
 
     Args:
         weights: for the fusions that the run does not have.
@@ -53,7 +53,7 @@ def evaluate(
         keep_own: count a chunk that has a question's own id as a hit of that question.
         plot: write a plot there: .png, .svg or .pdf.
         catalogue: a file of your models, where those of the run are in other places now.
-        progress: False shows nothing meanwhile.
+        progress: False shows no progress.
 
     Raises:
         SoloistError: the run, the files or a model cannot be used, or a library is not installed.
@@ -100,7 +100,7 @@ def export(
 
     soloist.export("run", "parquet", out="vectors")
 
-    `run` is a run folder, or what `open_run` gave. `progress=False` shows nothing meanwhile.
+    `run` is a run folder, or what `open_run` gave. `progress=False` shows no progress.
 
     Raises:
         SoloistError: as `exports.export_run`.

@@ -11,7 +11,7 @@ from soloist.errors import ConfigError
 from soloist.types import DTypeRequest, Isolation, MatmulRequest, Mode, OnBadInput, Packing, VectorDType
 
 AnyPath = str | os.PathLike[str]
-# Chunks by the names of their collections, or of one collection: a table or an iterable, see `soloist.sources.given`.
+# A mapping has chunks by collection. Anything else is one collection: a table or an iterable (`soloist.sources.given`).
 GivenChunks = Mapping[str, Any] | Iterable[Any]
 
 
@@ -49,7 +49,7 @@ def config_of(function: str, chunks: Any, settings: Mapping[str, Any]) -> tuple[
     """The config of a call, and the chunks that are given with it, or None where they are in a folder.
 
     Raises:
-        ConfigError: there are a config and settings, or a setting cannot be what it is.
+        ConfigError: there are both a config and settings, or a setting has a wrong value.
     """
     if isinstance(chunks, RunConfig):
         if settings:

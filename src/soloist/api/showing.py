@@ -1,4 +1,4 @@
-"""Where progress is shown: in a notebook, or on a terminal. Elsewhere nothing is, unless the caller asks for it."""
+"""Where progress is shown: in a notebook, or on a terminal. Elsewhere progress is shown only if the caller asks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shown_progress(asked: bool | None) -> Iterator[EventSink | None]:
 
 @contextlib.contextmanager
 def shown_line(asked: bool | None) -> Iterator[Callable[[str], None]]:
-    """A function that shows what is being done, as one line that is gone in the end."""
+    """A function that shows what is being done, as one line that is removed at the end."""
     if asked is False or sys.stderr is None:
         yield lambda _: None
         return

@@ -87,9 +87,7 @@ def validated(
 
 
 def write_report_of(validation: Validation) -> str | None:
-    """Show the runs in both modes beside each other, as report.html; where that cannot be done, a sentence that says
-    why.
-    """
+    """Show the runs in both modes beside each other, as report.html. If that fails, return a sentence that says why."""
     folder = validation.folder
     runs = [folder / mode for mode in get_args(Mode) if (folder / mode).is_dir()]  # a run may have failed early
     try:

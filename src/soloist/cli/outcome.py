@@ -71,7 +71,7 @@ def _told(exc: BaseException, debug: bool, way_on: WayOn) -> int:
 def importing(way_on: WayOn = starts_again) -> Iterator[None]:
     """Within this, Ctrl-C ends the process at once, and a library that is unfit or broken is an InstallationError.
 
-    Nothing has begun yet, and a library that is interrupted while it is imported may raise anything, or abort.
+    Nothing has begun yet. And if a library is interrupted during its import, it may raise anything, or abort.
     """
     with _uncollected(), _ended_at_once(_stopped_text(KeyboardInterrupt(), way_on)), importing_libraries():
         yield

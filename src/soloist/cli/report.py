@@ -10,10 +10,10 @@ import typer
 from soloist.cli.lists import split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 
-_OTHER_HELP = "Another run, to show it beside the first."
-_EVALUATION_HELP = """What soloist eval RUN --json printed, as a file. With two runs: a file for each, in their
-order."""
-_OUT_HELP = "The file to write. A report that is there is replaced; another file is not."
+_OTHER_HELP = "A second run, to show beside the first."
+_EVALUATION_HELP = """The file with what soloist eval RUN --json printed. For two runs: a file for each run, in the
+order of the runs."""
+_OUT_HELP = "The file to write. An older report is replaced; any other file is not."
 
 
 def report(
@@ -26,8 +26,7 @@ def report(
     """Write a report of a run as one HTML file that needs no network.
 
     It shows the leases and the memory of each device over time, rates, token lengths, batches, padding, splits, reuse,
-    the time of each phase, versions, settings and notices. Each figure is there as a table too. The run need not be
-    finished.
+    the time of each phase, versions, settings and notices. Each figure has a table too. The run need not be finished.
     """
     with exit_codes(debug=debug):
         with importing():

@@ -79,7 +79,7 @@ class Accelerator(Protocol):
         ...
 
     def empty_caches(self) -> None:
-        """Give back the blocks that no tensor holds, on all devices. A device that computes waits meanwhile."""
+        """Give back the blocks that no tensor holds, on all devices. A device that computes has to wait."""
         ...
 
     def clear_workspaces(self) -> None:
@@ -124,7 +124,7 @@ class CpuAccelerator:
         )
 
     def tensor_bytes(self, device: str) -> tuple[int, int]:
-        """The resident size of this process, now and at its highest: the host's tensors are among that."""
+        """The resident size of this process, now and at its highest. This includes the host's tensors."""
         return int(psutil.Process().memory_info().rss), _peak_resident_bytes()
 
     def total_bytes(self, device: str) -> int:
@@ -210,8 +210,8 @@ class CudaAccelerator:
     def empty_caches(self) -> None:
         """Give cached blocks back to the driver.
 
-        torch has no call that does so for one device: `NativeCachingAllocator::emptyCache` goes through all of them,
-        whatever device is the current one (c10/cuda/CUDACachingAllocator.cpp).
+        torch has no such call for one device: `NativeCachingAllocator::emptyCache` goes through all devices, whatever
+        device is the current one (c10/cuda/CUDACachingAllocator.cpp).
         """
         with torch.cuda.device(self.devices[0]):  # else the call makes a context on device 0
             torch.cuda.empty_cache()
@@ -279,7 +279,7 @@ class SimulatedAccelerator:
             _ledger(device).clear_workspaces()
 
     def computing(self) -> contextlib.AbstractContextManager[None]:
-        """Change what CUDA devices change, so that it is tried without them."""
+        """Change what CUDA devices change, so that tests cover the change without such a device."""
         return without_cudnn_attention()
 
 

@@ -1,8 +1,8 @@
 """Which attention kernels torch may choose while devices are leased. Knows a switch of torch, and no devices.
 
 On cards of capability 9.0 and later torch prefers the kernel of cuDNN, also for masked rows. That kernel makes a plan
-for every shape that it has not seen, .44 s each on a B200 (https://github.com/modelscope/FunASR/issues/3704), and
-nearly every batch of a shard has a shape of its own. Memory is not predicted for it either.
+for every new shape, which takes 0.44 s on a B200 (https://github.com/modelscope/FunASR/issues/3704). Nearly every batch
+of a shard has a shape of its own. soloist does not predict the memory of that kernel either.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _before = True
 
 @contextlib.contextmanager
 def without_cudnn_attention() -> Iterator[None]:
-    """In this context no thread of the process runs cuDNN's attention. After the last one it is as it was before."""
+    """In this context no thread of the process runs cuDNN's attention. The last one restores the setting."""
     global _users, _before
     with _lock:
         if not _users:

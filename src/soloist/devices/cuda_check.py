@@ -23,7 +23,7 @@ def has_cuda() -> bool:
     if torch.cuda.is_available():
         return True
     visible = os.environ.get(_VISIBLE)
-    # torch says nothing of a card that it cannot use: `device_count` of c10 catches the error, and says 0.
+    # If torch cannot use a card, it does not say why: `device_count` of c10 catches the error, and returns 0.
     cards = driver_cards() if not hides_all(visible) else None
     if cards is not None:
         raise unusable(cards, _build(), visible, _refusal_of_torch())
@@ -31,7 +31,7 @@ def has_cuda() -> bool:
 
 
 def none_there() -> AcceleratorError:
-    """The error where CUDA is asked for, and torch sees no device and the driver no card."""
+    """The error if CUDA is asked for, but torch sees no device and the driver sees no card."""
     if hides_all(os.environ.get(_VISIBLE)):
         return AcceleratorError(f"{_VISIBLE} hides all CUDA devices: remove it, or choose --accelerator cpu")
     return AcceleratorError("this machine has no CUDA device that torch can use: choose --accelerator cpu")
@@ -58,7 +58,7 @@ def _build() -> TorchBuild:
 
 
 def _refusal_of_torch() -> str:
-    """What torch raises when it is to use a card."""
+    """The text of the error that torch raises when it tries to use a card."""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as exc:

@@ -1,6 +1,6 @@
-"""Why torch cannot use a card that is there: its build, the driver, or kernels that it lacks. Knows no torch.
+"""Why torch cannot use a card of this machine: its build, the driver, or missing kernels. Does not import torch.
 
-The caller says what torch and the driver say of themselves. So all of this holds on a machine without a card.
+The caller passes what torch and the driver say about themselves. So tests need no card.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Capability = tuple[int, int]
 INSTALL = "https://pytorch.org/get-started"
 # The oldest driver on Linux for each major version of CUDA ("CUDA Toolkit Release Notes", minor version compatibility).
 _OLDEST_DRIVERS = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
-# The builds of torch 2.10 and later that have kernels for a card, by its least capability and the next row's
+# The builds of torch 2.10 and later that have kernels for a card, by the least capability of the card
 # (https://github.com/pytorch/pytorch/issues/172352, and issue 190385 on the end of the builds for CUDA 12.6).
 _BUILDS = (
     ((10, 0), "a torch that is built for CUDA 12.8 or newer"),
     ((7, 5), "a torch that is built for CUDA 12.6 or newer"),
-    ((5, 0), "torch 2.14 or older, built for CUDA 12.6"),
+    ((5, 0), "torch 2.10 to 2.13, built for CUDA 12.6"),
 )
-# Cards that are part of a processor (Jetson). Code for other cards does not run on them, nor theirs on other cards.
+# Cards that are part of a processor (Jetson). They do not run code for other cards, and other cards do not run theirs.
 _INTEGRATED = frozenset({(5, 3), (6, 2), (7, 2), (8, 7), (10, 1)})
 _CODE = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<only>[af]?)")
 _NONE_SEEN = "No CUDA GPUs are available"
@@ -117,10 +117,10 @@ def _reason(cards: DriverCards, build: TorchBuild, visible: str | None, torch_sa
             _newer_driver_or_older_torch(cards.version, build.cuda),
         )
     if visible is not None and torch_says.startswith(_NONE_SEEN):
-        return f"CUDA_VISIBLE_DEVICES is {visible!r} and names none of them", "name one in it, or remove it"
+        return f"CUDA_VISIBLE_DEVICES is {visible!r} and names no card", "name a card in it, or remove it"
     return (
         f"torch {build.version} says: {_first_sentence(torch_says)}",
-        "look whether nvidia-smi works, and repair the driver",
+        "check whether nvidia-smi works, and repair the driver",
     )
 
 

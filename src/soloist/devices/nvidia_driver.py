@@ -1,6 +1,6 @@
 """What NVIDIA's driver says of the cards of this machine. Knows its tool nvidia-smi and its files, and no torch.
 
-The tool may be absent. It may hang where a card is broken, and print N/A for what it does not know.
+The tool may be absent. If a card is broken, the tool may hang. It prints N/A for what it does not know.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TOOL = "nvidia-smi"
-# A healthy tool answers within a second, and on a machine with many cards that were asleep within ten.
+# A healthy tool answers within a second. On a machine with many sleeping cards, it answers within ten seconds.
 _PATIENCE_SECONDS = 30.0
 _VERSION = re.compile(r"Kernel Module\D.*?(\d{3}\.\d+(?:\.\d+)?)")
 
@@ -30,7 +30,7 @@ class DriverCards:
 
 
 class NvidiaSmi:
-    """The driver's own tool, which needs no context on a card. Once it has hung, it is not asked again."""
+    """The driver's own tool, which needs no context on a card. If the tool hangs once, it is not asked again."""
 
     def __init__(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         self._patience_seconds = patience_seconds
@@ -117,7 +117,7 @@ def _known(value: str) -> str | None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Kill a process. One that waits inside a broken driver does not end by that, so its end is not waited for."""
+    """Kill a process, and do not wait for its end: a process that waits inside a broken driver does not end."""
     process.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(1)

@@ -12,7 +12,7 @@ Counted are:
 - the workspaces of the matrix library, one for each thread, and the context of the process,
 - the memory of other processes.
 
-Counted too are the times that the host would wait for a card (`simulated_waits`).
+The ledger also counts how often the host would wait for a card (`simulated_waits`).
 
 Scratch memory inside other kernels is not counted. An operator computes its result before the size is known. So
 `torch.OutOfMemoryError` is raised after the work, and nothing of the result is kept.
@@ -102,7 +102,7 @@ def configure(cards: Sequence[Card], folder: Path | None = None) -> None:
             if known is not None and (known.card, known.folder) == (card, folder):
                 continue
             if known is not None:
-                known.clear_workspaces()  # they are nobody's tensors, and the new card has others
+                known.clear_workspaces()  # no tensor of the caller is in them, and the new card has other workspaces
                 if known.allocated_bytes:
                     known.resize(card)
                     continue
@@ -193,7 +193,7 @@ def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 def _count_wait(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Any], target: int | None
 ) -> None:
-    """Count the operator, if a card would let the host wait for it."""
+    """Count the operator, if the host would wait for it on a card."""
     devices = [leaf.device_index for leaf in leaves if isinstance(leaf, SimulatedTensor)]
     involved = devices[0] if target is None and devices else target
     crosses = target is None or len(devices) < sum(isinstance(leaf, torch.Tensor) for leaf in leaves)

@@ -137,8 +137,8 @@ class DeviceLedger:
 class _Handles:
     """The handles of the matrix library: one for each thread that computes, on all devices.
 
-    A thread that has ended leaves its handle to the next one that needs one (`DeviceThreadHandlePool` in
-    aten/src/ATen/cuda/detail/DeviceThreadHandles.h). So there are as many as threads that computed at one time.
+    When a thread ends, the next thread that needs a handle gets that one (`DeviceThreadHandlePool` in
+    aten/src/ATen/cuda/detail/DeviceThreadHandles.h). So there are as many handles as threads that computed at one time.
     """
 
     def __init__(self) -> None:

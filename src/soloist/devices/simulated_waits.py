@@ -1,8 +1,8 @@
 """Which operators make the host wait for a device. Knows torch's operators, and no device.
 
-A CUDA device works behind the host: an operator is only put into its queue. The host waits for the whole queue where it
-needs a value from the device, e.g. a number, or a size that depends on values. It also waits for a copy between host
-and device, unless `non_blocking` is given.
+A CUDA device works behind the host: the host only puts an operator into the queue of the device. The host waits for the
+whole queue if it needs a value from the device, such as a number, or a size that depends on values. The host also waits
+for a copy between host and device, unless `non_blocking` is given.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 _ASKING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-# Some of these are made of others. In inference mode torch does not take them apart before they arrive here.
+# Some of these operators are made of others. In inference mode they arrive here whole.
 _COPIES = {"_to_copy", "copy_", "_copy_from", "to", "type_as", "cpu"}
 _UNTAGGED = {"index_put", "index_put_", "_index_put_impl_", "is_nonzero", "nonzero_numpy", "repeat_interleave"}
 _BOOLEAN = (torch.bool, torch.uint8)

@@ -1,7 +1,7 @@
-"""Rows whose vectors are zero or not finite, counted while devices compute. Knows vectors and events, and no devices.
+"""Counts bad rows, whose vectors are zero or not finite, while devices compute. Knows vectors and events, no devices.
 
-A few such rows are computed again in float32. If there are many, the dtype does not suit the model or the device. To
-compute them all again would take hours, and so the run ends with what to do.
+A few bad rows are computed again in float32. If there are many, the dtype does not suit the model or the device. To
+compute all of them again would take hours. So the run ends with an error that says what to do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from soloist.events import BadRowsFound, EventSink
 from soloist.models.dtype import wider_dtype
 from soloist.models.loading import StagedModel
 
-# The share of a shard that is computed again, and the rows for which no share is asked: a small shard has few.
+# Up to this share of a shard is computed again. Up to `FEW` rows are, whatever their share: a small shard has few rows.
 SHARE = 0.01
 FEW = 20
 
@@ -24,7 +24,7 @@ FEW = 20
 class BadRows:
     """The bad rows of one model in a pass. Several workers may report at once.
 
-    `capability` is that of the devices, which says what other dtype to choose; None where it is not known.
+    `capability` of the devices decides which other dtype to choose; None where it is not known.
     """
 
     def __init__(self, staged: StagedModel, capability: tuple[int, int] | None, sink: EventSink) -> None:
@@ -40,10 +40,10 @@ class BadRows:
         self._pass.rows += rows
 
     def look(self, device: str, ids: Sequence[str], vectors: Vectors) -> None:
-        """Count the bad rows of a batch, and tell of them; `vectors` are (rows, dim), not yet normalised.
+        """Count and report the bad rows of a batch; `vectors` are (rows, dim), not yet normalised.
 
         Raises:
-            UnfitDTypeError: there are more than are computed again.
+            UnfitDTypeError: there are too many to compute them again.
         """
         bad = tuple(ids[row] for row in unusable_rows(vectors))
         with self._lock:
@@ -68,8 +68,8 @@ class BadRows:
         )
         return (
             f"{self._staged.spec.name} gives vectors with NaN, infinity or only zeros in {dtype} on {device}, for "
-            f"{self._pass.bad:,} of {self._pass.computed:,} chunks so far (among them {first!r}). That is too many to "
-            f"compute them again in float32: {way_on}"
+            f"{self._pass.bad:,} of {self._pass.computed:,} chunks so far (among them {first!r}). That is too many "
+            f"chunks to compute again in float32: {way_on}"
         )
 
 

@@ -142,7 +142,8 @@ class DeviceWorker:
         """
         self._collect(job, begun, leave=0)
         gc.collect()
-        if came_from_elsewhere(message):  # only then: it empties the caches of devices that compute, and they wait
+        # Only then: this also empties the caches of devices that compute, and those devices have to wait.
+        if came_from_elsewhere(message):
             self.accelerator.empty_caches()
         if len(batch.rows) == 1:
             raise RowTooLargeError(
@@ -173,7 +174,7 @@ class DeviceWorker:
         return self.accelerator.memory(self.device).free_bytes
 
     def failed(self, error: Exception) -> EncodingError:
-        """An error of the model as one of soloist. It lets go of the tensors in its frames."""
+        """An error of the model as an error of soloist, without the tensors in its frames."""
         forget_frames(error_chain(error))
         return EncodingError(f"{self._model} failed on {self.device}: {type(error).__name__}: {error}")
 
@@ -214,7 +215,7 @@ def threads_of_a_pass(accelerator: Accelerator) -> Iterator[Mapping[str, WorkerT
     """A thread for each device, which computes for all models of a pass.
 
     A matrix library keeps a workspace for each thread on a device: 8.5 MB on a T4, 34 MB on an H100. The host keeps
-    none. Where it has several workers, each model has threads of its own, and there are none here.
+    no workspace. If it has several workers, each model has threads of its own, and there are none here.
     """
     threads: dict[str, WorkerThread] = {}
     try:

@@ -73,9 +73,9 @@ def unit_rows(vectors: Vectors) -> tuple[Vectors, list[int]]:
 
 
 def unusable_rows(vectors: Vectors) -> list[int]:
-    """The indices of the rows for which `unit_rows` has no unit vector, in a fifth of its time.
+    """The indices of the rows for which `unit_rows` has no unit vector. This takes a fifth of the time of `unit_rows`.
 
-    In float64 the square of a float32 number neither overflows nor becomes 0, so a norm is bad where its numbers are.
+    In float64 the square of a float32 number neither overflows nor becomes 0. So a norm is bad only if its numbers are.
     """
     usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
     return np.flatnonzero(~usable).tolist()
@@ -134,7 +134,7 @@ def _fetched(vectors: torch.Tensor) -> Computed:
     host.copy_(vectors, non_blocking=True)
     if not vectors.is_cuda:  # a simulated device has computed already
         return Computed(host=host, copied=None)
-    # One that blocks leaves the core to other threads, where the default keeps asking the driver.
+    # An event that blocks leaves the core to other threads. The default event keeps asking the driver.
     copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     copied.record()
     return Computed(host=host, copied=copied)

@@ -15,7 +15,7 @@ from soloist.types import Batch
 # What torch says of memory that is short without raising its OutOfMemoryError: the driver itself, and the allocator of
 # the CPU.
 _SAYS_SO = ("CUDA error: out of memory", "can't allocate memory")
-# What cuBLAS says where the driver has no memory left for its handle or its kernels. It says the same of other faults.
+# What cuBLAS says if the driver has no memory left for a handle or kernels. cuBLAS says the same about other faults.
 _MAY_MEAN_IT = ("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 # An assumption: a handle and the kernels that the driver loads with it take less.
 _FULL_BYTES = 256 * 2**20
@@ -24,7 +24,7 @@ _FULL_BYTES = 256 * 2**20
 def is_out_of_memory(error: Exception, free_bytes: Callable[[], int | None]) -> bool:
     """Whether an error means that a smaller batch could succeed.
 
-    `free_bytes` tells what the driver has left on the device, None where it does not say. It is asked only where an
+    `free_bytes` gives what the driver has left on the device, or None if that is unknown. It is called only if the
     error may have another cause.
     """
     if isinstance(error, torch.OutOfMemoryError):
@@ -37,10 +37,10 @@ def is_out_of_memory(error: Exception, free_bytes: Callable[[], int | None]) -> 
 
 
 def came_from_elsewhere(message: str) -> bool:
-    """Whether memory was short elsewhere than in torch's allocator.
+    """Whether memory was short outside torch's allocator.
 
-    The allocator gives the free blocks of its device back to the driver before it raises. The driver and cuBLAS do not
-    ask for them.
+    Before the allocator raises, it gives the free blocks of its device back to the driver. The driver and cuBLAS do not
+    ask for these blocks.
     """
     return _says(message, (*_SAYS_SO, *_MAY_MEAN_IT))
 

@@ -159,8 +159,8 @@ def flat_features(
     first row, or its beginning, may come again at the end, so that there are at least `fewest` tokens (see
     `fewest_tokens`) and a `multiple` of them: use only the vectors of the given rows.
 
-    The host would wait for its device without `attention_mask`, which is all ones: transformers would then look for the
-    edges of rows in `position_ids`. So would pooling without `seq_idx`, the row of each token.
+    `attention_mask` is all ones. Without it transformers would look for the edges of rows in `position_ids`, and the
+    host would wait for its device. The host would also wait if pooling had no `seq_idx`, the row of each token.
     """
     tokens = sum(map(len, rows))
     if tokens:
@@ -191,7 +191,7 @@ def _positions(row: NDArray[np.int32], padding_index: int | None) -> NDArray[np.
 def apart(features: Mapping[str, Any], moved: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Within this, attention in this thread keeps the rows of these features apart, if they are packed.
 
-    The features are those in host memory, and `moved` are the same on a device.
+    `features` are in host memory, and `moved` are the same features on a device.
     """
     if "cu_seq_lens_q" not in features:
         yield

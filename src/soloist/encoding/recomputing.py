@@ -1,6 +1,6 @@
-"""Rows that are computed once more, in float32. Knows encoders, workers and accelerators, and nothing of shards.
+"""Computes rows once more, in float32. Knows encoders, workers and accelerators, and nothing of shards.
 
-They are computed together, on a device that has room for the weights in float32 beside what is there, else on the host.
+The rows are computed together: on a device if it has room for the weights in float32, else on the host.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from soloist.memory.planner import RESERVE_SHARE
 from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
 from soloist.types import Batch
 
-# Few rows come again, so that small batches cost little time, and need little memory beside two copies of the weights.
+# Few rows are computed again. So small batches cost little time. Two copies of the weights leave little memory.
 _TOKENS = 4_096
 
 Found = Mapping[int, Vectors]
@@ -57,15 +57,15 @@ class Float32Rows:
         return computed
 
     def forget(self) -> None:
-        """Let go of the copy in host memory."""
+        """Drop the copy in host memory."""
         self._on_host = None
 
     def _by_device(self, tokenized: TokenizedTexts, rows: Sequence[int], worker: DeviceWorker) -> Found:
-        """The vectors of the rows; nothing where the device has no room."""
+        """The vectors of the rows; empty if the device has no room."""
         batches = self._batches_with_room(tokenized, rows, worker.device) if self._accelerator.copies_weights else ()
         if not batches:
             return {}
-        # In the thread of the worker: a matrix library has a workspace for each thread on a device.
+        # In the thread of the worker, because a matrix library has a workspace for each thread on a device.
         return worker.thread.submit(functools.partial(self._on_device, tokenized, batches, worker)).result()
 
     def _by_host(self, tokenized: TokenizedTexts, rows: Sequence[int], worker: DeviceWorker) -> Found:
@@ -80,7 +80,7 @@ class Float32Rows:
         return self._forward(self._on_host, tokenized, batches, "cpu")
 
     def _on_device(self, tokenized: TokenizedTexts, batches: Sequence[Batch], worker: DeviceWorker) -> Found:
-        """The vectors of the batches; nothing where memory ran out in spite of the prediction."""
+        """The vectors of the batches; empty if memory ran out in spite of the prediction."""
         found: Found = {}
         try:
             with run_on(worker.device):
@@ -112,7 +112,7 @@ class Float32Rows:
         return found
 
     def _batches_with_room(self, tokenized: TokenizedTexts, rows: Sequence[int], device: str) -> Sequence[Batch]:
-        """Batches that are predicted to fit beside what is on the device; none where not even single rows do."""
+        """Batches that are predicted to fit beside what is on the device; empty if not even single rows fit."""
         predictor = self._predictor
         if predictor is None:
             return ()

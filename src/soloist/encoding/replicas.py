@@ -52,7 +52,7 @@ class EncodedShard:
     recomputed: Vectors | None = None
 
     def unit_vectors(self) -> Vectors:
-        """The vectors scaled to norm 1. This takes a while, for which the devices need not wait."""
+        """The vectors scaled to norm 1. This takes a while, but the devices need not wait for it."""
         vectors, _ = unit_rows(self.raw)
         if self.recomputed is not None:
             vectors[list(self.recomputed_rows)] = self.recomputed
@@ -62,7 +62,7 @@ class EncodedShard:
 class Replicas:
     """A model on every device of an accelerator, as a context manager inside a lease.
 
-    `threads` are those of a pass by device (see `threads_of_a_pass`). A device that has none there gets its own.
+    `threads` has the threads of a pass by device (see `threads_of_a_pass`). Another device gets its own thread.
 
     Raises:
         ModelTooLargeError: on entering, the weights do not fit on a device.
@@ -118,8 +118,8 @@ class Replicas:
 
         Raises:
             RowTooLargeError: one row alone does not fit on its device.
-            UnfitDTypeError: many vectors are not finite or zero.
-            BadVectorError: a vector is not finite or zero, in float32 too.
+            UnfitDTypeError: many vectors are zero or not finite.
+            BadVectorError: a vector is zero or not finite, in float32 too.
             EncodingError: the model failed for another reason.
         """
         job = Job(

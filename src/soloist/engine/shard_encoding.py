@@ -1,7 +1,7 @@
 """What every driver does with the texts of a shard: tokenize them, plan their batches, and encode them.
 
 Ids and texts come in; vectors and token counts go out. Nothing here knows a run folder, a manifest or the events of a
-run. The steps are apart because a driver prepares the next shard, and finishes the one before, beside the devices.
+run. The steps are separate because a driver prepares the next shard, and finishes the shard before, beside the devices.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PreparedTexts(PlannedTexts):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedTexts:
-    """What the devices made of texts. `recomputed_ids` are those whose vectors had to be computed once more in float32.
+    """What the devices made of texts. `recomputed_ids` are the chunks whose vectors were computed once more in float32.
 
     `shard` is None where there was no text.
     """

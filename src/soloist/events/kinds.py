@@ -134,7 +134,7 @@ class PeakCompared(Event):
 class PeakPredicted(Event):
     """The predicted peak of a pass that split batches or found bad rows, which is not compared with the measured one.
 
-    The batch that the prediction is for was never computed, or a copy of the weights in float32 lay beside it.
+    Either the predicted batch was never computed, or the device also held a copy of the weights in float32.
     """
 
     models: tuple[str, ...]
@@ -239,8 +239,8 @@ class RowsRecomputed(Event):
 class ShardEncoded(Event):
     """A model has a vector for every row of a shard, and the vectors are on disk.
 
-    Three kinds of `rows` add up. `reused_rows` had a vector already: `from_others_rows` of them in another run, the
-    rest in an earlier state of this one. `repeated_rows` have the text of another row. The other rows were embedded.
+    There are three kinds of `rows`. `reused_rows` had a vector already: `from_others_rows` of these in another run, the
+    rest in an earlier state of this run. `repeated_rows` have the text of another row. The other rows were embedded.
 
     Only embedded rows count for the fields that follow. `tokens` includes the prompt, and is counted after truncation.
     `padded_tokens` is what the devices computed, in batches of `batch_rows` rows of `padded_lengths` tokens.

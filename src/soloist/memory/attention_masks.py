@@ -1,8 +1,8 @@
 """Whether a batch has padding is decided on the host, for the masks of attention. Knows transformers, and no models.
 
-Attention without a mask has faster kernels. So transformers asks the mask on the device whether all its rows are full
-(`_ignore_bidirectional_mask_sdpa` in its masking_utils.py), and the answer waits for all work that the device has. The
-host has made the batch, and knows the answer.
+Attention without a mask has faster kernels. So transformers reads from the mask on the device whether all rows are full
+(`_ignore_bidirectional_mask_sdpa` in its masking_utils.py). The answer comes after all work that the device has. But
+the host has made the batch, and knows the answer already.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def without_asking(make_mask: MakeMask) -> MakeMask:
     return mask
 
 
-# Without a mask of padding there is nothing to ask, and with padding no mask can be left out.
+# Without a mask of padding there is nothing to ask. With padding, the mask is always needed.
 _IF_FULL = {"attention_mask": None}
 _IF_PADDED = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
 
-# Under the names of transformers, so that a network's attention stays what its configuration says.
+# Registered under the names of transformers, so that a network uses the attention that its configuration says.
 AttentionMaskInterface.register("sdpa", without_asking(sdpa_mask))
 AttentionMaskInterface.register("eager", without_asking(eager_mask))

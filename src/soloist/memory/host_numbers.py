@@ -2,8 +2,8 @@
 
 Some networks make such numbers in each pass: DeBERTa has `torch.tensor(mid - 1)` take the device of its positions
 (`make_log_bucket_position` in modeling_deberta_v2.py), and masks of Gemma 3 have `torch.tensor(True)`. torch copies the
-number, and waits until the device has done all before it. As the argument of a kernel that fills a tensor, it needs no
-copy.
+number, and waits until the device has done all earlier work. As the argument of a kernel that fills a tensor, the
+number needs no copy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class FilledNumbers(TorchFunctionMode):
-    """Within this, a number of the host goes to a device without waiting. Every function of torch costs a call more."""
+    """Within this, a number of the host goes to a device without waiting. Every function of torch takes a call more."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.Tensor.type_as, torch.Tensor.to) and not kwargs and len(args) == 2 and _is_number(args[0]):

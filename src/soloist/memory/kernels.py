@@ -33,8 +33,8 @@ MATRIX_PRODUCTS = frozenset(
 )
 
 
-# Inference mode hands these over whole. Of the operators that are made of others, they alone allocate more than their
-# result in the networks that were traced: copies of permuted heads, and the statistics of a norm.
+# These operators are made of others, and arrive whole in inference mode. In the networks that were traced, only these
+# two allocate more than their result: copies of permuted heads, and the statistics of a norm.
 COMPOSED = frozenset({torch.ops.aten.matmul.default, torch.ops.aten.layer_norm.default})
 
 

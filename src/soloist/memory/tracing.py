@@ -4,8 +4,9 @@ A pipeline runs on fake tensors, and every birth and death of a storage is noted
 fake CUDA device fails in the CPU build. Bytes do not depend on the device but for attention, which runs the kernel of
 the card in question.
 
-A trace runs without gradients, and not in inference mode. There an operator that is made of others would arrive whole,
-and its temporary storages would not be seen: `matmul` copies permuted heads, and `layer_norm` makes two statistics.
+A trace runs without gradients, but not in inference mode. In that mode an operator that is made of others arrives
+whole, and the trace does not see its temporary storages: `matmul` copies permuted heads, and `layer_norm` makes two
+statistics.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models that lie in folders of this machine: found below a root, named, and written down as a user's catalogue.
+"""Finds models in folders below a root, names them, and writes a user's catalogue of them.
 
 Knows files and the built-in catalogue. Loads no weights and asks no network.
 
@@ -9,9 +9,9 @@ Paths name models in many ways. Kaggle mounts what is attached to a notebook in 
     /kaggle/input/models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION/...    a model
     /kaggle/input/notebooks/OWNER/SLUG/...                              the output of another notebook
 
-A copy of the hub's cache has `models--OWNER--MODEL/snapshots/COMMIT`. A model has the catalogue's name where the path
-ends with that name, whatever signs stand between its letters and digits: `qwen-3-embedding/transformers/0.6b/1` is
-`qwen3-embedding-0.6b`. Otherwise it has the name of its folder.
+A copy of the hub's cache has `models--OWNER--MODEL/snapshots/COMMIT`. If the path ends with a
+name of the catalogue, the model has that name. Signs between letters and digits do not count:
+`qwen-3-embedding/transformers/0.6b/1` is `qwen3-embedding-0.6b`. Otherwise the model has the name of its folder.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from soloist.models.catalogue import BUILT_IN
 from soloist.models.refusals import require_dense_encoder
 from soloist.models.spec import ModelSpec
 
-# A model of the hub's cache inside of a model's version inside of a data set is at 10.
+# The deepest known layout is a hub cache inside a model's version inside a data set: 10 folders.
 _DEPTH = 10
-# Folders that say nothing of which model they hold: Kaggle's frameworks and usual variations, and layers of copies.
+# Names of folders that do not name a model: Kaggle's frameworks and usual variations, and layers of copies.
 _SAYING_NOTHING = frozenset(
     {
         "transformers", "pytorch", "tensorflow1", "tensorflow2", "tflite", "tfjs", "jax", "flax", "keras",
@@ -53,8 +53,8 @@ class AttachedModel:
 def find_models(root: str | Path) -> tuple[AttachedModel, ...]:
     """The models below a folder: those of the catalogue in its order, then the others by name.
 
-    A model is a folder with `modules.json`, or with `config.json` and weights. A root that does not exist has none. Two
-    folders of one name are one model: the first that can be used counts, and the other gets a complaint.
+    A model is a folder with `modules.json`, or with `config.json` and weights. A root that does not exist has none. If
+    two folders have one name, the first that can be used counts, and the other gets a complaint.
 
         find_models("/kaggle/input")
     """
@@ -100,7 +100,7 @@ def _is_model(files: Sequence[str]) -> bool:
 
 
 def _name_of(folder: Path, root: Path) -> str:
-    """The name that the path gives to a model. Folders above the root say something only of a model in the root."""
+    """The name that the path gives to a model. Folders above the root count only for a model in the root itself."""
     parts = folder.relative_to(root).parts or (folder.absolute().name,)
     telling = [part for part in parts if part.lower() not in _SAYING_NOTHING and not _VERSION.fullmatch(part)]
     path = _plain("".join(telling))
@@ -109,7 +109,7 @@ def _name_of(folder: Path, root: Path) -> str:
 
 
 def _keys(spec: ModelSpec) -> tuple[str, str]:
-    """What a path ends with that names this model."""
+    """The ends of paths that name this model."""
     return _plain(spec.name), _plain(spec.source.rsplit("/", 1)[-1])
 
 
@@ -126,12 +126,12 @@ def _examined(name: str, folder: Path) -> AttachedModel:
 
 
 def _once_each(models: Iterable[AttachedModel]) -> Iterator[AttachedModel]:
-    """The models, of which the second of a name gets a complaint."""
+    """The models. If two have one name, the second gets a complaint."""
     used: dict[str, Path] = {}
     for model in models:
         first = used.setdefault(model.name, model.folder)
         if first != model.folder and model.complaint is None:
-            twice = f"{model.name} is there twice, and {first} is used: remove {first} to use {model.folder}"
+            twice = f"{model.name} exists twice, and {first} is used: remove {first} to use {model.folder}"
             model = replace(model, complaint=twice)
         yield model
 

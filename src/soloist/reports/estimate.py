@@ -58,7 +58,7 @@ def estimate_tables(plan: RunEstimate) -> list[tuple[Table, str]]:
 
 
 def estimate_notes(plan: RunEstimate) -> list[str]:
-    """What to know of the figures, and the sums."""
+    """Sentences about the figures, and the sums."""
     return [*plan.notes, _budgets(plan), *_totals(plan)]
 
 

@@ -95,7 +95,7 @@ def metadata_line(hit: Hit) -> str:
 
 
 def source_of(hit: Hit) -> str:
-    """The file that a hit was read from, and its index there; empty if the run does not say. Python gives no file."""
+    """The file that a hit was read from, and its index there; empty if unknown. Chunks from Python have no file."""
     if hit.source_index is None:
         return ""
     if hit.source_file is None:

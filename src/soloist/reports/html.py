@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from soloist.types import Hit
     from soloist.validation import Validation
 
-# Colours are those of the notebook, but for half-transparent grey, which is visible on white and on black.
+# Colours are those of the notebook, except for half-transparent grey, which is visible on white and on black.
 _STYLE = (
     "<style>"
     ".soloist table{border-collapse:collapse;margin:.5em 0;color:inherit;background:transparent}"
@@ -49,7 +49,7 @@ _NUMBERS = {"nDCG@10", "R@100", "RR@10", "bytes a chunk", "weights", "reserved",
 
 
 def result_html(result: RunResult) -> str:
-    """A run: its models, its devices, remarks, and where the files are."""
+    """A run: its models, devices and remarks, and where its files are."""
     tables = map(_table, result_tables(result))
     return _block(*tables, _lines(result_remarks(result)), _lines(result_files(result), quiet=True))
 

@@ -1,7 +1,7 @@
 """Progress in a notebook: one output that is replaced as the work goes on. It needs no widgets.
 
-An output with an id can be updated wherever IPython has a kernel: Jupyter, Kaggle, Colab, VS Code. A saved notebook
-keeps the last state. Knows events, and IPython's display. Computes nothing.
+An output with an id can be updated wherever IPython has a kernel, as in Jupyter, Kaggle, Colab and VS Code. A saved
+notebook keeps the last state. Knows events, and IPython's display. Computes nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def notebook_progress() -> Iterator[NotebookProgress]:
 
 @contextlib.contextmanager
 def notebook_line() -> Iterator[Callable[[str], None]]:
-    """A function that shows what is being done, in one line below the cell. In the end the line is empty."""
+    """A function that shows what is being done, in one line below the cell. At the end the line is empty."""
     display = updating_display()
     shown = _Paced(time.monotonic)
 
@@ -88,7 +88,7 @@ class NotebookProgress:
         self._head: tuple[str, ...] = ()
 
     def emit(self, event: Event) -> None:
-        """Take the event's line or move the bar of its model. What is displayed follows a few times a second."""
+        """Take the event's line or move the bar of its model. The display follows a few times a second."""
         match event:
             case RunStarted():
                 self._passes.clear()
@@ -147,13 +147,13 @@ class _PassBar:
 
     def end_shard(self, event: ShardEncoded) -> None:
         self.state.end_shard(event)
-        self._rate = self.state.rate  # within a shard its batches are counted, and its seconds are not
+        self._rate = self.state.rate  # within a shard, batches are counted but seconds are not
 
     def end(self, now: float) -> None:
         self._ended = now
 
     def text(self, now: float) -> str:
-        """The model, its devices, chunks, chunks/s, and the time left or, in the end, taken."""
+        """The model, its devices, chunks and chunks/s, and the time left. At the end, the time that the pass took."""
         state = self.state
         counted = f"{state.done:,} of {count_text(state.chunks, 'chunk')}"
         parts = (f"{self._model} on {self._devices}: {counted}", self._rate or self._first_rate(now), self._time(now))
@@ -165,7 +165,7 @@ class _PassBar:
         return _line_html(self.text(now)) + bar
 
     def _first_rate(self, now: float) -> str:
-        """By the clock, as long as no shard is finished."""
+        """Chunks per second; by the clock until a shard is finished."""
         if self._ended is not None or not self.state.embedded:
             return ""
         return f"{self.state.embedded / max(1e-3, now - self._started):,.1f} chunks/s"

@@ -23,7 +23,7 @@ class PassState:
 
     @property
     def rate(self) -> str:
-        """Chunks that the model embeds in a second; empty as long as that is not known."""
+        """Chunks that the model embeds in a second; empty until that is known."""
         return f"{self.embedded / self.seconds:,.1f} chunks/s" if self.seconds else ""
 
     @property
@@ -54,6 +54,6 @@ class PassState:
     def seconds_left(self, elapsed: float) -> float:
         """How long the rest takes at the pace of the `elapsed` seconds since the start.
 
-        In standard mode models take turns, and a model waits for the others. So this is by the clock, not by `seconds`.
+        In standard mode models take turns, and each waits for the others. So this uses the clock, not `seconds`.
         """
         return elapsed / max(1, self.done - self.before) * (self.chunks - self.done)

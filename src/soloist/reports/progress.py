@@ -251,8 +251,8 @@ def notable_line(event: Event) -> str | None:
         case BadRowsFound():
             return (
                 f"{event.model}: {len(event.ids):,} of {count_text(event.rows, 'vector')} of a batch on {event.device} "
-                f"have NaN, infinity or only zeros in {event.dtype}, the first that of chunk {event.ids[0]!r}: such "
-                "vectors are computed again in float32, and the end of the run counts them"
+                f"have NaN, infinity or only zeros in {event.dtype} (the first is of chunk {event.ids[0]!r}): such "
+                "vectors are computed again in float32, and the result of the run counts them"
             )
         case Notice():
             return f"note: {event.about}: {event.message}"

@@ -162,7 +162,7 @@ def _not_embedded(model: ModelReport, reuse: Sequence[Path]) -> str:
 
 
 def result_remarks(result: RunResult) -> list[str]:
-    """What a reader should know of the figures, a sentence each."""
+    """Sentences with what a reader should know about the figures."""
     remarks, reuse = [], result.config.reuse
     for model in result.models:
         if model.embedded < model.chunks:

@@ -70,7 +70,7 @@ class RunRecord:
             raise ConfigError(f"the run has no model {name}: choose one of {', '.join(self.models)}")
 
     def require_vectors(self, name: str) -> None:
-        """Refuse a name that is neither a model of the run nor, where it has fused vectors, `fused`.
+        """Refuse a name that is not a model of the run. `fused` is allowed if the run has fused vectors.
 
         Raises:
             ConfigError: it is such a name.

@@ -1,6 +1,6 @@
 """The vectors of some collections of a run, by one model or fused: in blocks for rankers, as one array for a person.
 
-Nothing of them is in memory until it is asked for. Knows files of vectors, and nothing of what ranks them.
+No vector is in memory until somebody asks for it. Knows files of vectors, and nothing about ranking.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class RunVectors:
 
     @property
     def stored_bytes(self) -> int:
-        """What a row takes on the disk."""
+        """The bytes of a row on the disk."""
         return self._files[0].row_bytes if self._files else 0
 
     def blocks(self) -> Iterator[Vectors]:
         """The rows in order, in blocks (up to `BLOCK_ROWS`, dim) of float32. All models of a run have the same blocks.
 
-        A block is a view of the run's file where the vectors are stored in float32, and a copy elsewhere.
+        If the run stores float32, a block is a view of the run's file. Otherwise it is a copy.
 
         Raises:
             OutputError: a file has changed since it was opened, or is gone.
@@ -83,10 +83,11 @@ class RunVectors:
     def array(self) -> NDArray[Any]:
         """All rows as one array (rows, dim), read-only and memory-mapped, in the dtype that the run stores.
 
-        A run has its vectors in one file for each shard, and no array can span files. So the first use copies them, a
-        block at a time, into a temporary file without a name, and maps that: it takes as much disk as the vectors, in
-        the run's folder or, if that is read-only, in the system's temporary folder. The space is free again when the
-        array and this object are gone. `blocks` needs no copy, and `soloist export --to numpy` makes a file to keep.
+        A run has a file of vectors for each shard, and no array can span files. So the first use copies the vectors, a
+        block at a time, into a temporary file without a name, and maps that file. It takes as much disk as the vectors.
+        It is in the run's folder or, if that is read-only, in the system's temporary folder. The space is free again
+        when the array and this object are gone. `blocks` needs no copy, and `soloist export --to numpy` makes a file to
+        keep.
 
         Raises:
             OutputError: as `blocks`, or the disk is full.

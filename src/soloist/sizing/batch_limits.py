@@ -111,7 +111,7 @@ class PeakWatch:
                 self._needs[model], self._largest[model] = need, _Shape(rows=rows, length=length)
 
     def needed_bytes(self, model: str) -> int:
-        """What that batch and all weights on the device should need; 0 where nothing is predicted."""
+        """What the largest batch and all weights on the device should need; 0 if nothing is predicted."""
         need, predictor = self._needs.get(model), self._plan.predictors.get(model)
         return 0 if need is None or predictor is None else predictor.resident_bytes() + int(need)
 
@@ -128,7 +128,7 @@ def compare_peaks(
 ) -> None:
     """Compare the predicted peak of a pass with the devices'. Models that share a pass share its peak.
 
-    The device with the highest peak is compared. Of a pass that split batches only the prediction is told, because the
+    The device with the highest peak is compared. If a pass split batches, only the prediction is reported, because the
     pass never ran the batch that the prediction is for.
     """
     try:

@@ -1,7 +1,7 @@
-"""Collections whose chunks Python gives, and the reading of them. Each is read once, from the first item to the last.
+"""Collections whose chunks Python gives, and how they are read: once each, from the first item to the last.
 
-The rules for text, id and metadata are those of files (`chunk_fields`), but for the id of a chunk without one. There is
-no file whose name would be in it, so it follows from the collection, the text, and how many equal texts were before.
+The rules for text, id and metadata are those of files (`chunk_fields`), except for a chunk without an id. Its id cannot
+have the name of a file, so it depends on the collection, the text, and how many equal texts came before.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def given_input(
 ) -> InputFiles:
     """The collections of what Python gave: a mapping has them by name, anything else is the collection `chunks`.
 
-    They are sorted by name, as those of a folder. `again` names the function that would read what an `embed` reads
-    later, and for which nothing may be given that can be read only once.
+    They are sorted by name, as in a folder. `again` names a function before `embed` that would read the chunks too. For
+    such a function, chunks that can be read only once are refused.
 
     Raises:
-        ConfigError: a name is not a text, a mapping is a table of columns, something that was given has no chunks in
-            it, or can be read only once.
+        ConfigError: a name is not a text, a mapping is a table of columns, or something that was given has no chunks
+            or can be read only once.
         UnknownInputError: a wanted collection is not there.
     """
     named = given if isinstance(given, Mapping) else {DEFAULT_NAME: given}
@@ -75,8 +75,8 @@ def _require_collections(named: Mapping[Any, Any], config: SourceConfig) -> None
             raise ConfigError(f"a collection has the name {name!r}: give a text that is not empty")
     if config.text_field in named:
         raise ConfigError(
-            f"a mapping has chunks by the names of collections, and one of its names is {config.text_field!r}: of a "
-            "table give pandas.DataFrame(...), of one chunk give [...], and give a collection another name"
+            f"a mapping has collections by name, but one name is {config.text_field!r}, the field of texts: give a "
+            "table as pandas.DataFrame(...), give one chunk as [...], or rename the collection"
         )
 
 
@@ -126,7 +126,7 @@ class _Reading:
             self._skip(None, "no chunks")
 
     def _items(self) -> Iterator[Any]:
-        # Only what soloist itself says of the form is translated. An error of the caller's generator is the caller's.
+        # Only soloist's own error about the form is translated. An error of the caller's generator is raised unchanged.
         try:
             yield from given_items(self._collection.chunks, self._config.text_field)
         except NotChunksError as exc:
@@ -151,7 +151,7 @@ class _Reading:
             return None
 
     def _made(self, item: Any, fields: Mapping[str, Any], config: SourceConfig, index: int) -> Chunk:
-        """The chunk with its id, and with the place that it has already or else its index in what was given."""
+        """The chunk with its id and its place: the place that the chunk has, or else its index in what was given."""
         found: list[GivenId] = []
         chunk = chunk_of(fields, config, self._collection.name, 0, check_id=found.append)
         id_ = chunk.id
@@ -165,7 +165,7 @@ class _Reading:
         return replace(chunk, id=id_, source_index=index)
 
     def _note(self, index: int, *, has_id: bool) -> None:
-        """Require that all chunks have an id, or none. A derived id would hide that one is missing."""
+        """Require that all chunks have an id, or that none has. A derived id would hide a missing one."""
         if has_id and self._first_with_id is None:
             self._first_with_id = index
         if not has_id and self._first_without_id is None:

@@ -18,16 +18,16 @@ from soloist.sources.faults import BadItem, UnreadableFileError
 from soloist.sources.tables import with_parsed_metadata
 from soloist.types import Chunk
 
-_ROWS = 1_000  # that are converted at a time
+_ROWS = 1_000  # rows that are converted at a time
 _FORMS = "a soloist.Chunk, a string, a dict, or a document of LangChain or LlamaIndex"
 
 
 class NotChunksError(Exception):
-    """What was given has no chunks in it; the message is the rest of a sentence whose subject is what was given."""
+    """What was given has no chunks in it. The message is a sentence without its subject, which is what was given."""
 
 
 def given_items(given: Any, text_field: str) -> Iterator[Any]:
-    """Each item as a dict, as a `Chunk`, or as a `BadItem`; nothing is held but the rows that are converted at a time.
+    """Each item as a dict, as a `Chunk`, or as a `BadItem`. Only the rows that are converted at a time are in memory.
 
     Raises:
         NotChunksError: it is not an ordered iterable or a table that is known, or the table has no column of texts.
@@ -40,7 +40,7 @@ def given_items(given: Any, text_field: str) -> Iterator[Any]:
 
 
 def is_read_once(given: Any) -> bool:
-    """Whether reading uses it up, as a generator's items are gone once they were read."""
+    """Whether reading uses it up. For example, the items of a generator are gone after one reading."""
     return isinstance(given, Iterable) and iter(given) is given
 
 
@@ -86,7 +86,7 @@ def _document(text: Any, item: Any, id_names: Iterable[str], text_field: str) ->
 
 
 def plain_item(item: Mapping[Any, Any], text_field: str) -> Any:
-    """The item with values that JSON has, but for its text, which stays as it is; a `BadItem` where there are others.
+    """The item with values that JSON has; its text stays as it is. A `BadItem` if the item has other values.
 
     Times, decimals and bytes become text by the rules of tables (`arrow_rows`). So do paths and UUIDs.
     """
@@ -122,7 +122,7 @@ def _is_pandas(given: Any) -> bool:
 
 
 def _pandas_rows(given: Any, text_field: str) -> Iterator[Any]:
-    """Not through Arrow, which would give all rows the keys of each dict in a column. A named index is a column."""
+    """Rows of pandas. Arrow would give all rows the keys of every dict of a column. A named index is a column."""
     names = [*map(str, given.columns)]
     _require_text_column(names, text_field)
     has_named_index = any(name is not None for name in given.index.names)
@@ -159,7 +159,7 @@ def _dataset_rows(given: Any, text_field: str) -> Iterator[Any]:
 
 
 def _is_arrow(given: Any) -> bool:
-    """Whether it is a table: a single column has Arrow's method too, and is an iterable of texts."""
+    """Whether it is a table. A single column has Arrow's method too, but is an iterable of texts."""
     is_table = hasattr(given, "__arrow_c_stream__") and hasattr(given, "columns")
     return is_table or isinstance(given, (pa.RecordBatch, pa.RecordBatchReader))
 
@@ -178,7 +178,7 @@ def _arrow_rows(given: Any, text_field: str) -> Iterator[Any]:
 
 
 _Rows = Callable[[Any, str], Iterator[Any]]
-# How tables are known, and how they are read; the first that fits is taken. pandas and datasets have Arrow's, too.
+# How tables are recognized and read; the first rule that fits is taken. pandas and datasets have Arrow's method too.
 _TABLES: tuple[tuple[Callable[[Any], bool], _Rows], ...] = (
     (_is_pandas, _pandas_rows),
     (_is_dataset, _dataset_rows),

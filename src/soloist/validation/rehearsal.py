@@ -76,8 +76,8 @@ def rehearse(
     """Run everything that the checklist is about, in `folder`, on the first chunks of each collection.
 
     `config` says which chunks, models and accelerator; its `out` is not used. `chunks` are given instead of a folder
-    (see `soloist.sources.given`). The whole takes nine runs, a quick one
-    the six that need no process of their own.
+    (see `soloist.sources.given`). The whole rehearsal makes nine runs. A
+    quick rehearsal makes the six runs that need no process of their own.
 
     Raises:
         SoloistError: there are no chunks, or the models or the accelerator cannot be used at all.

@@ -19,7 +19,7 @@ from soloist.types import Collection
 def write_sample(config: RunConfig, chunks: object, target: Path, limit: int, sink: EventSink) -> int:
     """Write up to `limit` chunks, the first of every collection, as JSON Lines that every command can read; how many.
 
-    `chunks` are given, or are None and those of the config's folder.
+    `chunks` are what Python gave, or None for those of the config's folder.
 
     Raises:
         InputError: there are no chunks.

@@ -90,7 +90,7 @@ def test_packed_rows_on_cuda_have_the_vectors_of_padded_ones(embed, all_vectors,
 @pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("name", ["bert", "xlm-roberta", "qwen2"])
 def test_no_operator_waits_for_cuda(tiny_models, name, packs):
-    """Simulated devices count the waits that soloist knows of. torch knows those of the real one."""
+    """Simulated devices count the waits that soloist knows of. torch knows the waits of a real device."""
     staged = stage(resolve(str(tiny_models[name])), "float16")
     encoder, replica = Encoder(staged, packs=packs), replicate(staged.module, "cuda:0")
     tokenized = encoder.tokenize(["a row", "another row, and a longer one"])

@@ -17,7 +17,7 @@ TOTAL = 2_000_000
 
 @pytest.fixture
 def one_model(config):
-    """The encoder on two devices of 2 MB, of which its weights take .2 MB."""
+    """The encoder on two devices of 2 MB. The weights take 0.2 MB."""
     return dataclasses.replace(config, models=("xlm-roberta",), accelerator=f"simulated:2x{TOTAL / 1e6:g}MB")
 
 
@@ -46,7 +46,7 @@ def test_weights_that_do_not_fit_beside_another_program_are_an_error(one_model):
 
 
 def test_memory_that_comes_back_late_is_waited_for(one_model):
-    """A driver frees what a killed process had a second after its locks are free: the next run would be refused."""
+    """A driver frees the memory of a killed process a second after its locks: the next run would be refused."""
     with taken(one_model.lock_dir, 0, TOTAL - 100_000):
         late = threading.Timer(0.5, let_go, (one_model.lock_dir, 0))
         late.start()
@@ -60,7 +60,9 @@ def test_batches_that_do_not_fit_beside_another_program_are_told_once(one_model,
     run(one_model, sink := ListSink())
     assert any(isinstance(event, BatchSplit) for event in sink.events)
     (message,) = notices(sink)
-    assert message.startswith("sim:0 has 0.00 of 0.00 GB free, because other programs hold the rest. Its largest batch")
+    assert message.startswith(
+        "sim:0 has 0.00 of 0.00 GB free, because other programs hold the rest. The model's largest batch"
+    )
     assert message.endswith(
         "so batches that do not fit are split, which takes longer: end those programs (nvidia-smi lists them), or give "
         "a smaller --token-budget"
@@ -68,7 +70,7 @@ def test_batches_that_do_not_fit_beside_another_program_are_told_once(one_model,
 
 
 def test_another_program_that_leaves_room_enough_is_not_told(one_model):
-    """A notice in every run on a machine with a screen is read in none."""
+    """If every run on a machine with a screen has a notice, nobody reads the notice."""
     with taken(one_model.lock_dir, 0, 100_000):
         run(dataclasses.replace(one_model, token_budget=256), sink := ListSink())
     assert not notices(sink)

@@ -69,7 +69,7 @@ def test_a_shard_is_written_while_the_next_one_is_computed(embed, repeated, monk
 
 
 def test_the_host_writes_in_turn():
-    """On the host a thread more would take a core from the computing."""
+    """On the host, one more thread would take a core from the computing."""
     order = []
     with writer_for(open_accelerator("cpu")) as writer:
         writer.write(lambda: order.append(threading.current_thread()))
@@ -77,7 +77,7 @@ def test_the_host_writes_in_turn():
 
 
 def test_an_error_comes_before_the_next_call_and_that_is_not_made():
-    """A shard would be written after one that is missing, and a run compute for a disk that takes nothing."""
+    """A shard would be written after a missing shard, and the run would compute for a full disk."""
     calls = []
 
     def fail() -> None:

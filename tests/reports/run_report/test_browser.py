@@ -122,7 +122,7 @@ def browser(tmp_path_factory):
 
 
 def test_the_facts_are_those_of_the_run(resumed):
-    """What the events lack, no figure shows."""
+    """No figure can show what the events lack."""
     facts = gather(resumed[0])
     assert [session.ended for session in facts.sessions] == ["ended early", "finished"]
     assert facts.state == "finished" and facts.gaps == ()

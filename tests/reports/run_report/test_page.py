@@ -76,7 +76,7 @@ def page(make_run, tmp_path_factory):
 
 
 def test_every_figure_has_marks_in_both_widths(page):
-    """A figure that is drawn of the wrong facts is a frame around nothing."""
+    """A figure of wrong facts would be an empty frame."""
     expected = {f"{width}-0-{name}" for width in ("wide", "narrow") for name in FIGURES}
     assert {name for name, marks in page.marks.items() if marks} == expected
     assert len(page.ids) == len(set(page.ids))
@@ -92,7 +92,7 @@ def test_the_page_has_the_facts_as_text(page):
 
 
 def test_two_runs_are_beside_each_other(make_run, tmp_path):
-    """Two files in two tabs are no comparison, and a run that has no figure must not take the other's place."""
+    """Nobody can compare two files in two tabs. And a run without a figure must not take the other run's place."""
     one, two = make_run(two_sessions()[:5], name="one"), make_run(name="two")
     page = Page(soloist.report(one, tmp_path / "report.html", beside=two))
     shown = {(0, "leases"), (0, "memory"), (0, "phases"), (0, "lengths"), (1, "lengths")}
@@ -132,7 +132,7 @@ def odd_lines():
 
 
 def test_a_large_run_is_a_page_of_bounded_size_that_says_what_it_cut(make_run, tmp_path):
-    """A mark for each of 10,000 shards is a file that no browser opens, and one that drops rows in silence is a lie."""
+    """With a mark for each of 10,000 shards, no browser opens the file. And a report must say what it leaves out."""
     devices = tuple(f"sim:{number}" for number in range(20))
     began = RunStarted(mode="exclusive", accelerator="simulated", devices=devices, models=("m",))
     lease = LeaseAcquired(
@@ -220,7 +220,7 @@ def test_a_report_is_replaced_and_no_other_file_is(make_run, tmp_path):
 
 
 def test_a_report_is_not_written_into_its_run(make_run, tmp_path):
-    """A run that was stopped while it read would be no run any more, and could not be continued."""
+    """A run that was stopped while it read would not count as a run any more, and could not be continued."""
     run = make_run(two_sessions())
     (tmp_path / "link").symlink_to(run)
     for out in (run / "report.html", tmp_path / "link" / "report.html"):
@@ -230,7 +230,7 @@ def test_a_report_is_not_written_into_its_run(make_run, tmp_path):
 
 
 def test_without_matplotlib_one_sentence_says_what_to_install(make_run, tmp_path, monkeypatch):
-    """A traceback of an import is no help in a notebook."""
+    """A traceback of an import does not help in a notebook."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"soloist report needs matplotlib: run pip install .*\[report\]"):
         soloist.report(make_run(two_sessions()), tmp_path / "report.html")

@@ -48,7 +48,7 @@ from soloist.types import Matmul
 _CODE = "import gc; gc.disable(); from soloist.engine.drivers.isolated import main; gc.enable(); main()"
 _COMMAND = (sys.executable, "-c", _CODE)
 _LAST_WORDS_SECONDS = 30
-_WRITING_SECONDS = 20  # how long a worker that is to end at once may take to write a shard that is computed
+_WRITING_SECONDS = 20  # a worker that must end may take so long to write a computed shard
 _END = "end"
 _PARENT_IS_GONE = 70  # the exit code of a worker whose parent has ended, or wants it to end at once
 
@@ -144,8 +144,8 @@ class _Worker:
     def close(self) -> None:
         """End the worker and wait for its end, which frees all that it has on a device.
 
-        A worker ends when its input does. One that does not is killed. The word before says that this process has not
-        been killed itself, so the worker may write what it has computed.
+        A worker ends when its input ends, or else is killed. Before that, this process sends a word. It tells the
+        worker that this process was not killed, so the worker may write what it has computed.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         self.send(_END)

@@ -61,7 +61,7 @@ from soloist.stores.tables import rounded, tally_of
 from soloist.types import ShardSeconds, TokenTally
 
 _UNKNOWN = -1
-_Taken = Mapping[str, tuple[int, int]]  # bytes of tensors by device: now, and at most since the lease began
+_Taken = Mapping[str, tuple[int, int]]  # bytes of tensors by device: now, and the most since the lease began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,7 +89,7 @@ class _Prepared(_Planned):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Computed(_Planned):
-    """A shard whose new vectors are computed, and which is to be written. `taken` was measured when they were."""
+    """A shard that is to be written. `taken` was measured when its new vectors were computed."""
 
     ids: tuple[str, ...]
     digests: tuple[bytes, ...]
@@ -123,8 +123,8 @@ def run_pass(
 ) -> None:
     """Embed every shard that is not finished with the models of a pass.
 
-    The lease is taken when the first shard with rows to embed is ready, and not at all where there is none. `writer` is
-    given where others have to know what is being written.
+    The lease is taken when the first shard with rows to embed is ready. Without such a shard there is no lease. The
+    caller gives `writer` if it has to know what is being written.
 
     Raises:
         RunStoppedError: the run was to end before all shards were done.
@@ -213,7 +213,7 @@ class _RunningPass:
         weights = {model: encoder.staged.weights_bytes for model, encoder in context.encoders.items()}
         self._room = Room(context.accelerator, weights, self._sink)
         self._replicas: dict[str, Replicas] | None = None
-        self._began = 0.0  # when the shard before was told
+        self._began = 0.0  # when the event of the shard before was emitted
 
     def through(self, prepared: Iterable[_Prepared | _Waiting], writer: ShardWriter) -> None:
         """Work off the shards."""
@@ -271,7 +271,7 @@ class _RunningPass:
         )  # fmt: skip
 
     def _keep(self, item: _Computed) -> None:
-        """Write a shard, and tell of it. On devices this is done in the writer's thread."""
+        """Write a shard, and emit its event. On devices the writer's thread does this."""
         began = time.perf_counter()
         record = self._write(item, *self._whole(item))
         parts = replace(item.parts, writing=time.perf_counter() - began)
@@ -306,7 +306,7 @@ class _RunningPass:
         taken: _Taken,
         seconds_before: float = 0.0,
     ) -> None:
-        """Say that a shard is done. Its seconds are those since the shard before it was done, and some before those."""
+        """Say that a shard is done. Its seconds count from the end of the shard before, plus earlier steps."""
         seconds = seconds_before + time.perf_counter() - self._began
         event = _shard_event(item, rows_per_device, record.tally or TokenTally(), seconds)
         allocated = {device: now for device, (now, _) in taken.items()}
@@ -323,7 +323,7 @@ class _RunningPass:
     def _whole(self, item: _Computed) -> tuple[Vectors, NDArray[np.int32]]:
         """The vectors and token counts of a whole shard: what was encoded, and copies of what was known.
 
-        What is copied may be of the shard before. It is written by now, because shards are written in their order.
+        A copy may come from the shard before. That shard is written by now, because shards are written in their order.
         """
         if not len(item.placement.copies):
             return item.encoded.unit_vectors(), item.fresh.counts

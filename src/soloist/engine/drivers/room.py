@@ -1,7 +1,7 @@
-"""What other programs leave of the devices for a pass. Knows accelerators, and the weights and needs that it is told.
+"""What other programs leave of the devices for a pass. Knows accelerators, and the weights and needs of a caller.
 
-Plans are for whole devices. Where another program holds memory, the weights may not fit, which is an error, or planned
-batches may not, which is a notice: those batches are split.
+Plans are for whole devices, but another program may hold memory. If the weights do not fit, that is an error. If
+planned batches do not fit, that is a notice, and those batches are split.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from soloist.devices import Accelerator
 from soloist.errors import ModelTooLargeError
 from soloist.events import EventSink, Notice
 
-# A driver frees the memory of a process that has ended some time later: others saw 0.5 to 1.5 s.
+# A driver frees the memory of a process some time after the process has ended: others saw 0.5 to 1.5 s.
 _PATIENCE_SECONDS = 2.0
 _POLL_SECONDS = 0.1
 _END_THEM = "end those programs (nvidia-smi lists them)"
@@ -33,7 +33,7 @@ class Room:
         self._told: set[str] = set()
 
     def look(self) -> None:
-        """Ask the driver what is free. The lease has to be held, and nothing of the pass on the devices.
+        """Ask the driver what is free. The lease must be held, and the pass must have nothing on the devices.
 
         Raises:
             ModelTooLargeError: the weights fit on an empty device, but not beside other programs.
@@ -60,7 +60,7 @@ class Room:
         self._sink.emit(
             Notice(
                 about=model,
-                message=f"{self._state(short[0])}. Its largest batch so far and the weights need "
+                message=f"{self._state(short[0])}. The model's largest batch so far and the weights need "
                 f"{need_bytes / 1e9:.2f} GB, so batches that do not fit are split, which takes longer: {_END_THEM}, or "
                 "give a smaller --token-budget",
             )
@@ -72,7 +72,7 @@ class Room:
         return {device: size for device, size in free.items() if size is not None}
 
     def _is_short(self, device: str, need: int) -> bool:
-        """Whether what other programs hold is why a device lacks room."""
+        """Whether a device lacks room because of what other programs hold."""
         context = self._accelerator.card.context_bytes
         return self._free[device] < need <= self._accelerator.total_bytes(device) - context
 

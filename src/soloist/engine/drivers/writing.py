@@ -1,6 +1,6 @@
-"""The order in which a pass writes its shards: one after the other, beside the devices' work where there are devices.
+"""The order in which a pass writes its shards: one after the other, and beside the work of devices if there are any.
 
-Knows calls and a thread. What a call writes is the caller's matter.
+Knows calls and a thread. The caller decides what a call writes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class ShardWriter:
     """Makes the calls that write shards, in their order, as a context manager around the computing.
 
     With `beside`, a call is made in a thread of its own while the caller computes the next shard. A call begins when
-    the one before it has ended. So at most one shard waits for the disk, and none is written after one that failed.
-    Without `beside`, a call has ended when `write` returns.
+    the one before it has ended. So at most one shard waits for the disk, and no shard is written after a shard that
+    failed. Without `beside`, a call has ended when `write` returns.
 
-    Leaving lets the last shard be written, whatever has ended the pass. If that fails, its error is raised: it is of an
-    earlier shard than the error that has ended the pass.
+    On leaving, the last shard is written, whatever has ended the pass. If this write fails, its error is raised,
+    because it is of an earlier shard than the error that has ended the pass.
     """
 
     def __init__(self, *, beside: bool) -> None:
@@ -64,12 +64,12 @@ class ShardWriter:
             Exception: as `write`.
         """
         if self._last is not None:
-            self._last.wait()  # a signal may break this off, and then the call is still to be waited for
+            self._last.wait()  # if a signal breaks this off, somebody must still wait for the call
             last, self._last = self._last, None
             last.result()
 
     def wait_within(self, seconds: float) -> None:
-        """Return when the present call has ended, after these seconds at the latest. Any thread may ask."""
+        """Return when the present call has ended, but after these seconds at the latest. Any thread may call this."""
         last = self._last
         if last is not None:
             last.wait_within(seconds)
@@ -83,5 +83,5 @@ class ShardWriter:
 
 
 def writer_for(accelerator: Accelerator) -> ShardWriter:
-    """The writer of a pass. On the host the computing has every core, and a thread beside it would only take turns."""
+    """The writer of a pass. On the host, computing uses every core, so a second thread would gain little."""
     return ShardWriter(beside=accelerator.kind != "cpu")

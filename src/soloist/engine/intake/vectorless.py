@@ -126,7 +126,7 @@ class _Search:
         reasons: Mapping[str, Vectorless],
     ) -> _VectorlessText:
         id_, file, index = read
-        assert index is not None  # what was read now has it, and of a folder's chunks the file, too
+        assert index is not None  # only what was read now has it, and only chunks of a folder have a file
         name = file or ref.collection
         place = Place(file=self._root / name if self._root is not None else Path(name), index=index)
         return _VectorlessText(row=row, item=self.left_out.add(ref.collection, id_, place, digest, reasons))

@@ -25,7 +25,7 @@ from soloist.stores.manifest import FileRecord
 from soloist.stores.reconcile import reconcile_incoming
 from soloist.types import Matmul, VectorDType
 
-_GIVEN = ""  # in the place of a folder of chunks: Python gave them
+_GIVEN = ""  # stands for a folder of chunks if Python gave the chunks
 
 
 def other_run(path: Path) -> RunFolder:
@@ -65,7 +65,7 @@ def require_the_same(folder: RunFolder, config: RunConfig, models: Sequence[str]
 
 
 def _require_same_origin(folder: RunFolder, config: RunConfig, has: Sequence[str], collections: Sequence[str]) -> None:
-    """Refuse other chunks in the place of those that the run has."""
+    """Refuse chunks that would replace those of the run."""
     before, root = _root_before(folder), config.root
     if root is None:
         _require_given_before(folder, before, [name for name in has if name not in collections])

@@ -1,7 +1,7 @@
 """Figures as SVG within a page: two widths, and colours that the page decides. Knows matplotlib, and nothing of runs.
 
-A colour is a role, such as `ink`. It is drawn as a hexadecimal number that stands for the role, and the SVG then has
-the page's variable of that name in its place. So one figure serves a light page and a dark one.
+A colour is a role, such as `ink`. matplotlib draws a hexadecimal number that stands for the role. In the SVG, the
+page's variable of that name replaces the number. So one figure serves a light page and a dark page.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from soloist.broken_imports import load_optional
 from soloist.reports.text import printable
 
 SERIES = 8
-MARK = "mark"  # what stands for a fact
+MARK = "mark"  # the class of marks that show a fact
 CLASSES = (MARK, "split", "limit", "budget")  # what a figure may give as `gid`
-# In the units of the SVG: a text of 12 is about 12 pixels high where the page is as wide, or has two such columns.
+# In units of the SVG. If the page is as wide as the figure, a text of 12 units is about 12 pixels high.
 WIDE, HALF, NARROW = 960, 560, 360
 _NAME_CHARACTERS = {WIDE: 32, HALF: 24, NARROW: 20}
 _LEGEND_COLUMNS = {WIDE: 4, HALF: 3, NARROW: 2}
@@ -35,7 +35,7 @@ _HEX = re.compile(r"#0[0-9a-f]{5}\b")
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _REFERENCE = re.compile(r"url\(#([^)]*)\)")
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
-# matplotlib's settings are those of the process, and so are the filters of warnings.
+# matplotlib's settings and the filters of warnings belong to the whole process.
 _DRAWING = threading.Lock()
 
 
@@ -45,7 +45,7 @@ def role(name: str) -> str:
 
 
 def series(number: int) -> str:
-    """The colour of a series; they come again after `SERIES`."""
+    """The colour of a series. Colours repeat after `SERIES`."""
     return _ROLES[f"series-{number % SERIES}"]
 
 
@@ -86,7 +86,7 @@ def require_figures() -> Any:
 
 
 def svg(name: str, alt: str, width: int, height: int, draw: Callable[[Canvas], None]) -> str:
-    """A figure as an SVG element. `name` tells its ids from those of the other figures of the page."""
+    """A figure as an SVG element. `name` makes its ids different from those of other figures of the page."""
     figures = require_figures()
     from matplotlib.backends import backend_svg
 
@@ -101,7 +101,7 @@ def svg(name: str, alt: str, width: int, height: int, draw: Callable[[Canvas], N
 
 @contextlib.contextmanager
 def _settings(name: str) -> Iterator[None]:
-    """matplotlib's settings for the SVG of a page, whatever those of the process are."""
+    """matplotlib's settings for the SVG of a page, whatever the settings of the process are."""
     import matplotlib
 
     ink, muted, grid = role("ink"), role("muted"), role("grid")
@@ -116,13 +116,13 @@ def _settings(name: str) -> Iterator[None]:
     with _DRAWING, matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
-        # The page's fonts draw the texts: matplotlib only measures them, and lacks letters of some scripts.
+        # The page's fonts draw the texts. matplotlib only measures the texts, and lacks letters of some scripts.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from (current )?font", category=UserWarning)
         yield
 
 
 def _for_page(text: str, name: str, alt: str) -> str:
-    """The SVG element without size, with ids of its own, the page's colours and a text for who does not see it."""
+    """The SVG element without size, with ids of its own, the page's colours and a text for screen readers."""
     root = ElementTree.fromstring(text)
     for size in ("width", "height"):
         root.attrib.pop(size, None)

@@ -47,7 +47,7 @@ def leases(facts: RunFacts) -> Section:
 
 
 def memory(facts: RunFacts) -> Section:
-    """What tensors took of each device, beside what was predicted and what there is."""
+    """What tensors took of each device, beside the prediction and the capacity."""
     columns = (
         "session", "models", "device", "capacity", "free before", "predicted peak", "measured peak", "left after",
     )  # fmt: skip
@@ -67,17 +67,17 @@ def _has_memory(facts: RunFacts) -> bool:
 
 def _memory_text(facts: RunFacts) -> Iterator[str]:
     yield (
-        "Solid: what tensors took of the device, as measured after each shard. Dotted: the most that they took so far "
-        "in the lease, and in all of it. Dashed: the predicted peak."
+        "Solid: what tensors took of the device, as measured after each shard. Dotted: the most that tensors took so "
+        "far in the lease, up to the peak of the whole lease. Dashed: the predicted peak."
     )
     if HOST in facts.devices:
-        yield "On a CPU both are the size of the whole process, and nothing is predicted."
+        yield "On a CPU both lines are the size of the whole process, and nothing is predicted."
     if limits := {model.limit_bytes for model in facts.models if model.limit_bytes}:
         yield f"Batches were planned to take {bytes_text(max(limits))} of a device at most."
     if any(lease.predicted_bytes is not None and not lease.is_compared for lease in facts.leases):
         yield "A prediction is not compared where a batch was split, or where rows were computed again in float32."
     if not any(points for points in facts.memory.values()):
-        yield "Nobody measured what tensors took after each shard, only the peak of each lease."
+        yield "The memory of tensors was not measured after each shard. Only the peak of each lease is known."
     _, size = thin_memory(facts.memory)
     if size > 1:
         yield f"A point of the figure is the highest of {size} measurements in a row."
@@ -119,7 +119,7 @@ def splits(facts: RunFacts) -> Section:
         name="splits",
         title=title,
         text=(
-            "A batch that did not fit was halved, and both halves were computed. No vector is lost by that.",
+            "A batch that did not fit was halved, and both halves were computed. So no vector is lost.",
             *shown_text("rows", len(counts), BARS),
         ),
         tables=(

@@ -1,6 +1,6 @@
-"""Values of JSON that nobody vouches for: an event of another version, a file that was edited or is damaged.
+"""Values of JSON that may be wrong: an event of another version, a file that was edited or is damaged.
 
-A value of another kind than the one that is asked for counts as absent. Pure: values in, values out.
+A value of a wrong kind counts as absent. Pure: values in, values out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Beyond this a number is no count, size or time of a run, and sums of such numbers are no numbers.
+# A larger number cannot be a count, a size or a time of a run, and sums of such numbers overflow.
 _LARGEST = 1e18
 
 
@@ -23,7 +23,7 @@ class Fields:
 
     @classmethod
     def of(cls, value: Any) -> Fields:
-        """Those of an object; none of any other value."""
+        """The values of an object; none for any other value."""
         return cls(value if isinstance(value, dict) else {})
 
     def number(self, name: str) -> float | None:
@@ -92,4 +92,4 @@ def _object(line: str) -> Fields | None:
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if abs(value) <= _LARGEST else None  # neither NaN nor a larger integer is
+    return float(value) if abs(value) <= _LARGEST else None  # rejects NaN and larger integers

@@ -1,7 +1,7 @@
 """The figures of a report: facts in, marks on a canvas. What stands for a fact has the `gid` MARK.
 
-What a figure leaves out, its section says in words: many points are joined (`thinning`), and of many devices, models
-or bars the first ones are drawn.
+If there are many points, they are joined (`thinning`). If there are many devices, models or bars, only the first are
+drawn. The section of the figure says in words what is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MARKERS = "osD^vPX*"
 _KINDS = {"model": 0, "run": 1, "fusion": 2, "lexical": 3}
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 _TIMES = ((7200.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
-# An axis that reached to a capacity or a limit beyond this would leave nothing to see of what is below it.
+# If an axis reached to a capacity or a limit beyond this, the data below would be too small to see.
 _TIMES_THE_DATA = 8
 _TIMES_THE_SLOWEST = 30
 _SECONDS = "seconds"
@@ -40,7 +40,7 @@ Runs = Sequence[RunFacts]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawing:
-    """How a figure is drawn, and how high it is. All runs of a page decide the axes of each of them."""
+    """How a figure is drawn, and how high it is. All runs of a page share the axes of a figure."""
 
     draw: Callable[[Canvas, RunFacts, Runs], None]
     height: Callable[[RunFacts], int]
@@ -98,7 +98,7 @@ def _leases(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
 
 
 def _ends(facts: RunFacts, lease: Lease) -> float:
-    """The end of a lease; without one, that of its session."""
+    """The end of a lease, or else the end of its session."""
     session = next((item for item in facts.sessions if item.number == lease.session), None)
     return lease.ends if lease.ends is not None else (session.ends if session else lease.begins)
 
@@ -133,7 +133,7 @@ def _memory_of(
     times = [point.at / scale for point in points]
     taken = {"-": [each.allocated_bytes for each in points], ":": [each.peak_bytes for each in points]}
     for style, sizes in taken.items() if points else ():
-        # A point is at the end of its shard, and says what was there until then.
+        # A point is at the end of its shard, and shows the memory until then.
         axes.step(times, [each / size for each in sizes], where="pre", color=series(0), linestyle=style, gid=MARK)
     for lease in leases:
         peaks = ((lease.peak_bytes.get(device), series(0), ":"), (lease.predicted_bytes, series(1), "--"))
@@ -146,7 +146,7 @@ def _memory_of(
 
 
 def _limit(axes: Any, limit: float, highest: float, text: str) -> None:
-    """A line at a limit; where it is far beyond the data, words alone."""
+    """A line at a limit, or only words if the limit is far beyond the data."""
     top = highest * 1.15 or 1.0
     if 0 < limit <= highest * _TIMES_THE_DATA:
         axes.axhline(limit, color=role("ink"), linewidth=1, gid="limit")
@@ -175,7 +175,7 @@ def _rates(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
 
 
 def _rate_axis(axes: Any, rates: Sequence[float]) -> None:
-    """An axis for all rates. It is logarithmic where the slowest could not be told from 0 otherwise."""
+    """An axis for all rates. It is logarithmic if the slowest rate would otherwise look like 0."""
     if max(rates) > _TIMES_THE_SLOWEST * min(rates):
         axes.set_yscale("log")
         axes.set_ylim(min(rates) / 1.3, max(rates) * 1.3)
@@ -270,7 +270,7 @@ class _Bar:
 
 @dataclass(frozen=True, slots=True)
 class _Bars:
-    """A drawing of rows of bars. Those of all runs decide how long the axis is."""
+    """A drawing of rows of bars. The bars of all runs decide how long the axis is."""
 
     of: Callable[[RunFacts], Iterable[_Bar]]
     label: str

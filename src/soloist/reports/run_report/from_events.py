@@ -1,6 +1,6 @@
-"""The events of a run, added up. Knows the names and the fields of events; takes any that are there, of any version.
+"""Adds up the events of a run. Knows the names and the fields of events, and takes events of any version.
 
-An event that lacks what it needs is passed over and counted. So a report never fails because of one line.
+An event without a field that it needs is skipped and counted. So a report never fails because of one line.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from soloist.reports.run_report.fields import Fields
 from soloist.reports.run_report.values import UNDIVIDED, Ended, Lease, MemoryPoint, Rate, Session, Split, Work
 
-KEPT_SPLITS = 200  # the first; the counts are of all
-_LEAST_SECONDS = 1e-6  # no shard takes less, and a rate beyond measure could not be drawn
+KEPT_SPLITS = 200  # the first ones; the counts include all splits
+_LEAST_SECONDS = 1e-6  # no shard takes less, and a figure cannot show an endless rate
 HOST = "cpu"  # the memory of a lease is not the host's, see `_lease_acquired`
 
 
@@ -119,12 +119,12 @@ class EventFacts:
 
     @property
     def lacks_parts(self) -> bool:
-        """Whether some shards do not say what their steps took, as those of earlier versions."""
+        """Whether some shards lack the seconds of their steps, as shards of earlier versions do."""
         return UNDIVIDED in self.phases
 
 
 def add_up(events: Iterable[Fields | None]) -> EventFacts:
-    """What these events say together; None stands for a line that is not an event."""
+    """The sums of these events; None stands for a line that is not an event."""
     found = EventFacts()
     for event in events:
         name, time = (event.text("event"), event.number("time")) if event is not None else (None, None)
@@ -139,7 +139,7 @@ def add_up(events: Iterable[Fields | None]) -> EventFacts:
 
 
 def _at(found: EventFacts, name: str, time: float, event: Fields) -> float:
-    """The seconds of work at an event. A clock that was set back meanwhile makes no time negative."""
+    """The seconds of work at an event, never negative, even if somebody set the clock back."""
     if name == "RunStarted" or not found.open_sessions:
         begins = found.open_sessions[-1].now if found.open_sessions else 0.0
         fields = event if name == "RunStarted" else Fields()
@@ -177,7 +177,7 @@ def _notice(found: EventFacts, event: Fields, at: float) -> None:
 
 
 def _lease_acquired(found: EventFacts, event: Fields, at: float) -> None:
-    """A lease begins. The host's tensors are no part of its memory, and no point of the host's is drawn for it."""
+    """A lease begins. Its memory does not include the host's tensors, so the host gets no point."""
     waited, session = event.amount("waited_seconds"), found.session
     found.phases["waiting for devices"][""] += waited
     if session.released_at is not None:
@@ -216,7 +216,7 @@ def _lease_released(found: EventFacts, event: Fields, at: float) -> None:
     found.session.released_at = at
     memory, lease = event.parts_by_name("memory"), _present_lease(found)
     if lease is None or lease.is_measured:
-        for device in memory:  # until now the tensors were there
+        for device in memory:  # the tensors were on the device until now
             found.memory[device] += [replace(point, at=at) for point in found.memory[device][-1:]]
         _see_ends(found, memory, at)
     else:
@@ -229,7 +229,7 @@ def _lease_released(found: EventFacts, event: Fields, at: float) -> None:
 
 
 def _forget_beginning(found: EventFacts, lease: _OpenLease) -> None:
-    """Of a lease in which nobody measured: a line from its beginning to its end would say that it took nothing."""
+    """Drop the points of a lease without measurements: a line between its ends would say that it took nothing."""
     for points in found.memory.values():
         if points and points[-1].at == lease.begins:
             points.pop()

@@ -1,6 +1,6 @@
-"""A run folder to the facts of its report. Reads files that a run leaves, and changes none.
+"""Turns a run folder into the facts of its report. Reads the files of a run, and changes none.
 
-What is missing or damaged makes a sentence in `RunFacts.gaps`. Only a folder that is not a run's is an error.
+`RunFacts.gaps` has a sentence for each thing that is missing or damaged. Only a folder without a run is an error.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def gather(path: Path, evaluation: Fields | None = None) -> RunFacts:
     """The facts of a run, finished or not. `evaluation` is what `soloist eval --json` printed of it.
 
     Raises:
-        OutputPathError: the folder does not exist, or is not that of a run.
-        ConfigError: `evaluation` is not that of this run.
+        OutputPathError: the folder does not exist, or is not the folder of a run.
+        ConfigError: `evaluation` is of another run.
     """
     if not (path / EVENTS).is_file():
         RunFolder.at(path)
@@ -112,7 +112,7 @@ def _events(path: Path, gaps: list[str]) -> Iterator[Fields | None]:
 
 
 def _json(folder: RunFolder, name: str, gaps: list[str]) -> Fields:
-    """A JSON file of the run; no values where it is missing or damaged."""
+    """A JSON file of the run; empty if it is missing or damaged."""
     if not (folder.path / name).is_file():
         return Fields()
     try:
@@ -142,7 +142,7 @@ def _state(folder: RunFolder, found: EventFacts) -> tuple[State, tuple[Session, 
 
 
 def _names(summary: Fields, settings: Fields, found: EventFacts, records: Sequence[FileRecord]) -> tuple[str, ...]:
-    """The models of the run: those of run.json or state.json first, then all that events and files speak of."""
+    """The models of the run: first those of run.json or state.json, then all others that events and files name."""
     listed = [model.text("name") for model in summary.parts("models")]
     begun = [*settings.part("models").values]
     seen = [*found.staged, *(model for _, model in found.sums), *(record.model for record in records)]
@@ -187,7 +187,7 @@ def _shapes(counts: Mapping[tuple[int, int], int]) -> tuple[BatchShape, ...]:
 
 
 def _phases(found: EventFacts) -> tuple[Phase, ...]:
-    """The phases that events speak of, in the order of a run."""
+    """The phases that events have, in the order of a run."""
     order = [*PHASES[:3], UNDIVIDED, *PHASES[3:]]
     return tuple(
         Phase(
@@ -233,7 +233,7 @@ def _missing(found: EventFacts) -> Iterator[str]:
 
 
 def _settings(found: Fields) -> dict[str, str]:
-    """The config as text, with the fields of its parts beside the others."""
+    """The config as text. Fields of its parts stand beside the other fields."""
     flat: dict[str, str] = {}
     for name, value in found.part("config").values.items():
         parts = value.items() if isinstance(value, dict) and name in ("fusion", "source") else [("", value)]

@@ -44,7 +44,7 @@ def lengths(facts: RunFacts) -> Section:
     title = "Token lengths, and what was cut off"
     cut = _cut_table(facts)
     if not facts.lengths:
-        text = "No file of vectors with token counts is there."
+        text = "The run has no file of vectors with token counts."
         return Section(name="lengths", title=title, text=(text,), tables=(cut,) if cut.rows else ())
     bins = [
         (found.model, f"{low:,} to {high - 1:,}", f"{count:,}", f"{count_cut:,}")
@@ -58,8 +58,8 @@ def lengths(facts: RunFacts) -> Section:
         name="lengths",
         title=title,
         text=(
-            "Tokens that a model read of each text, with its prompt and special tokens. Hatched: texts of which the "
-            "model's limit cut off a part. The dashed line is the limit.",
+            "The tokens of each text that a model read, with its prompt and special tokens. Hatched: texts that the "
+            "model's limit cut. The dashed line is the limit.",
             *shown_text("models", len(facts.lengths), MODELS),
         ),
         tables=(cut, table("Texts by length", ("model", "tokens", "texts", "of them cut"), bins, most=400)),
@@ -73,7 +73,7 @@ def _cut_text(found: TokenLengths) -> str:
 
 
 def _cut_table(facts: RunFacts) -> Table:
-    """Of the chunks that the run has now: the last session of each model counted all of them."""
+    """What the limits cut off the present chunks: the last session of each model counted all of them."""
     last = {work.model: work for work in facts.work if work.all_tokens}
     limits = {model.name: model.max_tokens for model in facts.models}
     longest = {found.model: f"{found.longest:,}" for found in facts.lengths}
@@ -110,7 +110,7 @@ def batches(facts: RunFacts) -> Section:
         name="batches",
         title="Batches",
         text=(
-            "A circle is a shape of batches; a larger one was computed more often. Where a line is "
+            "A circle is a shape of batches. The larger the circle, the more such batches. Where a line is "
             "drawn, it is the token budget.",
             *shown_text("models", len(facts.batches), MODELS),
             *(line for shapes in facts.batches.values() for line in shown_text("shapes", len(shapes), most)),
@@ -134,7 +134,7 @@ def _batch_cells(shapes: Sequence[BatchShape]) -> tuple[str, ...]:
 
 
 def _median_rows(shapes: Sequence[BatchShape]) -> int:
-    """The rows of the batch in the middle; of two, of the smaller one."""
+    """The median of the rows of batches; if two are in the middle, the smaller one."""
     left = (sum(shape.count for shape in shapes) - 1) // 2
     for shape in sorted(shapes, key=lambda shape: shape.rows):
         left -= shape.count
@@ -227,7 +227,7 @@ def phases(facts: RunFacts) -> Section:
 
 
 def _names(facts: RunFacts) -> list[str]:
-    """The models of the run, and those that only events name."""
+    """The models of the run, and models that only events name."""
     return list(dict.fromkeys([*facts.names, *(part.model for part in facts.work)]))
 
 

@@ -1,6 +1,6 @@
-"""Facts to the text of a page: one file with its style and its figures, which loads nothing and runs no script.
+"""Turns facts into the text of a page: one file with its style and figures, which loads nothing and runs no script.
 
-Every text of a run is escaped, because names of files and of models, ids and messages may have anything in them.
+Every text of a run is escaped, because names of files and models, ids and messages may contain anything.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Drawn:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A section of one run, with its figure in each width; none where it has none."""
+    """A section of one run, with its figure in each width, if it has a figure."""
 
     section: Section
     figures: tuple[_Drawn, ...]

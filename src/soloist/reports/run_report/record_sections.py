@@ -55,7 +55,7 @@ def _date(seconds: float) -> str:
 
 
 def evaluation(facts: RunFacts) -> Section:
-    """What the models and the fusion are worth, if somebody has evaluated the run."""
+    """How well the models and the fusion find, if somebody has evaluated the run."""
     found, title = facts.evaluation, "Evaluation"
     if found is None:
         text = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from soloist.reports.text import clock_text
 
-ROWS = 100  # of a table: the files of the run have all of them
+ROWS = 100  # rows of a table; the files of the run have all rows
 CELL_CHARACTERS = 400
 _NUMBER = re.compile(r"-|[-+]?[\d,.:]+( ?(%|s|B|kB|MB|GB))?")
 
@@ -24,7 +24,7 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Whether each column has numbers only, so that their digits are to stand below each other."""
+        """Whether each column has only numbers, whose digits are aligned then."""
         return tuple(
             all(map(_NUMBER.fullmatch, column)) and any(cell != "-" for cell in column)
             for column in zip(*self.rows, strict=True)
@@ -35,7 +35,7 @@ class Table:
 class Section:
     """A part of the report. `name` is that of its figure, if `has_figure`. `alt` says what the figure shows.
 
-    Without a figure, its tables are open; with one, they are below it and closed.
+    Without a figure, the tables are open. With a figure, they are below it and closed.
     """
 
     name: str
@@ -60,7 +60,7 @@ def table(
 
 
 def shown_text(noun: str, count: int, most: int) -> list[str]:
-    """A sentence on how many of some things a figure shows, where it does not show all. Their tables have more."""
+    """A sentence that says how many things a figure shows, if it does not show all. The tables have more."""
     return [f"The figure shows the first {most:,} of {count:,} {noun}."] if count > most else []
 
 

@@ -1,4 +1,4 @@
-"""Many points to few, without a lie: rates of shards are joined, and of memory the highest point is kept. Pure."""
+"""Makes few points of many, and keeps them true: rates of shards are joined, and the highest memory is kept. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 from soloist.reports.run_report.values import MemoryPoint, Rate
 
 POINTS = 1_200  # in a figure: each takes about 120 bytes of the page, in two sizes
-# The most of each that a figure shows: more would be too small to see, or make the page too large.
+# The most of each kind that a figure shows: more would be too small to see, or make the page too large.
 DEVICES, MODELS, BARS, LEASES, SHAPES = 8, 8, 16, 400, 400
 _Item = TypeVar("_Item")
 
@@ -29,13 +29,13 @@ def thin_rates(rates: Sequence[Rate], points: int = POINTS) -> tuple[tuple[Rate,
 def thin_memory(
     memory: Mapping[str, Sequence[MemoryPoint]], points: int = POINTS
 ) -> tuple[dict[str, tuple[MemoryPoint, ...]], int]:
-    """The points of each device, and how many in a row share a point, which has the highest value of its part."""
+    """The points of each device, and how many in a row share a point. Such a point has the highest of their values."""
     size = -(-max(map(len, memory.values()), default=0) * len(memory) // points) or 1
     return {device: tuple(map(_highest, _parts(own, size))) for device, own in memory.items()}, size
 
 
 def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
-    """At most so many of some items, from the first to the last at equal distances."""
+    """At most `most` items, at equal distances from the first to the last."""
     if len(items) <= most:
         return list(items)
     return [items[index * (len(items) - 1) // (most - 1)] for index in range(most)]

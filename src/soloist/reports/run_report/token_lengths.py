@@ -14,13 +14,13 @@ from soloist.reports.run_report.values import TokenLengths
 from soloist.stores.manifest import FileRecord
 from soloist.stores.tables import COUNT_COLUMNS, read_table, table_counts
 
-FILES = 100  # of each model: opening a file takes about a millisecond
+FILES = 100  # files read for each model: opening a file takes about a millisecond
 _BINS = 24
 _ROUND = (1, 2, 5, 10)
 
 
 def token_lengths(folder: Path, model: str, records: Iterable[FileRecord]) -> TokenLengths | None:
-    """The lengths by one model, from `FILES` of its files at most; None where no file has them."""
+    """The token lengths of one model, from at most `FILES` of its files; None if no file has them."""
     files = [record.file for record in records if record.kind == "vectors" and record.model == model]
     read = [_counts(folder / file) for file in evenly(files, FILES)]
     found = [counts for counts in read if counts is not None and len(counts)]
@@ -46,7 +46,7 @@ def token_lengths(folder: Path, model: str, records: Iterable[FileRecord]) -> To
 
 
 def _counts(path: Path) -> NDArray[np.int32] | None:
-    """The counts in a file; None where it is damaged, or is of a version that wrote none."""
+    """The counts in a file; None if the file is damaged, or has none because an earlier version wrote it."""
     try:
         return table_counts(read_table(path, columns=COUNT_COLUMNS))
     except (OutputError, KeyError):

@@ -14,7 +14,7 @@ State = Literal["finished", "running", "not finished"]
 PHASES = (
     "reading", "loading", "waiting for devices", "tokenizing", "encoding", "writing", "hand-over", "fusing",
 )  # fmt: skip
-UNDIVIDED = "tokenizing, encoding and writing"  # of events of earlier versions
+UNDIVIDED = "tokenizing, encoding and writing"  # for events of earlier versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The time in which models had the devices. `ends` is None where no release was recorded.
+    """The time in which models had the devices. `ends` is None if no release was recorded.
 
     `total_bytes` and `free_bytes` are those of each device at the beginning, `peak_bytes` the most that the lease took,
     and `left_bytes` what it left. `predicted_bytes` is the predicted peak.
@@ -157,7 +157,7 @@ class TokenLengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model: as it was loaded last, as it was planned for, and its files so far."""
+    """What is known of a model: how it was loaded last, how it was planned, and its files so far."""
 
     name: str
     source: str = ""
@@ -176,7 +176,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """Something that the run said, and how often."""
+    """A notice of the run, and how often the run gave it."""
 
     about: str
     message: str

@@ -33,18 +33,18 @@ def report(
 ) -> Path:
     """Write a report of a run as one HTML file that needs no network, and give the path of the file.
 
-    `beside` is another run, which is shown beside the first. `evaluations` are those of the runs, in their order. The
-    runs need not be finished. A report at `out` is replaced.
+    `beside` is another run, which is shown beside the first. `evaluations` has one evaluation for each run, in the
+    order of the runs. The runs need not be finished. An older report at `out` is replaced.
 
         soloist.report("run", "report.html")
 
     Raises:
         ConfigError: a run is not there; `out` cannot be the file; matplotlib or jinja2 is not installed; or an
-            evaluation is not that of its run.
+            evaluation is of another run.
         OutputError: the file cannot be written.
     """
     runs = [Path(path) for path in (run, beside) if path is not None]
-    # As JSON has them, so that a report of an evaluation and one of its file are the same.
+    # As in JSON, so that an evaluation and its file give the same report.
     given = [Fields.of(json.loads(json_text(evaluation.to_dict()))) for evaluation in evaluations]
     return write_report(runs, Path(out), given)
 
@@ -52,11 +52,11 @@ def report(
 def write_report(runs: Sequence[Path], out: Path, evaluations: Sequence[Fields | None] = ()) -> Path:
     """Write the report of a run, or of two beside each other; the path of the file.
 
-    `evaluations` are those of the runs, in their order.
+    `evaluations` has one evaluation for each run, in the order of the runs.
 
     Raises:
-        ConfigError: a library is not installed; there are more than two runs; or an evaluation is not that of its run.
-        OutputPathError: a run is not there; or `out` is a folder, is inside a run, or is a file of somebody else.
+        ConfigError: a library is not installed; there are more than two runs; or an evaluation is of another run.
+        OutputPathError: a run is not there; or `out` is a folder, is inside a run, or is a file that is not a report.
         OutputError: the file cannot be written.
     """
     require_libraries()
@@ -77,7 +77,7 @@ def write_report(runs: Sequence[Path], out: Path, evaluations: Sequence[Fields |
 
 
 def require_libraries() -> None:
-    """Refuse a machine that lacks what reports are made with.
+    """Refuse a machine without the libraries that make reports.
 
     Raises:
         ConfigError: a library is not installed, or cannot be loaded.
@@ -87,7 +87,7 @@ def require_libraries() -> None:
 
 
 def _require_own(out: Path, runs: Sequence[Path]) -> None:
-    """Refuse to write over what is not a report, or into a run: a run that was just begun would no longer be one."""
+    """Refuse to replace a file that is not a report, or to write into a run: that could spoil a run that just began."""
     if out.is_dir():
         raise OutputPathError(f"{out} is a folder: give the name of a file, such as {out / DEFAULT_NAME}")
     path = Path(os.path.realpath(out))
@@ -99,4 +99,4 @@ def _require_own(out: Path, runs: Sequence[Path]) -> None:
     with disk_errors(out), out.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if _MARK not in head:
-        raise OutputPathError(f"{out} is there, and is not a report of soloist: choose another file, or remove it")
+        raise OutputPathError(f"{out} exists, and is not a report of soloist: choose another file, or remove that file")
