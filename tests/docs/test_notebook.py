@@ -42,6 +42,29 @@ CELLS_OF_A_LAPTOP = (
     SETTINGS, INSTALL, MACHINE, MODELS, LIBRARY, CHUNKS, EARLIER, EMBED, SEARCH, EVALUATE, EXPORT,
 )  # fmt: skip
 MOST_WORDS = 25
+# A lease collects garbage at both its ends, and half a second each time if it looks through all of torch's modules. So
+# these are out of its sight in the notebook's kernel too (see conftest).
+STARTUP = "import gc\nimport sentence_transformers\nimport soloist.validation\ngc.collect()\ngc.freeze()\n"
+# In place of pip, which would ask an index: it builds in the folder, as pip does, and installs the package from there.
+PIP = """
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run(command, **options):
+    folder, extras = command[-1].rstrip("]").split("[")
+    print("extras:", extras)
+    Path(folder, "build").mkdir()
+    shutil.copytree(Path(folder, "src"), "site")
+    sys.path.append("site")
+    return subprocess.CompletedProcess(command, 0, "", "")
+
+
+subprocess.run = run
+import soloist  # the folder of the checkout
+"""
 
 
 def source_of(containing: str) -> str:
@@ -78,6 +101,9 @@ def play(folder: Path) -> Session:
     client = nbclient.NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(CHECKOUT / "examples")}}
     )
+    startup = folder / "ipython/profile_default/startup/freeze.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text(STARTUP)
     unset = ("SOLOIST_ACCELERATOR", "SOLOIST_CATALOGUE")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     client.execute(env={**environment, **places(folder)})
@@ -145,19 +171,24 @@ class Cells:
         return self._names[name]
 
 
+def begin(folder: Path, patch: pytest.MonkeyPatch) -> Cells:
+    """The cells of a session below a folder, with nothing attached unless it is there."""
+    for name, value in {**places(folder), "SOLOIST_ACCELERATOR": "", "SOLOIST_CATALOGUE": ""}.items():
+        patch.setenv(name, value)  # the cells change some of these, and so does PATH
+    patch.setenv("PATH", os.environ["PATH"])
+    patch.chdir(folder)
+    patch.setattr(soloist.SoloistError, "_render_traceback_", None, raising=False)  # the notebook sets it
+    return Cells({"__name__": "__main__"})
+
+
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cells, dict[str, str]]]:
     """Nothing attached, and no GPU: the cells, and what those up to the export showed by what they contain."""
     folder = tmp_path_factory.mktemp("laptop")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**places(folder), "SOLOIST_ACCELERATOR": "", "SOLOIST_CATALOGUE": ""}.items():
-            patch.setenv(name, value)  # the cells change some of these, and so does PATH
-        patch.setenv("PATH", os.environ["PATH"])
-        patch.chdir(folder)
-        patch.setattr(soloist.SoloistError, "_render_traceback_", None, raising=False)  # the notebook sets it
-        cells = Cells({"__name__": "__main__"})
+        cells = begin(folder, patch)
         shown = {text: cells.run(text) for text in CELLS_OF_A_LAPTOP[:5]}
-        cells["LIBRARY"] = {"structures": "heapq queue", "files": "glob shutil"}  # fewer chunks than a reader has
+        cells["LIBRARY"] = {"structures": "heapq", "files": "shutil"}  # fewer chunks than a reader has
         yield cells, shown | {text: cells.run(text) for text in CELLS_OF_A_LAPTOP[5:]}
 
 
@@ -205,6 +236,61 @@ def test_where_soloist_cannot_be_installed_one_sentence_says_what_to_attach(tmp_
     )  # fmt: skip
     assert done.returncode == 1
     assert "soloist is not installed. Attach the data set with soloist's wheels" in done.stderr
+
+
+def test_a_checkout_beside_the_notebook_is_installed_from_a_copy(tmp_path: Path) -> None:
+    """Python can import the folder `soloist`, so it looks installed. And an attached folder cannot be written to."""
+    for name, text in {
+        "pyproject.toml": "", "scripts/embed_collections_v5.py": "",
+        "src/soloist/__init__.py": "__version__ = 'of the package'\nclass SoloistError(Exception): ...\n",
+    }.items():  # fmt: skip
+        file = tmp_path / "soloist" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    code = "\n".join((PIP, *map(source_of, (SETTINGS, INSTALL))))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, env={**os.environ, **places(tmp_path)}, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.startswith("extras: eval,packaged-models,report\n")
+    assert done.stdout.endswith("soloist of the package\n")
+    assert not (tmp_path / "soloist/build").exists()
+
+
+def test_chunks_are_files_of_a_format_and_not_those_of_an_attached_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script whose name has `_chunks.`, and the examples of soloist, would be embedded in place of your chunks."""
+    for name in (
+        "a-checkout/pyproject.toml", "a-checkout/scripts/embed_collections_v5.py",
+        "a-checkout/examples/chunks/notes_chunks.json", "a-script/test_chunks.py", "manuals/guide_chunks.json.gz",
+    ):  # fmt: skip
+        file = tmp_path / "input" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    cells = begin(tmp_path, monkeypatch)
+    assert [cells.run(text) for text in (SETTINGS, INSTALL, CHUNKS)][-1] == f"chunks: {tmp_path}/input/manuals\n"
+
+
+def test_the_copy_of_an_earlier_run_counts_only_when_it_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that is interrupted while it copies would leave a part, and the next run would embed all else again."""
+    run = tmp_path / "input/first-session/soloist-run"
+    run.mkdir(parents=True)
+    (run / "manifest.jsonl").write_text("{}")
+    (run / "lost").symlink_to(tmp_path / "nothing")
+    cells = begin(tmp_path, monkeypatch)
+    cells.run(SETTINGS)
+    cells.run(INSTALL)
+    with pytest.raises(shutil.Error, match="lost"):
+        cells.run(EARLIER)
+    assert not cells["RUN"].exists()
+    (run / "lost").unlink()
+    assert cells.run(EARLIER) == f"going on with the run of an earlier session: {run}\n"
+    assert [path.name for path in cells["WORKING"].iterdir()] == ["soloist-run"]
+    assert (cells["RUN"] / "manifest.jsonl").read_text() == "{}"
 
 
 def test_with_fewer_than_two_models_one_sentence_says_what_to_attach(

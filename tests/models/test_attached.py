@@ -27,6 +27,9 @@ COMMIT = "5617a9f61b028005a4858fdac845db406aefb181"
         (f"hub/models--intfloat--e5-small/snapshots/{COMMIT}", "e5-small"),
         ("datasets/someone/bge-m3-unsupervised", "bge-m3-unsupervised"),
         ("datasets/someone/bge-m3/tuned-on-laws", "tuned-on-laws"),
+        ("datasets/someone/my-tuned-bge-m3", "my-tuned-bge-m3"),
+        ("hub/models--someone--tuned-bge-m3", "tuned-bge-m3"),
+        ("BAAI_bge-m3", "bge-m3"),
     ],
 )
 def test_a_path_names_a_model(path: str, name: str, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ Paths name models in many ways. Kaggle mounts what is attached to a notebook in 
     /kaggle/input/models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION/...    a model
     /kaggle/input/notebooks/OWNER/SLUG/...                              the output of another notebook
 
-A copy of the hub's cache has `models--OWNER--MODEL/snapshots/COMMIT`. If the path ends with a
-name of the catalogue, the model has that name. Signs between letters and digits do not count:
-`qwen-3-embedding/transformers/0.6b/1` is `qwen3-embedding-0.6b`. Otherwise the model has the name of its folder.
+A copy of the hub's cache has `models--OWNER--MODEL/snapshots/COMMIT`. If the last parts of the path are a name of the
+catalogue, the model has that name. Signs between letters and digits do not count:
+`qwen-3-embedding/transformers/0.6b/1` is `qwen3-embedding-0.6b`. The owner on the hub may stand before the name:
+`baai-bge-m3` is `bge-m3`. Otherwise the model has the name of its folder: `my-bge-m3` may have other weights.
 """
 
 from __future__ import annotations
@@ -103,14 +104,15 @@ def _name_of(folder: Path, root: Path) -> str:
     """The name that the path gives to a model. Folders above the root count only for a model in the root itself."""
     parts = folder.relative_to(root).parts or (folder.absolute().name,)
     telling = [part for part in parts if part.lower() not in _SAYING_NOTHING and not _VERSION.fullmatch(part)]
-    path = _plain("".join(telling))
-    known = [(len(key), spec.name) for spec in BUILT_IN.specs for key in _keys(spec) if path.endswith(key)]
-    return max(known)[1] if known else (telling or parts)[-1].rsplit("--", 1)[-1]
+    words = [_plain(word) for part in telling for word in part.split("--")]
+    names = {key: spec.name for spec in BUILT_IN.specs for key in _keys(spec)}
+    known = [names[end] for start in range(len(words)) if (end := "".join(words[start:])) in names]
+    return known[0] if known else (telling or parts)[-1].rsplit("--", 1)[-1]
 
 
-def _keys(spec: ModelSpec) -> tuple[str, str]:
-    """The ends of paths that name this model."""
-    return _plain(spec.name), _plain(spec.source.rsplit("/", 1)[-1])
+def _keys(spec: ModelSpec) -> tuple[str, ...]:
+    """The last parts of paths that name this model, without signs: its name, and its source with and without owner."""
+    return _plain(spec.name), _plain(spec.source.rsplit("/", 1)[-1]), _plain(spec.source)
 
 
 def _plain(text: str) -> str:
