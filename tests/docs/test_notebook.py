@@ -99,8 +99,9 @@ def play(folder: Path) -> Session:
     """Execute the notebook as it is, with all that it reads and writes below `folder`."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(CHECKOUT / "examples")}}
-    )
+        notebook, timeout=300, startup_timeout=300, kernel_name="python3",
+        resources={"metadata": {"path": str(CHECKOUT / "examples")}},
+    )  # fmt: skip
     startup = folder / "ipython/profile_default/startup/freeze.py"
     startup.parent.mkdir(parents=True)
     startup.write_text(STARTUP)
