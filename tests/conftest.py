@@ -38,8 +38,9 @@ LONGEST = (
     "measuring/test_benchmarks.py", "engine/resume/test_kills.py", "engine/resume/test_edits.py",
     "engine/resume/test_processes.py", "faults/test_stopping.py", "devices/test_device_contract.py",
     "engine/test_scale.py", "sources/test_parquet_memory.py", "retrieval/test_odd_questions.py",
-    "cli/test_cli_process.py", "docs/test_notebook.py", "adapters/test_script.py", "engine/resume/test_vector_dtype.py",
-    "engine/intake/test_vectorless.py", "engine/test_run.py", "engine/drivers/test_overlap.py",
+    "cli/test_cli_process.py", "docs/test_kaggle_notebook.py", "adapters/test_script.py",
+    "engine/resume/test_vector_dtype.py", "engine/intake/test_vectorless.py", "engine/test_run.py",
+    "engine/drivers/test_overlap.py",
 )  # fmt: skip
 
 
