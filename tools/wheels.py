@@ -24,7 +24,7 @@ from tools.imitation import Image, ImageError, canonical, imitate, pinned, read_
 
 ROOT = Path(__file__).parents[1]
 LIST = "wheels.json"
-# Two MB with all that they need. Their wheels are for any version of Python.
+# Five MB with all that they need.
 SPARE = ("filelock", "packaging", "platformdirs", "psutil", "rich", "typer")
 _SOURCE = ("pyproject.toml", "README.md", "LICENSE")
 _MB = 1_000_000
