@@ -21,7 +21,7 @@ from support.invoking import invoke
 
 import soloist
 from soloist.config import SourceConfig
-from soloist.errors import BadChunkError, ConfigError, DuplicateIdError, NothingToEmbedError
+from soloist.errors import BadChunkError, ConfigError, DuplicateIdError
 from soloist.events import PassStarted
 from soloist.sources import given_input, read_chunks
 from soloist.sources.given_items import given_items
@@ -134,7 +134,9 @@ def test_a_mapping_has_collections(embed, settings):
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"has the collection code, which is not given now: give its chunks too, or "):
         embed({"docs": TEXTS[:2]})
-    assert embed({"docs": TEXTS[:2], "code": []}) == 0
+    with pytest.raises(ConfigError, match=r"has vectors of the collection code, which this command leaves out: name "):
+        embed({"docs": TEXTS[:2], "code": TEXTS[2:]}, collections=["docs"])
+    assert embed({"docs": TEXTS[:2], "code": pandas.DataFrame({"text": []})}) == 0
     assert [*stored(settings["out"])] == ["docs"]
 
 
@@ -147,11 +149,66 @@ COLUMNS = {
 }
 
 
+def read(given, **source) -> list[soloist.Chunk]:
+    config = SourceConfig(**source)
+    (collection,) = given_input(given, config).collections
+    return [chunk for chunk, _ in read_chunks(collection, config, pytest.fail)]
+
+
+FRAME = pandas.DataFrame(ROWS)
+INDEXES = {
+    "that stays a column": lambda: FRAME.set_index("id", drop=False),
+    "of missing values too": lambda: FRAME.set_index("topic", drop=False),
+    "of two levels": lambda: FRAME.set_index(["id", "topic"]),
+    "of two levels that stay columns": lambda: FRAME.set_index(["id", "topic"], drop=False),
+    "of two levels of which one stays": lambda: FRAME.set_index("id", drop=False).set_index("topic", append=True),
+}
+
+
+@pytest.mark.parametrize("form", INDEXES)
+def test_an_index_of_pandas_is_a_column_once(form):
+    """`set_index("id", drop=False)` ended in a traceback of pandas."""
+    assert [(chunk.id, chunk.text, chunk.metadata) for chunk in read(INDEXES[form]())] == [
+        (row["id"], row["text"], {"topic": row["topic"]}) for row in ROWS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("frame", "name"),
+    [
+        (pandas.DataFrame([["a", 1, 2]], columns=["text", "n", "n"]), "'n'"),
+        (pandas.DataFrame([["a", "b"]], columns=["text", "text"]), "'text'"),
+        (pandas.DataFrame([["a", 1, 2]], columns=["text", 1, "1"]), "'1'"),
+        (FRAME.set_index(pandas.Index(range(4), name="id")), "'id'"),
+        (pa.table([["a"], [1], [2]], names=["text", "n", "n"]), "'n'"),
+    ],
+)
+def test_columns_of_one_name_are_refused(frame, name):
+    """All but one of them were lost without a word."""
+    with pytest.raises(ConfigError) as caught:
+        read(frame)
+    assert str(caught.value) == (
+        f'what was given as "chunks" has several columns with the same name ({name}), and only one of them could be '
+        "kept: rename the others (a named index of pandas is a column too)"
+    )
+
+
+def test_messages_name_settings_and_not_options():
+    """A notebook has no `--text-field`."""
+    for given, source, said in (
+        ([{"body": "a"}], {}, "; give text_field= to name another field"),
+        ([{"text": "a"}], {"id_field": "key"}, r" \(give id_field= to name another field\)"),
+        ([{"text": "a", "id": 1.5}], {}, r" \(give id_field= to name another field\)"),
+        (pa.table({"text": [1]}), {}, r" \(give text_field= to name another column\)"),
+    ):
+        with pytest.raises(soloist.SoloistError, match=said):
+            read(given, **source)
+
+
 @pytest.mark.parametrize("form", COLUMNS)
 def test_a_column_is_a_list_of_texts(form):
     """A column of a table has some of the attributes of a table."""
-    (collection,) = given_input(COLUMNS[form](), SourceConfig()).collections
-    assert [chunk.text for chunk, _ in read_chunks(collection, SourceConfig(), pytest.fail)] == TEXTS
+    assert [chunk.text for chunk in read(COLUMNS[form]())] == TEXTS
 
 
 def test_a_dataset_dict_has_its_splits_as_collections(embed, settings):
@@ -168,7 +225,8 @@ def test_a_stopped_run_goes_on(settings):
         if isinstance(event, PassStarted):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(soloist.RunStoppedError, match=r"soloist\.embed with the same arguments"):
+    way_on = r"soloist\.embed with the same settings and with the chunks from their start \(a new generator\) continues"
+    with pytest.raises(soloist.RunStoppedError, match=way_on):
         soloist.embed((text for text in chunks), press, **settings, isolation="process")
     result = soloist.embed((text for text in chunks), **settings, isolation="process")
     assert result.models[0].chunks == 95
@@ -275,12 +333,46 @@ def test_an_error_of_a_generator_is_the_callers(embed, settings):
 
 
 def test_a_generator_that_was_read_keeps_the_run(embed, settings):
-    """A cell that is run twice gives an empty generator, and would empty the run."""
-    generator = iter(TEXTS)
-    embed(generator)
-    with pytest.raises(NothingToEmbedError, match="give texts, and use each generator only once"):
-        embed(generator)
+    """A cell that is run twice gives an empty generator, and took its collection out of the run."""
+    generator = (text for text in TEXTS)
+    embed({"docs": TEXTS[:1], "code": generator})
+    said = '^what was given as "code" is of the type generator, and has no items or none that are left: give a new one'
+    with pytest.raises(ConfigError, match=said):
+        embed({"docs": TEXTS[:1], "code": generator})
+    assert [len(chunks) for chunks in stored(settings["out"]).values()] == [4, 1]
+
+
+@pytest.mark.parametrize("form", ["generator", "map"])
+def test_the_rest_of_an_iterator_is_not_the_run(form, embed, settings):
+    """What Ctrl-C left in a generator became the whole run, and the earlier chunks left it."""
+
+    def interrupting(text):
+        signal.raise_signal(signal.SIGINT)
+        return text
+
+    embed(TEXTS)
+    chunks = map(interrupting, TEXTS) if form == "map" else (interrupting(text) for text in TEXTS)
+    way_on = r"embed with the same settings and with the chunks from their start \(a new generator\) continues the run$"
+    with pytest.raises(soloist.RunStoppedError, match=way_on):
+        embed(chunks)
+    for again in (chunks, {"chunks": chunks}):
+        with pytest.raises(ConfigError, match=f"^the chunks of 'chunks' are a {form} that soloist began to read "):
+            embed(again)
     assert len(stored(settings["out"])["chunks"]) == 4
+    assert embed(map(str, TEXTS)) == 0, "a new iterator is taken"
+
+
+def test_a_repaired_setting_wants_a_new_iterator(embed, settings):
+    """`on_bad_input="skip"`, which the error recommends, embedded only what came behind the bad chunk."""
+    chunks = iter([{"text": "a"}, {"text": None}, {"text": "b"}])
+    with pytest.raises(BadChunkError, match="leave it out with on_bad_input="):
+        embed(chunks)
+    with pytest.raises(ConfigError, match="are a list_iterator that soloist began to read before"):
+        embed(chunks, on_bad_input="skip")
+    table = pa.table({"body": TEXTS}).to_reader()
+    with pytest.raises(ConfigError, match="has no column 'text'"):
+        embed(table)
+    assert embed(table, text_field="body") == 4, "of this one no row was read"
 
 
 def test_plan_and_validate_take_them_too_and_use_up_nothing(tmp_path, settings):

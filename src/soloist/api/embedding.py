@@ -15,12 +15,14 @@ from soloist.config import RunConfig
 from soloist.engine import RunResult, run
 from soloist.errors import NothingFinishedError, RunInterruptedError, RunStoppedError
 from soloist.events import Event, EventSink, Notice
+from soloist.sources import forget_begun, iterators_of
 from soloist.stores import RunFolder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _logger = logging.getLogger("soloist")
+_ANEW = "with the chunks from their start (a new generator)"
 
 
 def embed(
@@ -56,8 +58,9 @@ def embed(
             result = soloist.embed(config)  # later: continues
 
     Raises:
-        RunStoppedError: the run was to end before it was done; the same call continues it.
-        RunInterruptedError: a second signal ended the run at once; the same call continues it. A KeyboardInterrupt.
+        RunStoppedError: the run was to end before it was done; the same call continues it, with a new generator
+            where the chunks were one.
+        RunInterruptedError: a second signal ended the run at once; it continues likewise. A KeyboardInterrupt.
         SoloistError: see `soloist.errors`; each kind says what to do. Where the input or a model cannot be
             used, the folder is as it was before.
     """
@@ -65,16 +68,23 @@ def embed(
     try:
         with shown_progress(progress) as shown:
             listeners = (*sinks, shown) if shown is not None else sinks
-            return run(config, *(listeners or (_log_notices,)), chunks=given)
+            result = run(config, *(listeners or (_log_notices,)), chunks=given)
     except (RunStoppedError, RunInterruptedError) as exc:
         same = "the same config" if isinstance(chunks, RunConfig) else "the same arguments"
-        _raise_with_the_way_on(exc, same, is_kept=RunFolder(config.out).manifest.exists())
+        anew = bool(iterators_of(given))
+        _raise_with_the_way_on(exc, same, anew=anew, is_kept=RunFolder(config.out).manifest.exists())
+    for iterator in iterators_of(given):
+        forget_begun(iterator)
+    return result
 
 
-def _raise_with_the_way_on(stopped: RunStoppedError | RunInterruptedError, same: str, *, is_kept: bool) -> NoReturn:
+def _raise_with_the_way_on(
+    stopped: RunStoppedError | RunInterruptedError, same: str, *, anew: bool, is_kept: bool
+) -> NoReturn:
     """Raise the error again, with what is kept and how to continue. The frames below the caller help nobody."""
     is_too_short = isinstance(stopped, NothingFinishedError)
-    arguments = "a longer stop_after" if is_too_short else same
+    arguments = "a longer stop_after" if is_too_short else "the same settings" if anew else same
+    arguments = f"{arguments} and {_ANEW}" if anew else arguments
     done = "was done before" if is_too_short else "is done"
     kept = f"what {done} is kept" if is_kept else "nothing is kept yet"
     goes = "continues" if is_kept else "starts"

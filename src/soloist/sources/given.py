@@ -18,9 +18,10 @@ from soloist.errors import BadChunkError, ConfigError, UnknownInputError
 from soloist.sources.chunk_fields import chunk_of, derived_id, fields_of
 from soloist.sources.discovery import InputFiles
 from soloist.sources.faults import BadItem, NotAChunkError
-from soloist.sources.given_items import NotChunksError, given_items, is_read_once, plain_item
+from soloist.sources.given_items import NotChunksError, given_items, may_be_empty, plain_item
 from soloist.sources.ids import GivenId
 from soloist.sources.passed_over import PassedOverFiles
+from soloist.sources.read_once import forget_begun, is_read_once, note_begun, was_begun
 from soloist.types import Chunk, Collection, Place, SkippedInput, SkipReason
 
 DEFAULT_NAME = "chunks"
@@ -44,8 +45,8 @@ def given_input(
     such a function, chunks that can be read only once are refused.
 
     Raises:
-        ConfigError: a name is not a text, a mapping is a table of columns, or something that was given has no chunks
-            or can be read only once.
+        ConfigError: a name is not a text, a mapping is a table of columns, or something that was given has no chunks,
+            can be read only once, or is an iterator that an earlier call began to read.
         UnknownInputError: a wanted collection is not there.
     """
     named = given if isinstance(given, Mapping) else {DEFAULT_NAME: given}
@@ -64,7 +65,25 @@ def given_input(
         for name in sorted(named)
         if not wanted or name in wanted
     ]
+    for collection in collections:
+        _require_unread(collection)
     return InputFiles(collections=tuple(collections), passed_over=PassedOverFiles())
+
+
+def iterators_of(given: object) -> list[object]:
+    """Of what Python gave, the chunks that can be read only once."""
+    parts = given.values() if isinstance(given, Mapping) else [given]
+    return [part for part in parts if is_read_once(part)]
+
+
+def _require_unread(collection: GivenCollection) -> None:
+    """Refuse the rest of an iterator: it would replace the whole collection."""
+    if was_begun(collection.chunks):
+        kind = type(collection.chunks).__name__
+        raise ConfigError(
+            f"the chunks of {collection.name!r} are a {kind} that soloist began to read before, for a run that did not "
+            f"finish: give the chunks from their start, as a new {kind}"
+        )
 
 
 def _require_collections(named: Mapping[Any, Any], config: SourceConfig) -> None:
@@ -90,7 +109,7 @@ def read_given(
 
     Raises:
         BadChunkError: an item is not a chunk and `config.on_bad_input` is "error", or some have an id and others none.
-        ConfigError: what was given has no chunks in it.
+        ConfigError: what was given has no chunks in it, or has no items and is not an empty list or table.
     """
     return _Reading(collection, config, on_skip, check).chunks()
 
@@ -123,14 +142,28 @@ class _Reading:
             if chunk is not None:
                 yield chunk, Place(file=self._file, index=index)
         if not count:
+            self._require_empty()
             self._skip(None, "no chunks")
 
+    def _require_empty(self) -> None:
+        """Refuse what gave no items, but may have had some: a generator that was read before."""
+        given = self._collection.chunks
+        if not may_be_empty(given):
+            raise ConfigError(
+                f'what was given as "{self._collection.name}" is of the type {type(given).__name__}, and has no items '
+                "or none that are left: give a new one, or [] if the collection is to have no chunks"
+            )
+
     def _items(self) -> Iterator[Any]:
+        given = self._collection.chunks
+        if is_read_once(given):
+            note_begun(given)  # before its first item, because Ctrl-C may end the generator in that item
         # Only soloist's own error about the form is translated. An error of the caller's generator is raised unchanged.
         try:
-            yield from given_items(self._collection.chunks, self._config.text_field)
-        except NotChunksError as exc:
-            raise ConfigError(f'what was given as "{self._collection.name}" {exc}') from exc
+            yield from given_items(given, self._config.text_field)
+        except NotChunksError as exc:  # no item was taken
+            forget_begun(given)
+            raise ConfigError(f'what was given as "{self._collection.name}" {_in_python(exc)}') from exc
 
     def _chunk(self, item: Any, index: int) -> Chunk | None:
         config = _AS_IT_IS if isinstance(item, Chunk) else self._config
@@ -146,8 +179,9 @@ class _Reading:
             return self._made(item, fields, config, index)
         except NotAChunkError as exc:
             if self._config.on_bad_input == "error":
-                raise BadChunkError(f'chunk {index} of "{self._collection.name}" {exc}: {_REMEDY}') from exc
-            self._skip(index, exc.reason, str(exc))
+                fault = f'chunk {index} of "{self._collection.name}" {_in_python(exc)}'
+                raise BadChunkError(f"{fault}: {_REMEDY}") from exc
+            self._skip(index, exc.reason, _in_python(exc))
             return None
 
     def _made(self, item: Any, fields: Mapping[str, Any], config: SourceConfig, index: int) -> Chunk:
@@ -184,6 +218,15 @@ class _Reading:
         self._on_skip(
             SkippedInput(collection=self._collection.name, file=self._file, index=index, reason=reason, detail=detail)
         )
+
+
+def _in_python(fault: Exception) -> str:
+    """The sentence of a rule for files and chunks alike, with settings where it names options."""
+    return (
+        str(fault)
+        .replace("give --text-field to", "give text_field= to")
+        .replace("give --id-field to", "give id_field= to")
+    )
 
 
 def _plain(chunk: Chunk) -> Any:

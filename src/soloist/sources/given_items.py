@@ -7,7 +7,7 @@ A form is known by its attributes, so that no library but pyarrow is imported: t
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from soloist.sources.arrow_rows import SameKeysError, items_of, json_ready, require_columns
 from soloist.sources.faults import BadItem, UnreadableFileError
-from soloist.sources.tables import with_parsed_metadata
+from soloist.sources.read_once import is_read_once
+from soloist.sources.tables import require_distinct, with_parsed_metadata
 from soloist.types import Chunk
 
 _ROWS = 1_000  # rows that are converted at a time
@@ -39,9 +40,14 @@ def given_items(given: Any, text_field: str) -> Iterator[Any]:
     return (_item(item, text_field) for item in given)
 
 
-def is_read_once(given: Any) -> bool:
-    """Whether reading uses it up. For example, the items of a generator are gone after one reading."""
-    return isinstance(given, Iterable) and iter(given) is given
+def may_be_empty(given: Any) -> bool:
+    """Whether no items of it mean that it has none: not where they may be gone, as those of a generator."""
+    if is_read_once(given):
+        return False
+    try:
+        return len(given) == 0
+    except TypeError:  # it has no length
+        return any(is_form(given) for is_form, _ in _TABLES)
 
 
 def _require_iterable(given: Any) -> None:
@@ -123,16 +129,36 @@ def _is_pandas(given: Any) -> bool:
 
 def _pandas_rows(given: Any, text_field: str) -> Iterator[Any]:
     """Rows of pandas. Arrow would give all rows the keys of every dict of a column. A named index is a column."""
-    names = [*map(str, given.columns)]
-    _require_text_column(names, text_field)
-    has_named_index = any(name is not None for name in given.index.names)
+    columns, levels = [*map(str, given.columns)], _named_levels(given)
+    repeated = [level for level, name in enumerate(levels) if _is_column(given, level, name, columns)]
+    others = [name for level, name in enumerate(levels) if level not in repeated]
+    _require_columns([*columns, *others], text_field)
     for start in range(0, len(given), _ROWS):
         part = given.iloc[start : start + _ROWS]
-        part = part.reset_index() if has_named_index else part
+        if levels:
+            part = part.set_axis(columns, axis=1).rename_axis(index=levels)
+            part = part.reset_index(level=repeated, drop=True) if repeated else part
+            part = part.reset_index() if others else part
         for row in part.to_dict("records"):
             values = {str(name): None if _is_missing(value) else value for name, value in row.items()}
             item = plain_item(values, text_field)
             yield item if isinstance(item, BadItem) else with_parsed_metadata(item)
+
+
+def _named_levels(given: Any) -> list[str]:
+    """The names of the levels of an index, as `reset_index` has them; empty where none has a name."""
+    names = given.index.names
+    if all(name is None for name in names):
+        return []
+    return [f"level_{level}" if name is None else str(name) for level, name in enumerate(names)]
+
+
+def _is_column(given: Any, level: int, name: str, columns: Sequence[str]) -> bool:
+    """Whether a level of the index is also a column with the same values, as `set_index(name, drop=False)` makes it."""
+    if columns.count(name) != 1:
+        return False
+    column = given.iloc[:, [columns.index(name)]].set_axis([name], axis=1)
+    return bool(column.set_index(name).index.equals(given.index.get_level_values(level)))
 
 
 def _is_missing(value: Any) -> bool:
@@ -140,8 +166,12 @@ def _is_missing(value: Any) -> bool:
     return type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
 
 
-def _require_text_column(names: list[str], text_field: str) -> None:
-    if names.count(text_field) != 1:
+def _require_columns(names: Sequence[str], text_field: str) -> None:
+    try:
+        require_distinct(names)
+    except UnreadableFileError as exc:
+        raise NotChunksError(f"{exc}: rename the others (a named index of pandas is a column too)") from exc
+    if text_field not in names:
         shown = ", ".join(map(repr, names[:8])) or "none"
         raise NotChunksError(
             f"has no column {text_field!r}, and its columns are {shown}: give text_field the name of the column of "
@@ -167,7 +197,7 @@ def _is_arrow(given: Any) -> bool:
 def _arrow_rows(given: Any, text_field: str) -> Iterator[Any]:
     batches = pa.Table.from_batches([given]) if isinstance(given, pa.RecordBatch) else given
     reader = batches if isinstance(batches, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(batches)
-    _require_text_column(reader.schema.names, text_field)
+    _require_columns(reader.schema.names, text_field)
     try:
         require_columns(reader.schema, text_field)
     except UnreadableFileError as exc:

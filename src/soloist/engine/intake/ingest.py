@@ -122,7 +122,7 @@ def nothing_to_embed(collections: Sequence[Collection], skipped: SkippedInputs) 
     """The error where no collection has any chunks."""
     names = ", ".join(collection.name for collection in collections)
     are_given = any(isinstance(collection, GivenCollection) for collection in collections)
-    remedy = "give texts, and use each generator only once" if are_given else "give files that contain chunks"
+    remedy = "give texts" if are_given else "give files that contain chunks"
     return NothingToEmbedError(f"there are no chunks to embed in {names} ({skipped}): {remedy}")
 
 

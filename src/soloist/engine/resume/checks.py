@@ -68,7 +68,8 @@ def _require_same_origin(folder: RunFolder, config: RunConfig, has: Sequence[str
     """Refuse chunks that would replace those of the run."""
     before, root = _root_before(folder), config.root
     if root is None:
-        _require_given_before(folder, before, [name for name in has if name not in collections])
+        gone = [] if config.collections else [name for name in has if name not in collections]
+        _require_given_before(folder, before, gone)  # names that a setting leaves out are another error
         return
     if before == _GIVEN:
         raise ConfigError(
