@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import logging
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -15,9 +13,11 @@ from soloist.config import RunConfig
 from soloist.devices.cuda_check import has_cuda
 from soloist.errors import ConfigError, SoloistError
 from soloist.events import EventSink, ListSink
+from soloist.installed import versions
 from soloist.jsontext import json_text
-from soloist.reports.run_report.writing import DEFAULT_NAME, write_report
+from soloist.reports.run_report.writing import DEFAULT_NAME, remove_report, write_report
 from soloist.reports.validation import checks_to_dict, markdown
+from soloist.sources import input_of
 from soloist.stores.atomic import atomic_path, disk_errors
 from soloist.types import Mode
 from soloist.validation import Validation, judge, rehearse
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _logger = logging.getLogger("soloist")
-_PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers")
 
 
 def validate(
@@ -72,13 +71,14 @@ def validated(
     if config.accelerator == "auto":
         config = dataclasses.replace(config, accelerator="cuda" if has_cuda() else "simulated:2xT4")
     folder = Path(config.out)
+    input_of(config, chunks, again="soloist.validate")  # refused before anything of the last validation goes
     prepare_folder(folder, config.root)
+    remove_report(folder / DEFAULT_NAME)
     evidence = rehearse(config, folder, sink, chunks=chunks, sample_chunks=sample_chunks, quick=quick)
-    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
-    found = Validation(folder=folder, checks=judge(evidence), evidence=evidence, versions=versions)
+    found = Validation(folder=folder, checks=judge(evidence), evidence=evidence, versions=versions())
     texts = {
-        "validation.json": json_text(checks_to_dict(found.checks, evidence, versions)) + "\n",
-        "validation.md": markdown(found.checks, evidence, versions),
+        "validation.json": json_text(checks_to_dict(found.checks, evidence, found.versions)) + "\n",
+        "validation.md": markdown(found.checks, evidence, found.versions),
     }
     for name, text in texts.items():
         with atomic_path(folder / name) as temp, disk_errors(folder / name):

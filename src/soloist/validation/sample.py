@@ -12,6 +12,7 @@ from soloist.errors import InputError
 from soloist.events import EventSink
 from soloist.jsontext import json_text
 from soloist.sources import input_of, read_chunks
+from soloist.stores import folder_name
 from soloist.stores.atomic import disk_errors
 from soloist.types import Collection
 
@@ -50,7 +51,7 @@ def _write_collection(collection: Collection, source: SourceConfig, target: Path
                 break
             lines.append(json_text({"id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata)}))
     if lines:
-        file = target / collection.name / "sample.jsonl"
+        file = target / folder_name(collection.name) / "sample.jsonl"
         with disk_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("\n".join(lines) + "\n", encoding="utf-8")

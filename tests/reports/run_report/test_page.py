@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from support.collections import TABLE_SETTINGS
 from support.invoking import invoke
 from support.run_events import BEGAN, encoded, stats, two_sessions
 
@@ -176,6 +177,17 @@ def test_the_evaluation_of_the_run_is_shown(make_run, tmp_path):
     page = Page(out)
     assert page.marks["wide-0-evaluation"] == 3  # two systems, and an interval
     assert "+0.1000 [+0.0500, +0.1500]" in page.text and "It helps." in page.text and "a question was cut" in page.text
+
+
+def test_an_opened_run_and_one_evaluation_are_taken(tmp_path):
+    """`soloist.report(run, evaluations=found)` of what `open_run` and `evaluate` gave was a TypeError."""
+    settings = {**TABLE_SETTINGS, "lock_dir": tmp_path / "locks"}
+    chunks = [{"text": f"a lease of device {number}", "title": f"device {number}"} for number in range(40)]
+    soloist.embed(chunks, out=tmp_path / "run", **settings)
+    run = soloist.open_run(tmp_path / "run")
+    found = soloist.evaluate(run, bm25=False, progress=False)
+    page = Page(soloist.report(run, tmp_path / "report.html", beside=run, evaluations=found))
+    assert "nDCG@10" in page.text
 
 
 def evaluation(*models):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from soloist.stores.atomic import atomic_path, disk_errors
 
 if TYPE_CHECKING:
     from soloist.retrieval.evaluation import Evaluation
+    from soloist.retrieval.opened import OpenedRun
 
 DEFAULT_NAME = "report.html"
 _MOST_RUNS = 2
@@ -25,28 +26,31 @@ _MARK = b'<meta name="generator" content="soloist report'
 
 
 def report(
-    run: Path | str,
+    run: OpenedRun | Path | str,
     out: Path | str = DEFAULT_NAME,
     *,
-    beside: Path | str | None = None,
-    evaluations: Sequence[Evaluation] = (),
+    beside: OpenedRun | Path | str | None = None,
+    evaluations: Evaluation | Sequence[Evaluation] = (),
 ) -> Path:
     """Write a report of a run as one HTML file that needs no network, and give the path of the file.
 
-    `beside` is another run, which is shown beside the first. `evaluations` has one evaluation for each run, in the
-    order of the runs. The runs need not be finished. An older report at `out` is replaced.
+    `run` is a run folder, or what `open_run` gave. `beside` is another run, which is shown beside the first.
+    `evaluations` has one evaluation for each run, in the order of the runs, or is the evaluation of the first run. The
+    runs need not be finished. An older report at `out` is replaced.
 
         soloist.report("run", "report.html")
 
     Raises:
-        ConfigError: a run is not there; `out` cannot be the file; matplotlib or jinja2 is not installed; or an
-            evaluation is of another run.
+        ConfigError: matplotlib or jinja2 is not installed; or an evaluation is of another run.
+        OutputPathError: a run is not there; or `out` cannot be the file.
         OutputError: the file cannot be written.
     """
-    runs = [Path(path) for path in (run, beside) if path is not None]
+    runs = [each for each in (run, beside) if each is not None]
+    folders = [Path(each if isinstance(each, (str, os.PathLike)) else each.path) for each in runs]
+    listed = evaluations if isinstance(evaluations, Iterable) else [evaluations]
     # As in JSON, so that an evaluation and its file give the same report.
-    given = [Fields.of(json.loads(json_text(evaluation.to_dict()))) for evaluation in evaluations]
-    return write_report(runs, Path(out), given)
+    given = [Fields.of(json.loads(json_text(evaluation.to_dict()))) for evaluation in listed]
+    return write_report(folders, Path(out), given)
 
 
 def write_report(runs: Sequence[Path], out: Path, evaluations: Sequence[Fields | None] = ()) -> Path:
@@ -76,6 +80,17 @@ def write_report(runs: Sequence[Path], out: Path, evaluations: Sequence[Fields |
     return out
 
 
+def remove_report(path: Path) -> None:
+    """Remove the report of an earlier call, and no other file.
+
+    Raises:
+        OutputError: the file cannot be read or removed.
+    """
+    with disk_errors(path):
+        if path.is_file() and _is_report(path):
+            path.unlink()
+
+
 def require_libraries() -> None:
     """Refuse a machine without the libraries that make reports.
 
@@ -94,9 +109,10 @@ def _require_own(out: Path, runs: Sequence[Path]) -> None:
     for run in runs:
         if path.is_relative_to(os.path.realpath(run)):
             raise OutputPathError(f"{out} is inside the run {run}: give a file outside of it, such as {DEFAULT_NAME}")
-    if not out.exists():
-        return
-    with disk_errors(out), out.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if _MARK not in head:
+    if out.exists() and not _is_report(out):
         raise OutputPathError(f"{out} exists, and is not a report of soloist: choose another file, or remove that file")
+
+
+def _is_report(path: Path) -> bool:
+    with disk_errors(path), path.open("rb") as file:
+        return _MARK in file.read(_HEAD_BYTES)
