@@ -42,9 +42,6 @@ CELLS_OF_A_LAPTOP = (
     SETTINGS, INSTALL, MACHINE, MODELS, LIBRARY, CHUNKS, EARLIER, EMBED, SEARCH, EVALUATE, EXPORT,
 )  # fmt: skip
 MOST_WORDS = 25
-# A lease collects garbage at both its ends, and half a second each time if it looks through all of torch's modules. So
-# these are out of its sight in the notebook's kernel too (see conftest).
-STARTUP = "import gc\nimport sentence_transformers\nimport soloist.validation\ngc.collect()\ngc.freeze()\n"
 # In place of pip, which would ask an index: it builds in the folder, as pip does, and installs the package from there.
 PIP = """
 import shutil
@@ -99,12 +96,8 @@ def play(folder: Path) -> Session:
     """Execute the notebook as it is, with all that it reads and writes below `folder`."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=300, startup_timeout=300, kernel_name="python3",
-        resources={"metadata": {"path": str(CHECKOUT / "examples")}},
-    )  # fmt: skip
-    startup = folder / "ipython/profile_default/startup/freeze.py"
-    startup.parent.mkdir(parents=True)
-    startup.write_text(STARTUP)
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(CHECKOUT / "examples")}}
+    )
     unset = ("SOLOIST_ACCELERATOR", "SOLOIST_CATALOGUE")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     client.execute(env={**environment, **places(folder)})
