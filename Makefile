@@ -111,8 +111,9 @@ bench-gpu: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.encode --devices $(DEVICES) $(BENCH)
 
 # What only a GPU can show, within ten minutes. A rehearsal without a GPU: make prove-gpu DEVICES=simulated:1xT4
-prove-gpu: $(VENV)/.test
-	$(BIN)/python -m benchmarks.prove_gpu --devices $(DEVICES) $(PROVE)
+# It takes the python that has soloist: make prove-gpu PYTHON=.venv/bin/python
+prove-gpu:
+	$(PYTHON) -m benchmarks.prove_gpu --devices $(DEVICES) $(PROVE)
 
 format: $(VENV)/.check
 	$(BIN)/ruff check --fix .

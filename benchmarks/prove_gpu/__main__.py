@@ -28,6 +28,7 @@ from benchmarks.prove_gpu.table import PARTS, Part
 _BUDGET_SECONDS = 590
 _REHEARSAL_IS_SLOWER = 5  # a few cores compute what they simulate, perhaps while other programs run
 _FEWEST_SECONDS = 20
+_LOOK_SECONDS = 120
 _PACKAGES = ("soloist", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "pyarrow")
 _NO_GPU = (
     "torch finds no CUDA device that it can use, so there is nothing to prove: run this on a machine with a GPU, or "
@@ -85,7 +86,7 @@ def _outcome(part: Part, setting: Setting, most: float, left: float) -> Outcome:
     if left < _FEWEST_SECONDS:
         text = f"only {max(0, left):.0f} s of the time were left: run --only {part.name}"
         return Outcome(name=part.name, title=part.title, verdict="cannot be shown here", text=text, seconds=0)
-    return run_part(part, setting, min(most, left))
+    return run_part(part, setting, most, left)
 
 
 def _line(outcome: Outcome) -> str:
@@ -99,7 +100,12 @@ def _cards(devices: str) -> list[str]:
         "accelerator = open_accelerator(sys.argv[1])\n"
         "for device in accelerator.devices: print(accelerator.card.device_name)"
     )
-    done = subprocess.run([sys.executable, "-c", code, devices], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-c", code, devices]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=_LOOK_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"the driver did not name its cards within {_LOOK_SECONDS} s", file=sys.stderr)
+        return []
     if done.returncode and done.stderr.strip():
         print(done.stderr.strip().splitlines()[-1], file=sys.stderr)
     names = done.stdout.split("\n") if not done.returncode else []

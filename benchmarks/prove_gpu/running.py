@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -38,8 +39,9 @@ class Outcome:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_part(part: Part, setting: Setting, seconds: float) -> Outcome:
-    """Run a part for at most these seconds, and end all that it has started."""
+def run_part(part: Part, setting: Setting, most: float, left: float = math.inf) -> Outcome:
+    """Run a part for at most so many seconds, or those that are left, and end all that it has started."""
+    seconds = min(most, left)
     folder = setting.work / "processes" / part.name
     folder.mkdir(parents=True)
     given, found = folder / "setting.json", folder / "found.json"
@@ -51,6 +53,9 @@ def run_part(part: Part, setting: Setting, seconds: float) -> Outcome:
     if found.is_file():
         said = json.loads(found.read_text(encoding="utf-8"))
         return Outcome(name=part.name, title=part.title, seconds=took, **said)
+    if ended is None and left < most:
+        text = f"only {left:.0f} s of the time were left: run --only {part.name}"
+        return Outcome(name=part.name, title=part.title, verdict="cannot be shown here", text=text, seconds=took)
     why = f"it was ended after {seconds:.0f} s" if ended is None else f"its process ended with exit code {ended}"
     return Outcome(
         name=part.name,

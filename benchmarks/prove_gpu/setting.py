@@ -35,7 +35,7 @@ class Setting:
 
     @property
     def machine(self) -> Path:
-        """The folder that stands for the machine of simulated devices."""
+        """The folder of locks, which stands for the machine where devices are simulated."""
         return self.work / "machine"
 
     def folder(self, name: str) -> Path:

@@ -36,6 +36,6 @@ PARTS: tuple[Part, ...] = (
     Part(name="out_of_memory", title="batches that do not fit", module="runs", seconds=60),
     Part(name="isolation", title="memory after a process of its own", module="runs", seconds=60),
     Part(name="interrupt", title="Ctrl-C, and the run that continues", module="interrupt", seconds=90),
-    Part(name="validation", title="soloist validate", module="tests", seconds=180),
     Part(name="idle", title="a profile of one pass", module="profile", seconds=60),
+    Part(name="validation", title="soloist validate", module="tests", seconds=180),
 )

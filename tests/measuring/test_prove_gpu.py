@@ -7,11 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from support.foreign_memory import taken
 
 from benchmarks.machine import ROOT
 from benchmarks.prove_gpu import __main__ as command
+from benchmarks.prove_gpu.parts import runs
+from benchmarks.prove_gpu.parts.attention import Kernels
+from benchmarks.prove_gpu.parts.profile import measured
 from benchmarks.prove_gpu.record import stem, write
 from benchmarks.prove_gpu.running import Outcome, run_part
 from benchmarks.prove_gpu.setting import Setting
@@ -118,6 +124,49 @@ def test_a_part_without_time_is_not_run(setting):
         outcome.verdict == "cannot be shown here"
         and outcome.text == "only 3 s of the time were left: run --only models"
     )
+
+
+def test_a_part_that_the_time_of_all_parts_ends_has_not_failed(part, setting):
+    """A slow card would end the proof with an exit code that says that soloist is broken."""
+    outcome = run_part(part("import time\ndef contract(setting): time.sleep(600)"), setting, 120, 2.0)
+    assert (outcome.verdict, outcome.text) == (
+        "cannot be shown here", "only 2 s of the time were left: run --only contract"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("is_masked", "kernel"), [(False, "cpu"), (True, "cpu")])
+def test_the_watcher_sees_the_kernel_inside_of_attention(is_masked, kernel):
+    """In inference mode attention arrives whole: every kernel would be taken for the one of single steps."""
+    heads = torch.randn(2, 4, 8, 16)
+    mask = torch.ones(2, 1, 8, 8, dtype=torch.bool) if is_masked else None
+    with torch.no_grad(), Kernels() as seen:
+        torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask)
+    assert seen.kernel == kernel
+
+
+def test_the_idle_share_counts_time_without_a_kernel_once():
+    """Kernels that overlap would count twice, and a device look busy while it waits."""
+
+    def event(name, kind, start, end):
+        return SimpleNamespace(
+            name=name, device_type=SimpleNamespace(name=kind), time_range=SimpleNamespace(start=start, end=end)
+        )
+
+    events = [
+        event("gemm", "CUDA", 0, 400_000), event("copy", "CUDA", 300_000, 500_000), event("gemm", "CUDA", 900_000, 1e6),
+        event("cudaStreamSynchronize", "CPU", 0, 9), event("cudaMemcpyAsync", "CPU", 0, 9),
+    ]  # fmt: skip
+    found = measured(SimpleNamespace(events=lambda: events), 1.0)
+    assert found == {"seconds": 1.0, "idle": 0.4, "kernels": 3, "waits a batch": round(1 / 24, 2)}
+
+
+def test_memory_that_other_programs_hold_shows_as_less(setting, monkeypatch):
+    """Memory that a run did not give back would pass for given back."""
+    monkeypatch.setattr(runs, "_PATIENCE_SECONDS", 0.2)
+    before = runs.free_bytes(setting)
+    with taken(setting.machine, 0, 10**9):
+        assert runs.still_less(setting, before) == {"sim:0": 10**9}
+    assert runs.still_less(setting, before) == {}
 
 
 def test_every_part_has_a_function():

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from benchmarks.machine import ROOT
 from benchmarks.prove_gpu.parts.models import texts
-from benchmarks.prove_gpu.setting import Seen, Setting
+from benchmarks.prove_gpu.parts.runs import free_bytes, still_less
+from benchmarks.prove_gpu.setting import CannotBeShownError, Seen, Setting
 from benchmarks.texts import write_chunk_file
-from soloist.devices import open_accelerator
 
 _STOPPED = 3  # the exit code of a run that was told to end early
 _PATIENCE_SECONDS = 60
@@ -25,24 +25,26 @@ def interrupt(setting: Setting) -> Seen:
     folder = setting.folder("interrupt")
     shards = 6 if setting.small else 20
     write_chunk_file(folder / "chunks" / "texts", texts(shards * (8 if setting.small else 200), 480))
+    model = setting.models / ("minilm" if setting.small else "bge")
     command = [
         sys.executable, "-m", "soloist", "embed", str(folder / "chunks"), "--out", str(folder / "run"),
-        "--models", str(setting.models / "minilm"), "--accelerator", setting.devices, "--fusion", "none",
-        "--shard-chunks", str(8 if setting.small else 200), "--lock-dir", str(setting.work / "locks"),
+        "--models", str(model), "--accelerator", setting.devices, "--fusion", "none",
+        "--shard-chunks", str(8 if setting.small else 200), "--lock-dir", str(setting.machine),
     ]  # fmt: skip
-    before = _free(setting)
+    before = free_bytes(setting)
     patience = _PATIENCE_OF_A_REHEARSAL_SECONDS if setting.small else _PATIENCE_SECONDS
     code, began = _interrupted(command, folder / "run" / "events.jsonl", patience)
-    kept, after = _encoded(folder / "run" / "events.jsonl"), _free(setting)
+    kept, less = _encoded(folder / "run" / "events.jsonl"), still_less(setting, before)
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     total = _encoded(folder / "run" / "events.jsonl")
     faults = [] if kept else [f"no shard was done {patience} s after the start"]
-    if code not in (_STOPPED, 0):
+    if code == 0:
+        raise CannotBeShownError("the run was over before Ctrl-C reached it")
+    if code != _STOPPED:
         faults.append(f"exit code {code} after Ctrl-C")
     if again.returncode or total != shards:
         faults.append(f"the same command again ended with {again.returncode}, {total} of {shards} shards computed once")
-    if after < before:
-        faults.append(f"the devices have {before - after:,} bytes less after Ctrl-C")
+    faults += [f"{device} has {lost:,} bytes less after Ctrl-C" for device, lost in less.items()]
     summary = f"Ctrl-C after {began:.1f} s kept {kept} of {shards} shards, and the same command computed the others"
     return Seen(summary=summary, figures={"kept": kept, "shards": shards}, faults=tuple(faults))
 
@@ -70,8 +72,3 @@ def _is_whole(line: str) -> bool:
     except ValueError:  # the last line may be half written
         return False
     return True
-
-
-def _free(setting: Setting) -> int:
-    accelerator = open_accelerator(setting.devices, setting.machine)
-    return sum(accelerator.driver_free_bytes(device) or 0 for device in accelerator.devices)

@@ -39,7 +39,7 @@ def idle(setting: Setting) -> Seen:
             _in_turn(replica, features[:2], device)
             with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
                 seconds = _in_turn(replica, features, device)
-        rows.append({"model": name, **_measured(record, seconds)})
+        rows.append({"model": name, **measured(record, seconds)})
     summary = ", ".join(f"{row['model']} idle {row['idle']:.0%}, {row['waits a batch']} waits a batch" for row in rows)
     return Seen(summary=summary, figures={"rows": rows})
 
@@ -64,7 +64,7 @@ def _in_turn(replica: Any, features: Sequence[Any], device: str) -> float:
     return time.perf_counter() - began
 
 
-def _measured(record: Any, seconds: float) -> dict[str, Any]:
+def measured(record: Any, seconds: float) -> dict[str, Any]:
     """The share of the time without a kernel or a copy, and how many calls wait, on average for a batch."""
     events = record.events()
     spans = sorted(

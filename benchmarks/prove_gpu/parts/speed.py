@@ -25,7 +25,7 @@ def speed(setting: Setting) -> Seen:
     faults = tuple(
         f"{row['model']} by {row['engine']} has a vector with cosine {row['lowest cosine']}"
         for row in rows
-        if row["lowest cosine"] < _LOWEST_COSINE
+        if not row["lowest cosine"] >= _LOWEST_COSINE  # it may be NaN
     )
     if not setting.is_cuda and not faults:
         lowest = min(row["lowest cosine"] for row in rows)

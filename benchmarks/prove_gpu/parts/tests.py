@@ -19,8 +19,10 @@ _COUNTS = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 
 def contract(setting: Setting) -> Seen:
     """The tests that are marked `cuda`, by pytest."""
-    if importlib.util.find_spec("pytest") is None:
-        raise CannotBeShownError("pytest is not installed: pip install 'soloist[test]' and run --only contract")
+    missing = [name for name in ("pytest", "hypothesis", "xdist") if importlib.util.find_spec(name) is None]
+    if missing:
+        text = f"{', '.join(missing)} not installed: pip install 'soloist[test]' and run --only contract"
+        raise CannotBeShownError(text)
     files = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if "mark.cuda" in path.read_text("utf-8"))
     if not files:
         raise CannotBeShownError("the tests are not here: run this in a checkout")
@@ -43,7 +45,7 @@ def validation(setting: Setting) -> Seen:
     write_chunk_file(folder / "chunks" / "texts", texts(32 if setting.small else 128, 300))
     found = soloist.validate(
         folder / "chunks", out=folder / "report", models=[str(setting.models / name) for name in ("minilm", "nomic")],
-        accelerator=setting.devices, lock_dir=setting.work / "locks", sample_chunks=32 if setting.small else 128,
+        accelerator=setting.devices, lock_dir=setting.machine, sample_chunks=32 if setting.small else 128,
         quick=setting.small, progress=False,
     )  # fmt: skip
     rows = [{"check": each.title, "verdict": each.verdict, "evidence": each.evidence} for each in found.checks]
