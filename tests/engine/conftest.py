@@ -84,9 +84,9 @@ OTHER_PROCESS = textwrap.dedent("""
 
 @pytest.fixture
 def crowded(tmp_path):
-    """Another process that holds 0.4 MB of each device of 2 MB, which no plan can know of."""
+    """Another process that holds 2 MB of each device of 4 MB, which no plan can know of."""
     process = subprocess.Popen(
-        [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "locks"), "2000000", "400000"],
+        [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "locks"), "4000000", "2000000"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip

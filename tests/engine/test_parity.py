@@ -87,7 +87,7 @@ def test_shards_and_budgets_do_not_move_a_vector_on_the_cpu(embed, all_vectors):
 def test_a_batch_that_is_split_gives_the_same_bits(embed, all_vectors, long_texts, crowded):
     """Halves that are padded anew would give other vectors than the whole."""
     _, roomy = embed(models=("xlm-roberta",))
-    result, tight = embed(models=("xlm-roberta",), accelerator="simulated:2x2MB")
+    result, tight = embed(models=("xlm-roberta",), accelerator="simulated:2x4MB")
     assert result.models[0].batch_sizes.splits > 0
     for collection in ("alpha", "beta"):
         expected = all_vectors(roomy, collection, "xlm-roberta")

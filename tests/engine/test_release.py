@@ -97,7 +97,7 @@ def test_an_exception_in_a_forward_pass(config, staged):
 def test_an_out_of_memory_error_that_splits(config, long_texts, crowded):
     """A split that happens inside the `except` block would find no memory to work with."""
     sink = ListSink()
-    run(dataclasses.replace(config, models=("xlm-roberta",), accelerator="simulated:2x2MB"), sink)
+    run(dataclasses.replace(config, models=("xlm-roberta",), accelerator="simulated:2x4MB"), sink)
     assert any(isinstance(event, BatchSplit) for event in sink.events)
     (told,) = (event for event in sink.events if isinstance(event, PeakPredicted))  # it is compared with nothing
     assert told.models == ("xlm-roberta",) and told.predicted_bytes > told.resident_bytes > 0

@@ -24,7 +24,7 @@ FULL = "No space left on device: free some space and run again"
 def test_a_disk_that_fills_at_any_moment_costs_the_file_in_work(config, disk, fresh):
     """A run that hit the end of the disk would lose what it had, or could not go on once there is room."""
     named = []
-    for size_kib in (16, 24, 32, 48, 64, 72, 88):
+    for size_kib in (16, 24, 32, 48, 64, 72, 80, 88):
         disk.mount(f"size={size_kib}k")
         small = dataclasses.replace(config, out=disk.path / "run")
         with pytest.raises(OutputError) as caught:

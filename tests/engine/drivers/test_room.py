@@ -12,12 +12,12 @@ from soloist.engine import run
 from soloist.errors import ModelTooLargeError
 from soloist.events import BatchSplit, LeaseReleased, ListSink, Notice
 
-TOTAL = 2_000_000
+TOTAL = 4_000_000
 
 
 @pytest.fixture
 def one_model(config):
-    """The encoder on two devices of 2 MB. The weights take 0.2 MB."""
+    """The encoder on two devices of 4 MB. The weights take 0.2 MB."""
     return dataclasses.replace(config, models=("xlm-roberta",), accelerator=f"simulated:2x{TOTAL / 1e6:g}MB")
 
 
