@@ -6,18 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from models.test_every_module import require_equal
+from models.test_every_module import TEXTS, require_equal
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from support import tiny_models as tiny
 from transformers import PreTrainedTokenizerFast
 
 from soloist.encoding.encoder import Encoder
+from soloist.encoding.forward import forward, unit_rows
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
+from soloist.types import Batch
 
 
 def _words() -> PreTrainedTokenizerFast:
@@ -118,3 +121,17 @@ def test_a_network_whose_vectors_depend_on_padding_says_so(tmp_path: Path, tiny_
     assert cosine is not None
     assert cosine < 0.9999
     assert Encoder(stage(resolve(str(tiny_models["bert"])), "float32")).padding_cosine is None
+
+
+def test_a_network_that_pads_rows_by_itself(tmp_path: Path) -> None:
+    """Catches padding that counts as text: Longformer fills rows up to a multiple of its window, and masks that."""
+    sizes = {**ENCODER, "max_position_embeddings": 514, "attention_window": 8}
+    folder = _make(tmp_path / "model", "Longformer", ("Model", _pieces, "mean", sizes))
+    expected = unit_rows(SentenceTransformer(str(folder), device="cpu").encode(TEXTS))[0]
+    encoder = Encoder(stage(resolve(str(folder)), "float32"), packs=False)
+    tokenized = encoder.tokenize(TEXTS)
+    assert any(length % 8 for length in tokenized.lengths)
+    for row, length in enumerate(tokenized.lengths):
+        batch = Batch(rows=(row,), padded_length=int(length))
+        found = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
+        np.testing.assert_allclose(unit_rows(found[:1])[0][0], expected[row], atol=1e-5)

@@ -59,7 +59,7 @@ def begin(
             name: _moved(value, device) if isinstance(value, torch.Tensor) else value
             for name, value in features.items()
         }
-        with packing.apart(features, moved), padding_known(_is_padded(features)):
+        with packing.apart(features, moved), _padding_known(features):
             return _fetched(_through(module, moved).float())
 
 
@@ -115,10 +115,10 @@ def _numbers(module: SentenceTransformer, device: str) -> contextlib.AbstractCon
     return FilledNumbers()
 
 
-def _is_padded(features: Features) -> bool | None:
-    """Whether a row of a batch is padded, by its mask in host memory; None where it has no mask."""
+def _padding_known(features: Features) -> contextlib.AbstractContextManager[None]:
+    """Whether a row of a batch is padded, by its mask in host memory. Without a mask nothing is known."""
     mask = features.get("attention_mask")
-    return None if mask is None else not bool(mask.all())
+    return padding_known(None, None) if mask is None else padding_known(not bool(mask.all()), mask.shape)
 
 
 def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
@@ -134,7 +134,12 @@ def _fetched(vectors: torch.Tensor) -> Computed:
     host.copy_(vectors, non_blocking=True)
     if not vectors.is_cuda:  # a simulated device has computed already
         return Computed(host=host, copied=None)
+    return Computed(host=host, copied=_event_behind(vectors.device))
+
+
+def _event_behind(device: torch.device) -> torch.cuda.Event:
+    """An event behind all that a device has to do. The thread's present device may be another one."""
     # An event that blocks leaves the core to other threads. The default event keeps asking the driver.
-    copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-    copied.record()
-    return Computed(host=host, copied=copied)
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event

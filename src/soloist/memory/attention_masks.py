@@ -3,6 +3,9 @@
 Attention without a mask has faster kernels. So transformers reads from the mask on the device whether all rows are full
 (`_ignore_bidirectional_mask_sdpa` in its masking_utils.py). The answer comes after all work that the device has. But
 the host has made the batch, and knows the answer already.
+
+The host knows it of the batch's own mask alone. Some networks make another one: Longformer fills its rows up to a
+multiple of its window, and masks what it has added. transformers decides about such a mask as it does without soloist.
 """
 
 from __future__ import annotations
@@ -23,19 +26,24 @@ MakeMask = Callable[..., torch.Tensor | None]
 
 class _Batch(threading.local):
     is_padded: bool | None = None
+    shape: torch.Size | None = None
 
 
 _batch = _Batch()
 
 
 @contextlib.contextmanager
-def padding_known(is_padded: bool | None) -> Iterator[None]:
-    """Within this, masks of this thread are made for a batch with or without padding; None lets transformers ask."""
-    before, _batch.is_padded = _batch.is_padded, is_padded
+def padding_known(is_padded: bool | None, shape: torch.Size | None) -> Iterator[None]:
+    """Within this, masks of this thread are made for a batch with or without padding; None lets transformers ask.
+
+    `shape` is that of the batch's own mask, (rows, length); None where it has no mask.
+    """
+    before = _batch.is_padded, _batch.shape
+    _batch.is_padded, _batch.shape = is_padded, shape
     try:
         yield
     finally:
-        _batch.is_padded = before
+        _batch.is_padded, _batch.shape = before
 
 
 def without_asking(make_mask: MakeMask) -> MakeMask:
@@ -44,12 +52,19 @@ def without_asking(make_mask: MakeMask) -> MakeMask:
     def mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
         if _batch.is_padded is None:
             return make_mask(*args, **kwargs)
-        kwargs |= _IF_PADDED if _batch.is_padded else _IF_FULL
+        if _batch.is_padded:
+            kwargs |= _IF_PADDED
+        elif _is_of_batch(kwargs.get("attention_mask")):
+            kwargs |= _IF_FULL
         # Such masks are combined by functions of the network, which may have numbers of their own.
         with FilledNumbers() if kwargs.get("use_vmap") else contextlib.nullcontext():
             return make_mask(*args, **kwargs)
 
     return mask
+
+
+def _is_of_batch(mask: torch.Tensor | None) -> bool:
+    return mask is not None and mask.shape == _batch.shape
 
 
 # Without a mask of padding there is nothing to ask. With padding, the mask is always needed.

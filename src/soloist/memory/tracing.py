@@ -226,7 +226,8 @@ def trace_forward(
     for weight in weights:
         recorder.ignore(weight)
     reading = contextlib.nullcontext() if masked else _unmasked()
-    with _tracing, mode, recorder, torch.no_grad(), reading, padding_known(masked), _attention(card):
+    known = padding_known(masked, inputs.get("attention_mask"))
+    with _tracing, mode, recorder, torch.no_grad(), reading, known, _attention(card):
         features = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in inputs.items()}
         vectors = forward(features).float()
         recorder.see(vectors)
