@@ -29,10 +29,9 @@ def test_every_way_of_saying_that_memory_is_short(error, elsewhere):
     assert came_from_elsewhere(str(error)) is elsewhere
 
 
-@pytest.mark.parametrize("status", ["CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"])
-def test_cublas_on_a_device_with_room_says_something_else(status):
+def test_cublas_on_a_device_with_room_says_something_else():
     """A library that does not fit the driver says the same. soloist would blame memory, and try each row."""
-    error = RuntimeError(f"CUDA error: {status} when calling `cublasCreate(handle)`")
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")
 
     def broken() -> int:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -40,6 +39,13 @@ def test_cublas_on_a_device_with_room_says_something_else(status):
     assert not is_out_of_memory(error, lambda: 2 * 2**30)
     assert not is_out_of_memory(error, lambda: None)
     assert not is_out_of_memory(error, broken)
+
+
+@pytest.mark.parametrize("free", [None, 300 * 2**20])
+def test_a_failed_allocation_of_cublas_is_always_one(free):
+    """A run would end where a smaller batch fits: what cuBLAS asked for may be more than what is free."""
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert is_out_of_memory(error, lambda: free)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import torch
 from soloist.encoding.batching import halves
 from soloist.types import Batch
 
-# What torch says of memory that is short without raising its OutOfMemoryError: the driver itself, and the allocator of
-# the CPU.
-_SAYS_SO = ("CUDA error: out of memory", "can't allocate memory")
-# What cuBLAS says if the driver has no memory left for a handle or kernels. cuBLAS says the same about other faults.
-_MAY_MEAN_IT = ("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+# What torch says of memory that is short without raising its OutOfMemoryError: the driver itself, the allocator of the
+# CPU, and cuBLAS.
+_SAYS_SO = ("CUDA error: out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What cuBLAS says if the driver has no memory left for a handle. cuBLAS says the same about other faults.
+_MAY_MEAN_IT = ("CUBLAS_STATUS_NOT_INITIALIZED",)
 # An assumption: a handle and the kernels that the driver loads with it take less.
 _FULL_BYTES = 256 * 2**20
 
