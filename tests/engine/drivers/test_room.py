@@ -8,7 +8,9 @@ import threading
 import pytest
 from support.foreign_memory import let_go, taken
 
+from soloist.devices import open_accelerator
 from soloist.engine import run
+from soloist.engine.drivers.room import Room
 from soloist.errors import ModelTooLargeError
 from soloist.events import BatchSplit, LeaseReleased, ListSink, Notice
 
@@ -74,3 +76,17 @@ def test_another_program_that_leaves_room_enough_is_not_told(one_model):
     with taken(one_model.lock_dir, 0, 100_000):
         run(dataclasses.replace(one_model, token_budget=256), sink := ListSink())
     assert not notices(sink)
+
+
+def test_a_little_that_is_missing_is_not_laid_to_other_programs(tmp_path):
+    """What a context takes is an assumption: the notice would send people after programs that are not there."""
+    accelerator = open_accelerator(f"simulated:1x{TOTAL / 1e6:g}MB", tmp_path)
+    with taken(tmp_path, 0, 20_000):
+        room = Room(accelerator, {"xlm-roberta": 200_000}, sink := ListSink())
+        room.look()
+        room.see("xlm-roberta", TOTAL - 10_000)
+        (message,) = notices(sink)
+        assert message.startswith("sim:0 has 0.00 of 0.00 GB free. The model's largest batch so far")
+        assert message.endswith("which takes longer: give a smaller --token-budget")
+        with pytest.raises(ModelTooLargeError, match=r"GB free: choose another device, or a smaller --dtype$"):
+            Room(accelerator, {"xlm-roberta": TOTAL - 10_000}, sink).look()

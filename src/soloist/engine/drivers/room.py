@@ -16,7 +16,10 @@ from soloist.events import EventSink, Notice
 # A driver frees the memory of a process some time after the process has ended: others saw 0.5 to 1.5 s.
 _PATIENCE_SECONDS = 2.0
 _POLL_SECONDS = 0.1
-_END_THEM = "end those programs (nvidia-smi lists them)"
+# What a context takes is an assumption, and drivers keep some memory for themselves. Where less than this share of a
+# device is missing beside the context, nobody can say that other programs hold it.
+_UNEXPLAINED_SHARE = 0.02
+_END_THEM = "end those programs (nvidia-smi lists them), "
 
 
 class Room:
@@ -61,8 +64,8 @@ class Room:
             Notice(
                 about=model,
                 message=f"{self._state(short[0])}. The model's largest batch so far and the weights need "
-                f"{need_bytes / 1e9:.2f} GB, so batches that do not fit are split, which takes longer: {_END_THEM}, or "
-                "give a smaller --token-budget",
+                f"{need_bytes / 1e9:.2f} GB, so batches that do not fit are split, which takes longer: "
+                f"{self._remedy(short[0], 'or ')}give a smaller --token-budget",
             )
         )
 
@@ -72,18 +75,29 @@ class Room:
         return {device: size for device, size in free.items() if size is not None}
 
     def _is_short(self, device: str, need: int) -> bool:
-        """Whether a device lacks room because of what other programs hold."""
-        context = self._accelerator.card.context_bytes
-        return self._free[device] < need <= self._accelerator.total_bytes(device) - context
+        """Whether a device lacks room that it would have, were it empty."""
+        return self._free[device] < need <= self._empty_bytes(device)
+
+    def _empty_bytes(self, device: str) -> int:
+        return self._accelerator.total_bytes(device) - self._accelerator.card.context_bytes
+
+    def _others_hold(self, device: str) -> bool:
+        """Whether other programs must hold memory of a device, whatever the context takes."""
+        missing = self._empty_bytes(device) - self._free[device]
+        return missing > _UNEXPLAINED_SHARE * self._accelerator.total_bytes(device)
 
     def _state(self, device: str) -> str:
         free, total = self._free[device] / 1e9, self._accelerator.total_bytes(device) / 1e9
-        return f"{device} has {free:.2f} of {total:.2f} GB free, because other programs hold the rest"
+        why = ", because other programs hold the rest" if self._others_hold(device) else ""
+        return f"{device} has {free:.2f} of {total:.2f} GB free{why}"
+
+    def _remedy(self, device: str, more: str = "") -> str:
+        return f"{_END_THEM}{more}" if self._others_hold(device) else ""
 
     def _too_large(self, device: str, need: int) -> ModelTooLargeError:
         models = list(self._weights_bytes)
         verb = "needs" if len(models) == 1 else "together need"
         return ModelTooLargeError(
-            f"{' and '.join(models)} {verb} {need / 1e9:.2f} GB for weights, but {self._state(device)}: {_END_THEM}, "
-            "choose another device, or a smaller --dtype"
+            f"{' and '.join(models)} {verb} {need / 1e9:.2f} GB for weights, but {self._state(device)}: "
+            f"{self._remedy(device)}choose another device, or a smaller --dtype"
         )
