@@ -47,10 +47,6 @@ class Task(Generic[Result]):
             if not self._thread.is_alive():
                 return
 
-    def wait_within(self, seconds: float) -> None:
-        """Return when the call has ended, but after these seconds at the latest."""
-        self._ended.wait(seconds)
-
     def result(self) -> Result:
         """The result of the call, once it has ended.
 

@@ -90,6 +90,55 @@ def test_an_error_comes_before_the_next_call_and_that_is_not_made():
     assert calls == ["first"]
 
 
+def test_a_shard_in_hand_is_waited_for_while_the_one_before_is_written():
+    """A worker that is to end at once would end with a shard that is computed, and is not on the disk."""
+    calls, given, ended = [], threading.Event(), []
+
+    class Noted(ShardWriter):
+        """Says when the second shard waits for the first."""
+
+        def settle(self) -> None:
+            if calls:
+                given.set()
+            super().settle()
+
+    with Noted(beside=True) as writer:
+        ending = threading.Thread(target=lambda: (writer.wait_within(PATIENCE_SECONDS), ended.append(len(calls))))
+        begun = threading.Event()
+
+        def first() -> None:
+            calls.append("first")
+            begun.set()
+            assert given.wait(PATIENCE_SECONDS)
+
+        def second() -> None:
+            ending.join(0.2)
+            calls.append("second")
+
+        writer.write(first)
+        assert begun.wait(PATIENCE_SECONDS)
+        ending.start()
+        writer.write(second)
+    ending.join()
+    assert ended == [2]
+
+
+def test_a_shard_that_is_written_in_turn_is_waited_for():
+    """On the CPU a worker that is to end at once would end in the midst of writing a shard."""
+    calls, ended = [], []
+    with ShardWriter(beside=False) as writer:
+        ending = threading.Thread(target=lambda: (writer.wait_within(PATIENCE_SECONDS), ended.append(len(calls))))
+
+        def write() -> None:
+            ending.start()
+            ending.join(0.2)
+            calls.append("written")
+
+        writer.write(write)
+    ending.join()
+    assert ended == [1]
+
+
 def test_leaving_waits_for_the_last_call_and_tells_its_error_first():
     """The last shard would be lost with the error of the next one, or its own error would never be told."""
     calls, gone = [], threading.Event()

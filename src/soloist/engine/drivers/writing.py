@@ -5,6 +5,8 @@ Knows calls and a thread. The caller decides what a call writes.
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
 from types import TracebackType
 
@@ -27,6 +29,8 @@ class ShardWriter:
         self._beside = beside
         self._thread: WorkerThread | None = None
         self._last: Task[None] | None = None
+        self._in_hand = 0  # shards that were given to `write`, and are not written
+        self._changed = threading.Condition()
 
     def __enter__(self) -> ShardWriter:
         """Begin the thread."""
@@ -51,11 +55,16 @@ class ShardWriter:
             Exception: what the call for the shard before raised. Then this call is not made.
             EncodingError: the thread was ended from outside.
         """
+        self._count(1)
         if self._thread is None:
-            call()
+            self._make(call)
             return
-        self.settle()
-        self._last = self._thread.submit(call)
+        try:
+            self.settle()
+        except BaseException:
+            self._count(-1)
+            raise
+        self._last = self._thread.submit(functools.partial(self._make, call))
 
     def settle(self) -> None:
         """Return when every shard is written.
@@ -69,10 +78,23 @@ class ShardWriter:
             last.result()
 
     def wait_within(self, seconds: float) -> None:
-        """Return when the present call has ended, but after these seconds at the latest. Any thread may call this."""
-        last = self._last
-        if last is not None:
-            last.wait_within(seconds)
+        """Return when nothing is left to write, but after these seconds at the latest. Any thread may call this.
+
+        A shard counts from the moment that it is given to `write`, also while the one before it is being written.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_hand, seconds)
+
+    def _make(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        finally:
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._changed:
+            self._in_hand += more
+            self._changed.notify_all()
 
     def _finish(self) -> None:
         try:
