@@ -189,6 +189,11 @@ class RunConfig:
         """The folder of chunks; None where Python gives the chunks."""
         return self.chunks_root if isinstance(self.chunks_root, Path) else None
 
+    @property
+    def shared_dtype(self) -> DTypeRequest | None:
+        """The dtype that several models are asked for; None where the run has one model."""
+        return self.dtype if len(self.models) > 1 else None
+
     def settings(self) -> dict[str, Any]:
         """All settings by their flat names, as `from_mapping` takes them: those of fusion and source beside the others.
 

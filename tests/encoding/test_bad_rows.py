@@ -139,6 +139,18 @@ def test_many_small_shards_are_one_pass(bad_rows: Callable[[int, int], None]) ->
         bad_rows(FEW, FEW)
 
 
+def test_in_a_run_of_several_models_the_way_on_is_this_models_own_dtype(folder: Path) -> None:
+    """`--dtype` is for all models: those that are finished would be computed again."""
+    counted = BadRows(stage(resolve(str(folder)), "float16"), (7, 5), ListSink(), "auto")
+    counted.begin_shard(100)
+    with pytest.raises(
+        UnfitDTypeError,
+        match=r'in float32: set dtype = "float32" under \[models."model"\] in a catalogue and run again with '
+        r"--catalogue, or run again with --dtype float32, which computes the other models again too$",
+    ):
+        counted.look("sim:0", [str(row) for row in range(100)], np.zeros((100, 2), np.float32))
+
+
 def test_without_another_dtype_the_way_on_is_another_one(tiny_models: dict[str, Path]) -> None:
     """`--dtype float32` is no advice to a model that computes in float32."""
     staged: StagedModel = stage(resolve(str(tiny_models["bert"])), "float32")

@@ -259,11 +259,12 @@ def embed_hot(config, tiny_models, tmp_path, chunks_root):
     make_overflowing(tmp_path / "hot", tiny_models["bert"])
     shutil.rmtree(chunks_root / "beta")
 
-    def embed_them(hot_rows, dtype, *sinks):
+    def embed_them(hot_rows, dtype, *sinks, **changes):
         texts = [f"the {WORD} at night {row}" if row in hot_rows else f"grey water {row}" for row in range(60)]
         items = [{"id": str(row), "text": text} for row, text in enumerate(texts)]
         (chunks_root / "alpha" / "doc_chunks.json").write_text(json.dumps(items))
-        hot = dataclasses.replace(config, models=(str(tmp_path / "hot"),), catalogue=None, dtype=dtype)
+        settings = {"models": (str(tmp_path / "hot"),), "catalogue": None, "dtype": dtype, **changes}
+        hot = dataclasses.replace(config, **settings)
         return run(hot, *sinks), RunFolder.open(config.out)
 
     return embed_them
@@ -296,6 +297,35 @@ def test_a_dtype_that_does_not_suit_a_model_ends_the_run(embed_hot, all_vectors)
     result, folder = embed_hot(hot, "float32")
     assert (result.models[0].embedded, result.models[0].recomputed_rows) == (60, 0)
     assert np.isfinite(all_vectors(folder, "alpha", "hot")[1]).all()
+
+
+def test_another_dtype_for_one_model_leaves_the_vectors_of_the_others(embed_hot, tiny_models, tmp_path):
+    """`--dtype` is for all models: a finished model would be computed again, and it takes hours."""
+    hot, catalogue = set(range(32, 60)), tmp_path / "both.toml"
+    both = {"models": ("xlm-roberta", "hot"), "catalogue": catalogue}
+
+    def write(**dtypes):
+        tables = {"xlm-roberta": tiny_models["xlm-roberta"], "hot": tmp_path / "hot"}
+        catalogue.write_text(
+            "".join(
+                f'[models.{name}]\nsource = "{source}"\ndtype = "{dtypes.get(name, "auto")}"\n'
+                for name, source in tables.items()
+            )
+        )
+
+    write()
+    with pytest.raises(
+        UnfitDTypeError,
+        match=r'in float32: set dtype in a catalogue, "float32" for hot and "float16" for the other models, and run '
+        r"again with --catalogue and --dtype auto, or run again with --dtype float32, which computes the other models "
+        r"again too$",
+    ):
+        embed_hot(hot, "float16", **both)
+    write(**{"xlm-roberta": "float16", "hot": "float32"})
+    result, _ = embed_hot(hot, "auto", **both)
+    assert [(model.dtype, model.embedded, model.kept) for model in result.models] == [
+        ("float16", 0, 60), ("float32", 60, 0),
+    ]  # fmt: skip
 
 
 def test_a_licence_without_commercial_use_is_said_at_run_time(embed, tiny_models, tmp_path):

@@ -65,7 +65,7 @@ def test_a_release_that_is_measured_too_early(failures, monkeypatch):
     """The lease ends while the replicas are still there, and believes what it measures then."""
 
     def early(context, lease, sink):
-        replicas = local._on_devices(context.encoders, context.accelerator, sink)
+        replicas = local._on_devices(context, sink)
 
         class Swapped(contextlib.AbstractContextManager):
             """Enters the lease first, and leaves it before the replicas are gone."""

@@ -31,7 +31,7 @@ from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import BadVectorError, ModelTooLargeError
 from soloist.events import EventSink, Notice
 from soloist.models.loading import StagedModel
-from soloist.types import Batch
+from soloist.types import Batch, DTypeRequest
 from soloist.workers import WorkerThread
 
 # What workers may compute together: at bge-m3's widest, 4,096 float32 a token, 65,536 tokens take 1.1 GB.
@@ -63,6 +63,7 @@ class Replicas:
     """A model on every device of an accelerator, as a context manager inside a lease.
 
     `threads` has the threads of a pass by device (see `threads_of_a_pass`). Another device gets its own thread.
+    `shared_dtype` is as in `BadRows`.
 
     Raises:
         ModelTooLargeError: on entering, the weights do not fit on a device.
@@ -75,13 +76,14 @@ class Replicas:
         accelerator: Accelerator,
         sink: EventSink,
         threads: Mapping[str, WorkerThread] | None = None,
+        shared_dtype: DTypeRequest | None = None,
     ) -> None:
         self._staged = staged
         self._encoder = encoder
         self._accelerator = accelerator
         self._sink = sink
         self._modules: dict[str, SentenceTransformer] = {}
-        self._bad = BadRows(staged, accelerator.card.capability, sink)
+        self._bad = BadRows(staged, accelerator.card.capability, sink, shared_dtype)
         self._float32 = Float32Rows(encoder, accelerator)
         # Always the same threads: a matrix library has a workspace for each thread on a device.
         self._threads = threads or {}

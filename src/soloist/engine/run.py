@@ -264,7 +264,9 @@ class _Run:
         run_shards = RunShards(
             folder=folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others
         )
-        contexts = pass_contexts(plan, inputs.encoders, self._accelerator, run_shards, self._stop, inputs.ahead)
+        contexts = pass_contexts(
+            plan, inputs.encoders, self._accelerator, run_shards, self._stop, inputs.ahead, self._config.shared_dtype
+        )
         work = [item for context in contexts for item in pending(context.run_shards, context.fingerprints).work]
         if work or not is_fused(inputs.fusion, folder):
             folder.reopen()

@@ -11,6 +11,7 @@ from soloist.engine.intake.ahead import NONE_AHEAD, EmbeddedAhead
 from soloist.engine.resume.pending import RunShards
 from soloist.sizing.run_plan import RunPlan
 from soloist.stopping import Stop
+from soloist.types import DTypeRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -18,7 +19,8 @@ class PassContext:
     """One pass: the encoders of its models, in order, the devices, and the shards to embed.
 
     `next_encoders` are those that the next pass adds: their weights are read from the disk during this pass. `ahead`
-    has the vectors that were embedded while the input was read, and wait for their pass.
+    has the vectors that were embedded while the input was read, and wait for their pass. `shared_dtype` is that of the
+    run's config.
     """
 
     encoders: Mapping[str, Encoder]
@@ -28,6 +30,7 @@ class PassContext:
     stop: Stop
     next_encoders: Sequence[Encoder] = ()
     ahead: EmbeddedAhead = NONE_AHEAD
+    shared_dtype: DTypeRequest | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -47,6 +50,7 @@ def pass_contexts(
     run_shards: RunShards,
     stop: Stop,
     ahead: EmbeddedAhead = NONE_AHEAD,
+    shared_dtype: DTypeRequest | None = None,
 ) -> list[PassContext]:
     """The passes of a plan, in order; `encoders` has those of all its models."""
     return [
@@ -54,6 +58,7 @@ def pass_contexts(
             encoders={model: encoders[model] for model in present.models},
             next_encoders=[encoders[model] for model in plan.following(present)],
             plan=plan, accelerator=accelerator, run_shards=run_shards, stop=stop, ahead=ahead,
+            shared_dtype=shared_dtype,
         )
         for present in plan.passes
     ]  # fmt: skip

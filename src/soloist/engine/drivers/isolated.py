@@ -48,7 +48,7 @@ from soloist.types import Matmul
 _CODE = "import gc; gc.disable(); from soloist.engine.drivers.isolated import main; gc.enable(); main()"
 _COMMAND = (sys.executable, "-c", _CODE)
 _LAST_WORDS_SECONDS = 30
-_WRITING_SECONDS = 20  # a worker that must end may take so long to write a computed shard
+_WRITING_SECONDS = 20  # a worker that must end may take so long to write what is computed
 _END = "end"
 _PARENT_IS_GONE = 70  # the exit code of a worker whose parent has ended, or wants it to end at once
 
@@ -294,7 +294,10 @@ def _context(
         folder=RunFolder(config.out), refs=shards, vector_dtype=config.vector_dtype,
         others=[RunFolder(path) for path in config.reuse],
     )  # fmt: skip
-    return PassContext(encoders=encoders, plan=plan, accelerator=accelerator, run_shards=run_shards, stop=stop)
+    return PassContext(
+        encoders=encoders, plan=plan, accelerator=accelerator, run_shards=run_shards, stop=stop,
+        shared_dtype=config.shared_dtype,
+    )  # fmt: skip
 
 
 def _require_same_models(staged: Mapping[str, StagedModel], fingerprints: Mapping[str, str]) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
-from soloist.devices import Accelerator
 from soloist.digests import row_checksums, text_digest
 from soloist.encoding.device_workers import for_every_worker, threads_of_a_pass
 from soloist.encoding.encoder import Encoder
@@ -245,7 +244,7 @@ class _RunningPass:
         with context.stop.interruptible():
             held.enter_context(self._lease)
         self._room.look()
-        replicas = held.enter_context(_on_devices(context.encoders, context.accelerator, self._sink))
+        replicas = held.enter_context(_on_devices(context, self._sink))
         for model in context.models:
             chunks = sum(item.shard.rows for item in self._work if item.model == model)
             self._sink.emit(PassStarted(model=model, devices=context.accelerator.devices, chunks=chunks))
@@ -364,14 +363,13 @@ class _RunningPass:
 
 
 @contextlib.contextmanager
-def _on_devices(
-    encoders: Mapping[str, Encoder], accelerator: Accelerator, sink: EventSink
-) -> Iterator[dict[str, Replicas]]:
+def _on_devices(context: PassContext, sink: EventSink) -> Iterator[dict[str, Replicas]]:
+    accelerator, shared_dtype = context.accelerator, context.shared_dtype
     with contextlib.ExitStack() as stack:
         threads = stack.enter_context(threads_of_a_pass(accelerator))
         yield {
-            model: stack.enter_context(Replicas(encoder.staged, encoder, accelerator, sink, threads))
-            for model, encoder in encoders.items()
+            model: stack.enter_context(Replicas(encoder.staged, encoder, accelerator, sink, threads, shared_dtype))
+            for model, encoder in context.encoders.items()
         }
 
 
