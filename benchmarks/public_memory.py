@@ -21,16 +21,16 @@ from typing import Any
 import torch
 import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import logging as transformers_logging
 
 from soloist.memory.allocator import Allocator, Block
 from soloist.memory.cards import Card, cuda_card
-from soloist.memory.kernels import AttentionCall, choose_kernel, run_kernel
+from soloist.memory.kernels import CardAttention
 from soloist.memory.network import TORCH_DTYPES
 from soloist.memory.prediction import new_allocator
 from soloist.memory.tracing import Features, Trace, fake_module, trace_forward
+from soloist.types import DType
 
 Facts = Mapping[str, Any]
 FACTS_FILE = Path(__file__).resolve().parents[1] / "tests" / "data" / "public_memory.json"
@@ -83,11 +83,11 @@ class PublicNetwork:
     """
 
     def __init__(
-        self, name: str, card: Card, *, dtype: str = "float32", attention: str | None = None, whole: bool = True
+        self, name: str, card: Card, *, dtype: DType = "float32", attention: str | None = None, whole: bool = True
     ) -> None:
         self.card = card
         self.weights = loaded_sizes(name, dtype=dtype)
-        self._dtype: torch.dtype = TORCH_DTYPES[dtype]  # type: ignore[index]
+        self._dtype: torch.dtype = TORCH_DTYPES[dtype]
         self._module = _built(name, self._dtype, attention=attention, layers=None if whole else _TRACED_LAYERS)
         self._mode = FakeTensorMode()
         self._tensors = fake_module(self._module, self._mode)
@@ -104,7 +104,8 @@ class PublicNetwork:
         outputs: list[Any] = []
 
         def forward(features: Features) -> torch.Tensor:
-            with _PlainAttention(self.card), _older_cublaslt(run.cublaslt_bytes):
+            # As transformers calls it: soloist repeats grouped heads first where that helps.
+            with CardAttention(self.card), _older_cublaslt(run.cublaslt_bytes):
                 outputs.append(self._module(**features, **self._arguments(run)))
             return torch.empty(0)
 
@@ -185,9 +186,9 @@ def refused(record: Facts) -> list[Figure]:
 KINDS = {"peaks": peaks, "loads": loads, "refused": refused}
 
 
-def loaded_sizes(name: str, *, dtype: str = "float32", untied: bool = False) -> list[int]:
+def loaded_sizes(name: str, *, dtype: DType = "float32", untied: bool = False) -> list[int]:
     """The tensors that a load makes on the device, in order, in bytes. With `untied` a head has its own table."""
-    module = _built(name, TORCH_DTYPES[dtype], untied=untied)  # type: ignore[index]
+    module = _built(name, TORCH_DTYPES[dtype], untied=untied)
     tensors = (*module.parameters(), *module.buffers())
     return [tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values()]
 
@@ -212,20 +213,6 @@ def card_of(record: Facts) -> Card:
     """The card of a record. How much memory it has does not matter here."""
     card = record["card"]
     return cuda_card(card["name"], 2**40, tuple(card["capability"]), card["multiprocessors"])
-
-
-class _PlainAttention(TorchFunctionMode):
-    """The card's attention as transformers calls it. soloist repeats grouped heads first where that helps."""
-
-    def __init__(self, card: Card) -> None:
-        super().__init__()
-        self._card = card
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            call = AttentionCall.of(args, kwargs or {})
-            return run_kernel(choose_kernel(self._card, call), call, self._card)
-        return func(*args, **(kwargs or {}))
 
 
 class _OlderCublasLt(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -110,6 +110,20 @@ def run_kernel(kernel: Kernel, call: AttentionCall, card: Card) -> torch.Tensor:
     )  # fmt: skip
 
 
+class CardAttention(TorchFunctionMode):
+    """Within this, attention on fake tensors runs the operators of the kernel that a card would run."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        self._card = card
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            call = AttentionCall.of(args, kwargs or {})
+            return run_kernel(choose_kernel(self._card, call), call, self._card)
+        return func(*args, **(kwargs or {}))
+
+
 class ExpandGroupedHeads(TorchFunctionMode):
     """Within this, grouped key and value heads are repeated for attention where that avoids the math kernel.
 

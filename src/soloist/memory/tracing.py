@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
@@ -34,6 +33,7 @@ from soloist.memory.cards import Card
 from soloist.memory.kernels import (
     MATRIX_PRODUCTS,
     AttentionCall,
+    CardAttention,
     ExpandGroupedHeads,
     choose_kernel,
     run_kernel,
@@ -151,20 +151,13 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events.append(StorageEvent(key=self._known.pop(address), size_bytes=None))
 
 
-class _CardAttention(TorchFunctionMode):
-    """Runs attention on fake tensors as a card does, and answers a network's questions about the values of its mask."""
-
-    def __init__(self, card: Card) -> None:
-        super().__init__()
-        self._card = card
+class _AnsweringAttention(CardAttention):
+    """Answers a network's questions about the values of its mask too."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            call = AttentionCall.of(args, kwargs or {})
-            return run_kernel(choose_kernel(self._card, call), call, self._card)
         if func is torch.Tensor.__bool__:
             return True  # asked only within `_unmasked`: every token is real
-        return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _mask_modules() -> list[Any]:
@@ -264,6 +257,6 @@ def _fake_like(tensor: torch.Tensor) -> torch.Tensor:
 @contextlib.contextmanager
 def _attention(card: Card) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_CardAttention(card))
+        stack.enter_context(_AnsweringAttention(card))
         stack.enter_context(ExpandGroupedHeads(card))
         yield
