@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Mode = Literal["exclusive", "standard"]
+# What a member of an ensemble makes of a text: a vector, a vector over a vocabulary, or its words.
+MemberKind = Literal["dense", "sparse", "lexical"]
 Isolation = Literal["allocator", "process"]
 DType = Literal["float32", "float16", "bfloat16"]
 DTypeRequest = Literal["auto", "auto-fast", "float32", "float16", "bfloat16"]

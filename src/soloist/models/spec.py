@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from soloist.models.blueprint import Blueprint
-from soloist.types import DTypeRequest
+from soloist.types import DTypeRequest, MemberKind
 
 Loader = Literal["sentence-transformers", "wordllama"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """One embedding model.
+    """One member of an ensemble.
 
+    - `kind` says what it makes of a text: a vector, a sparse vector over a vocabulary, or its words.
     - `source` is a hub id or a local folder.
     - `package` is a Python package with the same weights, used where it is installed.
     - `dim` and `max_tokens` are None where only the loaded model knows them.
@@ -25,6 +26,7 @@ class ModelSpec:
 
     name: str
     source: str
+    kind: MemberKind = "dense"
     package: str | None = None
     revision: str | None = None
     dim: int | None = None
