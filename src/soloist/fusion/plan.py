@@ -94,7 +94,7 @@ def require_weights(config: FusionConfig, names: Sequence[str]) -> None:
     Raises:
         FusionError: weights that are negative, not finite, all 0, of unknown models, or that leave a model out.
     """
-    _weights(config.weights, names)
+    checked_weights(config.weights, names)
 
 
 def plan_fusion(config: FusionConfig, members: Sequence[Member]) -> FusionPlan | None:
@@ -107,7 +107,7 @@ def plan_fusion(config: FusionConfig, members: Sequence[Member]) -> FusionPlan |
     """
     if config.method == NO_FUSION:
         return None
-    weights = _weights(config.weights, [member.name for member in members])
+    weights = checked_weights(config.weights, [member.name for member in members])
     used = [member for member, weight in zip(members, weights, strict=True) if weight > 0]
     dims = rule_of(config.method).settle(config.dim, used)
     return FusionPlan(
@@ -127,7 +127,12 @@ def _kept_dim(member: Member, cut: int | None) -> int:
     return member.dim if cut is None else cut
 
 
-def _weights(asked: Mapping[str, float], names: Sequence[str]) -> tuple[float, ...]:
+def checked_weights(asked: Mapping[str, float], names: Sequence[str]) -> tuple[float, ...]:
+    """The weight of each of these names, which add up to 1; equal ones where none are given.
+
+    Raises:
+        FusionError: weights that `require_weights` refuses.
+    """
     for name, value in asked.items():
         _require_weight(name, value)
     _require_same_names(asked, names)
