@@ -1,0 +1,5 @@
+"""The words of texts. Pure: texts in, terms and their counts out. Knows nothing of files, models or rankings."""
+
+from soloist.words.analyser import Analyser, analyser_of
+
+__all__ = ["Analyser", "analyser_of"]
