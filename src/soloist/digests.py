@@ -11,7 +11,7 @@ import itertools
 import struct
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,3 +142,8 @@ def digest_of_rows(id_digests: Sequence[bytes], digests: Sequence[bytes]) -> str
     """As `shard_digest`, from the digests of the ids."""
     rows = itertools.chain.from_iterable(zip(id_digests, digests, strict=True))
     return hashlib.blake2b(b"".join(rows), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def contents_digest(contents: Iterable[str]) -> str:
+    """The digest of a collection: of the digests of its shards, in order; 32 hex digits."""
+    return hashlib.blake2b(" ".join(contents).encode(), digest_size=DIGEST_BYTES).hexdigest()

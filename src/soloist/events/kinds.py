@@ -323,6 +323,15 @@ class ShardFused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionIndexed(Event):
+    """The inverted index of a member's words or sparse vectors over one collection is on disk."""
+
+    model: str
+    collection: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
     """The run is over. `error` is None where it succeeded."""
 

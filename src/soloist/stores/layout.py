@@ -4,6 +4,7 @@
     RUN/<collection>/chunks/part-00000.parquet
     RUN/<collection>/vectors/<model>/part-00000.parquet
     RUN/<collection>/fused/part-00000.parquet
+    RUN/<collection>/index/<model>/index.safetensors (of words and of sparse vectors)
     RUN/fusion.safetensors (of a fusion that is fitted)
 
 run.json is there when the run is finished, manifest.jsonl says which files are, and id.json tells the run from every
@@ -27,6 +28,7 @@ from soloist.stores.names import folder_name
 STATE = "state.json"
 IDENTITY = "id.json"
 FIT = "fusion.safetensors"
+INDEX = "index.safetensors"
 SKIPPED = "skipped.jsonl"
 INCOMING = ".incoming"
 AHEAD = ".ahead"
@@ -51,6 +53,10 @@ class Layout:
     def fused(self, collection: str, index: int) -> Path:
         """A file of fused vectors."""
         return self.root / folder_name(collection) / "fused" / _part(index)
+
+    def index(self, collection: str, model: str) -> Path:
+        """The inverted index of a model's rows."""
+        return self.root / folder_name(collection) / "index" / folder_name(model) / INDEX
 
     def json(self, name: str) -> Path:
         """A JSON file.

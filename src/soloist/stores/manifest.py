@@ -23,10 +23,11 @@ from soloist.stores.tables import read_errors
 from soloist.types import TokenTally, VectorDType
 
 NAME = "manifest.jsonl"
-Kind = Literal["chunks", "vectors", "fused", "fit", "skipped"]
+Kind = Literal["chunks", "vectors", "fused", "fit", "index", "skipped"]
 # What a row may name: nothing else in the folder, and nothing outside of it, is ever moved or removed for its sake.
 _FILE = re.compile(
     r"skipped\.jsonl|fusion\.safetensors|[^/.\0][^/\0]*/(chunks|fused|vectors/[^/.\0][^/\0]*)/part-\d{5,}\.parquet"
+    r"|[^/.\0][^/\0]*/index/[^/.\0][^/\0]*/index\.safetensors"
 )
 _TALLY = ("tokens", "truncated_rows", "truncated_tokens")
 _READ_BYTES = 1 << 22
@@ -36,10 +37,11 @@ _READ_BYTES = 1 << 22
 class FileRecord:
     """A finished file. `file` is its path inside the run folder, with `/`.
 
-    `content` is the digest of the shard's ids and texts (`soloist.digests.shard_digest`); `fingerprint` is that of the
-    model, or of the fusion with its models, that made the vectors. Vectors of a model have a tally of their texts'
-    tokens, as `TokenTally` says, over all rows of the file; rows of earlier versions have none. `vector_dtype` is what
-    vectors are stored as; a row that does not name it, as those of earlier versions do not, is of float32.
+    `content` is the digest of the shard's ids and texts (`soloist.digests.shard_digest`); that of an index is over all
+    shards of its collection (`soloist.digests.contents_digest`). `fingerprint` is that of the model, or of the fusion
+    with its models, that made the vectors. Vectors of a model have a tally of their texts' tokens, as `TokenTally`
+    says, over all rows of the file; rows of earlier versions have none. `vector_dtype` is what vectors are stored as; a
+    row that does not name it, as those of earlier versions do not, is of float32.
     """
 
     file: str

@@ -12,14 +12,16 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from soloist.digests import DigestTable, text_digest
+from soloist.digests import DigestTable, contents_digest, text_digest
 from soloist.stores.atomic import disk_errors, make_folder, sync_folder
-from soloist.stores.layout import FIT, PREVIOUS
+from soloist.stores.layout import FIT, INDEX, PREVIOUS
 from soloist.stores.manifest import FileRecord, is_intact
 from soloist.stores.moving import move_in
 from soloist.stores.run_folder import RunFolder
 
-_SHARD_FILE = re.compile(r"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{5,}\.parquet")
+_SHARD_FILE = re.compile(
+    rf"[^/]+/(chunks|fused|vectors/[^/]+)/part-\d{{5,}}\.parquet|[^/]+/index/[^/]+/{re.escape(INDEX)}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +74,15 @@ def reconcile_incoming(folder: RunFolder, is_current: Callable[[FileRecord], boo
 def _same_chunks(record: FileRecord, incoming: dict[str, FileRecord], contents: dict[tuple[str, int], str]) -> bool:
     """Whether a file is as the incoming chunks have it: byte by byte, or, for vectors, of the same ids and texts.
 
-    What was fitted to all vectors has a fingerprint over all of them.
+    An index is of all shards of its collection. What was fitted to all vectors has a fingerprint over all of them.
     """
     if record.kind == "fit":
         return True
     if record.kind in ("chunks", "skipped"):
         return record.file in incoming and incoming[record.file].sha256 == record.sha256
+    if record.kind == "index":
+        shards = sorted(shard for shard in contents if shard[0] == record.collection)
+        return record.content == contents_digest(contents[shard] for shard in shards)
     return bool(record.content) and contents.get((record.collection, record.shard)) == record.content
 
 
@@ -118,9 +123,9 @@ def _set_aside(folder: RunFolder, records: Iterable[FileRecord]) -> None:
 
 
 def _sweep(folder: RunFolder, after: dict[str, FileRecord]) -> None:
-    """Remove files of shards that are in no row: of chunks that are gone, or left by a killed run."""
+    """Remove files of shards, and indexes, that are in no row: of chunks that are gone, or left by a killed run."""
     with disk_errors(folder.path):
-        for path in list(folder.path.glob("[!.]*/**/part-*.parquet")):
+        for path in [*folder.path.glob("[!.]*/**/part-*.parquet"), *folder.path.glob(f"[!.]*/index/*/{INDEX}")]:
             inside = path.relative_to(folder.path).as_posix()
             if inside not in after and _SHARD_FILE.fullmatch(inside):
                 path.unlink()

@@ -13,7 +13,7 @@ from soloist.arrays import Vectors
 from soloist.digests import DigestTable, shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.fusion import FusionPlan
-from soloist.stores.layout import FIT
+from soloist.stores.layout import FIT, INDEX
 from soloist.stores.manifest import FileRecord, is_intact
 from soloist.stores.run_folder import RunFolder
 from soloist.stores.summary import declared_dtype
@@ -128,7 +128,7 @@ def _damaged(folder: RunFolder, records: Mapping[str, FileRecord]) -> dict[str, 
 
 
 def _unlisted(folder: RunFolder, records: Mapping[str, FileRecord]) -> Iterator[str]:
-    for path in sorted(folder.path.glob("*/**/part-*.parquet")):
+    for path in sorted([*folder.path.glob("*/**/part-*.parquet"), *folder.path.glob(f"*/index/*/{INDEX}")]):
         inside = path.relative_to(folder.path).as_posix()
         if inside not in records and not inside.startswith("."):
             yield f"{inside} is not in the manifest: remove it"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from soloist.config import RunConfig
 from soloist.engine.fusing import Fusing
+from soloist.engine.indexing import index_fingerprint
 from soloist.engine.resume.vector_reuse import models_set_aside, serves
 from soloist.errors import ConfigError, OutputError
 from soloist.events import ChunksRemoved, EventSink, Notice
@@ -211,6 +212,8 @@ def reconcile(
     def is_current(record: FileRecord) -> bool:
         if record.kind == "fit":
             return fused is not None and fused.plan.needs_fit and record.fingerprint == of_fusion
+        if record.kind == "index":
+            return record.model in fingerprints and record.fingerprint == index_fingerprint(fingerprints[record.model])
         fingerprint = of_fusion if record.kind == "fused" else fingerprints.get(record.model)
         return (record.fingerprint, record.vector_dtype) == (fingerprint, vector_dtype)
 
