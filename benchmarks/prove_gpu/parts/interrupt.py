@@ -16,6 +16,7 @@ from benchmarks.prove_gpu.setting import CannotBeShownError, Seen, Setting
 from benchmarks.texts import write_chunk_file
 
 _STOPPED = 3  # the exit code of a run that was told to end early
+_SHARDS = 20  # so many that the run is still at work when Ctrl-C reaches it
 _PATIENCE_SECONDS = 60
 _PATIENCE_OF_A_REHEARSAL_SECONDS = 300
 
@@ -23,8 +24,7 @@ _PATIENCE_OF_A_REHEARSAL_SECONDS = 300
 def interrupt(setting: Setting) -> Seen:
     """End a run by Ctrl-C after its first shard: what is kept, what the devices hold, and whether it continues."""
     folder = setting.folder("interrupt")
-    shards = 6 if setting.small else 20
-    write_chunk_file(folder / "chunks" / "texts", texts(shards * (8 if setting.small else 200), 480))
+    write_chunk_file(folder / "chunks" / "texts", texts(_SHARDS * (8 if setting.small else 200), 480))
     model = setting.models / ("minilm" if setting.small else "bge")
     command = [
         sys.executable, "-m", "soloist", "embed", str(folder / "chunks"), "--out", str(folder / "run"),
@@ -42,11 +42,12 @@ def interrupt(setting: Setting) -> Seen:
         raise CannotBeShownError("the run was over before Ctrl-C reached it")
     if code != _STOPPED:
         faults.append(f"exit code {code} after Ctrl-C")
-    if again.returncode or total != shards:
-        faults.append(f"the same command again ended with {again.returncode}, {total} of {shards} shards computed once")
+    if again.returncode or total != _SHARDS:
+        went_on = f"{total} of {_SHARDS} shards computed once"
+        faults.append(f"the same command again ended with {again.returncode}, {went_on}")
     faults += [f"{device} has {lost:,} bytes less after Ctrl-C" for device, lost in less.items()]
-    summary = f"Ctrl-C after {began:.1f} s kept {kept} of {shards} shards, and the same command computed the others"
-    return Seen(summary=summary, figures={"kept": kept, "shards": shards}, faults=tuple(faults))
+    summary = f"Ctrl-C after {began:.1f} s kept {kept} of {_SHARDS} shards, and the same command computed the others"
+    return Seen(summary=summary, figures={"kept": kept, "shards": _SHARDS}, faults=tuple(faults))
 
 
 def _interrupted(command: list[str], events: Path, patience: float) -> tuple[int, float]:
