@@ -37,7 +37,7 @@ def idle(setting: Setting) -> Seen:
         features = [_features(encoder, tokenized, number) for number in range(_BATCHES)]
         with accelerator.computing():
             _in_turn(replica, features[:2], device)
-            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
+            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as record:
                 seconds = _in_turn(replica, features, device)
         rows.append({"model": name, **measured(record, seconds)})
     summary = ", ".join(f"{row['model']} idle {row['idle']:.0%}, {row['waits a batch']} waits a batch" for row in rows)
