@@ -20,8 +20,10 @@ Scratch memory inside other kernels is not counted. An operator computes its res
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,9 @@ def configure(cards: Sequence[Card], folder: Path | None = None) -> None:
 
 def ledger(index: int) -> DeviceLedger:
     """The ledger of `sim:index`. A device that nobody configured has no memory."""
+    known = _ledgers.get(index)
+    if known is not None:  # each operator asks
+        return known
     with _ledgers_lock:
         return _ledgers.setdefault(index, DeviceLedger(index, bare_card(0)))
 
@@ -122,6 +127,9 @@ _RESIZING_FACTORIES = (
     "arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "logspace", "randperm",
     "tril_indices", "triu_indices",
 )  # fmt: skip
+_CPU = torch.device("cpu")
+# Arguments that hold no tensor and name no device.
+_PLAIN = frozenset((bool, float, int, str, torch.dtype, torch.layout, torch.memory_format, type(None)))
 _attention_traces: dict[tuple[Any, ...], Trace] = {}
 _ledgers: dict[int, DeviceLedger] = {}
 _ledgers_lock = threading.Lock()
@@ -166,69 +174,140 @@ def _run_fallback(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return _run(op, args, kwargs)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Traits:
+    """What the simulation has to know of an operator. It is looked up once: an operator takes longest to hash."""
+
+    is_composed: bool
+    is_copy: bool
+    is_matrix_product: bool
+    may_wait: bool
+
+
+@functools.cache
+def _traits(func: Any) -> _Traits:
+    return _Traits(
+        is_composed=func in COMPOSED,
+        is_copy=func in (torch.ops.aten.copy_.default, torch.ops.aten._copy_from.default),
+        is_matrix_product=func in MATRIX_PRODUCTS,
+        may_wait=may_wait(func),
+    )
+
+
+class _Found:
+    """The tensors among an operator's arguments, and the device that is asked for."""
+
+    __slots__ = ("asked", "hosts", "simulated")
+
+    def __init__(self) -> None:
+        self.simulated: list[SimulatedTensor] = []
+        self.hosts: list[torch.Tensor] = []
+        self.asked: torch.device | None = None
+
+    def inner(self, value: Any) -> Any:
+        """The argument with CPU tensors in place of simulated ones: torch nests arguments in lists and tuples alone."""
+        kind = type(value)
+        if kind is SimulatedTensor:
+            self.simulated.append(value)
+            return value.host_tensor
+        if kind in _PLAIN:
+            return value
+        if isinstance(value, (list, tuple)):
+            return kind([self.inner(part) for part in value])
+        if isinstance(value, torch.device):
+            self.asked = self.asked or value
+            return _CPU if value.type == BACKEND else value
+        if isinstance(value, torch.Tensor):
+            self.hosts.append(value)
+        return value
+
+    def device(self, func: Any) -> int | None:
+        """The index of the one device that the tensors are on; None for the CPU.
+
+        Raises:
+            RuntimeError: they are on several.
+        """
+        # torch lets a zero-dimensional CPU tensor take part in work on any device.
+        if len(self.simulated) == 1 and not self.hosts:
+            return self.simulated[0].device_index
+        indices = {tensor.device_index for tensor in self.simulated}
+        on_host = bool(indices) and any(tensor.dim() > 0 for tensor in self.hosts)
+        if len(indices) > 1 or on_host:
+            names = sorted(f"{BACKEND}:{index}" for index in indices) + (["cpu"] if on_host else [])
+            raise RuntimeError(f"Expected all tensors to be on the same device, but found {', '.join(names)}: {func}")
+        return indices.pop() if indices else None
+
+
 def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run one operator on the inner CPU tensors and account its results."""
     if func is torch.ops.aten._has_compatible_shallow_copy_type.default:
         return False  # `module.to` asks whether data can be swapped under a parameter: never between devices
-    if func in COMPOSED:
-        return func.decompose(*args, **kwargs)  # each part comes here, and its result is entered in the ledger
-    leaves = list(_leaves((args, tuple(kwargs.values()))))
-    target = _target_device(func, leaves)
-    if may_wait(func):
-        _count_wait(func, args, kwargs, leaves, target)
-    outers: dict[int, SimulatedTensor] = {}
-    inner_args = tuple(_map_leaves(value, lambda leaf: _unwrap(leaf, outers)) for value in args)
-    inner_kwargs = {name: _map_leaves(value, lambda leaf: _unwrap(leaf, outers)) for name, value in kwargs.items()}
-    if target is not None and func in MATRIX_PRODUCTS:
+    traits = _traits(func)
+    if traits.is_composed:
+        return func.decompose(*args, **kwargs)  # type: ignore[attr-defined]  # each part comes here by itself
+    found = _Found()
+    inner_args = [found.inner(value) for value in args]
+    inner_kwargs = {name: found.inner(value) for name, value in kwargs.items()}
+    target = _target_device(func, args, found, is_copy=traits.is_copy)
+    if traits.may_wait:
+        _count_wait(func, args, kwargs, found, target)
+    if target is not None and traits.is_matrix_product:
         ledger(target).require_workspace()
     # The caller may be in inference mode. A view of an ordinary tensor would be an inference tensor there, which torch
-    # refuses. So wrapped tensors and wrappers are ordinary tensors.
-    with torch.inference_mode(False), torch.no_grad():
+    # refuses. So wrapped tensors and wrappers are ordinary tensors. Leaving the mode gives back the caller's gradients.
+    with torch._C._InferenceMode(False):
+        torch._C._set_grad_enabled(False)
         result = func(*inner_args, **inner_kwargs)
-        if target is None:
-            return result
-        return _map_leaves(result, lambda leaf: _wrap(leaf, target, outers))
+        return result if target is None else _wrapped(result, target, found.simulated)
+
+
+def _target_device(func: Any, args: Sequence[Any], found: _Found, *, is_copy: bool) -> int | None:
+    """The index of the device that the results live on; None for the CPU."""
+    if found.asked is not None:
+        return (found.asked.index or 0) if found.asked.type == BACKEND else None
+    if is_copy:  # copy_(destination, source) is how a device takes and gives data
+        return args[0].device_index if isinstance(args[0], SimulatedTensor) else None
+    return found.device(func)
 
 
 def _count_wait(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Any], target: int | None
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], found: _Found, target: int | None
 ) -> None:
     """Count the operator, if the host would wait for it on a card."""
-    devices = [leaf.device_index for leaf in leaves if isinstance(leaf, SimulatedTensor)]
-    involved = devices[0] if target is None and devices else target
-    crosses = target is None or len(devices) < sum(isinstance(leaf, torch.Tensor) for leaf in leaves)
+    involved = found.simulated[0].device_index if target is None and found.simulated else target
+    crosses = target is None or bool(found.hosts)
     if involved is not None and waits(func, args, kwargs, crosses=crosses):
         ledger(involved).waits[str(func)] += 1
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """The single values in an operator's arguments: torch nests them in lists and tuples alone."""
-    if isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value
-
-
-def _map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same nested lists and tuples with changed leaves. torch's own pytree takes as long as a small product."""
-    if isinstance(value, (list, tuple)):
-        return type(value)([_map_leaves(part, change) for part in value])
-    return change(value)
+def _wrapped(result: Any, index: int, simulated: Sequence[SimulatedTensor]) -> Any:
+    """The same result with simulated tensors. An operator that works in place returns its argument, and goes on so."""
+    if isinstance(result, torch.Tensor):
+        for known in simulated:
+            if known.host_tensor is result:
+                if known.shape != result.shape:
+                    raise NotImplementedError(
+                        f"a tensor on {BACKEND}:{index} cannot be resized in place (out= or resize_)"
+                    )
+                return known
+        return SimulatedTensor(result, index)
+    if isinstance(result, (list, tuple)):
+        return type(result)([_wrapped(part, index, simulated) for part in result])
+    return result
 
 
 def _attend(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """Attention with the CPU's bits and the memory of the kernel that the card would run."""
     call = AttentionCall.of(args, kwargs)
-    tensors = [tensor for tensor in (call.query, call.key, call.value, call.mask) if tensor is not None]
-    target = _target_device(torch.nn.functional.scaled_dot_product_attention, tensors)
+    found = _Found()
+    query, key, value, mask = (found.inner(tensor) for tensor in (call.query, call.key, call.value, call.mask))
+    target = found.device(torch.nn.functional.scaled_dot_product_attention)
     assert target is not None
     device = ledger(target)
-    inner = [tensor.host_tensor if isinstance(tensor, SimulatedTensor) else tensor for tensor in tensors]
-    with torch.inference_mode(False), torch.no_grad():
+    with torch._C._InferenceMode(False):  # as in `_run`
+        torch._C._set_grad_enabled(False)
         result = torch.nn.functional.scaled_dot_product_attention(
-            inner[0], inner[1], inner[2], attn_mask=inner[3] if call.mask is not None else None,
-            is_causal=call.is_causal, scale=call.scale, enable_gqa=call.grouped,
+            query, key, value, attn_mask=mask, is_causal=call.is_causal, scale=call.scale, enable_gqa=call.grouped,
         )  # fmt: skip
         if choose_kernel(device.card, call) == "math":
             device.require_workspace()
@@ -264,54 +343,4 @@ def _attention_trace(card: Card, call: AttentionCall) -> Trace:
     known = _attention_traces.get(key)
     if known is None:
         known = _attention_traces[key] = trace_attention(card, call)
-    return known
-
-
-def _target_device(func: Callable[..., Any], leaves: Sequence[Any]) -> int | None:
-    """The index of the device that the results live on; None for the CPU."""
-    asked = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
-    if asked:
-        return _index_of(asked[0]) if asked[0].type == BACKEND else None
-    if _is_copy(func):  # copy_(destination, source) is how a device takes and gives data
-        destination = leaves[0]
-        return destination.device_index if isinstance(destination, SimulatedTensor) else None
-    indices = {leaf.device_index for leaf in leaves if isinstance(leaf, SimulatedTensor)}
-    hosts = [leaf for leaf in leaves if _is_host_tensor(leaf)]
-    if len(indices) > 1 or (indices and hosts):
-        names = sorted(f"{BACKEND}:{index}" for index in indices) + (["cpu"] if hosts else [])
-        raise RuntimeError(f"Expected all tensors to be on the same device, but found {', '.join(names)}: {func}")
-    return indices.pop() if indices else None
-
-
-def _is_copy(func: Callable[..., Any]) -> bool:
-    return func in (torch.ops.aten.copy_.default, torch.ops.aten._copy_from.default)
-
-
-def _is_host_tensor(leaf: Any) -> bool:
-    # torch lets a zero-dimensional CPU tensor take part in work on any device.
-    return isinstance(leaf, torch.Tensor) and not isinstance(leaf, SimulatedTensor) and leaf.dim() > 0
-
-
-def _index_of(device: torch.device) -> int:
-    return device.index if device.index is not None else 0
-
-
-def _unwrap(leaf: Any, outers: dict[int, SimulatedTensor]) -> Any:
-    if isinstance(leaf, SimulatedTensor):
-        outers[id(leaf.host_tensor)] = leaf
-        return leaf.host_tensor
-    if isinstance(leaf, torch.device) and leaf.type == BACKEND:
-        return torch.device("cpu")
-    return leaf
-
-
-def _wrap(tensor: Any, index: int, outers: dict[int, SimulatedTensor]) -> Any:
-    if not isinstance(tensor, torch.Tensor):
-        return tensor
-    # An operator that works in place returns its argument, and must go on doing so.
-    known = outers.get(id(tensor))
-    if known is None:
-        return SimulatedTensor(tensor, index)
-    if known.shape != tensor.shape:
-        raise NotImplementedError(f"a tensor on {BACKEND}:{index} cannot be resized in place (out= or resize_)")
     return known

@@ -16,6 +16,8 @@ from soloist.memory.allocator import Allocator, Block, CachingAllocator, IdealAl
 from soloist.memory.cards import Card
 from soloist.types import MemoryStats
 
+_Watcher = weakref.KeyedRef[int, torch.UntypedStorage]
+
 
 class DeviceLedger:
     """The memory of one simulated device, in bytes. Safe to use from any thread.
@@ -33,7 +35,8 @@ class DeviceLedger:
         self._blocks: dict[int, Block] = {}
         # A storage may die whenever Python collects garbage, also in the midst of an allocation, of this device or of
         # another. So its death is only noted. Its block is freed when the lock is next taken.
-        self._dead: collections.deque[int] = collections.deque()
+        self._watchers: dict[int, _Watcher] = {}
+        self._dead: collections.deque[_Watcher] = collections.deque()
         self._lock = threading.Lock()
 
     @property
@@ -67,11 +70,12 @@ class DeviceLedger:
             torch.OutOfMemoryError: the device has no room for it.
         """
         key = storage._cdata
-        with self._up_to_date():
+        with self._lock:
+            self._free_dead()
             if key in self._blocks:
                 return
-            # First, so that whatever interrupts this leaves no block that nobody frees.
-            weakref.finalize(storage, self._dead.append, key).atexit = False
+            # First, so that whatever interrupts this leaves no block that nobody frees. `weakref.finalize` is slower.
+            self._watchers[key] = weakref.KeyedRef(storage, self._dead.append, key)
             self._blocks[key] = self._process.allocate(storage.nbytes())
 
     def allocate(self, size: int) -> Block:
@@ -127,11 +131,17 @@ class DeviceLedger:
     def _up_to_date(self) -> Iterator[None]:
         """Hold the lock, with the blocks of dead storages freed."""
         with self._lock:
-            while self._dead:
-                block = self._blocks.pop(self._dead.popleft(), None)
+            self._free_dead()
+            yield
+
+    def _free_dead(self) -> None:
+        while self._dead:
+            watcher = self._dead.popleft()
+            if self._watchers.get(watcher.key) is watcher:
+                del self._watchers[watcher.key]
+                block = self._blocks.pop(watcher.key, None)
                 if block is not None:
                     self._process.allocator.free(block)
-            yield
 
 
 class _Handles:
