@@ -19,8 +19,10 @@ from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.dtype import resolve_dtype
 from soloist.models.loading import StagedModel, is_bare_table, overflows_float16, stage
+from soloist.models.location import find_settings
 from soloist.models.matmul import fastest_matmul
 from soloist.models.settings import read_settings
+from soloist.models.sparse_folders import require_dense
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.stores import folder_name
@@ -155,6 +157,9 @@ def stage_all(
 
 def _staged(spec: ModelSpec, requested: DTypeRequest, matmul: MatmulRequest, accelerator: Accelerator) -> StagedModel:
     known = replace(spec, overflows_float16=overflows_float16(spec))
+    folder = find_settings(spec)
+    if folder is not None:
+        require_dense(spec, folder)
     dtype = dtype_on(accelerator, known, requested)
     if is_bare_table(known):  # it multiplies nothing, so no library is measured
         return stage(known, dtype)

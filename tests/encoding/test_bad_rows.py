@@ -69,7 +69,7 @@ def test_a_few_bad_rows_are_computed_together_on_the_device(folder: Path) -> Non
     encoded, passes, sink = encode(folder, CARDS["T4"], given)
     assert [done for done in passes if done[1] is torch.float32] == [("sim:0", torch.float32, 12)]
     assert encoded.recomputed_rows == tuple(range(40, 52))
-    np.testing.assert_allclose(encoded.unit_vectors()[40:], expected(folder, given[40:]), atol=1e-5)
+    np.testing.assert_allclose(encoded.rows()[40:], expected(folder, given[40:]), atol=1e-5)
     found = [event for event in sink.events if isinstance(event, BadRowsFound)]
     assert len(found) > 1, "the events wait for the end of the shard"
     assert sorted(id for event in found for id in event.ids) == [f"chunk-{row}" for row in range(40, 52)]
@@ -82,7 +82,7 @@ def test_without_room_for_float32_they_are_computed_together_on_the_host(folder:
     given = texts(4, 12)
     encoded, passes, _ = encode(folder, bare_card(int(2.9 * staged.weights_bytes)), given)
     assert [done for done in passes if done[1] is torch.float32] == [("cpu", torch.float32, 12)]
-    np.testing.assert_allclose(encoded.unit_vectors()[4:], expected(folder, given[4:]), atol=1e-5)
+    np.testing.assert_allclose(encoded.rows()[4:], expected(folder, given[4:]), atol=1e-5)
 
 
 def test_memory_that_runs_out_in_spite_of_the_prediction_leaves_the_host(
@@ -93,7 +93,7 @@ def test_memory_that_runs_out_in_spite_of_the_prediction_leaves_the_host(
     staged = stage(resolve(str(folder)), "float16")
     encoded, passes, _ = encode(folder, bare_card(int(2.9 * staged.weights_bytes)), texts(4, 12))
     assert ("cpu", torch.float32, 12) in passes
-    assert np.isfinite(encoded.unit_vectors()).all()
+    assert np.isfinite(encoded.rows()).all()
 
 
 @pytest.mark.parametrize(("card", "dtype"), [("T4", "float32"), ("A100-80GB", "bfloat16")])

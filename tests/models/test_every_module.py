@@ -44,7 +44,7 @@ from soloist.memory.cards import bare_card
 from soloist.models.catalogue import resolve
 from soloist.models.loading import StagedModel, stage
 from soloist.models.module_list import LIBRARY_MODULES
-from soloist.models.refusals import require_dense_encoder
+from soloist.models.refusals import require_encoder
 from soloist.types import Batch
 
 TEXTS = [
@@ -248,4 +248,4 @@ def test_a_module_of_another_kind_is_refused_by_what_it_is(
     make(tmp_path / "model", tiny_models["bert"])
     sentence = rf"^model cannot be loaded from .*: it is {what}.*; choose a dense text encoder"
     with pytest.raises(ModelLoadError, match=sentence):
-        require_dense_encoder(resolve(str(tmp_path / "model")), tmp_path / "model")
+        require_encoder(resolve(str(tmp_path / "model")), tmp_path / "model")

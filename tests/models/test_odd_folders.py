@@ -21,7 +21,7 @@ from soloist.errors import ModelLoadError
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
-from soloist.models.refusals import require_dense_encoder
+from soloist.models.refusals import require_encoder
 from soloist.models.settings import read_settings
 from soloist.types import Batch
 
@@ -107,7 +107,7 @@ def test_a_plan_says_of_a_folder_what_its_load_says(folder: Path, change: Callab
     with pytest.raises(ModelLoadError) as loaded:
         stage(spec, "float32")
     with pytest.raises(ModelLoadError) as planned:
-        require_dense_encoder(spec, folder)
+        require_encoder(spec, folder)
         read_settings(spec, blueprint_of(spec))
     assert str(loaded.value) == str(planned.value)
     assert said in str(loaded.value)

@@ -93,7 +93,7 @@ def _per_token(folder: Path) -> None:
     ("change", "said"),
     [
         (_kind(model_type="CrossEncoder"), "it is a cross-encoder, which scores pairs of texts (CrossEncoder in"),
-        (_kind(model_type="SparseEncoder"), "it is a sparse encoder"),
+        (_kind(model_type="SparseEncoder"), "it is a sparse encoder whose documents go through Transformer, Pooling"),
         (_kind(model_type="MultiVectorEncoder"), "it is a late-interaction model"),
         (_kind(model_type="ColBERT"), "it is a late-interaction model"),
         (_kind(model_type="Reader"), "it is a Reader, which gives no dense vectors"),

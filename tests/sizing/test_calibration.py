@@ -134,12 +134,16 @@ def test_choices(rates, chosen):
     assert smallest_near_best(rates) == chosen
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.kind}-{'static' if row.is_static else 'network'}")
+@pytest.mark.parametrize(
+    "row",
+    TABLE,
+    ids=lambda row: f"{row.kind}-{'static' if row.is_static else 'sparse' if row.is_sparse else 'network'}",
+)
 def test_the_table_says_where_its_figures_come_from(row):
     """A figure without a source is never questioned again; one that no calibration tries has nothing beside it."""
     assert row.source and row.tokens in row.candidates
     assert (row.candidates[0], row.candidates[-1]) == (row.smallest, row.largest)
-    assert table_row(row.kind, row.is_static) is row
+    assert table_row(row.kind, row.is_static, row.is_sparse) is row
 
 
 # How it is measured.

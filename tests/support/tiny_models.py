@@ -86,9 +86,7 @@ def make_xlm_roberta(folder: Path, **size: Any) -> Path:
 
 def make_bert(folder: Path, **size: Any) -> Path:
     """An encoder with mean pooling and right padding, like all-MiniLM-L6-v2."""
-    tokenizer = _wrap(
-        _wordpiece(), pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
-    )
+    tokenizer = tiny_wordpiece()
     defaults: dict[str, Any] = {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "max_position_embeddings": 512,
@@ -170,6 +168,13 @@ def make_static(folder: Path, dim: int = 64, rows: int = 20_000) -> Path:
     module = StaticEmbedding(tokenizer, embedding_weights=weights.float())
     SentenceTransformer(modules=[module], device="cpu").save(str(folder), create_model_card=False)
     return folder
+
+
+def tiny_wordpiece() -> PreTrainedTokenizerFast:
+    """The tokenizer of `make_bert`."""
+    return _wrap(
+        _wordpiece(), pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    )
 
 
 def _vocabularies() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 
 from soloist.arrays import Vectors
-from soloist.encoding.forward import unusable_rows
+from soloist.encoding.found_rows import bad_rows_of
 from soloist.errors import UnfitDTypeError
 from soloist.events import BadRowsFound, EventSink
 from soloist.models.dtype import wider_dtype
@@ -54,7 +54,7 @@ class BadRows:
         Raises:
             UnfitDTypeError: there are too many to compute them again.
         """
-        bad = tuple(ids[row] for row in unusable_rows(vectors))
+        bad = tuple(ids[row] for row in bad_rows_of(self._staged, vectors))
         with self._lock:
             for tally in (self._shard, self._pass):
                 tally.computed += len(ids)

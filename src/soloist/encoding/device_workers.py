@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 
 from sentence_transformers import SentenceTransformer
 
-from soloist.arrays import Vectors
 from soloist.devices.accelerator import Accelerator, run_on
 from soloist.devices.error_frames import error_chain, forget_frames
 from soloist.encoding.bad_rows import BadRows
 from soloist.encoding.batching import halves
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.forward import Computed, begin
+from soloist.encoding.found_rows import FoundRows
 from soloist.encoding.out_of_memory import came_from_elsewhere, is_out_of_memory, split_until_it_fits
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import EncodingError, RowTooLargeError
@@ -35,12 +35,12 @@ from soloist.workers import Task, WorkerThread
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
-    """One shard on its way through the workers: the batches that are left, and where their vectors go."""
+    """One shard on its way through the workers: the batches that are left, and where their rows go."""
 
     ids: Sequence[str]
     tokenized: TokenizedTexts
     batches: queue.SimpleQueue[Batch]
-    vectors: Vectors
+    found: FoundRows
     rows_per_device: dict[str, int]
     bad: BadRows
     stop: threading.Event = field(default_factory=threading.Event)
@@ -164,7 +164,7 @@ class DeviceWorker:
                 vectors = oldest.computed.rows()[: len(rows)]
             except Exception as exc:  # on CUDA the errors of kernels come now
                 raise self.failed(exc) from exc
-            job.vectors[list(rows)] = vectors
+            job.found.put(rows, vectors)
             job.bad.look(self.device, [job.ids[row] for row in rows], vectors)
             job.count(self.device, len(rows))
             self.sink.emit(BatchEncoded(model=self._model, device=self.device, rows=len(rows)))

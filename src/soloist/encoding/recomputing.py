@@ -20,7 +20,8 @@ from soloist.encoding.batching import RowsFor, within
 from soloist.encoding.copies import replicate
 from soloist.encoding.device_workers import DeviceWorker
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.forward import forward, unit_rows
+from soloist.encoding.forward import forward
+from soloist.encoding.found_rows import bad_rows_of, tokens_of_words
 from soloist.encoding.out_of_memory import is_out_of_memory
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import PredictionError
@@ -53,7 +54,7 @@ class Float32Rows:
         for compute in (self._by_device, self._by_host):
             for row, vector in compute(tokenized, left, worker).items():
                 computed[places[row]] = vector
-            left = [left[bad] for bad in unit_rows(computed[[places[row] for row in left]])[1]]
+            left = [left[bad] for bad in bad_rows_of(self._encoder.staged, computed[[places[row] for row in left]])]
         return computed
 
     def forget(self) -> None:
@@ -76,7 +77,7 @@ class Float32Rows:
         if self._accelerator.kind == "cpu":  # alone and without padding a row has the same bits in every run
             batches = [Batch(rows=(row,), padded_length=len(tokenized.ids[row])) for row in rows]
         else:
-            batches = self._batches(tokenized, rows, within(_TOKENS))
+            batches = self._batches(tokenized, rows, within(self._most_tokens))
         return self._forward(self._on_host, tokenized, batches, "cpu")
 
     def _on_device(self, tokenized: TokenizedTexts, batches: Sequence[Batch], worker: DeviceWorker) -> Found:
@@ -118,7 +119,7 @@ class Float32Rows:
             return ()
         self._accelerator.empty_caches()
         room = int((self._accelerator.memory(device).free_bytes or 0) * (1 - RESERVE_SHARE))
-        for tokens in (_TOKENS, 1):
+        for tokens in (self._most_tokens, 1):
             batches = self._batches(tokenized, rows, within(tokens))
             largest = max(batches, key=lambda batch: batch.padded_tokens)
             if predictor.fits(len(largest.rows), max(1, largest.padded_length), room):
@@ -131,6 +132,12 @@ class Float32Rows:
             replace(batch, rows=tuple(rows[place] for place in batch.rows))
             for batch in self._encoder.plan_lengths(lengths, rows_for)
         ]
+
+    @property
+    def _most_tokens(self) -> int:
+        """The tokens of a batch."""
+        staged = self._encoder.staged
+        return min(_TOKENS, tokens_of_words(staged.dim)) if staged.kind == "sparse" else _TOKENS
 
     @functools.cached_property
     def _predictor(self) -> Predictor | None:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
@@ -24,7 +23,8 @@ from soloist.encoding.bad_rows import BadRows
 from soloist.encoding.copies import replicate, twin
 from soloist.encoding.device_workers import DeviceWorker, Job, TokensInFlight, for_every_worker
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.forward import unit_rows, unusable_rows
+from soloist.encoding.forward import unit_rows
+from soloist.encoding.found_rows import FoundRows, MemberRows, bad_rows_of, found_rows_of, tokens_of_words
 from soloist.encoding.out_of_memory import is_out_of_memory
 from soloist.encoding.recomputing import Float32Rows
 from soloist.encoding.tokenizing import TokenizedTexts
@@ -41,22 +41,19 @@ _TOKENS_IN_FLIGHT_PER_WORKER = 4_096
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedShard:
-    """Vectors (rows, dim) float32 in input order, as the devices computed them, and the devices that did.
+    """The rows of a shard in input order, as the devices computed them, and the devices that did.
 
-    `recomputed` are unit vectors of the rows that the devices could not compute.
+    `recomputed`, (rows, dim) float32, are the rows that the devices could not compute: unit vectors of a dense model.
     """
 
-    raw: Vectors
+    found: FoundRows
     rows_per_device: dict[str, int]
     recomputed_rows: tuple[int, ...]
     recomputed: Vectors | None = None
 
-    def unit_vectors(self) -> Vectors:
-        """The vectors scaled to norm 1. This takes a while, but the devices need not wait for it."""
-        vectors, _ = unit_rows(self.raw)
-        if self.recomputed is not None:
-            vectors[list(self.recomputed_rows)] = self.recomputed
-        return vectors
+    def rows(self) -> MemberRows:
+        """The rows as a run keeps them: vectors of length 1, or sparse ones. The devices need not wait for it."""
+        return self.found.finished(self.recomputed_rows, self.recomputed)
 
 
 class Replicas:
@@ -91,6 +88,8 @@ class Replicas:
         self._host_threads = torch.get_num_threads()
         most = max(_TOKENS_IN_FLIGHT, _TOKENS_IN_FLIGHT_PER_WORKER * accelerator.workers)
         # Workers of the host share a memory for which nothing is planned; a static model takes next to none of it.
+        if staged.kind == "sparse":
+            most = min(most, tokens_of_words(staged.dim))
         self._in_flight = TokensInFlight(most) if accelerator.workers > 1 and not staged.is_static else None
         self._held = contextlib.ExitStack()
 
@@ -128,7 +127,7 @@ class Replicas:
             ids=ids,
             tokenized=tokenized,
             batches=queue.SimpleQueue(),
-            vectors=np.zeros((len(ids), self._staged.dim), dtype=np.float32),
+            found=found_rows_of(self._staged, len(ids)),
             rows_per_device=dict.fromkeys(self._modules, 0),
             bad=self._bad,
         )
@@ -140,9 +139,9 @@ class Replicas:
         for batch in batches[len(first) :]:
             job.batches.put(batch)
         self._run(job, first)
-        bad = unusable_rows(job.vectors)
+        bad = job.found.unusable()
         return EncodedShard(
-            raw=job.vectors,
+            found=job.found,
             rows_per_device=job.rows_per_device,
             recomputed_rows=tuple(bad),
             recomputed=self._recompute(job, bad) if bad else None,
@@ -217,9 +216,12 @@ class Replicas:
         )
 
     def _recompute(self, job: Job, rows: Sequence[int]) -> Vectors:
-        """The vectors of some rows once more, in float32; (rows, dim) unit float32."""
-        computed = self._float32.vectors(job.tokenized, rows, self._workers[0])
-        vectors, still_bad = unit_rows(computed)
+        """The vectors of some rows once more, in float32; (rows, dim) float32, of length 1 by a dense model."""
+        vectors = self._float32.vectors(job.tokenized, rows, self._workers[0])
+        if self._staged.kind == "dense":
+            vectors, still_bad = unit_rows(vectors)
+        else:
+            still_bad = bad_rows_of(self._staged, vectors)
         if still_bad:
             more = f" and {len(still_bad) - 1:,} more of its shard" if len(still_bad) > 1 else ""
             raise BadVectorError(

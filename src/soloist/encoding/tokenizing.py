@@ -19,6 +19,7 @@ from soloist.encoding.batching import slices
 from soloist.encoding.tokenizer_failures import tokenized_in_halves
 from soloist.encoding.wordwise import WordwiseTokenizer, read_whole, wordwise
 from soloist.models.loading import StagedModel
+from soloist.models.module_facts import has_special_tokens
 
 # A Rust tokenizer's truncation is a setting of the object, and models that share weights share that object. One
 # lock for all of them: a tokenizer has threads of its own, so two at a time would gain nothing.
@@ -58,6 +59,7 @@ class TextTokenizer:
         self._staged = staged
         self._tokenizer: Any = staged.module.tokenizer
         self._failure: str | None = None
+        self._adds_special = has_special_tokens(staged.module)
         # Of a fast tokenizer: its Rust part. A static model's tokenizer is one itself, and adds no special tokens.
         self._backend: Tokenizer | None = None if staged.is_static else getattr(self._tokenizer, "_tokenizer", None)
         self._wordwise: WordwiseTokenizer | None = None
@@ -142,8 +144,8 @@ class TextTokenizer:
             backend.no_truncation()
         else:
             backend.enable_truncation(limit, strategy="longest_first", direction=self._tokenizer.truncation_side)
-        added = self._tokenizer.num_special_tokens_to_add(pair=False)
-        encoded = backend.encode_batch_fast(texts)
+        added = self._tokenizer.num_special_tokens_to_add(pair=False) if self._adds_special else 0
+        encoded = backend.encode_batch_fast(texts, add_special_tokens=self._adds_special)
         return TokenizedTexts(
             ids=tuple(np.asarray(row.ids, dtype=np.int32) for row in encoded),
             dropped=tuple(sum(len(piece) - added for piece in row.overflowing) for row in encoded),
@@ -152,6 +154,7 @@ class TextTokenizer:
     def _ids(self, texts: Sequence[str], *, limit: int | None) -> list[list[int]]:
         encoded = self._tokenizer(
             list(texts),
+            add_special_tokens=self._adds_special,
             truncation="longest_first" if limit is not None else False,
             max_length=limit,
             padding=False,

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
 from soloist.encoding.encoder import Encoder
+from soloist.encoding.found_rows import MemberRows
 from soloist.encoding.replicas import EncodedShard, Replicas
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.memory.planner import BatchLimits
-from soloist.types import Batch
+from soloist.ragged import RaggedRows
+from soloist.types import Batch, MemberKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,13 +54,22 @@ class EncodedTexts:
     """
 
     shard: EncodedShard | None
+    kind: MemberKind
     dim: int
     rows_per_device: Mapping[str, int]
     recomputed_ids: tuple[str, ...]
 
+    def rows(self) -> MemberRows:
+        """The rows of the member: (rows, dim) float32 of unit length, or sparse rows. The host computes them now."""
+        if self.shard is not None:
+            return self.shard.rows()
+        return np.empty((0, self.dim), dtype=np.float32) if self.kind == "dense" else RaggedRows.empty(0, np.float32)
+
     def unit_vectors(self) -> Vectors:
-        """(rows, dim) float32 of unit length, which the host computes now."""
-        return self.shard.unit_vectors() if self.shard is not None else np.empty((0, self.dim), dtype=np.float32)
+        """The rows of a dense model: (rows, dim) float32 of unit length."""
+        rows = self.rows()
+        assert isinstance(rows, np.ndarray)
+        return rows
 
 
 def prepare_texts(encoder: Encoder, limits: BatchLimits, ids: Sequence[str], texts: Sequence[str]) -> PreparedTexts:
@@ -87,13 +98,15 @@ def encode_texts(encoder: Encoder, replicas: Replicas | None, prepared: Prepared
     Raises:
         SoloistError: a batch of one row does not fit on a device, or a row has no vector.
     """
+    staged = encoder.staged
     if not prepared.batches:
-        return EncodedTexts(shard=None, dim=encoder.staged.dim, rows_per_device={}, recomputed_ids=())
+        return EncodedTexts(shard=None, kind=staged.kind, dim=staged.dim, rows_per_device={}, recomputed_ids=())
     assert replicas is not None
     encoded = replicas.encode(prepared.ids, prepared.tokenized, prepared.batches)
     return EncodedTexts(
         shard=encoded,
-        dim=encoder.staged.dim,
+        kind=staged.kind,
+        dim=staged.dim,
         rows_per_device=encoded.rows_per_device,
         recomputed_ids=tuple(prepared.ids[row] for row in encoded.recomputed_rows),
     )

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForTextEncoding
 from transformers.utils import logging as transformers_logging
 
 from soloist.errors import PredictionError
@@ -115,7 +116,8 @@ class Network:
         if self._transformer is not None:
             taken = {name: tensor for name, tensor in features.items() if name in self._taken}
             output = self._transformer(**taken, return_dict=True)
-            features["token_embeddings"] = output["last_hidden_state"]
+            features["token_embeddings"] = output["last_hidden_state" if self._blueprint.splade is None else "logits"]
+            del output
         for module in self._modules:
             features = module(features)
         return features["sentence_embedding"]
@@ -170,7 +172,7 @@ class _StaticTable(torch.nn.Module):
 def _transformer(blueprint: Blueprint, dtype: torch.dtype, layers: int | None) -> torch.nn.Module:
     fields = dict(blueprint.config)
     _require_known_kind(blueprint)
-    architecture = AutoModelForTextEncoding if fields.get("model_type") in ENCODERS_OF_PAIRS else AutoModel
+    architecture = _architecture(blueprint)
     try:
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         if hasattr(config, "use_cache"):
@@ -186,6 +188,12 @@ def _transformer(blueprint: Blueprint, dtype: torch.dtype, layers: int | None) -
         ) from exc
     _keep_in_float32(network, dtype)
     return network
+
+
+def _architecture(blueprint: Blueprint) -> Any:
+    if blueprint.splade is not None:
+        return AutoModelForMaskedLM
+    return AutoModelForTextEncoding if blueprint.config.get("model_type") in ENCODERS_OF_PAIRS else AutoModel
 
 
 def _require_known_kind(blueprint: Blueprint) -> None:
@@ -227,6 +235,9 @@ def _shorten(config: Any, layers: int) -> None:
 def _modules(blueprint: Blueprint, dtype: torch.dtype) -> list[torch.nn.Module]:
     if blueprint.static_shape is not None:
         modules: list[torch.nn.Module] = [_StaticTable(*blueprint.static_shape, dtype)]
+    elif blueprint.splade is not None:
+        splade = blueprint.splade
+        modules = [SpladePooling(splade.pooling_strategy, splade.activation_function)]
     else:
         modules = [Pooling(_hidden_size(blueprint), pooling_mode=blueprint.pooling)]
     modules += [Dense(d.in_features, d.out_features, bias=d.bias).to(dtype) for d in blueprint.dense]

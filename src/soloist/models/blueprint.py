@@ -56,8 +56,19 @@ class DenseShape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpladeShape:
+    """A SpladePooling: what a sparse encoder makes of a network's predictions of masked words."""
+
+    pooling_strategy: str = "max"
+    activation_function: str = "relu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
     """A sentence-transformers pipeline: a transformer, pooling and later modules, or a static table of vectors.
+
+    With `splade` the transformer predicts masked words, so a batch has a number for each token and each word of the
+    vocabulary, and `pooling` does not count.
 
     `config` has the fields of the transformers configuration, `model_type` among them; it is empty for a static model,
     whose table is `static_shape`. `checkpoint_bytes` is the size of the published weights.
@@ -67,6 +78,7 @@ class Blueprint:
     pooling: tuple[str, ...] = ("mean",)
     dense: tuple[DenseShape, ...] = ()
     normalize: bool = False
+    splade: SpladeShape | None = None
     input_names: tuple[str, ...] = INPUT_NAMES
     static_shape: tuple[int, int] | None = None
     checkpoint_dtype: DType = "float32"
@@ -140,11 +152,11 @@ def _joined(blueprint: Blueprint, changes: dict[str, Any]) -> dict[str, Any]:
 
 def _read_module(kind: str, folder: Path) -> dict[str, Any]:
     match kind:
-        case "Transformer" if (folder / "adapter_config.json").is_file():
+        case "Transformer" | "MLMTransformer" if (folder / "adapter_config.json").is_file():
             raise PredictionError(
                 f"{folder} holds an adapter on a base model, whose memory cannot be predicted: {WITHOUT_PREDICTION}"
             )
-        case "Transformer":
+        case "Transformer" | "MLMTransformer":
             config = _usual_names(_object(folder / "config.json"))
             _require_sizes(config, folder / "config.json")
             return {
@@ -154,6 +166,9 @@ def _read_module(kind: str, folder: Path) -> dict[str, Any]:
             }
         case "Pooling":
             return {"pooling": _pooling(_object(folder / "config.json"))}
+        case "SpladePooling":
+            config = _object(folder / "config.json")
+            return {"splade": SpladeShape(**{name: config[name] for name in SpladeShape.__slots__ if name in config})}
         case "Dense":
             config = _object(folder / "config.json")
             names = ("in_features", "out_features")

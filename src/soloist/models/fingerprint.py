@@ -78,6 +78,7 @@ def known_fingerprint(spec: ModelSpec, settings: ModelSettings, dtype: DType) ->
         max_tokens=settings.max_tokens,
         dim=settings.dim,
         dtype=dtype,
+        **({"most_active": settings.most_active} if settings.kind == "sparse" else {}),
     )
 
 

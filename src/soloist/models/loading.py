@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
@@ -42,18 +42,20 @@ from soloist.models.module_facts import (
     positions_of,
     uses_pooler,
     weights_bytes,
+    width_of,
 )
 from soloist.models.own_settings import read_pipeline, similarity_of
 from soloist.models.pipeline import Task, names_bare_table
 from soloist.models.prepacked import prepack
 from soloist.models.prompts import choose_prompts
-from soloist.models.refusals import require_dense_encoder
+from soloist.models.refusals import require_encoder
 from soloist.models.remote_code import fetch_remote_code
 from soloist.models.settings import require_dims, require_own_settings, static_token_limit
 from soloist.models.sides import Sides, sides_of
+from soloist.models.sparse_folders import kind_of_folder, most_active
 from soloist.models.spec import ModelSpec
 from soloist.models.weights_check import LoadReport, complaint, fault_in_pickles, observed_loads
-from soloist.types import DType, Matmul, Similarity
+from soloist.types import DType, Matmul, MemberKind, Similarity
 
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     "float32": torch.float32,
@@ -82,11 +84,13 @@ _at_load: weakref.WeakKeyDictionary[SentenceTransformer, _AtLoad] = weakref.Weak
 class StagedModel:
     """A model in host memory, ready to be copied to a device.
 
+    - `kind` says whether its vectors are dense or sparse. Those of a sparse model have a dimension for each word.
     - `module` is the pipeline of documents. Callers with the same weights share it: leave it unchanged on the CPU.
     - `max_tokens` is the limit of documents, special tokens and prompt included; None where there is no limit, as for
       most static models. `query_max_tokens` is the limit of queries.
     - `counts_positions` is True where padding on the left would shift the positions of tokens.
     - `keeps_end` is True where the limit cuts off the beginning of a text.
+    - `most_active` is how many words of a text keep their weight, by the settings of a sparse model; None for all.
     - `similarity` is the comparison for which the model was trained.
     - `has_unit_vectors` is True where the model's own vectors have length 1.
     - `revision` is the commit on the hub, where it is known.
@@ -97,6 +101,7 @@ class StagedModel:
     """
 
     spec: ModelSpec
+    kind: MemberKind
     module: SentenceTransformer
     dtype: DType
     dim: int
@@ -106,6 +111,7 @@ class StagedModel:
     keeps_end: bool
     document_prompt: str
     query_prompt: str
+    most_active: int | None
     similarity: Similarity
     has_unit_vectors: bool
     matryoshka_dims: tuple[int, ...]
@@ -144,7 +150,7 @@ def stage(spec: ModelSpec, dtype: DType, matmul: Matmul = "torch") -> StagedMode
     with quiet():
         try:
             location = locate(spec)
-            require_dense_encoder(spec, location.folder)
+            require_encoder(spec, location.folder)
             _require_plain_weights(spec, location.folder)
             if spec.trust_remote_code and spec.loader != "wordllama":
                 fetch_remote_code(location.folder)
@@ -170,7 +176,7 @@ def overflows_float16(spec: ModelSpec) -> bool:
     with quiet():
         try:
             folder = locate(spec).folder
-            require_dense_encoder(spec, folder)
+            require_encoder(spec, folder)
             return family_overflows_float16(network_type(folder))
         except LOAD_FAILURES as exc:
             raise ModelLoadError(load_failure_text(spec, exc)) from exc
@@ -245,10 +251,11 @@ def _own_limits(spec: ModelSpec, module: SentenceTransformer) -> OwnLimits:
 
 
 def _load_pipeline(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTransformer:
+    kind = SparseEncoder if kind_of_folder(folder) == "sparse" else SentenceTransformer
     module = None
     with observed_loads() as reports:
         try:
-            module = SentenceTransformer(
+            module = kind(
                 str(folder),
                 device="cpu",
                 # Code that a model is trusted to run may be in another repository than its weights.
@@ -258,8 +265,20 @@ def _load_pipeline(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTrans
             )
         finally:
             _require_right_weights(spec, module, reports)  # its message says more than an error that follows
+    if isinstance(module, SparseEncoder):
+        module = _as_pipeline(module)
     # transformers keeps some buffers, such as rotary frequencies, in float32 on purpose: not where it loaded the model.
     return module if module.transformers_model is not None else module.to(TORCH_DTYPES[dtype])
+
+
+def _as_pipeline(encoder: SparseEncoder) -> SentenceTransformer:
+    """The modules of a sparse encoder in the class that all else is written for. They compute the same."""
+    return SentenceTransformer(
+        modules=list(encoder),
+        device="cpu",
+        prompts=encoder.prompts,
+        default_prompt_name=encoder.default_prompt_name,
+    )
 
 
 def _require_plain_weights(spec: ModelSpec, folder: Path) -> None:
@@ -280,13 +299,15 @@ def _load_wordllama(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTran
 def _describe(
     spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str], sides: Sides
 ) -> StagedModel:
-    module = sides.document
+    module, kind = sides.document, kind_of_folder(location.folder)
     dim = _dim(spec, module)
     own, known = read_pipeline(location.folder), _at_load[module]
+    active = most_active(own) if kind == "sparse" else None
     prompts = choose_prompts(spec, own)
     max_tokens = _token_limit(spec, module, "document")
     return StagedModel(
         spec=spec,
+        kind=kind,
         module=module,
         dtype=dtype,
         dim=dim,
@@ -296,12 +317,18 @@ def _describe(
         keeps_end=known.limits.keeps_end,
         document_prompt=prompts.document,
         query_prompt=prompts.query,
-        similarity=similarity_of(own),
+        most_active=active,
+        similarity=similarity_of(own, kind),
         has_unit_vectors=has_unit_vectors(module),
         matryoshka_dims=spec.matryoshka_dims,
         revision=location.revision,
         fingerprint=fingerprint(
-            contents, document_prompt=prompts.document, max_tokens=max_tokens, dim=dim, dtype=dtype
+            contents,
+            document_prompt=prompts.document,
+            max_tokens=max_tokens,
+            dim=dim,
+            dtype=dtype,
+            **({"most_active": active} if kind == "sparse" else {}),
         ),
         weights_bytes=weights_bytes(module),
         is_static=is_static(module),
@@ -312,7 +339,7 @@ def _describe(
 
 
 def _dim(spec: ModelSpec, module: SentenceTransformer) -> int:
-    dim: int | None = module.get_embedding_dimension()
+    dim = width_of(module)
     if dim is None:
         raise ModelLoadError(
             f"{spec.name} does not say how many dimensions its vectors have: add a Pooling module to its modules.json"

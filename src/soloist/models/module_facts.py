@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding, Transformer
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from soloist.models.limits import usable_positions
@@ -42,6 +43,28 @@ def _rows_of_a_table(network: PreTrainedModel) -> int | None:
                 first = getattr(part, "padding_idx", None)
                 return table.num_embeddings - (first + 1 if isinstance(first, int) else 0)
     return None
+
+
+def is_sparse(module: SentenceTransformer) -> bool:
+    """Whether the pipeline gives every word of a vocabulary a weight."""
+    return any(isinstance(part, (SparseStaticEmbedding, SpladePooling)) for part in module)
+
+
+def width_of(module: SentenceTransformer) -> int | None:
+    """The dimensions of a pipeline's vectors; None where no module says it.
+
+    SpladePooling knows its own only after a pass. They are the words that its network predicts.
+    """
+    if any(isinstance(part, SpladePooling) for part in module) and module.transformers_model is not None:
+        words: int = module.transformers_model.config.get_text_config().vocab_size
+        return words
+    width: int | None = module.get_embedding_dimension()
+    return width
+
+
+def has_special_tokens(module: SentenceTransformer) -> bool:
+    """Whether a pipeline's tokenizer adds special tokens to a text, if it has any."""
+    return not isinstance(module[0], SparseStaticEmbedding)
 
 
 def has_unit_vectors(module: SentenceTransformer) -> bool:

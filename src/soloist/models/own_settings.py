@@ -16,7 +16,7 @@ from typing import Any, get_args
 from soloist.errors import ModelLoadError
 from soloist.models.limits import NO_LIMIT, OwnLimits, knows_truncation, own_limits, own_longest, tokenizer_settings
 from soloist.models.spec import ModelSpec
-from soloist.types import Similarity
+from soloist.types import MemberKind, Similarity
 
 # Where sentence-transformers looks for the settings of a transformer. The first file that is there counts.
 TRANSFORMER_FILES = tuple(
@@ -92,10 +92,12 @@ def read_pipeline(folder: Path) -> Mapping[str, Any]:
     return read_object(folder / PIPELINE_FILE)
 
 
-def similarity_of(pipeline: Mapping[str, Any]) -> Similarity:
-    """The comparison for which a model was trained; cosine where its files name none, as in sentence-transformers."""
+def similarity_of(pipeline: Mapping[str, Any], kind: MemberKind = "dense") -> Similarity:
+    """The comparison for which a model was trained. Where its files name none, it is that of sentence-transformers:
+    cosine, and the dot product of sparse vectors.
+    """
     named = pipeline.get("similarity_fn_name")
-    return next((known for known in get_args(Similarity) if known == named), "cosine")
+    return next((known for known in get_args(Similarity) if known == named), "dot" if kind == "sparse" else "cosine")
 
 
 def require_followed(spec: ModelSpec, files: TransformerFiles, *, is_own_code: bool = False) -> None:

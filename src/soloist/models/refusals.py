@@ -1,4 +1,4 @@
-"""Why a folder is refused that is not a complete dense text encoder. Knows files; no torch, no weights.
+"""Why a folder is refused that is not a complete text encoder, dense or sparse. Knows files; no torch, no weights.
 
 `embed` asks before it loads a model, and `plan` before it predicts one, so both say the same. A refusal is a sentence
 with the reason, the file at fault and what to do.
@@ -19,12 +19,21 @@ from soloist.models.fingerprint import settings_files
 from soloist.models.location import weight_files
 from soloist.models.module_list import faults_in_list
 from soloist.models.pipeline import ModuleEntry, RouteError, Task, modules_for, modules_of
+from soloist.models.sparse_folders import (
+    MASKED_WORDS,
+    SPARSE_MODULES,
+    SPARSE_TYPE,
+    faults_of_sparse_encoder,
+    kind_of_folder,
+)
 from soloist.models.spec import ModelSpec
 from soloist.requirements import too_old
 
 CHOOSE_DENSE = "choose a dense text encoder"
 
 _SPARSE = "a sparse encoder (such as SPLADE), which gives every word of its vocabulary a weight"
+# For a folder with modules of a sparse encoder whose settings do not say that it is one.
+_SAVE_AS_SPARSE = f", or save it with {SPARSE_TYPE}.save"
 _RERANKER = "a cross-encoder, which scores pairs of texts"
 _MULTI_VECTOR = "a late-interaction model (such as ColBERT), which gives a vector for each token"
 _PICTURES = "a model of pictures and their captions (such as CLIP)"
@@ -32,16 +41,12 @@ _WORDS = "a model of whole words, for which transformers has no tokenizer"
 # By the model_type of config_sentence_transformers.json.
 _MODEL_TYPES: Mapping[str, str] = {
     "CrossEncoder": _RERANKER,
-    "SparseEncoder": _SPARSE,
     "MultiVectorEncoder": _MULTI_VECTOR,
     "ColBERT": _MULTI_VECTOR,
 }
 # Modules of sentence-transformers that no dense text encoder has, or whose vectors depend on the rows beside a text.
 _MODULES: Mapping[str, str] = {
-    "SpladePooling": _SPARSE,
-    "MLMTransformer": _SPARSE,
-    "SparseAutoEncoder": _SPARSE,
-    "SparseStaticEmbedding": _SPARSE,
+    **dict.fromkeys(SPARSE_MODULES, _SPARSE),
     "LogitScore": _RERANKER,
     "MultiVectorMask": _MULTI_VECTOR,
     "BaseTokenPooling": _MULTI_VECTOR,
@@ -58,7 +63,7 @@ _TASKS: Mapping[str, str] = {
     "sequence-classification": _RERANKER,
     "text-generation": "a model that writes text",
     "any-to-any": "a model that writes text",
-    "fill-mask": _SPARSE,
+    MASKED_WORDS: _SPARSE,
     "retrieval": _MULTI_VECTOR,
 }
 # By the model_type of config.json.
@@ -72,12 +77,13 @@ _ARCHITECTURES: Mapping[str, str] = {
     "CLIPModel": _PICTURES,
 }
 _SIDES: tuple[Task, ...] = ("document", "query")
+_NETWORK_MODULES = ("Transformer", "MLMTransformer")
 # A pipeline of these modules alone gives a vector for each token, since no Pooling is among them.
 _KEEPING_TOKENS = ("Transformer", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling", "WordWeights")
 
 
-def require_dense_encoder(spec: ModelSpec, folder: Path, *, with_weights: bool = True) -> None:
-    """Refuse a folder that is not a dense text encoder, or lacks a file that its modules read.
+def require_encoder(spec: ModelSpec, folder: Path, *, with_weights: bool = True) -> None:
+    """Refuse a folder that is not a text encoder that soloist follows, or lacks a file that its modules read.
 
     Without `with_weights` the weights may be missing, if they are missing altogether.
 
@@ -120,7 +126,8 @@ def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[s
 def _of_another_kind(folder: Path) -> Iterator[str]:
     config = _json(folder / "config_sentence_transformers.json")
     kind = str(config.get("model_type", "SentenceTransformer"))
-    if kind != "SentenceTransformer":
+    is_sparse = kind == SPARSE_TYPE
+    if kind != "SentenceTransformer" and not is_sparse:
         what = _MODEL_TYPES.get(kind, f"a {kind}, which gives no dense vectors")
         yield f"it is {what} ({kind} in config_sentence_transformers.json); {CHOOSE_DENSE}"
     if str(config.get("similarity_fn_name", "")).lower() == "maxsim":
@@ -128,17 +135,23 @@ def _of_another_kind(folder: Path) -> Iterator[str]:
     for module in modules_of(folder):
         if module.type.startswith("pylate."):
             yield f"it is {_MULTI_VECTOR} ({module.type} in modules.json); {CHOOSE_DENSE}"
-        if module.is_of_the_library and module.kind in _MODULES:
-            yield f"it is {_MODULES[module.kind]} ({module.kind} in modules.json); {CHOOSE_DENSE}"
-        if module.is_of_the_library and module.kind == "Transformer":
-            yield from _other_transformer(module.folder)
+        if module.is_of_the_library and module.kind in _MODULES and not (is_sparse and module.kind in SPARSE_MODULES):
+            what = _MODULES[module.kind]
+            yield f"it is {what} ({module.kind} in modules.json); {CHOOSE_DENSE}{_way_to_sparse(what)}"
+        if module.is_of_the_library and module.kind in _NETWORK_MODULES:
+            yield from _other_transformer(module.folder, is_sparse)
 
 
-def _other_transformer(folder: Path) -> Iterator[str]:
+def _way_to_sparse(what: str) -> str:
+    return _SAVE_AS_SPARSE if what == _SPARSE else ""
+
+
+def _other_transformer(folder: Path, is_sparse: bool) -> Iterator[str]:
     settings = transformer_settings(folder)
     task = str(settings.get("transformer_task"))
-    if task in _TASKS:
-        yield f"it is {_TASKS[task]} (its transformer_task is {task}); {CHOOSE_DENSE}"
+    if task in _TASKS and not (is_sparse and task == MASKED_WORDS):
+        what = _TASKS[task]
+        yield f"it is {what} (its transformer_task is {task}); {CHOOSE_DENSE}{_way_to_sparse(what)}"
     inputs = settings.get("modality_config") or {"text": {}}
     if "text" not in inputs:
         yield f"it reads {', '.join(inputs)}, not plain text (modality_config); {CHOOSE_DENSE}"
@@ -153,6 +166,8 @@ def _unroutable(folder: Path) -> Iterator[str]:
             modules_for(folder, task)
         except RouteError as exc:
             yield f"{exc}, so it has no vectors in sentence-transformers either: name its routes document and query"
+    if kind_of_folder(folder) == "sparse":
+        yield from faults_of_sparse_encoder(folder)
 
 
 def _incomplete(module: ModuleEntry) -> Iterator[str]:
@@ -188,8 +203,16 @@ def _needs_tokenizer(folder: Path) -> Iterator[str]:
         yield f"{folder / 'tokenizer.json'} is missing; {GET_AGAIN}"
 
 
+def _needs_table(folder: Path) -> Iterator[str]:
+    yield from _needs_both(folder)
+    yield from _needs_tokenizer(folder)
+
+
 _NEEDED: Mapping[str, Callable[[Path], Iterator[str]]] = {
     "Transformer": _needs_network,
+    "MLMTransformer": _needs_network,
+    "SpladePooling": _needs_config,
+    "SparseStaticEmbedding": _needs_table,
     "Pooling": _needs_config,
     "Dropout": _needs_config,
     "Dense": _needs_both,
@@ -241,7 +264,7 @@ def _tokenless(modules: tuple[ModuleEntry, ...]) -> Iterator[str]:
         yield "its modules.json has no modules: save the model's pipeline again"
         return
     first = modules[0]
-    if not first.is_of_the_library or first.kind != "Transformer":
+    if not first.is_of_the_library or first.kind not in _NETWORK_MODULES:
         return
     tokenizer = _json(first.folder / "tokenizer_config.json").get("tokenizer_class")
     if tokenizer not in _WITHOUT_VOCABULARY and not [f for end in _VOCABULARIES for f in first.folder.glob(end)]:
@@ -275,7 +298,7 @@ def _without_weights(folder: Path) -> Iterator[str]:
 
 def _networks(folder: Path) -> list[Path]:
     return [
-        m.folder for m in modules_of(folder) if m.is_of_the_library and m.kind in ("Transformer", "StaticEmbedding")
+        m.folder for m in modules_of(folder) if m.is_of_the_library and m.kind in (*_NETWORK_MODULES, "StaticEmbedding")
     ]
 
 

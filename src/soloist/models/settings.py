@@ -33,8 +33,9 @@ from soloist.models.own_settings import (
 )
 from soloist.models.pipeline import input_folder, modules_for, modules_of
 from soloist.models.prompts import choose_prompts
+from soloist.models.sparse_folders import most_active
 from soloist.models.spec import ModelSpec
-from soloist.types import Similarity
+from soloist.types import MemberKind, Similarity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,8 @@ class ModelSettings:
     document_prompt: str
     dim: int | None
     folder: Path | None
+    kind: MemberKind = "dense"
+    most_active: int | None = None
     is_static: bool = False
     table_rows: int | None = None
     lowers: bool = False
@@ -75,6 +78,7 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
     side = str(files.tokenizer.get("padding_side")) if files is not None else "right"
     prompts = choose_prompts(spec, own)
     dim = _dim(blueprint, own)
+    kind: MemberKind = "dense" if blueprint.splade is None else "sparse"
     if dim is not None:
         require_dims(spec, dim)
     return ModelSettings(
@@ -82,10 +86,12 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
         document_prompt=prompts.document,
         dim=spec.dim or dim,
         folder=folder,
+        kind=kind,
+        most_active=most_active(own) if kind == "sparse" else None,
         is_static=blueprint.is_static,
         table_rows=_table_rows(blueprint),
         lowers=files is not None and bool(files.settings.get("do_lower_case")),
-        similarity=similarity_of(own),
+        similarity=similarity_of(own, kind),
         has_unit_vectors=_ends_in_normalize(blueprint, folder) and not own.get("truncate_dim"),
         notices=(*prompts.notices, *limit_notices(spec, limits, network), *padding_notices(side, network)),
     )
@@ -176,6 +182,9 @@ def _static_limit(folder: Path) -> int | None:
 
 
 def _dim(blueprint: Blueprint, own: Mapping[str, Any]) -> int | None:
+    if blueprint.splade is not None:  # a dimension for each word; a cut is for dense vectors
+        words = blueprint.config.get("vocab_size")
+        return words if isinstance(words, int) else None
     whole = _whole_dim(blueprint)
     cut = own.get("truncate_dim")
     return min(whole, cut) if whole is not None and isinstance(cut, int) else whole

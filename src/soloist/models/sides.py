@@ -15,6 +15,7 @@ from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from soloist.errors import ModelLoadError
+from soloist.models.module_facts import width_of
 from soloist.models.pipeline import RouteError, Task, route_of
 
 
@@ -54,7 +55,7 @@ def sides_of(name: str, module: SentenceTransformer, dtype: torch.dtype) -> Side
     document = _pipeline(module, parts["document"])
     is_one = [id(part) for part in parts["document"]] == [id(part) for part in parts["query"]]
     query = document if is_one else _pipeline(module, parts["query"])
-    widths = document.get_embedding_dimension(), query.get_embedding_dimension()
+    widths = width_of(document), width_of(query)
     if widths[0] != widths[1]:
         raise ModelLoadError(
             f"{name} gives documents {widths[0]} dimensions and queries {widths[1]}, so they cannot be compared: "

@@ -22,8 +22,9 @@ from soloist.models.blueprint import Blueprint
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.location import find_settings, weight_files
-from soloist.models.refusals import has_weights, require_dense_encoder
+from soloist.models.refusals import has_weights, require_encoder
 from soloist.models.settings import ModelSettings, read_settings
+from soloist.models.sparse_folders import require_dense
 from soloist.models.spec import ModelSpec
 from soloist.planning.advice import disk_problems, memory_problems, notes, time_problems, unknowns
 from soloist.planning.run_estimate import (
@@ -110,7 +111,8 @@ def _remarks(model: _UnloadedModel) -> list[str]:
 def _inspect(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _UnloadedModel:
     folder = find_settings(spec)
     if folder is not None:  # a user who plans a download of gigabytes may have no weights yet
-        require_dense_encoder(spec, folder, with_weights=False)
+        require_encoder(spec, folder, with_weights=False)
+        require_dense(spec, folder)
     blueprint = blueprint_of(spec)
     overflows = spec.overflows_float16 or family_overflows_float16(blueprint.config.get("model_type"))
     spec = replace(spec, overflows_float16=overflows)
@@ -118,7 +120,7 @@ def _inspect(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _U
     settings = read_settings(spec, blueprint)
     measurements, calibrations = MeasurementCache(config.cache_dir), CalibrationCache(config.cache_dir)
     device = device_key(accelerator)
-    row = table_row(accelerator.kind, blueprint.is_static)
+    row = table_row(accelerator.kind, blueprint.is_static, blueprint.splade is not None)
     # The model's files are digested only where something was measured on such a device.
     is_any_known = measurements.knows(dtype, device) or calibrations.knows(dtype, device)
     fingerprint = (known_fingerprint(spec, settings, dtype) if is_any_known else None) or ""

@@ -28,6 +28,7 @@ class TableRow:
 
     kind: AcceleratorKind
     is_static: bool
+    is_sparse: bool = False
     tokens: int
     smallest: int
     largest: int
@@ -44,12 +45,19 @@ _CPU_SOURCE = (
     "tokens a batch, 6,575 at 2,048 and 6,337 at 4,096"
 )
 _CUDA_SOURCE = "the default of text-embeddings-inference on a GPU, not measured here"
+_SPARSE_CPU_SOURCE = (
+    "an assumption: a core holds two numbers for each token and each word of the vocabulary, 125 MB at 512 tokens and "
+    "30,522 words"
+)
 # A static model only looks vectors up and averages them: a batch costs the overhead of a call.
 _STATIC_SOURCE = "an assumption: large enough that the overhead of a call does not matter"
 TABLE = (
     TableRow(kind="cpu", is_static=False, tokens=2_048, smallest=512, largest=8_192, source=_CPU_SOURCE),
     TableRow(kind="cuda", is_static=False, tokens=16_384, smallest=4_096, largest=65_536, source=_CUDA_SOURCE),
     TableRow(kind="simulated", is_static=False, tokens=16_384, smallest=4_096, largest=65_536, source=_CUDA_SOURCE),
+    TableRow(
+        kind="cpu", is_static=False, is_sparse=True, tokens=512, smallest=128, largest=2_048, source=_SPARSE_CPU_SOURCE
+    ),
     *(
         TableRow(kind=kind, is_static=True, tokens=131_072, smallest=32_768, largest=524_288, source=_STATIC_SOURCE)
         for kind in get_args(AcceleratorKind)
@@ -57,9 +65,10 @@ TABLE = (
 )
 
 
-def table_row(kind: AcceleratorKind, is_static: bool) -> TableRow:
-    """The table's row for a kind of device and a kind of model."""
-    return next(row for row in TABLE if (row.kind, row.is_static) == (kind, is_static))
+def table_row(kind: AcceleratorKind, is_static: bool, is_sparse: bool = False) -> TableRow:
+    """The table's row for a kind of device and a kind of model. A sparse model has a row of its own on the CPU."""
+    rows = [row for row in TABLE if (row.kind, row.is_static) == (kind, is_static)]
+    return next((row for row in rows if row.is_sparse == is_sparse), rows[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +147,7 @@ def run_budgets(
     device = device_key(accelerator)
     budgets: dict[str, Budget] = {}
     for name, model in staged.items():
-        row = table_row(accelerator.kind, model.is_static)
+        row = table_row(accelerator.kind, model.is_static, model.kind == "sparse")
         calibrated = calibrations.tokens(model.fingerprint, model.dtype, device, row)
         budgets[name] = choose_budget(given, recorded.get(name), calibrated, row, device)
     return budgets

@@ -127,7 +127,7 @@ def _calibrate(
     clock: Callable[[], float],
 ) -> CalibrationResult:
     staged, device = encoder.staged, device_key(accelerator)
-    row = table_row(accelerator.kind, staged.is_static)
+    row = table_row(accelerator.kind, staged.is_static, staged.kind == "sparse")
     rates = _measure(encoder, row, accelerator, config, sink)
     result = CalibrationResult(
         model=staged.spec.name,

@@ -1,0 +1,90 @@
+"""Folders of sparse encoders (SPLADE), as sentence-transformers' SparseEncoder saves them. Pure: files in, no torch.
+
+A sparse encoder gives every word of its vocabulary a weight. soloist follows two pipelines of them. Documents go
+through a network that predicts masked words, and SpladePooling. Queries take the same way, or a table with one weight a
+token (SparseStaticEmbedding), which needs no network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from soloist.errors import ModelLoadError
+from soloist.models.own_settings import PIPELINE_FILE, read_object, read_transformer
+from soloist.models.pipeline import ModuleEntry, Task, modules_for
+from soloist.models.spec import ModelSpec
+from soloist.types import MemberKind
+
+SPARSE_TYPE = "SparseEncoder"
+# Modules that only sparse encoders have.
+SPARSE_MODULES = frozenset({"MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling"})
+# The transformer_task of a network that predicts masked words.
+MASKED_WORDS = "fill-mask"
+_NETWORKS = ("Transformer", "MLMTransformer")
+_TABLE = "SparseStaticEmbedding"
+_SIDES: tuple[tuple[Task, str], ...] = (("document", "documents"), ("query", "queries"))
+_CHOOSE_SPLADE = "choose a SPLADE model, or a dense text encoder"
+
+
+def kind_of_folder(folder: Path) -> MemberKind:
+    """What a model's folder says that it makes of a text. Folders without settings hold dense models."""
+    return "sparse" if read_object(folder / PIPELINE_FILE).get("model_type") == SPARSE_TYPE else "dense"
+
+
+def require_dense(spec: ModelSpec, folder: Path) -> None:
+    """Refuse a sparse encoder where only dense models have a use.
+
+    Raises:
+        ModelLoadError: it is one.
+    """
+    if kind_of_folder(folder) == "sparse":
+        raise ModelLoadError(
+            f"{spec.name} cannot be loaded from {folder}: it is a sparse encoder (such as SPLADE), which gives every "
+            f"word of its vocabulary a weight ({SPARSE_TYPE} in {PIPELINE_FILE}); choose a dense text encoder"
+        )
+
+
+def most_active(pipeline: Mapping[str, Any]) -> int | None:
+    """How many words of a text keep their weight, by a sparse encoder's own settings; None where all do."""
+    value = pipeline.get("max_active_dims")
+    return value if isinstance(value, int) else None
+
+
+def faults_of_sparse_encoder(folder: Path) -> Iterator[str]:
+    """Why a sparse encoder cannot be followed, as ends of a sentence. Its modules.json can be read.
+
+    Raises:
+        RouteError: a router has no route for documents or for queries.
+    """
+    active = read_object(folder / PIPELINE_FILE).get("max_active_dims")
+    if active is not None and (isinstance(active, bool) or not isinstance(active, int) or active < 1):
+        yield f"it sets max_active_dims to {json.dumps(active)}, which is not a number of words; correct it"
+    for task, many in _SIDES:
+        modules = modules_for(folder, task)
+        if not _is_splade(modules) and not (task == "query" and _is_table(modules)):
+            names = ", ".join(module.kind for module in modules) or "no module"
+            yield (
+                f"it is a sparse encoder whose {many} go through {names} (modules.json), and soloist follows only a "
+                f"network for masked words with SpladePooling: {_CHOOSE_SPLADE}"
+            )
+        if _is_table(modules) and read_object(modules[0].folder / "config.json").get("path") is not None:
+            yield (
+                f"it reads the weights of its queries from another file (path in {modules[0].folder / 'config.json'}), "
+                "which soloist does not follow: save the model again with SparseEncoder.save"
+            )
+
+
+def _is_splade(modules: tuple[ModuleEntry, ...]) -> bool:
+    if [m.is_of_the_library for m in modules] != [True, True]:
+        return False
+    first, last = modules
+    task = read_transformer(first.folder).settings.get("transformer_task")
+    predicts_words = task == MASKED_WORDS or (first.kind == "MLMTransformer" and task is None)
+    return first.kind in _NETWORKS and predicts_words and last.kind == "SpladePooling"
+
+
+def _is_table(modules: tuple[ModuleEntry, ...]) -> bool:
+    return len(modules) == 1 and modules[0].is_of_the_library and modules[0].kind == _TABLE

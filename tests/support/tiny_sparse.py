@@ -1,0 +1,52 @@
+"""Complete folders of sparse encoders with small random weights, as sentence-transformers' SparseEncoder saves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SparseEncoder
+from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
+from support.tiny_models import tiny_wordpiece
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+# Below the logits of most words, so that a text has a weight for some words and not for half of them.
+_BIAS = -4.0
+
+
+def make_splade(folder: Path, *, pooling: str = "max", activation: str = "relu", **size: Any) -> Path:
+    """A BERT that predicts masked words, with SpladePooling. `size` overrides fields of `BertConfig`."""
+    splade = SpladePooling(pooling, activation)  # type: ignore[arg-type]
+    encoder = SparseEncoder(modules=[_network(folder, **size), splade], device="cpu")
+    encoder.save(str(folder), create_model_card=False)
+    return folder
+
+
+def make_inference_free(folder: Path, **size: Any) -> Path:
+    """A SPLADE for documents, and for queries a table with one weight a token, like OpenSearch's."""
+    network = _network(folder / "made", **size)
+    words = torch.rand(len(network.tokenizer), generator=torch.Generator().manual_seed(20))
+    table = SparseStaticEmbedding(network.tokenizer, words)
+    router = Router.for_query_document([table], [network, SpladePooling("max", "log1p_relu")])
+    SparseEncoder(modules=[router], device="cpu").save(str(folder), create_model_card=False)
+    return folder
+
+
+def _network(folder: Path, **size: Any) -> Transformer:
+    tokenizer: PreTrainedTokenizerFast = tiny_wordpiece()
+    defaults: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 512, "initializer_range": 0.3, "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20)
+        network = BertForMaskedLM(BertConfig(**{**defaults, **size}))
+    with torch.no_grad():
+        network.cls.predictions.bias.fill_(_BIAS)
+    folder.mkdir(parents=True, exist_ok=True)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Transformer(str(folder), transformer_task="fill-mask")
