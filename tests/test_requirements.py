@@ -223,4 +223,5 @@ def test_the_tested_versions_are_within_the_bounds():
     versions = (line.partition("==") for line in lines if "==" in line)
     tested = {name.replace("_", "-").lower(): version for name, _, version in versions}
     for name, text in bounds_of(*EXTRAS).items():
-        assert Requirement(text).specifier.contains(tested[name]), (text, tested[name])
+        version = tested[name.lower()]
+        assert Requirement(text).specifier.contains(version), (text, version)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SOLOIST = "soloist"
 # What is wrong with versions of a package. The first row that fits the installed version counts.
 _REASONS: Sequence[tuple[str, str, str]] = (
-    ("pyarrow", "", "older versions cannot read Parquet files in the way that soloist needs"),
+    ("pyarrow", "", "older versions take much memory for damaged Parquet files"),
     ("sentence-transformers", "", "older versions keep a cache in decoders, which memory predictions leave out"),
     ("tokenizers", "<0.23.1", "transformers takes no version before 0.23.1"),
     ("tokenizers", "", "0.23.1 and 0.23.2 miscount the tokens that are cut off"),

@@ -95,10 +95,13 @@ def test_what_a_type_hides_is_counted_too(tmp_path: Path, name: str) -> None:
     """A file of a kilobyte took 2 to 5 GB, because its type was none whose values were measured."""
     make, kept, fault = HIDDEN[name]
     column = make()
-    pq.write_table(
-        pa.table({"text": ["t"] * len(column), "m": column}), tmp_path / "a.parquet", compression="zstd",
-        dictionary_pagesize_limit=1 << 30,
-    )  # fmt: skip
+    try:
+        pq.write_table(
+            pa.table({"text": ["t"] * len(column), "m": column}), tmp_path / "a.parquet", compression="zstd",
+            dictionary_pagesize_limit=1 << 30,
+        )  # fmt: skip
+    except pa.ArrowNotImplementedError as exc:
+        pytest.skip(f"this pyarrow cannot write such a file: {exc}")
     del column
     read = read_apart(tmp_path / "a.parquet")
     assert read.rows == kept and fault in read.fault

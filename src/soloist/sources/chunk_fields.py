@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from soloist.config import SourceConfig
@@ -123,11 +123,13 @@ def derived_id(origin: str, index: int, text: str) -> str:
 
 
 def _require_json(metadata: Mapping[str, Any]) -> None:
-    if all(map(_is_plain, metadata.values())):  # nearly all metadata are, and need not be written to be known
+    if all(map(_is_plain, metadata.values())):  # nearly all metadata are
         return
     # Levels are counted, because how deep Python's encoder goes depends on the stack, which differs when we write.
     if _is_deeper(metadata, _MAX_DEPTH):
         raise NotAChunkError(f"cannot be stored: its metadata is nested more than {_MAX_DEPTH} levels deep")
+    if all(map(_is_plain, _leaves(metadata))):  # need not be written to be known: a list of 3 bytes is written in 64
+        return
     # Python reads and writes NaN, and other readers of JSON do not. Writing null instead would change it silently.
     try:
         _ENCODER.encode(metadata)
@@ -136,6 +138,21 @@ def _require_json(metadata: Mapping[str, Any]) -> None:
             f"cannot be stored: its metadata has NaN or infinity in {_not_json(metadata)}, and JSON has neither: write "
             "null for a missing value"
         ) from exc
+
+
+def _leaves(metadata: Mapping[str, Any]) -> Iterator[Any]:
+    """The keys and values of all objects and lists inside, except for these themselves. Without recursion."""
+    left: list[Any] = [metadata]
+    while left:
+        outer = left.pop()
+        if isinstance(outer, Mapping):
+            yield from outer
+            outer = outer.values()
+        for inner in outer:
+            if isinstance(inner, (dict, list)):
+                left.append(inner)
+            else:
+                yield inner
 
 
 def _is_plain(value: Any) -> bool:
