@@ -129,7 +129,7 @@ def test_a_validation_is_shown_point_by_point(hostile):
     )  # fmt: skip
     page = page_of(found)
     assert found.holds and "✓ pass" in page.text and "cannot be shown here" in page.text
-    assert f"{root / 'report'}: validation.json, validation.md" in page.text
+    assert f"{root / 'report'}: validation.json, validation.md, report.html" in page.text
     assert {*found.to_pandas()["verdict"]} == {"pass", "cannot be shown here"}
     written = json.loads((root / "report" / "validation.json").read_text())
     assert [check["name"] for check in written["checks"]] == [check.name for check in found.checks]

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from support.collections import write_catalogue
 from support.markdown_examples import CHECKOUT
+from support.nvidia_smi import stand_in
 
 import soloist
 from soloist.events import Event, PassFinished
@@ -142,6 +143,13 @@ def on_kaggle(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, P
     return play(folder), folder
 
 
+def attach(folder: Path, *names: str) -> None:
+    """Empty files below the folder of what is attached."""
+    for name in names:
+        (folder / "input" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "input" / name).touch()
+
+
 class Cells:
     """The notebook's cells, run one by one in this process: a kernel would take seconds to start."""
 
@@ -232,6 +240,33 @@ def test_where_soloist_cannot_be_installed_one_sentence_says_what_to_attach(tmp_
     assert "soloist is not installed. Attach the data set with soloist's wheels" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("pip", "words"),
+    [
+        ("subprocess.run = lambda command, **_: subprocess.CompletedProcess(command, 1, 'no wheel fits', '')",
+         "pip could not install soloist: its message is above. Wheels are for one version of Python"),
+        ("subprocess.run = lambda command, **_: subprocess.CompletedProcess(command, 0, '', '')\n"
+         "sys.path.append('site')\n"
+         "sys.modules['pyarrow'] = types.SimpleNamespace(__version__='18.1.0')",
+         "this session had already loaded pyarrow 18.1.0, and pip has put another version in its place. Restart"),
+    ],
+)  # fmt: skip
+def test_an_installation_that_cannot_be_used_says_what_to_do(pip: str, words: str, tmp_path: Path) -> None:
+    """Wheels that do not fit were told as wheels that are not attached. And a library that changed under a session that
+    had loaded it fails later, in an import, with an error that names neither.
+    """
+    attach(tmp_path, "wheels/wheels.json")
+    (tmp_path / "input/wheels/wheels.json").write_text('{"extras": []}')
+    (tmp_path / "site/pyarrow-26.0.0.dist-info").mkdir(parents=True)
+    (tmp_path / "site/pyarrow-26.0.0.dist-info/METADATA").write_text("Name: pyarrow\nVersion: 26.0.0\n")
+    code = "\n".join(("import subprocess, sys, types", pip, *map(source_of, (SETTINGS, INSTALL))))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, env={**os.environ, **places(tmp_path)}, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert words in done.stderr.splitlines()[-1]
+
+
 def test_a_checkout_beside_the_notebook_is_installed_from_a_copy(tmp_path: Path) -> None:
     """Python can import the folder `soloist`, so it looks installed. And an attached folder cannot be written to."""
     for name, text in {
@@ -256,15 +291,62 @@ def test_chunks_are_files_of_a_format_and_not_those_of_an_attached_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A script whose name has `_chunks.`, and the examples of soloist, would be embedded in place of your chunks."""
-    for name in (
-        "a-checkout/pyproject.toml", "a-checkout/scripts/embed_collections_v5.py",
+    attach(
+        tmp_path, "a-checkout/pyproject.toml", "a-checkout/scripts/embed_collections_v5.py",
         "a-checkout/examples/chunks/notes_chunks.json", "a-script/test_chunks.py", "manuals/guide_chunks.json.gz",
-    ):  # fmt: skip
-        file = tmp_path / "input" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+    )  # fmt: skip
     cells = begin(tmp_path, monkeypatch)
+    cells["usable"] = [BGE]
     assert [cells.run(text) for text in (SETTINGS, INSTALL, CHUNKS)][-1] == f"chunks: {tmp_path}/input/manuals\n"
+
+
+def test_what_is_attached_after_a_demonstration_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: dict[str, Path]
+) -> None:
+    """The first run of all cells sets names. If the second kept them, it would embed Python's documentation again.
+
+    And the run of the demonstration has other models, so `soloist.embed` would refuse to continue it.
+    """
+    cells = begin(tmp_path, monkeypatch)
+    for text in (SETTINGS, INSTALL, MACHINE, MODELS, LIBRARY):
+        cells.run(text)
+    cells["LIBRARY"] = {"files": "shutil"}
+    assert "No chunks are attached" in cells.run(CHUNKS)
+    assert cells["RUN"].name == "soloist-demonstration"
+    shutil.copytree(tiny_models["xlm-roberta"], tmp_path / "input" / BGE)
+    assert "One model is attached, so the notebook uses small models" in cells.run(MODELS)
+    shutil.copytree(tiny_models["qwen2"], tmp_path / "input" / JINA)
+    attach(tmp_path, "manuals/guide_chunks.json", "notes/more_chunks.json")
+    assert cells.run(MODELS).endswith(f"models: {JINA}, {BGE}\n")
+    shown = cells.run(CHUNKS)
+    assert shown.startswith("Several data sets have chunks. The notebook takes the first")
+    assert shown.endswith(f"chunks: {tmp_path}/input/manuals\n")
+    assert cells["RUN"].name == "soloist-run"
+
+
+def test_an_earlier_run_without_its_chunks_is_no_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who forgets to attach the chunks again gets vectors of Python's documentation, hours later."""
+    attach(tmp_path, "first-session/soloist-run/manifest.jsonl", "first-session/python-docs/files/shutil_chunks.json")
+    cells = begin(tmp_path, monkeypatch)
+    cells["usable"] = [BGE]
+    cells.run(SETTINGS)
+    cells.run(INSTALL)
+    with pytest.raises(cells["Missing"], match="an earlier session is attached, but not its chunks"):
+        cells.run(CHUNKS)
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_with_what_to_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a P100, `choose --accelerator cpu` is advice for another place: a notebook has a menu."""
+    cells = begin(tmp_path, monkeypatch)
+    cells.run(SETTINGS)
+    cells.run(INSTALL)
+    monkeypatch.setenv("PATH", stand_in(tmp_path / "driver", "echo 'Tesla P100-PCIE-16GB, 470.82.01'"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(cells["Missing"], match=r"(?s)Tesla P100.*\.\nOn Kaggle, choose .* > GPU T4 x2") as raised:
+        cells.run(MACHINE)
+    assert raised.value._render_traceback_() == [str(raised.value)]
 
 
 def test_the_copy_of_an_earlier_run_counts_only_when_it_is_complete(

@@ -77,7 +77,9 @@ def validation_html(validation: Validation) -> str:
         for check in validation.checks
     ]
     head = _lines([sum_line(validation.checks)], bold=True) + _lines([machine_line(validation.evidence)])
-    files = _lines([f"{validation.folder}: validation.json, validation.md"], quiet=True)
+    names = ["validation.json", "validation.md"]
+    names += ["report.html"] if (validation.folder / "report.html").is_file() else []
+    files = _lines([f"{validation.folder}: {', '.join(names)}"], quiet=True)
     return _block(head, f"<table>{''.join(rows)}</table>", files)
 
 

@@ -140,7 +140,7 @@ class _Runs:
 
     def play(self, name: str, **changes: Any) -> RunRecord:
         """Do a run, whatever becomes of it."""
-        self._sink.emit(Notice(about="rehearsal", message=name))
+        self._sink.emit(Notice(about="validate", message=f"the run {name} begins"))
         return _played(self.config(name, **changes), self._accelerator, self._sink)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.collections import TABLE_SETTINGS
 from support.invoking import invoke
-from support.run_events import BEGAN, encoded, stats, two_sessions
+from support.run_events import BEGAN, DEVICES, encoded, staged, stats, two_sessions
 
 import soloist
 from soloist.errors import ConfigError, OutputError, OutputPathError
@@ -102,6 +103,21 @@ def test_two_runs_are_beside_each_other(make_run, tmp_path):
     }
     assert page.tags.count("h2") * 2 == page.tags.count("h3")
     assert len(page.ids) == len(set(page.ids))
+
+
+def test_a_model_has_one_colour_in_both_runs(make_run, tmp_path):
+    """Two runs whose models come in another order: the first model of each was blue, so models changed places."""
+    events = [
+        (1.0, staged("b")),
+        (2.0, LeaseAcquired(models=("b",), devices=DEVICES, memory=stats(), waited_seconds=0.0)),
+    ]
+    runs = make_run(two_sessions(), name="one"), make_run(events, name="two")
+    text = soloist.report(runs[0], tmp_path / "report.html", beside=runs[1]).read_text()
+    figures = [re.search(rf'<svg[^>]* id="wide-{number}-leases".*?</svg>', text, re.DOTALL) for number in (0, 1)]
+    assert [set(re.findall(r"--series-\d", figure[0])) for figure in figures] == [
+        {"--series-0", "--series-1"},
+        {"--series-1"},
+    ]
 
 
 def test_texts_and_values_of_any_kind_make_a_page(make_run, tmp_path):

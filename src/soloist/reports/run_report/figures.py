@@ -53,9 +53,9 @@ def figure(name: str, prefix: str, alt: str, width: int, facts: RunFacts, runs: 
     return svg(f"{prefix}-{name}", alt, width, height, lambda canvas: drawing.draw(canvas, facts, runs))
 
 
-def _colours(facts: RunFacts) -> dict[str, int]:
-    """The number of each model's series, the same in all figures."""
-    named = [*facts.names, *(work.model for work in facts.work)]
+def _colours(runs: Runs) -> dict[str, int]:
+    """The number of each model's series, the same in all figures and for all runs of a page."""
+    named = [name for facts in runs for name in (*facts.names, *(work.model for work in facts.work))]
     return {name: number for number, name in enumerate(dict.fromkeys(named))}
 
 
@@ -79,7 +79,7 @@ def _time_axis(axes: Any, facts: RunFacts, runs: Runs) -> None:
 
 def _leases(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
     (axes,), (scale, _) = canvas.axes(), _time_scale(runs)
-    devices, numbers = facts.devices[:DEVICES], _colours(facts)
+    devices, numbers = facts.devices[:DEVICES], _colours(runs)
     handles: dict[str, Any] = {}
     for lease in facts.leases[:LEASES]:
         names = ", ".join(lease.models) if len(lease.models) == 1 else f"{len(lease.models)} models"
@@ -162,7 +162,7 @@ def _rates(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
     (axes,), (scale, _) = canvas.axes(), _time_scale(runs)
     rates, _ = thin_rates(facts.rates)
     handles: dict[str, Any] = {}
-    for name, number in _colours(facts).items():
+    for name, number in _colours(runs).items():
         own = [rate for rate in rates if rate.model == name]
         if own:
             (handles[name],) = axes.plot(
@@ -195,7 +195,7 @@ def _compact(value: float, _: object = None) -> str:
 
 def _lengths(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
     shown = facts.lengths[:MODELS]
-    numbers, limits = _colours(facts), {model.name: model.max_tokens for model in facts.models}
+    numbers, limits = _colours(runs), {model.name: model.max_tokens for model in facts.models}
     axes_of = [axes for row in canvas.figure.subplots(len(shown), 1, squeeze=False) for axes in row]
     for found, axes in zip(shown, axes_of, strict=True):
         _lengths_of(axes, found, series(numbers.get(found.model, 0)), limits.get(found.model))
@@ -227,7 +227,7 @@ def _lengths_of(axes: Any, found: TokenLengths, colour: str, limit: int | None) 
 
 def _batches(canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
     shown = [(name, shapes) for name, shapes in facts.batches.items() if shapes][:MODELS]
-    budgets, numbers = {model.name: model.token_budget for model in facts.models}, _colours(facts)
+    budgets, numbers = {model.name: model.token_budget for model in facts.models}, _colours(runs)
     axes_of = [axes for row in canvas.figure.subplots(len(shown), 1, squeeze=False) for axes in row]
     for (name, shapes), axes in zip(shown, axes_of, strict=True):
         drawn = shapes[: SHAPES // min(MODELS, len(facts.batches))]
@@ -272,18 +272,18 @@ class _Bar:
 class _Bars:
     """A drawing of rows of bars. The bars of all runs decide how long the axis is."""
 
-    of: Callable[[RunFacts], Iterable[_Bar]]
+    of: Callable[[RunFacts, Runs], Iterable[_Bar]]
     label: str
     has_legend: bool = True
 
     def __call__(self, canvas: Canvas, facts: RunFacts, runs: Runs) -> None:
         """Draw the rows of one of the runs."""
-        (axes,), bars = canvas.axes(), list(self.of(facts))[:BARS]
+        (axes,), bars = canvas.axes(), list(self.of(facts, runs))[:BARS]
         handles: dict[str, Any] = {}
         for row, bar in enumerate(bars):
             _draw_bar(axes, row, bar, handles)
         _rows(canvas, axes, [bar.name for bar in bars])
-        axes.set_xlim(0, max(bar.size for run in runs for bar in self.of(run)) * 1.03 or 1)
+        axes.set_xlim(0, max(bar.size for run in runs for bar in self.of(run, runs)) * 1.03 or 1)
         axes.set_xlabel(self.label)
         axes.xaxis.set_major_formatter(_compact)
         axes.locator_params(axis="x", nbins=4 if canvas.width == NARROW else 8, integer=self.label != _SECONDS)
@@ -302,14 +302,14 @@ def _draw_bar(axes: Any, row: int, bar: _Bar, handles: dict[str, Any]) -> None:
             left += size
 
 
-def _splits(facts: RunFacts) -> Iterable[_Bar]:
-    numbers = _colours(facts)
+def _splits(facts: RunFacts, runs: Runs) -> Iterable[_Bar]:
+    numbers = _colours(runs)
     for (model, device), count in facts.split_counts.items():
         yield _Bar(f"{model} on {device}", [(model, count, series(numbers.get(model, 0)), "")])
 
 
-def _padding(facts: RunFacts) -> Iterable[_Bar]:
-    for name, number in _colours(facts).items():
+def _padding(facts: RunFacts, runs: Runs) -> Iterable[_Bar]:
+    for name, number in _colours(runs).items():
         own = [work for work in facts.work if work.model == name]
         tokens, padded = sum(work.tokens for work in own), sum(work.padded_tokens for work in own)
         if padded:
@@ -317,7 +317,7 @@ def _padding(facts: RunFacts) -> Iterable[_Bar]:
             yield _Bar(name, [("texts", tokens, series(number), ""), ("padding", extra, role("grid"), "////")])
 
 
-def _work(facts: RunFacts) -> Iterable[_Bar]:
+def _work(facts: RunFacts, runs: Runs) -> Iterable[_Bar]:
     has_several = len(facts.sessions) > 1
     for part in facts.work:
         yield _Bar(
@@ -330,8 +330,8 @@ def _work(facts: RunFacts) -> Iterable[_Bar]:
         )  # fmt: skip
 
 
-def _phases(facts: RunFacts) -> Iterable[_Bar]:
-    numbers = _colours(facts)
+def _phases(facts: RunFacts, runs: Runs) -> Iterable[_Bar]:
+    numbers = _colours(runs)
     for phase in facts.phases:
         shared = phase.seconds - sum(phase.by_model.values())
         parts = [(name, seconds, series(numbers.get(name, 0)), "") for name, seconds in phase.by_model.items()]
