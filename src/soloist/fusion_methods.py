@@ -36,6 +36,7 @@ FUSIONS: Mapping[str, FusionMethod] = {
 DEFAULT_FUSION = "concat"
 NO_FUSION = "none"  # a run without fused vectors
 FUSED = "fused"  # the name of the fused vectors beside the names of the models
+HYBRID = "hybrid"  # the name of the ranking by members of several kinds
 
 
 def fusion_choices() -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def count_text(count: int, noun: str) -> str:
     """A number with its noun, e.g. `1 chunk`, `1,200 chunks`."""
@@ -11,6 +13,11 @@ def count_text(count: int, noun: str) -> str:
 def is_or_are(count: int) -> str:
     """The verb that goes with a number."""
     return "is" if count == 1 else "are"
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names as a sentence has them, e.g. `a, b and c`."""
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def first_line(error: BaseException) -> str:

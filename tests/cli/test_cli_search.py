@@ -71,7 +71,7 @@ def test_what_ranks_is_chosen(folder, options, by):
         (("search", "{run}", "x", "--model", ""), "the run has no model"),
         (("search", "{run}", "x", "--collection", "beta"), "the run has no collection beta"),
         (("search", "{run}", "x", "--fused", "--rrf"), "--fused and --rrf are two ways to rank"),
-        (("search", "{run}", "x", "--weights", "a=1"), "--weights needs --rrf or --standardised"),
+        (("search", "{run}", "x", "--weights", "a=1"), "--weights needs --hybrid, --rrf or --standardised"),
     ],
 )
 def test_usage_errors(folder, arguments, message):

@@ -47,13 +47,13 @@ def test_a_search_ranks_by_it_and_loads_no_model(row, searched, passes_through):
 def test_it_is_among_the_choices_while_it_has_a_row(row, searched, monkeypatch):
     """A message would leave out the new ranker, or name one that is gone."""
     run = open_run(searched)
-    with pytest.raises(ConfigError, match=r"choose one of bert, .*, fused, rrf, standardised, longest$"):
+    with pytest.raises(ConfigError, match=r"choose one of bert, .*, hybrid, fused, rrf, standardised, longest$"):
         run.search(QUESTION, by="shortest")
-    with pytest.raises(ConfigError, match="only rrf and standardised take weights"):
+    with pytest.raises(ConfigError, match="only hybrid, rrf and standardised take weights"):
         By(ranker="longest", weights={"bert": 1.0})
     monkeypatch.delitem(RANKERS, "longest")
     with pytest.raises(
-        ConfigError, match=r"there is no ranker longest: choose one of bert, .*, fused, rrf, standardised$"
+        ConfigError, match=r"there is no ranker longest: choose one of bert, .*, hybrid, fused, rrf, standardised$"
     ):
         run.search(QUESTION, by="longest")
 

@@ -17,6 +17,7 @@ from soloist.retrieval.rankers.bm25 import Bm25Index
 from soloist.retrieval.tuning import grid, split
 from soloist.retrieval.verdict import judge
 from soloist.types import Chunk
+from soloist.words import analyser_of
 
 QUERIES = '{"_id": "q1", "text": "one?"}\n{"_id": 2, "text": "two?", "more": []}\n\n{"_id": "q3", "text": "three?"}\n'
 
@@ -359,7 +360,7 @@ def test_words_find_words():
     """A floor that is none."""
     texts = ["the lease of a device", "fusion of vectors", "a batch of tokens", "a device of vectors"]
     asked = ["vectors and fusion", "device lease", "tokens", "rain on the harbour", "the of"]
-    found = Bm25Index(texts).rankings(asked, 4)
+    found = Bm25Index(analyser_of("english"), [texts]).rankings(asked, 4)
     assert [row.tolist() for row in found.positions] == [[1, 3], [0, 3], [2], [], []]
 
 
@@ -367,7 +368,10 @@ def test_chunks_without_a_word_of_the_question_are_no_hits_by_words():
     """The first chunks of a run were found by every question of other words, and the floor stood too high."""
     texts = [f"rain on harbour {number}" for number in range(50)]
     ids = [f"c{number}" for number in range(50)]
-    rankings = [[ids[row] for row in rows] for rows in Bm25Index(texts).rankings(["lease of a device"], 50).positions]
+    rankings = [
+        [ids[row] for row in rows]
+        for rows in Bm25Index(analyser_of("english"), [texts]).rankings(["lease of a device"], 50).positions
+    ]
     assert score(rankings, ["q"], {"q": {"c0": 1}}).mean("R@100") == 0
 
 

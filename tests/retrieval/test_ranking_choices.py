@@ -25,11 +25,17 @@ def ids_of(hits):
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"ranker": "RRF"}, "there is no ranker RRF: choose one of fused, rrf, standardised"),
+        ({"ranker": "RRF"}, "there is no ranker RRF: choose one of hybrid, fused, rrf, standardised"),
         ({"model": "bert", "ranker": "rrf"}, "bert and rrf are two ways to rank: give one of them"),
-        ({"ranker": "fused", "weights": {"bert": 1}}, "only rrf and standardised take weights: leave the weights out"),
-        ({"model": "bert", "weights": {"bert": 1}}, "only rrf and standardised take weights: leave the weights out"),
-        ({"weights": {"bert": 1}}, "only rrf and standardised take weights: leave the weights out"),
+        (
+            {"ranker": "fused", "weights": {"bert": 1}},
+            "only hybrid, rrf and standardised take weights",
+        ),
+        (
+            {"model": "bert", "weights": {"bert": 1}},
+            "only hybrid, rrf and standardised take weights",
+        ),
+        ({"weights": {"bert": 1}}, "only hybrid, rrf and standardised take weights"),
     ],
 )
 def test_choices_that_contradict_each_other_are_refused(choices, sentence):

@@ -11,12 +11,14 @@ import typer
 
 from soloist.errors import ConfigError
 from soloist.retrieval.rankers import RankerRow, searchable, weighted
+from soloist.wording import listed
 
 if TYPE_CHECKING:
     from soloist.retrieval import By
 
 Chosen = Mapping[str, str | bool | None]
-WEIGHTS_HELP = f"For {' and '.join(f'--{name}' for name in weighted())}. [default: the run's]"
+_WEIGHTED = [f"--{name}" for name in weighted()]
+WEIGHTS_HELP = f"For {listed(_WEIGHTED)}. [default: the run's]"
 
 
 def with_ranker_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,7 +67,7 @@ def chosen_by(rankers: Chosen, weights: Mapping[str, float] | None) -> By | None
         raise ConfigError(f"--{chosen[0]} and --{chosen[1]} are two ways to rank: give one of them")
     if weights and not set(chosen) & set(weighted()):
         raise ConfigError(
-            f"--weights needs {' or '.join(f'--{name}' for name in weighted())}, because fused vectors have the "
+            f"--weights needs {listed(_WEIGHTED, 'or')}, because fused vectors have the "
             "weights of the run. To change those, run soloist embed with other --weights, which fuses again and embeds "
             "nothing"
         )

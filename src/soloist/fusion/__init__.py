@@ -4,12 +4,11 @@
 """
 
 from soloist.fusion.fitting import Fitted, Fitting, require_rows, sampled
-from soloist.fusion.hybrid import HYBRID, HybridPlan, HybridTerm, dense_fusion, member_weights, plan_hybrid
+from soloist.fusion.hybrid import HybridPlan, HybridTerm, dense_fusion, member_weights, plan_hybrid
 from soloist.fusion.plan import FusionPlan, Member, plan_fusion, require_weights
 from soloist.fusion.transform import fuse
 
 __all__ = [
-    "HYBRID",
     "Fitted",
     "Fitting",
     "FusionPlan",

@@ -18,8 +18,6 @@ from soloist.fusion.plan import checked_weights
 from soloist.fusion_methods import FUSED, NO_FUSION
 from soloist.types import MemberKind
 
-HYBRID = "hybrid"  # the name of the ranking beside the names of the members
-
 # What the members of a kind weigh together where no weights are given. docs/words.md has what was measured.
 DEFAULT_SHARES: Mapping[MemberKind, float] = {"dense": 0.7, "sparse": 0.3, "lexical": 0.3}
 

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from soloist.errors import OutputError
 from soloist.fusion_methods import FUSED
 from soloist.retrieval.exact import Block, DamagedRowError, WeightedQueries, search_all
+from soloist.retrieval.member_scores import MemberScores, QuestionScores, dense_scores
+from soloist.retrieval.posted_scores import WordScores
 from soloist.retrieval.query_vectors import QueryVectors
 from soloist.retrieval.rankings import Rankings
 from soloist.retrieval.row_index import RowIndex
 from soloist.retrieval.run_record import RunRecord
 from soloist.retrieval.run_vectors import RunVectors
 from soloist.stores import RunFolder
+from soloist.stores.index_files import open_index
+from soloist.stores.index_reading import InvertedIndex
 from soloist.stores.mapped import MappedVectors
 from soloist.types import Chunk
 from soloist.wording import count_text
@@ -39,6 +43,7 @@ class Corpus:
         self.index = RowIndex(folder, collections)
         self._folder = folder
         self._vectors: dict[str, RunVectors] = {}
+        self._words: dict[str, WordScores] = {}
 
     @property
     def rows(self) -> int:
@@ -65,6 +70,11 @@ class Corpus:
         """The chunk of every row, in order."""
         for collection, shard in self.index.shards:
             yield from self._folder.shards.read_chunks(collection, shard)
+
+    def texts(self) -> Iterator[Sequence[str]]:
+        """The texts of every shard, in order."""
+        for collection, shard in self.index.shards:
+            yield self._folder.shards.read_shard(collection, shard).texts
 
     def chunks_at(self, positions: Sequence[NDArray[np.int64]]) -> dict[int, tuple[str, Chunk]]:
         """Collection and chunk of each of these rows, by position; every shard is read once."""
@@ -97,6 +107,51 @@ class Corpus:
         with self.damage_named(names):
             return search_all(queries, lambda: self.blocks(names), k)
 
+    def words(self, member: str) -> WordScores:
+        """What scores the rows by the words of a lexical member; its indexes stay mapped."""
+        if member not in self._words:
+            self._words[member] = WordScores(self._indexes(member))
+        return self._words[member]
+
+    def _indexes(self, member: str) -> list[InvertedIndex]:
+        counts: dict[str, int] = {}
+        for collection, _, rows in self.index.shard_rows():
+            counts[collection] = counts.get(collection, 0) + rows
+        return [_index(self._folder, collection, member, rows) for collection, rows in counts.items()]
+
+    def question_scores(self, names: Sequence[str], queries: Sequence[str]) -> Iterator[QuestionScores]:
+        """The scores of all rows by each of these members, one question after the other.
+
+        `fused` may be among the names. Dense vectors are read once for as many questions as memory takes.
+        """
+        dense = [name for name in names if self.record.is_dense(name)]
+        vectors = {name: self.queries.by_name(name, queries) for name in dense}
+        with self.damage_named(dense):
+            found: Iterator[dict[str, MemberScores]] = (
+                dense_scores(
+                    vectors, self.rows, lambda: self.blocks(dense), lambda name, rows: self.vectors(name).at(rows)
+                )
+                if dense
+                else ({} for _ in queries)
+            )
+            for query, scores in zip(queries, found, strict=True):
+                yield QuestionScores(
+                    members={name: scores[name] if name in scores else self._posted(name, query) for name in names}
+                )
+
+    def _posted(self, member: str, query: str) -> MemberScores:
+        return MemberScores.of_terms(self.words(member).terms(self.queries.words(member, query)), self.rows)
+
+    def posted_bytes(self, member: str) -> int:
+        """What the rows and the indexes of a member that is not dense take on the disk, in these collections."""
+        collections = {collection for collection, _ in self.index.shards}
+        records = self._folder.manifest.read().values()
+        return sum(
+            record.bytes
+            for record in records
+            if record.kind in ("vectors", "index") and record.model == member and record.collection in collections
+        )
+
     @contextlib.contextmanager
     def damage_named(self, names: Sequence[str]) -> Iterator[None]:
         """Name the file of a damaged row: to leave the row out would answer as if its chunk were not there."""
@@ -114,6 +169,16 @@ class Corpus:
         if name == FUSED:
             return self._folder.shards.fused_file(collection, shard)
         return self._folder.shards.vectors_file(collection, name, shard)
+
+
+def _index(folder: RunFolder, collection: str, member: str, rows: int) -> InvertedIndex:
+    index = open_index(folder.path, collection, member)
+    if index.rows != rows:
+        raise OutputError(
+            f"{index.path} is of {count_text(index.rows, 'row')}, and {collection} has {count_text(rows, 'chunk')}: "
+            "run the command that made the run again"
+        )
+    return index
 
 
 def _mapped(folder: RunFolder, name: str, rows: int) -> MappedVectors:

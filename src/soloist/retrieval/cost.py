@@ -1,4 +1,4 @@
-"""What vectors cost: the seconds of encoding all chunks, and the bytes of a chunk's vectors."""
+"""What members cost: the seconds of encoding all chunks, and the bytes of a chunk's vectors, or words and index."""
 
 from __future__ import annotations
 
@@ -7,22 +7,38 @@ from dataclasses import dataclass
 
 from soloist.fusion import FusionPlan
 from soloist.retrieval.corpus import Corpus
+from soloist.retrieval.run_record import ModelRecord, WordsRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What vectors cost: seconds of encoding for all chunks, None where no session measured it, and bytes a chunk."""
+    """What members cost: seconds of encoding for all chunks, None where no session measured it, and bytes a chunk."""
 
     seconds: float | None
     bytes_per_chunk: int
 
 
-def cost_of_models(corpus: Corpus, models: Sequence[str]) -> Cost:
-    """What it takes to encode the corpus by these models, and to store their vectors."""
+def cost_of_members(corpus: Corpus, members: Sequence[str]) -> Cost:
+    """What it takes to encode the corpus by these members, and to store their vectors, or their words and indexes."""
     return Cost(
-        seconds=_encoding_seconds(corpus, models),
-        bytes_per_chunk=sum(corpus.vectors(model).stored_bytes for model in models),
+        seconds=_encoding_seconds(corpus, members),
+        bytes_per_chunk=sum(_stored_bytes(corpus, member) for member in members),
     )
+
+
+def joined_costs(costs: Sequence[Cost]) -> Cost:
+    """What several things cost together."""
+    seconds = [cost.seconds for cost in costs if cost.seconds is not None]
+    return Cost(
+        seconds=sum(seconds) if len(seconds) == len(costs) else None,
+        bytes_per_chunk=sum(cost.bytes_per_chunk for cost in costs),
+    )
+
+
+def _stored_bytes(corpus: Corpus, member: str) -> int:
+    if corpus.record.is_dense(member):
+        return corpus.vectors(member).stored_bytes
+    return round(corpus.posted_bytes(member) / max(1, corpus.rows))
 
 
 def cost_of_fusion(corpus: Corpus, plan: FusionPlan) -> Cost:
@@ -32,8 +48,9 @@ def cost_of_fusion(corpus: Corpus, plan: FusionPlan) -> Cost:
     return Cost(seconds=_encoding_seconds(corpus, used), bytes_per_chunk=plan.dim * number_bytes)
 
 
-def _encoding_seconds(corpus: Corpus, models: Sequence[str]) -> float | None:
-    """At the rate of the session that embedded; None where the rate of a model is not known."""
-    records = [corpus.record.models[model] for model in models]
+def _encoding_seconds(corpus: Corpus, members: Sequence[str]) -> float | None:
+    """At the rate of the session that encoded; None where the rate of a member is not known."""
+    every: dict[str, ModelRecord | WordsRecord] = {**corpus.record.models, **corpus.record.words}
+    records = [every[member] for member in members]
     known = [record.seconds / record.embedded * corpus.rows for record in records if record.embedded]
     return sum(known) if len(known) == len(records) else None

@@ -111,8 +111,8 @@ class OpenedRun:
         """The `k` best chunks for each query, in as few passes over the vectors as memory allows.
 
         Without `k` they are 10, or all chunks if there are fewer. `by` is a `By`, or the name of a model or of a ranker
-        ("fused", "rrf", "standardised"). Without it, the fused vectors rank, or those of the only model. Without
-        collections, all are searched.
+        ("hybrid", "fused", "rrf", "standardised"). Without it, a run with words ranks by all its members, and
+        another run by the fused vectors or those of the only model. Without collections, all are searched.
 
         Raises:
             ConfigError: a query is empty; `k` is more than there are chunks, or more than the ranker gives; the run has

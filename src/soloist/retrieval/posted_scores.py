@@ -16,12 +16,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.retrieval.rankings import Rankings
 from soloist.stores.index_reading import InvertedIndex, Postings
 
 K1, B = 1.5, 0.75  # bm25s's own, and those of most comparisons
@@ -81,6 +82,11 @@ class WordScores(_Joined):
     def terms(self, question: Mapping[str, int]) -> list[TermScores]:
         """The words that a row has, in the order of the words."""
         return [found for word in sorted(question) if (found := self._term(word, question[word])) is not None]
+
+    def rankings(self, questions: Iterable[Mapping[str, int]], k: int) -> Rankings:
+        """The `k` best rows for each question: of those that share a word with it, which may be fewer."""
+        found = [best_rows(summed(self.terms(question), self.rows), k) for question in questions]
+        return Rankings(positions=[rows for rows, _ in found], scores=[scores for _, scores in found])
 
     def _term(self, word: str, count: int) -> TermScores | None:
         found = list(self._postings([index.find(word) for index in self._indexes]))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from soloist.arrays import Vectors
+from soloist.errors import ConfigError
 from soloist.fusion import Fitted, FusionPlan, fuse
+from soloist.fusion_methods import FUSED
 from soloist.retrieval.query_checks import checked_queries
 from soloist.retrieval.query_encoders import QueryEncoders
-from soloist.retrieval.run_record import RunRecord
+from soloist.retrieval.run_record import RunRecord, WordsRecord
 from soloist.stores import RunFolder
 from soloist.stores.fit_file import read_fit
+from soloist.words import Analyser, analyser_of
 
 
 class QueryVectors:
@@ -23,6 +27,7 @@ class QueryVectors:
         self._folder = folder
         self._record = record
         self._encoders = encoders
+        self._analysers: dict[str, Analyser] = {}
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -36,6 +41,20 @@ class QueryVectors:
         if not texts:
             return np.zeros((0, self._record.models[model].dim), np.float32)
         return self._encoders.encode(model, texts)
+
+    def by_name(self, name: str, queries: Sequence[str]) -> Vectors:
+        """By one model, or by the run's own fusion, whose name is `fused`."""
+        return self.fused(queries) if name == FUSED else self.by_model(name, queries)
+
+    def words(self, member: str, query: str) -> Mapping[str, int]:
+        """The terms of a query as a lexical member cuts the chunks, and how often each is there; maybe none.
+
+        Raises:
+            ConfigError: a library is not installed, or cuts words otherwise than when the run was made.
+        """
+        if member not in self._analysers:
+            self._analysers[member] = _analyser(self._record.words[member])
+        return Counter(self._analysers[member].terms(query))
 
     def for_fusion(self, plan: FusionPlan, queries: Sequence[str]) -> list[Vectors]:
         """By each model of a fusion; zeros of a model that the fusion does not use, which is not loaded."""
@@ -54,3 +73,13 @@ class QueryVectors:
     @functools.cached_property
     def _own_fit(self) -> Fitted:
         return Fitted(matrices=read_fit(self._folder.path))
+
+
+def _analyser(record: WordsRecord) -> Analyser:
+    analyser = analyser_of(record.language)
+    if analyser.fingerprint != record.fingerprint:
+        raise ConfigError(
+            f"{record.name} made the run with another version of the libraries that cut words, so a question's words "
+            "would not meet the chunks': run the command that made the run again, which cuts the texts again"
+        )
+    return analyser

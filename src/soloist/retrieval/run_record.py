@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.errors import ConfigError
-from soloist.fusion import FusionPlan, Member, plan_fusion
+from soloist.fusion import FusionPlan, HybridPlan, Member, member_weights, plan_fusion, plan_hybrid
 from soloist.fusion_methods import FUSED
 from soloist.stores import RunFolder
-from soloist.types import DType
+from soloist.types import DType, MemberKind
+
+_DENSE: MemberKind = "dense"
+_LEXICAL: MemberKind = "lexical"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +35,51 @@ class ModelRecord:
     matryoshka_dims: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordsRecord:
+    """A lexical member as it made the run. `seconds` is what cutting words took, of `embedded` chunks."""
+
+    name: str
+    fingerprint: str
+    language: str
+    seconds: float
+    embedded: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunRecord:
-    """A finished run: its settings, models in the order of their passes, fusion, and collections in their order."""
+    """A finished run: its settings, models in the order of their passes, fusion, and collections in their order.
+
+    `models` have dense vectors, `words` are the lexical members. `hybrid` weighs all of them where there are words.
+    """
 
     config: RunConfig
     models: Mapping[str, ModelRecord]
     fusion: FusionPlan | None
     collections: tuple[str, ...]
+    words: Mapping[str, WordsRecord] = field(default_factory=dict)
+    hybrid: HybridPlan | None = None
+
+    @property
+    def kinds(self) -> dict[str, MemberKind]:
+        """The kind of each member by its name."""
+        return {**dict.fromkeys(self.models, _DENSE), **dict.fromkeys(self.words, _LEXICAL)}
+
+    def is_dense(self, name: str) -> bool:
+        """Whether the name is that of dense vectors, the fused ones among them."""
+        return name == FUSED or name in self.models
+
+    def hybrid_plan(self, given: Mapping[str, float] | None = None) -> HybridPlan | None:
+        """The run's own plan, or the one with these weights of all members; None for a run of one kind.
+
+        Fused vectors have the weights of the run: with others every dense member is a term of its own.
+
+        Raises:
+            FusionError: the weights are of other members, or are not weights.
+        """
+        if not given or self.hybrid is None:
+            return self.hybrid
+        return plan_hybrid(given, self.kinds, has_fused=False)
 
     @property
     def members(self) -> list[Member]:
@@ -64,8 +104,12 @@ class RunRecord:
         """Refuse the name of a model that the run does not have.
 
         Raises:
-            ConfigError: it is such a name.
+            ConfigError: it is such a name, or that of a member without vectors.
         """
+        if name in self.words:
+            raise ConfigError(
+                f"{name} has words and no vectors: choose one of {', '.join(self.models) or 'other runs'}"
+            )
         if name not in self.models:
             raise ConfigError(f"the run has no model {name}: choose one of {', '.join(self.models)}")
 
@@ -83,12 +127,24 @@ class RunRecord:
     def _not_fused(self) -> ConfigError:
         return ConfigError(f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}")
 
+    def require_member(self, name: str) -> None:
+        """Refuse the name of a member that the run does not have.
+
+        Raises:
+            ConfigError: it is such a name.
+        """
+        if name not in self.kinds:
+            raise ConfigError(f"the run has no model {name}: choose one of {', '.join(self.kinds)}")
+
     def weights(self, given: Mapping[str, float] | None = None) -> dict[str, float]:
-        """The weight of each model with a weight above 0: as given, else as in the run's own fusion, else equal ones.
+        """The weight of each member with a weight above 0: as given, else as the run has them, else equal ones.
 
         Raises:
             FusionError: the weights are of other models, or are not weights.
         """
+        if self.words:
+            asked = given or self.config.fusion.weights
+            return {name: weight for name, weight in member_weights(asked, self.kinds).items() if weight}
         fusion = self.fusion
         if given:
             fusion = plan_fusion(FusionConfig(weights=given), self.members)
@@ -106,14 +162,25 @@ def read_record(folder: RunFolder) -> RunRecord:
 
 
 def _record(summary: Any) -> RunRecord:
-    models = [_model(model) for model in summary["models"]]
-    fusion = summary["fusion"]
+    models = [_model(model) for model in summary["models"] if _is_dense(model)]
+    words = [_words(model) for model in (*summary["models"], *summary.get("words", ())) if not _is_dense(model)]
+    fusion, hybrid = summary["fusion"], summary.get("hybrid")
     return RunRecord(
         config=RunConfig.from_dict(summary["config"]),
+        words={member.name: member for member in words},
+        hybrid=HybridPlan.from_dict(hybrid) if hybrid is not None else None,
         models={model.name: model for model in models},
         fusion=FusionPlan.from_dict(fusion) if fusion is not None else None,
         collections=tuple(row["name"] for row in summary["collections"] if row["chunks"]),
     )
+
+
+def _is_dense(summary: Any) -> bool:
+    return bool(summary.get("kind", _DENSE) == _DENSE)
+
+
+def _words(summary: Any) -> WordsRecord:
+    return WordsRecord(**{name: summary[name] for name in WordsRecord.__slots__})
 
 
 def _model(summary: Any) -> ModelRecord:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -64,6 +65,22 @@ class RunVectors:
             with file.mapped() as rows:
                 for start in range(0, file.rows, BLOCK_ROWS):
                     yield rows(start, min(file.rows, start + BLOCK_ROWS))
+
+    def at(self, positions: NDArray[np.int64]) -> Vectors:
+        """The rows at these positions, in this order, (positions, dim) float32.
+
+        Raises:
+            OutputError: as `blocks`.
+        """
+        found = np.empty((len(positions), self.dim), np.float32)
+        firsts = np.array([0, *itertools.accumulate(file.rows for file in self._files)])
+        files = np.searchsorted(firsts, positions, side="right") - 1
+        for number in np.unique(files).tolist():
+            of_file = np.flatnonzero(files == number)
+            with self._files[number].mapped() as rows:
+                for place, row in zip(of_file.tolist(), (positions[of_file] - firsts[number]).tolist(), strict=True):
+                    found[place] = rows(row, row + 1)[0]
+        return found
 
     @functools.cached_property
     def ids(self) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from soloist.fusion_methods import FUSED
+from soloist.fusion_methods import FUSED, HYBRID
 
 # What a ranker is in an evaluation: a single model, the run's own fusion, another ensemble, or words without a model.
 Kind = Literal["model", "run", "fusion", "lexical"]
@@ -23,7 +23,8 @@ class RankerRow:
 
     `module` has the function `rankers`. `help` is the help of its option of `soloist search`, and empty where a search
     does not offer it. `takes_model` says whether the option takes the name of a model, and `is_weighted` whether
-    weights of models go with it. An evaluation leaves it out where a run has fewer models than `fewest_models`.
+    weights of models go with it. An evaluation leaves it out where a run has fewer models than `fewest_models`, or
+    fewer members, words included, than `fewest_members`.
     `missing` is what a search says where a run has none.
     """
 
@@ -32,7 +33,8 @@ class RankerRow:
     help: str = ""
     takes_model: bool = False
     is_weighted: bool = False
-    fewest_models: int = 1
+    fewest_models: int = 0
+    fewest_members: int = 1
     missing: str = "the run cannot be ranked this way"
 
 
@@ -40,13 +42,21 @@ RANKERS: dict[str, RankerRow] = {
     BY_MODEL: RankerRow(
         module="soloist.retrieval.rankers.single_models",
         kind="model",
-        help="Rank by the vectors of this model alone.",
+        help="Rank by the vectors of this model alone, or by the words of a member such as bm25.",
         takes_model=True,
+    ),
+    HYBRID: RankerRow(
+        module="soloist.retrieval.rankers.hybrid",
+        kind="run",
+        help="Rank by the weighted sum of all members' standardised scores. [default, if the run has words]",
+        is_weighted=True,
+        fewest_members=2,
+        missing="the run has no words beside its vectors",
     ),
     FUSED: RankerRow(
         module="soloist.retrieval.rankers.own_fusion",
         kind="run",
-        help="Rank by the fused vectors. [default, if the run has them]",
+        help="Rank by the fused vectors. [default, if the run has them and no words]",
         fewest_models=2,
         missing="the run has no fused vectors",
     ),
@@ -58,16 +68,16 @@ RANKERS: dict[str, RankerRow] = {
     "rrf": RankerRow(
         module="soloist.retrieval.rankers.reciprocal_ranks",
         kind="fusion",
-        help="Rank by the weighted sum of the models' reciprocal ranks. -k is at most 1,000.",
+        help="Rank by the weighted sum of the members' reciprocal ranks. -k is at most 1,000.",
         is_weighted=True,
-        fewest_models=2,
+        fewest_members=2,
     ),
     "standardised": RankerRow(
         module="soloist.retrieval.rankers.standardised_scores",
         kind="fusion",
-        help="Rank by the weighted sum of the models' standardised cosines.",
+        help="Rank by the weighted sum of the members' standardised scores.",
         is_weighted=True,
-        fewest_models=2,
+        fewest_members=2,
     ),
     "bm25": RankerRow(module="soloist.retrieval.rankers.bm25", kind="lexical"),
 }

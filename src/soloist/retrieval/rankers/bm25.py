@@ -1,22 +1,27 @@
-"""By BM25, which compares words and needs no model: a baseline that vectors should beat.
+"""By BM25, which compares words and needs no model: a baseline for runs that have no lexical member of their own.
 
-By bm25s: Lucene's variant, English stop words, no stemming. The words of all chunks are in memory from the first
-ranking on, as long as the ranker is.
+The words are those that a lexical member of the run's language would have. They are in memory until the index is
+written, in a temporary folder.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
-
-import numpy as np
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from soloist.broken_imports import load_optional
 from soloist.errors import InputError
+from soloist.languages import DEFAULT_LANGUAGE
 from soloist.retrieval.corpus import Corpus
+from soloist.retrieval.posted_scores import WordScores
 from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
+from soloist.stores.index_reading import InvertedIndex
+from soloist.stores.index_writing import write_index
+from soloist.words import Analyser, analyser_of
 
 
 class Bm25:
@@ -36,45 +41,39 @@ class Bm25:
 
     @functools.cached_property
     def _index(self) -> Bm25Index:
-        return Bm25Index([chunk.text for chunk in self._corpus.chunks()])
+        return Bm25Index(analyser_of(DEFAULT_LANGUAGE), self._corpus.texts())
 
 
 def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
-    """One; weights are of models, and it has none.
+    """One, if the run has no words of its own; weights are of models, and it has none.
 
     Raises:
-        ConfigError: bm25s is not installed.
+        ConfigError: bm25s or PyStemmer is not installed.
     """
-    _require_bm25s()
-    yield Bm25(corpus)
+    if not corpus.record.words:
+        for library, package in (("bm25s", "bm25s"), ("Stemmer", "PyStemmer")):
+            otherwise = ", or leave BM25 out with --no-bm25"
+            load_optional(library, what="BM25", package=package, extra="eval", otherwise=otherwise)
+        yield Bm25(corpus)
 
 
 class Bm25Index:
-    """The words of texts, indexed once for all queries.
+    """The words of texts, given in parts, and indexed once for all queries.
 
     Raises:
         InputError: no text has a word.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._bm25s = _require_bm25s()
-        self._index = self._bm25s.BM25()
-        self._rows = len(texts)
-        words = self._bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
-        if not any(words.ids):
+    def __init__(self, analyser: Analyser, parts: Iterable[Sequence[str]]) -> None:
+        self._analyser = analyser
+        rows = [analyser.rows(texts) for texts in parts]
+        if not any(len(some.rows.keys) for some in rows):
             raise InputError("no chunk has a word that BM25 counts")
-        self._index.index(words, show_progress=False)
+        with tempfile.TemporaryDirectory() as folder:  # what is mapped is there until nobody needs it
+            path = Path(folder) / "index.safetensors"
+            write_index(path, lambda: rows)
+            self._words = WordScores([InvertedIndex.open(path)])
 
     def rankings(self, queries: Sequence[str], k: int) -> Rankings:
         """Up to `k` texts for each query: those that share a word with it. BM25 says nothing of the others."""
-        words = self._bm25s.tokenize(list(queries), stopwords="en", show_progress=False, return_ids=False)
-        positions, scores = self._index.retrieve(words, k=min(k, self._rows), show_progress=False)
-        return Rankings(
-            positions=[row[values > 0].astype(np.int64) for row, values in zip(positions, scores, strict=True)],
-            scores=[values[values > 0].astype(np.float64) for values in scores],
-        )
-
-
-def _require_bm25s() -> Any:
-    otherwise = ", or leave BM25 out with --no-bm25"
-    return load_optional("bm25s", what="BM25", package="bm25s", extra="eval", otherwise=otherwise)
+        return self._words.rankings([Counter(self._analyser.terms(query)) for query in queries], k)

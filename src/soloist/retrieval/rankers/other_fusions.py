@@ -54,8 +54,13 @@ class OtherFusion:
 
 
 def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
-    """One for each fusion method, except for one that does what the run's own fusion does."""
+    """One for each fusion method, except for one that does what the run's own fusion does.
+
+    Weights of words are no part of it: it fuses the dense members, and there is none where these all weigh 0.
+    """
     own = corpus.record.fusion
+    if weights and not any(weights.get(model, 0) for model in corpus.record.models):
+        return
     for method in FUSIONS:
         plan = plan_of(corpus.record, method, weights)
         if own is None or _arithmetic(plan) != _arithmetic(own):
@@ -65,6 +70,7 @@ def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
 def plan_of(record: RunRecord, method: str, weights: Mapping[str, float] | None = None) -> FusionPlan:
     """The plan of a fusion with these weights; without weights it has those of the run, or else equal ones."""
     own = record.fusion
+    weights = {model: weight for model, weight in (weights or {}).items() if model in record.models}
     chosen = weights or (dict(zip(own.models, own.weights, strict=True)) if own is not None else {})
     plan = plan_fusion(FusionConfig(method=method, weights=chosen), record.members)
     assert plan is not None

@@ -64,5 +64,10 @@ def evaluated_rankers(
 ) -> list[tuple[RankerRow, Ranker]]:
     """All rankers that an evaluation of a corpus compares; `without` names the rows that it leaves out."""
     rows = [row for name, row in RANKERS.items() if name not in without]
-    models = len(corpus.record.models)
-    return [(row, ranker) for row in rows if models >= row.fewest_models for ranker in rankers_of(row, corpus, weights)]
+    models, members = len(corpus.record.models), len(corpus.record.kinds)
+    return [
+        (row, ranker)
+        for row in rows
+        if models >= row.fewest_models and members >= row.fewest_members
+        for ranker in rankers_of(row, corpus, weights)
+    ]

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from soloist.errors import ConfigError
 from soloist.retrieval.corpus import Corpus
-from soloist.retrieval.cost import Cost, cost_of_models
+from soloist.retrieval.cost import Cost, cost_of_members
 from soloist.retrieval.exact import WeightedQueries, passes
 from soloist.retrieval.rankers.ranker import Ranker, Weights
+from soloist.retrieval.rankers.words import Words
 from soloist.retrieval.rankings import Rankings
 
 # The constant of Cormack, Clarke and Buettcher (2009), with whom the method begins.
@@ -27,15 +28,15 @@ RRF_DEPTH = 1_000
 
 @dataclass(frozen=True, slots=True)
 class ReciprocalRanks:
-    """The models with a weight, each of which ranks the rows by its own vectors."""
+    """The members with a weight, each of which ranks the rows by its own vectors or words."""
 
     weights: Mapping[str, float]
     corpus: Corpus
     name: str = "rrf"
 
     def cost(self) -> Cost:
-        """What the vectors of the models cost."""
-        return cost_of_models(self.corpus, list(self.weights))
+        """What the vectors and words of the members cost."""
+        return cost_of_members(self.corpus, list(self.weights))
 
     def rank(self, queries: Sequence[str], k: int) -> Rankings:
         """The rows with the largest sums; equal sums are in the order of their rows."""
@@ -45,12 +46,16 @@ class ReciprocalRanks:
                 f"{RRF_DEPTH:,} or less, or rank another way"
             )
         depth = min(self.corpus.rows, RRF_DEPTH)
-        vectors = {model: self.corpus.queries.by_model(model, queries) for model in self.weights}
-        widest = max(part.shape[1] for part in vectors.values())
+        dense = [name for name in self.weights if self.corpus.record.is_dense(name)]
+        vectors = {model: self.corpus.queries.by_model(model, queries) for model in dense}
+        widest = max((part.shape[1] for part in vectors.values()), default=0)
         fused: list[Rankings] = []
         for some in passes(len(queries), widest, depth):
             rankings = [
-                self.corpus.nearest([model], WeightedQueries.of([part[some]]), depth) for model, part in vectors.items()
+                self.corpus.nearest([name], WeightedQueries.of([vectors[name][some]]), depth)
+                if name in vectors
+                else Words(name, self.corpus).rank(queries[some], depth)
+                for name in self.weights
             ]
             fused.append(reciprocal_ranks(rankings, list(self.weights.values()), k))
         return Rankings.joined(fused)

@@ -1,4 +1,4 @@
-"""By the vectors of one model: the cosine of each chunk with the query."""
+"""By the vectors of one model: the cosine of each chunk with the query. By words, if that is what the member has."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from soloist.retrieval.corpus import Corpus
-from soloist.retrieval.cost import Cost, cost_of_models
+from soloist.retrieval.cost import Cost, cost_of_members
 from soloist.retrieval.exact import WeightedQueries
 from soloist.retrieval.rankers.ranker import Ranker, Weights
+from soloist.retrieval.rankers.words import Words
 from soloist.retrieval.rankings import Rankings
 
 
@@ -21,7 +22,7 @@ class SingleModel:
 
     def cost(self) -> Cost:
         """What the model's own vectors cost."""
-        return cost_of_models(self.corpus, [self.name])
+        return cost_of_members(self.corpus, [self.name])
 
     def rank(self, queries: Sequence[str], k: int) -> Rankings:
         """The nearest rows."""
@@ -30,5 +31,6 @@ class SingleModel:
 
 
 def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
-    """One for each model of the run."""
-    return (SingleModel(model, corpus) for model in corpus.record.models)
+    """One for each member of the run."""
+    yield from (SingleModel(model, corpus) for model in corpus.record.models)
+    yield from (Words(member, corpus) for member in corpus.record.words)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from soloist.retrieval.corpus import Corpus
-from soloist.retrieval.cost import Cost, cost_of_models
+from soloist.retrieval.cost import Cost, cost_of_members
 from soloist.retrieval.exact import WeightedQueries, moments
+from soloist.retrieval.rankers.hybrid import WeightedMembers
 from soloist.retrieval.rankers.ranker import Ranker, Weights
 from soloist.retrieval.rankings import Rankings
 
@@ -31,7 +32,7 @@ class StandardisedScores:
 
     def cost(self) -> Cost:
         """What the vectors of the models cost."""
-        return cost_of_models(self.corpus, list(self.weights))
+        return cost_of_members(self.corpus, list(self.weights))
 
     def rank(self, queries: Sequence[str], k: int) -> Rankings:
         """The rows with the largest sums."""
@@ -53,5 +54,9 @@ class StandardisedScores:
 
 
 def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
-    """One, with these weights or those of the run."""
-    yield StandardisedScores(corpus.record.weights(weights), corpus)
+    """One, with these weights or those of the run. Where the run has words, they are members like the models."""
+    settled = corpus.record.weights(weights)
+    if corpus.record.words:
+        yield WeightedMembers(settled, corpus, name="standardised")
+    else:
+        yield StandardisedScores(settled, corpus)
