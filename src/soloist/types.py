@@ -115,9 +115,24 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """What one member of the run says of a hit: its score, and its rank among all chunks that were searched, from 1.
+
+    `score` is a cosine, or BM25 of words. `words` are the question's words that the chunk has, and what each adds to
+    the score, the most first; a model has none. `rank` is None where the chunk has none of them.
+    """
+
+    member: str
+    score: float
+    rank: int | None
+    words: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """A chunk that a search found. `rank` counts from 1. `score` is a cosine, or the sum that its ranking computes (see
-    `soloist.retrieval`). `source_file` and `source_index` are those of `Chunk`.
+    `soloist.retrieval`). `source_file` and `source_index` are those of `Chunk`. `reasons` has what every member says of
+    it, if the search was to explain its hits.
     """
 
     rank: int
@@ -128,6 +143,7 @@ class Hit:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source_file: str | None = None
     source_index: int | None = None
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

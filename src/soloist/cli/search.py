@@ -27,6 +27,7 @@ _AT_ONCE = 1_000  # questions that are searched together
 _HITS_AT_ONCE = 100_000  # of the questions together: with more hits each, fewer questions are searched at once
 _K_HELP = "How many chunks to show: at least 1. [default: 10, or all if there are fewer]"
 _QUESTION_HELP = "What to look for. - reads questions from stdin, one a line, and answers each one as it arrives."
+_EXPLAIN_HELP = "Say of each hit what every member of the run says of it: score, rank, and the words that it has."
 _CATALOGUE_HELP = "A TOML file of your models, if those of the run are in other places on this machine."
 
 
@@ -43,6 +44,7 @@ def search(
     ] = None,
     rankers: Chosen = MappingProxyType({}),
     weights: Annotated[list[str] | None, typer.Option(metavar="A=.7,B=.3", help=WEIGHTS_HELP)] = None,
+    explain: Annotated[bool, typer.Option("--explain", help=_EXPLAIN_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line a question.")] = False,
     catalogue: Annotated[
         Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help=_CATALOGUE_HELP)
@@ -60,7 +62,9 @@ def search(
         open_now = functools.partial(open_run, run_dir, catalogue=catalogue)
         run = open_now()  # another folder is an error before anybody is waited for
         with status_line(sys.stderr) as show:
-            asking = _Asking(k=k, by=by, collections=chosen, as_json=as_json, headed=question == "-", show=show)
+            asking = _Asking(
+                k=k, by=by, collections=chosen, as_json=as_json, headed=question == "-", show=show, explain=explain
+            )
             if question == "-":
                 asking.answer_stdin(open_now)
             else:
@@ -85,6 +89,7 @@ class _Asking:
     as_json: bool
     headed: bool
     show: Callable[[str], None]
+    explain: bool = False
 
     def answer_stdin(self, open_now: Callable[[], OpenedRun]) -> None:
         """Answer the questions of stdin as they come. The run is opened when the first one comes.
@@ -108,7 +113,7 @@ class _Asking:
         known = set(run.notices)
         self.show(f"searching {run.path}{which}")
         try:
-            answers = run.search_all(questions, self.k, by=self.by, collections=self.collections)
+            answers = run.search_all(questions, self.k, by=self.by, collections=self.collections, explain=self.explain)
         except SoloistError:
             if len(questions) == 1:
                 raise

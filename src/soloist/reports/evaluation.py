@@ -24,6 +24,7 @@ _COLUMNS = ("ranked by", *MEASURES, "against the best model", "seconds", "bytes 
 _PLOTS = (".png", ".svg", ".pdf")
 _COLOURS: dict[Kind, tuple[str, str]] = {
     "model": ("#4c78a8", "a model"),
+    "words": ("#54a24b", "words of the run"),
     "run": ("#e45756", "the run's fusion"),
     "fusion": ("#f2a34a", "another fusion"),
     "lexical": ("#9d9d9d", "words alone"),
@@ -64,7 +65,7 @@ def _tuned_text(tuned: Tuned) -> str:
     if tuned.gain.interval is not None:
         interval = "95% interval {:+.4f} to {:+.4f}".format(*tuned.gain.interval)
     return (
-        f"The best weights for concat on {tuned.training} of the questions are {weights}. On the other "
+        f"The best weights for {tuned.ranking} on {tuned.training} of the questions are {weights}. On the other "
         f"{tuned.held_out} questions they give {tuned.ndcg:.4f} {MAIN}, {tuned.gain.mean:+.4f} against {tuned.single} "
         f"({interval})."
     )
@@ -119,7 +120,7 @@ def _interval_text(gain: Difference) -> str:
 
 def _row(system: SystemScore, single: str) -> list[str]:
     if system.name == single:
-        against = "is the best model"
+        against = "is the best member" if system.kind == "words" else "is the best model"
     elif system.gain is None:
         against = "-"
     else:

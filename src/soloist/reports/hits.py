@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from soloist.reports.text import one_line, printable
 from soloist.retrieval.probes import HEADING_FIELDS
-from soloist.types import Hit
+from soloist.types import Hit, Reason
 from soloist.wording import count_text
 
 _TEXT_LINES = 4
@@ -37,6 +38,8 @@ def print_hits(hits: Sequence[Hit], console: Console) -> None:
         known = "  ".join(filter(None, (source_of(hit), metadata_line(hit))))
         if known:
             console.print(Text(_shortened(known, max(_NARROWEST, 2 * console.width)), style="dim"), soft_wrap=True)
+        for reason in hit.reasons:
+            console.print(Text(_INDENT + reason_line(reason), style="dim"), soft_wrap=True)
         for line in text_lines(hit.text, max(_NARROWEST, console.width - len(_INDENT))):
             console.print(Text(_INDENT + line), soft_wrap=True)
 
@@ -120,4 +123,12 @@ def hit_values(hit: Hit) -> dict[str, Any]:
     return {
         "rank": hit.rank, "score": hit.score, "collection": hit.collection, "id": hit.id, "text": hit.text,
         "metadata": dict(hit.metadata), "source_file": hit.source_file, "source_index": hit.source_index,
+        **({"reasons": [asdict(reason) for reason in hit.reasons]} if hit.reasons else {}),
     }  # fmt: skip
+
+
+def reason_line(reason: Reason) -> str:
+    """What a member says of a hit, e.g. `bm25: 8.1234, rank 1 (frost 5.01, plants 3.11)`."""
+    rank = f"rank {reason.rank:,}" if reason.rank is not None else "without a word of the question"
+    words = ", ".join(f"{one_line(word)} {share:.2f}" for word, share in reason.words.items())
+    return f"{one_line(reason.member)}: {reason.score:.4f}, {rank}" + (f" ({words})" if words else "")

@@ -6,12 +6,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from soloist.fusion_methods import FUSIONS
+from soloist.fusion_methods import FUSIONS, HYBRID
 from soloist.retrieval.cost import Cost
 from soloist.retrieval.metrics import MAIN, Difference, Scores, difference, differences
 from soloist.retrieval.rankers import Kind, searchable
 from soloist.retrieval.run_record import RunRecord
-from soloist.retrieval.verdict import Verdict, judge
+from soloist.retrieval.verdict import Verdict, judge, words_said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,16 +45,35 @@ def verdicts(
     gains = _gains(ensembles, own, single, queries)
     helping = [system for system in ensembles if gains[system.name].is_shown and gains[system.name].mean > 0]
     best = max(helping or ensembles, key=lambda system: system.scores.mean())
-    verdict = functools.partial(_verdict, single=single, gains=gains, questions=len(queries), weak=weak)
+    verdict = functools.partial(
+        _verdict, single=single, gains=gains, questions=len(queries), weak=weak, has_words=bool(record.words)
+    )
     own_verdict = None
     if own is not None:
         own_verdict = verdict(own, instead=best.name if helping and best is not own else None)
+        own_verdict = _with_words(own_verdict, own, systems, record, queries)
         if best is own:
             return own_verdict, own_verdict
     best_verdict = verdict(best, among=len(ensembles))
     way = _way_to_have(best.name, with_weights=with_weights)
     why = _why_not_judged(record) if own is None else ""
     return own_verdict, replace(best_verdict, text=" ".join(filter(None, (best_verdict.text, way, why))))
+
+
+def _with_words(
+    verdict: Verdict, own: ScoredSystem, systems: Sequence[ScoredSystem], record: RunRecord, queries: Sequence[str]
+) -> Verdict:
+    """The verdict on all members of a run with words, and what the words do in it.
+
+    The rest of the ensemble is ranked too: by the fused vectors, or by the only model.
+    """
+    terms = record.hybrid.weights if record.hybrid is not None and own.name == HYBRID else {}
+    rest, words = [name for name in terms if name not in record.words], [name for name in terms if name in record.words]
+    without = next((system for system in systems if len(rest) == 1 and system.name.split(" (")[0] == rest[0]), None)
+    if without is None or not words:
+        return verdict
+    gain = difference(own.scores.of_query[MAIN], without.scores.of_query[MAIN], queries)
+    return replace(verdict, text=f"{verdict.text} {words_said(words, own.name, without.name, gain)}")
 
 
 def _verdict(
@@ -64,13 +83,14 @@ def _verdict(
     gains: Mapping[str, Difference],
     questions: int,
     weak: bool,
+    has_words: bool,
     among: int = 0,
     instead: str | None = None,
 ) -> Verdict:
-    assert system.cost is not None and single.cost is not None  # both have vectors
+    assert system.cost is not None and single.cost is not None  # both are of the run
     return judge(
         system.name, single.name, gains[system.name], questions, system.cost, single.cost,
-        weak=weak, among=among, instead=instead,
+        weak=weak, among=among, instead=instead, has_words=has_words, is_words=single.kind == "words",
     )  # fmt: skip
 
 

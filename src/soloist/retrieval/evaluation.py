@@ -28,7 +28,7 @@ from soloist.wording import count_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemScore:
-    """One system: the means of its measures, and its gain in nDCG@10 over the best single model, None for that one."""
+    """One system: the means of its measures, and its gain in nDCG@10 over the best single member, None for that one."""
 
     name: str
     kind: Kind
@@ -47,10 +47,11 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation(ShownAsTable):
-    """All systems, the name of the best single model, and what the ensembles are worth.
+    """All systems, the name of the best single model or other member, and what the ensembles are worth.
 
-    `verdict` is on the run's own fusion, None without one. `best_verdict` is on the best ensemble that the run could
-    have, which may be its own; None where the run has one model. `left_out` are the systems that cannot rank this run.
+    `verdict` is on the run's own fusion, or on all members of a run with words; None without an ensemble.
+    `best_verdict` is on the best ensemble that the run could have, which may be its own; None where the run has one
+    member. `left_out` are the systems that cannot rank this run.
     """
 
     questions: int
@@ -110,13 +111,13 @@ def evaluate(
         OutputError: a file is missing or damaged, or the run was changed meanwhile.
     """
     require_measures()
-    require_weights(FusionConfig(weights=weights or {}), run.models)
+    require_weights(FusionConfig(weights=weights or {}), tuple(run.record.kinds))
     with run.unchanged("open and evaluate it again"):
         corpus = run.corpus(collections)
         rankers = evaluated_rankers(corpus, weights, without=() if bm25 else ("bm25",))
         task = _Task.of(corpus, qrels, keep_own=keep_own)
         if tuning:
-            require_tunable(run.models, task.qrels)
+            require_tunable(list(corpus.record.kinds), task.qrels)
         systems, left_out = _all_scored(rankers, task, progress)
         if tuning:
             progress("tuning the weights")
@@ -210,7 +211,8 @@ def _all_scored(
     for row, ranker in rankers:
         progress(f"{work} by {ranker.name}")
         try:
-            systems.append(_scored(row.kind, ranker, task))
+            is_words = row.kind == "model" and ranker.name in task.corpus.record.words
+            systems.append(_scored("words" if is_words else row.kind, ranker, task))
         except (FusionError, EncodingError, InputError) as exc:
             if row.kind == "model":
                 raise
@@ -234,7 +236,9 @@ def _evaluation(
     *,
     with_weights: bool,
 ) -> Evaluation:
-    single = max((system for system in systems if system.kind == "model"), key=lambda system: system.scores.mean())
+    single = max(
+        (system for system in systems if system.kind in ("model", "words")), key=lambda system: system.scores.mean()
+    )
     scores = tuple(_system_score(system, single, task.queries) for system in systems)
     verdict, best_verdict = verdicts(
         systems, single, task.queries,

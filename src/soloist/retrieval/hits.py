@@ -22,5 +22,6 @@ class Hits(list[Hit], ShownAsTable):
         return Hits(super().__getitem__(index)) if isinstance(index, slice) else super().__getitem__(index)
 
     def table_rows(self) -> list[dict[str, Any]]:
-        """A row for each hit, by the names of its fields; `metadata` is a dict."""
-        return [asdict(hit) for hit in self]
+        """A row for each hit, by the names of its fields; `metadata` is a dict. `reasons` only if there are any."""
+        rows = [asdict(hit) for hit in self]
+        return [{name: value for name, value in row.items() if name != "reasons" or value} for row in rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from soloist.retrieval.query_encoders import QueryEncoders
 from soloist.retrieval.query_vectors import QueryVectors
 from soloist.retrieval.rankers.choice import By, choice_of, chosen_ranker
 from soloist.retrieval.rankings import Rankings
+from soloist.retrieval.reasons import reasons
 from soloist.retrieval.run_record import RunRecord, read_record
 from soloist.retrieval.run_vectors import RunVectors
 from soloist.stores import RunFolder, Unchanged
@@ -95,10 +97,16 @@ class OpenedRun:
         self._opened.require(way_on)
 
     def search(
-        self, query: str, k: int | None = None, *, by: By | str | None = None, collections: Sequence[str] = ()
+        self,
+        query: str,
+        k: int | None = None,
+        *,
+        by: By | str | None = None,
+        collections: Sequence[str] = (),
+        explain: bool = False,
     ) -> Hits:
         """The `k` best chunks for a query; see `search_all`."""
-        return self.search_all([checked_query(query)], k, by=by, collections=collections)[0]
+        return self.search_all([checked_query(query)], k, by=by, collections=collections, explain=explain)[0]
 
     def search_all(
         self,
@@ -107,12 +115,14 @@ class OpenedRun:
         *,
         by: By | str | None = None,
         collections: Sequence[str] = (),
+        explain: bool = False,
     ) -> list[Hits]:
         """The `k` best chunks for each query, in as few passes over the vectors as memory allows.
 
         Without `k` they are 10, or all chunks if there are fewer. `by` is a `By`, or the name of a model or of a ranker
         ("hybrid", "fused", "rrf", "standardised"). Without it, a run with words ranks by all its members, and
         another run by the fused vectors or those of the only model. Without collections, all are searched.
+        With `explain`, each hit has the `reasons` of every member, which all score all chunks for that.
 
         Raises:
             ConfigError: a query is empty; `k` is more than there are chunks, or more than the ranker gives; the run has
@@ -125,7 +135,13 @@ class OpenedRun:
             shown = min(_HITS, corpus.rows) if k is None else k
             rankings = _ranked(corpus, queries, shown, choice_of(by, self._record))
             chunks = corpus.chunks_at(rankings.positions)
-            return [_hits(*ranked, chunks) for ranked in zip(rankings.positions, rankings.scores, strict=True)]
+            found = [_hits(*ranked, chunks) for ranked in zip(rankings.positions, rankings.scores, strict=True)]
+            if explain:
+                found = [
+                    Hits(replace(hit, reasons=why) for hit, why in zip(hits, every, strict=True))
+                    for hits, every in zip(found, reasons(corpus, queries, rankings.positions), strict=True)
+                ]
+            return found
 
     def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Rankings:
         """The positions and scores of the `k` best rows for each query, without their texts; see `search_all`."""

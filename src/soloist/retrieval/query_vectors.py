@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,8 @@ from soloist.retrieval.run_record import RunRecord, WordsRecord
 from soloist.stores import RunFolder
 from soloist.stores.fit_file import read_fit
 from soloist.words import Analyser, analyser_of
+
+_PUNCTUATION = string.punctuation
 
 
 class QueryVectors:
@@ -52,9 +55,20 @@ class QueryVectors:
         Raises:
             ConfigError: a library is not installed, or cuts words otherwise than when the run was made.
         """
+        return Counter(self._analyser(member).terms(query))
+
+    def said(self, member: str, query: str) -> Mapping[str, str]:
+        """The word of a query, as it stands there, by each of its terms; the errors are those of `words`."""
+        analyser, said = self._analyser(member), dict[str, str]()
+        for word in query.split():
+            for term in analyser.terms(word):
+                said.setdefault(term, word.strip(_PUNCTUATION) or word)
+        return said
+
+    def _analyser(self, member: str) -> Analyser:
         if member not in self._analysers:
             self._analysers[member] = _analyser(self._record.words[member])
-        return Counter(self._analysers[member].terms(query))
+        return self._analysers[member]
 
     def for_fusion(self, plan: FusionPlan, queries: Sequence[str]) -> list[Vectors]:
         """By each model of a fusion; zeros of a model that the fusion does not use, which is not loaded."""

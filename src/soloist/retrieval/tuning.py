@@ -11,6 +11,7 @@ import numpy as np
 
 from soloist.arrays import Vectors
 from soloist.errors import ConfigError
+from soloist.fusion_methods import DEFAULT_FUSION, HYBRID
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.exact import WeightedQueries, passes, search
 from soloist.retrieval.identical_ids import HitFilter
@@ -25,7 +26,8 @@ _STEPS = {2: 20, 3: 10}  # of 1, by the number of models; with more models, 5
 class Tuned:
     """The weights that were best for a concatenation on the training questions, and what they are worth on the others.
 
-    `gain` is over the model that was the best single one on the training questions.
+    `gain` is over the model that was the best single one on the training questions. In a run with words they are those
+    of all members for `ranking`, the hybrid one.
     """
 
     weights: Mapping[str, float]
@@ -34,22 +36,24 @@ class Tuned:
     held_out: int
     ndcg: float
     gain: Difference
+    ranking: str = DEFAULT_FUSION
 
 
 def tune(corpus: Corpus, qrels: Qrels, hits: HitFilter) -> Tuned:
-    """Try a grid of weights for a concatenation of all models.
+    """Try a grid of weights for a concatenation of all models, or for all members of a run with words.
 
     Raises:
         ConfigError: see `require_tunable`.
     """
-    models = list(corpus.record.models)
+    models = list(corpus.record.kinds)
+    scores_of = _hybrid_scores if corpus.record.words else _scores
     training, held_out = require_tunable(models, qrels)
     candidates = list(grid(len(models)))
-    means = [scores.mean() for scores in _scores(corpus, qrels, hits, training, candidates)]
+    means = [scores.mean() for scores in scores_of(corpus, qrels, hits, training, candidates)]
     weights = candidates[int(np.argmax(means))]
     singles = [tuple(float(other == model) for other in models) for model in models]
     single = max(singles, key=lambda alone: means[candidates.index(alone)])
-    tuned, alone = _scores(corpus, qrels, hits, held_out, [weights, single])
+    tuned, alone = scores_of(corpus, qrels, hits, held_out, [weights, single])
     return Tuned(
         weights=dict(zip(models, weights, strict=True)),
         single=models[single.index(1.0)],
@@ -57,6 +61,7 @@ def tune(corpus: Corpus, qrels: Qrels, hits: HitFilter) -> Tuned:
         held_out=len(held_out),
         ndcg=tuned.mean(),
         gain=difference(tuned.of_query[MAIN], alone.of_query[MAIN], [qrels.queries[query] for query in held_out]),
+        ranking=HYBRID if corpus.record.words else DEFAULT_FUSION,
     )
 
 
@@ -111,6 +116,20 @@ def _scores(
         rankings = [positions[start : start + len(asked)] for start in range(0, len(positions), len(asked))]
         parts.append([score(hits.rankings(ranking, asked), asked, qrels.judgements) for ranking in rankings])
     return [Scores.joined(scores) for scores in zip(*parts, strict=True)]
+
+
+def _hybrid_scores(
+    corpus: Corpus, qrels: Qrels, hits: HitFilter, queries: Sequence[str], candidates: Sequence[Sequence[float]]
+) -> list[Scores]:
+    """What each candidate's weighted sum of all members is worth. The members score every question once."""
+    members = list(corpus.record.kinds)
+    weightings = [dict(zip(members, weights, strict=True)) for weights in candidates]
+    texts = [qrels.queries[query] for query in queries]
+    found = [scores.best(weightings, hits.depth) for scores in corpus.question_scores(members, texts)]
+    return [
+        score(hits.rankings([rows for rows, _ in ranking], queries), queries, qrels.judgements)
+        for ranking in zip(*found, strict=True)
+    ]
 
 
 def _query_vectors(corpus: Corpus, qrels: Qrels, queries: Sequence[str]) -> list[Vectors]:

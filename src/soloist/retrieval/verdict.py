@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from soloist.retrieval.cost import Cost
 from soloist.retrieval.metrics import FEWEST, MAIN, Difference
-from soloist.wording import count_text
+from soloist.wording import count_text, listed
 
 Answer = Literal["helps", "hurts", "no gain", "not shown"]
 
@@ -33,28 +34,54 @@ def judge(
     weak: bool,
     among: int = 0,
     instead: str | None = None,
+    has_words: bool = False,
+    is_words: bool = False,
 ) -> Verdict:
     """What a fusion's gain over the best single model means.
 
     A fusion helps if its gain is more than chance makes, and hurts if its loss is. In between nothing is shown, and a
     gain of 0 or less is no gain. Without an interval, because the questions are too few, nothing is shown either way.
     Without `among` the fusion is the run's own. Otherwise it is the best `among` several, picked by these questions,
-    and its gain is one of `differences`. `instead` is an ensemble that helps if this one does not.
+    and its gain is one of `differences`. `instead` is an ensemble that helps if this one does not. `has_words` says
+    that the run has words beside models, and `is_words` that the best single member is words.
     """
     answer = _answer(gain)
     asked = count_text(questions, "question")
     if gain.interval is not None:
         low, high = gain.interval
         asked = f"95% interval {low:+.4f} to {high:+.4f}, {asked}"
-    subject = "best ensemble" if among else "run's own fusion"
-    figures = f"{fusion} has {gain.mean:+.4f} {MAIN} against {single}, the best single model ({asked})"
+    subject = "best ensemble" if among else "run's own ensemble" if has_words else "run's own fusion"
+    which = "member" if has_words else "model"
+    figures = f"{fusion} has {gain.mean:+.4f} {MAIN} against {single}, the best single {which} ({asked})"
     parts = [
         f"{_opening(answer, subject)}: {figures}.",
         _choice(gain, among),
+        _words_alone(answer, single) if is_words else "",
         _advice(answer, gain, single, _share(fused, alone), instead),
         "The questions are headings and nobody judged them: weak evidence." if weak else "",
     ]
     return Verdict(system=fusion, answer=answer, text=" ".join(filter(None, parts)), gain=gain)
+
+
+def words_said(words: Sequence[str], ensemble: str, without: str, gain: Difference) -> str:
+    """What words do in an ensemble, given its gain over the same ensemble without them."""
+    named = listed(words)
+    figures = f"{ensemble} has {gain.mean:+.4f} {MAIN} against {without}, which is without {named}"
+    way = f"Leave {named} out, or give {named} a lower weight."
+    return {
+        "helps": f"Words help here: {figures}.",
+        "hurts": f"Words do not help here, they hurt: {figures}. {way}",
+        "no gain": f"Words do not help here: {figures}. {way}",
+        "not shown": f"It is not shown that words help here: {figures}.",
+    }[_answer(gain)]
+
+
+def _words_alone(answer: Answer, single: str) -> str:
+    """That words need no model beside them."""
+    return {
+        "hurts": f"{single} alone is better than the ensemble here.",
+        "no gain": f"{single} alone is as good as the ensemble here.",
+    }.get(answer, "")
 
 
 def _opening(answer: Answer, subject: str) -> str:

@@ -11,8 +11,9 @@ from typing import Literal
 
 from soloist.fusion_methods import FUSED, HYBRID
 
-# What a ranker is in an evaluation: a single model, the run's own fusion, another ensemble, or words without a model.
-Kind = Literal["model", "run", "fusion", "lexical"]
+# What a ranker is in an evaluation: a single model, a member that is words, the run's own ensemble, another ensemble,
+# or a baseline of words that the run does not have.
+Kind = Literal["model", "words", "run", "fusion", "lexical"]
 
 BY_MODEL = "model"
 
