@@ -71,7 +71,7 @@ def test_the_plans_two_models_on_a_t4(name, weights_mib, activations_mib):
 def test_grouped_heads_without_a_mask_stay_off_the_math_kernel():
     """On a T4 the math kernel would take several times the memory of expanded heads."""
     jina, card = BUILT_IN.get("jina-code-embeddings-1.5b").blueprint, CARDS["T4"]
-    padded, whole = tracer_of(jina, "float16", card).both(4, 2048)
+    padded, whole = tracer_of(jina, "float16", card).traces(4, 2048)
     assert whole.peak_bytes <= padded.peak_bytes
     import torch
 

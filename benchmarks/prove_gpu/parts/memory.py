@@ -68,7 +68,7 @@ def _of_model(name: str, setting: Setting, accelerator: Accelerator) -> list[dic
         tokenized = encoder.tokenize(_texts(shape))
         batch = Batch(rows=tuple(range(shape.rows)), padded_length=shape.length)
         features = encoder.collate(tokenized, batch)
-        traces = predictor.tracer.both(shape.rows, shape.length)
+        traces = predictor.tracer.traces(shape.rows, shape.length)
         predicted = predictor.replayed(traces[0] if shape.padded or len(traces) == 1 else traces[1])
         forward(replica, features, device, attention=attention)  # the first call makes the workspaces that stay
         accelerator.empty_caches()

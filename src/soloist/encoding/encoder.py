@@ -126,6 +126,12 @@ class Encoder:
             return sum(lengths)
         return sum(batch.padded_tokens for batch in batches)
 
+    def pads(self, lengths: Sequence[int], batch: Batch) -> bool:
+        """Whether a row of a batch is padded, so that the network has a mask. `lengths` are those of all rows."""
+        if self._staged.is_static or self.packs:
+            return False
+        return any(lengths[row] < batch.padded_length for row in batch.rows)
+
     def collate(self, tokenized: TokenizedTexts, batch: Batch) -> Features:
         """The CPU tensors of a batch: flat for a static model, packed or padded for others (see `BatchFeatures`)."""
         rows = [tokenized.ids[row] for row in batch.rows]

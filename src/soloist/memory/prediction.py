@@ -104,15 +104,18 @@ class Tracer:
         self._traces: dict[tuple[int, int, bool], Trace] = {}
         self._lock = threading.Lock()
 
-    def both(self, rows: int, length: int) -> tuple[Trace, ...]:
-        """The traces of a batch with padded rows and of one without: another mask means another attention kernel."""
-        ways = (True, False) if self.uses_matrix_library else (True,)
-        return tuple(self._trace(rows, length, masked) for masked in ways)
+    def traces(self, rows: int, length: int, *, masked: bool | None = None) -> tuple[Trace, ...]:
+        """The trace of a batch with padded rows, or without; both where `masked` is None.
+
+        A mask takes memory of its own, and may change the attention kernel. A static model has no mask.
+        """
+        ways = (True, False) if masked is None else (masked,)
+        return tuple(self._trace(rows, length, way) for way in (ways if self.uses_matrix_library else (True,)))
 
     def reference(self, length: int) -> tuple[int, tuple[Trace, ...]]:
         """A number of rows, and the traces of such a batch: with many tokens the rounding of storages vanishes."""
         rows = max(2, _REFERENCE_TOKENS // length)
-        return rows, self.both(rows, length)
+        return rows, self.traces(rows, length)
 
     def point(self, length: int) -> TracedPoint:
         """The activations of the reference batch."""
@@ -137,9 +140,12 @@ class Predictor:
         self._residents = tuple(residents)
         self._resident_bytes: int | None = None
 
-    def predict(self, rows: int, length: int) -> PassMemory:
-        """The memory of a batch of `rows` rows of `length` tokens: the worse of padded and unpadded rows."""
-        memories = [self.replayed(trace) for trace in self.tracer.both(rows, length)]
+    def predict(self, rows: int, length: int, *, masked: bool | None = None) -> PassMemory:
+        """The memory of a batch of `rows` rows of `length` tokens.
+
+        `masked` says whether a row is padded. Where that is not known, the worse case counts.
+        """
+        memories = [self.replayed(trace) for trace in self.tracer.traces(rows, length, masked=masked)]
         return max(memories, key=lambda memory: (memory.peak_bytes, memory.reserved_bytes))
 
     def fits(self, rows: int, length: int, limit_bytes: int) -> bool:

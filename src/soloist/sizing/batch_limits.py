@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -90,37 +91,54 @@ def _tracer(encoder: Encoder, accelerator: Accelerator) -> Tracer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shape:
+    """The shape of a batch, and whether a row of the batch is padded; None where that is not known."""
+
     rows: int
     length: int
+    masked: bool | None
 
 
 class PeakWatch:
-    """Remembers each model's batch that should need most memory, to compare its prediction with the device."""
+    """Remembers each model's batches that should need most memory, to compare their prediction with the device.
+
+    The largest batch with padding and the largest without are two batches. Without padding there is no mask, and a mask
+    of long rows may take more memory than all else of a small model.
+    """
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
-        self._largest: dict[str, _Shape] = {}
-        self._needs: dict[str, float] = {}
+        # By model and `masked`: what the largest such batch should need, and its shape.
+        self._largest: dict[str, dict[bool | None, tuple[float, _Shape]]] = {}
 
-    def see(self, model: str, batches: Sequence[Batch]) -> None:
-        """Remember the largest of a shard's batches."""
+    def see(self, model: str, batches: Sequence[Batch], masked: Sequence[bool] = ()) -> None:
+        """Remember the largest of a shard's batches. `masked` says which batches have padded rows, if that is known."""
         bounds = self._plan.limits[model].bounds
-        for rows, length in {(len(batch.rows), batch.padded_length) for batch in batches} if bounds else ():
-            need = bounds[-1].curve(length).activations_bytes(rows, length)
-            if need > self._needs.get(model, -1.0):
-                self._needs[model], self._largest[model] = need, _Shape(rows=rows, length=length)
+        largest = self._largest.setdefault(model, {})
+        shapes = {_shape_of(batch, mask) for batch, mask in itertools.zip_longest(batches, masked)}
+        for shape in shapes if bounds else ():
+            need = bounds[-1].curve(shape.length).activations_bytes(shape.rows, shape.length)
+            if shape.masked not in largest or need > largest[shape.masked][0]:
+                largest[shape.masked] = need, shape
 
     def needed_bytes(self, model: str) -> int:
         """What the largest batch and all weights on the device should need; 0 if nothing is predicted."""
-        need, predictor = self._needs.get(model), self._plan.predictors.get(model)
-        return 0 if need is None or predictor is None else predictor.resident_bytes() + int(need)
+        predictor, largest = self._plan.predictors.get(model), self._largest.get(model)
+        if predictor is None or not largest:
+            return 0
+        return predictor.resident_bytes() + int(max(need for need, _ in largest.values()))
 
     def predict(self, model: str) -> PassMemory | None:
         """The predicted memory of the largest batch so far; None where nothing is predicted."""
-        shape, predictor = self._largest.get(model), self._plan.predictors.get(model)
-        if shape is None or predictor is None:
+        predictor, largest = self._plan.predictors.get(model), self._largest.get(model)
+        if predictor is None or not largest:
             return None
-        return predictor.predict(shape.rows, max(1, shape.length))
+        shapes = [shape for _, shape in largest.values()]
+        predicted = [predictor.predict(shape.rows, max(1, shape.length), masked=shape.masked) for shape in shapes]
+        return max(predicted, key=lambda memory: memory.peak_bytes)
+
+
+def _shape_of(batch: Batch, masked: bool | None) -> _Shape:
+    return _Shape(rows=len(batch.rows), length=batch.padded_length, masked=masked)
 
 
 def compare_peaks(

@@ -226,7 +226,7 @@ class _RunningPass:
                     waiting = time.perf_counter()
                     self._replicas = self._take(held)
                     self._began += time.perf_counter() - waiting  # the wait for the devices is not the shard's
-                self._watch.see(item.model, item.fresh.batches)
+                self._watch.see(item.model, item.fresh.batches, self._padded(item))
                 self._room.see(item.model, self._watch.needed_bytes(item.model))
                 if isinstance(item, _Waiting):
                     writer.write(functools.partial(self._put, item))
@@ -237,6 +237,11 @@ class _RunningPass:
                 peaks = self._peaks()
         if peaks:
             compare_peaks(self._watch, self._context.models, peaks, self._counted.splits, self._sink)
+
+    def _padded(self, item: _Planned) -> tuple[bool, ...]:
+        """Whether the rows of each batch are padded."""
+        encoder, lengths = self._context.encoders[item.model], item.fresh.counts[:, 0].tolist()
+        return tuple(encoder.pads(lengths, batch) for batch in item.fresh.batches)
 
     def _take(self, held: contextlib.ExitStack) -> dict[str, Replicas]:
         """The devices, with a replica of each model on each of them."""
