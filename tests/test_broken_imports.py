@@ -115,5 +115,5 @@ def test_a_command_says_it_in_one_line(tmp_path, broken, reason):
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"soloist: error: the package pyarrow cannot be imported ({reason}), {DAMAGED}: {AGAIN} 'pyarrow>=21'\n"
+        f"soloist: error: the package pyarrow cannot be imported ({reason}), {DAMAGED}: {AGAIN} 'pyarrow>=23.0.1'\n"
     )

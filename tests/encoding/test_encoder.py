@@ -117,11 +117,11 @@ class _Forgetful:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def encode_batch_fast(self, texts: list[str]) -> list[Any]:
+    def encode_batch_fast(self, texts: list[str], **settings: Any) -> list[Any]:
         def piece(row: Any) -> list[Any]:
             return [row.ids[:3]] if row.overflowing else []
 
-        encoded = self._real.encode_batch_fast(texts)
+        encoded = self._real.encode_batch_fast(texts, **settings)
         return [SimpleNamespace(ids=row.ids, overflowing=piece(row)) for row in encoded]
 
 

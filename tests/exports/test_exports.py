@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from support.export_readers import READERS, has_begun
 from support.exported_runs import some_chunks, vectors_of
@@ -264,6 +265,8 @@ def test_metadata_keep_their_types(make_run, tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_parquet_loads_in_datasets(make_run, tmp_path, monkeypatch):
     """The files would be of a form that only soloist reads."""
+    if int(pa.__version__.partition(".")[0]) < 26:
+        pytest.skip("datasets itself fails with pyarrow below 26: an IndexError where it counts the rows of a file")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     export_run(make_run(alpha=some_chunks(50)), "parquet", out=tmp_path / "out")
     import datasets

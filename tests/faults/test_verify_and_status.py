@@ -98,6 +98,9 @@ def with_an_empty_row(table):
     return table.set_column(1, table.schema.field("vector"), pa.array(vectors, table.schema.field("vector").type))
 
 
+# pyarrow below 26 does not read such a file at all.
+READS_EMPTY_ROWS = int(pa.__version__.partition(".")[0]) >= 26
+WITHOUT_A_VECTOR = "its column vector has rows without a vector" if READS_EMPTY_ROWS else "but index 1 had size=0"
 IN = "alpha, shard 1, one: "
 FUSED_IN = "alpha, shard 1, fused: "
 AGAIN = "run the soloist embed command of this run again"
@@ -149,7 +152,7 @@ def do_what_is_said(config):
         (VECTORS, shortened, f"{IN}its vectors have 15 dimensions, but run.json says 16"),
         (VECTORS, without_digests, f"{IN}the vectors of its rows were made from other texts"),
         (VECTORS, of_other_columns, "does not exist in schema'"),
-        (VECTORS, with_an_empty_row, "its column vector has rows without a vector"),
+        (VECTORS, with_an_empty_row, WITHOUT_A_VECTOR),
         (FUSED, without_a_row, f"{FUSED_IN}no vector for '10'"),
         (
             FUSED,
