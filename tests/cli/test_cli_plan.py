@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -248,7 +249,9 @@ def test_a_name_cannot_move_the_cursor(chunks_root, tiny_models, tmp_path):
 def test_standard_mode_is_asked_for_by_its_name(chunks_root):
     """The mode decides what has to fit; both are shown in either case."""
     models = ("--models", "jina-code-embeddings-1.5b,bge-m3", "--dtype", "float16")
-    assert plan(chunks_root, *models, "--accelerator", "simulated:1x4.3GB").exit_code == 0
+    fits = plan(chunks_root, *models, "--accelerator", "simulated:1x4.3GB")
+    assert fits.exit_code == 0
+    assert re.search(r"^1 device: .*, 4\.30 GB, of which", fits.stdout, re.MULTILINE)  # not "each" of one
     result = plan(chunks_root, *models, "--accelerator", "simulated:1x4.3GB", "--mode", "standard")
     assert result.exit_code == 1
     assert "or exclusive mode" in result.stdout.splitlines()[-1]

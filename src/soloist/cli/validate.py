@@ -22,7 +22,7 @@ def validate(
     chunks_root: Annotated[str, typer.Argument(metavar="CHUNKS", help="The folder with the collections.")],
     out: Annotated[str, typer.Option(metavar="PATH", help="The folder for the runs and the report.")],
     models: Annotated[
-        list[str] | None, typer.Option(metavar="A,B", help="As for embed, but two models or more.")
+        list[str] | None, typer.Option(metavar="A,B", help="As for embed. One model cannot show a hand-over.")
     ] = None,
     collections: Annotated[
         list[str] | None, typer.Option(metavar="A,B", help="Only these collections. [default: all]")

@@ -66,9 +66,10 @@ def estimate_head(plan: RunEstimate) -> list[str]:
     """The chunks, and the machine."""
     repeated = f", {plan.repeated:,} of them repeat a text" if plan.repeated else ""
     skipped = f", {plan.skipped:,} skipped" if plan.skipped else ""
+    each = " each" if plan.devices > 1 else ""
     return [
         f"{count_text(plan.chunks, 'chunk')}{repeated}{skipped}, {bytes_text(plan.text_bytes)} of text",
-        f"{count_text(plan.devices, 'device')}: {plan.card.device_name}, {bytes_text(plan.card.total_bytes)} each, "
+        f"{count_text(plan.devices, 'device')}: {plan.card.device_name}, {bytes_text(plan.card.total_bytes)}{each}, "
         f"of which {bytes_text(plan.limit_bytes)} may be used",
     ]
 
