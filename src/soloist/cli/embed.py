@@ -35,6 +35,7 @@ def embed(
     dim: options.Dim = None,
     dtype: options.DType = None,
     vector_dtype: options.StoredDType = None,
+    language: options.Language = None,
     accelerator: options.Accelerator = None,
     token_budget: options.TokenBudget = None,
     on_bad_input: options.BadInput = None,

@@ -72,7 +72,8 @@ def show_model(
 
 
 def _row(spec: ModelSpec) -> list[str]:
-    return [spec.name, _text(spec.dim), _text(spec.max_tokens), _text(spec.licence), spec.source]
+    source = spec.source if spec.kind == "dense" else f"{spec.kind}: {spec.source}"
+    return [spec.name, _text(spec.dim), _text(spec.max_tokens), _text(spec.licence), source]
 
 
 def _prompt(value: str | None) -> str:

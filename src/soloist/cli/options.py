@@ -13,6 +13,7 @@ import typer
 from soloist.config import DEFAULT_MODELS
 from soloist.formats import DEFAULT_FILE_PATTERNS
 from soloist.fusion_methods import DEFAULT_FUSION, FUSIONS, NO_FUSION, fusion_choices
+from soloist.languages import DEFAULT_LANGUAGE
 from soloist.types import DTypeRequest, Isolation, MatmulRequest, Mode, OnBadInput, Packing, VectorDType
 
 _MODE_HELP = """exclusive: one model at a time on all devices. standard: all models are on the devices together,
@@ -28,6 +29,10 @@ _DTYPE_HELP = """The dtype in which the models compute. auto-fast: like auto, bu
 instructions for it; the loss of precision is measured and reported. [default: auto]"""
 _VECTOR_DTYPE_HELP = """The dtype in which vectors are stored. float16 takes half the bytes; the cosine between a vector
 and its stored form is above 1 - 1.3e-7. [default: float32]"""
+_LANGUAGE_HELP = f"""How words are cut for bm25: the language of the texts, for its stop words and endings. code:
+English, and identifiers such as getUserName are found by their parts too. none: the same without stop words and
+endings.
+[default: {DEFAULT_LANGUAGE}]"""
 _BUDGET_HELP = "Tokens in a batch, padding included. [default: as calibrated, else by the kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
 _BAD_INPUT_HELP = """error: stop at the first faulty chunk or file. skip: leave it out, and list it in skipped.jsonl. A
@@ -73,7 +78,7 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         metavar="A,B",
-        help="Catalogue names, folders or hub ids, in the order in which they run. "
+        help="Catalogue names, folders or hub ids, in the order in which they run. bm25 is the words of the texts. "
         f"[default: {','.join(DEFAULT_MODELS)}]",
     ),
 ]
@@ -89,6 +94,7 @@ Fusion = Annotated[str | None, typer.Option(metavar="|".join(fusion_choices()), 
 Dim = Annotated[int | None, typer.Option(metavar="NUMBER", help=_DIM_HELP)]
 DType = Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=_DTYPE_HELP)]
 StoredDType = Annotated[str | None, typer.Option(metavar=choices(VectorDType), help=_VECTOR_DTYPE_HELP)]
+Language = Annotated[str | None, typer.Option(metavar="NAME", help=_LANGUAGE_HELP)]
 Accelerator = Annotated[str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_ACCELERATOR_HELP)]
 TokenBudget = Annotated[int | None, typer.Option(metavar="NUMBER", help=_BUDGET_HELP)]
 BadInput = Annotated[str | None, typer.Option(metavar=choices(OnBadInput), help=_BAD_INPUT_HELP)]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import statistics
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from soloist.config import RunConfig
+from soloist.engine.tally import Tally, WordsReport, words_report
 from soloist.events import (
     BatchSplit,
     ChunksRemoved,
@@ -29,13 +30,14 @@ from soloist.events import (
     ShardsKept,
     TextsLeftOut,
 )
-from soloist.fusion import FusionPlan
+from soloist.fusion import FusionPlan, HybridPlan
 from soloist.memory.planner import BatchLimits, Reason
 from soloist.models.loading import StagedModel
 from soloist.shown import ShownByModel
 from soloist.sizing.budgets import Budget
 from soloist.sizing.run_plan import RunPlan
-from soloist.types import Matmul, MemoryStats, TokenTally
+from soloist.types import Matmul, MemoryStats
+from soloist.words import Analyser
 
 FORMAT = 2
 _NOTHING_PASSED_OVER = InputPassedOver(files=0, by_reason={}, first=())
@@ -155,7 +157,8 @@ class CollectionReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult(ShownByModel):
     """What a run did. `seconds` is everything, from the first file read to the last vector fused. `passed_over` are the
-    files beside the chunk files, as `InputPassedOver` has them; None where there are none.
+    files beside the chunk files, as `InputPassedOver` has them; None where there are none. `words` are the members that
+    are words, and `hybrid` is how members of several kinds are weighed; `run.json` has neither where there are none.
     """
 
     config: RunConfig
@@ -168,6 +171,8 @@ class RunResult(ShownByModel):
     started: float
     seconds: float
     passed_over: InputPassedOver | None = None
+    words: tuple[WordsReport, ...] = ()
+    hybrid: HybridPlan | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-ready values, as `run.json` has it."""
@@ -184,49 +189,13 @@ class RunResult(ShownByModel):
             "weights": dict(zip(self.fusion.models, self.fusion.weights, strict=True)) if self.fusion else {},
             "collections": [dataclasses.asdict(collection) for collection in self.collections],
             "models": [dataclasses.asdict(model) for model in self.models],
+            **({"words": [dataclasses.asdict(member) for member in self.words]} if self.words else {}),
+            **({"hybrid": self.hybrid.to_dict()} if self.hybrid is not None else {}),
             "lease_events": [dataclasses.asdict(event) for event in self.lease_events],
             "passed_over": dataclasses.asdict(self.passed_over or _NOTHING_PASSED_OVER),
             "notices": list(self.notices),
             "seconds": self.seconds,
         }
-
-
-@dataclass(slots=True, kw_only=True)
-class _Tally:
-    """What one model has done so far."""
-
-    chunks: int = 0
-    embedded: int = 0
-    kept: int = 0
-    reused: int = 0
-    from_others: int = 0
-    repeated: int = 0
-    embedded_tokens: int = 0
-    padded_tokens: int = 0
-    whole: TokenTally = field(default_factory=TokenTally)
-    recomputed_rows: int = 0
-    splits: int = 0
-    seconds: float = 0.0
-    batch_rows: Counter[int] = field(default_factory=Counter)
-    padded_lengths: Counter[int] = field(default_factory=Counter)
-    rows_per_device: Counter[str] = field(default_factory=Counter)
-    peak_bytes: Mapping[str, int] = field(default_factory=dict)
-    compared: PeakCompared | None = None
-
-    def add(self, event: ShardEncoded) -> None:
-        self.chunks += event.rows
-        self.embedded += event.embedded_rows
-        self.reused += event.reused_rows
-        self.from_others += event.from_others_rows
-        self.repeated += event.repeated_rows
-        self.embedded_tokens += event.tokens
-        self.padded_tokens += event.padded_tokens
-        self.whole += event.tally
-        self.seconds += event.encoding_seconds
-        self.batch_rows.update(event.batch_rows)
-        for rows, length in zip(event.batch_rows, event.padded_lengths, strict=True):
-            self.padded_lengths[length] += rows
-        self.rows_per_device.update(event.rows_per_device)
 
 
 class ResultBuilder:
@@ -238,7 +207,7 @@ class ResultBuilder:
         self._started = clock()
         self._devices: tuple[str, ...] = ()
         self._collections: list[CollectionReport] = []
-        self._tallies: dict[str, _Tally] = {}
+        self._tallies: dict[str, Tally] = {}
         self._leases: list[LeaseRecord] = []
         self._notices: list[str] = []
         self._passed_over: InputPassedOver | None = None
@@ -250,7 +219,7 @@ class ResultBuilder:
         match event:
             case RunStarted():
                 self._devices = event.devices
-                self._tallies = {model: _Tally() for model in event.models}
+                self._tallies = {model: Tally() for model in event.models}
             case InputPassedOver():
                 self._passed_over = event
             case InputScanned():
@@ -298,8 +267,16 @@ class ResultBuilder:
         compared = self._tallies[model].compared
         return compared if compared is not None and compared.models == (model,) else None
 
-    def result(self, staged: Mapping[str, StagedModel], fusion: FusionPlan | None, plan: RunPlan) -> RunResult:
+    def result(
+        self,
+        staged: Mapping[str, StagedModel],
+        fusion: FusionPlan | None,
+        plan: RunPlan,
+        words: Mapping[str, Analyser] = MappingProxyType({}),
+        hybrid: HybridPlan | None = None,
+    ) -> RunResult:
         """The result of the run so far."""
+        shares = hybrid.weights if hybrid is not None else {}
         weights = dict(zip(fusion.models, fusion.weights, strict=True)) if fusion is not None else {}
         return RunResult(
             config=self._config,
@@ -315,6 +292,11 @@ class ResultBuilder:
             started=self._started,
             seconds=self._seconds,
             passed_over=self._passed_over,
+            words=tuple(
+                words_report(name, of.language, of.fingerprint, shares.get(name), self._tallies[name])
+                for name, of in words.items()
+            ),
+            hybrid=hybrid,
         )
 
     def _collection_reports(self) -> tuple[CollectionReport, ...]:
@@ -339,7 +321,7 @@ class ResultBuilder:
 
 
 def _report(
-    model: StagedModel, tally: _Tally, weight: float | None, devices: tuple[str, ...], plan: RunPlan
+    model: StagedModel, tally: Tally, weight: float | None, devices: tuple[str, ...], plan: RunPlan
 ) -> ModelReport:
     return ModelReport(
         name=model.spec.name,
@@ -378,7 +360,7 @@ def _report(
     )
 
 
-def _batch_sizes(tally: _Tally, limits: BatchLimits) -> BatchSizes:
+def _batch_sizes(tally: Tally, limits: BatchLimits) -> BatchSizes:
     sizes = sorted(tally.batch_rows.elements())
     typical = statistics.median_high(tally.padded_lengths.elements()) if tally.padded_lengths else 1
     return BatchSizes(

@@ -19,7 +19,9 @@ from soloist.encoding.encoder import Encoder
 from soloist.engine.drivers.context import PassContext, pass_contexts
 from soloist.engine.drivers.isolated import run_isolated
 from soloist.engine.drivers.local import run_pass
+from soloist.engine.ending import Finished, first_line
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
+from soloist.engine.indexing import Indexing, index_all, indexing, is_indexed
 from soloist.engine.intake.ahead import Ahead, EmbeddedAhead, may_embed_ahead, spare_bytes
 from soloist.engine.intake.ingest import ShardRef, ingest, require_apart, tell_passed_over
 from soloist.engine.intake.model_staging import ModelStaging
@@ -39,18 +41,17 @@ from soloist.engine.resume.checks import (
     warn_of_other_matmuls,
     warn_of_other_settings,
 )
-from soloist.engine.resume.kept_settings import KeptSettings, require_weights_for_all, tell_fusion, with_kept_settings
+from soloist.engine.resume.kept_settings import KeptSettings, tell_fusion, with_kept_settings
+from soloist.engine.resume.members import Members, members_of
 from soloist.engine.resume.pending import RunShards, pending
 from soloist.engine.samples.deviation import tell_deviations
 from soloist.engine.samples.texts import Samples
 from soloist.engine.samples.unit_lengths import tell_lost_lengths
+from soloist.engine.words_pass import analyse_all, words_left
 from soloist.errors import (
     ConfigError,
     LeaseTimeoutError,
-    NothingFinishedError,
     OutputError,
-    RunStoppedError,
-    SoloistError,
 )
 from soloist.events import (
     Event,
@@ -59,21 +60,20 @@ from soloist.events import (
     Notice,
     RunFinished,
     RunStarted,
-    ShardEncoded,
-    ShardFused,
     TeeSink,
     as_sink,
 )
-from soloist.fusion import FusionPlan, Member, plan_fusion, require_weights
+from soloist.fusion import FusionPlan, HybridPlan, Member, plan_fusion
 from soloist.installed import versions
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
+from soloist.ragged import TermRows
 from soloist.sizing.batch_limits import plan_memory, remember
 from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
 from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import RunPlan
 from soloist.sources import InputFiles, input_of
-from soloist.staging import require_dim, require_distinct, select_models
+from soloist.staging import require_distinct
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
@@ -115,10 +115,7 @@ def _run_in_folder(
     require_apart(config)
     asked, kept = config, with_kept_settings(config)
     config = kept.config
-    specs = select_models(config)
-    require_weights_for_all(kept, tuple(specs))
-    require_weights(config.fusion, tuple(specs))
-    require_dim(config.fusion, specs)
+    members = members_of(kept)
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     files = input_of(config, chunks)
     names = [collection.name for collection in files.collections]
@@ -128,8 +125,8 @@ def _run_in_folder(
         folder = RunFolder(config.out)
         if with_kept_settings(asked) != kept:
             raise OutputError(f"another run has changed {config.out} meanwhile: run the same command again")
-        require_the_same(folder, config, tuple(specs), names)
-        return _Run(kept, folder, specs, accelerator, files, others, stop).through(sinks, clock)
+        require_the_same(folder, config, tuple(members.specs), names)
+        return _Run(kept, folder, members, accelerator, files, others, stop).through(sinks, clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,6 +143,8 @@ class _Inputs:
     fusion_plan: FusionPlan | None
     fusion: Fusing | None
     made: Mapping[str, Made]
+    hybrid: HybridPlan | None
+    indexing: Indexing
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -159,7 +158,7 @@ class _Run:
         self,
         kept: KeptSettings,
         folder: RunFolder,
-        specs: Mapping[str, ModelSpec],
+        members: Members,
         accelerator: Accelerator,
         files: InputFiles,
         others: Sequence[RunFolder],
@@ -168,7 +167,7 @@ class _Run:
         self._config = kept.config
         self._kept = kept.notices
         self._folder = folder
-        self._specs = specs
+        self._members = members
         self._accelerator = accelerator
         self._files = files
         self._others = others
@@ -178,7 +177,7 @@ class _Run:
         """Read, embed, fuse, and say in run.json what was done."""
         builder = ResultBuilder(self._config, clock)
         with contextlib.closing(JsonLinesSink(self._folder.path / "events.jsonl", clock)) as log:
-            finished = _Finished()
+            finished = Finished()
             sink = TeeSink(log, builder, finished, *sinks)
             began = time.perf_counter()
             try:
@@ -186,7 +185,7 @@ class _Run:
                     make_result = self._work(builder, sink)
             except BaseException as exc:
                 with contextlib.suppress(Exception):  # the error to tell is the first, also one of a sink itself
-                    sink.emit(RunFinished(seconds=time.perf_counter() - began, error=_first_line(exc)))
+                    sink.emit(RunFinished(seconds=time.perf_counter() - began, error=first_line(exc)))
                 raise
             with self._stop.shielded():  # there is nothing left to stop
                 sink.emit(RunFinished(seconds=time.perf_counter() - began))
@@ -207,14 +206,19 @@ class _Run:
             self._embed(inputs, plan, recorded, sink)
         if inputs.fusion is not None:
             fuse_all(inputs.fusion, self._folder, sink, self._stop)
-        result = builder.result(inputs.staged, inputs.fusion_plan, plan)
-        _remember(result, builder, inputs.encoders, accelerator, measurements, sink)
-        return lambda: builder.result(inputs.staged, inputs.fusion_plan, plan)
+        index_all(inputs.indexing, self._folder, self._read_terms, sink, self._stop)
+
+        def result() -> RunResult:
+            return builder.result(inputs.staged, inputs.fusion_plan, plan, self._members.words, inputs.hybrid)
+
+        _remember(result(), builder, inputs.encoders, accelerator, measurements, sink)
+        return result
 
     def _read(self, sink: EventSink) -> _Inputs:
         """Read the chunks, load the models, and refuse what cannot be done with them."""
         config, folder, check = self._config, self._folder, self._stop.check
-        _announce(config, self._specs, self._accelerator, sink)
+        _announce(config, self._members.specs, self._accelerator, sink)
+        self._members.tell_idle_language(config, sink)
         for notice in self._kept:
             sink.emit(notice)
         tell_passed_over(self._files.passed_over, sink)
@@ -222,7 +226,10 @@ class _Run:
         collections = self._files.collections
         made = made_with(folder)
         matmuls = {name: before.matmul for name, before in made.items()}
-        staging = ModelStaging(specs=self._specs, config=config, accelerator=self._accelerator, matmuls=matmuls)
+        staging = ModelStaging(
+            specs=self._members.models, config=config, accelerator=self._accelerator, matmuls=matmuls,
+            fusion=self._members.fusion,
+        )  # fmt: skip
         is_wanted = may_embed_ahead(config, self._accelerator, folder, staging)
         with Ahead(staging, folder, config.vector_dtype, spare_bytes(collections), is_wanted=is_wanted) as thread:
             shards = ingest(
@@ -233,30 +240,36 @@ class _Run:
         models = models.told(sink) if models is not None else staging.through(sink, check)
         staged, encoders = models.staged, models.encoders
         shards = without_vectorless(shards, encoders, folder, collections, config, sink, check, ahead.shards)
-        fusion_plan = plan_fusion(config.fusion, [_member(model) for model in staged.values()])
+        dense = [_member(model) for model in staged.values() if model.spec.kind == "dense"]
+        fusion_plan = plan_fusion(self._members.fusion, dense)
         check()
         require_dtypes(folder, config, staged, made)
         fingerprints = {name: model.fingerprint for name, model in staged.items()}
         fusion = fusing(fusion_plan, fingerprints, config.vector_dtype, shards)
         return _Inputs(
             shards=shards, ahead=ahead, staged=staged, encoders=encoders, fusion_plan=fusion_plan, fusion=fusion,
-            made=made,
+            made=made, hybrid=self._members.hybrid(config, fusion_plan),
+            indexing=indexing(self._members.word_fingerprints, shards),
         )  # fmt: skip
 
     def _reconcile(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
         """Make the chunks that were read those of the folder, and say what that changes; each model's budget."""
-        config, folder, fingerprints = self._config, self._folder, inputs.fingerprints
+        config, folder, words = self._config, self._folder, self._members.word_fingerprints
+        fingerprints = inputs.fingerprints | words
         tell_fusion(folder, inputs.fusion_plan, sink)
         calibrations = CalibrationCache(config.cache_dir)
         budgets = run_budgets(config.token_budget, inputs.staged, self._accelerator, recorded, calibrations)
         # Before run.json may go: whatever ends this, the folder says what it is made with.
-        folder.write_json(STATE, _state(config, inputs, budgets))
-        reconcile(folder, fingerprints, inputs.fusion, config.vector_dtype, sink)
+        folder.write_json(STATE, _state(config, inputs, budgets, words))
+        reconcile(folder, fingerprints, inputs.fusion, config.vector_dtype, sink, words)
         warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         warn_of_missing_vectors(self._others, fingerprints, sink)
         warn_of_other_matmuls(self._others, inputs.staged, sink)
         _warn_of_fusion(inputs.fusion_plan, sink)
         return budgets
+
+    def _read_terms(self, collection: str, member: str, index: int) -> TermRows:
+        return self._folder.terms.read(collection, member, index)[1]
 
     def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
         """Compute the vectors that the folder does not have, one pass after the other."""
@@ -268,11 +281,13 @@ class _Run:
             plan, inputs.encoders, self._accelerator, run_shards, self._stop, inputs.ahead, self._config.shared_dtype
         )
         work = [item for context in contexts for item in pending(context.run_shards, context.fingerprints).work]
-        if work or not is_fused(inputs.fusion, folder):
+        words, is_derived = self._members.words, is_fused(inputs.fusion, folder) and is_indexed(inputs.indexing, folder)
+        if work or words_left(words, run_shards) or not is_derived:
             folder.reopen()
         warn_of_other_budgets(recorded, {item.model: plan.budgets[item.model] for item in work}, sink)
         samples = Samples.of(work, folder)
         with self._told(sink):
+            analyse_all(words, run_shards, sink, self._stop)
             if self._accelerator.kind == "cpu":
                 tell_deviations(self._config.dtype, inputs.encoders, samples, check, sink)
             tell_lost_lengths(inputs.encoders, samples, check, sink)
@@ -290,29 +305,6 @@ class _Run:
 
         with self._stop.on_request(say):
             yield
-
-
-class _Finished:
-    """An event sink that knows whether this process has finished anything."""
-
-    def __init__(self) -> None:
-        self._anything = False
-
-    def emit(self, event: Event) -> None:
-        self._anything = self._anything or isinstance(event, (ShardEncoded, ShardFused))
-
-    @contextlib.contextmanager
-    def something_or_said(self, stop: Stop) -> Iterator[None]:
-        """Where the time ends before anything is finished, say so: repeating the command would not help."""
-        try:
-            yield
-        except RunStoppedError as exc:
-            if self._anything or stop.is_asked or isinstance(exc.__context__, LeaseTimeoutError):
-                raise  # more time does not help where another process held the devices
-            raise NothingFinishedError(
-                f"{exc}, before anything new was finished: give --stop-after enough time to read the chunks, load "
-                "the models and embed one shard"
-            ) from exc
 
 
 def _announce(config: RunConfig, specs: Mapping[str, ModelSpec], accelerator: Accelerator, sink: EventSink) -> None:
@@ -369,8 +361,10 @@ def _warn_of_fusion(fusion: FusionPlan | None, sink: EventSink) -> None:
         sink.emit(Notice(about="fusion", message=message))
 
 
-def _state(config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget]) -> dict[str, Any]:
-    """What has to be known of a run that is not finished."""
+def _state(
+    config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget], words: Mapping[str, str]
+) -> dict[str, Any]:
+    """What has to be known of a run that is not finished. Without words and other kinds as in earlier versions."""
     return {
         "format": FORMAT,
         "config": config.to_dict(),
@@ -380,13 +374,6 @@ def _state(config: RunConfig, inputs: _Inputs, budgets: Mapping[str, Budget]) ->
         "budgets": {name: asdict(budget) for name, budget in budgets.items()},
         "fusion": inputs.fusion_plan.to_dict() if inputs.fusion_plan is not None else None,
         "shards": [[shard.collection, shard.index, shard.rows, shard.content] for shard in inputs.shards],
+        **({"words": dict(words)} if words else {}),
+        **({"hybrid": inputs.hybrid.to_dict()} if inputs.hybrid is not None else {}),
     }
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    if isinstance(error, KeyboardInterrupt) and not lines:  # where the caller of the run hears the signals
-        return "stopped by Ctrl-C"
-    if lines and isinstance(error, (SoloistError, KeyboardInterrupt)):
-        return lines[0]
-    return ": ".join([type(error).__name__, *lines[:1]])

@@ -185,7 +185,7 @@ class LeaseReleased(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassStarted(Event):
-    """A model is on all leased devices, and its pass begins."""
+    """A model is on all leased devices, and its pass begins. Words need no device, so `devices` is empty."""
 
     model: str
     devices: tuple[str, ...]
@@ -194,7 +194,9 @@ class PassStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchEncoded(Event):
-    """A model has computed a batch. For progress only: `events.jsonl` does not keep it."""
+    """A model has computed a batch. For progress only: `events.jsonl` does not keep it. Words are on no device, so
+    theirs is empty.
+    """
 
     model: str
     device: str
@@ -245,6 +247,8 @@ class ShardEncoded(Event):
     Only embedded rows count for the fields that follow. `tokens` includes the prompt, and is counted after truncation.
     `padded_tokens` is what the devices computed, in batches of `batch_rows` rows of `padded_lengths` tokens.
     `truncated_tokens` were cut off at the model's limit.
+
+    Of words the same is said: their words count as tokens, and there are no batches.
 
     `tally` counts the tokens of all rows. `seconds` is the time that this shard kept the pass busy: since the shard
     before it was done, without a wait for the devices. If the shard was embedded while the input was read, `seconds`
@@ -306,7 +310,9 @@ class ChunksRemoved(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassFinished(Event):
-    """A model has embedded all shards. `peak_bytes` has the peak of every device over the whole lease."""
+    """A model has embedded all shards. `peak_bytes` has the peak of every device over the whole lease. It is empty for
+    words.
+    """
 
     model: str
     peak_bytes: Mapping[str, int]

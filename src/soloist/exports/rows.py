@@ -248,6 +248,8 @@ def _described(summary: Any) -> tuple[dict[str, int], list[str]]:
 
 
 def _chosen_vectors(path: Path, asked: str | None, there: Mapping[str, int], several: bool) -> dict[str, int]:
+    if not there:
+        raise ConfigError(f"{path} has words and no vectors, and only vectors are exported: embed a model into it too")
     if asked == ALL or (asked is None and several):
         if not several:
             raise ConfigError(f"this export has one vector a row: give --vectors one of {', '.join(there)}")

@@ -294,4 +294,11 @@ BUILT_IN_SPECS: tuple[ModelSpec, ...] = (
         loader="wordllama",
         note="A static table of token vectors: reads texts of any length.",
     ),
+    # No weights: the words of a text, see soloist.words. Ranked by BM25 as Lucene has it, with k1 1.5 and b .75.
+    ModelSpec(
+        name="bm25",
+        source="words",
+        kind="lexical",
+        note="The words of the texts, without a model and without a device; --language says how they are cut.",
+    ),
 )

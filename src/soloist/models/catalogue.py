@@ -105,7 +105,7 @@ def _is_path(text: str) -> bool:
 
 def _require_source(spec: ModelSpec) -> ModelSpec:
     """Refuse a model whose folder does not exist. Only models that are used need theirs."""
-    if is_hub_id(spec.source) or Path(spec.source).is_dir():
+    if spec.kind == "lexical" or is_hub_id(spec.source) or Path(spec.source).is_dir():
         return spec
     raise ConfigError(
         f"the model {spec.name} has the source {spec.source}, which does not exist: attach that folder, or correct the "

@@ -6,7 +6,7 @@
 Pure: it reads that file, and looks only whether sources exist. Knows nothing of torch.
 
 A field that is not given keeps the built-in value, with one exception: another `source` may mean other weights. Then
-`package`, `revision` and `loader`, which describe the old source, are dropped. `dim`, `max_tokens` and
+`package`, `revision`, `loader` and the kind, which describe the old source, are dropped. `dim`, `max_tokens` and
 `matryoshka_dims` are read from the model instead of being checked against it. Prompts, licence and dtype rules stay,
 since the usual reason for another source is a local copy.
 """
@@ -40,6 +40,7 @@ _FIELDS: dict[str, tuple[type, str]] = {
 _OF_THE_OLD_SOURCE: dict[str, Any] = {
     "package": None,
     "revision": None,
+    "kind": "dense",
     "loader": "sentence-transformers",
     "dim": None,
     "max_tokens": None,
@@ -91,6 +92,10 @@ def _merge(name: str, changes: dict[str, Any], where: str) -> ModelSpec:
             raise ConfigError(f"{where}: soloist has no built-in model of that name: add source, a folder or a hub id")
         return ModelSpec(name=name, **changes)
     known = BUILT_IN.get(name)
+    if known.kind == "lexical" and "source" not in changes:
+        raise ConfigError(
+            f"{where}: {name} is the words of the texts and has no settings: leave it out of the catalogue"
+        )
     if changes.get("source", known.source) != known.source:
         changes = {**_OF_THE_OLD_SOURCE, **changes}
     return replace(known, **changes)

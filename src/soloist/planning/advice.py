@@ -51,12 +51,12 @@ def time_problems(models: Sequence[ModelEstimate], seconds: float | None, sessio
     """The problem of a run that takes longer than the session, where both times are known."""
     if session_seconds is None or seconds is None or seconds <= session_seconds:
         return []
-    slowest = max(models, key=lambda model: model.seconds or 0.0)
+    slowest = max(models, key=lambda model: model.seconds or 0.0, default=None)
     sessions = math.ceil(seconds / session_seconds)
     remedies = [
         f"run the same embed command with --stop-after in {sessions:,} sessions",
         "lower max_tokens",
-        *([f"leave out {slowest.name}, the slowest model"] if len(models) > 1 else []),
+        *([f"leave out {slowest.name}, the slowest model"] if slowest is not None and len(models) > 1 else []),
     ]
     return [
         f"the run would take {_duration(seconds)}, but the session has {_duration(session_seconds)}: "
@@ -104,7 +104,7 @@ def notes(config: RunConfig, models: Sequence[ModelEstimate]) -> list[str]:
             f"{CHARACTERS_PER_TOKEN} characters a token"
         )
     smaller = [model.name for model in models if _is_smaller(model.standard, model.exclusive)]
-    if not all(model.exclusive.fits for model in models):
+    if not models or not all(model.exclusive.fits for model in models):
         pass  # the problems say so, and there is nothing to compare
     elif smaller:
         sentences.append(

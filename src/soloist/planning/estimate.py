@@ -14,6 +14,7 @@ from soloist.config import RunConfig
 from soloist.devices import Accelerator, open_accelerator
 from soloist.encoding.batching import bucket
 from soloist.engine.resume.kept_settings import KeptSettings, unfit_weights, with_kept_settings
+from soloist.engine.resume.members import members_of
 from soloist.engine.samples.unit_lengths import in_words, ranks_otherwise
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.planner import BatchLimits, memory_limit
@@ -34,6 +35,8 @@ from soloist.planning.run_estimate import (
     BatchEstimate,
     ModelEstimate,
     RunEstimate,
+    WordsEstimate,
+    words_estimate,
 )
 from soloist.planning.token_lengths import Scan, TokenCounts, scan
 from soloist.sizing.budgets import Budget, CalibrationCache, choose_budget, table_row
@@ -73,9 +76,10 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None, *, chu
     """
     accelerator = open_accelerator(config.accelerator)
     kept = with_kept_settings(config)
-    specs = select_models(kept.config)
-    config, kept_notes = _without_unfit_weights(kept, tuple(specs))
-    models = [_inspect(spec, config, accelerator) for spec in specs.values()]
+    kept, kept_notes = _without_unfit_weights(kept)
+    members = members_of(kept)
+    config = replace(kept.config, fusion=members.fusion)
+    models = [_inspect(spec, config, accelerator) for spec in members.models.values()]
     files = input_of(config, chunks, again="soloist.plan")
     tokenizers = [(model.spec, model.settings) for model in models]
     scanned = scan(files.collections, config.source, tokenizers, config.collections)
@@ -85,16 +89,18 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None, *, chu
     estimates = tuple(_model_estimate(model, scanned, plans, config, accelerator) for model in models)
     input_notes = [*filter(None, [files.passed_over.notice()]), *kept_notes]
     remarks = [remark for model in models for remark in _remarks(model)]
-    return _run_estimate(config, accelerator, scanned, estimates, plans, session_seconds, input_notes, remarks)
+    words = tuple(words_estimate(name, config.language, scanned) for name in members.words)
+    return _run_estimate(config, accelerator, scanned, estimates, words, plans, session_seconds, input_notes, remarks)
 
 
-def _without_unfit_weights(kept: KeptSettings, models: Sequence[str]) -> tuple[RunConfig, list[str]]:
+def _without_unfit_weights(kept: KeptSettings) -> tuple[KeptSettings, list[str]]:
     """The config to plan, and notes on the folder's settings. A plan continues where `embed` would ask for weights."""
     notes_on_settings = [f"{notice.about}: {notice.message}" for notice in kept.notices]
-    unfit = unfit_weights(kept, models)
+    unfit = unfit_weights(kept, tuple(select_models(kept.config)))
     if unfit is None:
-        return kept.config, notes_on_settings
-    return replace(kept.config, fusion=replace(kept.config.fusion, weights={})), [*notes_on_settings, unfit]
+        return kept, notes_on_settings
+    config = replace(kept.config, fusion=replace(kept.config.fusion, weights={}))
+    return replace(kept, config=config, kept={}), [*notes_on_settings, unfit]
 
 
 def _remarks(model: _UnloadedModel) -> list[str]:
@@ -303,7 +309,8 @@ def _host_bytes(model: _UnloadedModel, config: RunConfig, accelerator: Accelerat
 def _staging_bytes(config: RunConfig, models: Sequence[ModelEstimate]) -> int:
     """The host memory for all models. A pass in its own process has its models in memory once more."""
     copies = [model.host_bytes for model in models]
-    in_worker = (sum(copies) if config.mode == "standard" else max(copies)) if config.isolation == "process" else 0
+    once_more = sum(copies) if config.mode == "standard" else max(copies, default=0)
+    in_worker = once_more if config.isolation == "process" else 0
     return sum(copies) + in_worker
 
 
@@ -312,16 +319,18 @@ def _run_estimate(
     accelerator: Accelerator,
     scanned: Scan,
     models: tuple[ModelEstimate, ...],
+    words: tuple[WordsEstimate, ...],
     plans: Mapping[Mode, RunPlan],
     session_seconds: float | None,
     input_notes: Sequence[str],
     remarks: Sequence[str],
 ) -> RunEstimate:
     fused = _fused_bytes(config, scanned.chunks, models)
-    times = [model.seconds for model in models]
+    times = [*(model.seconds for model in models), *(member.seconds for member in words)]
     staging = sum(model.staging_seconds for model in models)
     seconds = sum(time for time in times if time is not None) + staging if None not in times else None
-    disk = scanned.text_bytes + fused + sum(model.vectors_bytes for model in models)
+    own = sum(model.vectors_bytes for model in models) + sum(member.disk_bytes for member in words)
+    disk = scanned.text_bytes + fused + own
     problems = [
         *memory_problems(config, accelerator, models, plans),
         *time_problems(models, seconds, session_seconds),
@@ -337,6 +346,7 @@ def _run_estimate(
         text_bytes=scanned.text_bytes,
         limit_bytes=memory_limit(accelerator.card),
         models=models,
+        words=words,
         fused_bytes=fused,
         disk_bytes=disk,
         host_bytes=_staging_bytes(config, models),

@@ -12,7 +12,7 @@ from soloist.reports.text import bytes_text, clock_text, compact_text, one_line
 from soloist.wording import count_text
 
 if TYPE_CHECKING:
-    from soloist.planning.run_estimate import BatchEstimate, ModelEstimate, RunEstimate
+    from soloist.planning.run_estimate import BatchEstimate, ModelEstimate, RunEstimate, WordsEstimate
 
 _TOKEN_COLUMNS = ("model", "max tokens", "tokens", "median", "longest", "truncated", "padded")
 _MEMORY_COLUMNS = ("model", "dtype", "weights", "peak", "reserved", "budget", "exclusive", "standard", "limit")
@@ -54,12 +54,14 @@ def estimate_tables(plan: RunEstimate) -> list[tuple[Table, str]]:
         (_MEMORY_COLUMNS, _memory_row, _MEMORY_LEGEND),
         (_COST_COLUMNS, _cost_row, _COST_LEGEND),
     )
+    if not plan.models:
+        return []
     return [((columns, [row(model) for model in plan.models]), legend) for columns, row, legend in parts]
 
 
 def estimate_notes(plan: RunEstimate) -> list[str]:
     """Sentences about the figures, and the sums."""
-    return [*plan.notes, _budgets(plan), *_totals(plan)]
+    return [*plan.notes, *map(_words, plan.words), *([_budgets(plan)] if plan.models else []), *_totals(plan)]
 
 
 def estimate_head(plan: RunEstimate) -> list[str]:
@@ -129,6 +131,14 @@ def histogram_lines(model: ModelEstimate) -> list[str]:
         bar = "#" * max(1, round(_BAR_WIDTH * rows / most))
         lines.append(f"  up to {edge:>7,}  {rows:>9,}  {bar}")
     return lines
+
+
+def _words(member: WordsEstimate) -> str:
+    """A member that is words, which needs no device."""
+    return (
+        f"{member.name}: words of {count_text(member.rows, 'text')}, language {member.language}, no device, "
+        f"{clock_text(member.seconds)}, {bytes_text(member.disk_bytes)}"
+    )
 
 
 def _budgets(plan: RunEstimate) -> str:

@@ -197,7 +197,8 @@ class BarProgress:
         self._bars.stop()
 
     def _start(self, event: PassStarted) -> None:
-        description = Text(one_line(f"{event.model} on {', '.join(event.devices)}"))
+        where = f" on {', '.join(event.devices)}" if event.devices else ""  # words need no device
+        description = Text(one_line(f"{event.model}{where}"))
         description.truncate(max(12, self._console.width * 2 // 5), overflow="ellipsis")
         state = self._passes.setdefault(event.model, PassState())
         state.start(event.chunks)
@@ -288,4 +289,5 @@ def _pass_line(event: PassFinished, state: PassState) -> str:
     peaks = ", ".join(f"{device} {bytes_text(peak)}" for device, peak in event.peak_bytes.items())
     copied = f", {state.embedded:,} of them embedded," if state.embedded < state.done else ""
     rate = f", {state.rate}" if state.rate else ""
-    return f"{event.model}: {count_text(state.done, 'chunk')}{copied} in {state.seconds:.1f} s{rate}, peak {peaks}"
+    peak = f", peak {peaks}" if peaks else ""
+    return f"{event.model}: {count_text(state.done, 'chunk')}{copied} in {state.seconds:.1f} s{rate}{peak}"

@@ -19,6 +19,7 @@ from soloist.wording import count_text
 
 if TYPE_CHECKING:
     from soloist.engine import ModelReport, RunResult
+    from soloist.engine.tally import WordsReport
 
 PLAIN_WIDTH = 100
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # columns, and the cells of each row
@@ -48,7 +49,7 @@ def open_console(stream: TextIO) -> Console:
 
 def print_result(result: RunResult, console: Console) -> None:
     """The table of the models, the table of the devices, remarks, and where the files are."""
-    print_tables(console, *result_tables(result))
+    print_tables(console, *(table for table in result_tables(result) if table[1]))
     remarks = result_remarks(result)
     for line in (*remarks, *([""] if remarks else []), *result_files(result)):
         console.print(Text(one_line(line)), soft_wrap=True)
@@ -57,7 +58,7 @@ def print_result(result: RunResult, console: Console) -> None:
 def result_tables(result: RunResult) -> tuple[Table, Table]:
     """The table of the models, and that of the devices."""
     return (
-        (_MODEL_COLUMNS, [_model_row(model) for model in result.models]),
+        (_MODEL_COLUMNS, [*map(_model_row, result.models), *map(_words_row, result.words)]),
         (_DEVICE_COLUMNS, [row for model in result.models for row in _device_rows(model)]),
     )
 
@@ -137,6 +138,14 @@ def _model_row(model: ModelReport) -> list[str]:
     ]
 
 
+def _words_row(words: WordsReport) -> list[str]:
+    """What a member that is words did in this session. Its words stand where the tokens of a model do."""
+    if words.chunks and not words.embedded:
+        return [words.name, f"{words.chunks:,}", *["-"] * (len(_MODEL_COLUMNS) - 2)]
+    done = (f"{words.seconds:.1f}", f"{words.chunks_per_second:,.1f}")
+    return [words.name, f"{words.chunks:,}", compact_text(words.words), "-", "-", *done]
+
+
 def _device_rows(model: ModelReport) -> list[list[str]]:
     return [
         [
@@ -150,7 +159,7 @@ def _device_rows(model: ModelReport) -> list[list[str]]:
     ]
 
 
-def _not_embedded(model: ModelReport, reuse: Sequence[Path]) -> str:
+def _not_embedded(model: ModelReport | WordsReport, reuse: Sequence[Path]) -> str:
     """Where the vectors came from that were not embedded in this session. `reuse` are the runs of --reuse."""
     parts = {
         "kept from an earlier session": model.kept,
@@ -181,6 +190,10 @@ def result_remarks(result: RunResult) -> list[str]:
                 f"{model.name}: {count_text(model.recomputed_rows, 'row')} computed again in float32 "
                 "(zero or not finite)"
             )
+    for words in result.words:
+        if words.embedded < words.chunks:
+            cut = f"words of {count_text(words.embedded, 'chunk')} cut"
+            remarks.append(f"{words.name}: {cut}{_not_embedded(words, reuse)}")
     for collection in result.collections:
         if collection.removed:
             remarks.append(
@@ -205,6 +218,7 @@ def result_files(result: RunResult) -> list[str]:
     kinds = "chunks, vectors" if result.fusion is None else "chunks, vectors, fused"
     collections = ", ".join(collection.name for collection in result.collections if collection.chunks)
     alone = "vectors of one model, not fused" if len(result.models) == 1 else "not fused"
+    alone = alone if result.models else "words without vectors"
     fused = f"fused: {result.fusion.method}, {result.fusion.dim} dimensions" if result.fusion else alone
     return [
         f"{result.config.out}: written in {result.seconds:.1f} s, {fused}",

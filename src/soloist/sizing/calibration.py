@@ -27,6 +27,7 @@ from soloist.devices.locks import LOCK_DIR
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.replicas import Replicas
 from soloist.encoding.tokenizing import TokenizedTexts
+from soloist.errors import ConfigError
 from soloist.events import BatchEncoded, BudgetMeasured, Event, EventSink, Notice
 from soloist.memory.planner import BatchLimits
 from soloist.sizing.batch_limits import planned_model
@@ -103,6 +104,9 @@ def calibrate(
     """
     with first_interrupt_only((signal.SIGINT, signal.SIGTERM)):
         specs = select_models(config)
+        words = [name for name, spec in specs.items() if spec.kind == "lexical"]
+        if words:
+            raise ConfigError(f"{words[0]} is words and has no batches to measure: leave it out of --models")
         accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
         if accelerator.kind == "simulated":
             message = "it computes on this machine's processor: the budgets measured here are for simulated runs only"

@@ -63,7 +63,9 @@ def plan_run(models: Sequence[PlannedModel], mode: Mode, card: Card) -> RunPlan:
     Exclusive mode has one pass for each model. Standard mode has one pass with all models resident.
     """
     names = tuple(model.name for model in models)
-    passes = tuple(Pass(models=(name,)) for name in names) if mode == "exclusive" else (Pass(models=names),)
+    passes = (
+        tuple(Pass(models=(name,)) for name in names) if mode == "exclusive" else (Pass(models=names),) if names else ()
+    )
     alone = {model.name: Predictor(model.tracer, card) for model in models if model.tracer is not None}
     together = alone if mode == "exclusive" else _together(models, card)
     limits: dict[str, BatchLimits] = {}

@@ -25,6 +25,7 @@ from soloist.stores.layout import AHEAD, IDENTITY, INCOMING, PREVIOUS, STATE, La
 from soloist.stores.manifest import NAME, Manifest
 from soloist.stores.shard_files import ShardFiles
 from soloist.stores.summary import made_by
+from soloist.stores.term_files import TermFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,11 @@ class RunFolder:
     def shards(self) -> ShardFiles:
         """The files of chunks and vectors."""
         return ShardFiles(self.path)
+
+    @property
+    def terms(self) -> TermFiles:
+        """The files of words."""
+        return TermFiles(self.path)
 
     @property
     def incoming(self) -> RunFolder:

@@ -108,7 +108,7 @@ def _finished(folder: RunFolder, records: Mapping[str, FileRecord]) -> tuple[_Sh
 
 
 def _fingerprints(summary: Any) -> dict[str, str]:
-    return {model["name"]: model["fingerprint"] for model in summary["models"]}
+    return {member["name"]: member["fingerprint"] for member in (*summary["models"], *summary.get("words", ()))}
 
 
 def _begun(folder: RunFolder) -> tuple[_Shards, dict[str, str]]:
@@ -117,7 +117,7 @@ def _begun(folder: RunFolder) -> tuple[_Shards, dict[str, str]]:
 
 def _shards_and_models(state: Any) -> tuple[_Shards, dict[str, str]]:
     shards = {(collection, index): (rows, content) for collection, index, rows, content in state["shards"]}
-    return shards, dict(state["models"])
+    return shards, {**state["models"], **state.get("words", {})}
 
 
 def _model(

@@ -22,7 +22,7 @@ from soloist.digests import DIGEST_BYTES
 from soloist.errors import InputError, OutputError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import atomic_path, disk_errors
-from soloist.types import Chunk, TokenTally, VectorDType
+from soloist.types import Chunk, MemberKind, TokenTally, VectorDType
 
 # A column of a row group is one page, so that rows can be read one by one (see `rows`): of few enough bytes for readers
 # that take it whole, and of fewer rows than the 20,000 at which Arrow begins another page.
@@ -31,6 +31,7 @@ _GROUP_ROWS = 1 << 14
 REPAIR = "run the soloist embed command of this run again, which repairs the file"
 _IF_MISSING = f"{REPAIR}, or name a collection, model and shard that the run has"
 COUNT_COLUMNS = ("tokens", "truncated_tokens")
+KIND = "soloist.kind"  # in the metadata of a schema; vectors that do not say are dense
 _ARROW_TYPES: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
 _CHUNK_TEXTS = {"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()}
 PLACE_COLUMNS = ("source_file", "source_index")  # which files of earlier versions do not have
@@ -165,11 +166,14 @@ def table_counts(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorFile:
-    """What a file of vectors says of itself; `model` and `fingerprint` are empty where it does not say."""
+    """What a file of vectors says of itself; `model` and `fingerprint` are empty where it does not say. Only dense
+    vectors are stored in another dtype than float32.
+    """
 
     model: str
     fingerprint: str
     vector_dtype: VectorDType
+    kind: MemberKind = "dense"
 
 
 def vector_file(path: Path) -> VectorFile:
@@ -182,6 +186,8 @@ def vector_file(path: Path) -> VectorFile:
         schema = pq.read_schema(path)
         metadata: dict[bytes, bytes] = schema.metadata or {}
         model, fingerprint = (metadata.get(key, b"").decode() for key in (b"soloist.model", b"soloist.fingerprint"))
+        if metadata.get(KIND.encode()) == b"lexical":
+            return VectorFile(model=model, fingerprint=fingerprint, vector_dtype="float32", kind="lexical")
         return VectorFile(model=model, fingerprint=fingerprint, vector_dtype=stored_dtype(schema.field("vector").type))
 
 

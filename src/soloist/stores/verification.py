@@ -13,6 +13,7 @@ from soloist.arrays import Vectors
 from soloist.digests import DigestTable, shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.fusion import FusionPlan
+from soloist.stores.index_files import index_file
 from soloist.stores.layout import FIT, INDEX
 from soloist.stores.manifest import FileRecord, is_intact
 from soloist.stores.run_folder import RunFolder
@@ -97,10 +98,13 @@ def _finished(folder: RunFolder) -> Verified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Declared:
-    """What run.json says of the files: chunks by collection; models as name, fingerprint, dimensions."""
+    """What run.json says of the files: chunks by collection; models as name, fingerprint, dimensions; and those that
+    are words as name, fingerprint.
+    """
 
     chunks: Mapping[str, int]
     models: tuple[tuple[str, str, int], ...]
+    words: tuple[tuple[str, str], ...]
     fused_dim: int | None
     is_fitted: bool
     vector_dtype: VectorDType
@@ -110,6 +114,7 @@ def _declared(summary: Any) -> _Declared:
     return _Declared(
         chunks={collection["name"]: collection["chunks"] for collection in summary["collections"]},
         models=tuple((model["name"], model["fingerprint"], model["dim"]) for model in summary["models"]),
+        words=tuple((words["name"], words["fingerprint"]) for words in summary.get("words", ())),
         fused_dim=summary["fusion"]["dim"] if summary["fusion"] is not None else None,
         is_fitted=summary["fusion"] is not None and FusionPlan.from_dict(summary["fusion"]).needs_fit,
         vector_dtype=declared_dtype(summary),
@@ -159,6 +164,9 @@ class _Reading:
             for index in self._shards.get(collection, ()):
                 yield from self._shard(collection, index, ids)
             yield from self._count(collection, self.chunks - before)
+            for name, _ in self._declared.words:
+                if index_file(self._folder.path, collection, name) not in self._records:
+                    yield f"{collection}, {name}: its index is not in the manifest: {_AGAIN}"
         for collection in self._declared.chunks.keys() - set(self.collections):
             yield from self._count(collection, 0)
 
@@ -183,6 +191,8 @@ class _Reading:
         digests = [text_digest(text) for text in shard.texts]
         for name, fingerprint, dim in self._declared.models:
             yield from self._model(shard, digests, name, fingerprint, dim)
+        for name, fingerprint in self._declared.words:
+            yield from self._words(shard, digests, name, fingerprint)
         if self._declared.fused_dim is not None:
             yield from self._fused(shard, digests, self._declared.fused_dim)
 
@@ -217,6 +227,25 @@ class _Reading:
             others = [id_ for id_, a, b in zip(shard.ids, own or [], digests, strict=False) if a != b]
             whose = _some(others) if others else "its rows"
             yield f"{where}: the vectors of {whose} were made from other texts: {self._mend(file)}"
+
+    def _words(self, shard: Shard, digests: Sequence[bytes], name: str, fingerprint: str) -> Iterator[str]:
+        where = f"{shard.collection}, shard {shard.index}, {name}"
+        file = self._folder.shards.vectors_file(shard.collection, name, shard.index)
+        if file not in self._records:
+            yield f"{where}: its words are not in the manifest: {_AGAIN}"
+            return
+        if self._records[file].fingerprint != fingerprint:
+            yield f"{where}: its words were cut with other settings than run.json says: {_AGAIN}"
+        try:
+            ids, _ = self._folder.terms.read(shard.collection, name, shard.index)
+            own = self._folder.shards.read_digests(shard.collection, name, shard.index)
+        except OutputError as exc:
+            yield from self._unreadable(file, exc)
+            return
+        if ids != list(shard.ids):
+            yield f"{where}: its rows are not those of the chunks, or not in their order: {self._mend(file)}"
+        if own is None or own != list(digests):
+            yield f"{where}: its words are of other texts: {self._mend(file)}"
 
     def _fused(self, shard: Shard, digests: Sequence[bytes], dim: int) -> Iterator[str]:
         where = f"{shard.collection}, shard {shard.index}, fused"

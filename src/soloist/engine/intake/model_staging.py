@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from soloist.config import RunConfig
+from soloist.config import FusionConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.events import Event, EventSink, ListSink
@@ -42,16 +42,19 @@ class StagedModels:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelStaging:
-    """How the models of a run are staged. `matmuls` are as in `stage_all`."""
+    """How the models of a run are staged. `fusion` is that of the dense ones; `matmuls` are as in `stage_all`."""
 
     specs: Mapping[str, ModelSpec]
     config: RunConfig
     accelerator: Accelerator
     matmuls: Mapping[str, Matmul]
+    fusion: FusionConfig
 
     def are_tables(self) -> bool:
-        """Whether all models are static, have their settings on this machine, and bring no code of their own."""
-        return all(map(_is_table_at_hand, self.specs.values()))
+        """Whether all models are static, have their settings on this machine, and bring no code of their own; and
+        whether there is one at all.
+        """
+        return bool(self.specs) and all(map(_is_table_at_hand, self.specs.values()))
 
     def through(self, sink: EventSink, check: Check) -> StagedModels:
         """Stage the models, and tell the sink. `check` is called often, and may raise.
@@ -59,7 +62,8 @@ class ModelStaging:
         Raises:
             SoloistError: a model cannot be used.
         """
-        require_dims = functools.partial(require_dim, self.config.fusion, self.specs)
+        dense = {name: spec for name, spec in self.specs.items() if spec.kind == "dense"}
+        require_dims = functools.partial(require_dim, self.fusion, dense)
         staged = stage_all(
             self.specs, self.config, self.accelerator, sink, check, on_staged=require_dims, matmuls=self.matmuls
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from soloist.digests import DigestTable, text_digest
 from soloist.engine.intake.ingest import empty_collection, nothing_to_embed
 from soloist.engine.intake.left_out import LeftOut
 from soloist.engine.resume.checks import other_run, require_the_same
-from soloist.engine.resume.kept_settings import fusion_change, require_weights_for_all, with_kept_settings
+from soloist.engine.resume.kept_settings import fusion_change, with_kept_settings
+from soloist.engine.resume.members import members_of
 from soloist.engine.resume.vector_reuse import serves
 from soloist.errors import OutputError
-from soloist.fusion import require_weights
 from soloist.jsontext import json_text
 from soloist.sources import DuplicateIds, SkippedInputs, input_of, read_chunks
-from soloist.staging import require_dim, require_distinct, select_models
+from soloist.staging import require_distinct
 from soloist.stores import RunFolder
+from soloist.stores.manifest import FileRecord
 from soloist.stores.tables import read_table, table_digests
 from soloist.types import Chunk, Collection, SkippedInput, VectorDType, Vectorless
 
@@ -64,16 +65,15 @@ def changes(config: RunConfig) -> Changes:
     """
     kept = with_kept_settings(config)
     config, folder = kept.config, RunFolder(kept.config.out)
-    specs = select_models(config)
-    models = tuple(specs)
-    require_weights_for_all(kept, models)
-    require_weights(config.fusion, models)
-    require_dim(config.fusion, specs)
+    members = members_of(kept)
+    models = tuple(members.specs)
     files = input_of(config)
     names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
     require_the_same(folder, config, models, names)
-    known = {model: _known(model, config.vector_dtype, [folder, *map(other_run, config.reuse)]) for model in models}
+    folders = [folder, *map(other_run, config.reuse)]
+    known = {model: _known(model, config.vector_dtype, folders) for model in members.models}
+    known |= {name: _known_words(fingerprint, folders) for name, fingerprint in members.word_fingerprints.items()}
     comparing = _Comparing(folder, known, _left_out_before(folder, models))
     compared = [comparing.of(collection, config) for collection in files.collections]
     if comparing.left_out.skipped.count and config.source.on_bad_input == "error":
@@ -183,10 +183,20 @@ def _content(chunk: Chunk) -> bytes:
 
 def _known(model: str, vector_dtype: VectorDType, folders: Iterable[RunFolder]) -> DigestTable:
     """The texts of which finished files have a vector by a model of this name that can be used."""
+    return _texts(folders, lambda file: file.model == model and serves(file.vector_dtype, vector_dtype))
+
+
+def _known_words(fingerprint: str, folders: Iterable[RunFolder]) -> DigestTable:
+    """The texts of which finished files have the words that would be cut now."""
+    return _texts(folders, lambda file: file.fingerprint == fingerprint)
+
+
+def _texts(folders: Iterable[RunFolder], is_of_it: Callable[[FileRecord], bool]) -> DigestTable:
+    """The texts that these files of vectors or words have rows of."""
     texts = DigestTable()
     for folder in folders:
         for record in folder.manifest.read().values():
-            if record.kind == "vectors" and record.model == model and serves(record.vector_dtype, vector_dtype):
+            if record.kind == "vectors" and is_of_it(record):
                 with contextlib.suppress(OutputError):  # damaged: it is made again
                     for digest in table_digests(read_table(folder.path / record.file, columns=("text_digest",))) or ():
                         texts.add(digest)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,8 +205,11 @@ def reconcile(
     fused: Fusing | None,
     vector_dtype: VectorDType,
     sink: EventSink,
+    words: Container[str] = (),
 ) -> None:
-    """Make the chunks that were read those of the run, and say what that changes."""
+    """Make the chunks that were read those of the run, and say what that changes. `words` are the members without
+    vectors, whose files no dtype changes.
+    """
     of_fusion = fused.fingerprint if fused is not None else None
 
     def is_current(record: FileRecord) -> bool:
@@ -215,10 +218,13 @@ def reconcile(
         if record.kind == "index":
             return record.model in fingerprints and record.fingerprint == index_fingerprint(fingerprints[record.model])
         fingerprint = of_fusion if record.kind == "fused" else fingerprints.get(record.model)
+        if record.kind == "vectors" and record.model in words:
+            return record.fingerprint == fingerprint
         return (record.fingerprint, record.vector_dtype) == (fingerprint, vector_dtype)
 
-    _tell_other_settings(folder, fingerprints, sink)
-    _tell_other_dtype(folder.manifest.read().values(), fingerprints, vector_dtype, sink)
+    _tell_other_settings(folder, fingerprints, sink, words)
+    of_vectors = {name: fingerprint for name, fingerprint in fingerprints.items() if name not in words}
+    _tell_other_dtype(folder.manifest.read().values(), of_vectors, vector_dtype, sink)
     reconciled = reconcile_incoming(folder, is_current)
     for file in reconciled.damaged:
         sink.emit(
@@ -228,7 +234,9 @@ def reconcile(
         sink.emit(ChunksRemoved(collection=collection, chunks=chunks))
 
 
-def _tell_other_settings(folder: RunFolder, fingerprints: Mapping[str, str], sink: EventSink) -> None:
+def _tell_other_settings(
+    folder: RunFolder, fingerprints: Mapping[str, str], sink: EventSink, words: Container[str]
+) -> None:
     """Name the models whose vectors of the present chunks were made with other weights or settings."""
     incoming = [record for record in folder.incoming.manifest.read().values() if record.kind == "chunks"]
     contents = {(record.collection, record.shard): record.content for record in incoming}
@@ -240,6 +248,10 @@ def _tell_other_settings(folder: RunFolder, fingerprints: Mapping[str, str], sin
         and record.fingerprint != fingerprints.get(record.model)
     )
     for model in dict.fromkeys(changed):
+        if model in words:
+            message = "its language or the libraries that cut words have changed: the words of all chunks are cut again"
+            sink.emit(Notice(about=model, message=message))
+            continue
         message = "its weights or settings have changed, or soloist makes its vectors in another way now"
         sink.emit(Notice(about=model, message=f"{message}: the vectors are computed again"))
 

@@ -29,6 +29,7 @@ _KEPT: Mapping[str, str] = {
     "catalogue": "",
     "dtype": "",
     "vector_dtype": "",
+    "language": "the words of all chunks are cut again",
     "packing": "the last bits of new vectors may differ from those of the old ones",
     "matmul": "the last bits of new vectors may differ from those of the old ones",
     "shard_chunks": "the run's files are cut again, and no text is embedded again",
@@ -72,7 +73,7 @@ def with_kept_settings(config: RunConfig) -> KeptSettings:
     kept = {name: before[name] for name in _KEPT if name not in asked and before[name] is not None}
     _require_catalogue(config, kept)
     by_default = _fused_by_default(_merged(config, {"models": kept["models"]} if "models" in kept else {}))
-    kept |= _kept_fusion(asked, before)
+    kept |= _kept_fusion(asked, before, is_fused=_fusion_before(folder) != (True, None))
     decided = _fused_by_default(_merged(config, kept))
     notices = (*_changes(config.out, asked, before), *_stays(config.out, kept, by_default.settings()))
     return KeptSettings(config=decided, kept=kept, notices=notices)
@@ -165,9 +166,14 @@ def _require_catalogue(config: RunConfig, kept: Mapping[str, Any]) -> None:
         )
 
 
-def _kept_fusion(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Method, weights and dim that stay. A dim is of its method, and of no other."""
+def _kept_fusion(asked: Mapping[str, Any], before: Mapping[str, Any], *, is_fused: bool) -> dict[str, Any]:
+    """Method, weights and dim that stay. A dim is of its method, and of no other.
+
+    A method that fused nothing was not named: the run has at most one dense member. It stays unnamed.
+    """
     method = before["fusion"]
+    if method != NO_FUSION and not is_fused:
+        return {"weights": before["weights"]} if "weights" not in asked and before["weights"] else {}
     if method == NO_FUSION:
         alone = len(set(before["models"])) == 1
         others = len(set(asked.get("models", before["models"]))) > 1

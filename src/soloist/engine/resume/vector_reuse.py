@@ -6,18 +6,16 @@ was set aside when the chunks changed, and in the runs that `--reuse` names. Kno
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
-from soloist.digests import DigestTable, row_checksums
+from soloist.digests import row_checksums
+from soloist.engine.resume.known_texts import KnownTexts, Origin, has_changed
+from soloist.engine.resume.known_texts import Placement as Placement  # whoever has vectors placed names it
 from soloist.errors import OutputError
 from soloist.stores.layout import PREVIOUS
 from soloist.stores.manifest import FileRecord
@@ -32,30 +30,6 @@ from soloist.stores.tables import (
 )
 from soloist.types import VectorDType
 
-# One of the run's present files, one that was set aside when its chunks changed, or one of a run that --reuse names.
-Origin = Literal["this run", "earlier", "other run"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Placement:
-    """The rows of a shard: which to embed, and from where the others come.
-
-    `file` is the shard's own number in `KnownVectors`. `copies` are (row, file, row of that file), files by their
-    numbers there. `reused` of them come from an earlier state of the run or, `from_others`, from another run; the rest
-    repeat a text of this one.
-    """
-
-    file: int
-    fresh: tuple[int, ...]
-    copies: NDArray[np.int64]
-    reused: int
-    from_others: int
-
-    @property
-    def repeated(self) -> int:
-        """Copies of a text that the run has elsewhere."""
-        return len(self.copies) - self.reused
-
 
 class KnownVectors:
     """Where one model's vector of a text lies, in some 35 to 55 bytes a text.
@@ -65,37 +39,17 @@ class KnownVectors:
     """
 
     def __init__(self) -> None:
-        self._texts = DigestTable()
-        self._files: list[Path] = []
-        self._origins: list[Origin] = []
-        self._checksums: list[NDArray[np.uint32] | None] = []  # (rows,) of each file
-        self._file_of = array("i")
-        self._row_of = array("i")
+        self._texts = KnownTexts()
+        self._checksums: dict[int, NDArray[np.uint32]] = {}  # (rows,) of each file
         self._reader = RowReader()
 
     def add_file(self, path: Path, digests: Sequence[bytes], vectors: Vectors, origin: Origin) -> None:
         """Record the texts whose vectors (rows, dim) a file has."""
-        number = self._number(path, origin)
-        self._checksums[number] = row_checksums(vectors)
-        self._add(digests, number)
+        self._checksums[self._texts.add(path, digests, origin)] = row_checksums(vectors)
 
     def place(self, path: Path, digests: Sequence[bytes]) -> Placement:
         """Look for the texts of a shard, and record the new ones as rows of the file that the shard will have."""
-        number = self._number(path, "this run")
-        entries = self._add(digests, number)
-        rows = np.flatnonzero(entries >= 0)
-        places = (np.frombuffer(numbers, dtype=np.int32)[entries[rows]] for numbers in (self._file_of, self._row_of))
-        copies = np.stack([rows, *places], axis=1)
-        origins: Counter[Origin] = Counter()
-        for file, count in zip(*np.unique(copies[:, 1], return_counts=True), strict=True):
-            origins[self._origins[file]] += int(count)
-        return Placement(
-            file=number,
-            fresh=tuple(np.flatnonzero(entries < 0).tolist()),
-            copies=copies,
-            reused=origins["earlier"] + origins["other run"],
-            from_others=origins["other run"],
-        )
+        return self._texts.place(path, digests)
 
     def fill(
         self,
@@ -113,22 +67,19 @@ class KnownVectors:
         """
         for number in np.unique(placement.copies[:, 1]):
             rows, _, sources = placement.copies[placement.copies[:, 1] == number].T
-            source = self._files[number]
+            source = self._texts.file(number)
             if source == path:
                 vectors[rows], counts[rows] = vectors[sources], counts[sources]
                 continue
             stored = self._reader.read(source, sources)
-            checksums = self._checksums[number]
+            checksums = self._checksums.get(number)
             same_texts = stored.digests.tobytes() == b"".join(digests[row] for row in rows)
             if (
                 not same_texts
                 or checksums is None
                 or not np.array_equal(row_checksums(stored.vectors), checksums[sources])
             ):
-                raise OutputError(
-                    f"{source} has changed since this run first read it: wait until no other run writes to it, then "
-                    "run the same command again"
-                )
+                raise has_changed(source)
             vectors[rows] = stored.vectors
             if stored.counts is not None:
                 counts[rows] = stored.counts
@@ -136,20 +87,6 @@ class KnownVectors:
     def written(self, placement: Placement, checksums: NDArray[np.uint32]) -> None:
         """Record the checksum of each vector that a shard's file has now, as the vector is read from the file."""
         self._checksums[placement.file] = checksums
-
-    def _number(self, path: Path, origin: Origin) -> int:
-        self._files.append(path)
-        self._origins.append(origin)
-        self._checksums.append(None)
-        return len(self._files) - 1
-
-    def _add(self, digests: Sequence[bytes], number: int) -> NDArray[np.int64]:
-        """Record the new texts of a file. Gives the entry of each known text, and -1 for a new one."""
-        entries = self._texts.add_all(digests)
-        new = np.flatnonzero(entries < 0).astype(np.int32)
-        self._file_of.frombytes(np.full(len(new), number, dtype=np.int32).tobytes())
-        self._row_of.frombytes(new.tobytes())
-        return entries
 
 
 def serves(stored: VectorDType, wanted: VectorDType) -> bool:
@@ -183,7 +120,7 @@ def known_vectors(
         if record.kind == "vectors" and record.model == model and is_of_it(record):
             check()
             _add_file(known, folder.path / record.file, record.sha256, "this run")
-    for path, stored in _set_aside(folder):
+    for path, stored in set_aside(folder):
         if is_of_it(stored):
             check()
             _add_file(known, path, path.stem, "earlier")
@@ -197,10 +134,10 @@ def known_vectors(
 
 def models_set_aside(folder: RunFolder) -> tuple[str, ...]:
     """The models whose vectors were set aside, and are not back in their places yet."""
-    return tuple(dict.fromkeys(stored.model for _, stored in _set_aside(folder) if stored.model))
+    return tuple(dict.fromkeys(stored.model for _, stored in set_aside(folder) if stored.model))
 
 
-def _set_aside(folder: RunFolder) -> Iterator[tuple[Path, VectorFile]]:
+def set_aside(folder: RunFolder) -> Iterator[tuple[Path, VectorFile]]:
     """The files that were set aside, and what they say of themselves; those that cannot be read are passed over."""
     previous = folder.path / PREVIOUS
     for path in sorted(previous.glob("*.parquet")) if previous.is_dir() else ():
