@@ -12,7 +12,7 @@ from soloist.config import CalibrationConfig, FusionConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vocabulary import unknown_words_text
-from soloist.errors import ConfigError, SoloistError
+from soloist.errors import ConfigError, ModelLoadError, SoloistError
 from soloist.events import EventSink, ModelStaged, Notice
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.prediction import blueprint_of
@@ -22,11 +22,11 @@ from soloist.models.loading import StagedModel, is_bare_table, overflows_float16
 from soloist.models.location import find_settings
 from soloist.models.matmul import fastest_matmul
 from soloist.models.settings import read_settings
-from soloist.models.sparse_folders import require_dense
+from soloist.models.sparse_folders import kind_of_folder
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
 from soloist.stores import folder_name
-from soloist.types import DType, DTypeRequest, Matmul, MatmulRequest
+from soloist.types import DType, DTypeRequest, Matmul, MatmulRequest, MemberKind
 from soloist.workers import interruptible
 
 _UNPACKED = (
@@ -46,6 +46,7 @@ def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]
     specs: dict[str, ModelSpec] = {}
     for asked in config.models:
         spec = resolve(asked, catalogue)
+        spec = replace(spec, kind=_kind(spec))
         known = specs.get(spec.name)
         if known == spec:
             raise ConfigError(f"the model {spec.name} is named twice: name each model once")
@@ -57,6 +58,14 @@ def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]
         specs[spec.name] = spec
     require_distinct("models", specs)
     return specs
+
+
+def _kind(spec: ModelSpec) -> MemberKind:
+    """What a model makes of a text, by its files where they are on this machine."""
+    if spec.kind == "lexical" or spec.loader == "wordllama":
+        return spec.kind
+    folder = find_settings(spec)
+    return kind_of_folder(folder) if folder is not None else spec.kind
 
 
 def require_dim(
@@ -157,9 +166,11 @@ def stage_all(
 
 def _staged(spec: ModelSpec, requested: DTypeRequest, matmul: MatmulRequest, accelerator: Accelerator) -> StagedModel:
     known = replace(spec, overflows_float16=overflows_float16(spec))
-    folder = find_settings(spec)
-    if folder is not None:
-        require_dense(spec, folder)
+    if _kind(spec) != spec.kind:  # it was downloaded just now
+        raise ModelLoadError(
+            f"{spec.name} is a sparse encoder, which its files show only now that they are here: run the same command "
+            "again"
+        )
     dtype = dtype_on(accelerator, known, requested)
     if is_bare_table(known):  # it multiplies nothing, so no library is measured
         return stage(known, dtype)

@@ -224,5 +224,5 @@ def test_the_manifest_counts_words(tmp_path: Path) -> None:
 def test_words_alone_are_not_exported_as_vectors(tmp_path: Path) -> None:
     """An export without a vector that looks like a whole one, or ends in a fault of ours."""
     _embed(tmp_path, _files(4))
-    with pytest.raises(ConfigError, match="has words and no vectors"):
+    with pytest.raises(ConfigError, match="has no dense vectors"):
         open_source(tmp_path / "run", None, (), several=True)

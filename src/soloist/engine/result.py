@@ -36,7 +36,7 @@ from soloist.models.loading import StagedModel
 from soloist.shown import ShownByModel
 from soloist.sizing.budgets import Budget
 from soloist.sizing.run_plan import RunPlan
-from soloist.types import Matmul, MemoryStats
+from soloist.types import Matmul, MemberKind, MemoryStats
 from soloist.words import Analyser
 
 FORMAT = 2
@@ -137,6 +137,14 @@ class ModelReport:
     predicted_peak_bytes: int | None
     rows_per_device: Mapping[str, int]
     device_shares: Mapping[str, float]
+    kind: MemberKind = "dense"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as `run.json` has it: with the kind only where it is not dense."""
+        values = dataclasses.asdict(self)
+        if self.kind == "dense":
+            del values["kind"]
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +196,7 @@ class RunResult(ShownByModel):
             "fusion": self.fusion.to_dict() if self.fusion is not None else None,
             "weights": dict(zip(self.fusion.models, self.fusion.weights, strict=True)) if self.fusion else {},
             "collections": [dataclasses.asdict(collection) for collection in self.collections],
-            "models": [dataclasses.asdict(model) for model in self.models],
+            "models": [model.to_dict() for model in self.models],
             **({"words": [dataclasses.asdict(member) for member in self.words]} if self.words else {}),
             **({"hybrid": self.hybrid.to_dict()} if self.hybrid is not None else {}),
             "lease_events": [dataclasses.asdict(event) for event in self.lease_events],
@@ -277,7 +285,8 @@ class ResultBuilder:
     ) -> RunResult:
         """The result of the run so far."""
         shares = hybrid.weights if hybrid is not None else {}
-        weights = dict(zip(fusion.models, fusion.weights, strict=True)) if fusion is not None else {}
+        fused = dict(zip(fusion.models, fusion.weights, strict=True)) if fusion is not None else {}
+        weights = {**shares, **fused}
         return RunResult(
             config=self._config,
             devices=self._devices,
@@ -325,6 +334,7 @@ def _report(
 ) -> ModelReport:
     return ModelReport(
         name=model.spec.name,
+        kind=model.kind,
         source=model.spec.source,
         revision=model.revision,
         fingerprint=model.fingerprint,

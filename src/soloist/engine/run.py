@@ -67,7 +67,7 @@ from soloist.fusion import FusionPlan, HybridPlan, Member, plan_fusion
 from soloist.installed import versions
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
-from soloist.ragged import TermRows
+from soloist.ragged import RaggedRows, TermRows
 from soloist.sizing.batch_limits import plan_memory, remember
 from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
 from soloist.sizing.measurements import MeasurementCache, device_key
@@ -79,6 +79,7 @@ from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
 from soloist.stores.layout import STATE
 from soloist.stores.leftovers import ahead_removed, undone_on_error
+from soloist.types import VectorDType
 
 
 def run(
@@ -206,7 +207,7 @@ class _Run:
             self._embed(inputs, plan, recorded, sink)
         if inputs.fusion is not None:
             fuse_all(inputs.fusion, self._folder, sink, self._stop)
-        index_all(inputs.indexing, self._folder, self._read_terms, sink, self._stop)
+        index_all(inputs.indexing, self._folder, self._read_rows, sink, self._stop)
 
         def result() -> RunResult:
             return builder.result(inputs.staged, inputs.fusion_plan, plan, self._members.words, inputs.hybrid)
@@ -249,7 +250,7 @@ class _Run:
         return _Inputs(
             shards=shards, ahead=ahead, staged=staged, encoders=encoders, fusion_plan=fusion_plan, fusion=fusion,
             made=made, hybrid=self._members.hybrid(config, fusion_plan),
-            indexing=indexing(self._members.word_fingerprints, shards),
+            indexing=indexing(_stored_as(staged, config.vector_dtype) | self._members.word_fingerprints, shards),
         )  # fmt: skip
 
     def _reconcile(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
@@ -261,15 +262,16 @@ class _Run:
         budgets = run_budgets(config.token_budget, inputs.staged, self._accelerator, recorded, calibrations)
         # Before run.json may go: whatever ends this, the folder says what it is made with.
         folder.write_json(STATE, _state(config, inputs, budgets, words))
-        reconcile(folder, fingerprints, inputs.fusion, config.vector_dtype, sink, words)
+        reconcile(folder, fingerprints, inputs.fusion, config.vector_dtype, sink, words, inputs.indexing.fingerprints)
         warn_of_other_settings(self._others, fingerprints, config.vector_dtype, sink)
         warn_of_missing_vectors(self._others, fingerprints, sink)
         warn_of_other_matmuls(self._others, inputs.staged, sink)
         _warn_of_fusion(inputs.fusion_plan, sink)
         return budgets
 
-    def _read_terms(self, collection: str, member: str, index: int) -> TermRows:
-        return self._folder.terms.read(collection, member, index)[1]
+    def _read_rows(self, collection: str, member: str, index: int) -> RaggedRows | TermRows:
+        files = self._folder.terms if member in self._members.words else self._folder.sparse
+        return files.read(collection, member, index)[1]
 
     def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
         """Compute the vectors that the folder does not have, one pass after the other."""
@@ -350,6 +352,12 @@ def _remember(
             measurements, encoders[model.name], device_key(accelerator), builder.compared(model.name),
             tokens=model.padded_tokens, rate=rate, sink=sink,
         )  # fmt: skip
+
+
+def _stored_as(staged: Mapping[str, StagedModel], vector_dtype: VectorDType) -> dict[str, str]:
+    """What decides the stored rows of each sparse model, beside the texts."""
+    sparse = [model for model in staged.values() if model.kind == "sparse"]
+    return {model.spec.name: f"{model.fingerprint} {vector_dtype}" for model in sparse}
 
 
 def _member(model: StagedModel) -> Member:

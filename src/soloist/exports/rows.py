@@ -241,7 +241,7 @@ def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, 
 
 def _described(summary: Any) -> tuple[dict[str, int], list[str]]:
     """The dims of vectors by name, and the collections that have chunks."""
-    dims = {model["name"]: int(model["dim"]) for model in summary["models"]}
+    dims = {model["name"]: int(model["dim"]) for model in summary["models"] if model.get("kind", "dense") == "dense"}
     if summary["fusion"] is not None:
         dims[FUSED] = int(summary["fusion"]["dim"])
     return dims, [collection["name"] for collection in summary["collections"] if collection["chunks"]]
@@ -249,7 +249,7 @@ def _described(summary: Any) -> tuple[dict[str, int], list[str]]:
 
 def _chosen_vectors(path: Path, asked: str | None, there: Mapping[str, int], several: bool) -> dict[str, int]:
     if not there:
-        raise ConfigError(f"{path} has words and no vectors, and only vectors are exported: embed a model into it too")
+        raise ConfigError(f"{path} has no dense vectors, and only those are exported: embed a dense model into it too")
     if asked == ALL or (asked is None and several):
         if not several:
             raise ConfigError(f"this export has one vector a row: give --vectors one of {', '.join(there)}")

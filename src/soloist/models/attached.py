@@ -27,7 +27,6 @@ from pathlib import Path
 from soloist.errors import ModelLoadError
 from soloist.models.catalogue import BUILT_IN
 from soloist.models.refusals import require_encoder
-from soloist.models.sparse_folders import require_dense
 from soloist.models.spec import ModelSpec
 
 # The deepest known layout is a hub cache inside a model's version inside a data set: 10 folders.
@@ -123,7 +122,6 @@ def _plain(text: str) -> str:
 def _examined(name: str, folder: Path) -> AttachedModel:
     try:
         require_encoder(ModelSpec(name=name, source=str(folder)), folder)
-        require_dense(ModelSpec(name=name, source=str(folder)), folder)
     except ModelLoadError as exc:
         return AttachedModel(name=name, folder=folder, complaint=str(exc))
     return AttachedModel(name=name, folder=folder)

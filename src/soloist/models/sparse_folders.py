@@ -12,10 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from soloist.errors import ModelLoadError
 from soloist.models.own_settings import PIPELINE_FILE, read_object, read_transformer
 from soloist.models.pipeline import ModuleEntry, Task, modules_for
-from soloist.models.spec import ModelSpec
 from soloist.types import MemberKind
 
 SPARSE_TYPE = "SparseEncoder"
@@ -32,19 +30,6 @@ _CHOOSE_SPLADE = "choose a SPLADE model, or a dense text encoder"
 def kind_of_folder(folder: Path) -> MemberKind:
     """What a model's folder says that it makes of a text. Folders without settings hold dense models."""
     return "sparse" if read_object(folder / PIPELINE_FILE).get("model_type") == SPARSE_TYPE else "dense"
-
-
-def require_dense(spec: ModelSpec, folder: Path) -> None:
-    """Refuse a sparse encoder where only dense models have a use.
-
-    Raises:
-        ModelLoadError: it is one.
-    """
-    if kind_of_folder(folder) == "sparse":
-        raise ModelLoadError(
-            f"{spec.name} cannot be loaded from {folder}: it is a sparse encoder (such as SPLADE), which gives every "
-            f"word of its vocabulary a weight ({SPARSE_TYPE} in {PIPELINE_FILE}); choose a dense text encoder"
-        )
 
 
 def most_active(pipeline: Mapping[str, Any]) -> int | None:

@@ -10,7 +10,7 @@ from soloist.memory.cards import Card
 from soloist.memory.prediction import PeakCurve
 from soloist.planning.token_lengths import Scan
 from soloist.shown import ShownByModel
-from soloist.types import BudgetSource, DType
+from soloist.types import BudgetSource, DType, MemberKind
 
 Basis = Literal["measured on this machine", "estimated from the card's data sheet", "unknown"]
 
@@ -73,6 +73,7 @@ class ModelEstimate:
     download_bytes: int | None
     host_bytes: int
     vectors_bytes: int
+    kind: MemberKind = "dense"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from soloist.errors import OutputError
 from soloist.fusion_methods import FUSED
 from soloist.retrieval.exact import Block, DamagedRowError, WeightedQueries, search_all
 from soloist.retrieval.member_scores import MemberScores, QuestionScores, dense_scores
-from soloist.retrieval.posted_scores import WordScores
+from soloist.retrieval.posted_scores import SparseScores, TermScores, WordScores
 from soloist.retrieval.query_vectors import QueryVectors
 from soloist.retrieval.rankings import Rankings
 from soloist.retrieval.row_index import RowIndex
@@ -44,6 +44,7 @@ class Corpus:
         self._folder = folder
         self._vectors: dict[str, RunVectors] = {}
         self._words: dict[str, WordScores] = {}
+        self._sparse: dict[str, SparseScores] = {}
 
     @property
     def rows(self) -> int:
@@ -113,6 +114,12 @@ class Corpus:
             self._words[member] = WordScores(self._indexes(member))
         return self._words[member]
 
+    def sparse(self, member: str) -> SparseScores:
+        """What scores the rows by the weights of a sparse model; its indexes stay mapped."""
+        if member not in self._sparse:
+            self._sparse[member] = SparseScores(self._indexes(member))
+        return self._sparse[member]
+
     def _indexes(self, member: str) -> list[InvertedIndex]:
         counts: dict[str, int] = {}
         for collection, _, rows in self.index.shard_rows():
@@ -134,13 +141,23 @@ class Corpus:
                 if dense
                 else ({} for _ in queries)
             )
-            for query, scores in zip(queries, found, strict=True):
+            posted = [self._posted(name, queries) for name in names if name not in vectors]
+            for scores, *others in zip(found, *posted, strict=True):
+                by_name = iter(others)
                 yield QuestionScores(
-                    members={name: scores[name] if name in scores else self._posted(name, query) for name in names}
+                    members={name: scores[name] if name in scores else next(by_name) for name in names}
                 )
 
-    def _posted(self, member: str, query: str) -> MemberScores:
-        return MemberScores.of_terms(self.words(member).terms(self.queries.words(member, query)), self.rows)
+    def _posted(self, member: str, queries: Sequence[str]) -> Iterator[MemberScores]:
+        """The scores of each question by a member with an index."""
+        for terms in self.posted_terms(member, queries):
+            yield MemberScores.of_terms(terms, self.rows)
+
+    def posted_terms(self, member: str, queries: Sequence[str]) -> Iterator[list[TermScores]]:
+        """What the terms of each question add to the rows, by a lexical or a sparse member."""
+        if member in self.record.words:
+            return (self.words(member).terms(self.queries.words(member, query)) for query in queries)
+        return (self.sparse(member).terms(*row) for row in self.queries.sparse(member, queries))
 
     def posted_bytes(self, member: str) -> int:
         """What the rows and the indexes of a member that is not dense take on the disk, in these collections."""

@@ -50,7 +50,9 @@ def cost_of_fusion(corpus: Corpus, plan: FusionPlan) -> Cost:
 
 def _encoding_seconds(corpus: Corpus, members: Sequence[str]) -> float | None:
     """At the rate of the session that encoded; None where the rate of a member is not known."""
-    every: dict[str, ModelRecord | WordsRecord] = {**corpus.record.models, **corpus.record.words}
+    every: dict[str, ModelRecord | WordsRecord] = {
+        **corpus.record.models, **corpus.record.sparse, **corpus.record.words
+    }  # fmt: skip
     records = [every[member] for member in members]
     known = [record.seconds / record.embedded * corpus.rows for record in records if record.embedded]
     return sum(known) if len(known) == len(records) else None

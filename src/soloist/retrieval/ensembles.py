@@ -46,7 +46,7 @@ def verdicts(
     helping = [system for system in ensembles if gains[system.name].is_shown and gains[system.name].mean > 0]
     best = max(helping or ensembles, key=lambda system: system.scores.mean())
     verdict = functools.partial(
-        _verdict, single=single, gains=gains, questions=len(queries), weak=weak, has_words=bool(record.words)
+        _verdict, single=single, gains=gains, questions=len(queries), weak=weak, has_words=bool(record.posted)
     )
     own_verdict = None
     if own is not None:

@@ -53,7 +53,8 @@ class OpenedRun:
         self._folder = folder
         self._record = record
         self._opened = opened
-        self._queries = QueryVectors(folder, record, QueryEncoders(record.config, record.models, catalogue))
+        encoders = QueryEncoders(record.config, {**record.models, **record.sparse}, catalogue)
+        self._queries = QueryVectors(folder, record, encoders)
         self._corpora: dict[tuple[str, ...], Corpus] = {}
 
     @property

@@ -13,13 +13,16 @@ import numpy as np
 
 from soloist.arrays import Vectors
 from soloist.config import RunConfig
+from soloist.encoding.batching import within
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.forward import forward, unit_rows
+from soloist.encoding.forward import forward
+from soloist.encoding.found_rows import MemberRows, found_rows_of, tokens_of_words
 from soloist.errors import ConfigError, EncodingError
 from soloist.models.catalogue import resolve
 from soloist.models.loading import StagedModel, stage
 from soloist.models.spec import ModelSpec
 from soloist.models.user_catalogue import load_catalogue
+from soloist.ragged import Keys, RaggedRows
 from soloist.retrieval.run_record import ModelRecord
 from soloist.wording import count_text
 from soloist.workers import interruptible
@@ -41,7 +44,7 @@ class QueryEncoders:
         self._catalogue = catalogue
         self._locks = {model: threading.Lock() for model in models}
         self._encoders: dict[str, Encoder] = {}
-        self._last: dict[str, tuple[tuple[str, ...], Vectors]] = {}
+        self._last: dict[str, tuple[tuple[str, ...], MemberRows]] = {}
         self._notices: dict[str, None] = {}
 
     @property
@@ -50,7 +53,8 @@ class QueryEncoders:
         return tuple(self._notices)
 
     def encode(self, model: str, texts: Sequence[str]) -> Vectors:
-        """The queries as this model sees them, its query prompt before each; (texts, dim) unit float32, read-only.
+        """The queries as this dense model sees them, its query prompt before each: (texts, dim) unit float32,
+        read-only.
 
         The last batch is kept, because the rankers of an evaluation encode the same queries.
 
@@ -59,17 +63,34 @@ class QueryEncoders:
             ModelLoadError: it cannot be loaded.
             EncodingError: a query has no vector, e.g. because the model knows none of its words.
         """
-        asked = tuple(texts)
+        vectors = self._rows(model, tuple(texts))
+        assert isinstance(vectors, np.ndarray)
+        vectors.flags.writeable = False
+        return vectors
+
+    def sparse(self, model: str, texts: Sequence[str]) -> RaggedRows:
+        """The queries as this sparse model sees them, a row each. A query without a weight has an empty row, which
+        finds nothing. As `encode` otherwise.
+        """
+        rows = self._rows(model, tuple(texts))
+        assert isinstance(rows, RaggedRows)
+        return rows
+
+    def vocabulary_words(self, model: str, keys: Keys) -> list[str]:
+        """The words of a sparse model's vocabulary by their numbers. The model has encoded a query before."""
+        words: list[str] = self._encoders[model].staged.module.tokenizer.convert_ids_to_tokens(keys.tolist())
+        return words
+
+    def _rows(self, model: str, asked: tuple[str, ...]) -> MemberRows:
         with self._locks[model]:
-            last, vectors = self._last.get(model, (None, None))
-            if vectors is None or last != asked:
+            last, rows = self._last.get(model, (None, None))
+            if rows is None or last != asked:
                 encoder = self._encoders.get(model)
                 if encoder is None:
                     encoder = self._encoders[model] = self._load(self._models[model])
-                vectors = self._encode(encoder, asked)
-                vectors.flags.writeable = False
-                self._last[model] = asked, vectors
-            return vectors
+                rows = self._encode(encoder, asked)
+                self._last[model] = asked, rows
+            return rows
 
     def _load(self, record: ModelRecord) -> Encoder:
         spec = self._spec(record)
@@ -79,21 +100,22 @@ class QueryEncoders:
         asking = dataclasses.replace(staged, query_prompt=record.query_prompt).for_queries()
         return Encoder(asking, packs=True)
 
-    def _encode(self, encoder: Encoder, texts: Sequence[str]) -> Vectors:
-        tokenized = encoder.tokenize(texts)
+    def _encode(self, encoder: Encoder, texts: Sequence[str]) -> MemberRows:
+        staged, tokenized = encoder.staged, encoder.tokenize(texts)
         for text, dropped in zip(texts, tokenized.dropped, strict=True):
             if dropped:
                 self._notices[_cut_notice(encoder, text, dropped)] = None
-        for row in encoder.vectorless(tokenized):
+        for row, reason in encoder.vectorless(tokenized).items():
+            if staged.kind == "dense" or reason != "no tokens":
+                raise _no_vector(encoder, texts[row])
+        found = found_rows_of(staged, len(texts))
+        most = _BATCH_TOKENS if staged.kind == "dense" else min(_BATCH_TOKENS, tokens_of_words(staged.dim))
+        for batch in encoder.plan(tokenized, within(most)):
+            computed = forward(staged.module, encoder.collate(tokenized, batch), "cpu")
+            found.put(batch.rows, computed[: len(batch.rows)])
+        for row in found.unusable():
             raise _no_vector(encoder, texts[row])
-        raw = np.zeros((len(texts), encoder.staged.dim), dtype=np.float32)
-        for batch in encoder.plan(tokenized, lambda length: max(1, _BATCH_TOKENS // max(1, length))):
-            computed = forward(encoder.staged.module, encoder.collate(tokenized, batch), "cpu")
-            raw[list(batch.rows)] = computed[: len(batch.rows)]
-        vectors, bad = unit_rows(raw)
-        if bad:
-            raise _no_vector(encoder, texts[bad[0]])
-        return vectors
+        return found.finished((), None)
 
     def _spec(self, record: ModelRecord) -> ModelSpec:
         path = self._catalogue or self._config.catalogue

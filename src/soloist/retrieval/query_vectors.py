@@ -13,6 +13,7 @@ from soloist.arrays import Vectors
 from soloist.errors import ConfigError
 from soloist.fusion import Fitted, FusionPlan, fuse
 from soloist.fusion_methods import FUSED
+from soloist.ragged import RaggedRows
 from soloist.retrieval.query_checks import checked_queries
 from soloist.retrieval.query_encoders import QueryEncoders
 from soloist.retrieval.run_record import RunRecord, WordsRecord
@@ -57,8 +58,19 @@ class QueryVectors:
         """
         return Counter(self._analyser(member).terms(query))
 
+    def sparse(self, model: str, queries: Sequence[str]) -> RaggedRows:
+        """By a sparse model, its query prompt before each: words of its vocabulary and their weights, a row a query."""
+        texts = checked_queries(queries)
+        return self._encoders.sparse(model, texts) if texts else RaggedRows.empty(0, np.float32)
+
     def said(self, member: str, query: str) -> Mapping[str, str]:
-        """The word of a query, as it stands there, by each of its terms; the errors are those of `words`."""
+        """The word of a query, as it stands there, by each of its terms; the errors are those of `words`.
+
+        The terms of a sparse model are numbers: the words are those of its vocabulary.
+        """
+        if member in self._record.sparse:
+            keys, _ = self.sparse(member, [query]).row(0)
+            return dict(zip(map(str, keys.tolist()), self._encoders.vocabulary_words(member, keys), strict=True))
         analyser, said = self._analyser(member), dict[str, str]()
         for word in query.split():
             for term in analyser.terms(word):

@@ -14,6 +14,7 @@ from soloist.stores import RunFolder
 from soloist.types import DType, MemberKind
 
 _DENSE: MemberKind = "dense"
+_SPARSE: MemberKind = "sparse"
 _LEXICAL: MemberKind = "lexical"
 
 
@@ -50,20 +51,31 @@ class WordsRecord:
 class RunRecord:
     """A finished run: its settings, models in the order of their passes, fusion, and collections in their order.
 
-    `models` have dense vectors, `words` are the lexical members. `hybrid` weighs all of them where there are words.
+    `models` have dense vectors, `sparse` are models with sparse ones, and `words` are the lexical members.
+    `hybrid` weighs all of them where there are others than dense ones.
     """
 
     config: RunConfig
     models: Mapping[str, ModelRecord]
     fusion: FusionPlan | None
     collections: tuple[str, ...]
+    sparse: Mapping[str, ModelRecord] = field(default_factory=dict)
     words: Mapping[str, WordsRecord] = field(default_factory=dict)
     hybrid: HybridPlan | None = None
 
     @property
     def kinds(self) -> dict[str, MemberKind]:
         """The kind of each member by its name."""
-        return {**dict.fromkeys(self.models, _DENSE), **dict.fromkeys(self.words, _LEXICAL)}
+        return {
+            **dict.fromkeys(self.models, _DENSE),
+            **dict.fromkeys(self.sparse, _SPARSE),
+            **dict.fromkeys(self.words, _LEXICAL),
+        }
+
+    @property
+    def posted(self) -> tuple[str, ...]:
+        """The members with an inverted index and without dense vectors."""
+        return (*self.sparse, *self.words)
 
     def is_dense(self, name: str) -> bool:
         """Whether the name is that of dense vectors, the fused ones among them."""
@@ -106,10 +118,10 @@ class RunRecord:
         Raises:
             ConfigError: it is such a name, or that of a member without vectors.
         """
-        if name in self.words:
-            raise ConfigError(
-                f"{name} has words and no vectors: choose one of {', '.join(self.models) or 'other runs'}"
-            )
+        if name in self.posted:
+            has = "words" if name in self.words else "sparse vectors"
+            choices = ", ".join(self.models) or "other runs"
+            raise ConfigError(f"{name} has {has} and no dense vectors: choose one of {choices}")
         if name not in self.models:
             raise ConfigError(f"the run has no model {name}: choose one of {', '.join(self.models)}")
 
@@ -142,7 +154,7 @@ class RunRecord:
         Raises:
             FusionError: the weights are of other models, or are not weights.
         """
-        if self.words:
+        if self.posted:
             asked = given or self.config.fusion.weights
             return {name: weight for name, weight in member_weights(asked, self.kinds).items() if weight}
         fusion = self.fusion
@@ -162,21 +174,19 @@ def read_record(folder: RunFolder) -> RunRecord:
 
 
 def _record(summary: Any) -> RunRecord:
-    models = [_model(model) for model in summary["models"] if _is_dense(model)]
-    words = [_words(model) for model in (*summary["models"], *summary.get("words", ())) if not _is_dense(model)]
+    models = [_model(model) for model in summary["models"]]
+    kinds = {model["name"]: model.get("kind", _DENSE) for model in summary["models"]}
+    words = [_words(member) for member in summary.get("words", ())]
     fusion, hybrid = summary["fusion"], summary.get("hybrid")
     return RunRecord(
         config=RunConfig.from_dict(summary["config"]),
         words={member.name: member for member in words},
         hybrid=HybridPlan.from_dict(hybrid) if hybrid is not None else None,
-        models={model.name: model for model in models},
+        models={model.name: model for model in models if kinds[model.name] == _DENSE},
+        sparse={model.name: model for model in models if kinds[model.name] == _SPARSE},
         fusion=FusionPlan.from_dict(fusion) if fusion is not None else None,
         collections=tuple(row["name"] for row in summary["collections"] if row["chunks"]),
     )
-
-
-def _is_dense(summary: Any) -> bool:
-    return bool(summary.get("kind", _DENSE) == _DENSE)
 
 
 def _words(summary: Any) -> WordsRecord:

@@ -46,7 +46,7 @@ def tune(corpus: Corpus, qrels: Qrels, hits: HitFilter) -> Tuned:
         ConfigError: see `require_tunable`.
     """
     models = list(corpus.record.kinds)
-    scores_of = _hybrid_scores if corpus.record.words else _scores
+    scores_of = _hybrid_scores if corpus.record.posted else _scores
     training, held_out = require_tunable(models, qrels)
     candidates = list(grid(len(models)))
     means = [scores.mean() for scores in scores_of(corpus, qrels, hits, training, candidates)]
@@ -61,7 +61,7 @@ def tune(corpus: Corpus, qrels: Qrels, hits: HitFilter) -> Tuned:
         held_out=len(held_out),
         ndcg=tuned.mean(),
         gain=difference(tuned.of_query[MAIN], alone.of_query[MAIN], [qrels.queries[query] for query in held_out]),
-        ranking=HYBRID if corpus.record.words else DEFAULT_FUSION,
+        ranking=HYBRID if corpus.record.posted else DEFAULT_FUSION,
     )
 
 

@@ -24,6 +24,7 @@ from soloist.stores.json_files import Used, read_json_file, write_json_file
 from soloist.stores.layout import AHEAD, IDENTITY, INCOMING, PREVIOUS, STATE, Layout
 from soloist.stores.manifest import NAME, Manifest
 from soloist.stores.shard_files import ShardFiles
+from soloist.stores.sparse_files import SparseFiles
 from soloist.stores.summary import made_by
 from soloist.stores.term_files import TermFiles
 
@@ -104,6 +105,11 @@ class RunFolder:
     def shards(self) -> ShardFiles:
         """The files of chunks and vectors."""
         return ShardFiles(self.path)
+
+    @property
+    def sparse(self) -> SparseFiles:
+        """The files of sparse vectors."""
+        return SparseFiles(self.path)
 
     @property
     def terms(self) -> TermFiles:

@@ -32,7 +32,7 @@ REPAIR = "run the soloist embed command of this run again, which repairs the fil
 _IF_MISSING = f"{REPAIR}, or name a collection, model and shard that the run has"
 COUNT_COLUMNS = ("tokens", "truncated_tokens")
 KIND = "soloist.kind"  # in the metadata of a schema; vectors that do not say are dense
-_ARROW_TYPES: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
+NUMBERS: dict[VectorDType, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
 _CHUNK_TEXTS = {"id": pa.string(), "text": pa.large_string(), "metadata": pa.large_string()}
 PLACE_COLUMNS = ("source_file", "source_index")  # which files of earlier versions do not have
 # In memory, as in the file, a name is there once for all chunks of its file.
@@ -133,7 +133,7 @@ def vector_table(
         ValueError: another shape or dtype, another number of ids, or a number that is not finite as it is stored.
     """
     _require_vectors(ids, vectors)
-    stored, dim, number = _stored(vectors, vector_dtype), vectors.shape[1], _ARROW_TYPES[vector_dtype]
+    stored, dim, number = _stored(vectors, vector_dtype), vectors.shape[1], NUMBERS[vector_dtype]
     _require_finite(ids, stored)
     fields = {"id": pa.string(), "vector": pa.list_(number, dim)}
     columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1), number), dim)]
@@ -186,6 +186,11 @@ def vector_file(path: Path) -> VectorFile:
         schema = pq.read_schema(path)
         metadata: dict[bytes, bytes] = schema.metadata or {}
         model, fingerprint = (metadata.get(key, b"").decode() for key in (b"soloist.model", b"soloist.fingerprint"))
+        if metadata.get(KIND.encode()) == b"sparse":
+            return VectorFile(
+                model=model, fingerprint=fingerprint, vector_dtype=_stored_number(schema.field("values").type),
+                kind="sparse",
+            )  # fmt: skip
         if metadata.get(KIND.encode()) == b"lexical":
             return VectorFile(model=model, fingerprint=fingerprint, vector_dtype="float32", kind="lexical")
         return VectorFile(model=model, fingerprint=fingerprint, vector_dtype=stored_dtype(schema.field("vector").type))
@@ -197,10 +202,18 @@ def stored_dtype(kind: pa.DataType) -> VectorDType:
     Raises:
         ValueError: it is not a column of vectors.
     """
-    for name, number in _ARROW_TYPES.items():
+    for name, number in NUMBERS.items():
         if pa.types.is_fixed_size_list(kind) and kind.value_type == number:
             return name
     raise ValueError(f"its column vector is of the type {kind}, which is not that of vectors")
+
+
+def _stored_number(kind: pa.DataType) -> VectorDType:
+    """What the weights of a column of lists are stored as."""
+    for name, number in NUMBERS.items():
+        if kind == pa.list_(number):
+            return name
+    raise ValueError(f"its column values is of the type {kind}, which is not that of weights")
 
 
 def rounded(vectors: np.ndarray[Any, Any], vector_dtype: VectorDType) -> Vectors:

@@ -19,7 +19,7 @@ from soloist.stores.manifest import FileRecord, is_intact
 from soloist.stores.run_folder import RunFolder
 from soloist.stores.summary import declared_dtype
 from soloist.stores.tables import REPAIR, vector_file
-from soloist.types import Shard, VectorDType
+from soloist.types import MemberKind, Shard, VectorDType
 
 # Vectors are divided by their norm in float64 and rounded to float32: what is off by more was not written by us.
 NORM_TOLERANCE = 1e-4
@@ -98,12 +98,13 @@ def _finished(folder: RunFolder) -> Verified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Declared:
-    """What run.json says of the files: chunks by collection; models as name, fingerprint, dimensions; and those that
-    are words as name, fingerprint.
+    """What run.json says of the files: chunks by collection; dense and sparse models as name, fingerprint, dimensions;
+    and those that are words as name, fingerprint.
     """
 
     chunks: Mapping[str, int]
     models: tuple[tuple[str, str, int], ...]
+    sparse: tuple[tuple[str, str, int], ...]
     words: tuple[tuple[str, str], ...]
     fused_dim: int | None
     is_fitted: bool
@@ -113,11 +114,20 @@ class _Declared:
 def _declared(summary: Any) -> _Declared:
     return _Declared(
         chunks={collection["name"]: collection["chunks"] for collection in summary["collections"]},
-        models=tuple((model["name"], model["fingerprint"], model["dim"]) for model in summary["models"]),
+        models=_of_kind(summary, "dense"),
+        sparse=_of_kind(summary, "sparse"),
         words=tuple((words["name"], words["fingerprint"]) for words in summary.get("words", ())),
         fused_dim=summary["fusion"]["dim"] if summary["fusion"] is not None else None,
         is_fitted=summary["fusion"] is not None and FusionPlan.from_dict(summary["fusion"]).needs_fit,
         vector_dtype=declared_dtype(summary),
+    )
+
+
+def _of_kind(summary: Any, kind: MemberKind) -> tuple[tuple[str, str, int], ...]:
+    return tuple(
+        (model["name"], model["fingerprint"], model["dim"])
+        for model in summary["models"]
+        if model.get("kind", "dense") == kind
     )
 
 
@@ -191,6 +201,8 @@ class _Reading:
         digests = [text_digest(text) for text in shard.texts]
         for name, fingerprint, dim in self._declared.models:
             yield from self._model(shard, digests, name, fingerprint, dim)
+        for name, fingerprint, dim in self._declared.sparse:
+            yield from self._sparse(shard, digests, name, fingerprint, dim)
         for name, fingerprint in self._declared.words:
             yield from self._words(shard, digests, name, fingerprint)
         if self._declared.fused_dim is not None:
@@ -227,6 +239,29 @@ class _Reading:
             others = [id_ for id_, a, b in zip(shard.ids, own or [], digests, strict=False) if a != b]
             whose = _some(others) if others else "its rows"
             yield f"{where}: the vectors of {whose} were made from other texts: {self._mend(file)}"
+
+    def _sparse(self, shard: Shard, digests: Sequence[bytes], model: str, fingerprint: str, dim: int) -> Iterator[str]:
+        where = f"{shard.collection}, shard {shard.index}, {model}"
+        file = self._folder.shards.vectors_file(shard.collection, model, shard.index)
+        if file not in self._records:
+            yield f"{where}: its sparse vectors are not in the manifest: {_AGAIN}"
+            return
+        if self._records[file].fingerprint != fingerprint:
+            yield f"{where}: its sparse vectors were made with other settings than run.json says: {_AGAIN}"
+        try:
+            ids, rows = self._folder.sparse.read(shard.collection, model, shard.index)
+            own = self._folder.shards.read_digests(shard.collection, model, shard.index)
+            stored = vector_file(self._folder.path / file).vector_dtype
+        except OutputError as exc:
+            yield from self._unreadable(file, exc)
+            return
+        yield from self._dtypes(where, file, stored)
+        if len(rows.keys) and int(rows.keys.max()) >= dim:
+            yield f"{where}: it has weights of words beyond its {dim}: {self._mend(file, _SUMMARY)}"
+        if ids != list(shard.ids):
+            yield f"{where}: its rows are not those of the chunks, or not in their order: {self._mend(file)}"
+        if own is None or own != list(digests):
+            yield f"{where}: its sparse vectors are of other texts: {self._mend(file)}"
 
     def _words(self, shard: Shard, digests: Sequence[bytes], name: str, fingerprint: str) -> Iterator[str]:
         where = f"{shard.collection}, shard {shard.index}, {name}"

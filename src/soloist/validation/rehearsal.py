@@ -19,6 +19,7 @@ from soloist.config import RunConfig, SourceConfig
 from soloist.devices import Accelerator, DeviceLease, open_accelerator
 from soloist.devices.locks import LOCK_DIR
 from soloist.engine import RunResult, run
+from soloist.engine.result import ModelReport
 from soloist.errors import ConfigError, OutputError
 from soloist.events import (
     BatchEncoded,
@@ -219,13 +220,24 @@ def _vectors(path: Path, result: RunResult) -> tuple[dict[str, Vectors], dict[tu
     for report in (report for report in result.collections if report.chunks):
         shards = folder.shards.indices(report.name)
         for model in result.models:
-            parts = [folder.shards.read_vectors(report.name, model.name, shard)[1] for shard in shards]
+            parts = [_model_vectors(folder, report.name, model, shard) for shard in shards]
             own[report.name, model.name] = np.concatenate(parts)
         if result.fusion is not None:
             final[report.name] = np.concatenate([folder.shards.read_fused(report.name, shard)[1] for shard in shards])
         else:
             final[report.name] = np.concatenate([own[report.name, model.name] for model in result.models], axis=1)
     return final, own
+
+
+def _model_vectors(folder: RunFolder, collection: str, model: ModelReport, shard: int) -> Vectors:
+    """The vectors of a shard. Those of a sparse model are whole, and of length 1 to be compared like the others."""
+    if model.kind == "dense":
+        return folder.shards.read_vectors(collection, model.name, shard)[1]
+    _, rows = folder.sparse.read(collection, model.name, shard)
+    vectors = np.zeros((len(rows), model.dim), np.float32)
+    for number, (keys, values) in enumerate(rows):
+        vectors[number, keys] = values / np.linalg.norm(values) if len(values) else values
+    return vectors
 
 
 class _Planter:

@@ -11,13 +11,8 @@ import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from soloist.arrays import Vectors
-from soloist.digests import row_checksums, text_digest
+from soloist.digests import text_digest
 from soloist.encoding.device_workers import for_every_worker, threads_of_a_pass
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.prefetch import prefetched_weights
@@ -25,11 +20,12 @@ from soloist.encoding.replicas import Replicas
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.prefetch import Lookahead
 from soloist.engine.drivers.room import Room
+from soloist.engine.drivers.row_stores import ComputedShard, RowStore, row_store_of
 from soloist.engine.drivers.writing import ShardWriter, writer_for
 from soloist.engine.intake.ahead import AheadFile
 from soloist.engine.intake.ingest import ShardRef
+from soloist.engine.resume.known_texts import Placement
 from soloist.engine.resume.pending import ModelShard, pending, tell_kept
-from soloist.engine.resume.vector_reuse import KnownVectors, Placement, known_vectors
 from soloist.engine.shard_encoding import (
     EncodedTexts,
     PlannedTexts,
@@ -56,10 +52,9 @@ from soloist.sizing.batch_limits import PeakWatch, compare_peaks
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
 from soloist.stores.moving import move_in
-from soloist.stores.tables import rounded, tally_of
+from soloist.stores.tables import tally_of
 from soloist.types import ShardSeconds, TokenTally
 
-_UNKNOWN = -1
 _Taken = Mapping[str, tuple[int, int]]  # bytes of tensors by device: now, and the most since the lease began
 
 
@@ -132,40 +127,35 @@ def run_pass(
     tell_kept(left.kept, sink)
     if not left.work:
         return
-    known = _known(context, {item.model for item in left.work})
+    stores = _row_stores(context, {item.model for item in left.work})
 
     def prepare(item: ModelShard) -> _Prepared | _Waiting:
         encoder, limits = context.encoders[item.model], context.plan.limits[item.model]
         folder, waiting = context.run_shards.folder, context.ahead.file(item.model, item.shard)
         if waiting is not None:
             with contextlib.suppress(OutputError):  # the file was damaged: compute this shard as any other
-                return _waiting(item, waiting, folder, encoder, limits, known[item.model])
-        return _prepare(item, folder, encoder, limits, known[item.model])
+                return _waiting(item, waiting, folder, encoder, limits, stores[item.model])
+        return _prepare(item, folder, encoder, limits, stores[item.model])
 
     with context.stop.shielded(), Lookahead(prepare, left.work) as prepared:
-        running = _RunningPass(context, known, left.work, lease, sink)
+        running = _RunningPass(context, stores, left.work, lease, sink)
         running.through(prepared, writer or writer_for(context.accelerator))
 
 
-def _known(context: PassContext, models: Container[str]) -> dict[str, KnownVectors]:
-    """The vectors that need not be computed, by model."""
-    run_shards = context.run_shards
+def _row_stores(context: PassContext, models: Container[str]) -> dict[str, RowStore]:
+    """The rows of each model, those that need not be computed among them."""
     return {
-        model: known_vectors(
-            run_shards.folder, run_shards.others, model, fingerprint, run_shards.vector_dtype, context.stop.check
-        )
-        for model, fingerprint in context.fingerprints.items()
+        model: row_store_of(model, encoder, context.run_shards, context.stop.check)
+        for model, encoder in context.encoders.items()
         if model in models
     }
 
 
-def _prepare(
-    item: ModelShard, folder: RunFolder, encoder: Encoder, limits: BatchLimits, known: KnownVectors
-) -> _Prepared:
+def _prepare(item: ModelShard, folder: RunFolder, encoder: Encoder, limits: BatchLimits, store: RowStore) -> _Prepared:
     ref, began = item.shard, time.perf_counter()
     shard = folder.shards.read_shard(ref.collection, ref.index)
     digests = tuple(text_digest(text) for text in shard.texts)
-    placement = known.place(folder.path / folder.shards.vectors_file(ref.collection, item.model, ref.index), digests)
+    placement = store.place(folder.path / folder.shards.vectors_file(ref.collection, item.model, ref.index), digests)
     read = time.perf_counter()
     fresh = prepare_texts(
         encoder,
@@ -180,12 +170,12 @@ def _prepare(
 
 
 def _waiting(
-    item: ModelShard, file: AheadFile, folder: RunFolder, encoder: Encoder, limits: BatchLimits, known: KnownVectors
+    item: ModelShard, file: AheadFile, folder: RunFolder, encoder: Encoder, limits: BatchLimits, store: RowStore
 ) -> _Waiting:
     """As `_prepare`, for a shard whose vectors wait in a file: the token counts in the file give the batches."""
     ref = item.shard
     digests, counts = folder.ahead.shards.read_digests_and_counts(ref.collection, item.model, ref.index)
-    placement = known.place(folder.path / file.record.file, digests)
+    placement = store.place(folder.path / file.record.file, digests)
     fresh = plan_texts(encoder, limits, counts[list(placement.fresh)])
     parts = ShardSeconds(encoding=file.seconds)
     return _Waiting(model=item.model, shard=ref, placement=placement, fresh=fresh, parts=parts, file=file)
@@ -197,13 +187,13 @@ class _RunningPass:
     def __init__(
         self,
         context: PassContext,
-        known: Mapping[str, KnownVectors],
+        stores: Mapping[str, RowStore],
         work: Sequence[ModelShard],
         lease: AbstractContextManager[object],
         sink: EventSink,
     ) -> None:
         self._context = context
-        self._known = known
+        self._stores = stores
         self._work = work
         self._lease = lease
         self._counted = _SplitCount()
@@ -277,7 +267,12 @@ class _RunningPass:
     def _keep(self, item: _Computed) -> None:
         """Write a shard, and emit its event. On devices the writer's thread does this."""
         began = time.perf_counter()
-        record = self._write(item, *self._whole(item))
+        record = self._stores[item.model].write(
+            ComputedShard(
+                ref=item.shard, ids=item.ids, digests=item.digests, placement=item.placement, encoded=item.encoded,
+                counts=item.fresh.counts,
+            )
+        )  # fmt: skip
         parts = replace(item.parts, writing=time.perf_counter() - began)
         if item.encoded.recomputed_ids:
             self._sink.emit(
@@ -293,7 +288,7 @@ class _RunningPass:
         run_shards, record = self._context.run_shards, item.file.record
         computed = time.perf_counter()
         move_in(run_shards.folder, run_shards.folder.ahead, record)
-        self._record(item, record, item.file.checksums)
+        self._stores[item.model].moved(item.placement, record, item.file.checksums)
         parts = replace(item.parts, writing=time.perf_counter() - computed)
         (device,) = self._context.accelerator.devices
         for batch in for_every_worker(item.fresh.batches, self._context.accelerator.workers):
@@ -323,48 +318,6 @@ class _RunningPass:
         accelerator = self._context.accelerator
         devices = accelerator.devices if self._replicas is not None else ()
         return {device: accelerator.tensor_bytes(device) for device in devices}
-
-    def _whole(self, item: _Computed) -> tuple[Vectors, NDArray[np.int32]]:
-        """The vectors and token counts of a whole shard: what was encoded, and copies of what was known.
-
-        A copy may come from the shard before. That shard is written by now, because shards are written in their order.
-        """
-        if not len(item.placement.copies):
-            return item.encoded.unit_vectors(), item.fresh.counts
-        fresh = list(item.placement.fresh)
-        vectors = np.empty((item.shard.rows, self._context.encoders[item.model].staged.dim), dtype=np.float32)
-        vectors[fresh] = item.encoded.unit_vectors()
-        counts = np.full((item.shard.rows, 2), _UNKNOWN, dtype=np.int32)
-        counts[fresh] = item.fresh.counts
-        self._known[item.model].fill(self._path(item), item.digests, item.placement, vectors, counts)
-        self._count_unknown(item, counts)
-        return vectors, counts
-
-    def _path(self, item: _Computed) -> Path:
-        folder = self._context.run_shards.folder
-        return folder.path / folder.shards.vectors_file(item.shard.collection, item.model, item.shard.index)
-
-    def _count_unknown(self, item: _Computed, counts: NDArray[np.int32]) -> None:
-        """Count the tokens of rows whose vectors were taken from a file of an earlier version, which has no counts."""
-        rows = np.flatnonzero((counts == _UNKNOWN).any(axis=1))
-        if rows.size:
-            texts = self._context.run_shards.folder.shards.read_shard(item.shard.collection, item.shard.index).texts
-            counts[rows] = self._context.encoders[item.model].tokenize([texts[row] for row in rows]).counts
-
-    def _write(self, item: _Computed, vectors: Vectors, counts: NDArray[np.int32]) -> FileRecord:
-        """Write the shard's file, and take note of its vectors for the shards that follow."""
-        run_shards, shard = self._context.run_shards, item.shard
-        record = run_shards.folder.shards.write_vectors(
-            shard.collection, item.model, shard.index, item.ids, vectors, item.digests,
-            self._context.encoders[item.model].staged.fingerprint, counts, run_shards.vector_dtype,
-            shard.content,
-        )  # fmt: skip
-        self._record(item, record, row_checksums(rounded(vectors, run_shards.vector_dtype)))
-        return record
-
-    def _record(self, item: _Planned, record: FileRecord, checksums: NDArray[np.uint32]) -> None:
-        self._context.run_shards.folder.manifest.append(record)
-        self._known[item.model].written(item.placement, checksums)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from soloist.config import RunConfig
 from soloist.engine.fusing import Fusing
-from soloist.engine.indexing import index_fingerprint
 from soloist.engine.resume.vector_reuse import models_set_aside, serves
 from soloist.errors import ConfigError, OutputError
 from soloist.events import ChunksRemoved, EventSink, Notice
@@ -206,9 +206,10 @@ def reconcile(
     vector_dtype: VectorDType,
     sink: EventSink,
     words: Container[str] = (),
+    indexes: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Make the chunks that were read those of the run, and say what that changes. `words` are the members without
-    vectors, whose files no dtype changes.
+    vectors, whose files no dtype changes. `indexes` are the fingerprints of the members' indexes.
     """
     of_fusion = fused.fingerprint if fused is not None else None
 
@@ -216,7 +217,7 @@ def reconcile(
         if record.kind == "fit":
             return fused is not None and fused.plan.needs_fit and record.fingerprint == of_fusion
         if record.kind == "index":
-            return record.model in fingerprints and record.fingerprint == index_fingerprint(fingerprints[record.model])
+            return record.fingerprint == indexes.get(record.model)
         fingerprint = of_fusion if record.kind == "fused" else fingerprints.get(record.model)
         if record.kind == "vectors" and record.model in words:
             return record.fingerprint == fingerprint

@@ -50,7 +50,7 @@ def tell_lost_lengths(
     """
     for model, encoder in encoders.items():
         staged = encoder.staged
-        if not ranks_otherwise(staged.similarity, has_unit_vectors=staged.has_unit_vectors):
+        if staged.kind == "sparse" or not ranks_otherwise(staged.similarity, has_unit_vectors=staged.has_unit_vectors):
             continue
         message = in_words(staged.similarity)
         if model in samples.first:

@@ -33,4 +33,4 @@ class SingleModel:
 def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
     """One for each member of the run."""
     yield from (SingleModel(model, corpus) for model in corpus.record.models)
-    yield from (Words(member, corpus) for member in corpus.record.words)
+    yield from (Words(member, corpus) for member in corpus.record.posted)

@@ -56,7 +56,7 @@ class StandardisedScores:
 def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
     """One, with these weights or those of the run. Where the run has words, they are members like the models."""
     settled = corpus.record.weights(weights)
-    if corpus.record.words:
+    if corpus.record.posted:
         yield WeightedMembers(settled, corpus, name="standardised")
     else:
         yield StandardisedScores(settled, corpus)

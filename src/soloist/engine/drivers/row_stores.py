@@ -1,0 +1,165 @@
+"""Where a pass keeps the rows of its models: what is known of them, and the files that it writes.
+
+A dense model has vectors of one width, whose files are read row by row. A sparse model has rows of different lengths,
+whose files are read whole. Knows run folders; the caller decides when a shard is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.arrays import Vectors
+from soloist.digests import row_checksums
+from soloist.encoding.encoder import Encoder
+from soloist.engine.intake.ingest import ShardRef
+from soloist.engine.resume.known_texts import Placement
+from soloist.engine.resume.pending import RunShards
+from soloist.engine.resume.ragged_reuse import KnownRows, add_known
+from soloist.engine.resume.vector_reuse import known_vectors, serves
+from soloist.engine.shard_encoding import EncodedTexts
+from soloist.ragged import RaggedRows
+from soloist.stores.manifest import FileRecord
+from soloist.stores.sparse_files import SparseShard, table_sparse
+from soloist.stores.tables import VectorFile, rounded
+
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ComputedShard:
+    """A shard to write: its new rows as `encoded`, and the token counts of those, (new rows, 2)."""
+
+    ref: ShardRef
+    ids: Sequence[str]
+    digests: Sequence[bytes]
+    placement: Placement
+    encoded: EncodedTexts
+    counts: NDArray[np.int32]
+
+
+class RowStore(Protocol):
+    """The rows of one model of a pass."""
+
+    def place(self, path: Path, digests: Sequence[bytes]) -> Placement:
+        """Look for the texts of a shard, which will have its rows in the file of this path."""
+
+    def write(self, shard: ComputedShard) -> FileRecord:
+        """Write a shard, from its new rows and copies of known ones, and record it in the manifest.
+
+        Raises:
+            OutputError: the disk does not take the file, or a file with a copy has changed.
+        """
+
+    def moved(self, placement: Placement, record: FileRecord, checksums: NDArray[np.uint32]) -> None:
+        """Record a file that was moved into its place, with the checksums of its rows."""
+
+
+def row_store_of(model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> RowStore:
+    """The rows of a model. Finished files are read for it. `check` is called before each file, and may raise."""
+    kind = SparseStore if encoder.staged.kind == "sparse" else DenseStore
+    return kind(model, encoder, run_shards, check)
+
+
+class DenseStore:
+    """Vectors of length 1."""
+
+    def __init__(self, model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> None:
+        self._model = model
+        self._encoder = encoder
+        self._run_shards = run_shards
+        self._known = known_vectors(
+            run_shards.folder, run_shards.others, model, encoder.staged.fingerprint, run_shards.vector_dtype, check
+        )
+
+    def place(self, path: Path, digests: Sequence[bytes]) -> Placement:
+        """See `RowStore`."""
+        return self._known.place(path, digests)
+
+    def write(self, shard: ComputedShard) -> FileRecord:
+        """See `RowStore`."""
+        ref, vector_dtype = shard.ref, self._run_shards.vector_dtype
+        vectors, counts = self._whole(shard)
+        record = self._run_shards.folder.shards.write_vectors(
+            ref.collection, self._model, ref.index, shard.ids, vectors, shard.digests,
+            self._encoder.staged.fingerprint, counts, vector_dtype, ref.content,
+        )  # fmt: skip
+        self.moved(shard.placement, record, row_checksums(rounded(vectors, vector_dtype)))
+        return record
+
+    def moved(self, placement: Placement, record: FileRecord, checksums: NDArray[np.uint32]) -> None:
+        """See `RowStore`."""
+        self._run_shards.folder.manifest.append(record)
+        self._known.written(placement, checksums)
+
+    def _whole(self, shard: ComputedShard) -> tuple[Vectors, NDArray[np.int32]]:
+        """The vectors and token counts of a whole shard: what was encoded, and copies of what was known.
+
+        A copy may come from the shard before. That shard is written by now, because shards are written in their order.
+        """
+        computed = shard.encoded.unit_vectors()
+        if not len(shard.placement.copies):
+            return computed, shard.counts
+        fresh = list(shard.placement.fresh)
+        vectors = np.empty((shard.ref.rows, self._encoder.staged.dim), dtype=np.float32)
+        vectors[fresh] = computed
+        counts = np.full((shard.ref.rows, 2), _UNKNOWN, dtype=np.int32)
+        counts[fresh] = shard.counts
+        self._known.fill(
+            _path(self._run_shards, shard.ref, self._model), shard.digests, shard.placement, vectors, counts
+        )
+        self._count_unknown(shard.ref, counts)
+        return vectors, counts
+
+    def _count_unknown(self, ref: ShardRef, counts: NDArray[np.int32]) -> None:
+        """Count the tokens of rows whose vectors were taken from a file of an earlier version, which has no counts."""
+        rows = np.flatnonzero((counts == _UNKNOWN).any(axis=1))
+        if rows.size:
+            texts = self._run_shards.folder.shards.read_shard(ref.collection, ref.index).texts
+            counts[rows] = self._encoder.tokenize([texts[row] for row in rows]).counts
+
+
+class SparseStore:
+    """Sparse vectors, as the model gives them."""
+
+    def __init__(self, model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> None:
+        self._model = model
+        self._run_shards = run_shards
+        self._fingerprint = encoder.staged.fingerprint
+        self._known: KnownRows[SparseShard] = KnownRows(table_sparse, SparseShard.joined)
+
+        def is_of_it(stored: FileRecord | VectorFile) -> bool:
+            return stored.fingerprint == self._fingerprint and serves(stored.vector_dtype, run_shards.vector_dtype)
+
+        add_known(self._known, run_shards.folder, run_shards.others, model, is_of_it, check)
+
+    def place(self, path: Path, digests: Sequence[bytes]) -> Placement:
+        """See `RowStore`."""
+        return self._known.place(path, digests)
+
+    def write(self, shard: ComputedShard) -> FileRecord:
+        """See `RowStore`."""
+        ref, computed = shard.ref, shard.encoded.rows()
+        assert isinstance(computed, RaggedRows)
+        fresh = SparseShard(rows=computed, counts=shard.counts)
+        record = self._run_shards.folder.sparse.write(
+            ref.collection, self._model, ref.index, shard.ids, self._known.whole(shard.placement, shard.digests, fresh),
+            shard.digests, self._fingerprint, self._run_shards.vector_dtype, ref.content,
+        )  # fmt: skip
+        self._run_shards.folder.manifest.append(record)
+        self._known.written(shard.placement, record.sha256)
+        return record
+
+    def moved(self, placement: Placement, record: FileRecord, checksums: NDArray[np.uint32]) -> None:
+        """See `RowStore`. Only tables of dense vectors are embedded before their pass."""
+        raise AssertionError("a sparse model has no files that wait for its pass")
+
+
+def _path(run_shards: RunShards, ref: ShardRef, model: str) -> Path:
+    folder = run_shards.folder
+    return folder.path / folder.shards.vectors_file(ref.collection, model, ref.index)
