@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -126,3 +127,17 @@ def test_what_decides_the_terms_decides_the_fingerprint() -> None:
     fingerprints = {analyser_of(language).fingerprint for language in LANGUAGES}
     assert len(fingerprints) == len(LANGUAGES)
     assert analyser_of("english").fingerprint == analyser_of("english").fingerprint
+
+
+def test_the_models_page_has_every_language() -> None:
+    """A language that a reader of the page does not know of, or a row of the table that no command takes."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    table = page.partition("| language |")[2].partition("\n\n")[0]
+    named = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    assert sorted(named) == sorted(LANGUAGES)
+    kinds = {name: line.split("|")[2:5] for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line)}
+    for name, row in LANGUAGES.items():
+        stop_words, endings, identifiers = kinds[name]
+        assert ("left out" in stop_words) == (row.stop_words is not None), name
+        assert ("cut off" in endings) == (row.stemmer is not None), name
+        assert ("parts" in identifiers) == row.splits_identifiers, name

@@ -32,6 +32,7 @@ from soloist.events import (
     ShardEncoded,
 )
 from soloist.models.loading import StagedModel
+from soloist.models.spec import ModelSpec
 from soloist.staging import select_models, stage_all
 from soloist.stores import RunFolder
 from soloist.stores.atomic import disk_errors
@@ -83,12 +84,12 @@ def rehearse(
     Raises:
         SoloistError: there are no chunks, or the models or the accelerator cannot be used at all.
     """
+    specs = _with_weights(config)
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     sample = folder / "chunks"
     count = write_sample(config, chunks, sample, sample_chunks, sink)
     base = _base(config, folder, sample, count)
     runs = _Runs(base, folder, accelerator, sink)
-    specs = select_models(base)
     with _staged(base, accelerator) as (models, staging):
         assert models is None or models  # held, so that the runs share the weights and do not load them again
         return Evidence(
@@ -111,6 +112,19 @@ def rehearse(
             embed=None if quick else run_embed(base, folder / "command"),
             script=None if quick else run_script(base, folder / "script"),
         )
+
+
+def _with_weights(config: RunConfig) -> dict[str, ModelSpec]:
+    """The members that lease devices: words have nothing to validate there, and go through the runs beside the others.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    specs = {name: spec for name, spec in select_models(config).items() if spec.kind != "lexical"}
+    if not specs:
+        words = ", ".join(config.models)
+        raise ConfigError(f"{words} needs no device, so there is nothing to validate: name a model too")
+    return specs
 
 
 def _base(config: RunConfig, folder: Path, sample: Path, chunks: int) -> RunConfig:
@@ -153,7 +167,7 @@ def _staged(
     for device in accelerator.devices:
         accelerator.reset_peak(device)
     before = {device: accelerator.memory(device).allocated_bytes for device in accelerator.devices}
-    staged = stage_all(select_models(config), config, accelerator, ListSink())
+    staged = stage_all(_with_weights(config), config, accelerator, ListSink())
     peaks = (
         {}
         if not accelerator.copies_weights

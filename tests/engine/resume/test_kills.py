@@ -260,3 +260,23 @@ def _assert_kept(before: dict[Any, Any], after: dict[Any, Any], place: str) -> N
     """What was finished and still holds is the very same file."""
     again = [key for key, was in before.items() if after.get(key, was) != was]
     assert not again, f"{place}: written again were {again}"
+
+
+def test_killed_among_its_words_a_run_goes_on(commands, arguments, files, tmp_path):
+    """Words or an index half written and counted, or of the chunks before; a text that is cut twice."""
+    print(f"SOLOIST_KILL_SEED={SEED}")
+    generator, out, kills = random.Random(SEED), tmp_path / "run", 0
+    options = [*arguments, "--models", "bm25"]
+    for life in range(2):
+        write_chunks(tmp_path / "chunks", files if not life else edited(files, generator))
+        undisturbed = tmp_path / f"undisturbed-{life}"
+        assert commands.run(*options, "--out", str(undisturbed)).code == 0
+        for _ in range(5):
+            death = Death(folder=out, count=generator.randint(1, 9), pattern=r"bm25|index|\.previous")
+            ended = commands.run(*options, "--out", str(out), death=death)
+            assert ended.code in (0, -signal.SIGKILL), ended.stderr
+            kills += ended.code != 0
+        assert commands.run(*options, "--out", str(out)).code == 0
+        assert_same_files(out, undisturbed)
+        assert commands.run("verify", str(out)).code == 0
+    assert kills >= 6
