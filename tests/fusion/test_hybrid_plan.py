@@ -27,6 +27,15 @@ def test_without_weights_words_have_their_default_share():
     assert plan_hybrid({}, WORDS, has_fused=False).weights == pytest.approx({"a": 0.7, "bm25": 0.3})
 
 
+def test_the_first_of_several_models_has_most_of_their_weight():
+    """Equal parts were measured to be worse; or the fused vectors would have other weights than the plan says."""
+    kinds = {"a": "dense", "b": "dense", "bm25": "lexical"}
+    alone = plan_hybrid({}, kinds, has_fused=False).weights
+    assert alone == pytest.approx({"a": 0.49, "b": 0.21, "bm25": 0.3})
+    assert plan_hybrid({}, kinds, has_fused=True).weights == pytest.approx({"fused": 0.7, "bm25": 0.3})
+    assert dense_fusion(FusionConfig(), kinds).weights == pytest.approx({"a": 0.49, "b": 0.21})
+
+
 def test_fused_vectors_stand_in_for_the_dense_members():
     """A dense member would count twice, or the weights of the members would not be those of the terms."""
     weights = {"a": 0.5, "b": 0.1, "s": 0.1, "bm25": 0.3}

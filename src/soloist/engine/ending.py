@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from soloist.errors import LeaseTimeoutError, NothingFinishedError, RunStoppedError, SoloistError
-from soloist.events import Event, ShardEncoded, ShardFused
+from soloist.events import CollectionIndexed, Event, ShardEncoded, ShardFused
 from soloist.stopping import Stop
 
 
@@ -18,7 +18,7 @@ class Finished:
 
     def emit(self, event: Event) -> None:
         """Take note of what was finished."""
-        self._anything = self._anything or isinstance(event, (ShardEncoded, ShardFused))
+        self._anything = self._anything or isinstance(event, (ShardEncoded, ShardFused, CollectionIndexed))
 
     @contextlib.contextmanager
     def something_or_said(self, stop: Stop) -> Iterator[None]:

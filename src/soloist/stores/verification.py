@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from soloist.arrays import Vectors
-from soloist.digests import DigestTable, shard_digest, text_digest
+from soloist.digests import DigestTable, contents_digest, shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.fusion import FusionPlan
 from soloist.stores.index_files import index_file
@@ -174,11 +174,23 @@ class _Reading:
             for index in self._shards.get(collection, ()):
                 yield from self._shard(collection, index, ids)
             yield from self._count(collection, self.chunks - before)
-            for name, _ in self._declared.words:
-                if index_file(self._folder.path, collection, name) not in self._records:
-                    yield f"{collection}, {name}: its index is not in the manifest: {_AGAIN}"
+            sparse, words = self._declared.sparse, self._declared.words
+            for name in (*(name for name, _, _ in sparse), *(name for name, _ in words)):
+                yield from self._index(collection, name)
         for collection in self._declared.chunks.keys() - set(self.collections):
             yield from self._count(collection, 0)
+
+    def _index(self, collection: str, name: str) -> Iterator[str]:
+        where = f"{collection}, {name}"
+        record = self._records.get(index_file(self._folder.path, collection, name))
+        contents = [
+            self._records[self._folder.shards.chunks_file(collection, index)].content
+            for index in self._shards.get(collection, ())
+        ]
+        if record is None:
+            yield f"{where}: its index is not in the manifest: {_AGAIN}"
+        elif record.content != contents_digest(contents):
+            yield f"{where}: its index is of other chunks: {_AGAIN}"
 
     def _count(self, collection: str, chunks: int) -> Iterator[str]:
         said = self._declared.chunks.get(collection)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from soloist.broken_imports import load_optional
 from soloist.errors import InputError
-from soloist.languages import DEFAULT_LANGUAGE
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.posted_scores import WordScores
 from soloist.retrieval.rankers.ranker import Ranker, Weights
@@ -41,7 +40,7 @@ class Bm25:
 
     @functools.cached_property
     def _index(self) -> Bm25Index:
-        return Bm25Index(analyser_of(DEFAULT_LANGUAGE), self._corpus.texts())
+        return Bm25Index(analyser_of(self._corpus.record.config.language), self._corpus.texts())
 
 
 def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
