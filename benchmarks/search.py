@@ -1,36 +1,40 @@
 """How long a question takes over a million fused vectors, and what memory: soloist's exact search beside faiss's.
 
-A small run of two models is made for real, so that questions go through its models and its fusion; then its fused
-vectors are replaced by random unit vectors of the same 640 dimensions, as many as --rows, written as a run writes them.
-The search is a process of its own, whose memory is its own: anonymous memory is what it needs, and mapped
-files are the system's to take back. The rankings are held against faiss's IndexFlatIP over the same vectors. Prints
-a table, and as its last line one JSON object. Exit code 1 where a ranking differs.
+A small run of two models over real texts is made, so that questions go through its models and its fusion. Then rows
+around its fused vectors take their place, as many as --rows, written as a run writes them: each is a real vector with
+noise, as a text is that resembles another. One process asks a run that it has just opened, and its memory is its own:
+anonymous memory is what it needs, and mapped files are the system's to take back. Another process asks soloist and
+faiss's IndexFlatIP in turn, round by round. A ratio is the median of the rounds' own ratios. Every ranking is held
+against faiss's. Prints a table, and as its last line one JSON object. Exit code 1 where a ranking differs.
 
-    python -m benchmarks.search [--quick] [--rows 1000000] [--questions 20] [--results FOLDER]
+    python -m benchmarks.search [--quick] [--rows 1000000] [--questions 20] [--rounds 5] [--results FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.machine import ROOT, commit, cores, hardware, versions, warn_of_kernel_variables
-from benchmarks.texts import write_chunk_file
+from benchmarks.texts import documentation, write_chunk_file
 from soloist.arrays import Vectors
 from soloist.config import FusionConfig, RunConfig
 from soloist.digests import shard_digest, text_digest
 from soloist.engine import run
+from soloist.fusion_methods import FUSED
 from soloist.retrieval import By, OpenedRun, open_run
+from soloist.retrieval.exact import WeightedQueries
 from soloist.stores import RunFolder
 from soloist.types import Chunk
 
@@ -38,40 +42,45 @@ MODELS = ("all-MiniLM-L6-v2", "wordllama")
 WEIGHTS = {"all-MiniLM-L6-v2": 0.7, "wordllama": 0.3}
 SHARD_ROWS = 4_096
 FOUND = 10
+TEXTS = 400
+TEXT_TOKENS = 64
+QUESTION_WORDS = 10
+NOISE = 0.8  # its length beside a unit vector: two rows around one text have a cosine of about 0.6
+BY = By(ranker=FUSED)
+SOLOIST, WITH_MODELS, FAISS = "soloist", "soloist, with the models", "faiss IndexFlatIP"
+EXACT = (SOLOIST, WITH_MODELS, FAISS)  # whose answers must be the same
+
+Ask = Callable[[int], list[int]]  # the number of a question in, the positions of the best rows out
 
 
 def main() -> int:
     """Measure, print the table and the JSON line."""
     options = _options()
     if options.measure:
-        print(json.dumps(_measured(Path(options.measure), options.questions)))
+        folder, questions = Path(options.measure), json.loads(options.asked)
+        print(
+            json.dumps(
+                _alone(folder, questions) if options.part == "alone" else _beside(folder, questions, options.rounds)
+            )
+        )
         return 0
     warn_of_kernel_variables()
+    loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory(prefix="soloist-search-") as temp:
-        folder = _made(Path(temp), options.rows)
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.search",
-            "--measure",
-            str(folder),
-            "--questions",
-            str(options.questions),
-        ]
-        measured: dict[str, Any] = json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        )
-        differing, faiss_seconds = _against_faiss(folder, measured.pop("positions"), options.questions)
+        folder, questions = _made(Path(temp), options.rows, options.questions)
+        alone = _measured(folder, questions, "alone", options.rounds)
+        loads.append(os.getloadavg()[0])
+        beside = _measured(folder, questions, "beside", options.rounds)
+        loads.append(os.getloadavg()[0])
     report = {
         "benchmark": "search",
         "commit": commit(),
         "hardware": hardware(),
-        "versions": versions(("torch", "numpy", "pyarrow", "faiss-cpu")),
+        "versions": versions(("torch", "numpy", "numkong", "pyarrow", "faiss-cpu")),
+        "load_averages": loads,
         "rows": options.rows,
-        "dim": measured.pop("dim"),
-        **measured,
-        "faiss_median_seconds": faiss_seconds,
-        "rankings_that_differ": differing,
+        **alone,
+        **beside,
     }
     _print_table(report)
     if options.results:
@@ -79,7 +88,7 @@ def main() -> int:
         path = Path(options.results) / f"search-{cores()}-core-cpu.json"
         path.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report))
-    return 1 if differing else 0
+    return 1 if report["rankings_that_differ"] else 0
 
 
 def _options() -> argparse.Namespace:
@@ -87,8 +96,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a trial: 20,000 rows, nothing saved")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--results")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    for hidden in ("--measure", "--part", "--asked"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     usual = {"rows": 20_000, "results": ""} if options.quick else {
         "rows": 1_000_000, "results": str(ROOT / "benchmarks" / "results")
@@ -99,13 +110,20 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _questions(count: int) -> list[str]:
-    return [f"how does part {number} of the machine give its memory back?" for number in range(count)]
+def _measured(folder: Path, questions: Sequence[str], part: str, rounds: int) -> dict[str, Any]:
+    """What a process of its own measures."""
+    options = ["--measure", str(folder), "--part", part, "--asked", json.dumps(questions), "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "benchmarks.search", *options]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
 
 
-def _made(temp: Path, rows: int) -> Path:
-    """A finished run whose chunks and fused vectors are as many as asked for."""
-    write_chunk_file(temp / "chunks" / "texts", ["one text", "and another"])
+def _made(temp: Path, rows: int, count: int) -> tuple[Path, list[str]]:
+    """A finished run whose chunks and fused vectors are as many as asked for, and questions to it."""
+    texts = documentation(TEXTS + count, lambda text: len(text.split()), max_tokens=TEXT_TOKENS).texts
+    questions = [" ".join(text.split()[:QUESTION_WORDS]) for text in texts[-count:]]
+    write_chunk_file(temp / "chunks" / "texts", list(texts[:-count]))
     out = temp / "run"
     run(
         RunConfig(
@@ -117,9 +135,10 @@ def _made(temp: Path, rows: int) -> Path:
     folder = RunFolder(out)
     summary = folder.read_json("run.json")
     summary["collections"][0]["chunks"] = rows
+    centres = folder.shards.read_fused("texts", 0)[1]
     folder.reopen()
     fingerprint = next(each.fingerprint for each in folder.manifest.read().values() if each.kind == "fused")
-    for index, vectors in enumerate(_random_blocks(rows, summary["fusion"]["dim"])):
+    for index, vectors in enumerate(_blocks_around(centres, rows)):
         first = index * SHARD_ROWS
         chunks = [Chunk(id=f"{row}", text=f"text {row}") for row in range(first, first + len(vectors))]
         folder.manifest.append(folder.shards.write_chunks("texts", index, chunks))
@@ -128,46 +147,46 @@ def _made(temp: Path, rows: int) -> Path:
             folder.shards.write_fused("texts", index, [chunk.id for chunk in chunks], vectors, content, fingerprint)
         )
     folder.finish(summary)
-    return out
+    return out, questions
 
 
-def _random_blocks(rows: int, dim: int) -> Iterator[Vectors]:
-    drawn = np.random.default_rng(0)
+def _blocks_around(centres: Vectors, rows: int) -> Iterator[Vectors]:
+    drawn, dim = np.random.default_rng(0), centres.shape[1]
     for first in range(0, rows, SHARD_ROWS):
-        block = drawn.standard_normal((min(SHARD_ROWS, rows - first), dim), dtype=np.float32)
+        count = min(SHARD_ROWS, rows - first)
+        block = drawn.standard_normal((count, dim), dtype=np.float32)
+        block *= np.float32(NOISE / dim**0.5)
+        block += centres[drawn.integers(len(centres), size=count)]
         yield block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
-def _measured(folder: Path, count: int) -> dict[str, Any]:
-    """The times of questions one by one, of all in one pass, and this process's memory."""
-    opened, by = open_run(folder), By(ranker="fused")
+def _alone(folder: Path, questions: Sequence[str]) -> dict[str, Any]:
+    """The first questions to a run that was just opened, all in one pass, and this process's memory."""
+    opened = open_run(folder)
     seconds: list[float] = []
     positions: list[list[int]] = []
     loaded = 0
-    for question in _questions(count + 1):
+    for question in questions:
         began = time.perf_counter()
-        positions.append(opened.rank([question], FOUND, by=by).positions[0].tolist())
+        positions.append(opened.rank([question], FOUND, by=BY).positions[0].tolist())
         seconds.append(time.perf_counter() - began)
         loaded = loaded or _memory("RssAnon")
     began = time.perf_counter()
-    hits = opened.search(_questions(1)[0], FOUND)
+    hits = opened.search(questions[0], FOUND)
     with_texts = time.perf_counter() - began
     began = time.perf_counter()
-    together = [row.tolist() for row in opened.rank(_questions(count + 1), FOUND, by=by).positions]
+    together = [row.tolist() for row in opened.rank(questions, FOUND, by=BY).positions]
     return {
         "dim": opened.record.fusion_plan.dim,
-        "first_seconds": seconds[0],
-        "median_seconds": statistics.median(seconds[1:]),
-        "slowest_seconds": max(seconds[1:]),
+        "seconds_one_by_one": seconds,
         "with_texts_seconds": with_texts,
         "batch_seconds": time.perf_counter() - began,
-        "batch_questions": count + 1,
+        "batch_questions": len(questions),
         "batch_has_the_same_rankings": together == positions,
-        "vectors_bytes": opened.vectors("fused").stored_bytes * opened.corpus().rows,
+        "vectors_bytes": opened.vectors(FUSED).stored_bytes * opened.corpus().rows,
         "anonymous_bytes_after_first": loaded,
         "anonymous_bytes": _memory("RssAnon"),
         "peak_resident_bytes": _memory("VmHWM"),
-        "positions": positions,
         "found": len(hits),
     }
 
@@ -180,36 +199,84 @@ def _memory(field: str) -> int:
     return 0
 
 
-def _against_faiss(folder: Path, positions: list[list[int]], count: int) -> tuple[int, float]:
-    """How many rankings are others than faiss's, and how long it takes for one question, all vectors in memory."""
+def _beside(folder: Path, questions: Sequence[str], rounds: int) -> dict[str, Any]:
+    """soloist and faiss in turn, round by round, once both have answered every question."""
+    asked = _contenders(open_run(folder), questions)
+    answers = {name: [ask(number) for number in range(len(questions))] for name, ask in asked.items()}
+    medians = _rounds(asked, len(questions), rounds)
+    return {
+        "contenders": {
+            name: {
+                "median_seconds": statistics.median(each),
+                "to_faiss": statistics.median(mine / other for mine, other in zip(each, medians[FAISS], strict=True)),
+                "seconds_of_rounds": each,
+            }
+            for name, each in medians.items()
+        },
+        "rankings_that_differ": sum(
+            len({tuple(answers[name][number]) for name in EXACT}) > 1 for number in range(len(questions))
+        ),
+    }
+
+
+def _contenders(opened: OpenedRun, questions: Sequence[str]) -> dict[str, Ask]:
+    """Whoever answers the questions over the same rows: a line of the table each."""
+    vectors = opened.encode_fused(questions)
+    index = _faiss_index(opened)
+    corpus = opened.corpus()
+
+    def by_vector(number: int) -> list[int]:
+        query = WeightedQueries.of([vectors[number : number + 1]])
+        found: list[int] = corpus.nearest([FUSED], query, FOUND).positions[0].tolist()
+        return found
+
+    def by_text(number: int) -> list[int]:
+        found: list[int] = opened.rank([questions[number]], FOUND, by=BY).positions[0].tolist()
+        return found
+
+    def by_faiss(number: int) -> list[int]:
+        found: list[int] = index.search(vectors[number : number + 1], FOUND)[1][0].tolist()
+        return found
+
+    return {SOLOIST: by_vector, WITH_MODELS: by_text, FAISS: by_faiss}
+
+
+def _faiss_index(opened: OpenedRun) -> Any:
     import faiss
 
-    opened: OpenedRun = open_run(folder)
     index = faiss.IndexFlatIP(opened.record.fusion_plan.dim)
-    for block in opened.vectors("fused").blocks():
+    for block in opened.vectors(FUSED).blocks():
         index.add(np.ascontiguousarray(block))
-    seconds: list[float] = []
-    differing = 0
-    for question, own in zip(_questions(count + 1), positions, strict=True):
-        asked = opened.encode_fused([question])
-        began = time.perf_counter()
-        found = index.search(asked, FOUND)[1][0].tolist()
-        seconds.append(time.perf_counter() - began)
-        differing += found != own
-    return differing, statistics.median(seconds)
+    return index
+
+
+def _rounds(asked: Mapping[str, Ask], count: int, rounds: int) -> dict[str, list[float]]:
+    """The median time of a question to each of them, in each round."""
+    medians: dict[str, list[float]] = {name: [] for name in asked}
+    for _ in range(rounds):
+        seconds: dict[str, list[float]] = {name: [] for name in asked}
+        for number in range(count):
+            for name, ask in asked.items():
+                began = time.perf_counter()
+                ask(number)
+                seconds[name].append(time.perf_counter() - began)
+        for name, each in seconds.items():
+            medians[name].append(statistics.median(each))
+    return medians
 
 
 def _print_table(report: dict[str, Any]) -> None:
     print(f"{report['rows']:,} vectors of {report['dim']} dims, {report['vectors_bytes'] / 1e9:.2f} GB on the disk")
-    print(f"{'first question':<40}{report['first_seconds']:>8.2f} s  (models are loaded, files are read)")
-    print(
-        f"{'later ones, median and slowest':<40}{report['median_seconds']:>8.2f} s {report['slowest_seconds']:>6.2f} s"
-    )
-    print(f"{'with the texts of the hits':<40}{report['with_texts_seconds']:>8.2f} s")
+    for name, each in report["contenders"].items():
+        print(f"{name:<40}{each['median_seconds']:>8.3f} s   {each['to_faiss']:.2f} times faiss's time")
+    first = ", ".join(f"{seconds:.2f}" for seconds in report["seconds_one_by_one"][:8])
+    print(f"{'a new session, one question each':<40}{first} s")
+    print(f"{'with the texts of the hits':<40}{report['with_texts_seconds']:>8.3f} s")
     print(f"{report['batch_questions']:>3} in one pass{'':<26}{report['batch_seconds']:>8.2f} s")
-    print(f"{'faiss IndexFlatIP, all in memory, median':<40}{report['faiss_median_seconds']:>8.2f} s")
-    print(f"{'memory of its own':<40}{report['anonymous_bytes'] / 1e6:>8,.0f} MB")
-    print(f"rankings other than faiss's: {report['rankings_that_differ']}")
+    print(f"{'memory of its own, after one question':<40}{report['anonymous_bytes_after_first'] / 1e6:>8,.0f} MB")
+    print(f"{'memory of its own, after all':<40}{report['anonymous_bytes'] / 1e6:>8,.0f} MB")
+    print(f"load of the machine: {', '.join(f'{load:.1f}' for load in report['load_averages'])}")
+    print(f"rankings that differ: {report['rankings_that_differ']}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from soloist.errors import OutputError
 from soloist.fusion_methods import FUSED
+from soloist.retrieval import first_look
 from soloist.retrieval.exact import Block, DamagedRowError, WeightedQueries, search_all
+from soloist.retrieval.first_look import FEW, CodedVectors, Room
 from soloist.retrieval.member_scores import MemberScores, QuestionScores, dense_scores
 from soloist.retrieval.posted_scores import SparseScores, TermScores, WordScores
 from soloist.retrieval.query_vectors import QueryVectors
@@ -37,14 +39,18 @@ class Corpus:
     vectors raises OutputError where a file is missing, damaged, or of other rows.
     """
 
-    def __init__(self, folder: RunFolder, record: RunRecord, queries: QueryVectors, collections: Sequence[str]) -> None:
+    def __init__(
+        self, folder: RunFolder, record: RunRecord, queries: QueryVectors, collections: Sequence[str], room: Room
+    ) -> None:
         self.record = record
         self.queries = queries
         self.index = RowIndex(folder, collections)
         self._folder = folder
+        self._room = room
         self._vectors: dict[str, RunVectors] = {}
         self._words: dict[str, WordScores] = {}
         self._sparse: dict[str, SparseScores] = {}
+        self._coded: dict[str, CodedVectors] = {}
 
     @property
     def rows(self) -> int:
@@ -54,7 +60,7 @@ class Corpus:
     @functools.cached_property
     def whole(self) -> Corpus:
         """The chunks of all collections of the run, to which a fusion is fitted."""
-        return Corpus(self._folder, self.record, self.queries, self.record.collections)
+        return Corpus(self._folder, self.record, self.queries, self.record.collections, self._room)
 
     def ids(self) -> Iterator[tuple[str, str]]:
         """Collection and id of every row, in order; they are read once."""
@@ -106,6 +112,8 @@ class Corpus:
     def nearest(self, names: Sequence[str], queries: WeightedQueries, k: int) -> Rankings:
         """The `k` rows of the highest weighted cosines by the vectors of these names."""
         with self.damage_named(names):
+            if len(queries.weights) <= FEW:
+                return first_look.search([self._coded_vectors(name) for name in names], queries, k)
             return search_all(queries, lambda: self.blocks(names), k)
 
     def words(self, member: str) -> WordScores:
@@ -168,6 +176,11 @@ class Corpus:
             for record in records
             if record.kind in ("vectors", "index") and record.model == member and record.collection in collections
         )
+
+    def _coded_vectors(self, name: str) -> CodedVectors:
+        if name not in self._coded:
+            self._coded[name] = CodedVectors(self.vectors(name), self._room)
+        return self._coded[name]
 
     @contextlib.contextmanager
     def damage_named(self, names: Sequence[str]) -> Iterator[None]:

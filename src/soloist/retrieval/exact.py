@@ -66,6 +66,12 @@ class WeightedQueries:
         tolerance: NDArray[np.float64] = np.abs(self.weights) @ dims * _UNIT_ROUNDOFF * _SLACK
         return tolerance
 
+    def one_by_one(self) -> Iterator[WeightedQueries]:
+        """Each query by itself."""
+        for row in range(len(self.weights)):
+            some = slice(row, row + 1)
+            yield WeightedQueries(vectors=[vectors[some] for vectors in self.vectors], weights=self.weights[some])
+
     def batches(self, k: int) -> Iterator[WeightedQueries]:
         """The queries in parts, one for each pass, if `k` rows are looked for."""
         for part in passes(len(self.weights), sum(part.shape[1] for part in self.vectors), k):
@@ -93,13 +99,15 @@ def search(queries: WeightedQueries, blocks: Iterable[Block], k: int) -> Ranking
     Raises:
         DamagedRowError: a row has NaN or infinity, which would hide other rows, or is far too long for a unit vector.
     """
-    gathering = _Gathering(queries, k)
+    gathering = Gathering(queries, k)
+    first = 0
     for block in blocks:
-        gathering.see(block)
+        gathering.see(block, np.arange(first, first + len(block[0])))
+        first += len(block[0])
     return gathering.best()
 
 
-class _Gathering:
+class Gathering:
     """What could be among the best of each query so far."""
 
     def __init__(self, queries: WeightedQueries, k: int) -> None:
@@ -114,30 +122,35 @@ class _Gathering:
         self._quick = np.full((count, k), -np.inf, np.float32)  # the best float32 scores so far, in no order
         self._positions: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * count
         self._scores: list[NDArray[np.float64]] = [np.empty(0, np.float64)] * count
-        self._seen = 0
 
-    def see(self, block: Block) -> None:
-        """Take what could be among the best of a block."""
-        rows = len(block[0])
-        if not rows:
+    @property
+    def bounds(self) -> NDArray[np.float64]:
+        """For each query: a row with a lower score than this is not among its best."""
+        bounds: NDArray[np.float64] = self._quick.min(axis=1) - self._margin
+        return bounds
+
+    def see(self, block: Block, positions: NDArray[np.int64]) -> None:
+        """Take what could be among the best of a block, whose rows have these positions and were not seen before.
+
+        Raises:
+            DamagedRowError: see `search`.
+        """
+        if not len(positions):
             return
         with np.errstate(invalid="ignore", over="ignore"):
-            quick = self._scaled[0] @ block[0].T
+            quick = _products(self._scaled[0], block[0])
             for scaled, part in zip(self._scaled[1:], block[1:], strict=True):
-                quick += scaled @ part.T
+                quick += _products(scaled, part)
         highest = quick.max(axis=1)
-        _require_scores(quick, highest, np.abs(self._queries.weights).sum(axis=1), block, self._seen)
-        bound = self._quick.min(axis=1)
-        better = highest >= bound - self._margin
-        for query in np.flatnonzero(better):
-            self._take(int(query), quick[query], block)
-        self._seen += rows
+        _require_scores(quick, highest, np.abs(self._queries.weights).sum(axis=1), block, positions)
+        for query in np.flatnonzero(highest >= self.bounds):
+            self._take(int(query), quick[query], block, positions)
 
-    def _take(self, query: int, quick: NDArray[np.float32], block: Block) -> None:
+    def _take(self, query: int, quick: NDArray[np.float32], block: Block, positions: NDArray[np.int64]) -> None:
         kept = np.concatenate([self._quick[query], quick])
         self._quick[query] = np.partition(kept, -self._k)[-self._k :]
         rows = np.flatnonzero(quick >= self._quick[query].min() - self._margin[query])
-        self._positions[query] = np.concatenate([self._positions[query], rows + self._seen])
+        self._positions[query] = np.concatenate([self._positions[query], positions[rows]])
         self._scores[query] = np.concatenate([self._scores[query], self._exact(query, rows, block)])
         if len(self._positions[query]) > _PRUNE_AT * self._k:
             self._prune(query)
@@ -174,7 +187,7 @@ def moments(queries: WeightedQueries, blocks: Iterable[Block]) -> tuple[NDArray[
             with np.errstate(invalid="ignore", over="ignore"):
                 quick = asked @ part.T
             farthest = np.maximum(quick.max(axis=1), -quick.min(axis=1))
-            _require_scores(quick, farthest, np.ones(len(quick)), block, count)
+            _require_scores(quick, farthest, np.ones(len(quick)), block, np.arange(count, count + len(part)))
             scores = quick.astype(np.float64)
             total[:, model] += scores.sum(axis=1)
             squares[:, model] += np.square(scores).sum(axis=1)
@@ -183,13 +196,18 @@ def moments(queries: WeightedQueries, blocks: Iterable[Block]) -> tuple[NDArray[
     return mean, np.sqrt(np.maximum(0.0, squares / max(1, count) - np.square(mean)))
 
 
+def _products(queries: Vectors, rows: Vectors) -> Vectors:
+    """The dot products (queries, rows). For one query, OpenBLAS takes twice as long for the first form."""
+    return queries @ rows.T if len(queries) > 1 else (rows @ queries[0])[None]
+
+
 def _pieces(rows: NDArray[np.int64], size: int) -> Iterator[slice]:
     for start in range(0, len(rows), max(1, size)):
         yield slice(start, start + max(1, size))
 
 
 def _require_scores(
-    quick: NDArray[np.float32], extremes: NDArray[np.float32], weights: NDArray[np.float64], block: Block, first: int
+    quick: Vectors, extremes: Vectors, weights: NDArray[np.float64], block: Block, positions: NDArray[np.int64]
 ) -> None:
     """Refuse scores (queries, rows) that no unit rows have, given an extreme of each query's and its weights' sum.
 
@@ -204,4 +222,4 @@ def _require_scores(
     with np.errstate(over="ignore"):
         norms = [float(np.linalg.norm(part[row])) for part in block]
     model = next((place for place, norm in enumerate(norms) if not norm <= _LONGEST), 0)
-    raise DamagedRowError(first + row, model)
+    raise DamagedRowError(int(positions[row]), model)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from soloist.arrays import Vectors
 from soloist.errors import ConfigError
 from soloist.retrieval.corpus import Corpus
+from soloist.retrieval.first_look import Room
 from soloist.retrieval.hits import Hits
 from soloist.retrieval.query_checks import checked_queries, checked_query
 from soloist.retrieval.query_encoders import QueryEncoders
@@ -55,6 +56,7 @@ class OpenedRun:
         self._opened = opened
         encoders = QueryEncoders(record.config, {**record.models, **record.sparse}, catalogue)
         self._queries = QueryVectors(folder, record, encoders)
+        self._room = Room()
         self._corpora: dict[tuple[str, ...], Corpus] = {}
 
     @property
@@ -175,7 +177,7 @@ class OpenedRun:
                 raise ConfigError(f"the run has no collection {name}: choose one of {', '.join(self.collections)}")
         chosen = tuple(dict.fromkeys(names)) or self.collections
         if chosen not in self._corpora:
-            self._corpora[chosen] = Corpus(self._folder, self._record, self._queries, chosen)
+            self._corpora[chosen] = Corpus(self._folder, self._record, self._queries, chosen, self._room)
         return self._corpora[chosen]
 
     def chunks(self, collections: Sequence[str] = ()) -> Iterator[Chunk]:

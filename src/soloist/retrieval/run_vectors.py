@@ -20,6 +20,8 @@ from soloist.retrieval.exact import BLOCK_ROWS
 from soloist.shown import load_pandas
 from soloist.stores.mapped import MappedVectors, joined
 
+ALL = slice(None)
+
 
 class RunVectors:
     """The vectors of all rows by one model, or fused; made by `OpenedRun.vectors`.
@@ -53,34 +55,46 @@ class RunVectors:
         """The bytes of a row on the disk."""
         return self._files[0].row_bytes if self._files else 0
 
-    def blocks(self) -> Iterator[Vectors]:
+    def blocks(self, files: slice = ALL) -> Iterator[Vectors]:
         """The rows in order, in blocks (up to `BLOCK_ROWS`, dim) of float32. All models of a run have the same blocks.
 
-        If the run stores float32, a block is a view of the run's file. Otherwise it is a copy.
+        If the run stores float32, a block is a view of the run's file. Otherwise it is a copy. `files` are those of
+        some shards.
 
         Raises:
             OutputError: a file has changed since it was opened, or is gone.
         """
-        for file in self._files:
+        for file in self._files[files]:
             with file.mapped() as rows:
                 for start in range(0, file.rows, BLOCK_ROWS):
                     yield rows(start, min(file.rows, start + BLOCK_ROWS))
 
     def at(self, positions: NDArray[np.int64]) -> Vectors:
-        """The rows at these positions, in this order, (positions, dim) float32.
+        """The rows at these positions, in this order: (positions, dim) float32, a copy.
 
         Raises:
             OutputError: as `blocks`.
         """
         found = np.empty((len(positions), self.dim), np.float32)
-        firsts = np.array([0, *itertools.accumulate(file.rows for file in self._files)])
-        files = np.searchsorted(firsts, positions, side="right") - 1
+        files = np.searchsorted(self.starts, positions, side="right") - 1
         for number in np.unique(files).tolist():
-            of_file = np.flatnonzero(files == number)
-            with self._files[number].mapped() as rows:
-                for place, row in zip(of_file.tolist(), (positions[of_file] - firsts[number]).tolist(), strict=True):
-                    found[place] = rows(row, row + 1)[0]
+            places = np.flatnonzero(files == number)
+            found[places] = self._files[number].at(positions[places] - self.starts[number])
         return found
+
+    def require_unchanged(self, files: slice) -> None:
+        """See that the vectors in some files are those of the run that was opened.
+
+        Raises:
+            OutputError: as `blocks`.
+        """
+        for file in self._files[files]:
+            file.require_unchanged()
+
+    @functools.cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """The position of the first row of each file, and of the row behind the last."""
+        return np.cumsum([0, *(file.rows for file in self._files)])
 
     @functools.cached_property
     def ids(self) -> list[str]:

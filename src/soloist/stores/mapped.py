@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from soloist.arrays import Vectors
 from soloist.errors import OutputError
 from soloist.stores.atomic import disk_errors
-from soloist.stores.rows import Column, Version, vector_column, version_of
+from soloist.stores.rows import Column, Version, vector_column, version_in, version_of
 from soloist.stores.tables import read_errors, read_table, stored_dtype, table_matrix, table_texts
 
 _BLOCK_BYTES = 16 << 20
@@ -68,6 +68,27 @@ class MappedVectors:
                 return
             views = self.column.views(file)
         yield lambda start, end: _rows(views, start, end)
+
+    def at(self, rows: NDArray[np.int64]) -> Vectors:
+        """The rows with these numbers, (len(rows), dim) float32.
+
+        Raises:
+            OutputError: as `mapped`.
+        """
+        with read_errors(self.path), self.path.open("rb") as file:
+            self._require_same(version_of(file))
+            if self.column is None:
+                return table_matrix(read_table(self.path, columns=("vector",)))[rows]
+            return self.column.read(file, rows).astype(np.float32, copy=False)
+
+    def require_unchanged(self) -> None:
+        """See that what was read of the file still holds.
+
+        Raises:
+            OutputError: as `mapped`.
+        """
+        with read_errors(self.path):
+            self._require_same(version_in(self.path.stat()))
 
     def ids(self) -> list[str]:
         """The ids of the rows.

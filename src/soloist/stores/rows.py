@@ -254,5 +254,9 @@ def _whole(path: Path) -> StoredRows:
 
 def version_of(file: BinaryIO) -> Version:
     """What tells an open file from one that has taken its place: size, time of change, inode."""
-    status = os.fstat(file.fileno())
+    return version_in(os.fstat(file.fileno()))
+
+
+def version_in(status: os.stat_result) -> Version:
+    """The version of a file, by its status."""
     return status.st_size, status.st_mtime_ns, status.st_ino
