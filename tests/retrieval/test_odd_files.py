@@ -44,6 +44,13 @@ def of_type(kind):
     return change
 
 
+@pytest.fixture(scope="module")
+def found_in_our_own_layout(searched, make):
+    """A run of each dtype of vectors, and what is found in it."""
+    runs = {"float32": searched, "float16": make("float16-layouts", vector_dtype="float16")}
+    return {dtype: (run, open_run(run).search(QUESTION, 95)) for dtype, run in runs.items()}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -62,12 +69,11 @@ def of_type(kind):
     ids=str,
 )
 @pytest.mark.parametrize("vector_dtype", ["float32", "float16"])
-def test_every_layout_of_parquet_is_read_right(searched, make, tmp_path, options, vector_dtype):
+def test_every_layout_of_parquet_is_read_right(found_in_our_own_layout, tmp_path, options, vector_dtype):
     """Numbers would be read at the place where our own writer puts them, whatever lies there."""
     if vector_dtype == "float16" and "use_byte_stream_split" in options:
         options = {**options, "use_byte_stream_split": False}
-    source = searched if vector_dtype == "float32" else make("float16-layouts", vector_dtype="float16")
-    expected = open_run(source).search(QUESTION, 95)
+    source, expected = found_in_our_own_layout[vector_dtype]
     copy = rewritten(source, tmp_path / "copy", **options)
     assert open_run(copy).search(QUESTION, 95) == expected
 
