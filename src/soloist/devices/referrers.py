@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-import itertools
 import sys
 from collections.abc import Iterator
 from types import CellType, FrameType, FunctionType, ModuleType
@@ -32,12 +31,21 @@ def _describe(target: object, depth: int, seen: set[int]) -> str:
     """The first referrer with a name. Frames come last: the innermost variables are the caller's own."""
     referrers = [item for item in gc.get_referrers(target) if id(item) not in seen and not _is_ours(item)]
     seen = seen | {id(referrers)}
-    # Lists, because generators would refer to the target themselves.
-    names = [*map(_named, referrers, itertools.repeat(target))]
-    names += [_held(referrer, depth, seen) for referrer in referrers]
-    names += [*map(_frame_text, _running_frames(), itertools.repeat(target))]
-    names += [_what(referrer) for referrer in referrers]
-    return next(filter(None, names), "")
+    # Each step walks all objects of the process, so it is taken only if the one before found no name. Plain loops,
+    # because generators would refer to the target themselves.
+    for referrer in referrers:
+        if name := _named(referrer, target):
+            return name
+    for referrer in referrers:
+        if name := _held(referrer, depth, seen):
+            return name
+    for frame in _running_frames():
+        if name := _frame_text(frame, target):
+            return name
+    for referrer in referrers:
+        if name := _what(referrer):
+            return name
+    return ""
 
 
 def _named(referrer: object, target: object) -> str:
