@@ -1,7 +1,7 @@
 """Reads hostile files in a process of its own, so that a crash, a hang or a leak is seen and has a seed.
 
-`python -m support.fuzz_worker FIRST LAST FOLDER` takes the seeds from FIRST to before LAST. It names each
-seed before it begins with it, and ends with one line of JSON; the first case that breaks a promise ends it.
+`python -m support.fuzz_worker SEEDS FOLDER` takes seeds such as `7,9` or `0-99`. It names each seed before it begins
+with it, and ends with one line of JSON; the first case that breaks a promise ends it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -182,13 +182,19 @@ def _ingested(file: Path, folder: Path) -> list[Chunk]:
         empty_new_folder(run.path)
 
 
+def _seeds(text: str) -> Iterator[int]:
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Take the seeds, and say what came of them."""
-    first, last, folder = int(arguments[0]), int(arguments[1]), Path(arguments[2])
+    seeds, folder = list(_seeds(arguments[0])), Path(arguments[1])
     counts: Counter[str] = Counter()
     before, largest, slowest = peak_bytes(), 0, 0.0
     faulthandler.register(signal.SIGPROF, chain=True)  # which then ends the process
-    for seed in range(first, last):
+    for seed in seeds:
         print(f"seed {seed}", flush=True)
         made = hostile_file(seed)
         file = folder / made.name
@@ -208,6 +214,7 @@ def main(arguments: Sequence[str]) -> None:
     print(
         json.dumps(
             {
+                "files": len(seeds),
                 "counts": counts,
                 "grown_bytes": peak_bytes() - before,
                 "largest_file_bytes": largest,
