@@ -31,16 +31,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files that take minutes, the longest first: one that begins last would leave a single process at work at the end.
 LONGEST = (
-    "retrieval/test_judged_sets.py", "docs/test_examples.py", "engine/test_parity.py", "memory/test_predicted_peaks.py",
-    "validation/test_faults.py", "memory/test_random_capacities.py", "cli/test_cli_validate.py",
-    "engine/drivers/test_isolated.py", "planning/test_estimate.py", "adapters/test_plan_scenarios.py",
-    "engine/test_release.py", "retrieval/test_odd_files.py", "sizing/test_calibration.py", "fuzz/test_fuzz.py",
-    "measuring/test_benchmarks.py", "engine/resume/test_kills.py", "engine/resume/test_edits.py",
-    "engine/resume/test_processes.py", "faults/test_stopping.py", "devices/test_device_contract.py",
-    "engine/test_scale.py", "sources/test_parquet_memory.py", "retrieval/test_odd_questions.py",
-    "cli/test_cli_process.py", "docs/test_kaggle_notebook.py", "adapters/test_script.py",
-    "engine/resume/test_vector_dtype.py", "engine/intake/test_vectorless.py", "engine/test_run.py",
-    "engine/drivers/test_overlap.py",
+    "validation/test_faults.py", "engine/drivers/test_isolated.py", "faults/test_stopping.py", "engine/test_parity.py",
+    "engine/resume/test_kills.py", "cli/test_cli_validate.py", "memory/test_predicted_peaks.py",
+    "docs/test_kaggle_notebook.py", "retrieval/test_judged_sets.py", "fuzz/test_fuzz.py", "engine/test_release.py",
+    "adapters/test_plan_scenarios.py", "engine/resume/test_processes.py", "docs/test_examples.py",
+    "cli/test_cli_process.py",
+    "engine/test_scale.py", "sources/test_parquet_memory.py", "memory/test_random_capacities.py",
+    "planning/test_estimate.py", "measuring/test_prove_gpu.py", "retrieval/test_odd_files.py",
+    "devices/test_device_contract.py", "engine/test_run.py", "engine/resume/test_vector_dtype.py",
+    "sizing/test_calibration.py", "engine/resume/test_edits.py", "api/test_given_chunks.py",
+    "models/test_every_setting.py", "engine/drivers/test_overlap.py", "retrieval/test_odd_questions.py",
+    "measuring/test_benchmarks.py", "exports/test_exports.py", "engine/resume/test_matmul.py",
+    "models/test_every_module.py", "devices/test_referrers.py", "models/test_architectures.py",
+    "engine/intake/test_vectorless.py",
 )  # fmt: skip
 
 
