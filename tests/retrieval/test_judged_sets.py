@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ KNOWN = {
     "docs_rag": (0.6826, 0.5824, 0.6922, "not shown"),
 }
 NEAR = 0.002
+# BM25 alone, and all three members with the weights that they have by default.
+WORDS = {"docs_rag": (0.714, 0.806), "code_rag": (0.577, 0.713), "cranfield": (0.365, 0.409)}
 
 pytestmark = [
     pytest.mark.shared_data,
@@ -53,6 +56,33 @@ def judged_run(tmp_path_factory):
         )
     )  # fmt: skip
     return root / "run"
+
+
+@pytest.fixture(scope="module")
+def worded_run(judged_run):
+    """The same run with words as a third member. No vector is computed again."""
+    root = judged_run.parent
+    shutil.copytree(judged_run, root / "worded")
+    run(
+        RunConfig(
+            chunks_root=root / "chunks", out=root / "worded", models=(MINILM, WORDLLAMA, "bm25"), dtype="float32",
+            accelerator="cpu", fusion=FusionConfig(weights={MINILM: 0.49, WORDLLAMA: 0.21, "bm25": 0.3}),
+            lock_dir=root / "locks", cache_dir=root / "cache",
+        )
+    )  # fmt: skip
+    return root / "worded"
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words_gain_what_is_known_of_them(worded_run, name):
+    """Words would be cut or weighed otherwise than measured, or the verdict not see the largest gain of all."""
+    found = evaluate(open_run(worded_run), judged_of(name), collections=[name])
+    ndcg = {each.name: each.measures["nDCG@10"] for each in found.systems}
+    words, hybrid = WORDS[name]
+    assert ndcg["bm25"] == pytest.approx(words, abs=0.003)
+    assert ndcg["hybrid"] == pytest.approx(hybrid, abs=0.003)
+    assert found.verdict is not None and (found.verdict.system, found.verdict.answer) == ("hybrid", "helps")
+    assert "Words help here: hybrid has +" in found.verdict.text
 
 
 def judged_of(name):

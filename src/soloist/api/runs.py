@@ -49,7 +49,7 @@ def evaluate(
     Args:
         weights: for the fusions that the run does not have.
         tune: choose weights for `concat` on half of the questions, and judge them on the other half.
-        bm25: compare with BM25, which holds all texts in memory.
+        bm25: compare with BM25, which holds the words of all texts in memory.
         keep_own: count a chunk that has a question's own id as a hit of that question.
         plot: write a plot there: .png, .svg or .pdf.
         catalogue: a file of your models, where those of the run are in other places now.

@@ -22,9 +22,10 @@ _QRELS_HELP = """Judgements as in BEIR's qrels: each line has query-id, corpus-i
 chunk of the run."""
 _KEEP_OWN_HELP = """Count a chunk that has a question's own id as a hit of that question. [default: it does not count,
 which is BEIR's rule]"""
-_TUNE_HELP = "Choose weights for concat on half of the questions, and say what they are worth on the other half."
+_TUNE_HELP = """Choose weights for concat, or for all members of a run with words, on half of the questions. Say what
+they are worth on the other half."""
 _COLLECTIONS_HELP = "Evaluate only these collections. [default: all]"
-_BM25_HELP = "Compare with BM25, a baseline without a model. It holds all texts in memory."
+_BM25_HELP = "Compare with BM25, a baseline without a model. It holds the words of all texts in memory."
 
 
 def evaluate(
