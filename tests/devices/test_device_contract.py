@@ -17,16 +17,15 @@ from soloist.devices import DeviceLease, open_accelerator
 from soloist.engine import run
 from soloist.events import LeaseReleased, ListSink, PeakCompared
 
-CUDA = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.cuda,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
+T4, A100 = "simulated:2xT4", "simulated:2xA100-80GB"
+NEEDS_CUDA = (pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+# What a run does: its mode, its isolation, and the models of each pass.
+ALONE = ("exclusive", "allocator", [("qwen2",), ("bert",)])
+IN_PROCESSES = ("exclusive", "process", [("qwen2",), ("bert",)])
+TOGETHER = ("standard", "allocator", [("qwen2", "bert")])
 
 
-@pytest.fixture(params=["simulated:2xT4", "simulated:2xA100-80GB", CUDA])
+@pytest.fixture(params=[T4, A100, pytest.param("cuda", marks=NEEDS_CUDA)])
 def description(request) -> str:
     """Simulated cards of two capabilities, and the real ones."""
     return str(request.param)
@@ -82,12 +81,13 @@ def test_too_much_is_an_out_of_memory_error_that_keeps_nothing(accelerator):
     assert accelerator.memory(device).allocated_bytes == 0
 
 
+# A worker process does what this process does, and its start takes seconds: one simulated card is enough for it.
 @pytest.mark.parametrize(
-    ("mode", "isolation", "passes"),
+    ("description", "mode", "isolation", "passes"),
     [
-        ("exclusive", "allocator", [("qwen2",), ("bert",)]),
-        ("exclusive", "process", [("qwen2",), ("bert",)]),
-        ("standard", "allocator", [("qwen2", "bert")]),
+        *((T4, *kind) for kind in (ALONE, IN_PROCESSES, TOGETHER)),
+        *((A100, *kind) for kind in (ALONE, TOGETHER)),
+        *(pytest.param("cuda", *kind, marks=NEEDS_CUDA) for kind in (ALONE, IN_PROCESSES, TOGETHER)),
     ],
 )
 def test_a_run_has_the_peak_that_was_predicted_and_leaves_nothing(
