@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,7 +17,7 @@ from support.unit_vectors import unit
 
 from soloist.errors import OutputError
 from soloist.retrieval import By, first_look, open_run
-from soloist.retrieval.codes import CodedQuery, Codes
+from soloist.retrieval.codes import CodedQuery, Codes, can_be_scored
 from soloist.retrieval.exact import DamagedRowError, WeightedQueries
 from soloist.retrieval.exact import search as exact_search
 from soloist.retrieval.first_look import CodedVectors, Room
@@ -236,3 +237,19 @@ def test_an_opened_run_answers_each_time_the_same(searched, by):
     expected = list(open_run(searched).search(question, 5, by=by))
     for _ in range(3):
         assert list(opened.search(question, 5, by=by)) == expected
+
+
+def test_without_numkong_all_rows_are_read(coded, monkeypatch):
+    """numkong takes 44 MB, and is in an extra: without it a search would end with an error of Python."""
+    monkeypatch.setitem(sys.modules, "numkong", None)
+    can_be_scored.cache_clear()
+    try:
+        rng = np.random.default_rng(5)
+        part, query = unit(rng, 600, 16), unit(rng, 1, 16)
+        (vectors,) = coded([part], [200, 400])
+        queries = WeightedQueries.of([query])
+        for _ in range(3):
+            assert same(first_look.search([vectors], queries, 3), exact_search(queries, [(part,)], 3))
+        assert not vectors.codes and vectors.vectors.single == 0
+    finally:
+        can_be_scored.cache_clear()

@@ -1,4 +1,4 @@
-"""8-bit codes of unit vectors, and how far a score by codes can be off. Pure; knows numpy and numkong.
+"""8-bit codes of unit vectors, and how far a score by codes can be off. Pure; knows numpy, and numkong where it is.
 
 A row x is kept as s*c: whole numbers c from -127 to 127, and a scale s. A query v is t*d in the same way. Then
 
@@ -11,10 +11,12 @@ exact.
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import numkong
 import numpy as np
 from numpy.typing import NDArray
 
@@ -100,7 +102,7 @@ class CodedQuery:
         They hold for scores in float64 too, whose rounding is far below that of float32, which the errors allow for.
         """
         dots = np.empty((1, len(codes.scales)))
-        numkong.cdist(self.values, codes.values, "dot", out=dots)
+        _numkong().cdist(self.values, codes.values, "dot", out=dots)
         scores: NDArray[np.float64] = dots[0]
         scores *= codes.scales
         scores *= self.scale
@@ -108,3 +110,17 @@ class CodedQuery:
         reach *= self.length
         reach += self.error * _LONGEST_BOUND
         return scores, reach
+
+
+@functools.cache
+def can_be_scored() -> bool:
+    """Whether numkong is here, which multiplies the codes. It is in an extra: it takes 44 MB."""
+    try:
+        _numkong()
+    except ImportError:
+        return False
+    return True
+
+
+def _numkong() -> Any:
+    return importlib.import_module("numkong")

@@ -2,7 +2,7 @@
 
 An opened run makes the codes while it answers: from its second question on, those of some more rows at each. So a
 single question costs what it did, and every later one less. Rows without codes are scored by their vectors. They are
-so for good once the codes take `CODES_BYTES`, or a quarter of the memory that is free.
+so for good once the codes take `CODES_BYTES`, or a quarter of the memory that is free. Without numkong none has codes.
 
 The answer is that of `exact.search`. Say that the bounds of k rows are all above B. Then a row whose codes say that its
 score is below B is not among the k best. All others are scored by their vectors, as `exact` scores them.
@@ -22,7 +22,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from soloist.retrieval.codes import BYTES_BESIDE, CodedQuery, Codes
+from soloist.retrieval.codes import BYTES_BESIDE, CodedQuery, Codes, can_be_scored
 from soloist.retrieval.exact import BLOCK_ROWS, Gathering, WeightedQueries
 from soloist.retrieval.rankings import Rankings
 from soloist.retrieval.run_vectors import RunVectors
@@ -69,12 +69,12 @@ class CodedVectors:
         self._growing = threading.Lock()
 
     def prepare(self) -> None:
-        """Make codes of some more stretches, if this is not the first question.
+        """Make codes of some more stretches, if this is not the first question and codes can be scored.
 
         Raises:
             OutputError: a file is missing or has changed.
         """
-        if not self._growing.acquire(blocking=False):  # another question does
+        if not can_be_scored() or not self._growing.acquire(blocking=False):  # or another question does
             return
         try:
             self._questions += 1
