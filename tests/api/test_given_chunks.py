@@ -21,7 +21,7 @@ from support.invoking import invoke
 
 import soloist
 from soloist.config import SourceConfig
-from soloist.errors import BadChunkError, ConfigError, DuplicateIdError
+from soloist.errors import BadChunkError, ConfigError, DuplicateIdError, OutputError
 from soloist.events import PassStarted
 from soloist.sources import given_input, read_chunks
 from soloist.sources.given_items import given_items
@@ -228,6 +228,14 @@ def test_a_stopped_run_goes_on(settings):
     way_on = r"soloist\.embed with the same settings and with the chunks from their start \(a new generator\) continues"
     with pytest.raises(soloist.RunStoppedError, match=way_on):
         soloist.embed((text for text in chunks), press, **settings, isolation="process")
+    call = "call soloist.embed again with its chunks and settings, because they came from Python"
+    for command, line in (
+        ("status", f"(stopped by Ctrl-C): {call} to continue it"),
+        ("verify", f"{call} to continue it;"),
+    ):
+        assert line in invoke(command, settings["out"]).stdout, "no command can give the chunks"
+    with pytest.raises(OutputError, match=call):
+        soloist.open_run(settings["out"])
     result = soloist.embed((text for text in chunks), **settings, isolation="process")
     assert result.models[0].chunks == 95
 

@@ -403,8 +403,9 @@ def a_status(*, at_work: bool, chunks_per_second: float | None) -> RunStatus:
         name="one", chunks_done=100, chunks=200, shards_done=1, shards=2, chunks_per_second=chunks_per_second
     )
     return RunStatus(
-        folder=Path("run"), finished=False, at_work=at_work, models=(model,), fused_shards_done=0, shards=2, error=None
-    )
+        folder=Path("run"), finished=False, at_work=at_work, models=(model,), fused_shards_done=0, shards=2, error=None,
+        way_on="run its soloist embed command again",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

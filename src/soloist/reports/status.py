@@ -30,7 +30,7 @@ def _state(found: RunStatus) -> str:
     if found.at_work:
         return "running"
     ended = f" ({found.error})" if found.error else ""
-    return f"not finished and not running{ended}: run its soloist embed command again to continue it"
+    return f"not finished and not running{ended}: {found.way_on} to continue it"
 
 
 def _left(found: RunStatus, now: float) -> str:

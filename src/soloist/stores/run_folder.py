@@ -20,6 +20,7 @@ from soloist.errors import OutputError, OutputPathError
 from soloist.jsontext import json_text
 from soloist.stores.atomic import disk_errors, make_folder, sync_folder
 from soloist.stores.folder_lock import held, is_held
+from soloist.stores.going_on import way_on
 from soloist.stores.json_files import Used, read_json_file, write_json_file
 from soloist.stores.layout import AHEAD, IDENTITY, INCOMING, PREVIOUS, STATE, Layout
 from soloist.stores.manifest import NAME, Manifest
@@ -85,9 +86,7 @@ class RunFolder:
         """
         folder = cls.at(path)
         if not folder.is_finished:
-            remedy = (
-                "it is running, so wait until it ends" if folder.is_locked() else "run its soloist embed command again"
-            )
+            remedy = "it is running, so wait until it ends" if folder.is_locked() else way_on(path)
             raise OutputError(f"{path} has no run.json, so the run is not finished: {remedy}")
         if not folder.manifest.exists():
             raise OutputError(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from soloist.stores.going_on import way_on
 from soloist.stores.layout import STATE
 from soloist.stores.manifest import FileRecord
 from soloist.stores.run_folder import RunFolder
@@ -38,7 +39,10 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """A run. `error` is what ended its last session, None where that succeeded or is still at work."""
+    """A run. `error` is what ended its last session, None where that succeeded or is still at work.
+
+    `way_on` is what continues the run, as an imperative; empty where the run is finished or at work.
+    """
 
     folder: Path
     finished: bool
@@ -47,6 +51,7 @@ class RunStatus:
     fused_shards_done: int
     shards: int
     error: str | None
+    way_on: str = ""
 
     @property
     def seconds_left(self) -> float | None:
@@ -74,9 +79,10 @@ def run_status(path: Path) -> RunStatus:
         if not any(event.get("event") == "RunStarted" for event in events):
             RunFolder.at(path)
         # The run was stopped before all chunks were read, or still reads them.
+        at_work = folder.is_locked()
         return RunStatus(
-            folder=path, finished=False, at_work=folder.is_locked(), models=(), fused_shards_done=0, shards=0,
-            error=_error(events),
+            folder=path, finished=False, at_work=at_work, models=(), fused_shards_done=0, shards=0,
+            error=_error(events), way_on="" if at_work else way_on(path),
         )  # fmt: skip
     records = folder.manifest.read()
     shards, fingerprints = _finished(folder, records) if finished else _begun(folder)
@@ -87,14 +93,16 @@ def run_status(path: Path) -> RunStatus:
         _is_done(records.get(folder.shards.fused_file(collection, index)), content)
         for (collection, index), (_, content) in shards.items()
     )
+    at_work = folder.is_locked()
     return RunStatus(
         folder=path,
         finished=finished,
-        at_work=folder.is_locked(),
+        at_work=at_work,
         models=models,
         fused_shards_done=fused,
         shards=len(shards),
         error=None if finished else _error(events),
+        way_on="" if finished or at_work else way_on(path),
     )
 
 

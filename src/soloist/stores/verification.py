@@ -13,6 +13,7 @@ from soloist.arrays import Vectors
 from soloist.digests import DigestTable, contents_digest, shard_digest, text_digest
 from soloist.errors import OutputError
 from soloist.fusion import FusionPlan
+from soloist.stores.going_on import way_on
 from soloist.stores.index_files import index_file
 from soloist.stores.layout import FIT, INDEX
 from soloist.stores.manifest import FileRecord, is_intact
@@ -63,9 +64,7 @@ def verify_run(folder: RunFolder) -> Verified:
 def _unfinished(folder: RunFolder) -> Verified:
     """Nothing is held against a run at work: it may be about to replace the very file that is read."""
     at_work, records = folder.is_locked(), folder.manifest.read()
-    goes_on = (
-        "it is running, so wait until it ends" if at_work else "run its soloist embed command again to continue it"
-    )
+    goes_on = "it is running, so wait until it ends" if at_work else f"{way_on(folder.path)} to continue it"
     chunks = [record for record in records.values() if record.kind == "chunks"]
     return Verified(
         finished=False,
