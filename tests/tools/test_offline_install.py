@@ -1,6 +1,6 @@
 """The real folders of wheels, from the real index, installed without it where an image is imitated.
 
-`make test-wheels` runs this, because it downloads some 300 MB.
+`make test-wheels` runs this, because it downloads 0.5 to 2 GB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tools.imitation import imitate, read_image
 from tools.wheels import main
 
 pytestmark = pytest.mark.skipif(
-    not os.environ.get("SOLOIST_TEST_WHEELS"), reason="downloads some 300 MB: make test-wheels runs it"
+    not os.environ.get("SOLOIST_TEST_WHEELS"), reason="downloads 0.5 to 2 GB: make test-wheels runs it"
 )
 PIP = (sys.executable, "-m", "pip")
 # The most that a folder may have, in MB. Only Kaggle's are promises: the second is what `make kaggle` builds.
