@@ -17,6 +17,7 @@ from soloist.engine.resume.changes import changes
 from soloist.errors import ConfigError, RunStoppedError
 from soloist.events import Event, PassStarted, ShardEncoded
 from soloist.exports.rows import open_source
+from soloist.reports.table import result_files
 from soloist.stores import RunFolder
 from soloist.stores.manifest import Manifest
 from soloist.stores.status import run_status
@@ -62,6 +63,7 @@ def test_words_alone_are_a_run(tmp_path: Path) -> None:
     result = run(_config(tmp_path), events.append)
     (words,) = result.words
     assert (words.name, words.language, words.chunks, words.embedded, words.repeated) == ("bm25", "english", 21, 20, 1)
+    assert any("COLLECTION/{chunks, vectors, index}" in line for line in result_files(result))
     assert not result.models and not result.lease_events and result.fusion is None and result.hybrid is None
     assert {type(event).__name__ for event in events} >= {"PassStarted", "ShardEncoded", "CollectionIndexed"}
     folder = RunFolder.open(tmp_path / "run")

@@ -36,6 +36,11 @@ def test_an_id_stays_whole(console_of):
     assert f"  1  0.5000  docs  {ID}\n" in found and f"  2  0.5000  docs  {ID * 3}\n" in found
 
 
+def test_a_question_without_a_hit_gets_a_sentence():
+    """A run of words alone answered nothing at all to a question whose words no chunk has."""
+    assert printed(at(40)) == "no chunk has a word of the question\n"
+
+
 def test_long_words_are_broken_and_not_lost():
     """A base64 text, and metadata of one word: both vanished, or went beyond the edge."""
     found = printed(at(40), hit(text="x" * 100, metadata={"source": "y" * 79, "other": "z" * 79}))

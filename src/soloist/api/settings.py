@@ -38,6 +38,7 @@ class Settings(TypedDict, total=False):
     lease_timeout_seconds: float
     lock_dir: AnyPath
     cache_dir: AnyPath
+    language: str
     isolation: Isolation
     packing: Packing
     matmul: MatmulRequest

@@ -28,8 +28,12 @@ _SHOWN_VALUES = 80  # characters of a value of the metadata
 def print_hits(hits: Sequence[Hit], console: Console) -> None:
     """Print a block for each hit: a line with rank, score, collection and id, one with file and metadata, and the text.
 
+    Words and sparse vectors find only chunks that share something with the question, so there may be no hit.
+
     Only the text is broken into lines. Ids are copied from here, and a terminal breaks what is too long for it.
     """
+    if not hits:
+        console.print(Text("no chunk has a word of the question"))
     for number, hit in enumerate(hits):
         if number:
             console.print()

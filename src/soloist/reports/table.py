@@ -216,6 +216,8 @@ def _skip_reasons(result: RunResult) -> str:
 def result_files(result: RunResult) -> list[str]:
     """The folder, how it is fused, and its files."""
     kinds = "chunks, vectors" if result.fusion is None else "chunks, vectors, fused"
+    if result.words or any(model.kind != "dense" for model in result.models):
+        kinds += ", index"
     collections = ", ".join(collection.name for collection in result.collections if collection.chunks)
     alone = "vectors of one model, not fused" if len(result.models) == 1 else "not fused"
     alone = alone if result.models else "words without vectors"
