@@ -344,7 +344,9 @@ def written(config) -> Written:
     collections = discover(config.chunks_root, SourceConfig())
     shards = ingest(collections, config.source, folder.incoming, 4, ListSink())
     accelerator = open_accelerator("cpu", config.lock_dir)
-    staging = ModelStaging(specs=select_models(config), config=config, accelerator=accelerator, matmuls={})
+    staging = ModelStaging(
+        specs=select_models(config), config=config, accelerator=accelerator, matmuls={}, fusion=config.fusion
+    )
     return Written(folder=folder, shards=shards, staging=staging)
 
 
