@@ -73,8 +73,9 @@ def default_choice(record: RunRecord) -> By:
         return By(ranker=FUSED)
     if len(record.kinds) == 1:
         return By(model=next(iter(record.kinds)))
+    combining = [name for name in weighted() if name != HYBRID]  # which is for members of several kinds
     raise ConfigError(
-        f"the run has no fused vectors: choose a model ({', '.join(record.models)}), or {listed(weighted(), 'or')}, "
+        f"the run has no fused vectors: choose a model ({', '.join(record.models)}), or {listed(combining, 'or')}, "
         "which combine the models"
     )
 
