@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.term_rows import term_rows
 
-from soloist.ragged import RaggedRows, TermRows, term_rows
+from soloist.ragged import RaggedRows, TermRows
 
 _ROWS = [[(3, 0.5), (9, 2.0)], [], [(0, 1.0)], [(1, 0.25), (2, 0.75), (9, 4.0)]]
 

@@ -160,20 +160,6 @@ class TermRows:
         return TermRows(vocabulary=self.vocabulary, rows=self.rows.take(numbers))
 
 
-def term_rows(counts: Sequence[dict[str, int]]) -> TermRows:
-    """The rows of texts whose terms and counts these are."""
-    vocabulary = sorted({term for row in counts for term in row})  # Python's order of strings is that of UTF-8 bytes
-    positions = {term: position for position, term in enumerate(vocabulary)}
-    keys = np.fromiter((positions[term] for row in counts for term in row), np.uint32)
-    values = np.fromiter((count for row in counts for count in row.values()), np.uint32)
-    rows = RaggedRows.of([len(row) for row in counts], keys, values)
-    numbers = np.repeat(np.arange(len(counts)), rows.lengths)
-    order = np.lexsort((keys, numbers))
-    return TermRows(
-        vocabulary=tuple(vocabulary), rows=RaggedRows(starts=rows.starts, keys=keys[order], values=values[order])
-    )
-
-
 def _ranges(firsts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """The numbers of all entries of some ranges, one range after the other."""
     ends = np.cumsum(lengths)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.term_rows import term_rows
 
-from soloist.ragged import RaggedRows, term_rows
+from soloist.ragged import RaggedRows
 from soloist.retrieval.posted_scores import SparseScores, WordScores, best_rows, summed
 from soloist.stores.index_reading import InvertedIndex
 from soloist.stores.index_writing import write_index

@@ -10,10 +10,10 @@ import bm25s
 import numpy as np
 import pytest
 from support.invoking import invoke
+from support.term_rows import term_rows
 
 from soloist.config import FusionConfig
 from soloist.errors import ConfigError, OutputError
-from soloist.ragged import term_rows
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.qrels import Qrels

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from support.term_rows import term_rows
 
 from soloist.errors import OutputError
-from soloist.ragged import RaggedRows, TermRows, term_rows
+from soloist.ragged import RaggedRows, TermRows
 from soloist.stores.index_reading import InvertedIndex
 from soloist.stores.index_writing import write_index
 

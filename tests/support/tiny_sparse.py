@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sentence_transformers import SparseEncoder
@@ -16,9 +16,15 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 _BIAS = -4.0
 
 
-def make_splade(folder: Path, *, pooling: str = "max", activation: str = "relu", **size: Any) -> Path:
+def make_splade(
+    folder: Path,
+    *,
+    pooling: Literal["max", "sum"] = "max",
+    activation: Literal["relu", "log1p_relu"] = "relu",
+    **size: Any,
+) -> Path:
     """A BERT that predicts masked words, with SpladePooling. `size` overrides fields of `BertConfig`."""
-    splade = SpladePooling(pooling, activation)  # type: ignore[arg-type]
+    splade = SpladePooling(pooling, activation)
     encoder = SparseEncoder(modules=[_network(folder, **size), splade], device="cpu")
     encoder.save(str(folder), create_model_card=False)
     return folder
