@@ -35,6 +35,7 @@ class Stop:
         # Only plain values and reentrant queues: a signal may come at any point of what this does.
         self._why = ""
         self._shields = 0
+        self._raised: RunStoppedError | RunInterruptedError | None = None
         self._listeners: list[queue.SimpleQueue[str | None]] = []
 
     @property
@@ -126,22 +127,39 @@ class Stop:
         try:
             for number in ours:
                 signal.signal(number, self._handle)
-            yield
+            with self.unmasked():
+                yield
         finally:
             for number, default in ours.items():
                 signal.signal(number, default)
+
+    @contextlib.contextmanager
+    def unmasked(self) -> Iterator[None]:
+        """Within this, what a signal raised comes out, also where code that it interrupted made another error of it.
+
+        A wait of Python's own threading does so: between giving its lock back and taking it again, it ends with
+        "release unlocked lock".
+        """
+        try:
+            yield
+        except Exception as exc:
+            if isinstance(exc, RunStoppedError) or self._raised is None or not _is_beneath(self._raised, exc):
+                raise
+            raise type(self._raised)(*self._raised.args) from exc
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         why = _SIGNALS[signal.Signals(number)]
         if not self._why:
             self.request(why)
             if not self._shields:
-                raise RunStoppedError(f"stopped by {why}")
+                self._raised = RunStoppedError(f"stopped by {why}")
+                raise self._raised
             return
         for other in _SIGNALS:
             if signal.getsignal(other) == self._handle:
                 signal.signal(other, _ignore)
-        raise RunInterruptedError(f"stopped by {'a second ' if why == self._why else ''}{why}")
+        self._raised = RunInterruptedError(f"stopped by {'a second ' if why == self._why else ''}{why}")
+        raise self._raised
 
 
 @contextlib.contextmanager
@@ -166,6 +184,18 @@ def first_interrupt_only(numbers: Sequence[signal.Signals] = (signal.SIGINT,)) -
     finally:
         for number in ours:
             signal.signal(number, _DEFAULTS[number])
+
+
+def _is_beneath(sought: BaseException, error: BaseException) -> bool:
+    """Whether `error` was raised while `sought` was being handled."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        if current is sought:
+            return True
+        seen.add(id(current))
+        current = current.__cause__ or current.__context__
+    return False
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -337,6 +337,43 @@ class SlowHub(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class LockThatIsGivenBackSlowly:
+    """A lock during whose release a signal comes, as one may during any wait of a `threading.Condition`."""
+
+    def __init__(self, number):
+        self._lock, self._number = threading.Lock(), number
+
+    def __enter__(self):
+        return self._lock.acquire()
+
+    def __exit__(self, *error):
+        self._lock.release()
+
+    acquire = property(lambda self: self._lock.acquire)
+
+    def release(self):
+        self._lock.release()
+        signal.raise_signal(self._number)
+
+
+@pytest.mark.parametrize(("number", "why"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_that_a_wait_makes_another_error_of_is_still_a_stop(number, why):
+    """The command ended with "unexpected RuntimeError: release unlocked lock", and as if it had failed."""
+    condition = threading.Condition(LockThatIsGivenBackSlowly(number))
+    with pytest.raises(RunStoppedError, match=f"^stopped by {why}$") as caught, Stop().on_signals(), condition:
+        condition.wait(PATIENCE_SECONDS)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_an_error_after_a_stop_that_was_dealt_with_is_told_as_it_is():
+    """A fault of ours would hide behind a signal that came long before it."""
+    stop = Stop()
+    with pytest.raises(RuntimeError, match=r"^a fault$"), stop.on_signals():
+        with contextlib.suppress(RunStoppedError):
+            signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("a fault")
+
+
 def test_a_signal_while_a_model_is_downloaded_is_heard(config, tmp_path):
     """Ctrl-C would be heard when gigabytes have come, or never where the network hangs."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowHub)

@@ -182,7 +182,7 @@ class _Run:
             sink = TeeSink(log, builder, finished, *sinks)
             began = time.perf_counter()
             try:
-                with finished.something_or_said(self._stop):
+                with finished.something_or_said(self._stop), self._stop.unmasked():
                     make_result = self._work(builder, sink)
             except BaseException as exc:
                 with contextlib.suppress(Exception):  # the error to tell is the first, also one of a sink itself
