@@ -12,21 +12,20 @@ against faiss's. Prints a table, and as its last line one JSON object. Exit code
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import ROOT, commit, cores, hardware, versions, warn_of_kernel_variables
+from benchmarks.asking import FOUND, Ask, in_turn, measured, memory_of, options_of, print_part, ratio, save
+from benchmarks.machine import commit, hardware, versions, warn_of_kernel_variables
 from benchmarks.texts import documentation, write_chunk_file
 from soloist.arrays import Vectors
 from soloist.config import FusionConfig, RunConfig
@@ -41,7 +40,6 @@ from soloist.types import Chunk
 MODELS = ("all-MiniLM-L6-v2", "wordllama")
 WEIGHTS = {"all-MiniLM-L6-v2": 0.7, "wordllama": 0.3}
 SHARD_ROWS = 4_096
-FOUND = 10
 TEXTS = 400
 TEXT_TOKENS = 64
 QUESTION_WORDS = 10
@@ -50,27 +48,20 @@ BY = By(ranker=FUSED)
 SOLOIST, WITH_MODELS, FAISS = "soloist", "soloist, with the models", "faiss IndexFlatIP"
 EXACT = (SOLOIST, WITH_MODELS, FAISS)  # whose answers must be the same
 
-Ask = Callable[[int], list[int]]  # the number of a question in, the positions of the best rows out
-
 
 def main() -> int:
     """Measure, print the table and the JSON line."""
-    options = _options()
+    options = options_of(__doc__)
     if options.measure:
-        folder, questions = Path(options.measure), json.loads(options.asked)
-        print(
-            json.dumps(
-                _alone(folder, questions) if options.part == "alone" else _beside(folder, questions, options.rounds)
-            )
-        )
+        print_part(options, {"alone": _alone, "beside": _beside})
         return 0
     warn_of_kernel_variables()
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory(prefix="soloist-search-") as temp:
         folder, questions = _made(Path(temp), options.rows, options.questions)
-        alone = _measured(folder, questions, "alone", options.rounds)
+        alone = measured("benchmarks.search", folder, questions, "alone", options.rounds)
         loads.append(os.getloadavg()[0])
-        beside = _measured(folder, questions, "beside", options.rounds)
+        beside = measured("benchmarks.search", folder, questions, "beside", options.rounds)
         loads.append(os.getloadavg()[0])
     report = {
         "benchmark": "search",
@@ -83,40 +74,9 @@ def main() -> int:
         **beside,
     }
     _print_table(report)
-    if options.results:
-        Path(options.results).mkdir(parents=True, exist_ok=True)
-        path = Path(options.results) / f"search-{cores()}-core-cpu.json"
-        path.write_text(json.dumps(report, indent=2) + "\n")
+    save(report, "search", options.results)
     print(json.dumps(report))
     return 1 if report["rankings_that_differ"] else 0
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a trial: 20,000 rows, nothing saved")
-    parser.add_argument("--rows", type=int)
-    parser.add_argument("--questions", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results")
-    for hidden in ("--measure", "--part", "--asked"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    usual = {"rows": 20_000, "results": ""} if options.quick else {
-        "rows": 1_000_000, "results": str(ROOT / "benchmarks" / "results")
-    }  # fmt: skip
-    for name, value in usual.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
-
-
-def _measured(folder: Path, questions: Sequence[str], part: str, rounds: int) -> dict[str, Any]:
-    """What a process of its own measures."""
-    options = ["--measure", str(folder), "--part", part, "--asked", json.dumps(questions), "--rounds", str(rounds)]
-    command = [sys.executable, "-m", "benchmarks.search", *options]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    measured: dict[str, Any] = json.loads(done.stdout)
-    return measured
 
 
 def _made(temp: Path, rows: int, count: int) -> tuple[Path, list[str]]:
@@ -160,7 +120,7 @@ def _blocks_around(centres: Vectors, rows: int) -> Iterator[Vectors]:
         yield block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
-def _alone(folder: Path, questions: Sequence[str]) -> dict[str, Any]:
+def _alone(folder: Path, questions: Sequence[str], rounds: int) -> dict[str, Any]:
     """The first questions to a run that was just opened, all in one pass, and this process's memory."""
     opened = open_run(folder)
     seconds: list[float] = []
@@ -170,7 +130,7 @@ def _alone(folder: Path, questions: Sequence[str]) -> dict[str, Any]:
         began = time.perf_counter()
         positions.append(opened.rank([question], FOUND, by=BY).positions[0].tolist())
         seconds.append(time.perf_counter() - began)
-        loaded = loaded or _memory("RssAnon")
+        loaded = loaded or memory_of("RssAnon")
     began = time.perf_counter()
     hits = opened.search(questions[0], FOUND)
     with_texts = time.perf_counter() - began
@@ -185,30 +145,22 @@ def _alone(folder: Path, questions: Sequence[str]) -> dict[str, Any]:
         "batch_has_the_same_rankings": together == positions,
         "vectors_bytes": opened.vectors(FUSED).stored_bytes * opened.corpus().rows,
         "anonymous_bytes_after_first": loaded,
-        "anonymous_bytes": _memory("RssAnon"),
-        "peak_resident_bytes": _memory("VmHWM"),
+        "anonymous_bytes": memory_of("RssAnon"),
+        "peak_resident_bytes": memory_of("VmHWM"),
         "found": len(hits),
     }
-
-
-def _memory(field: str) -> int:
-    """A figure of Linux's account of this process, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _beside(folder: Path, questions: Sequence[str], rounds: int) -> dict[str, Any]:
     """soloist and faiss in turn, round by round, once both have answered every question."""
     asked = _contenders(open_run(folder), questions)
     answers = {name: [ask(number) for number in range(len(questions))] for name, ask in asked.items()}
-    medians = _rounds(asked, len(questions), rounds)
+    medians = in_turn(asked, len(questions), rounds)
     return {
         "contenders": {
             name: {
                 "median_seconds": statistics.median(each),
-                "to_faiss": statistics.median(mine / other for mine, other in zip(each, medians[FAISS], strict=True)),
+                "to_faiss": ratio(each, medians[FAISS]),
                 "seconds_of_rounds": each,
             }
             for name, each in medians.items()
@@ -248,21 +200,6 @@ def _faiss_index(opened: OpenedRun) -> Any:
     for block in opened.vectors(FUSED).blocks():
         index.add(np.ascontiguousarray(block))
     return index
-
-
-def _rounds(asked: Mapping[str, Ask], count: int, rounds: int) -> dict[str, list[float]]:
-    """The median time of a question to each of them, in each round."""
-    medians: dict[str, list[float]] = {name: [] for name in asked}
-    for _ in range(rounds):
-        seconds: dict[str, list[float]] = {name: [] for name in asked}
-        for number in range(count):
-            for name, ask in asked.items():
-                began = time.perf_counter()
-                ask(number)
-                seconds[name].append(time.perf_counter() - began)
-        for name, each in seconds.items():
-            medians[name].append(statistics.median(each))
-    return medians
 
 
 def _print_table(report: dict[str, Any]) -> None:

@@ -120,6 +120,16 @@ def test_a_model_has_one_colour_in_both_runs(make_run, tmp_path):
     ]
 
 
+def test_the_legend_of_padding_has_the_colour_of_no_model(make_run, tmp_path):
+    """The legend had the first model's blue for all texts, and the bars had the colour of each model."""
+    events = [*two_sessions(), (90.0, encoded("b", 0))]
+    text = soloist.report(make_run(events, name="legend"), tmp_path / "report.html").read_text()
+    figure = re.search(r'<svg[^>]* id="wide-0-padding".*?</svg>', text, re.DOTALL)[0]
+    bars, legend = figure.split("wide-0-padding-legend_1")
+    assert {"--series-0", "--series-1"} <= set(re.findall(r"--series-\d", bars))
+    assert "texts" in legend and "--series" not in legend
+
+
 def test_texts_and_values_of_any_kind_make_a_page(make_run, tmp_path):
     """A model, a device, a file or a notice may be named like an element, and fields may be of another kind."""
     named, memory = {"models": (HOSTILE,), "devices": (HOSTILE,)}, {HOSTILE: stats()["sim:0"]}

@@ -282,6 +282,7 @@ class _Bars:
         handles: dict[str, Any] = {}
         for row, bar in enumerate(bars):
             _draw_bar(axes, row, bar, handles)
+        _grey_several_coloured(handles, bars)
         _rows(canvas, axes, [bar.name for bar in bars])
         axes.set_xlim(0, max(bar.size for run in runs for bar in self.of(run, runs)) * 1.03 or 1)
         axes.set_xlabel(self.label)
@@ -300,6 +301,19 @@ def _draw_bar(axes: Any, row: int, bar: _Bar, handles: dict[str, Any]) -> None:
             )  # fmt: skip
             handles.setdefault(name, drawn)
             left += size
+
+
+def _grey_several_coloured(handles: dict[str, Any], bars: Iterable[_Bar]) -> None:
+    """A part that has another colour in each row is grey in the legend: any colour would be that of one row."""
+    from matplotlib.patches import Patch
+
+    colours: dict[str, set[str]] = {}
+    for bar in bars:
+        for name, _, colour, _ in bar.parts:
+            colours.setdefault(name, set()).add(colour)
+    for name in handles:
+        if len(colours[name]) > 1:
+            handles[name] = Patch(facecolor=role("muted"))
 
 
 def _splits(facts: RunFacts, runs: Runs) -> Iterable[_Bar]:
