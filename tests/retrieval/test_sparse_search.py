@@ -51,6 +51,8 @@ def test_a_sparse_member_ranks_as_sparse_encoder_scores(made: tuple[Path, Path])
     reason = next(reason for reason in hits[0].reasons if reason.member == "model")
     assert sum(reason.words.values()) == pytest.approx(hits[0].score)
     assert reason.words.keys() <= reference.tokenizer.get_vocab().keys()
+    (asked,) = open_run(root / "run").encode_sparse("model", [QUERY])
+    assert asked == pytest.approx({at: value for at, value in enumerate(question) if value}, rel=1e-4)
 
 
 def test_all_members_rank_together(made: tuple[Path, Path]) -> None:

@@ -52,6 +52,19 @@ def test_words_alone_rank_as_bm25s(worded):
         assert scores == pytest.approx(np.sort(bm25_scores(opened, question))[::-1][:10], rel=1e-5)
 
 
+def test_the_words_of_a_question(worded):
+    """A store with the run's words could not be asked: nothing public cut a question as the chunks were cut."""
+    opened = open_run(worded)
+    assert opened.encode_words("bm25", ["leases, a lease, the devices", "the"]) == [{"leas": 2, "devic": 1}, {}]
+    assert opened.encode_words("bm25", []) == []
+    with pytest.raises(ConfigError, match=r"^the run has no words of wordllama: choose one of bm25$"):
+        opened.encode_words("wordllama", ["lease"])
+    with pytest.raises(ConfigError, match=r"^the run has no sparse vectors of bm25: the run has none$"):
+        opened.encode_sparse("bm25", ["lease"])
+    with pytest.raises(ConfigError, match="queries is the text 'lease': give a list of texts"):
+        opened.encode_words("bm25", "lease")
+
+
 def test_a_search_ranks_by_all_members(worded):
     """The words of a run would have no part in its answers, or the weights be those of nobody."""
     opened = open_run(worded)

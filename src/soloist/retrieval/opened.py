@@ -165,6 +165,22 @@ class OpenedRun:
         """The queries' fused vectors, by the run's own fusion: (queries, dim) unit float32; see `encode`."""
         return self._queries.fused(queries)
 
+    def encode_words(self, member: str, queries: Sequence[str]) -> list[dict[str, int]]:
+        """For each query its terms as a lexical member cuts the chunks, and how often each is there; maybe none.
+
+        Raises:
+            ConfigError: the run has no such words; `queries` is one text, or one of them is empty; or a library on this
+                machine cuts words otherwise than when the run was made.
+        """
+        self._record.require_posted(member, self._record.words, "words")
+        return [dict(self._queries.words(member, query)) for query in checked_queries(queries)]
+
+    def encode_sparse(self, model: str, queries: Sequence[str]) -> list[dict[int, float]]:
+        """For each query its dimensions by a sparse model, counted from 0, and their weights; see `encode`."""
+        self._record.require_posted(model, self._record.sparse, "sparse vectors")
+        rows = self._queries.sparse(model, queries)
+        return [dict(zip(keys.tolist(), values.tolist(), strict=True)) for keys, values in rows]
+
     def corpus(self, collections: Sequence[str] = ()) -> Corpus:
         """The chunks of some collections, or of all, as rankers read them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,6 +124,16 @@ class RunRecord:
             raise ConfigError(f"{name} has {has} and no dense vectors: choose one of {choices}")
         if name not in self.models:
             raise ConfigError(f"the run has no model {name}: choose one of {', '.join(self.models)}")
+
+    def require_posted(self, name: str, among: Collection[str], what: str) -> None:
+        """Refuse a name that is not one of these members without dense vectors. `what` says what they have.
+
+        Raises:
+            ConfigError: it is such a name.
+        """
+        if name not in among:
+            way_on = f"choose one of {', '.join(among)}" if among else "the run has none"
+            raise ConfigError(f"the run has no {what} of {name}: {way_on}")
 
     def require_vectors(self, name: str) -> None:
         """Refuse a name that is not a model of the run. `fused` is allowed if the run has fused vectors.
