@@ -34,7 +34,6 @@ _TIMES_THE_DATA = 8
 _TIMES_THE_SLOWEST = 30
 _SECONDS = "seconds"
 
-
 Runs = Sequence[RunFacts]
 
 
