@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sentence_transformers import SparseEncoder
 from support.collections import write_collection
 from support.tiny_sparse import make_splade
 
 from soloist.config import RunConfig
 from soloist.engine.run import run
-from soloist.errors import ConfigError, OutputError
+from soloist.errors import OutputError
 from soloist.events import LeaseReleased, ListSink, PeakCompared, ShardEncoded
 from soloist.exports import export_run
 from soloist.ragged import RaggedRows
@@ -95,10 +96,14 @@ def test_a_run_has_the_weights_of_sparse_encoder(root: Path, made: RunConfig) ->
     assert summary["fusion"] is None
 
 
-def test_exports_say_that_they_write_dense_vectors(made: RunConfig, tmp_path: Path) -> None:
-    """Catches a KeyError in the place of a sentence."""
-    with pytest.raises(ConfigError, match=r"run has no dense vectors, and only those are exported"):
-        export_run(made.out, "numpy", out=tmp_path / "out")
+def test_a_run_is_exported_as_scipy_reads_it(made: RunConfig, tmp_path: Path) -> None:
+    """Catches a matrix without the dimensions that no chunk has, or with the weights of another chunk."""
+    export_run(made.out, "numpy", out=tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.npz")
+    found = scipy.sparse.load_npz(file)
+    summary = json.loads((made.out / "run.json").read_text())
+    assert found.shape == (40, summary["models"][0]["dim"])
+    assert np.array_equal(found.toarray(), dense(stored(made.out)[1], found.shape[1]))
 
 
 def test_half_precision_halves_the_weights_and_drops_no_word(root: Path, made: RunConfig, tmp_path: Path) -> None:

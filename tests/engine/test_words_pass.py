@@ -223,8 +223,8 @@ def test_the_manifest_counts_words(tmp_path: Path) -> None:
     assert again.words == first == sum(each.tokens or 0 for each in records) > 0
 
 
-def test_words_alone_are_not_exported_as_vectors(tmp_path: Path) -> None:
+def test_words_alone_are_not_exported_where_only_vectors_are(tmp_path: Path) -> None:
     """An export without a vector that looks like a whole one, or ends in a fault of ours."""
     _embed(tmp_path, _files(4))
-    with pytest.raises(ConfigError, match="has no dense vectors"):
-        open_source(tmp_path / "run", None, (), several=True)
+    with pytest.raises(ConfigError, match="has words of bm25, and this export has no place for them"):
+        open_source(tmp_path / "run", None, (), several=True, kinds=("dense",))

@@ -21,8 +21,16 @@ Where = tuple[dict[str, str], Callable[[], dict[str, Row]]]
 def make_run(tmp_path) -> Callable[..., Path]:
     """Write a run into one folder, again and again: the same run each time, but where it is of another name."""
 
-    def make(*, name: str = "run", fused: bool = True, dtype: str = "float32", **collections: Sequence[Chunk]) -> Path:
-        return write_run(tmp_path / name, collections, fused=fused, dtype=dtype)
+    def make(
+        *,
+        name: str = "run",
+        fused: bool = True,
+        dtype: str = "float32",
+        dense: bool = True,
+        ragged: bool = False,
+        **collections: Sequence[Chunk],
+    ) -> Path:
+        return write_run(tmp_path / name, collections, fused=fused, dtype=dtype, dense=dense, ragged=ragged)
 
     return make
 

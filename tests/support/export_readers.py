@@ -12,14 +12,21 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-Row = tuple[str, str, str, dict[str, list[float]]]  # collection, id, text (empty where it is not kept), vectors
+# Collection, id, text (empty where it is not kept), and by name vectors, or the entries of sparse vectors and words.
+Row = tuple[str, str, str, dict[str, list[float] | dict[Any, float]]]
 
 
 COLUMNS = {"model-a": "vector_model_a", "org/model.b": "vector_org_model_b_13d65151", "fused": "vector_fused"}
+LISTS = {"splade-x": ("indices_splade_x", "values_splade_x"), "bm25": ("terms_bm25", "counts_bm25")}
 
 
 def _row(row: Mapping[str, Any]) -> Row:
-    vectors = {name: list(row[column]) for name, column in COLUMNS.items() if row.get(column) is not None}
+    vectors: dict[str, Any] = {
+        name: list(row[column]) for name, column in COLUMNS.items() if row.get(column) is not None
+    }
+    for name, (keys, values) in LISTS.items():
+        if row.get(keys) is not None:
+            vectors[name] = dict(zip(row[keys], row[values], strict=True))
     return row["collection"], row["id"], row["text"], vectors
 
 
@@ -32,7 +39,7 @@ def read_parquet(target: str) -> dict[str, Row]:
 
 
 def read_numpy(target: str) -> dict[str, Row]:
-    """By numpy."""
+    """By numpy and scipy."""
     files = {"model-a": "model-a.npy", "fused": "fused.npy"}
     arrays = {name: np.load(Path(target, file)) for name, file in files.items() if Path(target, file).is_file()}
     other = next(Path(target).glob("org--model.b-*.npy"), None)
@@ -40,15 +47,42 @@ def read_numpy(target: str) -> dict[str, Row]:
         arrays["org/model.b"] = np.load(other)
     lines = [json.loads(line) for line in Path(target, "ids.jsonl").read_text().splitlines()]
     assert all(len(array) == len(lines) for array in arrays.values())
+    entries = {name: _matrix_rows(Path(target), name) for name in LISTS if Path(target, f"{name}.npz").is_file()}
+    assert all(len(rows) == len(lines) for rows in entries.values())
     return {
-        line["key"]: (line["collection"], line["id"], "", {name: array[row].tolist() for name, array in arrays.items()})
+        line["key"]: (
+            line["collection"], line["id"], "",
+            {name: array[row].tolist() for name, array in arrays.items()}
+            | {name: rows[row] for name, rows in entries.items()},
+        )
         for row, line in enumerate(lines)
-    }
+    }  # fmt: skip
+
+
+def _matrix_rows(folder: Path, name: str) -> list[dict[Any, float]]:
+    import scipy.sparse
+
+    matrix = scipy.sparse.load_npz(folder / f"{name}.npz")
+    matrix.check_format()
+    assert matrix.has_sorted_indices
+    terms = folder / f"{name}.terms.txt"
+    names = terms.read_text().splitlines() if terms.is_file() else range(matrix.shape[1])
+    assert matrix.shape[1] == len(names)
+    bounds = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
+    return [
+        {names[at]: value for at, value in zip(matrix.indices[a:b], matrix.data[a:b].tolist(), strict=True)}
+        for a, b in bounds
+    ]
 
 
 def read_jsonl(target: str) -> dict[str, Row]:
     """Line by line."""
     lines = [json.loads(line) for line in Path(target).read_text().splitlines()]
+    for line in lines:
+        for name, there in line["vectors"].items():
+            if isinstance(there, dict):
+                keys, values = there.values()
+                line["vectors"][name] = dict(zip(keys, values, strict=True))
     return {line["key"]: (line["collection"], line["id"], line["text"], line["vectors"]) for line in lines}
 
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from soloist.errors import ConfigError
 from soloist.exports.target import BATCH_ROWS, DEFAULT_TABLE, Target
 from soloist.text_lists import list_of_texts
+from soloist.types import MemberKind
 
 if TYPE_CHECKING:
+    from soloist.exports.members import RaggedMember
     from soloist.exports.report import ExportReport
     from soloist.exports.rows import Source
 
@@ -24,20 +26,24 @@ __all__ = ["EXPORTS", "Target", "export_run"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """A row of the table: the module or package with its `export`, and whether a row there may have several vectors."""
+    """A row of the table: the module or package with its `export`, whether a row there may have several vectors, and
+    the kinds of members that it takes.
+    """
 
     module: str
-    several: bool
+    several: bool = True
+    kinds: tuple[MemberKind, ...] = ("dense", "sparse", "lexical")
 
 
+_DENSE: tuple[MemberKind, ...] = ("dense",)
 EXPORTS: Mapping[str, Export] = {
-    "parquet": Export(module="parquet", several=True),
-    "numpy": Export(module="numpy_files", several=True),
-    "jsonl": Export(module="jsonl", several=True),
-    "faiss": Export(module="faiss_index", several=False),
-    "lancedb": Export(module="lancedb", several=True),
-    "qdrant": Export(module="qdrant", several=True),
-    "pgvector": Export(module="pgvector", several=True),
+    "parquet": Export(module="parquet"),
+    "numpy": Export(module="numpy_files"),
+    "jsonl": Export(module="jsonl"),
+    "faiss": Export(module="faiss_index", several=False, kinds=_DENSE),
+    "lancedb": Export(module="lancedb", kinds=_DENSE),
+    "qdrant": Export(module="qdrant", kinds=_DENSE),
+    "pgvector": Export(module="pgvector", kinds=_DENSE),
 }
 
 
@@ -59,7 +65,7 @@ def export_run(
     Rows that are there unchanged are left, rows of chunks that are gone are deleted, and at the end the rows are
     counted and a sample of their vectors is read back and compared. What another run exported to the same target, of
     the same collections where it is a store, stays untouched unless `take_over` makes it this run's. `vectors` are
-    `fused`, those of a model, or `all`; by default all, but for faiss, which has one vector a row. In a store, vectors
+    `fused`, those of a member, or `all`; by default all, but for faiss, which has one vector a row. In a store, vectors
     that are not exported now stay for the rows whose text has. `progress` is called now and then with how many rows are
     done and how many there are.
 
@@ -83,11 +89,20 @@ def export_run(
     collections = list_of_texts("collections", collections, "names")
     if out is not None:
         require_outside_runs(Path(out))
-    source = open_source(Path(run), vectors, collections, several=kind.several)
+    source = open_source(Path(run), vectors, collections, several=kind.several, kinds=kind.kinds)
     progress(0, source.rows)
     source = replace(source, progress=lambda done: progress(done, source.rows))
     target = Target(
         out=Path(out) if out is not None else None, url=url, table=table, batch_rows=batch_rows, take_over=take_over
     )  # fmt: skip
     export: Callable[[Source, Target], ExportReport] = import_module(f"soloist.exports.{kind.module}").export
-    return export(source, target)
+    report = export(source, target)
+    return replace(
+        report, notes=(*(_left_out(to, name, member) for name, member in source.left_out.items()), *report.notes)
+    )
+
+
+def _left_out(to: str, name: str, member: RaggedMember) -> str:
+    from soloist.exports.members import WHAT
+
+    return f"{name} is left out, because an export to {to} has no place for {WHAT[member.kind]}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ import pyarrow as pa
 
 from soloist.arrays import Vectors
 from soloist.errors import ExportError
+from soloist.exports.members import Entries, RaggedMember
+from soloist.exports.ragged_columns import FORMS, ListColumns, list_arrays, list_fields, read_lists
 from soloist.exports.rows import Rows, Source
 from soloist.jsontext import json_text
 from soloist.models.catalogue import BUILT_IN
@@ -45,8 +48,8 @@ _DASHES = str.maketrans("-_", "_-")
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
     """The columns of an export: key, run, collection, id, text, those of the place that it was read from, those of the
-    metadata by field, that of other fields where there are such, digest (a `Mark`), and those of the vectors by name.
-    `types` are of all fields, the most frequent first.
+    metadata by field, that of other fields where there are such, digest (a `Mark`), those of the vectors by name, and
+    the two of each member with sparse vectors or words. `types` are of all fields, the most frequent first.
     """
 
     run: str
@@ -54,6 +57,7 @@ class Columns:
     metadata: Mapping[str, str]
     vectors: Mapping[str, str]
     types: Mapping[str, pa.DataType]
+    ragged: Mapping[str, ListColumns] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Source) -> Columns:
@@ -61,6 +65,8 @@ class Columns:
         types = _metadata_types(source)
         metadata = _own_columns(types, [])
         vectors = vector_columns(source.dims)
+        ragged = {name: list_columns(name, member) for name, member in source.ragged.items()}
+        lists = (list_fields(ragged[name], member) for name, member in source.ragged.items())
         schema = pa.schema(
             [
                 *((name, pa.string()) for name in ("key", "run", "collection", "id", "text", "source_file")),
@@ -68,9 +74,21 @@ class Columns:
                 *_metadata_fields(metadata, types, []),
                 ("digest", pa.string()),
                 *((vectors[name], pa.list_(pa.float32(), dim)) for name, dim in source.dims.items()),
+                *itertools.chain.from_iterable(lists),
             ]
         )
-        return cls(run=source.run, schema=schema, metadata=metadata, vectors=vectors, types=types)
+        return cls(run=source.run, schema=schema, metadata=metadata, vectors=vectors, types=types, ragged=ragged)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The columns of everything that a row has by name, as a report shows them."""
+        return {**self.vectors, **{name: str(columns) for name, columns in self.ragged.items()}}
+
+    @property
+    def read_columns(self) -> list[str]:
+        """The columns that `read` needs."""
+        lists = ((columns.keys, columns.values) for columns in self.ragged.values())
+        return ["key", *self.vectors.values(), *itertools.chain.from_iterable(lists)]
 
     def fitted(self, there: pa.Schema) -> Columns:
         """These columns, for a table that is there, some of whose rows stay as they are.
@@ -113,16 +131,21 @@ class Columns:
         for name, column in self.vectors.items():
             vectors = np.ascontiguousarray(rows.vectors[name], dtype=np.float32)
             values[column] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+        for name, columns in self.ragged.items():
+            values |= list_arrays(columns, rows.ragged[name])
         return pa.table([values[name] for name in self.schema.names], schema=self.schema)
 
-    def read(self, table: pa.Table) -> dict[str, dict[str, Vectors]]:
-        """The vectors of a table's rows that have them, by key and name."""
-        found: dict[str, dict[str, Vectors]] = {key: {} for key in table["key"].to_pylist()}
+    def read(self, table: pa.Table) -> dict[str, dict[str, Vectors | Entries]]:
+        """The vectors of a table's rows that have them, by key and name; entries of sparse vectors and words."""
+        found: dict[str, dict[str, Vectors | Entries]] = {key: {} for key in table["key"].to_pylist()}
         for name, column in self.vectors.items():
             there = table.filter(table[column].is_valid())
             matrix = table_matrix(there.select([column]).rename_columns(["vector"]))
             for key, vector in zip(there["key"].to_pylist(), matrix, strict=True):
                 found[key][name] = vector
+        for name, columns in self.ragged.items():
+            for key, entries in read_lists(table, columns).items():
+                found[key][name] = entries
         return found
 
 
@@ -190,6 +213,16 @@ def vector_column(name: str) -> str:
     if known is not None:
         return column if known == name else _with_digest(VECTOR, name)
     return _column(VECTOR, name, name.translate(_DASHES))
+
+
+def list_columns(name: str, member: RaggedMember) -> ListColumns:
+    """The columns of a member with sparse vectors or words, named as those of vectors are.
+
+    >>> list_columns("bm25", RaggedMember(kind="lexical"))
+    ListColumns(keys='terms_bm25', values='counts_bm25')
+    """
+    form, spelled = FORMS[member.kind], name.translate(_DASHES)
+    return ListColumns(keys=_column(form.keys, name, spelled), values=_column(form.values, name, spelled))
 
 
 def vector_columns(names: Iterable[str], there: Container[str] = ()) -> dict[str, str]:

@@ -49,7 +49,7 @@ class ExportFolder:
 
     def __init__(self, path: Path, kind: str, source: Source, there: Marker | None) -> None:
         self.path = path
-        self._vectors = tuple(source.dims)
+        self._vectors = source.names
         self._collections = source.collections
         self._marker = Marker(to=kind, run=source.run, files=there.files if there is not None else {})
         self._clean()
@@ -196,7 +196,7 @@ def require_vectors(target: str, there: Iterable[str], source: Source, *, severa
     if lost:
         remedy = "export all with --vectors all, or choose" if several else "choose"
         raise ExportError(
-            f"{target} has vectors of {lost[0]}, which an export of {', '.join(source.dims)} would take away: "
+            f"{target} has vectors of {lost[0]}, which an export of {', '.join(source.names)} would take away: "
             f"{remedy} another --out"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from soloist.arrays import Vectors
 from soloist.errors import ExportError, ExportPathError
 from soloist.exports.folders import require_collections, require_taken_over, require_vectors
 from soloist.exports.locks import exclusive
+from soloist.exports.members import Entries, LongRows
 from soloist.exports.numpy_files import gone_count, row_count
-from soloist.exports.report import ExportReport, compare
+from soloist.exports.report import ExportReport, Found, compare
 from soloist.exports.rows import Rows, Source, key_of
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
+from soloist.ragged import TermRows
 from soloist.stores.atomic import atomic_path, disk_errors, is_temporary
 
 _BEGINNING = b'{"key": "'
@@ -54,7 +56,7 @@ def _filled(path: Path, source: Source, batch_rows: int) -> ExportReport:
     return ExportReport(
         target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
         compared=compare(source, str(path), row_count(path), lambda keys: _read(path, keys)),
-        vectors={name: f'vectors["{name}"]' for name in source.dims},
+        vectors={name: f'vectors["{name}"]' for name in source.names},
     )  # fmt: skip
 
 
@@ -133,16 +135,39 @@ def _object(run: str, rows: Rows, row: int) -> dict[str, Any]:
         "source_index": chunk.source_index,
         "text": chunk.text,
         "metadata": dict(chunk.metadata),
-        # The shortest decimals that are this float32 again.
-        "vectors": {name: [float(str(number)) for number in vectors[row]] for name, vectors in rows.vectors.items()},
+        "vectors": {
+            **{name: _decimals(vectors[row]) for name, vectors in rows.vectors.items()},
+            **{name: _lists(entries, row) for name, entries in rows.ragged.items()},
+        },
     }
 
 
-def _read(path: Path, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
+def _decimals(numbers: Vectors) -> list[float]:
+    """The shortest decimals that are this float32 again."""
+    return [float(str(number)) for number in numbers]
+
+
+def _lists(entries: LongRows, row: int) -> dict[str, Any]:
+    """A row of sparse vectors or of words."""
+    if isinstance(entries, TermRows):
+        found = entries.terms(row)
+        return {"terms": [term for term, _ in found], "counts": [count for _, count in found]}
+    indices, values = entries.row(row)
+    return {"indices": indices.tolist(), "values": _decimals(values)}
+
+
+def _read(path: Path, keys: Sequence[str]) -> Found:
     wanted, found = set(keys), {}
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             if line.split('"', 4)[3] in wanted:  # the key is its first value
                 value = json.loads(line)
-                found[value["key"]] = {name: np.array(v, np.float32) for name, v in value["vectors"].items()}
+                found[value["key"]] = {name: _vector(kept) for name, kept in value["vectors"].items()}
     return found
+
+
+def _vector(kept: Any) -> Vectors | Entries:
+    if isinstance(kept, list):
+        return np.array(kept, np.float32)
+    keys, values = kept.values()
+    return dict(zip(keys, values, strict=True))

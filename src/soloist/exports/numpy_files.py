@@ -1,20 +1,27 @@
-"""NumPy arrays: one `.npy` of all rows for each name of vectors, and `ids.jsonl` with a line for each row."""
+"""NumPy arrays: one `.npy` of all rows for each name of vectors, and `ids.jsonl` with a line for each row.
+
+Sparse vectors and words are CSR matrices in `.npz` files; the columns of words are the lines of a file of terms.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from soloist.arrays import Vectors
+from soloist.exports.csr_files import mapped_csr, write_csr
 from soloist.exports.folders import ExportFolder, export_folder
-from soloist.exports.report import ExportReport, compare
+from soloist.exports.members import Entries, entries_of
+from soloist.exports.report import ExportReport, Found, compare
 from soloist.exports.rows import Source, key_of
 from soloist.exports.target import Target
 from soloist.jsontext import json_text
+from soloist.ragged import RaggedRows, TermRows
 from soloist.stores import folder_name
 from soloist.stores.atomic import disk_errors
 
@@ -30,16 +37,25 @@ def export(source: Source, target: Target) -> ExportReport:
 
 def _filled(folder: ExportFolder, source: Source) -> ExportReport:
     arrays = {name: f"{folder_name(name)}.npy" for name in source.dims}
+    matrices = {name: f"{folder_name(name)}.npz" for name in source.ragged}
     deleted = gone_count(folder.path / IDS, source)
     with folder.switching() as path_of:
         _write(source, {name: path_of(file) for name, file in arrays.items()})
+        for name, file in matrices.items():
+            _write_matrix(source, name, path_of(file), path_of)
         write_ids(source, path_of(IDS))
     count = row_count(folder.path / IDS)
+    files = {**arrays, **matrices}
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
-        compared=compare(source, str(folder.path), count, lambda keys: _read(folder.path, arrays, keys)),
-        vectors=arrays,
+        compared=compare(source, str(folder.path), count, lambda keys: _read(folder.path, source, files, keys)),
+        vectors=files,
     )  # fmt: skip
+
+
+def terms_file(name: str) -> str:
+    """The file of the terms of a member with words: the term of column 0 is its first line."""
+    return f"{folder_name(name)}.terms.txt"
 
 
 def write_ids(source: Source, path: Path) -> None:
@@ -92,7 +108,52 @@ def _write(source: Source, paths: Mapping[str, Path]) -> None:
                 file.write(np.ascontiguousarray(source.vectors(name, collection, index), "<f4").data)
 
 
-def _read(folder: Path, arrays: Mapping[str, str], keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
-    rows = row_numbers(folder / IDS, keys)
-    opened = {name: np.load(folder / file, mmap_mode="r") for name, file in arrays.items()}
-    return {key: {name: array[row] for name, array in opened.items()} for key, row in rows.items()}
+def _write_matrix(source: Source, name: str, path: Path, path_of: Callable[[str], Path]) -> None:
+    """The matrix of a member, and its terms if it has words."""
+    member = source.ragged[name]
+    if member.kind == "sparse":
+        rows = (source.entries(name, *at) for at in source.shards)
+        write_csr(path, (each for each in rows if isinstance(each, RaggedRows)), member.dim or 0, np.dtype("<f4"))
+        return
+    terms = sorted({term for rows in _terms(source, name) for term in rows.vocabulary})
+    with path_of(terms_file(name)).open("w", encoding="utf-8", newline="\n") as lines:
+        lines.writelines(f"{term}\n" for term in terms)  # a term has no character that is not part of a word
+    columns = {term: column for column, term in enumerate(terms)}
+    write_csr(path, (_numbered(rows, columns) for rows in _terms(source, name)), len(terms), np.dtype("<i4"))
+
+
+def _terms(source: Source, name: str) -> Iterator[TermRows]:
+    """The words of each shard."""
+    for at in source.shards:
+        rows = source.entries(name, *at)
+        assert isinstance(rows, TermRows)
+        yield rows
+
+
+def _numbered(rows: TermRows, columns: Mapping[str, int]) -> RaggedRows:
+    """The words of a shard by the columns of their terms: in ascending order, as both vocabularies are sorted."""
+    keys = np.array([columns[term] for term in rows.vocabulary], np.uint32)
+    return RaggedRows(starts=rows.rows.starts, keys=keys[rows.rows.keys], values=rows.rows.values)
+
+
+def _read(folder: Path, source: Source, files: Mapping[str, str], keys: Sequence[str]) -> Found:
+    numbers = row_numbers(folder / IDS, keys)
+    found: dict[str, dict[str, Vectors | Entries]] = {key: {} for key in numbers}
+    for name in source.dims:
+        array = np.load(folder / files[name], mmap_mode="r")
+        for key, number in numbers.items():
+            found[key][name] = array[number]
+    for name in source.ragged:
+        entries = _entries(folder, source, name, files[name], list(numbers.values()))
+        for key, row in zip(numbers, entries, strict=True):
+            found[key][name] = row
+    return found
+
+
+def _entries(folder: Path, source: Source, name: str, file: str, numbers: Sequence[int]) -> list[dict[Any, float]]:
+    rows = mapped_csr(folder / file).take(numbers)
+    entries = entries_of(rows)
+    if source.ragged[name].kind == "sparse":
+        return entries
+    terms = (folder / terms_file(name)).read_text(encoding="utf-8").split("\n")
+    return [{terms[column]: count for column, count in row.items()} for row in entries]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
 from soloist.exports.columns import Columns
 from soloist.exports.folders import ExportFolder, export_folder
-from soloist.exports.report import ExportReport, compare
+from soloist.exports.report import ExportReport, Found, compare
 from soloist.exports.rows import Rows, Source
 from soloist.exports.target import Target
 from soloist.stores import folder_name
@@ -49,7 +48,7 @@ def _filled(folder: ExportFolder, source: Source, columns: Columns) -> ExportRep
     folder.finish(names.values(), columns.schema)
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=written, unchanged=source.rows - written, deleted=deleted,
-        compared=compared, vectors=columns.vectors,
+        compared=compared, vectors=columns.names,
     )  # fmt: skip
 
 
@@ -86,15 +85,13 @@ def _digest(columns: Columns, rows: Rows) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read(
-    folder: Path, files: Sequence[str], columns: Columns, keys: Sequence[str]
-) -> Mapping[str, Mapping[str, Vectors]]:
+def _read(folder: Path, files: Sequence[str], columns: Columns, keys: Sequence[str]) -> Found:
     wanted, found = set(keys), {}
     for file in files:
         with read_errors(folder / file):
             there = pq.read_table(folder / file, columns=["key"])["key"].to_pylist()
             numbers = [number for number, key in enumerate(there) if key in wanted]
             if numbers:
-                table = pq.read_table(folder / file, columns=["key", *columns.vectors.values()])
+                table = pq.read_table(folder / file, columns=columns.read_columns)
                 found.update(columns.read(table.take(numbers)))
     return found

@@ -10,7 +10,8 @@ import numpy as np
 
 from soloist.arrays import Vectors
 from soloist.errors import ExportError
-from soloist.exports.rows import Source
+from soloist.exports.members import Entries, entries_of
+from soloist.exports.rows import Rows, Source
 
 # Vectors come back as the float32 that they were; where a store normalises, both sides are held as it has them.
 _TOLERANCE = 1e-5
@@ -33,14 +34,30 @@ class ExportReport:
     notes: tuple[str, ...] = ()
 
 
-Reader = Callable[[Sequence[str]], Mapping[str, Mapping[str, Vectors]]]
+Found = Mapping[str, Mapping[str, Vectors | Entries]]  # by key and name
+Reader = Callable[[Sequence[str]], Found]
+Keeper = Callable[[str, Rows], Sequence[Entries] | None]
 
 
-def compare(source: Source, target: str, count: int, read: Reader, *, normalises: bool = False) -> int:
+def as_they_are(name: str, rows: Rows) -> Sequence[Entries] | None:
+    """The entries of a member's rows, for a target that keeps them as the run has them."""
+    return entries_of(rows.ragged[name])
+
+
+def compare(
+    source: Source,
+    target: str,
+    count: int,
+    read: Reader,
+    *,
+    normalises: bool = False,
+    kept: Keeper = as_they_are,
+) -> int:
     """Hold what a target has against the run: the number of rows, and the vectors of a sample; how many those were.
 
     `read` gives the vectors by key and name, divided by their norms where the target `normalises`: those of a float16
-    run are of norm 1 to some 4 digits.
+    run are of norm 1 to some 4 digits. Of sparse vectors and words it gives entries, and `kept` says what these should
+    be; None where the target keeps none of its own, such as an index over its texts.
 
     Raises:
         ExportError: it differs.
@@ -53,19 +70,28 @@ def compare(source: Source, target: str, count: int, read: Reader, *, normalises
     sample = list(source.sample())
     found = read([key for rows in sample for key in rows.keys])
     for rows in sample:
+        entries = {name: wanted for name in rows.ragged if (wanted := kept(name, rows)) is not None}
         for row, key in enumerate(rows.keys):
-            for name, vectors in rows.vectors.items():
-                there = found.get(key, {}).get(name)
-                if there is None or not _are_near(there, vectors[row], normalises):
-                    raise ExportError(
-                        f"{target} has another {name} vector of chunk {rows.chunks[row].id!r} than was written: "
-                        "export again; if this happens again, empty the target first"
-                    )
+            there = found.get(key, {})
+            wrong = [name for name, every in rows.vectors.items() if not _is(there.get(name), every[row], normalises)]
+            wrong += [name for name, every in entries.items() if not _has(there.get(name), every[row])]
+            if wrong:
+                raise ExportError(
+                    f"{target} has another {wrong[0]} vector of chunk {rows.chunks[row].id!r} than was written: "
+                    "export again; if this happens again, empty the target first"
+                )
     return sum(map(len, sample))
 
 
-def _are_near(there: Vectors, written: Vectors, normalises: bool) -> bool:
-    if there.shape != written.shape:
+def _has(there: Vectors | Entries | None, written: Entries) -> bool:
+    """Whether the entries are the same, each to float32."""
+    if not isinstance(there, Mapping) or there.keys() != written.keys():
+        return False
+    return all(abs(there[key] - value) <= _TOLERANCE * max(1.0, abs(value)) for key, value in written.items())
+
+
+def _is(there: Vectors | Entries | None, written: Vectors, normalises: bool) -> bool:
+    if not isinstance(there, np.ndarray) or there.shape != written.shape:
         return False
     one, other = there.astype(np.float64), written.astype(np.float64)
     if normalises:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ import numpy as np
 from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import ConfigError, OutputError
+from soloist.exports.members import WHAT, LongRows, RaggedMember, row_digests
 from soloist.fusion_methods import FUSED
 from soloist.jsontext import json_text
 from soloist.stores import RunFolder, Unchanged
+from soloist.stores.manifest import FileRecord
 from soloist.stores.tables import REPAIR
-from soloist.types import Chunk
+from soloist.types import Chunk, MemberKind
 
 ALL = "all"
+ALL_KINDS: tuple[MemberKind, ...] = ("dense", "sparse", "lexical")
 _NAMESPACE = uuid.UUID("8f0b5a1e-6a0e-5d0c-9d5e-2f6a4c1b7e90")
 VECTOR_DIGEST_BYTES = 8
 _WAY_ON = "export it again"
@@ -34,7 +37,8 @@ SAMPLED_ROWS = 64  # whose vectors are read back at the end
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Digests of a row: of its run with its text, of its metadata with its place, and of its vectors by name.
+    """Digests of a row: of its run with its text, of its metadata with its place, and of its vectors by name. Sparse
+    vectors and words are among the vectors.
 
     The digests are of the numbers. The fingerprint of the model says less: in half precision, another batch gives other
     bits.
@@ -66,13 +70,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
-    """Some rows: as many of everything, vectors by name (rows, dim) float32."""
+    """Some rows: as many of everything, vectors by name (rows, dim) float32, sparse vectors and words by name."""
 
     collection: str
     keys: Sequence[str]
     marks: Sequence[Mark]
     chunks: Sequence[Chunk]
     vectors: Mapping[str, Vectors]
+    ragged: Mapping[str, LongRows] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -85,6 +90,7 @@ class Rows:
             marks=[self.marks[at] for at in numbers],
             chunks=[self.chunks[at] for at in numbers],
             vectors={name: vectors[list(numbers)] for name, vectors in self.vectors.items()},
+            ragged={name: rows.take(list(numbers)) for name, rows in self.ragged.items()},
         )
 
 
@@ -94,6 +100,11 @@ class Source:
     those of the collections, in order, with their rows; `others` and `other_collections` are the names of what the run
     has and that is not exported; `whole` is whether no collections were chosen. `progress` is called with how many rows
     are done while `batches` or `each_shard` is gone through.
+
+    - `ragged` are the members with sparse vectors or words that are exported.
+    - `left_out` are those that nobody chose and that the export has no place for.
+    - `hybrid` has the weights of the run's ranking by members of several kinds; it is empty where it has none.
+    - `salts` say, by name, what else a store makes a member's numbers of: other salts are other rows.
 
     Each read raises OutputError where the run is not the one any more that was opened.
     """
@@ -107,12 +118,21 @@ class Source:
     others: tuple[str, ...] = ()
     other_collections: tuple[str, ...] = ()
     whole: bool = False
+    ragged: Mapping[str, RaggedMember] = field(default_factory=dict)
+    left_out: Mapping[str, RaggedMember] = field(default_factory=dict)
+    hybrid: Mapping[str, float] = field(default_factory=dict)
+    salts: Mapping[str, str] = field(default_factory=dict)
     progress: Callable[[int], None] = lambda _: None
 
     @property
     def rows(self) -> int:
         """How many there are."""
         return sum(self.shards.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all that is exported of a row: dense vectors first."""
+        return (*self.dims, *self.ragged)
 
     def keys(self) -> DigestTable:
         """The keys of all rows, 16 bytes each."""
@@ -138,18 +158,24 @@ class Source:
         """The vectors of a shard by one name, (rows, dim)."""
         return self._vectors(name, collection, index)[1]
 
+    def entries(self, name: str, collection: str, index: int) -> LongRows:
+        """The sparse vectors or the words of a shard by one name."""
+        return self._ragged(name, collection, index)[1]
+
     def shard(self, collection: str, index: int) -> Rows:
         """All rows of a shard."""
         chunks = self.folder.shards.read_chunks(collection, index)
         vectors: dict[str, Vectors] = {}
+        ragged: dict[str, LongRows] = {}
         digests: dict[str, list[str]] = {}
         for name in self.dims:
             ids, vectors[name] = self._vectors(name, collection, index)
-            if ids != [chunk.id for chunk in chunks]:
-                raise OutputError(
-                    f"{self.folder.path} has {name} vectors of other chunks in shard {index} of {collection}: {REPAIR}"
-                )
+            self._require_same(name, ids, chunks, collection, index)
             digests[name] = _vector_digests(vectors[name])
+        for name in self.ragged:
+            ids, ragged[name] = self._ragged(name, collection, index)
+            self._require_same(name, ids, chunks, collection, index)
+            digests[name] = row_digests(ragged[name], VECTOR_DIGEST_BYTES, self.salts.get(name, ""))
         return Rows(
             collection=collection,
             keys=[key_of(collection, chunk.id) for chunk in chunks],
@@ -159,6 +185,7 @@ class Source:
             ],
             chunks=chunks,
             vectors=vectors,
+            ragged=ragged,
         )
 
     def each_shard(self) -> Iterator[tuple[str, int]]:
@@ -199,68 +226,145 @@ class Source:
         self.unchanged.require(_WAY_ON)
         return found
 
+    def _ragged(self, name: str, collection: str, index: int) -> tuple[list[str], LongRows]:
+        """The ids of a shard and their sparse vectors or words by one name."""
+        files = self.folder.terms if self.ragged[name].kind == "lexical" else self.folder.sparse
+        found = files.read(collection, name, index)
+        self.unchanged.require(_WAY_ON)
+        return found
+
+    def _require_same(
+        self, name: str, ids: Sequence[str], chunks: Sequence[Chunk], collection: str, index: int
+    ) -> None:
+        if list(ids) != [chunk.id for chunk in chunks]:
+            raise OutputError(
+                f"{self.folder.path} has {name} vectors of other chunks in shard {index} of {collection}: {REPAIR}"
+            )
+
 
 def key_of(collection: str, id_: str) -> str:
     """The UUID of a chunk, by its collection and id."""
     return str(uuid.uuid5(_NAMESPACE, json_text([collection, id_])))
 
 
-def open_source(path: Path, vectors: str | None, collections: Sequence[str], *, several: bool) -> Source:
-    """A finished run to export. `vectors` names those of a model, the fused ones, or all; None takes all where a store
-    has room for `several` a row, else the fused ones or, without these, the only model's.
+def open_source(
+    path: Path,
+    vectors: str | None,
+    collections: Sequence[str],
+    *,
+    several: bool,
+    kinds: Collection[MemberKind] = ALL_KINDS,
+) -> Source:
+    """A finished run to export. `vectors` names those of a member, the fused ones, or all; None takes all where a store
+    has room for `several` a row, else the fused ones or, without these, the only model's. Members of other `kinds` are
+    left out, if nobody named them.
 
     Raises:
         OutputError: there is no finished run.
-        ConfigError: it has no such vectors or collection.
+        ConfigError: it has no such vectors or collection, or the export has no place for them.
     """
     folder, unchanged = RunFolder.open(path), Unchanged.of(path)
-    there, known = folder.read_json_as("run.json", _described)
+    there = folder.read_json_as("run.json", _described)
+    known = there.collections
     for name in collections:
         if name not in known:
             raise ConfigError(f"{path} has no collection {name}: choose one of {', '.join(known)}")
     chosen = tuple(collections) or tuple(known)
     order = {name: number for number, name in enumerate(chosen)}
-    records = [
-        record for record in folder.manifest.read().values() if record.kind == "chunks" and record.collection in order
-    ]
-    records.sort(key=lambda record: (order[record.collection], record.shard))
-    dims = _chosen_vectors(path, vectors, there, several)
+    records = [record for record in folder.manifest.read().values() if record.collection in order]
+    shards = [record for record in records if record.kind == "chunks"]
+    shards.sort(key=lambda record: (order[record.collection], record.shard))
+    dims, ragged = _chosen(path, vectors, there, several, kinds)
     unchanged.require(_WAY_ON)
+    names = (*there.dims, *there.ragged)
     return Source(
         folder=folder,
         run=folder.identity(),
         collections=chosen,
         dims=dims,
-        shards={(record.collection, record.shard): record.rows for record in records},
+        shards={(record.collection, record.shard): record.rows for record in shards},
         unchanged=unchanged,
-        others=tuple(name for name in there if name not in dims),
+        others=tuple(name for name in names if name not in dims and name not in ragged),
         other_collections=tuple(name for name in known if name not in chosen),
         whole=not collections,
+        ragged={name: replace(member, words=_words(records, name)) for name, member in ragged.items()},
+        left_out={
+            name: member for name, member in there.ragged.items() if vectors is None and member.kind not in kinds
+        },
+        hybrid=there.hybrid,
     )
 
 
-def _described(summary: Any) -> tuple[dict[str, int], list[str]]:
-    """The dims of vectors by name, and the collections that have chunks."""
-    dims = {model["name"]: int(model["dim"]) for model in summary["models"] if model.get("kind", "dense") == "dense"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """What run.json says: dims of vectors by name, members of other kinds, the weights of all, and collections that
+    have chunks.
+    """
+
+    dims: Mapping[str, int]
+    ragged: Mapping[str, RaggedMember]
+    hybrid: Mapping[str, float]
+    collections: Sequence[str]
+
+
+def _described(summary: Any) -> _Described:
+    dims: dict[str, int] = {}
+    ragged: dict[str, RaggedMember] = {}
+    for model in summary["models"]:
+        if model.get("kind", "dense") == "dense":
+            dims[model["name"]] = int(model["dim"])
+        else:
+            ragged[model["name"]] = RaggedMember(kind=model["kind"], dim=int(model["dim"]))
+    for words in summary.get("words", ()):
+        ragged[words["name"]] = RaggedMember(kind="lexical", language=words["language"])
     if summary["fusion"] is not None:
         dims[FUSED] = int(summary["fusion"]["dim"])
-    return dims, [collection["name"] for collection in summary["collections"] if collection["chunks"]]
+    terms = (summary.get("hybrid") or {"terms": ()})["terms"]
+    return _Described(
+        dims=dims,
+        ragged=ragged,
+        hybrid={term["name"]: float(term["weight"]) for term in terms},
+        collections=[collection["name"] for collection in summary["collections"] if collection["chunks"]],
+    )
 
 
-def _chosen_vectors(path: Path, asked: str | None, there: Mapping[str, int], several: bool) -> dict[str, int]:
-    if not there:
-        raise ConfigError(f"{path} has no dense vectors, and only those are exported: embed a dense model into it too")
+def _words(records: Sequence[FileRecord], name: str) -> int:
+    """How many words the files of a member have together."""
+    return sum(record.tokens or 0 for record in records if (record.kind, record.model) == ("vectors", name))
+
+
+def _chosen(
+    path: Path, asked: str | None, there: _Described, several: bool, kinds: Collection[MemberKind]
+) -> tuple[dict[str, int], dict[str, RaggedMember]]:
+    """The dims and the members that are exported."""
+    dims = dict(there.dims) if "dense" in kinds else {}
+    ragged = {name: member for name, member in there.ragged.items() if member.kind in kinds}
+    left = [name for name in there.ragged if name not in ragged]
+    named = left if asked == ALL else [name for name in left if name == asked or not (dims or ragged)]
+    if named:
+        raise _no_place(path, named[0], there.ragged[named[0]].kind, (*dims, *ragged), asked)
+    names = (*dims, *ragged)
     if asked == ALL or (asked is None and several):
         if not several:
-            raise ConfigError(f"this export has one vector a row: give --vectors one of {', '.join(there)}")
-        return dict(there)
+            raise ConfigError(f"this export has one vector a row: give --vectors one of {', '.join(names)}")
+        return dims, ragged
     if asked is None:
-        if FUSED not in there and len(there) > 1:
-            raise ConfigError(f"{path} has no fused vectors: give --vectors one of {', '.join(there)}")
-        asked = FUSED if FUSED in there else next(iter(there))
-    if asked not in there:
-        raise ConfigError(f"{path} has no vectors of {asked}: give --vectors one of {', '.join(there)}")
-    return {asked: there[asked]}
+        if FUSED not in dims and len(dims) > 1:
+            raise ConfigError(f"{path} has no fused vectors: give --vectors one of {', '.join(names)}")
+        asked = FUSED if FUSED in dims else names[0]
+    if asked not in names:
+        raise ConfigError(f"{path} has no vectors of {asked}: give --vectors one of {', '.join(names)}")
+    return {name: dim for name, dim in dims.items() if name == asked}, {
+        name: member for name, member in ragged.items() if name == asked
+    }
+
+
+def _no_place(path: Path, name: str, kind: MemberKind, others: Sequence[str], asked: str | None) -> ConfigError:
+    if not others:
+        way_on = "export to parquet, numpy, jsonl or qdrant"
+    else:
+        way_on = f"{'leave out --vectors, or ' if asked == ALL else ''}give --vectors one of {', '.join(others)}"
+    return ConfigError(f"{path} has {WHAT[kind]} of {name}, and this export has no place for them: {way_on}")
 
 
 def _mark(run: str, chunk: Chunk, vectors: Mapping[str, str]) -> Mark:

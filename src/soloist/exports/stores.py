@@ -12,10 +12,10 @@ from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import ExportError
-from soloist.exports.report import ExportReport, compare
+from soloist.exports.members import Entries
+from soloist.exports.report import ExportReport, Found, compare
 from soloist.exports.rows import VECTOR_DIGEST_BYTES, Mark, Rows, Source, key_of
 from soloist.exports.target import Target
 from soloist.stores.tables import PLACE_COLUMNS
@@ -61,7 +61,7 @@ class Store(Protocol):
 
     target: str
     normalises: bool  # whether vectors come back divided by their norm
-    vectors: Mapping[str, str]  # the columns, or what a store has for them, of the vectors by name
+    vectors: Mapping[str, str]  # the columns, or what a store has for them, of vectors, sparse vectors and words
 
     def scan(self, scope: Scope) -> Generator[Sequence[StoreRow], None, None]:
         """All rows of a scope, some at a time."""
@@ -90,8 +90,12 @@ class Store(Protocol):
         """How many rows of a scope it has."""
         ...
 
-    def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
-        """The vectors of rows, by key and name."""
+    def read(self, keys: Sequence[str]) -> Found:
+        """The vectors of rows, by key and name; of sparse vectors and words the entries that it keeps."""
+        ...
+
+    def kept(self, name: str, rows: Rows) -> Sequence[Entries] | None:
+        """What `read` should give of the sparse vectors or words of rows; None where it keeps none of its own."""
         ...
 
     def index(self) -> Sequence[str]:
@@ -116,7 +120,9 @@ def fill(store: Store, source: Source, target: Target) -> ExportReport:
     for start in range(0, len(there.gone), _DELETED_AT_ONCE):
         store.delete(there.gone[start : start + _DELETED_AT_ONCE])
     notes = store.index()
-    compared = compare(source, store.target, store.count(scope), store.read, normalises=store.normalises)
+    compared = compare(
+        source, store.target, store.count(scope), store.read, normalises=store.normalises, kept=store.kept
+    )
     return ExportReport(
         target=store.target, rows=source.rows, written=written, unchanged=source.rows - written,
         deleted=len(there.gone), compared=compared, vectors=store.vectors, notes=tuple(notes),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from soloist.arrays import Vectors
 from soloist.exports.columns import METADATA, Columns
 from soloist.exports.lancedb.indexes import INDEXED_ROWS, make_indexes
 from soloist.exports.lancedb.schema import has_vectors, require_nothing_lost, require_own, retyped
+from soloist.exports.report import Found, as_they_are
 from soloist.exports.rows import Rows, Source
 from soloist.exports.stores import Scope, StoreRow
 
@@ -89,11 +89,13 @@ class LanceTable:
         """How many rows of a scope there are."""
         return int(self._table.count_rows(self._of(scope)))
 
-    def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
+    def read(self, keys: Sequence[str]) -> Found:
         """The vectors of rows, by key and name."""
         names = ["key", *self.vectors.values()]
         found = self._table.search().where(_among("key", keys)).select(names).limit(max(1, len(keys)))
         return self._columns.read(found.to_arrow())
+
+    kept = staticmethod(as_they_are)
 
     def index(self) -> Sequence[str]:
         """Make IVF_PQ indexes of the columns with enough vectors; notes for the user."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from soloist.arrays import Vectors
 from soloist.errors import ExportError
 from soloist.exports.columns import VECTOR, has_surrogate, surrogate_error, vector_columns
 from soloist.exports.pgvector.indexes import INDEXED_ROWS, make_indexes
 from soloist.exports.pgvector.queries import Queries
 from soloist.exports.pgvector.setup import COLUMNS, NEWER_COLUMNS, opened_columns
+from soloist.exports.report import Found, as_they_are
 from soloist.exports.rows import Rows, Source
 from soloist.exports.stores import Scope, StoreRow
 from soloist.jsontext import json_text
@@ -107,7 +107,7 @@ class PostgresTable:
         condition, values = self._of(scope)
         return int(self._queries.run(f"SELECT count(*) FROM {{table}} WHERE {condition}", values).fetchone()[0])
 
-    def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
+    def read(self, keys: Sequence[str]) -> Found:
         """The vectors of rows, by key and name, as PostgreSQL spells them out."""
         columns = self._queries.listed(self._queries.part("{}::text", column) for column in self.vectors.values())
         query = "SELECT key::text, {columns} FROM {table} WHERE key = ANY(%s::uuid[])"
@@ -120,6 +120,8 @@ class PostgresTable:
             }
             for key, *texts in found
         }
+
+    kept = staticmethod(as_they_are)
 
     def index(self) -> Sequence[str]:
         """Make HNSW indexes of the columns with enough vectors; notes for the user."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from soloist.arrays import Vectors
 from soloist.errors import ExportError
 from soloist.exports.client_library import load
 from soloist.exports.qdrant.points import Payloads, Points, requests
+from soloist.exports.report import Found, as_they_are
 from soloist.exports.rows import Rows, Source
 from soloist.exports.stores import Scope, StoreRow
 from soloist.exports.target import Target
@@ -93,7 +93,7 @@ class QdrantCollection:
         """How many points of a scope there are, exactly."""
         return int(self._client.count(self._name, count_filter=self._of(scope), exact=True).count)
 
-    def read(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, Vectors]]:
+    def read(self, keys: Sequence[str]) -> Found:
         """The vectors of points, by key and name, divided by their norms as Qdrant keeps them."""
         found = self._client.retrieve(self._name, ids=list(keys), with_vectors=True)
         return {
@@ -104,6 +104,8 @@ class QdrantCollection:
             }
             for point in found
         }
+
+    kept = staticmethod(as_they_are)
 
     def index(self) -> Sequence[str]:
         """Nothing to make: what Qdrant does by itself is said."""
