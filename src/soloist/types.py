@@ -14,6 +14,8 @@ from typing import Any, Literal
 Mode = Literal["exclusive", "standard"]
 # What a member of an ensemble makes of a text: a vector, a vector over a vocabulary, or its words.
 MemberKind = Literal["dense", "sparse", "lexical"]
+# What a loaded model makes of a text or, a cross-encoder, of a question with a chunk.
+ModelKind = Literal["dense", "sparse", "lexical", "score"]
 Isolation = Literal["allocator", "process"]
 DType = Literal["float32", "float16", "bfloat16"]
 DTypeRequest = Literal["auto", "auto-fast", "float32", "float16", "bfloat16"]
@@ -132,7 +134,8 @@ class Reason:
 class Hit:
     """A chunk that a search found. `rank` counts from 1. `score` is a cosine, or the sum that its ranking computes (see
     `soloist.retrieval`). `source_file` and `source_index` are those of `Chunk`. `reasons` has what every member says of
-    it, if the search was to explain its hits.
+    it, if the search was to explain its hits. After a second stage, `rank` and `score` are those of the cross-encoder,
+    and `first_rank` and `first_score` those of the ranking before it.
     """
 
     rank: int
@@ -144,6 +147,8 @@ class Hit:
     source_file: str | None = None
     source_index: int | None = None
     reasons: tuple[Reason, ...] = ()
+    first_rank: int | None = None
+    first_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

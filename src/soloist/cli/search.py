@@ -14,6 +14,7 @@ import typer
 from soloist.cli.lists import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.cli.ranker_options import WEIGHTS_HELP, Chosen, chosen_by, with_ranker_options
+from soloist.cli.rerank_options import LockDir, Rerank, RerankDepth, RerankDevices, require_model
 from soloist.cli.stdin_lines import incoming_lines
 from soloist.errors import ConfigError, SoloistError
 
@@ -49,6 +50,10 @@ def search(
     catalogue: Annotated[
         Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help=_CATALOGUE_HELP)
     ] = None,
+    rerank: Rerank = None,
+    rerank_depth: RerankDepth = None,
+    accelerator: RerankDevices = None,
+    lock_dir: LockDir = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Search a finished run with the models, prompts and fusion that made it. Exact: every chunk is scored."""
@@ -59,12 +64,16 @@ def search(
 
         by = chosen_by(rankers, numbers_by_name(weights))
         chosen = split("--collection", collection) or ()
-        open_now = functools.partial(open_run, run_dir, catalogue=catalogue)
+        require_model(rerank, rerank_depth)
+        open_now = functools.partial(
+            open_run, run_dir, catalogue=catalogue, accelerator=accelerator or "auto", lock_dir=lock_dir
+        )
         run = open_now()  # another folder is an error before anybody is waited for
         with status_line(sys.stderr) as show:
             asking = _Asking(
-                k=k, by=by, collections=chosen, as_json=as_json, headed=question == "-", show=show, explain=explain
-            )
+                k=k, by=by, collections=chosen, as_json=as_json, headed=question == "-", show=show, explain=explain,
+                rerank=rerank, rerank_depth=rerank_depth,
+            )  # fmt: skip
             if question == "-":
                 asking.answer_stdin(open_now)
             else:
@@ -90,6 +99,8 @@ class _Asking:
     headed: bool
     show: Callable[[str], None]
     explain: bool = False
+    rerank: str | None = None
+    rerank_depth: int | None = None
 
     def answer_stdin(self, open_now: Callable[[], OpenedRun]) -> None:
         """Answer the questions of stdin as they come. The run is opened when the first one comes.
@@ -113,7 +124,10 @@ class _Asking:
         known = set(run.notices)
         self.show(f"searching {run.path}{which}")
         try:
-            answers = run.search_all(questions, self.k, by=self.by, collections=self.collections, explain=self.explain)
+            answers = run.search_all(
+                questions, self.k, by=self.by, collections=self.collections, explain=self.explain,
+                rerank=self.rerank, rerank_depth=self.rerank_depth, progress=self.show,
+            )  # fmt: skip
         except SoloistError:
             if len(questions) == 1:
                 raise

@@ -14,14 +14,15 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sentence_transformers import SentenceTransformer
 
 from soloist.devices.accelerator import Accelerator, run_on
 from soloist.devices.error_frames import error_chain, forget_frames
 from soloist.encoding.bad_rows import BadRows
-from soloist.encoding.batching import halves
-from soloist.encoding.encoder import Encoder
+from soloist.encoding.batching import RowsFor, halves
+from soloist.encoding.features import Features
 from soloist.encoding.forward import Computed, begin
 from soloist.encoding.found_rows import FoundRows
 from soloist.encoding.out_of_memory import came_from_elsewhere, is_out_of_memory, split_until_it_fits
@@ -29,8 +30,31 @@ from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import EncodingError, RowTooLargeError
 from soloist.events import BatchEncoded, BatchSplit, EventSink
 from soloist.memory.kernels import ExpandGroupedHeads
+from soloist.models.loading import StagedModel
 from soloist.types import Batch
 from soloist.workers import Task, WorkerThread
+
+
+class RowEncoder(Protocol):
+    """What puts rows together for a model: an `Encoder` of texts, or a `PairEncoder` of questions with chunks."""
+
+    @property
+    def staged(self) -> StagedModel:
+        """The model."""
+
+    @property
+    def has_grouped_heads(self) -> bool:
+        """Whether the model's attention shares key and value heads among query heads."""
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The tensors that are moved to a device for each batch."""
+
+    def plan_lengths(self, lengths: Sequence[int], rows_for: RowsFor) -> tuple[Batch, ...]:
+        """The batches of rows of these token lengths."""
+
+    def collate(self, tokenized: TokenizedTexts, batch: Batch) -> Features:
+        """The CPU tensors of a batch."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -77,7 +101,7 @@ class DeviceWorker:
     device: str
     module: SentenceTransformer
     thread: WorkerThread
-    encoder: Encoder
+    encoder: RowEncoder
     accelerator: Accelerator
     sink: EventSink
     in_flight: TokensInFlight | None = None

@@ -96,8 +96,29 @@ class SparseRows:
         return RaggedRows.joined([none, *(part for _, part in self._parts)]).take(places)
 
 
+class ScoreRows:
+    """Scores of pairs, (rows, 1). Who asked for them looks whether they are finite: no score is computed once more."""
+
+    def __init__(self, rows: int) -> None:
+        self._scores = np.zeros((rows, 1), dtype=np.float32)
+
+    def put(self, rows: Sequence[int], computed: Vectors) -> None:
+        """See `FoundRows`."""
+        self._scores[list(rows)] = computed
+
+    def unusable(self) -> list[int]:
+        """See `FoundRows`."""
+        return []
+
+    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None) -> Vectors:
+        """The scores as the network gave them, (rows, 1)."""
+        return self._scores
+
+
 def found_rows_of(staged: StagedModel, rows: int) -> FoundRows:
     """A place for so many rows by a model."""
+    if staged.kind == "score":
+        return ScoreRows(rows)
     if staged.kind == "sparse":
         return SparseRows(rows, staged.most_active, staged.spec.name)
     return DenseRows(rows, staged.dim)
@@ -105,6 +126,8 @@ def found_rows_of(staged: StagedModel, rows: int) -> FoundRows:
 
 def bad_rows_of(staged: StagedModel, vectors: Vectors) -> list[int]:
     """The rows of (rows, dim) float32 that a model's devices should compute once more."""
+    if staged.kind == "score":
+        return []
     return _not_finite(vectors) if staged.kind == "sparse" else unusable_rows(vectors)
 
 

@@ -18,8 +18,7 @@ from soloist.arrays import Vectors
 from soloist.devices.accelerator import Accelerator, run_on
 from soloist.encoding.batching import RowsFor, within
 from soloist.encoding.copies import replicate
-from soloist.encoding.device_workers import DeviceWorker
-from soloist.encoding.encoder import Encoder
+from soloist.encoding.device_workers import DeviceWorker, RowEncoder
 from soloist.encoding.forward import forward
 from soloist.encoding.found_rows import bad_rows_of, tokens_of_words
 from soloist.encoding.out_of_memory import is_out_of_memory
@@ -38,7 +37,7 @@ Found = Mapping[int, Vectors]
 class Float32Rows:
     """The vectors of rows in float32, for one model on the devices of a pass."""
 
-    def __init__(self, encoder: Encoder, accelerator: Accelerator) -> None:
+    def __init__(self, encoder: RowEncoder, accelerator: Accelerator) -> None:
         self._encoder = encoder
         self._accelerator = accelerator
         self._on_host: SentenceTransformer | None = None

@@ -21,8 +21,7 @@ from soloist.devices.accelerator import Accelerator
 from soloist.devices.host_allocator import freed_memory_kept
 from soloist.encoding.bad_rows import BadRows
 from soloist.encoding.copies import replicate, twin
-from soloist.encoding.device_workers import DeviceWorker, Job, TokensInFlight, for_every_worker
-from soloist.encoding.encoder import Encoder
+from soloist.encoding.device_workers import DeviceWorker, Job, RowEncoder, TokensInFlight, for_every_worker
 from soloist.encoding.forward import unit_rows
 from soloist.encoding.found_rows import FoundRows, MemberRows, bad_rows_of, found_rows_of, tokens_of_words
 from soloist.encoding.out_of_memory import is_out_of_memory
@@ -69,7 +68,7 @@ class Replicas:
     def __init__(
         self,
         staged: StagedModel,
-        encoder: Encoder,
+        encoder: RowEncoder,
         accelerator: Accelerator,
         sink: EventSink,
         threads: Mapping[str, WorkerThread] | None = None,

@@ -334,7 +334,7 @@ def _report(
 ) -> ModelReport:
     return ModelReport(
         name=model.spec.name,
-        kind=model.kind,
+        kind=model.spec.kind,
         source=model.spec.source,
         revision=model.revision,
         fingerprint=model.fingerprint,

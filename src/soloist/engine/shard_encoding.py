@@ -19,7 +19,7 @@ from soloist.encoding.replicas import EncodedShard, Replicas
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.memory.planner import BatchLimits
 from soloist.ragged import RaggedRows
-from soloist.types import Batch, MemberKind
+from soloist.types import Batch, ModelKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,7 +54,7 @@ class EncodedTexts:
     """
 
     shard: EncodedShard | None
-    kind: MemberKind
+    kind: ModelKind
     dim: int
     rows_per_device: Mapping[str, int]
     recomputed_ids: tuple[str, ...]

@@ -55,7 +55,7 @@ from soloist.models.sides import Sides, sides_of
 from soloist.models.sparse_folders import kind_of_folder, most_active
 from soloist.models.spec import ModelSpec
 from soloist.models.weights_check import LoadReport, complaint, fault_in_pickles, observed_loads
-from soloist.types import DType, Matmul, MemberKind, Similarity
+from soloist.types import DType, Matmul, ModelKind, Similarity
 
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     "float32": torch.float32,
@@ -65,7 +65,7 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
 
 _shared_sides: weakref.WeakValueDictionary[str, Sides] = weakref.WeakValueDictionary()
 # transformers keeps the dtype of a load in globals, so loads take turns. Downloads do not: they may hang.
-_lock = threading.Lock()
+LOADING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,8 @@ _at_load: weakref.WeakKeyDictionary[SentenceTransformer, _AtLoad] = weakref.Weak
 class StagedModel:
     """A model in host memory, ready to be copied to a device.
 
-    - `kind` says whether its vectors are dense or sparse. Those of a sparse model have a dimension for each word.
+    - `kind` says whether its vectors are dense or sparse, or scores of pairs. A sparse vector has a dimension for each
+      word, and a score is a vector of one.
     - `module` is the pipeline of documents. Callers with the same weights share it: leave it unchanged on the CPU.
     - `max_tokens` is the limit of documents, special tokens and prompt included; None where there is no limit, as for
       most static models. `query_max_tokens` is the limit of queries.
@@ -101,7 +102,7 @@ class StagedModel:
     """
 
     spec: ModelSpec
-    kind: MemberKind
+    kind: ModelKind
     module: SentenceTransformer
     dtype: DType
     dim: int
@@ -151,12 +152,12 @@ def stage(spec: ModelSpec, dtype: DType, matmul: Matmul = "torch") -> StagedMode
         try:
             location = locate(spec)
             require_encoder(spec, location.folder)
-            _require_plain_weights(spec, location.folder)
+            require_plain_weights(spec, location.folder)
             if spec.trust_remote_code and spec.loader != "wordllama":
                 fetch_remote_code(location.folder)
             require_own_settings(spec, location.folder)
             contents = content_digests(spec, location)
-            with _lock:
+            with LOADING:
                 sides = _share(spec, dtype, matmul, location, contents)
         except LOAD_FAILURES as exc:
             raise ModelLoadError(load_failure_text(spec, exc)) from exc
@@ -281,7 +282,12 @@ def _as_pipeline(encoder: SparseEncoder) -> SentenceTransformer:
     )
 
 
-def _require_plain_weights(spec: ModelSpec, folder: Path) -> None:
+def require_plain_weights(spec: ModelSpec, folder: Path) -> None:
+    """Refuse weights in a pickle of more than tensors.
+
+    Raises:
+        ModelLoadError: the folder has such weights, or a part of a file only.
+    """
     fault = fault_in_pickles(weight_files(folder)) if spec.loader != "wordllama" else None
     if fault is not None:
         raise ModelLoadError(f"{spec.name} cannot be loaded from {folder}: {fault}")

@@ -25,7 +25,7 @@ WORDLLAMA_TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # The files of a hub repository that loading can need. Other formats of the same weights are often far larger.
-_WANTED = ("*.json", "*.txt", "*.model", "*.py", "*.safetensors")
+_WANTED = ("*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.safetensors")
 _UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
 _PICKLED = ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
@@ -38,8 +38,10 @@ class Location:
     revision: str | None
 
 
-def locate(spec: ModelSpec) -> Location:
+def locate(spec: ModelSpec, marker: str = "modules.json") -> Location:
     """Find the files: a folder, else the hub's cache, else the spec's package, else a download from the hub.
+
+    `marker` is a file that every complete model of the wanted kind has.
 
     Raises:
         ModelLoadError: the source is a folder that does not exist, or a package that is not installed.
@@ -54,7 +56,7 @@ def locate(spec: ModelSpec) -> Location:
             f"{spec.name} cannot be loaded, because the folder {spec.source} does not exist: attach it, or correct the "
             "source"
         )
-    return _cached(spec) or _packaged(spec) or _downloaded(spec)
+    return _cached(spec, marker) or _packaged(spec) or _downloaded(spec, marker)
 
 
 def find_settings(spec: ModelSpec) -> Path | None:
@@ -88,8 +90,10 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def module_folders(folder: Path) -> tuple[Path, ...]:
     """The model's folder, and then those of its modules and of its routers' modules, each once.
 
-    The modules of documents come before the others.
+    The modules of documents come before the others. A folder without modules.json has no others.
     """
+    if not (folder / "modules.json").is_file():
+        return (folder,)
     folders = [module.folder for module in modules_of(folder)]
     return tuple(dict.fromkeys((folder, *_document_folders(folder), *folders)))
 
@@ -142,8 +146,8 @@ def _at(folder: Path) -> Location:
     return Location(folder=folder, revision=folder.name if _COMMIT.fullmatch(folder.name) else None)
 
 
-def _cached(spec: ModelSpec) -> Location | None:
-    path = huggingface_hub.try_to_load_from_cache(spec.source, "modules.json", revision=spec.revision)
+def _cached(spec: ModelSpec, marker: str) -> Location | None:
+    path = huggingface_hub.try_to_load_from_cache(spec.source, marker, revision=spec.revision)
     if not isinstance(path, str):
         return None
     folder = Path(path).parent
@@ -160,9 +164,9 @@ def _packaged(spec: ModelSpec) -> Location | None:
     return next((_at(folder) for folder in candidates if (folder / "modules.json").is_file()), None)
 
 
-def _downloaded(spec: ModelSpec) -> Location:
+def _downloaded(spec: ModelSpec, marker: str) -> Location:
     folder = _snapshot(spec, _WANTED)
-    if (folder / "modules.json").is_file() and not weight_files(folder):
+    if (folder / marker).is_file() and not weight_files(folder):
         folder = _snapshot(spec, _PICKLED)
     return _at(folder)
 

@@ -120,7 +120,7 @@ def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[s
         yield from _without_weights(folder)
         yield from damage_in(weight_files(folder))
     else:
-        yield from (text for module_folder in _networks(folder) for text in _in_other_formats(module_folder))
+        yield from (text for module_folder in _networks(folder) for text in in_other_formats(module_folder))
 
 
 def _of_another_kind(folder: Path) -> Iterator[str]:
@@ -184,7 +184,7 @@ def _needs_network(folder: Path) -> Iterator[str]:
     elif not (folder / "config.json").is_file():
         yield f"{folder / 'config.json'} is missing; {GET_AGAIN}"
     else:
-        yield from _quantised(folder / "config.json")
+        yield from quantised(folder / "config.json")
 
 
 def _needs_config(folder: Path) -> Iterator[str]:
@@ -246,7 +246,8 @@ def _unloadable(adapter: Adapter) -> Iterator[str]:
         yield f"{what}, whose adapter_model.safetensors is missing; {GET_AGAIN}"
 
 
-def _quantised(path: Path) -> Iterator[str]:
+def quantised(path: Path) -> Iterator[str]:
+    """A complaint where the configuration of a network says that its weights are quantised."""
     settings = _json(path).get("quantization_config")
     if isinstance(settings, dict):
         method = settings.get("quant_method") or next(
@@ -293,7 +294,7 @@ def _without_weights(folder: Path) -> Iterator[str]:
         bare = (p for p in networks if adapter_in(p) is None and not any(file.parent == p for file in files))
         wanting = next(bare, folder if not files and not networks else None)
         if wanting is not None:
-            yield next(_in_other_formats(wanting), _missing_text(wanting))
+            yield next(in_other_formats(wanting), _missing_text(wanting))
 
 
 def _networks(folder: Path) -> list[Path]:
@@ -322,7 +323,8 @@ def _missing_text(folder: Path) -> str:
     return f"{folder / 'model.safetensors'} is missing; {GET_AGAIN}"
 
 
-def _in_other_formats(folder: Path) -> Iterator[str]:
+def in_other_formats(folder: Path) -> Iterator[str]:
+    """Complaints about weights that are there, in formats that soloist does not compute with."""
     for pattern, what in _FORMATS.items():
         for file in sorted(folder.glob(pattern)):
             yield (
@@ -349,7 +351,7 @@ def _without_modules(folder: Path) -> str:
     below = sorted((*folder.glob("*/modules.json"), *folder.glob("snapshots/*/modules.json")))  # of the hub's cache
     if below:
         return f"{lacking}, and its folder {below[0].parent.relative_to(folder)} has one: name that folder"
-    return next(_in_other_formats(folder), f"{lacking}; save the model with SentenceTransformer.save")
+    return next(in_other_formats(folder), f"{lacking}; save the model with SentenceTransformer.save")
 
 
 def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str:
@@ -365,7 +367,7 @@ def _plain_network(folder: Path, config: Mapping[str, Any], lacking: str) -> str
     if kind is None and (folder / "artifact.metadata").is_file():
         kind = _MULTI_VECTOR
     if kind is None and not [file for end in ("*.safetensors", "*.bin") for file in folder.glob(end)]:
-        return next(_in_other_formats(folder), _missing_text(folder))
+        return next(in_other_formats(folder), _missing_text(folder))
     if kind is not None:
         return f"it is {kind} ({', '.join(named) or config.get('model_type')} in config.json); {CHOOSE_DENSE}"
     return (

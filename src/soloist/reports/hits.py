@@ -42,6 +42,9 @@ def print_hits(hits: Sequence[Hit], console: Console) -> None:
         known = "  ".join(filter(None, (source_of(hit), metadata_line(hit))))
         if known:
             console.print(Text(_shortened(known, max(_NARROWEST, 2 * console.width)), style="dim"), soft_wrap=True)
+        if hit.first_rank is not None:
+            line = f"{_INDENT}first stage: {hit.first_score:.4f}, rank {hit.first_rank:,}"
+            console.print(Text(line, style="dim"), soft_wrap=True)
         for reason in hit.reasons:
             console.print(Text(_INDENT + reason_line(reason), style="dim"), soft_wrap=True)
         for line in text_lines(hit.text, max(_NARROWEST, console.width - len(_INDENT))):
@@ -127,6 +130,7 @@ def hit_values(hit: Hit) -> dict[str, Any]:
     return {
         "rank": hit.rank, "score": hit.score, "collection": hit.collection, "id": hit.id, "text": hit.text,
         "metadata": dict(hit.metadata), "source_file": hit.source_file, "source_index": hit.source_index,
+        **({"first_rank": hit.first_rank, "first_score": hit.first_score} if hit.first_rank is not None else {}),
         **({"reasons": [asdict(reason) for reason in hit.reasons]} if hit.reasons else {}),
     }  # fmt: skip
 

@@ -22,6 +22,13 @@ class Hits(list[Hit], ShownAsTable):
         return Hits(super().__getitem__(index)) if isinstance(index, slice) else super().__getitem__(index)
 
     def table_rows(self) -> list[dict[str, Any]]:
-        """A row for each hit, by the names of its fields; `metadata` is a dict. `reasons` only if there are any."""
+        """A row for each hit, by the names of its fields; `metadata` is a dict.
+
+        `reasons` are there only if there are any, and what the first stage said only after a second one.
+        """
         rows = [asdict(hit) for hit in self]
-        return [{name: value for name, value in row.items() if name != "reasons" or value} for row in rows]
+        return [{name: value for name, value in row.items() if _is_said(name, value)} for row in rows]
+
+
+def _is_said(name: str, value: object) -> bool:
+    return bool(value) if name == "reasons" else value is not None or not name.startswith("first_")

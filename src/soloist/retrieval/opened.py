@@ -8,7 +8,7 @@ for hit in run.search("how is a device given back?", k=5):
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,14 @@ from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.first_look import Room
 from soloist.retrieval.hits import Hits
 from soloist.retrieval.query_checks import checked_queries, checked_query
-from soloist.retrieval.query_encoders import QueryEncoders
+from soloist.retrieval.query_encoders import QueryEncoders, catalogue_there
 from soloist.retrieval.query_vectors import QueryVectors
 from soloist.retrieval.rankers.choice import By, choice_of, chosen_ranker
 from soloist.retrieval.rankings import Rankings
 from soloist.retrieval.reasons import reasons
 from soloist.retrieval.run_record import RunRecord, read_record
 from soloist.retrieval.run_vectors import RunVectors
+from soloist.retrieval.second_stage import SecondStages, depth_of
 from soloist.stores import RunFolder, Unchanged
 from soloist.text_lists import list_of_texts
 from soloist.types import Chunk, Hit
@@ -36,21 +37,43 @@ from soloist.wording import count_text
 _HITS = 10
 
 
-def open_run(path: str | Path, *, catalogue: str | Path | None = None) -> OpenedRun:
+def open_run(
+    path: str | Path,
+    *,
+    catalogue: str | Path | None = None,
+    accelerator: str = "auto",
+    lock_dir: str | Path | None = None,
+) -> OpenedRun:
     """Open a finished run. Give a `catalogue` file of your models if those of the run are in other places now.
+
+    A cross-encoder that reranks computes on `accelerator`, described as for a run. On devices it has a lease, whose
+    locks are in `lock_dir`. Questions are embedded on the processor.
 
     Raises:
         OutputError: there is no finished run, or its files cannot be read.
     """
     opened = Unchanged.of(Path(path))  # before anything is read
     folder = RunFolder.open(Path(path))
-    return OpenedRun(folder, read_record(folder), opened, Path(catalogue) if catalogue is not None else None)
+    record = read_record(folder)
+    given = Path(catalogue) if catalogue is not None else None
+    stages = SecondStages(
+        given or catalogue_there(record.config), accelerator, Path(lock_dir) if lock_dir is not None else None
+    )
+    return OpenedRun(folder, record, opened, given, stages)
 
 
 class OpenedRun:
     """A finished run, made by `open_run`. If the run changes meanwhile, every method says so: then open it again."""
 
-    def __init__(self, folder: RunFolder, record: RunRecord, opened: Unchanged, catalogue: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        record: RunRecord,
+        opened: Unchanged,
+        catalogue: Path | None,
+        second_stages: SecondStages,
+    ) -> None:
+        self.second_stages = second_stages
         self._folder = folder
         self._record = record
         self._opened = opened
@@ -82,7 +105,7 @@ class OpenedRun:
     @property
     def notices(self) -> tuple[str, ...]:
         """What was noticed about queries so far, such as that a model cut one."""
-        return self._queries.notices
+        return (*self._queries.notices, *self.second_stages.notices)
 
     @contextlib.contextmanager
     def unchanged(self, way_on: str = "open and search it again") -> Iterator[None]:
@@ -107,9 +130,14 @@ class OpenedRun:
         by: By | str | None = None,
         collections: Sequence[str] = (),
         explain: bool = False,
+        rerank: str | Path | None = None,
+        rerank_depth: int | None = None,
     ) -> Hits:
         """The `k` best chunks for a query; see `search_all`."""
-        return self.search_all([checked_query(query)], k, by=by, collections=collections, explain=explain)[0]
+        return self.search_all(
+            [checked_query(query)], k, by=by, collections=collections, explain=explain,
+            rerank=rerank, rerank_depth=rerank_depth,
+        )[0]  # fmt: skip
 
     def search_all(
         self,
@@ -119,6 +147,9 @@ class OpenedRun:
         by: By | str | None = None,
         collections: Sequence[str] = (),
         explain: bool = False,
+        rerank: str | Path | None = None,
+        rerank_depth: int | None = None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> list[Hits]:
         """The `k` best chunks for each query, in as few passes over the vectors as memory allows.
 
@@ -127,18 +158,32 @@ class OpenedRun:
         another run by the fused vectors or those of the only model. Without collections, all are searched.
         With `explain`, each hit has the `reasons` of every member, which all score all chunks for that.
 
+        With `rerank`, a cross-encoder scores the question with each of the first `rerank_depth` chunks, and the hits
+        are the best of them by these scores. It is a folder, a name in the catalogue or a hub id. Without a depth, it
+        scores 100 chunks, or `k` if that is more. `progress` is told what is being done.
+
         Raises:
             ConfigError: a query is empty; `k` is more than there are chunks, or more than the ranker gives; the run has
-                no such model, collection or ranker; or a model on this machine is not the one that made the run.
+                no such model, collection or ranker; a model on this machine is not the one that made the run; or the
+                depth is less than 1, or less than `k`.
+            ModelLoadError: the cross-encoder cannot be loaded, or gives other than one score for a pair.
+            LeaseError: the cross-encoder's devices cannot be leased, or were not given back.
             OutputError: a file is missing, has changed or is damaged.
         """
         queries = checked_queries(queries)
         with self.unchanged():
-            corpus = self.corpus(collections)
-            shown = min(_HITS, corpus.rows) if k is None else k
-            rankings = _ranked(corpus, queries, shown, choice_of(by, self._record))
+            corpus, chosen = self.corpus(collections), choice_of(by, self._record)
+            stage = self.second_stages.asked(rerank, rerank_depth)
+            shown = _shown(k, rerank_depth, corpus.rows)
+            depth = shown if stage is None else depth_of(rerank_depth, shown, corpus.rows)
+            rankings, reranked = _ranked(corpus, queries, depth, chosen), None
+            if stage is not None:
+                reranked = stage.rerank(queries, rankings, corpus.chunks_at, progress).best(shown)
+                rankings = reranked.rankings
             chunks = corpus.chunks_at(rankings.positions)
             found = [_hits(*ranked, chunks) for ranked in zip(rankings.positions, rankings.scores, strict=True)]
+            if reranked is not None:
+                found = list(map(_with_first, found, reranked.first_ranks, reranked.first_scores))
             if explain:
                 found = [
                     Hits(replace(hit, reasons=why) for hit, why in zip(hits, every, strict=True))
@@ -149,7 +194,8 @@ class OpenedRun:
     def rank(self, queries: Sequence[str], k: int, *, by: By, collections: Sequence[str] = ()) -> Rankings:
         """The positions and scores of the `k` best rows for each query, without their texts; see `search_all`."""
         with self.unchanged():
-            return _ranked(self.corpus(collections), checked_queries(queries), k, by)
+            corpus = self.corpus(collections)
+            return _ranked(corpus, checked_queries(queries), _shown(k, None, corpus.rows), by)
 
     def encode(self, model: str, queries: Sequence[str]) -> Vectors:
         """The queries as a model sees them, its query prompt before each: (queries, dim) unit float32, read-only.
@@ -211,12 +257,30 @@ class OpenedRun:
         return self.corpus(collections).vectors(name)
 
 
-def _ranked(corpus: Corpus, queries: Sequence[str], k: object, by: By) -> Rankings:
+def _shown(k: object, depth: object, rows: int) -> int:
+    """How many hits there are to be. Without `k` they are 10, or as many as there are chunks that can be hits.
+
+    Raises:
+        ConfigError: there are fewer chunks than `k`.
+    """
+    if k is None:
+        most = depth if isinstance(depth, int) and depth > 0 else rows
+        return min(_HITS, most, rows)
+    if not isinstance(k, int) or not 1 <= k <= rows:
+        possible = "of 1" if rows == 1 else f"from 1 to {rows}"
+        raise ConfigError(f"k is {k!r}, but {count_text(rows, 'chunk')} can be found: give a k {possible}")
+    return k
+
+
+def _with_first(hits: Hits, ranks: NDArray[np.int64], scores: NDArray[np.float64]) -> Hits:
+    """The hits of a second stage, each with its rank and score in the first."""
+    first = zip(hits, ranks.tolist(), scores.tolist(), strict=True)
+    return Hits(replace(hit, first_rank=rank, first_score=score) for hit, rank, score in first)
+
+
+def _ranked(corpus: Corpus, queries: Sequence[str], k: int, by: By) -> Rankings:
     if not queries:
         raise ConfigError("there is no query: give at least one")
-    if not isinstance(k, int) or not 1 <= k <= corpus.rows:
-        possible = "of 1" if corpus.rows == 1 else f"from 1 to {corpus.rows}"
-        raise ConfigError(f"k is {k!r}, but {count_text(corpus.rows, 'chunk')} can be found: give a k {possible}")
     return chosen_ranker(by, corpus).rank(queries, k)
 
 

@@ -119,7 +119,7 @@ class QueryEncoders:
 
     def _spec(self, record: ModelRecord) -> ModelSpec:
         path = self._catalogue or self._config.catalogue
-        is_gone = self._catalogue is None and path is not None and not path.is_file()
+        is_gone = self._catalogue is None and path is not None and catalogue_there(self._config) is None
         catalogue = load_catalogue(None if is_gone else path)
         for name in (record.name, *self._config.models):
             with contextlib.suppress(ConfigError):  # another of the run's models may have moved
@@ -131,6 +131,11 @@ class QueryEncoders:
             f"{record.name} made the run, but is not found on this machine{gone}: give --catalogue a file that has the "
             f'folder of the model as source under [models."{record.name}"]'
         )
+
+
+def catalogue_there(config: RunConfig) -> Path | None:
+    """The catalogue with which a run was made, where it is still there."""
+    return config.catalogue if config.catalogue is not None and config.catalogue.is_file() else None
 
 
 def _cut_notice(encoder: Encoder, text: str, dropped: int) -> str:
