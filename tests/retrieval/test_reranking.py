@@ -28,9 +28,12 @@ from soloist.devices import DeviceLease, open_accelerator
 from soloist.engine.run import run
 from soloist.errors import ConfigError, EncodingError, LeaseTimeoutError, ModelLoadError, SoloistError
 from soloist.events import ListSink
+from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.opened import OpenedRun, open_run
+from soloist.retrieval.qrels import Qrels
 
 QUESTION = "which device has memory for a lease?"
+JUDGED = Qrels(queries={"a": QUESTION, "b": "norm"}, judgements={"a": {"alpha-0029": 1}, "b": {"alpha-0029": 1}})
 QUESTIONS = [QUESTION, "the norm of a vector", "a batch of tokens for the replica"]
 
 
@@ -272,3 +275,44 @@ def test_bad_options_of_the_command(root: Path, tmp_path: Path) -> None:
     assert few.exit_code == 2 and "give a depth of 20 or more, or ask for 5 hits" in few.stderr
     none = invoke("search", root / "run", QUESTION, "--rerank", tmp_path / "none")
     assert none.exit_code == 2 and f"the folder {tmp_path / 'none'} does not exist" in none.stderr
+
+
+def test_an_evaluation_scores_what_a_search_with_a_second_stage_finds(opened: OpenedRun, root: Path) -> None:
+    """Catches a row of another ranking than that of search, or without what the second stage costs and gains."""
+    found = evaluate(opened, JUDGED, bm25=False, rerank=root / "harbour")
+    (alone, reranked), stage = found.systems, found.reranking
+    assert reranked.name == "bm25 reranked by harbour" and stage is not None
+    assert (stage.name, stage.first, stage.depth, stage.device) == (reranked.name, "bm25", 40, "cpu")
+    ranks = [
+        [hit.id for hit in opened.search(q, rerank=root / "harbour")].index("alpha-0029") + 1
+        for q in (QUESTION, "norm")
+    ]
+    assert reranked.measures["RR@10"] == np.mean([1 / rank for rank in ranks]) == 1.0 > alone.measures["RR@10"]
+    assert stage.gain.mean == pytest.approx(reranked.measures["nDCG@10"] - alone.measures["nDCG@10"])
+    assert reranked.seconds_a_question == stage.seconds_a_question > 0 and reranked.cost == alone.cost
+    assert alone.seconds_a_question is None and found.verdict is None and found.best_single == "bm25"
+    assert any("harbour reads 64 tokens" in notice for notice in found.notices)
+
+
+def test_a_small_depth_leaves_the_other_chunks_behind(opened: OpenedRun, root: Path) -> None:
+    """Catches a second stage that loses the chunks that it does not score, so that their recall is lost."""
+    found = evaluate(opened, JUDGED, bm25=False, rerank=root / "harbour", rerank_depth=2)
+    alone, reranked = found.systems
+    assert reranked.measures["R@100"] == alone.measures["R@100"] == 1.0
+    assert evaluate(opened, JUDGED, bm25=False).reranking is None
+    with pytest.raises(ConfigError, match="the rerank depth is 0"):
+        evaluate(opened, JUDGED, rerank=root / "harbour", rerank_depth=0)
+
+
+def test_eval_says_what_the_second_stage_is_worth(root: Path, tmp_path: Path) -> None:
+    """Catches a table without the row, its cost or its depth."""
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "a", "text": QUESTION}))
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\na\talpha-0029\t1\n")
+    judged = ("--queries", tmp_path / "queries.jsonl", "--qrels", tmp_path / "qrels.tsv", "--no-bm25")
+    second = ("--rerank", root / "harbour", "--rerank-depth", "39", "--accelerator", "cpu")
+    shown = invoke("eval", root / "run", *judged, *second)
+    assert shown.stdout.startswith("bm25 reranked by harbour\n") and "  s/question " in shown.stdout
+    said = "harbour scores the first 39 chunks of bm25 for each question. That gives +"
+    assert said in shown.stdout and "seconds a question on cpu." in shown.stdout
+    lonely = invoke("eval", root / "run", *judged, "--rerank-depth", "5")
+    assert lonely.exit_code == 2 and "--rerank-depth needs --rerank" in lonely.stderr

@@ -36,6 +36,10 @@ def evaluate(
     keep_own: bool = False,
     plot: str | Path | None = None,
     catalogue: str | Path | None = None,
+    rerank: str | Path | None = None,
+    rerank_depth: int | None = None,
+    accelerator: str = "auto",
+    lock_dir: str | Path | None = None,
     progress: bool | None = None,
 ) -> Evaluation:
     """Say what each model and every fusion of a run is worth on judged questions, and whether the ensemble pays.
@@ -53,6 +57,10 @@ def evaluate(
         keep_own: count a chunk that has a question's own id as a hit of that question.
         plot: write a plot there: .png, .svg or .pdf.
         catalogue: a file of your models, where those of the run are in other places now.
+        rerank: a cross-encoder that reranks what a search of the run ranks by.
+        rerank_depth: how many chunks of a question it scores; 100 without this.
+        accelerator: where it computes. On devices it has a lease, whose locks are in `lock_dir`. A run that is open
+            already has these two from `open_run`.
         progress: False shows no progress.
 
     Raises:
@@ -63,12 +71,14 @@ def evaluate(
         raise ConfigError(f"{given} needs {missing} beside it: give both, or neither to ask the chunks' own headings")
     if plot is not None:
         require_plot(Path(plot))
-    opened = run if isinstance(run, OpenedRun) else open_run(run, catalogue=catalogue)
+    opened = run
+    if not isinstance(opened, OpenedRun):
+        opened = open_run(opened, catalogue=catalogue, accelerator=accelerator, lock_dir=lock_dir)
     with shown_line(progress) as show:
         show(f"reading {opened.path}")
         found = evaluate_run(
             opened, _questions(opened, queries, qrels, collections), collections=collections, weights=weights,
-            bm25=bm25, tuning=tune, keep_own=keep_own, progress=show,
+            bm25=bm25, tuning=tune, keep_own=keep_own, rerank=rerank, rerank_depth=rerank_depth, progress=show,
         )  # fmt: skip
     if plot is not None:
         plot_evaluation(found, Path(plot))

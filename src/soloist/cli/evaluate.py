@@ -10,6 +10,7 @@ import typer
 
 from soloist.cli.lists import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
+from soloist.cli.rerank_options import LockDir, Rerank, RerankDepth, RerankDevices, require_model
 from soloist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def evaluate(
     catalogue: Annotated[
         Path | None, typer.Option(envvar="SOLOIST_CATALOGUE", metavar="PATH", help="As for search.")
     ] = None,
+    rerank: Rerank = None,
+    rerank_depth: RerankDepth = None,
+    accelerator: RerankDevices = None,
+    lock_dir: LockDir = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Say what each model and every fusion of a run is worth on judged questions, and whether the ensemble pays.
@@ -61,11 +66,13 @@ def evaluate(
 
         chosen, given = split("--collections", collections) or (), numbers_by_name(weights)
         _require_both(queries, qrels)
+        require_model(rerank, rerank_depth)
         if plot is not None:
             require_plot(plot)
         evaluation = evaluate_run(
             run_dir, queries=queries, qrels=qrels, collections=chosen, weights=given, tune=tune, bm25=bm25,
-            keep_own=keep_own, catalogue=catalogue,
+            keep_own=keep_own, catalogue=catalogue, rerank=rerank, rerank_depth=rerank_depth,
+            accelerator=accelerator or "auto", lock_dir=lock_dir,
         )  # fmt: skip
         _print(evaluation, as_json=as_json)
         if plot is not None:

@@ -16,11 +16,13 @@ from soloist.reports.text import bytes_text, one_line
 from soloist.retrieval.evaluation import Evaluation, SystemScore
 from soloist.retrieval.metrics import MAIN, MEASURES, Difference
 from soloist.retrieval.rankers import Kind
+from soloist.retrieval.reranking import Reranking
 from soloist.retrieval.tuning import Tuned
 from soloist.stores.atomic import atomic_path, disk_errors
 from soloist.wording import count_text
 
 _COLUMNS = ("ranked by", *MEASURES, "against the best model", "seconds", "bytes a chunk")
+_SECOND_STAGE = "s/question"
 _PLOTS = (".png", ".svg", ".pdf")
 _COLOURS: dict[Kind, tuple[str, str]] = {
     "model": ("#4c78a8", "a model"),
@@ -28,6 +30,7 @@ _COLOURS: dict[Kind, tuple[str, str]] = {
     "run": ("#e45756", "the run's fusion"),
     "fusion": ("#f2a34a", "another fusion"),
     "lexical": ("#9d9d9d", "words alone"),
+    "reranked": ("#b279a2", "with a second stage"),
 }
 
 
@@ -43,27 +46,46 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     """The systems, the best first, and those that are left out."""
     ordered = sorted(evaluation.systems, key=lambda system: -system.measures[MAIN])
     missing = [[system.name, *["-"] * len(MEASURES), "left out", "-", "-"] for system in evaluation.left_out]
-    return _COLUMNS, [*(_row(system, evaluation.best_single) for system in ordered), *missing]
+    rows = [*(_row(system, evaluation.best_single) for system in ordered), *missing]
+    if evaluation.reranking is None:
+        return _COLUMNS, rows
+    named = {evaluation.reranking.name: f"{evaluation.reranking.seconds_a_question:.3f}"}
+    return (*_COLUMNS, _SECOND_STAGE), [[*row, named.get(row[0], "-")] for row in rows]
 
 
 def lines(evaluation: Evaluation) -> list[str]:
-    """The verdicts, the tuned weights, and the notices."""
+    """The verdicts, what a second stage does, the tuned weights, and the notices."""
     given = (evaluation.verdict, evaluation.best_verdict)
     verdicts = list(dict.fromkeys(verdict.text for verdict in given if verdict is not None))
     tuned = [_tuned_text(evaluation.tuned)] if evaluation.tuned is not None else []
+    reranked = [_reranking_text(evaluation.reranking)] if evaluation.reranking is not None else []
     left_out = [f"{system.name} is left out: {system.reason}" for system in evaluation.left_out]
     return [
         *(verdicts or ["The run has one model, so there is no ensemble to judge."]),
+        *reranked,
         *tuned,
         *(f"note: {notice}" for notice in (*left_out, *evaluation.notices)),
     ]
 
 
+def _reranking_text(reranking: Reranking) -> str:
+    return (
+        f"{reranking.model} scores the first {count_text(reranking.depth, 'chunk')} of {reranking.first} for each "
+        f"question. That gives {reranking.gain.mean:+.4f} {MAIN} against {reranking.first} alone "
+        f"({_interval_words(reranking.gain)}), and takes {reranking.seconds_a_question:.3f} seconds a question on "
+        f"{reranking.device}."
+    )
+
+
+def _interval_words(gain: Difference) -> str:
+    if gain.interval is None:
+        return "too few different questions for an interval"
+    return "95% interval {:+.4f} to {:+.4f}".format(*gain.interval)
+
+
 def _tuned_text(tuned: Tuned) -> str:
     weights = ",".join(f"{name}={weight:g}" for name, weight in tuned.weights.items())
-    interval = "too few different questions for an interval"
-    if tuned.gain.interval is not None:
-        interval = "95% interval {:+.4f} to {:+.4f}".format(*tuned.gain.interval)
+    interval = _interval_words(tuned.gain)
     return (
         f"The best weights for {tuned.ranking} on {tuned.training} of the questions are {weights}. On the other "
         f"{tuned.held_out} questions they give {tuned.ndcg:.4f} {MAIN}, {tuned.gain.mean:+.4f} against {tuned.single} "

@@ -28,7 +28,7 @@ _MODEL_COLUMNS = ("model", "chunks", "tokens", "padded", "truncated", "seconds",
 _DEVICE_COLUMNS = ("model", "device", "share", "chunks", "peak")
 RIGHT_ALIGNED = {
     "chunks", "tokens", "padded", "truncated", "seconds", "chunks/s", "share", "peak", "dim", "max tokens",
-    "token budget", "tokens/s", "of fastest",
+    "token budget", "tokens/s", "of fastest", "s/question",
 }  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from soloist.retrieval.opened import OpenedRun
 from soloist.retrieval.qrels import Qrels
 from soloist.retrieval.rankers import Kind, RankerRow
 from soloist.retrieval.rankers.ranker import Ranker, evaluated_rankers
+from soloist.retrieval.reranking import Reranking, first_stage, rerank_scored
+from soloist.retrieval.second_stage import SecondStage, depth_of
 from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Verdict
 from soloist.shown import ShownAsTable
@@ -28,13 +31,17 @@ from soloist.wording import count_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemScore:
-    """One system: the means of its measures, and its gain in nDCG@10 over the best single member, None for that one."""
+    """One system: the means of its measures, and its gain in nDCG@10 over the best single member, None for that one.
+
+    `seconds_a_question` is what a second stage takes beside that; None without one.
+    """
 
     name: str
     kind: Kind
     measures: Mapping[str, float]
     gain: Difference | None
     cost: Cost | None
+    seconds_a_question: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +58,7 @@ class Evaluation(ShownAsTable):
 
     `verdict` is on the run's own fusion, or on all members of a run with words; None without an ensemble.
     `best_verdict` is on the best ensemble that the run could have, which may be its own; None where the run has one
-    member. `left_out` are the systems that cannot rank this run.
+    member. `left_out` are the systems that cannot rank this run. `reranking` is on a second stage, if there is one.
     """
 
     questions: int
@@ -64,6 +71,7 @@ class Evaluation(ShownAsTable):
     tuned: Tuned | None
     notices: tuple[str, ...]
     weak: bool
+    reranking: Reranking | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
@@ -85,6 +93,7 @@ def _table_row(system: SystemScore) -> dict[str, Any]:
         "gain_high": gain.high if gain is not None else None,
         "seconds": cost.seconds if cost is not None else None,
         "bytes_per_chunk": cost.bytes_per_chunk if cost is not None else None,
+        **({"seconds_a_question": system.seconds_a_question} if system.seconds_a_question is not None else {}),
     }
 
 
@@ -97,13 +106,16 @@ def evaluate(
     bm25: bool = True,
     tuning: bool = False,
     keep_own: bool = False,
+    rerank: str | Path | None = None,
+    rerank_depth: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Rank for every question by every ranker of the table, and say what the rankings are worth.
 
     `weights` are for the fusions that the run does not have. `tuning` chooses weights on a half of the questions. With
-    `keep_own`, a chunk with a question's own id counts as its hit, see `identical_ids`. `progress` is told what is
-    being done. What cannot be honoured is found before any model is loaded.
+    `keep_own`, a chunk with a question's own id counts as its hit, see `identical_ids`. `rerank` and `rerank_depth` are
+    as for a search: the cross-encoder reranks what a search of the run ranks by. `progress` is told what is being done.
+    What cannot be honoured is found before any model of the run is loaded.
 
     Raises:
         InputError: no chunk that is judged relevant is in the run, or one id is in several of the collections.
@@ -118,11 +130,18 @@ def evaluate(
         task = _Task.of(corpus, qrels, keep_own=keep_own)
         if tuning:
             require_tunable(list(corpus.record.kinds), task.qrels)
+        stage = run.second_stages.asked(rerank, rerank_depth)
+        depth = depth_of(rerank_depth, 1, corpus.rows) if stage is not None else 0
         systems, left_out = _all_scored(rankers, task, progress)
+        reranking = None
+        if stage is not None:
+            reranked, reranking = _reranked(stage, depth, [ranker for _, ranker in rankers], systems, task, progress)
+            systems.append(reranked)
         if tuning:
             progress("tuning the weights")
         tuned = tune(corpus, task.qrels, task.hits) if tuning else None
-        return _evaluation(task, systems, left_out, tuned, with_weights=bool(weights))
+        found = _evaluation(task, systems, left_out, tuned, reranking, with_weights=bool(weights))
+        return replace(found, notices=(*found.notices, *(stage.notices if stage is not None else ())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -228,18 +247,32 @@ def _scored(kind: Kind, ranker: Ranker, task: _Task) -> ScoredSystem:
     return ScoredSystem(name=ranker.name, kind=kind, cost=cost, scores=scores)
 
 
+def _reranked(
+    stage: SecondStage,
+    depth: int,
+    rankers: Sequence[Ranker],
+    systems: Sequence[ScoredSystem],
+    task: _Task,
+    progress: Callable[[str], None],
+) -> tuple[ScoredSystem, Reranking]:
+    first = first_stage(task.corpus.record, task.corpus, rankers, systems)
+    before = next(system for system in systems if system.name == first.name)
+    return rerank_scored(stage, depth, first, before, task.corpus, task.qrels, task.hits, progress)
+
+
 def _evaluation(
     task: _Task,
     systems: Sequence[ScoredSystem],
     left_out: Sequence[LeftOut],
     tuned: Tuned | None,
+    reranking: Reranking | None,
     *,
     with_weights: bool,
 ) -> Evaluation:
     single = max(
         (system for system in systems if system.kind in ("model", "words")), key=lambda system: system.scores.mean()
     )
-    scores = tuple(_system_score(system, single, task.queries) for system in systems)
+    scores = tuple(_system_score(system, single, task.queries, reranking) for system in systems)
     verdict, best_verdict = verdicts(
         systems, single, task.queries,
         weak=task.qrels.weak, record=task.corpus.record, with_weights=with_weights,
@@ -256,10 +289,13 @@ def _evaluation(
         tuned=tuned,
         notices=(*task.qrels.notices, *task.notices, *task.corpus.queries.notices, *lexical),
         weak=task.qrels.weak,
+        reranking=reranking,
     )
 
 
-def _system_score(system: ScoredSystem, single: ScoredSystem, queries: Sequence[str]) -> SystemScore:
+def _system_score(
+    system: ScoredSystem, single: ScoredSystem, queries: Sequence[str], reranking: Reranking | None
+) -> SystemScore:
     gain = None
     if system is not single:
         gain = difference(system.scores.of_query[MAIN], single.scores.of_query[MAIN], queries)
@@ -269,6 +305,7 @@ def _system_score(system: ScoredSystem, single: ScoredSystem, queries: Sequence[
         measures={measure: system.scores.mean(measure) for measure in MEASURES},
         gain=gain,
         cost=system.cost,
+        seconds_a_question=reranking.seconds_a_question if reranking and system.kind == "reranked" else None,
     )
 
 

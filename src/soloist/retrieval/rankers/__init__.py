@@ -11,9 +11,9 @@ from typing import Literal
 
 from soloist.fusion_methods import FUSED, HYBRID
 
-# What a ranker is in an evaluation: a single model, a member that is words, the run's own ensemble, another ensemble,
-# or a baseline of words that the run does not have.
-Kind = Literal["model", "words", "run", "fusion", "lexical"]
+# What a system is in an evaluation: a single model, a member that is words, the run's own ensemble, another ensemble,
+# a baseline of words that the run does not have, or one of these with a second stage behind it.
+Kind = Literal["model", "words", "run", "fusion", "lexical", "reranked"]
 
 BY_MODEL = "model"
 
