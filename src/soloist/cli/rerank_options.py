@@ -9,7 +9,7 @@ import typer
 
 from soloist.errors import ConfigError
 
-_DEPTH_HELP = "How many of the first chunks the cross-encoder scores. [default: 100, or -k of a search if that is more]"
+_DEPTH_HELP = "How many of the first chunks the cross-encoder scores: at least 1. [default: 100, or -k if larger]"
 _DEVICES_HELP = "Where the cross-encoder computes, as for embed. On devices it has a lease. [default: auto]"
 
 Rerank = Annotated[
