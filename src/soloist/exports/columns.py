@@ -215,14 +215,23 @@ def vector_column(name: str) -> str:
     return _column(VECTOR, name, name.translate(_DASHES))
 
 
+def member_column(prefix: str, name: str) -> str:
+    """The name of a column of a member with sparse vectors or words, as those of vectors are named.
+
+    >>> member_column("words_", "bm25")
+    'words_bm25'
+    """
+    return _column(prefix, name, name.translate(_DASHES))
+
+
 def list_columns(name: str, member: RaggedMember) -> ListColumns:
     """The columns of a member with sparse vectors or words, named as those of vectors are.
 
     >>> list_columns("bm25", RaggedMember(kind="lexical"))
     ListColumns(keys='terms_bm25', values='counts_bm25')
     """
-    form, spelled = FORMS[member.kind], name.translate(_DASHES)
-    return ListColumns(keys=_column(form.keys, name, spelled), values=_column(form.values, name, spelled))
+    form = FORMS[member.kind]
+    return ListColumns(keys=member_column(form.keys, name), values=member_column(form.values, name))
 
 
 def vector_columns(names: Iterable[str], there: Container[str] = ()) -> dict[str, str]:

@@ -1,6 +1,10 @@
-"""The export to a table of PostgreSQL with pgvector: metadata as jsonb, a vector column for each name of vectors."""
+"""The export to a table of PostgreSQL with pgvector: metadata as jsonb, a vector column for each name of vectors, and
+columns of words. The table's comment says how to ask it.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from soloist.errors import ConfigError, ExportError
 from soloist.exports.client_library import load
@@ -25,7 +29,8 @@ def export(source: Source, target: Target) -> ExportReport:
         with psycopg.connect(target.url, autocommit=True) as connection:
             shown_table = f"{shown} ({target.table})"
             store = PostgresTable(psycopg, connection, source, name, shown_table, take_over=target.take_over)
-            return fill(store, source, target)
+            report = fill(store, source, target)
+            return replace(report, notes=(*report.notes, *store.describe()))
     except psycopg.Error as exc:
         is_there = not isinstance(exc, (psycopg.OperationalError, psycopg.NotSupportedError))
         remedy = "correct that" if is_there else "make sure that it runs and has pgvector"

@@ -32,6 +32,10 @@ class Queries:
         """Parts with commas between them."""
         return self._sql.SQL(", ").join(parts)
 
+    def literal(self, text: str) -> Any:
+        """A text as a constant of SQL."""
+        return self._sql.Literal(text.replace("%", "%%"))
+
     def placeholders(self, count: int) -> Any:
         """Places for so many values, with commas between them."""
         return self.listed(self._sql.Placeholder() for _ in range(count))

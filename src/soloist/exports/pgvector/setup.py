@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from soloist.errors import ExportError
-from soloist.exports.columns import vector_columns
+from soloist.exports.pgvector.members import Member, members_of
 from soloist.exports.pgvector.queries import Queries
+from soloist.exports.rows import Source
 from soloist.exports.stores import require_own_places
 from soloist.stores.tables import PLACE_COLUMNS
 
@@ -16,25 +18,41 @@ COLUMNS = {
     "source_index": "int8", "metadata": "jsonb", "digest": "text",
 }  # fmt: skip
 NEWER_COLUMNS = ("run", *PLACE_COLUMNS)  # which tables of earlier versions do not have
+_WHAT = {"vector": "vectors", "sparsevec": "sparse vectors"}
 _LOCK_TIMEOUT = "3s"  # a server takes a moment to see that a client was killed
-ColumnTypes = Mapping[str, tuple[str, int]]  # type and its modifier, which of a vector is its dim, by column
 
 
-def opened_columns(queries: Queries, dims: Mapping[str, int], target: str) -> ColumnTypes:
-    """Lock the table for this export, make it where it is not there, and give its columns.
+@dataclass(frozen=True, slots=True)
+class ColumnType:
+    """A column's type, the type's modifier, which of a vector is its dim, and whether PostgreSQL makes its values."""
+
+    kind: str
+    modifier: int
+    is_made: bool
+
+
+ColumnTypes = Mapping[str, ColumnType]
+
+
+def opened_columns(queries: Queries, source: Source, target: str) -> tuple[ColumnTypes, dict[str, Member]]:
+    """Lock the table for this export, make it where it is not there, and give its columns, and the members in them.
 
     Raises:
-        ExportError: its schema is not there, another export is writing to it, no export wrote it, or it has no room
-            for vectors of these dims.
+        ExportError: its schema is not there, another export is writing to it, no export wrote it, it has no room for
+            what is exported, or this pgvector has no sparse vectors.
     """
     _require_extension(queries)
+    _require_sparse(queries, source, target)
     _require_schema(queries, target)
     _lock(queries, target)
     if not _columns(queries):  # which may be all that this user is allowed
-        _make(queries, dims)
+        _make(queries, members_of(source).values())
     columns = _columns(queries)
-    _require_own(queries, dims, target, columns)
-    return columns
+    members = members_of(source, columns)
+    _require_own(queries, target, columns)
+    for name, member in members.items():
+        _require_room(name, member, target, columns)
+    return columns, members
 
 
 def _require_extension(queries: Queries) -> None:
@@ -46,6 +64,18 @@ def _require_extension(queries: Queries) -> None:
         queries.run(make)
     except queries.errors.UniqueViolation:  # which comes when the other has made it
         queries.run(make)
+
+
+def _require_sparse(queries: Queries, source: Source, target: str) -> None:
+    """Refuse sparse vectors where the extension is too old to have them."""
+    sparse = [name for name, member in source.ragged.items() if member.kind == "sparse"]
+    if not sparse or queries.run("SELECT to_regtype('sparsevec') IS NOT NULL").fetchone() == (True,):
+        return
+    version = queries.run("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()[0]
+    raise ExportError(
+        f"{target} has pgvector {version}, and the sparse vectors of {sparse[0]} need pgvector 0.7 or newer: update it "
+        "(ALTER EXTENSION vector UPDATE), or give --vectors the name of another member"
+    )
 
 
 def _require_schema(queries: Queries, target: str) -> None:
@@ -74,44 +104,48 @@ def _lock(queries: Queries, target: str) -> None:
     queries.run("RESET lock_timeout")
 
 
-def _make(queries: Queries, dims: Mapping[str, int]) -> None:
-    vectors = vector_columns(dims)
+def _make(queries: Queries, members: Iterable[Member]) -> None:
+    columns = [column for member in members for column in member.columns]
     queries.run(
         "CREATE TABLE {table} (key uuid PRIMARY KEY, run text, collection text NOT NULL, "
         "id text NOT NULL, text text NOT NULL, source_file text, source_index int8, metadata jsonb NOT NULL, "
-        "digest text NOT NULL, {vectors})",
-        vectors=queries.listed(queries.part(f"{{}} vector({dim})", vectors[name]) for name, dim in dims.items()),
+        "digest text NOT NULL, {members})",
+        members=queries.listed(queries.part(f"{{}} {column.declared}", column.name) for column in columns),
     )
 
 
 def _columns(queries: Queries) -> ColumnTypes:
     found = queries.run(
-        "SELECT attname, typname, atttypmod FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
-        "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+        "SELECT attname, typname, atttypmod, attgenerated <> '' FROM pg_attribute "
+        "JOIN pg_type ON pg_type.oid = atttypid WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
         [queries.quoted()],
     )
-    return {name: (kind, modifier) for name, kind, modifier in found.fetchall()}
+    return {name: ColumnType(*of) for name, *of in found.fetchall()}
 
 
-def _require_own(queries: Queries, dims: Mapping[str, int], target: str, columns: ColumnTypes) -> None:
-    """Refuse a table that no export wrote, or that has no room for the vectors."""
+def _require_own(queries: Queries, target: str, columns: ColumnTypes) -> None:
+    """Refuse a table that no export wrote."""
     is_alike = all(
-        columns[name][0] == kind if name in columns else name in NEWER_COLUMNS for name, kind in COLUMNS.items()
+        columns[name].kind == kind if name in columns else name in NEWER_COLUMNS for name, kind in COLUMNS.items()
     )
     if not (is_alike and _has_unique_key(queries)):
         raise ExportError(f"{target} is a table that no export wrote: choose another --table")
     require_own_places(target, columns)
-    for name, column in vector_columns(dims, columns).items():
-        kind, dim = columns.get(column, ("", 0))
-        if kind != "vector":
+
+
+def _require_room(name: str, member: Member, target: str, columns: ColumnTypes) -> None:
+    """Refuse a table without the columns of a member."""
+    for column in member.columns:
+        there = columns.get(column.name)
+        if there is None or there.kind != column.kind or there.is_made != (column.made_of is not None):
             raise ExportError(
-                f"{target} has no column {column} for vectors of {name}: give --vectors that the table has a column "
-                "for, choose another --table, or drop the table"
+                f"{target} has no column {column.name} for {_WHAT.get(column.kind, 'words')} of {name}: give --vectors "
+                "that the table has a column for, choose another --table, or drop the table"
             )
-        if dim != dims[name]:
+        if column.dim is not None and there.modifier != column.dim:
             raise ExportError(
-                f"{target} has {dim} dims of {name}, and the run has {dims[name]}: choose another --table, or drop the "
-                "table"
+                f"{target} has {there.modifier} dims of {name}, and the run has {column.dim}: choose another --table, "
+                "or drop the table"
             )
 
 

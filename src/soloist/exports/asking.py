@@ -1,0 +1,61 @@
+"""How to ask a store so that it ranks as the run does: a text of Markdown that an export leaves beside its rows.
+
+The text has Python that runs as it is, once `run`, `question` and what connects to the store are there. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from soloist.exports.rows import Source
+from soloist.fusion_methods import FUSED
+
+TITLE = "# How to ask this export of soloist"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A way to ask: what it ranks by, what is to be known of it, and the code, which gives `hits`."""
+
+    title: str
+    code: str
+    says: str = ""
+
+
+def ranked_by(source: Source) -> dict[str, float]:
+    """What the run's own ranking weighs, by name; empty where not all of it is exported."""
+    weights = dict(source.hybrid)
+    if not weights:
+        alone = (*source.names, *source.others)
+        only = FUSED if FUSED in alone else alone[0] if len(alone) == 1 else None
+        weights = {only: 1.0} if only is not None else {}
+    return weights if weights.keys() <= set(source.names) else {}
+
+
+def asked(source: Source, name: str) -> str:
+    """Python that makes of `question` what is asked of a member: its vector, weights by dimension or counts by term."""
+    member = source.ragged.get(name)
+    if name == FUSED:
+        return "run.encode_fused([question])[0]"
+    call = "encode" if member is None else "encode_words" if member.kind == "lexical" else "encode_sparse"
+    return f"run.{call}({name!r}, [question])[0]"
+
+
+def how_to_ask(source: Source, connect: str, sections: Mapping[str, Section]) -> str:
+    """The whole text. `connect` is Python that connects to the store; `sections` are by name."""
+    start = (
+        f"import soloist\n{connect}\n\nrun = soloist.open_run({str(source.folder.path)!r})\nquestion = 'your question'"
+    )
+    parts = [
+        TITLE,
+        "The run makes vectors and words of a question as it made those of the chunks. This begins all that follows:",
+        _code(start),
+    ]
+    for section in sections.values():
+        parts += [f"## {section.title}", *([section.says] if section.says else []), _code(section.code)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _code(text: str) -> str:
+    return f"```python\n{text}\n```"

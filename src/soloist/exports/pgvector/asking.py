@@ -1,0 +1,131 @@
+"""The SQL that ranks the rows of a table of PostgreSQL as the run does, and by each member alone. Sends no query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from soloist.exports.asking import Section, asked, how_to_ask, ranked_by
+from soloist.exports.pgvector.members import DenseMember, Member, SparseMember, WordsMember
+from soloist.exports.rows import Source
+
+_SEARCHED = "collection = ANY(%(collections)s)"
+# Equal scores are in the order of the run's rows, as far as the table knows it.
+_ORDER = 'array_position(%(collections)s::text[], collection), source_file COLLATE "C", source_index'
+_FOUND = "collection, id, source_file, source_index"
+# BM25 as soloist.retrieval.posted_scores has it.
+_BM25 = """{words}_asked AS (
+    SELECT * FROM unnest(%({terms})s::text[], %({counts})s::float8[]) AS asked(term, times)
+), {words}_rows AS (
+    SELECT count(*)::float8 AS number, avg({length})::float8 AS length FROM {table} AS stored WHERE {searched}
+), {words}_found AS (
+    SELECT key, {length} AS length, asked.term, asked.times, {counts}[array_position({terms}, asked.term)]::float8 AS f
+    FROM {table} AS stored JOIN {words}_asked AS asked ON {words} @@ quote_literal(asked.term)::tsquery WHERE {searched}
+), {words}_frequency AS (
+    SELECT term, count(*)::float8 AS number FROM {words}_found GROUP BY term
+), {words}_scores AS (
+    SELECT key, sum(
+        times * ln(1 + (whole.number - frequency.number + 0.5) / (frequency.number + 0.5))
+        * f / (f + 1.5 * (0.25 + 0.75 * found.length / whole.length)) ORDER BY term COLLATE "C"
+    ) AS score
+    FROM {words}_found AS found JOIN {words}_frequency AS frequency USING (term) CROSS JOIN {words}_rows AS whole
+    GROUP BY key
+)"""
+
+
+def how_to_ask_table(source: Source, table: str, members: Mapping[str, Member]) -> str:
+    """The text for a table, by its name with the schema, in quotes and with percent signs doubled for psycopg."""
+    connect = "import psycopg\n\nconnection = psycopg.connect('postgresql://user@host/database')"
+    sections: dict[str, Section] = {}
+    weights = ranked_by(source)
+    if len(weights) > 1:
+        sections["hybrid"] = Section(
+            title="As the run ranks: all members together",
+            says="It reads every row. Standard deviations and means are over all rows of the collections.",
+            code=_code(source, list(weights), members, _hybrid(table, weights, members)),
+        )
+    for name, member in members.items():
+        own = "As the run ranks: " if list(weights) == [name] else ""
+        sections[name] = Section(title=f"{own}{name}", code=_code(source, [name], members, _alone(table, member)))
+    return how_to_ask(source, connect, sections)
+
+
+def _code(source: Source, names: Sequence[str], members: Mapping[str, Member], query: str) -> str:
+    """Python that asks a query."""
+    lines, values = [], {"collections": repr(list(source.collections))}
+    for name in names:
+        member, made = members[name], asked(source, name)
+        if isinstance(member, WordsMember):
+            lines.append(f"{member.words} = {made}")
+            values |= {member.terms: f"list({member.words})", member.counts: f"list({member.words}.values())"}
+        elif isinstance(member, SparseMember):
+            lines.append(f"{member.column} = {made}  # dimensions count from 0, and from 1 in PostgreSQL")
+            entries = f"','.join(f'{{at + 1}}:{{weight}}' for at, weight in {member.column}.items())"
+            values[member.column] = f"'{{' + {entries} + '}}/{member.dim}'"
+        elif isinstance(member, DenseMember):
+            values[member.column] = f"str({made}.tolist())"
+    lines += ["values = {", *(f"    {name!r}: {value}," for name, value in values.items()), "}"]
+    escaped = query.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    lines.append(f'hits = connection.execute("""\n{escaped}\n""", values).fetchall()')
+    return "\n".join(lines)
+
+
+def _alone(table: str, member: Member) -> str:
+    """The ten best rows by one member: collection, id and score."""
+    if isinstance(member, WordsMember):
+        return (
+            f"WITH {_bm25(table, member)}\n"
+            f"SELECT collection, id, found.score FROM {table} AS stored JOIN {member.words}_scores AS found USING (key)\n"
+            f"ORDER BY found.score DESC, {_ORDER} LIMIT 10"
+        )
+    column, kind = member.columns[0].name, member.columns[0].kind
+    sign = "<#>" if kind == "sparsevec" else "<=>"
+    score = f"-({column} <#> %({column})s::{kind})"
+    more = f" AND {column} <#> %({column})s::{kind} < 0" if kind == "sparsevec" else ""
+    return (
+        f"SELECT collection, id, {score} AS score FROM {table} AS stored WHERE {_SEARCHED}{more}\n"
+        f"ORDER BY {column} {sign} %({column})s::{kind} LIMIT 10"
+    )
+
+
+def _hybrid(table: str, weights: Mapping[str, float], members: Mapping[str, Member]) -> str:
+    """The ten best rows by the weighted sum of standardised scores."""
+    words = [member for name in weights if isinstance(member := members[name], WordsMember)]
+    parts = [_bm25(table, member) for member in words]
+    scores = {_column(members[name]): _score(members[name]) for name in weights}
+    joins = "".join(f" LEFT JOIN {member.words}_scores USING (key)" for member in words)
+    listed = ",\n        ".join(f"{score} AS {name}" for name, score in scores.items())
+    parts.append(f"scores AS (\n    SELECT {_FOUND},\n        {listed}\n    FROM {table} AS stored{joins} WHERE {_SEARCHED}\n)")
+    moments = ", ".join(f"avg({name}) AS {name}_mean, stddev_pop({name}) AS {name}_deviation" for name in scores)
+    parts.append(f"moments AS (SELECT {moments} FROM scores)")
+    terms = "\n    + ".join(_standardised(_column(members[name]), weight) for name, weight in weights.items())
+    return (
+        f"WITH {', '.join(parts)}\nSELECT collection, id,\n    {terms} AS score\nFROM scores CROSS JOIN moments\n"
+        f"ORDER BY score DESC, {_ORDER} LIMIT 10"
+    )
+
+
+def _standardised(column: str, weight: float) -> str:
+    """A term of the sum. A member that gives all rows the same score has no part in it."""
+    return (
+        f"CASE WHEN {column}_deviation > 1e-6 "
+        f"THEN {weight!r} * ({column} - {column}_mean) / {column}_deviation ELSE 0 END"
+    )
+
+
+def _score(member: Member) -> str:
+    if isinstance(member, WordsMember):
+        return f"coalesce({member.words}_scores.score, 0)"
+    column = member.columns[0]
+    return f"-({column.name} <#> %({column.name})s::{column.kind})"
+
+
+def _column(member: Member) -> str:
+    return member.words if isinstance(member, WordsMember) else member.columns[0].name
+
+
+def _bm25(table: str, member: WordsMember) -> str:
+    """The scores of the rows that have a word of the question, as a part of a WITH."""
+    return _BM25.format(
+        table=table, searched=_SEARCHED, words=member.words, terms=member.terms, counts=member.counts,
+        length=member.length,
+    )  # fmt: skip
