@@ -14,6 +14,7 @@ from soloist.engine.run import run
 from soloist.exports import export_run
 from soloist.retrieval import open_run
 
+HYBRID = "As the run ranks: all members together"
 QUESTIONS = ("which device has memory for a lease?", "the fusion of vectors, and vectors", "nothing of it")
 MEMBERS = ("bert", "wordllama", "fused", "splade", "bm25")
 
@@ -26,8 +27,9 @@ def made(tmp_path_factory, tiny_models) -> Path:
     write_collection(root / "chunks", "beta", 15, longest=30, seed=4)
     splade = make_splade(root / "splade", num_hidden_layers=1)
     config = RunConfig(
-        chunks_root=root / "chunks", out=root / "run", models=(str(tiny_models["bert"]), "wordllama", str(splade), "bm25"),
-        accelerator="cpu", dtype="float32", shard_chunks=32, lock_dir=root / "locks",
+        chunks_root=root / "chunks", out=root / "run", accelerator="cpu",
+        models=(str(tiny_models["bert"]), "wordllama", str(splade), "bm25"),
+        dtype="float32", shard_chunks=32, lock_dir=root / "locks",
     )  # fmt: skip
     run(config)
     return root / "run"
@@ -38,10 +40,16 @@ def sections_of(text: str) -> dict[str, str]:
     return dict(re.findall(r"^## (.*?)\n.*?^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
 
 
-def ask(code: str, **names) -> list:
-    """The hits of a section's code."""
+def ask(code: str, **names) -> dict:
+    """The names that a section's code has made."""
     exec(code, names)
-    return names["hits"]
+    return names
+
+
+def assert_same(found, hits, title):
+    """The same chunks in the same order, with the same scores."""
+    assert [tuple(row[:2]) for row in found] == [(hit.collection, hit.id) for hit in hits], title
+    assert [row[2] for row in found] == pytest.approx([hit.score for hit in hits], abs=1e-5), title
 
 
 def test_postgres_ranks_as_the_run_does(made, postgres):
@@ -50,16 +58,50 @@ def test_postgres_ranks_as_the_run_does(made, postgres):
 
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS asked")
-        report = export_run(made, "pgvector", url=postgres, table="asked")
-        print(report)
+        export_run(made, "pgvector", url=postgres, table="asked")
         (text,) = connection.execute("SELECT obj_description('asked'::regclass, 'pg_class')").fetchone()
         sections = sections_of(text)
-        assert list(sections) == ["As the run ranks: all members together", *MEMBERS]
+        assert list(sections) == [HYBRID, *MEMBERS]
         opened = open_run(made)
         for question in QUESTIONS:
             for title, code in sections.items():
-                by = {"As the run ranks: all members together": None}.get(title, title)
-                hits = opened.search(question, 10, by=by)
-                found = ask(code, run=opened, question=question, connection=connection)
-                assert [row[:2] for row in found] == [(hit.collection, hit.id) for hit in hits], title
-                assert [row[2] for row in found] == pytest.approx([hit.score for hit in hits], abs=1e-5)
+                found = ask(code, run=opened, question=question, connection=connection)["hits"]
+                assert_same(found, opened.search(question, 10, by=None if title == HYBRID else title), title)
+
+
+@pytest.fixture(scope="module")
+def lance(made, tmp_path_factory) -> Path:
+    """A folder of LanceDB with the run."""
+    out = tmp_path_factory.mktemp("lance") / "out"
+    export_run(made, "lancedb", out=out)
+    return out
+
+
+def test_lancedb_ranks_as_the_run_does(made, lance):
+    """Somebody who asks the table would get other chunks than soloist search shows."""
+    import lancedb
+
+    read, hybrid, *members = sections_of((lance / "README-soloist.md").read_text()).items()
+    assert hybrid[0] == HYBRID and [title for title, _ in members if "index" not in title] == list(MEMBERS)
+    opened, table = open_run(made), lancedb.connect(lance).open_table("soloist")
+    for question in QUESTIONS:
+        names = ask(read[1], run=opened, question=question, table=table)
+        for title, code in (hybrid, *members):
+            name = title.partition(",")[0]
+            hits = opened.search(question, 10, by=None if title == HYBRID else name)
+            found = ask(code, **names)["hits"]
+            if title == "bm25, by LanceDB's index":
+                scores = {(hit.collection, hit.id): hit.score for hit in opened.search(question, 65, by=name)}
+                assert_bounded(found, scores)
+            else:
+                assert_same(found, hits, title)
+
+
+def assert_bounded(found, scores):
+    """LanceDB's scores are what its k1 explains, so it may only swap rows whose own scores are near each other."""
+    ratios = [score / scores[collection, id_] for collection, id_, score in found]
+    assert all(2.2 * 0.999 <= ratio <= 2.75 * 1.001 for ratio in ratios)
+    assert len(found) == min(10, len(scores))
+    least = min((scores[row[:2]] for row in found), default=0)
+    missed = [score for row, score in scores.items() if row not in {each[:2] for each in found}]
+    assert max(missed, default=0) <= least * 1.25 * 1.002

@@ -14,7 +14,6 @@ from soloist.exports import EXPORTS, export_run
 from soloist.exports.columns import Columns
 from soloist.exports.csr_files import mapped_csr, write_csr
 from soloist.exports.members import entries_of, row_digests
-from soloist.exports.ragged_columns import list_arrays
 from soloist.exports.report import compare
 from soloist.exports.rows import key_of, open_source
 from soloist.ragged import RaggedRows
@@ -152,6 +151,6 @@ def test_lists_of_some_rows_begin_at_their_rows(make_run):
     source = open_source(make_run(alpha=CHUNKS, ragged=True), None, (), several=True)
     rows = next(source.batches(40)).take([3, 5])
     columns = Columns.of(source)
-    found = list_arrays(columns.ragged[LEXICAL], rows.ragged[LEXICAL])
+    found = columns.ragged[LEXICAL].arrays(rows.ragged[LEXICAL])
     texts = [CHUNKS[3].text, CHUNKS[5].text]
     assert [sorted(terms) for terms in found["terms_bm25"].to_pylist()] == [sorted(set(text.split())) for text in texts]

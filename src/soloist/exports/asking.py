@@ -1,15 +1,17 @@
 """How to ask a store so that it ranks as the run does: a text of Markdown that an export leaves beside its rows.
 
-The text has Python that runs as it is, once `run`, `question` and what connects to the store are there. Pure.
+The text has Python that runs as it is, once `run`, `question` and what connects to the store are there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from soloist.exports.rows import Source
 from soloist.fusion_methods import FUSED
+from soloist.stores.atomic import atomic_path, disk_errors
 
 TITLE = "# How to ask this export of soloist"
 
@@ -55,6 +57,22 @@ def how_to_ask(source: Source, connect: str, sections: Mapping[str, Section]) ->
     for section in sections.values():
         parts += [f"## {section.title}", *([section.says] if section.says else []), _code(section.code)]
     return "\n\n".join(parts) + "\n"
+
+
+def write_beside(path: Path, text: str) -> tuple[str, ...]:
+    """Write the text into a file, if it says something else; notes for the user. A file of somebody else's stays.
+
+    Raises:
+        OutputError: the disk does not take it.
+    """
+    with disk_errors(path):
+        there = path.read_bytes() if path.exists() else TITLE.encode()
+    if not there.startswith(TITLE.encode()):
+        return (f"{path} is a file of yours, so that the export did not write there how to ask the table",)
+    if there != text.encode():
+        with atomic_path(path) as temp, disk_errors(path):
+            temp.write_text(text, encoding="utf-8")
+    return ()
 
 
 def _code(text: str) -> str:

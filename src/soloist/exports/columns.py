@@ -21,7 +21,7 @@ import pyarrow as pa
 from soloist.arrays import Vectors
 from soloist.errors import ExportError
 from soloist.exports.members import Entries, RaggedMember
-from soloist.exports.ragged_columns import FORMS, ListColumns, list_arrays, list_fields, read_lists
+from soloist.exports.ragged_columns import FORMS, JoinedColumn, ListColumns, RaggedColumns
 from soloist.exports.rows import Rows, Source
 from soloist.jsontext import json_text
 from soloist.models.catalogue import BUILT_IN
@@ -57,16 +57,17 @@ class Columns:
     metadata: Mapping[str, str]
     vectors: Mapping[str, str]
     types: Mapping[str, pa.DataType]
-    ragged: Mapping[str, ListColumns] = dataclasses.field(default_factory=dict)
+    ragged: Mapping[str, RaggedColumns] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, source: Source) -> Columns:
-        """The columns for a source; one pass over its chunks for the types of their metadata."""
+    def of(cls, source: Source, *, joined: bool = False) -> Columns:
+        """The columns for a source; one pass over its chunks for the types of their metadata. Words are lists, or
+        `joined` to one text.
+        """
         types = _metadata_types(source)
         metadata = _own_columns(types, [])
         vectors = vector_columns(source.dims)
-        ragged = {name: list_columns(name, member) for name, member in source.ragged.items()}
-        lists = (list_fields(ragged[name], member) for name, member in source.ragged.items())
+        ragged = {name: ragged_columns(name, member, joined) for name, member in source.ragged.items()}
         schema = pa.schema(
             [
                 *((name, pa.string()) for name in ("key", "run", "collection", "id", "text", "source_file")),
@@ -74,7 +75,7 @@ class Columns:
                 *_metadata_fields(metadata, types, []),
                 ("digest", pa.string()),
                 *((vectors[name], pa.list_(pa.float32(), dim)) for name, dim in source.dims.items()),
-                *itertools.chain.from_iterable(lists),
+                *itertools.chain.from_iterable(columns.fields() for columns in ragged.values()),
             ]
         )
         return cls(run=source.run, schema=schema, metadata=metadata, vectors=vectors, types=types, ragged=ragged)
@@ -82,13 +83,13 @@ class Columns:
     @property
     def names(self) -> dict[str, str]:
         """The columns of everything that a row has by name, as a report shows them."""
-        return {**self.vectors, **{name: str(columns) for name, columns in self.ragged.items()}}
+        return {**self.vectors, **{name: ", ".join(columns.names) for name, columns in self.ragged.items()}}
 
     @property
     def read_columns(self) -> list[str]:
         """The columns that `read` needs."""
-        lists = ((columns.keys, columns.values) for columns in self.ragged.values())
-        return ["key", *self.vectors.values(), *itertools.chain.from_iterable(lists)]
+        ragged = itertools.chain.from_iterable(columns.names for columns in self.ragged.values())
+        return ["key", *self.vectors.values(), *ragged]
 
     def fitted(self, there: pa.Schema) -> Columns:
         """These columns, for a table that is there, some of whose rows stay as they are.
@@ -132,7 +133,7 @@ class Columns:
             vectors = np.ascontiguousarray(rows.vectors[name], dtype=np.float32)
             values[column] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
         for name, columns in self.ragged.items():
-            values |= list_arrays(columns, rows.ragged[name])
+            values |= columns.arrays(rows.ragged[name])
         return pa.table([values[name] for name in self.schema.names], schema=self.schema)
 
     def read(self, table: pa.Table) -> dict[str, dict[str, Vectors | Entries]]:
@@ -144,7 +145,7 @@ class Columns:
             for key, vector in zip(there["key"].to_pylist(), matrix, strict=True):
                 found[key][name] = vector
         for name, columns in self.ragged.items():
-            for key, entries in read_lists(table, columns).items():
+            for key, entries in columns.read(table).items():
                 found[key][name] = entries
         return found
 
@@ -224,14 +225,16 @@ def member_column(prefix: str, name: str) -> str:
     return _column(prefix, name, name.translate(_DASHES))
 
 
-def list_columns(name: str, member: RaggedMember) -> ListColumns:
+def ragged_columns(name: str, member: RaggedMember, joined: bool = False) -> RaggedColumns:
     """The columns of a member with sparse vectors or words, named as those of vectors are.
 
-    >>> list_columns("bm25", RaggedMember(kind="lexical"))
-    ListColumns(keys='terms_bm25', values='counts_bm25')
+    >>> ragged_columns("bm25", RaggedMember(kind="lexical")).names
+    ('terms_bm25', 'counts_bm25')
     """
+    if joined and member.kind == "lexical":
+        return JoinedColumn(words=member_column("words_", name))
     form = FORMS[member.kind]
-    return ListColumns(keys=member_column(form.keys, name), values=member_column(form.values, name))
+    return ListColumns(keys=member_column(form.keys, name), values=member_column(form.values, name), kind=member.kind)
 
 
 def vector_columns(names: Iterable[str], there: Container[str] = ()) -> dict[str, str]:

@@ -1,12 +1,13 @@
-"""The export to a LanceDB table in a folder, which needs no server: metadata as columns, and a column for each name of
-vectors.
+"""The export to a LanceDB table in a folder, which needs no server: metadata as columns, and columns for
+vectors, sparse vectors and words. A file in the folder says how to ask the table.
 
-Columns of metadata, told by how their names begin, and of vectors, by their type too, are the export's; all others are
+Columns of metadata, told by how their names begin, and of members, by their type too, are the export's; all others are
 somebody's own.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from soloist.errors import ExportError
@@ -26,11 +27,12 @@ def export(source: Source, target: Target) -> ExportReport:
     lancedb = load("lancedb", "lancedb", "lancedb")
     path = target.folder
     require_store_folder(path, "lancedb", _has_tables)
-    columns = Columns.of(source)
+    columns = Columns.of(source, joined=True)
     with exclusive(path / LOCK, str(path)):
         try:
             store = LanceTable(lancedb.connect(str(path)), target.table, source, columns, f"{path} ({target.table})")
-            return fill(store, source, target)
+            report = fill(store, source, target)
+            return replace(report, notes=(*report.notes, *store.describe(path)))
         except (OSError, RuntimeError, ValueError) as exc:
             raise ExportError(
                 f"LanceDB at {path} failed ({' '.join(str(exc).split())[:300]}): correct that, and export again"

@@ -1,4 +1,4 @@
-"""IVF_PQ indexes of the vector columns of a LanceDB table, once the table has enough rows for them."""
+"""Indexes of a LanceDB table: IVF_PQ of vectors, once the table has enough rows for them, and of words."""
 
 from __future__ import annotations
 
@@ -20,9 +20,24 @@ def make_indexes(table: Any, columns: Mapping[str, str], dims: Mapping[str, int]
     for name, rows in counts.items():
         if rows >= indexed_rows:
             _index(table, columns[name], dims[name], rows)
-    if max(counts.values()) < indexed_rows:
+    if max(counts.values(), default=0) < indexed_rows:
         return few
     return ("LanceDB's search is approximate: IVF_PQ indexes",)
+
+
+def make_word_index(table: Any, column: str) -> None:
+    """Build the index of a column of words where it has none. LanceDB cuts the words at spaces, and does nothing else
+    to them: they are the terms of the run.
+    """
+    from lancedb.index import FTS
+
+    if not table.count_rows() or any(list(index.columns) == [column] for index in table.list_indices()):
+        return
+    as_they_are = FTS(
+        base_tokenizer="whitespace", max_token_length=None, lower_case=False, stem=False, remove_stop_words=False,
+        ascii_folding=False,
+    )  # fmt: skip
+    table.create_index(column, config=as_they_are, name=f"{column}_index")
 
 
 def _index(table: Any, column: str, dim: int, rows: int) -> None:

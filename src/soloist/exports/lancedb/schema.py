@@ -8,8 +8,11 @@ import pyarrow as pa
 
 from soloist.errors import ExportError
 from soloist.exports.columns import VECTOR, Columns
+from soloist.exports.ragged_columns import JOINED
 from soloist.exports.stores import require_own_places
 from soloist.stores.tables import PLACE_COLUMNS
+
+_RAGGED = {"indices_": pa.list_(pa.uint32()), "values_": pa.list_(pa.float32()), "words_": JOINED}
 
 
 def require_own(target: str, there: pa.Schema, columns: Columns) -> None:
@@ -25,7 +28,7 @@ def require_own(target: str, there: pa.Schema, columns: Columns) -> None:
     if not {"key", "digest", "collection", "id"} <= set(there.names):
         raise ExportError(f"{target} is a table that no export wrote: choose another --table")
     require_own_places(target, there.names)
-    for column in columns.vectors.values():
+    for column in columns.read_columns[1:]:
         kind, other = own.field(column).type, there.field(column).type if column in there.names else None
         if other is not None and other != kind:
             raise ExportError(
@@ -71,8 +74,11 @@ def require_nothing_lost(
 
 
 def has_vectors(field: pa.Field) -> bool:
-    """Whether a column is one as exports make for vectors."""
+    """Whether a column is one as exports make for vectors, sparse vectors or words."""
     kind = field.type
+    beginning = next((name for name in _RAGGED if field.name.startswith(name)), None)
+    if beginning is not None:
+        return bool(kind == _RAGGED[beginning])
     return bool(
         field.name.startswith(VECTOR) and pa.types.is_fixed_size_list(kind) and pa.types.is_float32(kind.value_type)
     )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from soloist.exports.asking import write_beside
 from soloist.exports.columns import METADATA, Columns
-from soloist.exports.lancedb.indexes import INDEXED_ROWS, make_indexes
+from soloist.exports.lancedb.asking import how_to_ask_table
+from soloist.exports.lancedb.indexes import INDEXED_ROWS, make_indexes, make_word_index
 from soloist.exports.lancedb.schema import has_vectors, require_nothing_lost, require_own, retyped
+from soloist.exports.ragged_columns import JoinedColumn
 from soloist.exports.report import Found, as_they_are
 from soloist.exports.rows import Rows, Source
 from soloist.exports.stores import Scope, StoreRow
@@ -34,7 +38,7 @@ class LanceTable:
         self._table = _opened(database, name, columns.schema)
         self._source = source
         self._columns = columns.fitted(self._table.schema)
-        self.vectors = self._columns.vectors
+        self.vectors = self._columns.names
         self._indexed_rows = indexed_rows
         self.target = target
         require_own(target, self._table.schema, self._columns)
@@ -90,16 +94,24 @@ class LanceTable:
         return int(self._table.count_rows(self._of(scope)))
 
     def read(self, keys: Sequence[str]) -> Found:
-        """The vectors of rows, by key and name."""
-        names = ["key", *self.vectors.values()]
+        """What rows have of each member, by key and name."""
+        names = self._columns.read_columns
         found = self._table.search().where(_among("key", keys)).select(names).limit(max(1, len(keys)))
         return self._columns.read(found.to_arrow())
 
     kept = staticmethod(as_they_are)
 
     def index(self) -> Sequence[str]:
-        """Make IVF_PQ indexes of the columns with enough vectors; notes for the user."""
-        return make_indexes(self._table, self.vectors, self._source.dims, self._indexed_rows)
+        """Make IVF_PQ indexes of the columns with enough vectors, and indexes of words; notes for the user."""
+        for ragged in self._columns.ragged.values():
+            if isinstance(ragged, JoinedColumn):
+                make_word_index(self._table, ragged.words)
+        return make_indexes(self._table, self._columns.vectors, self._source.dims, self._indexed_rows)
+
+    def describe(self, path: Path) -> Sequence[str]:
+        """Say in a file of the folder how to ask the table; notes for the user. A file of somebody else's stays."""
+        text = how_to_ask_table(self._source, self._table.name, str(path), self._columns)
+        return write_beside(path / f"README-{self._table.name}.md", text)
 
     def _leave_one(self, keys: Sequence[str]) -> None:
         """Take away all rows of a key but one, as two exports at once have left them."""

@@ -74,7 +74,8 @@ def _alone(table: str, member: Member) -> str:
     if isinstance(member, WordsMember):
         return (
             f"WITH {_bm25(table, member)}\n"
-            f"SELECT collection, id, found.score FROM {table} AS stored JOIN {member.words}_scores AS found USING (key)\n"
+            "SELECT collection, id, found.score\n"
+            f"FROM {table} AS stored JOIN {member.words}_scores AS found USING (key)\n"
             f"ORDER BY found.score DESC, {_ORDER} LIMIT 10"
         )
     column, kind = member.columns[0].name, member.columns[0].kind
@@ -94,7 +95,8 @@ def _hybrid(table: str, weights: Mapping[str, float], members: Mapping[str, Memb
     scores = {_column(members[name]): _score(members[name]) for name in weights}
     joins = "".join(f" LEFT JOIN {member.words}_scores USING (key)" for member in words)
     listed = ",\n        ".join(f"{score} AS {name}" for name, score in scores.items())
-    parts.append(f"scores AS (\n    SELECT {_FOUND},\n        {listed}\n    FROM {table} AS stored{joins} WHERE {_SEARCHED}\n)")
+    found = f"SELECT {_FOUND},\n        {listed}\n    FROM {table} AS stored{joins} WHERE {_SEARCHED}"
+    parts.append(f"scores AS (\n    {found}\n)")
     moments = ", ".join(f"avg({name}) AS {name}_mean, stddev_pop({name}) AS {name}_deviation" for name in scores)
     parts.append(f"moments AS (SELECT {moments} FROM scores)")
     terms = "\n    + ".join(_standardised(_column(members[name]), weight) for name, weight in weights.items())

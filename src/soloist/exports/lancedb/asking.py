@@ -1,0 +1,131 @@
+"""Python that ranks the rows of a LanceDB table as the run does, and by each member alone. Opens no table.
+
+LanceDB has no weighted sum of standardised scores and no index of sparse vectors, and its BM25 has another k1. So the
+exact rankings read every row; where an index of LanceDB can answer, a section says how and what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from soloist.exports.asking import Section, asked, how_to_ask, ranked_by
+from soloist.exports.columns import Columns
+from soloist.exports.ragged_columns import JoinedColumn
+from soloist.exports.rows import Source
+
+_READ = '''import math
+from collections import Counter
+
+import numpy as np
+
+collections = {collections!r}
+where = {where!r}
+columns = {columns!r}
+rows = table.search().where(where).select(columns).limit(table.count_rows()).to_arrow()
+
+
+def dense(column, vector):
+    """The dot product of every row with a unit vector."""
+    numbers = np.concatenate([part.flatten().to_numpy() for part in rows[column].chunks])
+    return numbers.reshape(len(rows), -1).astype(float) @ vector
+
+
+def sparse(indices, values, asked):
+    """The dot product of every row with weights by dimension."""
+    pairs = zip(rows[indices].to_pylist(), rows[values].to_pylist())
+    return np.array([sum(asked.get(at, 0) * value for at, value in zip(*pair)) for pair in pairs])
+
+
+def bm25(column, asked):
+    """BM25 of every row as soloist has it: Lucene's variant, k1 1.5, b 0.75."""
+    counts = [Counter(words.split()) for words in rows[column].to_pylist()]
+    lengths = np.array([sum(count.values()) for count in counts], float)
+    scores = np.zeros(len(counts))
+    for word, times in sorted(asked.items()):
+        found = np.array([count[word] for count in counts], float)
+        having = np.count_nonzero(found)
+        if having:
+            idf = math.log(1 + (len(counts) - having + 0.5) / (having + 0.5))
+            scores += times * idf * found / (found + 1.5 * (0.25 + 0.75 * lengths / lengths.mean()))
+    return scores
+
+
+def standardised(scores):
+    return (scores - scores.mean()) / scores.std() if scores.std() > 1e-6 else np.zeros(len(scores))
+
+
+def best(scores, k=10):
+    """Collection, id and score of the best rows. Equal scores are in the order of the run's rows."""
+    names, ids, files, indices = (rows[name].to_pylist() for name in columns[:4])
+    order = sorted(
+        range(len(scores)),
+        key=lambda row: (-scores[row], collections.index(names[row]), files[row] or "", indices[row] or 0),
+    )
+    return [(names[row], ids[row], float(scores[row])) for row in order[:k]]'''
+
+_FTS = """from lancedb.query import MatchQuery
+
+asked = {asked}
+words = " ".join(word for word, times in asked.items() for _ in range(times))
+query = table.search(MatchQuery(words, {column!r}), query_type="fts").where({where!r})
+found = query.select(["collection", "id", "_score"]).limit(10).to_list() if words else []
+hits = [(row["collection"], row["id"], row["_score"]) for row in found]"""
+
+_NEAREST = """query = table.search({asked}, vector_column_name={column!r}).distance_type("cosine").where({where!r})
+found = query.select(["collection", "id", "_distance"]).limit(10).to_list()
+hits = [(row["collection"], row["id"], 1 - row["_distance"]) for row in found]"""
+
+
+def how_to_ask_table(source: Source, table: str, folder: str, columns: Columns) -> str:
+    """The text for a table in a folder."""
+    quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in source.collections)
+    where = f"collection IN ({quoted})"
+    needed = ["collection", "id", "source_file", "source_index", *columns.read_columns[1:]]
+    read = _READ.format(collections=list(source.collections), where=where, columns=needed)
+    sections = {"read": Section(title="For exact rankings: read every row", code=read)}
+    weights = ranked_by(source)
+    if len(weights) > 1:
+        sections["hybrid"] = Section(
+            title="As the run ranks: all members together",
+            code=_hits(" + ".join(f"{weight!r} * standardised({_score(source, columns, name)})"
+                       for name, weight in weights.items())),
+        )  # fmt: skip
+    for name in source.names:
+        own = "As the run ranks: " if list(weights) == [name] else ""
+        code = _hits(_score(source, columns, name))
+        if name in source.ragged:
+            code += "\nhits = [hit for hit in hits if hit[2] > 0]  # others have no word or dimension of the question"
+        sections[name] = Section(title=f"{own}{name}", code=code)
+        sections |= _by_index(source, columns, name, where)
+    connect = f"import lancedb\n\ntable = lancedb.connect({folder!r}).open_table({table!r})"
+    return how_to_ask(source, connect, sections)
+
+
+def _hits(scores: str) -> str:
+    return f"hits = best({scores})"
+
+
+def _score(source: Source, columns: Columns, name: str) -> str:
+    """The scores of all rows by one member."""
+    if name not in source.ragged:
+        return f"dense({columns.vectors[name]!r}, {asked(source, name)})"
+    ragged = columns.ragged[name]
+    how = "bm25" if isinstance(ragged, JoinedColumn) else "sparse"
+    return f"{how}({', '.join(map(repr, ragged.names))}, {asked(source, name)})"
+
+
+def _by_index(source: Source, columns: Columns, name: str, where: str) -> Mapping[str, Section]:
+    """How an index of LanceDB ranks by a member, where it can."""
+    made = asked(source, name)
+    if name not in source.ragged:
+        code = _NEAREST.format(asked=made, column=columns.vectors[name], where=where)
+        says = "The same, where the table has no index. An index of LanceDB finds most of these rows, and faster."
+    elif isinstance(columns.ragged[name], JoinedColumn):
+        code = _FTS.format(asked=made, column=columns.ragged[name].names[0], where=where)
+        says = (
+            "LanceDB's BM25 has k1 1.2, and soloist's has 1.5. So a score is 2.2 to 2.75 times that of soloist, if the "
+            "table has these collections alone. LanceDB does not count rows without words."
+        )
+    else:
+        return {}
+    return {f"{name} by index": Section(title=f"{name}, by LanceDB's index", code=code, says=says)}
