@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -24,9 +25,13 @@ def _row(row: Mapping[str, Any]) -> Row:
     vectors: dict[str, Any] = {
         name: list(row[column]) for name, column in COLUMNS.items() if row.get(column) is not None
     }
+    if row.get("vector_splade_x") is not None:
+        vectors["splade-x"] = row["vector_splade_x"]
     for name, (keys, values) in LISTS.items():
         if row.get(keys) is not None:
             vectors[name] = dict(zip(row[keys], row[values], strict=True))
+    if row.get("words_bm25") is not None:
+        vectors["bm25"] = dict(Counter(row["words_bm25"].split()))
     return row["collection"], row["id"], row["text"], vectors
 
 
@@ -127,19 +132,22 @@ def read_qdrant(target: str) -> dict[str, Row]:
 def read_pgvector(target: str) -> dict[str, Row]:
     """By psycopg."""
     import psycopg
+    from psycopg.rows import dict_row
 
-    vectors = ", ".join(f"{column}::text" for column in COLUMNS.values())
-    with psycopg.connect(target) as connection:
-        found = connection.execute(f"SELECT key::text, collection, id, text, {vectors} FROM soloist").fetchall()
-    return {
-        key: (
-            collection,
-            id_,
-            text,
-            {name: json.loads(each) for name, each in zip(COLUMNS, there, strict=True) if each},
-        )
-        for key, collection, id_, text, *there in found
-    }
+    with psycopg.connect(target, row_factory=dict_row) as connection:
+        rows = connection.execute("SELECT * FROM soloist").fetchall()
+    return {str(row["key"]): _row({name: _spelled(name, value) for name, value in row.items()}) for row in rows}
+
+
+def _spelled(name: str, value: Any) -> Any:
+    """A value of PostgreSQL as other stores have it."""
+    if name == "words_bm25" or value is None:  # which is made of the terms
+        return None
+    if name.startswith("vector_") and value.startswith("["):
+        return json.loads(value)
+    if name == "vector_splade_x":
+        return {int(at) - 1: float(each) for at, _, each in (e.partition(":") for e in value[1:-6].split(",") if e)}
+    return value
 
 
 READERS: Mapping[str, Callable[[str], dict[str, Row]]] = {

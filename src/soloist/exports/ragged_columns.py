@@ -108,7 +108,7 @@ class JoinedColumn:
     def read(self, table: pa.Table) -> dict[str, dict[Any, float]]:
         """The counts by term of a table's rows that have words, by the rows' keys."""
         texts = zip(table["key"].to_pylist(), table[self.words].to_pylist(), strict=True)
-        return {key: Counter(text.split(" ") if text else ()) for key, text in texts if text is not None}
+        return {key: dict(Counter(text.split(" ") if text else ())) for key, text in texts if text is not None}
 
 
 RaggedColumns = ListColumns | JoinedColumn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class LanceTable:
         self._table = _opened(database, name, columns.schema)
         self._source = source
         self._columns = columns.fitted(self._table.schema)
-        self.vectors = self._columns.names
+        self.vectors: Mapping[str, str] = self._columns.names
         self._indexed_rows = indexed_rows
         self.target = target
         require_own(target, self._table.schema, self._columns)
