@@ -113,7 +113,7 @@ class RunConfig:
 
     A path may be a string, models and collections any sequence of strings, and a fusion the name of its method.
     Where `out` is the folder of a run, these stay as they are there unless they are named here: models, collections,
-    catalogue, fusion, source, dtypes, language, packing, matmul and shard_chunks.
+    catalogue, fusion, source, dtypes, language, sparse_top, packing, matmul and shard_chunks.
 
     Attributes:
         chunks_root: the folder with the collections of chunks. `GIVEN` where Python gives the chunks.
@@ -126,6 +126,7 @@ class RunConfig:
         dtype: what the models compute in.
         vector_dtype: what vectors are stored as. In float16 each number is rounded to the nearest.
         language: how a member of words cuts texts, see `soloist.languages`. Models do not read it.
+        sparse_top: how many of its largest weights a document's sparse vector keeps; 0 keeps all.
         accelerator: `auto`, `cpu`, `cuda`, `cuda:0,1` or `simulated:2xT4`.
         token_budget: padded tokens in a batch. None takes what was calibrated, else what suits the kind of device.
         shard_chunks: chunks in a shard, which bounds the memory of a run. Shards of very long chunks have fewer.
@@ -154,6 +155,7 @@ class RunConfig:
     dtype: DTypeRequest = implicit("auto")
     vector_dtype: VectorDType = implicit("float32")
     language: str = implicit(DEFAULT_LANGUAGE)
+    sparse_top: int = implicit(0)
     accelerator: str = "auto"
     token_budget: int | None = None
     shard_chunks: int = implicit(4096)
@@ -180,6 +182,8 @@ class RunConfig:
         require_choice("matmul", self.matmul, get_args(MatmulRequest))
         if self.token_budget is not None and self.token_budget < 1:
             raise ConfigError(f"token_budget is {self.token_budget}: give 1 or more tokens")
+        if self.sparse_top < 0:
+            raise ConfigError(f"sparse_top is {self.sparse_top}: give 1 or more weights, or 0 to keep all")
         if self.shard_chunks < 1:
             raise ConfigError(f"shard_chunks is {self.shard_chunks}: give 1 or more chunks")
 
@@ -210,12 +214,11 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON-ready values, in the field names' own order.
 
-        Without the language where it is the default: earlier versions had none.
+        Without the language and the cut of sparse vectors where they are the defaults: earlier versions had none.
         """
         values: dict[str, Any] = _plain(dataclasses.asdict(self))
-        if self.language == DEFAULT_LANGUAGE:
-            del values["language"]
-        return values
+        usual = {"language": DEFAULT_LANGUAGE, "sparse_top": 0}
+        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -309,7 +312,7 @@ _Check = Callable[[str, Any], Any]
 _TYPES: Mapping[str, _Check] = {
     **dict.fromkeys(("chunks_root", "out", "catalogue", "lock_dir", "cache_dir"), a_path),
     **dict.fromkeys(("collections", "models", "file_patterns"), strings),
-    **dict.fromkeys(("dim", "token_budget", "shard_chunks"), whole_number),
+    **dict.fromkeys(("dim", "token_budget", "sparse_top", "shard_chunks"), whole_number),
     **dict.fromkeys(("lease_timeout_seconds", "sample_seconds"), number),
     "reuse": paths, "stop_after": seconds, "weights": weights,
 }  # fmt: skip
@@ -317,17 +320,8 @@ _FUSION = {"fusion": "method", "weights": "weights", "dim": "dim"}
 _SOURCE = {name: name for name in ("text_field", "id_field", "file_patterns", "on_bad_input")}
 _NESTED: Mapping[str, type] = {"fusion": FusionConfig, "source": SourceConfig}
 _CHOICES = {
-    "fusion",
-    "method",
-    "mode",
-    "dtype",
-    "vector_dtype",
-    "isolation",
-    "packing",
-    "matmul",
-    "on_bad_input",
-    "language",
-}
+    "fusion", "method", "mode", "dtype", "vector_dtype", "isolation", "packing", "matmul", "on_bad_input", "language",
+}  # fmt: skip
 _SETTINGS = {f.name for f in dataclasses.fields(RunConfig)} - {"source"} | set(_FUSION) | set(_SOURCE)
 
 

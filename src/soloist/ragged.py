@@ -96,6 +96,12 @@ class RaggedRows:
         entries = _ranges(self.starts[:-1][wanted], lengths)
         return RaggedRows.of(lengths, self.keys[entries], self.values[entries])
 
+    def of_length_one(self) -> RaggedRows:
+        """The rows scaled to length 1, as float32. A row without an entry stays so."""
+        rows = np.repeat(np.arange(len(self)), self.lengths)
+        lengths = np.sqrt(np.bincount(rows, np.square(self.values, dtype=np.float64), minlength=len(self)))
+        return RaggedRows(starts=self.starts, keys=self.keys, values=(self.values / lengths[rows]).astype(np.float32))
+
     def require_sound(self) -> None:
         """Look at every entry.
 

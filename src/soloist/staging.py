@@ -45,8 +45,7 @@ def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]
     catalogue = load_catalogue(config.catalogue)
     specs: dict[str, ModelSpec] = {}
     for asked in config.models:
-        spec = resolve(asked, catalogue)
-        spec = replace(spec, kind=_kind(spec))
+        spec = _as_asked(resolve(asked, catalogue), config)
         known = specs.get(spec.name)
         if known == spec:
             raise ConfigError(f"the model {spec.name} is named twice: name each model once")
@@ -60,9 +59,16 @@ def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]
     return specs
 
 
+def _as_asked(spec: ModelSpec, config: RunConfig | CalibrationConfig) -> ModelSpec:
+    """The spec with the kind that its files show, and with the run's cut of sparse vectors."""
+    kind = _kind(spec)
+    top = config.sparse_top if isinstance(config, RunConfig) and kind == "sparse" else 0
+    return replace(spec, kind=kind, sparse_top=top or None)
+
+
 def _kind(spec: ModelSpec) -> MemberKind:
     """What a model makes of a text, by its files where they are on this machine."""
-    if spec.kind == "lexical" or spec.loader == "wordllama":
+    if spec.kind == "lexical" or spec.loader == "wordllama" or spec.head != "dense":
         return spec.kind
     folder = find_settings(spec)
     return kind_of_folder(folder) if folder is not None else spec.kind

@@ -16,6 +16,8 @@ Mode = Literal["exclusive", "standard"]
 MemberKind = Literal["dense", "sparse", "lexical"]
 # What a loaded model makes of a text or, a cross-encoder, of a question with a chunk.
 ModelKind = Literal["dense", "sparse", "lexical", "score"]
+# What of a network is taken: the vector of its own pipeline, the weights of its tokens, or both beside each other.
+Head = Literal["dense", "sparse", "both"]
 Isolation = Literal["allocator", "process"]
 DType = Literal["float32", "float16", "bfloat16"]
 DTypeRequest = Literal["auto", "auto-fast", "float32", "float16", "bfloat16"]

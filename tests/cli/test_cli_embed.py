@@ -46,7 +46,7 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
     result = invoke(
         *options, "--collections", "notes", "--weights", "wordllama=.5", "--mode", "standard", "--fusion", "mean",
         "--dim", 64, "--dtype", "float32", "--vector-dtype", "float16", "--language", "german",
-        "--token-budget", 500,
+        "--sparse-top", 64, "--token-budget", 500,
         "--on-bad-input", "skip", "--catalogue", catalogue,
         "--text-field", "text", "--id-field", "chunk_id", "--file-patterns", "*_chunks.json,other.jsonl",
         "--shard-chunks", 2, "--lease-timeout-seconds", 7.5, "--cache-dir", tmp_path / "cache",
@@ -69,6 +69,7 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "dtype": "float32",
         "vector_dtype": "float16",
         "language": "german",
+        "sparse_top": 64,
         "accelerator": "cpu",
         "token_budget": 500,
         "shard_chunks": 2,

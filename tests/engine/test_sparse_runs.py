@@ -16,10 +16,11 @@ from support.tiny_sparse import make_splade
 
 from soloist.config import RunConfig
 from soloist.engine.run import run
-from soloist.errors import OutputError
-from soloist.events import LeaseReleased, ListSink, PeakCompared, ShardEncoded
+from soloist.errors import ConfigError, OutputError
+from soloist.events import LeaseReleased, ListSink, Notice, PeakCompared, ShardEncoded
 from soloist.exports import export_run
 from soloist.ragged import RaggedRows
+from soloist.retrieval.opened import open_run
 from soloist.stores import RunFolder
 from soloist.stores.verification import verify_run
 
@@ -149,6 +150,34 @@ def test_a_shard_that_is_gone_is_made_again_byte_for_byte(made: RunConfig, root:
     assert len(verify_run(RunFolder(out)).problems) == 1
     run(config_in(tmp_path, root))
     assert bytes_of(out) == bytes_of(made.out)
+
+
+def test_of_documents_only_the_largest_weights_stay(root: Path, made: RunConfig, tmp_path: Path) -> None:
+    """Catches a cut that keeps other words than SparseEncoder's own, and one that questions have too."""
+    reference = SparseEncoder(str(root / "splade"), device="cpu", max_active_dims=7)
+    expected = reference.encode_document(texts_of(root), convert_to_sparse_tensor=False).numpy()
+    config = config_in(tmp_path, root, sparse_top=7)
+    run(config)
+    found = dense(stored(config.out)[1], expected.shape[1])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.count_nonzero(found, axis=1).max() == 7
+    question = " ".join(texts_of(root)[:3])
+    whole, cut = (open_run(out)._queries.sparse("splade", [question]) for out in (made.out, config.out))
+    assert len(cut.keys) > 7 and np.array_equal(whole.keys, cut.keys)
+
+
+def test_a_run_keeps_its_cut_and_tells_a_change(root: Path, tmp_path: Path) -> None:
+    """Catches vectors of two cuts in one run, or a change of the cut that nobody is told of."""
+    run(config_in(tmp_path, root, sparse_top=7))
+    kept = run(config_in(tmp_path, root))
+    assert (kept.config.sparse_top, kept.models[0].kept, kept.models[0].embedded) == (7, 40, 0)
+    sink = ListSink()
+    other = run(config_in(tmp_path, root, sparse_top=0), sink)
+    assert (other.models[0].embedded, other.models[0].repeated) == (38, 2)
+    (told,) = [event.message for event in sink.events if isinstance(event, Notice) and event.about == "sparse_top"]
+    assert told.startswith("it was 7 in ") and "0 (all) from now on: the sparse vectors of all chunks are" in told
+    with pytest.raises(ConfigError, match=r"sparse_top is -1: give 1 or more weights, or 0 to keep all"):
+        config_in(tmp_path, root, sparse_top=-1)
 
 
 def test_on_devices_the_pass_is_leased_predicted_and_released(root: Path, tmp_path: Path) -> None:

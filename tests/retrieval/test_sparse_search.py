@@ -19,12 +19,15 @@ from soloist.retrieval.opened import open_run
 QUERY = "which device has memory for a lease?"
 
 
-@pytest.fixture(scope="module", params=["splade", "inference-free"])
+@pytest.fixture(scope="module", params=["splade", "inference-free", "cosine"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run by a sparse model and a small table of words, and the folder of the model."""
     root = tmp_path_factory.mktemp("sparse-search")
-    make = {"splade": make_splade, "inference-free": make_inference_free}[request.param]
+    make = make_inference_free if request.param == "inference-free" else make_splade
     model = make(root / "model", num_hidden_layers=1)
+    if request.param == "cosine":
+        settings = model / "config_sentence_transformers.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "similarity_fn_name": "cosine"}))
     write_collection(root / "chunks", "alpha", 30, longest=12, seed=3)
     run(
         RunConfig(
@@ -36,13 +39,15 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_a_sparse_member_ranks_as_sparse_encoder_scores(made: tuple[Path, Path]) -> None:
-    """Catches a question without its own route, or a score of words that the question does not have."""
+    """Catches a question without its own route, a score of words that the question does not have, and a model that is
+    compared otherwise than its files say.
+    """
     root, model = made
     reference = SparseEncoder(str(model), device="cpu")
     texts = [item["text"] for item in json.loads((root / "chunks" / "alpha" / "doc_chunks.json").read_text())]
-    documents = reference.encode_document(texts, convert_to_sparse_tensor=False).numpy().astype(np.float64)
-    question = reference.encode_query([QUERY], convert_to_sparse_tensor=False).numpy().astype(np.float64)[0]
-    scores = documents @ question
+    documents = reference.encode_document(texts, convert_to_sparse_tensor=False)
+    question = reference.encode_query([QUERY], convert_to_sparse_tensor=False)
+    scores = reference.similarity(documents.double(), question.double()).numpy()[:, 0]
     hits = open_run(root / "run").search(QUERY, 10, by="model", explain=True)
     order = [row for row in np.argsort(-scores, kind="stable")[:10] if scores[row] > 0]  # others are not hits
     assert order

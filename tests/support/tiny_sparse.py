@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import torch
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
-from support.tiny_models import tiny_wordpiece
+from support.tiny_models import make_xlm_roberta, tiny_wordpiece
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 # Below the logits of most words, so that a text has a weight for some words and not for half of them.
@@ -56,3 +57,13 @@ def _network(folder: Path, **size: Any) -> Transformer:
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Transformer(str(folder), transformer_task="fill-mask")
+
+
+def make_m3(folder: Path, *, seed: int = 26, **size: Any) -> Path:
+    """A dense model like bge-m3, which has a layer for the weights of its tokens beside its network."""
+    make_xlm_roberta(folder, **size)
+    width = json.loads((folder / "config.json").read_text())["hidden_size"]
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(1, width, generator=generator)
+    torch.save({"weight": weight, "bias": torch.full((1,), 0.1)}, folder / "sparse_linear.pt")
+    return folder

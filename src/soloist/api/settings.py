@@ -39,6 +39,7 @@ class Settings(TypedDict, total=False):
     lock_dir: AnyPath
     cache_dir: AnyPath
     language: str
+    sparse_top: int
     isolation: Isolation
     packing: Packing
     matmul: MatmulRequest

@@ -36,6 +36,7 @@ def embed(
     dtype: options.DType = None,
     vector_dtype: options.StoredDType = None,
     language: options.Language = None,
+    sparse_top: options.SparseTop = None,
     accelerator: options.Accelerator = None,
     token_budget: options.TokenBudget = None,
     on_bad_input: options.BadInput = None,

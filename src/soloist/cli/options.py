@@ -33,6 +33,8 @@ _LANGUAGE_HELP = f"""How words are cut for bm25: the language of the texts, for 
 English, and identifiers such as getUserName are found by their parts too. none: the same without stop words and
 endings.
 [default: {DEFAULT_LANGUAGE}]"""
+_SPARSE_TOP_HELP = """How many of its largest weights the sparse vector of a document keeps. 0: all. Questions keep all
+of theirs. [default: 0]"""
 _BUDGET_HELP = "Tokens in a batch, padding included. [default: as calibrated, else by the kind of device]"
 _ACCELERATOR_HELP = "auto, cpu, cuda, cuda:0,1, simulated:2xT4 or simulated:2x15.83GB. [default: auto]"
 _BAD_INPUT_HELP = """error: stop at the first faulty chunk or file. skip: leave it out, and list it in skipped.jsonl. A
@@ -95,6 +97,7 @@ Dim = Annotated[int | None, typer.Option(metavar="NUMBER", help=_DIM_HELP)]
 DType = Annotated[str | None, typer.Option(metavar=choices(DTypeRequest), help=_DTYPE_HELP)]
 StoredDType = Annotated[str | None, typer.Option(metavar=choices(VectorDType), help=_VECTOR_DTYPE_HELP)]
 Language = Annotated[str | None, typer.Option(metavar="NAME", help=_LANGUAGE_HELP)]
+SparseTop = Annotated[int | None, typer.Option(metavar="NUMBER", help=_SPARSE_TOP_HELP)]
 Accelerator = Annotated[str | None, typer.Option(envvar="SOLOIST_ACCELERATOR", metavar="KIND", help=_ACCELERATOR_HELP)]
 TokenBudget = Annotated[int | None, typer.Option(metavar="NUMBER", help=_BUDGET_HELP)]
 BadInput = Annotated[str | None, typer.Option(metavar=choices(OnBadInput), help=_BAD_INPUT_HELP)]

@@ -212,17 +212,21 @@ class DeviceWorker:
 
 
 class TokensInFlight:
-    """The tokens that workers compute together, so that long rows do not need more memory than a host has."""
+    """The tokens that workers compute together, so that long rows do not need more memory than a host has.
 
-    def __init__(self, most: int) -> None:
+    A row counts as `a_row` tokens at least.
+    """
+
+    def __init__(self, most: int, a_row: int = 0) -> None:
         self._most = most
+        self._a_row = a_row
         self._tokens = 0
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def of(self, batch: Batch) -> Iterator[None]:
         """Hold a batch's tokens, once there is room for them or no worker holds any."""
-        tokens = batch.padded_tokens
+        tokens = max(batch.padded_tokens, self._a_row * len(batch.rows))
         with self._changed:
             self._changed.wait_for(lambda: not self._tokens or self._tokens + tokens <= self._most)
             self._tokens += tokens

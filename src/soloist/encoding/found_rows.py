@@ -21,6 +21,8 @@ from soloist.ragged import RaggedRows
 MemberRows = Vectors | RaggedRows
 # For these numbers of all workers together: 8,795 tokens with 30,522 words, 1,073 with 250,002.
 _HOST_BYTES = 1 << 31
+# What a network of bge-m3's width holds of a token at its widest: 4,096 float32.
+_TOKEN_BYTES = 16_384
 
 
 class FoundRows(Protocol):
@@ -137,6 +139,16 @@ def tokens_of_words(words: int) -> int:
     SpladePooling holds two numbers for each token and each word: the network's and its own.
     """
     return max(1, _HOST_BYTES // (2 * words * np.dtype(np.float32).itemsize))
+
+
+def tokens_of_a_row(staged: StagedModel) -> int:
+    """How many tokens of a network take the memory of a row's numbers, where there is one for each word; else 0.
+
+    A row has them twice on a host: as a device computes them, and as they are looked through.
+    """
+    if staged.spec.head == "dense":
+        return 0
+    return 2 * staged.dim * np.dtype(np.float32).itemsize // _TOKEN_BYTES
 
 
 def sparse_rows(vectors: Vectors, most: int | None, model: str) -> RaggedRows:

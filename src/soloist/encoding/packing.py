@@ -27,6 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from soloist.memory.attention_masks import without_asking
+from soloist.models.token_weights import TokenWeights
 
 ATTENTION = "soloist_packed"
 # Products of fewer tokens go through another kernel of the matrix library, with other rounding. Measured with MKL in
@@ -215,7 +216,7 @@ def prepare(module: SentenceTransformer) -> bool:
         return False
     network = first.model
     takes_packed = getattr(network, "is_backend_compatible", lambda: False)() and _is_plain(network)
-    if not takes_packed or not any(isinstance(part, Pooling) for part in module):
+    if not takes_packed or not any(isinstance(part, (Pooling, TokenWeights)) for part in module):
         return False
     if network.config._attn_implementation not in ("sdpa", ATTENTION):
         return False

@@ -136,7 +136,7 @@ class Float32Rows:
     def _most_tokens(self) -> int:
         """The tokens of a batch."""
         staged = self._encoder.staged
-        return min(_TOKENS, tokens_of_words(staged.dim)) if staged.kind == "sparse" else _TOKENS
+        return min(_TOKENS, tokens_of_words(staged.dim)) if staged.predicts_words else _TOKENS
 
     @functools.cached_property
     def _predictor(self) -> Predictor | None:

@@ -23,7 +23,14 @@ from soloist.encoding.bad_rows import BadRows
 from soloist.encoding.copies import replicate, twin
 from soloist.encoding.device_workers import DeviceWorker, Job, RowEncoder, TokensInFlight, for_every_worker
 from soloist.encoding.forward import unit_rows
-from soloist.encoding.found_rows import FoundRows, MemberRows, bad_rows_of, found_rows_of, tokens_of_words
+from soloist.encoding.found_rows import (
+    FoundRows,
+    MemberRows,
+    bad_rows_of,
+    found_rows_of,
+    tokens_of_a_row,
+    tokens_of_words,
+)
 from soloist.encoding.out_of_memory import is_out_of_memory
 from soloist.encoding.recomputing import Float32Rows
 from soloist.encoding.tokenizing import TokenizedTexts
@@ -87,9 +94,10 @@ class Replicas:
         self._host_threads = torch.get_num_threads()
         most = max(_TOKENS_IN_FLIGHT, _TOKENS_IN_FLIGHT_PER_WORKER * accelerator.workers)
         # Workers of the host share a memory for which nothing is planned; a static model takes next to none of it.
-        if staged.kind == "sparse":
+        if staged.predicts_words:
             most = min(most, tokens_of_words(staged.dim))
-        self._in_flight = TokensInFlight(most) if accelerator.workers > 1 and not staged.is_static else None
+        in_flight = TokensInFlight(most, tokens_of_a_row(staged))
+        self._in_flight = in_flight if accelerator.workers > 1 and not staged.is_static else None
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Replicas:

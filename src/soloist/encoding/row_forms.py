@@ -32,7 +32,8 @@ def can_pack(staged: StagedModel, features: BatchFeatures, rows: Sequence[TokenI
         return False
     finally:
         torch.set_num_threads(threads)
-    cosines = np.einsum("ij,ij->i", unit_rows(together)[0], unit_rows(padded)[0])
+    units = [unit_rows(np.where(rows.any(axis=1, keepdims=True), rows, 1))[0] for rows in (together, padded)]
+    cosines = np.einsum("ij,ij->i", *units)  # a sparse row may be all zeros, and then it is so in both forms
     is_near = cosines.min() >= 1 - NEAR_ENOUGH[staged.dtype]
     return bool(is_near) and np.array_equal(together, alone)
 

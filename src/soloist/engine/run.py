@@ -6,8 +6,9 @@ Emits events and prints nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ from soloist.engine.resume.members import Members, members_of
 from soloist.engine.resume.pending import RunShards, pending
 from soloist.engine.samples.deviation import tell_deviations
 from soloist.engine.samples.texts import Samples
-from soloist.engine.samples.unit_lengths import tell_lost_lengths
+from soloist.engine.samples.unit_lengths import compared_by_cosine, tell_lost_lengths
 from soloist.engine.words_pass import analyse_all, words_left
 from soloist.errors import (
     ConfigError,
@@ -207,7 +208,8 @@ class _Run:
             self._embed(inputs, plan, recorded, sink)
         if inputs.fusion is not None:
             fuse_all(inputs.fusion, self._folder, sink, self._stop)
-        index_all(inputs.indexing, self._folder, self._read_rows, sink, self._stop)
+        read = functools.partial(self._read_rows, compared_by_cosine(inputs.staged))
+        index_all(inputs.indexing, self._folder, read, sink, self._stop)
 
         def result() -> RunResult:
             return builder.result(inputs.staged, inputs.fusion_plan, plan, self._members.words, inputs.hybrid)
@@ -219,7 +221,7 @@ class _Run:
         """Read the chunks, load the models, and refuse what cannot be done with them."""
         config, folder, check = self._config, self._folder, self._stop.check
         _announce(config, self._members.specs, self._accelerator, sink)
-        self._members.tell_idle_language(config, sink)
+        self._members.tell_idle_settings(config, sink)
         for notice in self._kept:
             sink.emit(notice)
         tell_passed_over(self._files.passed_over, sink)
@@ -250,7 +252,7 @@ class _Run:
         return _Inputs(
             shards=shards, ahead=ahead, staged=staged, encoders=encoders, fusion_plan=fusion_plan, fusion=fusion,
             made=made, hybrid=self._members.hybrid(config, fusion_plan),
-            indexing=indexing(_stored_as(staged, config.vector_dtype) | self._members.word_fingerprints, shards),
+            indexing=indexing(_indexed_as(staged, config.vector_dtype) | self._members.word_fingerprints, shards),
         )  # fmt: skip
 
     def _reconcile(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
@@ -269,9 +271,12 @@ class _Run:
         _warn_of_fusion(inputs.fusion_plan, sink)
         return budgets
 
-    def _read_rows(self, collection: str, member: str, index: int) -> RaggedRows | TermRows:
-        files = self._folder.terms if member in self._members.words else self._folder.sparse
-        return files.read(collection, member, index)[1]
+    def _read_rows(self, units: Container[str], collection: str, member: str, index: int) -> RaggedRows | TermRows:
+        """The rows of a shard as they are indexed: of length 1 for the members in `units`."""
+        if member in self._members.words:
+            return self._folder.terms.read(collection, member, index)[1]
+        rows = self._folder.sparse.read(collection, member, index)[1]
+        return rows.of_length_one() if member in units else rows
 
     def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
         """Compute the vectors that the folder does not have, one pass after the other."""
@@ -354,10 +359,13 @@ def _remember(
         )  # fmt: skip
 
 
-def _stored_as(staged: Mapping[str, StagedModel], vector_dtype: VectorDType) -> dict[str, str]:
-    """What decides the stored rows of each sparse model, beside the texts."""
+def _indexed_as(staged: Mapping[str, StagedModel], vector_dtype: VectorDType) -> dict[str, str]:
+    """What decides the index of each sparse model, beside the texts."""
+    lengths = dict.fromkeys(compared_by_cosine(staged), " of length 1")
     sparse = [model for model in staged.values() if model.kind == "sparse"]
-    return {model.spec.name: f"{model.fingerprint} {vector_dtype}" for model in sparse}
+    return {
+        model.spec.name: f"{model.fingerprint} {vector_dtype}{lengths.get(model.spec.name, '')}" for model in sparse
+    }
 
 
 def _member(model: StagedModel) -> Member:

@@ -25,6 +25,7 @@ from soloist.errors import PredictionError
 from soloist.memory.cards import Card
 from soloist.memory.tracing import Features, Trace, fake_module, trace_forward
 from soloist.models.blueprint import ENCODERS_OF_PAIRS, WITHOUT_PREDICTION, Blueprint, hidden_size, own_code_text
+from soloist.models.token_weights import TokenWeights
 from soloist.types import DType
 from soloist.wording import first_line
 
@@ -238,10 +239,20 @@ def _modules(blueprint: Blueprint, dtype: torch.dtype) -> list[torch.nn.Module]:
     elif blueprint.splade is not None:
         splade = blueprint.splade
         modules = [SpladePooling(splade.pooling_strategy, splade.activation_function)]
+    elif blueprint.head == "sparse":
+        return [_token_weights(blueprint, dtype)]
     else:
         modules = [Pooling(_hidden_size(blueprint), pooling_mode=blueprint.pooling)]
     modules += [Dense(d.in_features, d.out_features, bias=d.bias).to(dtype) for d in blueprint.dense]
-    return [*modules, Normalize()] if blueprint.normalize else modules
+    modules += [Normalize()] if blueprint.normalize else []
+    return [*modules, _token_weights(blueprint, dtype)] if blueprint.head == "both" else modules
+
+
+def _token_weights(blueprint: Blueprint, dtype: torch.dtype) -> TokenWeights:
+    width = _hidden_size(blueprint)
+    beside = blueprint.dense[-1].out_features if blueprint.dense else width * len(blueprint.pooling)
+    words = blueprint.config["vocab_size"]
+    return TokenWeights(width, words, beside=beside if blueprint.head == "both" else None).to(dtype)
 
 
 def _hidden_size(blueprint: Blueprint) -> int:

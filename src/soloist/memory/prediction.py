@@ -222,6 +222,7 @@ def blueprint_of(spec: ModelSpec) -> Blueprint:
     folder = find_settings(spec)
     if folder is not None:
         blueprint = _wordllama(folder) if spec.loader == "wordllama" else read_blueprint(folder)
+        blueprint = replace(blueprint, head=spec.head)
         known = spec.blueprint
         return replace(blueprint, checkpoint_bytes=known.checkpoint_bytes) if known is not None else blueprint
     if spec.blueprint is None:

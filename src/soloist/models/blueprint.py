@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from soloist.errors import PredictionError
 from soloist.models.pipeline import ModuleEntry, modules_for
-from soloist.types import DType
+from soloist.types import DType, Head
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast")
@@ -70,6 +70,8 @@ class Blueprint:
     With `splade` the transformer predicts masked words, so a batch has a number for each token and each word of the
     vocabulary, and `pooling` does not count.
 
+    `head` is that of `ModelSpec`: other than with `dense` a layer gives each token a weight.
+
     `config` has the fields of the transformers configuration, `model_type` among them; it is empty for a static model,
     whose table is `static_shape`. `checkpoint_bytes` is the size of the published weights.
     """
@@ -79,6 +81,7 @@ class Blueprint:
     dense: tuple[DenseShape, ...] = ()
     normalize: bool = False
     splade: SpladeShape | None = None
+    head: Head = "dense"
     input_names: tuple[str, ...] = INPUT_NAMES
     static_shape: tuple[int, int] | None = None
     checkpoint_dtype: DType = "float32"

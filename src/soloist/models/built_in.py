@@ -56,7 +56,7 @@ BUILT_IN_SPECS: tuple[ModelSpec, ...] = (
         document_prompt="",
         query_prompt="",
         licence="mit",
-        note="Dense vectors only; the model's sparse and multi-vector heads are not used.",
+        note="Its dense vectors; bge-m3:sparse is its token weights. Its multi-vector output is not used.",
         # Its config.json, 1_Pooling and modules.json, rebuilt to the published sha256; 567,754,752 parameters.
         blueprint=Blueprint(
             config={

@@ -16,8 +16,10 @@ from types import MappingProxyType
 
 from soloist.errors import ConfigError, UnknownModelError
 from soloist.models.built_in import BUILT_IN_SPECS
+from soloist.models.sparse_folders import TOKEN_WEIGHTS_FILE
 from soloist.models.spec import ModelSpec
 
+_SPARSE_END = ":sparse"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -68,7 +70,8 @@ UNSUPPORTED: Mapping[str, str] = MappingProxyType(
 def resolve(name: str, catalogue: Catalogue = BUILT_IN) -> ModelSpec:
     """The spec for a requested model: a catalogue name, else an existing folder, else a hub id such as `org/name`.
 
-    A hub id of a model in the catalogue gets that model's row, under the requested name.
+    A hub id of a model in the catalogue gets that model's row, under the requested name. Behind each of the three,
+    `:sparse` asks for the token weights of that model.
 
     Raises:
         ConfigError: the model is left out on purpose, and the message says why; or its source in the catalogue does not
@@ -80,6 +83,8 @@ def resolve(name: str, catalogue: Catalogue = BUILT_IN) -> ModelSpec:
     folder = at_home(name).absolute()
     if name and folder.is_dir():
         return ModelSpec(name=folder.name or folder.resolve().name, source=str(folder))
+    if name.endswith(_SPARSE_END):
+        return _token_weights_of(resolve(name.removesuffix(_SPARSE_END), catalogue))
     _refuse_unsupported(name)
     if is_hub_id(name):
         return _from_hub_id(name, catalogue)
@@ -87,6 +92,24 @@ def resolve(name: str, catalogue: Catalogue = BUILT_IN) -> ModelSpec:
         state = "is not a folder" if folder.exists() else "does not exist"
         raise UnknownModelError(f"the folder {name} {state}: give a model's folder, a catalogue name or a hub id")
     raise UnknownModelError(_unknown(name, catalogue.names()))
+
+
+def _token_weights_of(spec: ModelSpec) -> ModelSpec:
+    """The member that the token weights of a model are.
+
+    Raises:
+        ConfigError: the model has no network.
+    """
+    if spec.kind == "lexical" or spec.loader == "wordllama":
+        raise ConfigError(
+            f"{spec.name} has no network, and so no weights of tokens: leave out {_SPARSE_END}, or name a model that "
+            f"has a {TOKEN_WEIGHTS_FILE}, such as bge-m3"
+        )
+    blueprint = replace(spec.blueprint, head="sparse") if spec.blueprint is not None else None
+    return replace(
+        spec, name=f"{spec.name}{_SPARSE_END}", kind="sparse", head="sparse", dim=None, matryoshka_dims=(), note="",
+        blueprint=blueprint,
+    )  # fmt: skip
 
 
 def is_hub_id(text: str) -> bool:

@@ -16,7 +16,14 @@ from typing import Any
 
 from soloist.errors import ModelLoadError
 from soloist.models.adapters import adapter_in
-from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS, Location, module_folders, weight_files
+from soloist.models.location import (
+    WORDLLAMA_TOKENIZER,
+    WORDLLAMA_WEIGHTS,
+    Location,
+    module_folders,
+    weight_files,
+    weight_files_of,
+)
 from soloist.models.remote_code import remote_code
 from soloist.models.settings import ModelSettings
 from soloist.models.spec import ModelSpec
@@ -51,7 +58,7 @@ def content_digests(spec: ModelSpec, location: Location) -> dict[str, str]:
         files = [folder / WORDLLAMA_WEIGHTS, folder / WORDLLAMA_TOKENIZER]
     else:
         code = sorted(folder.rglob("*.py")) if spec.trust_remote_code else []
-        files = [*weight_files(folder), *settings_files(folder), *code]
+        files = [*weight_files_of(spec, folder), *settings_files(folder), *code]
         outside = remote_code(folder) if spec.trust_remote_code else {}
         for module_folder in module_folders(folder):
             adapter = adapter_in(module_folder)
@@ -65,8 +72,8 @@ def known_fingerprint(spec: ModelSpec, settings: ModelSettings, dtype: DType) ->
     if settings.folder is None:
         return None
     if spec.loader != "wordllama":
-        files = weight_files(settings.folder)
-        if not files or not all(file.is_file() for file in files):
+        files = weight_files_of(spec, settings.folder)
+        if not weight_files(settings.folder) or not all(file.is_file() for file in files):
             return None
     try:
         contents = content_digests(spec, Location(folder=settings.folder, revision=None))

@@ -32,7 +32,7 @@ from soloist.models.location import (
     Location,
     locate,
     network_type,
-    weight_files,
+    weight_files_of,
 )
 from soloist.models.module_facts import (
     counts_positions,
@@ -54,6 +54,7 @@ from soloist.models.settings import require_dims, require_own_settings, static_t
 from soloist.models.sides import Sides, sides_of
 from soloist.models.sparse_folders import kind_of_folder, most_active
 from soloist.models.spec import ModelSpec
+from soloist.models.token_weights import with_token_weights
 from soloist.models.weights_check import LoadReport, complaint, fault_in_pickles, observed_loads
 from soloist.types import DType, Matmul, ModelKind, Similarity
 
@@ -77,6 +78,7 @@ class _AtLoad:
 
 
 # Kept for as long as the modules: callers share modules.
+_own_pipelines: weakref.WeakKeyDictionary[SentenceTransformer, Sides] = weakref.WeakKeyDictionary()
 _at_load: weakref.WeakKeyDictionary[SentenceTransformer, _AtLoad] = weakref.WeakKeyDictionary()
 
 
@@ -91,7 +93,8 @@ class StagedModel:
       most static models. `query_max_tokens` is the limit of queries.
     - `counts_positions` is True where padding on the left would shift the positions of tokens.
     - `keeps_end` is True where the limit cuts off the beginning of a text.
-    - `most_active` is how many words of a text keep their weight, by the settings of a sparse model; None for all.
+    - `most_active` is how many words of a document keep their weight, if it is sparse; None for all. The settings of
+      the model and of the run say it. `query_most_active` is the same for queries, by the model's settings alone.
     - `similarity` is the comparison for which the model was trained.
     - `has_unit_vectors` is True where the model's own vectors have length 1.
     - `revision` is the commit on the hub, where it is known.
@@ -113,6 +116,7 @@ class StagedModel:
     document_prompt: str
     query_prompt: str
     most_active: int | None
+    query_most_active: int | None
     similarity: Similarity
     has_unit_vectors: bool
     matryoshka_dims: tuple[int, ...]
@@ -124,6 +128,11 @@ class StagedModel:
     sides: Sides
     notices: tuple[str, ...]
 
+    @property
+    def predicts_words(self) -> bool:
+        """Whether a batch has a number for each token and each word, as that of a SPLADE has."""
+        return self.kind == "sparse" and self.spec.head == "dense"
+
     def for_queries(self) -> StagedModel:
         """The same model for queries, which have their own prompt, limit and, with routes, pipeline."""
         return replace(
@@ -131,6 +140,7 @@ class StagedModel:
             module=self.sides.query,
             document_prompt=self.query_prompt,
             max_tokens=self.query_max_tokens,
+            most_active=self.query_most_active,
             counts_positions=counts_positions(self.sides.query),
             keeps_end=_at_load[self.sides.query].limits.keeps_end,
             weights_bytes=weights_bytes(self.sides.query),
@@ -206,8 +216,11 @@ def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, co
         code=spec.trust_remote_code,
         max_tokens=spec.max_tokens,
         matmul=matmul,
+        head=spec.head,
     )
     sides = _shared_sides.get(key)
+    if sides is None and spec.head != "dense":
+        sides = _shared_sides[key] = _with_token_weights(spec, dtype, matmul, location)
     if sides is None:
         load = _load_wordllama if spec.loader == "wordllama" else _load_pipeline
         with heard() as said:
@@ -223,6 +236,17 @@ def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, co
                 prepack(module)
         _shared_sides[key] = sides
     return sides
+
+
+def _with_token_weights(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location) -> Sides:
+    plain = replace(spec, head="dense")
+    own = _share(plain, dtype, matmul, location, content_digests(plain, location))
+    whole = own.document
+    beside = width_of(whole) if spec.head == "both" else None
+    module = with_token_weights(spec.name, location.folder, whole, TORCH_DTYPES[dtype], beside)
+    module.model_card_data.model = None
+    _at_load[module], _own_pipelines[module] = _at_load[whole], own
+    return Sides(document=module, query=module)
 
 
 def _set_limit(spec: ModelSpec, module: SentenceTransformer, warnings: tuple[str, ...]) -> None:
@@ -288,7 +312,7 @@ def require_plain_weights(spec: ModelSpec, folder: Path) -> None:
     Raises:
         ModelLoadError: the folder has such weights, or a part of a file only.
     """
-    fault = fault_in_pickles(weight_files(folder)) if spec.loader != "wordllama" else None
+    fault = fault_in_pickles(weight_files_of(spec, folder)) if spec.loader != "wordllama" else None
     if fault is not None:
         raise ModelLoadError(f"{spec.name} cannot be loaded from {folder}: {fault}")
 
@@ -305,10 +329,11 @@ def _load_wordllama(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTran
 def _describe(
     spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str], sides: Sides
 ) -> StagedModel:
-    module, kind = sides.document, kind_of_folder(location.folder)
+    module = sides.document
+    kind = kind_of_folder(location.folder) if spec.head == "dense" else spec.kind
     dim = _dim(spec, module)
     own, known = read_pipeline(location.folder), _at_load[module]
-    active = most_active(own) if kind == "sparse" else None
+    actives = [most_active(own, top) if kind == "sparse" else None for top in (spec.sparse_top, None)]
     prompts = choose_prompts(spec, own)
     max_tokens = _token_limit(spec, module, "document")
     return StagedModel(
@@ -323,8 +348,9 @@ def _describe(
         keeps_end=known.limits.keeps_end,
         document_prompt=prompts.document,
         query_prompt=prompts.query,
-        most_active=active,
-        similarity=similarity_of(own, kind),
+        most_active=actives[0],
+        query_most_active=actives[1],
+        similarity=similarity_of(own, kind) if spec.head == "dense" else "dot",
         has_unit_vectors=has_unit_vectors(module),
         matryoshka_dims=spec.matryoshka_dims,
         revision=location.revision,
@@ -334,7 +360,7 @@ def _describe(
             max_tokens=max_tokens,
             dim=dim,
             dtype=dtype,
-            **({"most_active": active} if kind == "sparse" else {}),
+            **({"most_active": actives[0]} if kind == "sparse" else {}),
         ),
         weights_bytes=weights_bytes(module),
         is_static=is_static(module),

@@ -18,6 +18,7 @@ from soloist.errors import ModelLoadError
 from soloist.models.adapters import adapter_in
 from soloist.models.catalogue import is_hub_id
 from soloist.models.pipeline import RouteError, modules_for, modules_of
+from soloist.models.sparse_folders import TOKEN_WEIGHTS_FILE
 from soloist.models.spec import ModelSpec
 
 WORDLLAMA_WEIGHTS = "weights/l2_supercat_256.safetensors"
@@ -74,6 +75,11 @@ def find_settings(spec: ModelSpec) -> Path | None:
             return Path(path).parent
     packaged = _packaged(spec)
     return packaged.folder if packaged is not None else None
+
+
+def weight_files_of(spec: ModelSpec, folder: Path) -> tuple[Path, ...]:
+    """`weight_files`, and those of the layers beside the network that a member needs."""
+    return (*weight_files(folder), *_heads(spec, folder))
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -151,8 +157,15 @@ def _cached(spec: ModelSpec, marker: str) -> Location | None:
     if not isinstance(path, str):
         return None
     folder = Path(path).parent
-    files = weight_files(folder)
-    return _at(folder) if files and all(file.is_file() for file in files) else None
+    if not weight_files(folder):
+        return None
+    files = weight_files_of(spec, folder)
+    return _at(folder) if all(file.is_file() for file in files) else None
+
+
+def _heads(spec: ModelSpec, folder: Path) -> list[Path]:
+    """The files with layers beside the network that a member needs."""
+    return [folder / TOKEN_WEIGHTS_FILE] if spec.head != "dense" else []
 
 
 def _packaged(spec: ModelSpec) -> Location | None:
@@ -165,7 +178,7 @@ def _packaged(spec: ModelSpec) -> Location | None:
 
 
 def _downloaded(spec: ModelSpec, marker: str) -> Location:
-    folder = _snapshot(spec, _WANTED)
+    folder = _snapshot(spec, _WANTED if spec.head == "dense" else (*_WANTED, TOKEN_WEIGHTS_FILE))
     if (folder / marker).is_file() and not weight_files(folder):
         folder = _snapshot(spec, _PICKLED)
     return _at(folder)

@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from soloist.models.limits import usable_positions
 from soloist.models.prepacked import is_packed, packed_bytes
+from soloist.models.token_weights import TokenWeights
 from soloist.types import Matmul
 
 # What networks call a table of positions.
@@ -58,6 +59,9 @@ def width_of(module: SentenceTransformer) -> int | None:
     if any(isinstance(part, SpladePooling) for part in module) and module.transformers_model is not None:
         words: int = module.transformers_model.config.get_text_config().vocab_size
         return words
+    last = module[-1]
+    if isinstance(last, TokenWeights):
+        return last.width
     width: int | None = module.get_embedding_dimension()
     return width
 

@@ -23,7 +23,9 @@ from soloist.models.sparse_folders import (
     MASKED_WORDS,
     SPARSE_MODULES,
     SPARSE_TYPE,
+    TOKEN_WEIGHTS_FILE,
     faults_of_sparse_encoder,
+    faults_of_token_weights,
     kind_of_folder,
 )
 from soloist.models.spec import ModelSpec
@@ -111,6 +113,9 @@ def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[s
     yield from _unroutable(folder)
     yield from faults_in_list(spec, folder, with_code=with_weights)
     yield from damage_in(settings_files(folder))
+    if spec.head != "dense":
+        yield from faults_of_token_weights(folder)
+        yield from damage_in((folder / TOKEN_WEIGHTS_FILE,))
     for module in modules_of(folder):
         if module.is_of_the_library:
             yield from _incomplete(module)

@@ -77,8 +77,8 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
     network = {**blueprint.config, **(files.network if files is not None else {})}
     side = str(files.tokenizer.get("padding_side")) if files is not None else "right"
     prompts = choose_prompts(spec, own)
-    dim = _dim(blueprint, own)
-    kind: MemberKind = "dense" if blueprint.splade is None else "sparse"
+    dim = _dim(blueprint, own, spec)
+    kind: MemberKind = "sparse" if blueprint.splade is not None or spec.head == "sparse" else "dense"
     if dim is not None:
         require_dims(spec, dim)
     return ModelSettings(
@@ -87,12 +87,12 @@ def read_settings(spec: ModelSpec, blueprint: Blueprint) -> ModelSettings:
         dim=spec.dim or dim,
         folder=folder,
         kind=kind,
-        most_active=most_active(own) if kind == "sparse" else None,
+        most_active=most_active(own, spec.sparse_top) if kind == "sparse" else None,
         is_static=blueprint.is_static,
         table_rows=_table_rows(blueprint),
         lowers=files is not None and bool(files.settings.get("do_lower_case")),
-        similarity=similarity_of(own, kind),
-        has_unit_vectors=_ends_in_normalize(blueprint, folder) and not own.get("truncate_dim"),
+        similarity=similarity_of(own, kind) if spec.head == "dense" else "dot",
+        has_unit_vectors=kind == "dense" and _ends_in_normalize(blueprint, folder) and not own.get("truncate_dim"),
         notices=(*prompts.notices, *limit_notices(spec, limits, network), *padding_notices(side, network)),
     )
 
@@ -181,8 +181,8 @@ def _static_limit(folder: Path) -> int | None:
     return None
 
 
-def _dim(blueprint: Blueprint, own: Mapping[str, Any]) -> int | None:
-    if blueprint.splade is not None:  # a dimension for each word; a cut is for dense vectors
+def _dim(blueprint: Blueprint, own: Mapping[str, Any], spec: ModelSpec) -> int | None:
+    if blueprint.splade is not None or spec.head == "sparse":  # a dimension for each word; a cut is for dense vectors
         words = blueprint.config.get("vocab_size")
         return words if isinstance(words, int) else None
     whole = _whole_dim(blueprint)

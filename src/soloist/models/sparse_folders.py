@@ -1,5 +1,6 @@
 """Folders of sparse encoders (SPLADE), as sentence-transformers' SparseEncoder saves them. Pure: files in, no torch.
 
+A dense model may have a layer beside its network that gives each token a weight; its folder is looked at here too.
 A sparse encoder gives every word of its vocabulary a weight. soloist follows two pipelines of them. Documents go
 through a network that predicts masked words, and SpladePooling. Queries take the same way, or a table with one weight a
 token (SparseStaticEmbedding), which needs no network.
@@ -17,6 +18,8 @@ from soloist.models.pipeline import ModuleEntry, Task, modules_for
 from soloist.types import MemberKind
 
 SPARSE_TYPE = "SparseEncoder"
+# Beside the network of a dense model, the linear layer that gives each token a weight, as in bge-m3.
+TOKEN_WEIGHTS_FILE = "sparse_linear.pt"
 # Modules that only sparse encoders have.
 SPARSE_MODULES = frozenset({"MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling"})
 # The transformer_task of a network that predicts masked words.
@@ -32,10 +35,14 @@ def kind_of_folder(folder: Path) -> MemberKind:
     return "sparse" if read_object(folder / PIPELINE_FILE).get("model_type") == SPARSE_TYPE else "dense"
 
 
-def most_active(pipeline: Mapping[str, Any]) -> int | None:
-    """How many words of a text keep their weight, by a sparse encoder's own settings; None where all do."""
+def most_active(pipeline: Mapping[str, Any], top: int | None = None) -> int | None:
+    """How many words of a text keep their weight, by a sparse encoder's own settings; None where all do.
+
+    `top` is what a run keeps of a document. Of both bounds the lower one holds.
+    """
     value = pipeline.get("max_active_dims")
-    return value if isinstance(value, int) else None
+    bounds = [bound for bound in (value, top) if isinstance(bound, int)]
+    return min(bounds, default=None)
 
 
 def faults_of_sparse_encoder(folder: Path) -> Iterator[str]:
@@ -60,6 +67,27 @@ def faults_of_sparse_encoder(folder: Path) -> Iterator[str]:
                 f"it reads the weights of its queries from another file (path in {modules[0].folder / 'config.json'}), "
                 "which soloist does not follow: save the model again with SparseEncoder.save"
             )
+
+
+def faults_of_token_weights(folder: Path) -> Iterator[str]:
+    """Why a dense model's network cannot give each token a weight, as ends of a sentence. Its modules.json can be read.
+
+    Raises:
+        RouteError: a router has no route for documents or for queries.
+    """
+    if kind_of_folder(folder) == "sparse":
+        yield "it is a sparse encoder already: leave out :sparse"
+    documents, queries = (modules_for(folder, task) for task, _ in _SIDES)
+    if documents != queries:
+        yield "its documents and its queries go through different modules, and token weights have one network for both"
+    if not documents or documents[0].kind != "Transformer" or not documents[0].is_of_the_library:
+        yield "it has no Transformer as its first module, whose tokens could have weights: leave out :sparse"
+    path = folder / TOKEN_WEIGHTS_FILE
+    if not path.is_file():
+        yield (
+            f"{path} is missing, the layer that gives each token a weight: copy it there, or leave out :sparse if the "
+            "model has none"
+        )
 
 
 def _is_splade(modules: tuple[ModuleEntry, ...]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from soloist.models.blueprint import Blueprint
-from soloist.types import DTypeRequest, MemberKind
+from soloist.types import DTypeRequest, Head, MemberKind
 
 Loader = Literal["sentence-transformers", "wordllama"]
 
@@ -16,7 +16,9 @@ class ModelSpec:
     """One member of an ensemble.
 
     - `kind` says what it makes of a text: a vector, a sparse vector over a vocabulary, or its words.
+    - `sparse_top` is how many of its largest weights a document keeps, if it is sparse; None for all.
     - `source` is a hub id or a local folder.
+    - `head` says what of its network is taken. A member `NAME:sparse` is the token weights of the model NAME.
     - `package` is a Python package with the same weights, used where it is installed.
     - `dim` and `max_tokens` are None where only the loaded model knows them.
     - A prompt of None means that of the model's own files, and an empty one means no prompt.
@@ -27,6 +29,8 @@ class ModelSpec:
     name: str
     source: str
     kind: MemberKind = "dense"
+    head: Head = "dense"
+    sparse_top: int | None = None
     package: str | None = None
     revision: str | None = None
     dim: int | None = None

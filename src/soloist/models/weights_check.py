@@ -31,6 +31,7 @@ _ADAPTED = (
 # transformers' own patterns cover most of these; older files have more.
 _HARMLESS_ENDS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", "num_batches_tracked")
 _PICKLE = b"\x80\x02"  # as torch wrote its files before they were archives
+_PICKLED = (".bin", ".pt")
 _ADAPTERS = ("lora_", "base_layer", ".adapter_", "modules_to_save", "ia3_")
 _SCALES = (
     "absmax", "quant_map", "quant_state", "SCB", "qweight", "qzeros", "g_idx", "scales", "weight_scale",
@@ -139,7 +140,7 @@ def fault_in_pickles(files: Iterable[Path]) -> str | None:
 
     `damage_in` looks at safetensors, whose header says all that. No weight is read, and no code is run.
     """
-    faults = (_fault_in_pickle(file) for file in files if file.suffix == ".bin")
+    faults = (_fault_in_pickle(file) for file in files if file.suffix in _PICKLED)
     return next((fault for fault in faults if fault is not None), None)
 
 
@@ -152,8 +153,8 @@ def _fault_in_pickle(file: Path) -> str | None:
         tensors = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
     except UnpicklingError:
         return (
-            f"{file} is a pickle of more than tensors, which could run any code, so soloist does not open it: get the "
-            "model's model.safetensors"
+            f"{file} is a pickle of more than tensors, which could run any code, so soloist does not open it: get "
+            + ("the file" if file.suffix == ".pt" else "the model's model.safetensors")
         )
     except (OSError, RuntimeError, ValueError, LookupError, EOFError):
         return torn

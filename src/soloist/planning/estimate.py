@@ -109,8 +109,8 @@ def _remarks(model: _UnloadedModel) -> list[str]:
     """What a user should know about a model's settings. The run will say it too."""
     settings = model.settings
     remarks = list(settings.notices)
-    if settings.kind == "dense" and ranks_otherwise(settings.similarity, has_unit_vectors=settings.has_unit_vectors):
-        remarks.append(in_words(settings.similarity))
+    if ranks_otherwise(settings.similarity, settings.kind, has_unit_vectors=settings.has_unit_vectors):
+        remarks.append(in_words(settings.similarity, settings.kind))
     if Path(model.spec.source).is_dir() and not has_weights(Path(model.spec.source)):
         remarks.append(f"its weights are not in {model.spec.source}, and a run needs them: copy them there first")
     return [f"{model.spec.name}: {remark}" for remark in remarks]

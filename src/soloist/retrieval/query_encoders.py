@@ -70,11 +70,11 @@ class QueryEncoders:
 
     def sparse(self, model: str, texts: Sequence[str]) -> RaggedRows:
         """The queries as this sparse model sees them, a row each. A query without a weight has an empty row, which
-        finds nothing. As `encode` otherwise.
+        finds nothing. A row has length 1 if the model is compared by the cosine. As `encode` otherwise.
         """
         rows = self._rows(model, tuple(texts))
         assert isinstance(rows, RaggedRows)
-        return rows
+        return rows.of_length_one() if self._encoders[model].staged.similarity == "cosine" else rows
 
     def vocabulary_words(self, model: str, keys: Keys) -> list[str]:
         """The words of a sparse model's vocabulary by their numbers. The model has encoded a query before."""
@@ -94,7 +94,8 @@ class QueryEncoders:
 
     def _load(self, record: ModelRecord) -> Encoder:
         spec = self._spec(record)
-        spec = dataclasses.replace(spec, revision=record.revision or spec.revision)
+        top = self._config.sparse_top or None
+        spec = dataclasses.replace(spec, revision=record.revision or spec.revision, sparse_top=top)
         staged = interruptible(functools.partial(stage, spec, record.dtype))  # it may be downloaded
         _require_same(staged, record)
         asking = dataclasses.replace(staged, query_prompt=record.query_prompt).for_queries()
@@ -109,7 +110,7 @@ class QueryEncoders:
             if staged.kind == "dense" or reason != "no tokens":
                 raise _no_vector(encoder, texts[row])
         found = found_rows_of(staged, len(texts))
-        most = _BATCH_TOKENS if staged.kind == "dense" else min(_BATCH_TOKENS, tokens_of_words(staged.dim))
+        most = min(_BATCH_TOKENS, tokens_of_words(staged.dim)) if staged.predicts_words else _BATCH_TOKENS
         for batch in encoder.plan(tokenized, within(most)):
             computed = forward(staged.module, encoder.collate(tokenized, batch), "cpu")
             found.put(batch.rows, computed[: len(batch.rows)])

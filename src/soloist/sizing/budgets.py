@@ -147,7 +147,7 @@ def run_budgets(
     device = device_key(accelerator)
     budgets: dict[str, Budget] = {}
     for name, model in staged.items():
-        row = table_row(accelerator.kind, model.is_static, model.kind == "sparse")
+        row = table_row(accelerator.kind, model.is_static, model.predicts_words)
         calibrated = calibrations.tokens(model.fingerprint, model.dtype, device, row)
         budgets[name] = choose_budget(given, recorded.get(name), calibrated, row, device)
     return budgets

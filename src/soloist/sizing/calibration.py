@@ -131,7 +131,7 @@ def _calibrate(
     clock: Callable[[], float],
 ) -> CalibrationResult:
     staged, device = encoder.staged, device_key(accelerator)
-    row = table_row(accelerator.kind, staged.is_static, staged.kind == "sparse")
+    row = table_row(accelerator.kind, staged.is_static, staged.predicts_words)
     rates = _measure(encoder, row, accelerator, config, sink)
     result = CalibrationResult(
         model=staged.spec.name,

@@ -30,6 +30,7 @@ _KEPT: Mapping[str, str] = {
     "dtype": "",
     "vector_dtype": "",
     "language": "the words of all chunks are cut again",
+    "sparse_top": "the sparse vectors of all chunks are computed again",
     "packing": "the last bits of new vectors may differ from those of the old ones",
     "matmul": "the last bits of new vectors may differ from those of the old ones",
     "shard_chunks": "the run's files are cut again, and no text is embedded again",
@@ -223,6 +224,8 @@ def _stays(out: Path, kept: Mapping[str, Any], defaults: Mapping[str, Any]) -> I
 def _said(value: Any) -> str:
     if value is None:
         return "the usual one"
+    if value == 0:  # of a bound: there is none
+        return "0 (all)"
     return ", ".join(map(str, value)) or "all" if isinstance(value, tuple) else str(value)
 
 

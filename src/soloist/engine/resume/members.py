@@ -48,11 +48,14 @@ class Members:
         """How the members are weighed at question time; None where their vectors alone rank."""
         return plan_hybrid(config.fusion.weights, self.kinds, has_fused=fusion is not None)
 
-    def tell_idle_language(self, config: RunConfig, sink: EventSink) -> None:
-        """Say so where a language was asked for and no member reads it."""
+    def tell_idle_settings(self, config: RunConfig, sink: EventSink) -> None:
+        """Say so where a setting was asked for that is of members that the run does not have."""
         if config.language != DEFAULT_LANGUAGE and not self.words:
             message = f"{config.language} changes nothing, because no member is words: add bm25 to --models"
             sink.emit(Notice(about="language", message=message))
+        if config.sparse_top and "sparse" not in self.kinds.values():
+            message = f"{config.sparse_top} changes nothing, because no member is sparse: add such a model to --models"
+            sink.emit(Notice(about="sparse_top", message=message))
 
 
 def members_of(kept: KeptSettings) -> Members:

@@ -15,7 +15,8 @@ from soloist.encoding.encoder import Encoder
 from soloist.engine.samples.deviation import host_vectors
 from soloist.engine.samples.texts import Samples
 from soloist.events import EventSink, Notice
-from soloist.types import Similarity
+from soloist.models.loading import StagedModel
+from soloist.types import MemberKind, Similarity
 
 SAMPLE_CHUNKS = 32
 
@@ -27,18 +28,29 @@ _SCORES: Mapping[Similarity, Callable[[NDArray[np.float64]], NDArray[np.float64]
 }
 
 
-def ranks_otherwise(similarity: Similarity, *, has_unit_vectors: bool) -> bool:
-    """Whether the model's own comparison may rank otherwise than the cosine of unit vectors."""
+def ranks_otherwise(similarity: Similarity, kind: MemberKind, *, has_unit_vectors: bool) -> bool:
+    """Whether the model's own comparison may rank otherwise than soloist does.
+
+    Dense vectors are compared by the cosine, and sparse ones by the dot product or, if the model says so, the cosine.
+    """
+    if kind == "sparse":
+        return similarity in ("euclidean", "manhattan")
     return similarity == "manhattan" or (similarity in _SCORES and not has_unit_vectors)
 
 
-def in_words(similarity: Similarity) -> str:
+def in_words(similarity: Similarity, kind: MemberKind) -> str:
     """What to say of such a model."""
-    kind = {"dot": "dot product", "euclidean": "Euclidean distance", "manhattan": "Manhattan distance"}[similarity]
-    return (
-        f"it was trained to be compared by {kind}, but soloist keeps its vectors at length 1 and compares them by "
-        "cosine, which may rank chunks differently"
-    )
+    trained = {"dot": "dot product", "euclidean": "Euclidean distance", "manhattan": "Manhattan distance"}[similarity]
+    compared = (
+        "soloist compares sparse vectors by the dot product" if kind == "sparse"
+        else "soloist keeps its vectors at length 1 and compares them by cosine"
+    )  # fmt: skip
+    return f"it was trained to be compared by {trained}, but {compared}, which may rank chunks differently"
+
+
+def compared_by_cosine(staged: Mapping[str, StagedModel]) -> frozenset[str]:
+    """The sparse models whose files ask for the cosine. Their indexes have rows of length 1, their files do not."""
+    return frozenset(name for name, model in staged.items() if (model.kind, model.similarity) == ("sparse", "cosine"))
 
 
 def tell_lost_lengths(
@@ -50,10 +62,10 @@ def tell_lost_lengths(
     """
     for model, encoder in encoders.items():
         staged = encoder.staged
-        if staged.kind == "sparse" or not ranks_otherwise(staged.similarity, has_unit_vectors=staged.has_unit_vectors):
+        if not ranks_otherwise(staged.similarity, staged.kind, has_unit_vectors=staged.has_unit_vectors):
             continue
-        message = in_words(staged.similarity)
-        if model in samples.first:
+        message = in_words(staged.similarity, staged.kind)
+        if model in samples.first and staged.kind == "dense":
             message = f"{message}: {_measured(encoder, samples.texts(model, SAMPLE_CHUNKS), check)}"
         sink.emit(Notice(about=model, message=message))
 
