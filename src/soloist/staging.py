@@ -16,7 +16,7 @@ from soloist.errors import ConfigError, ModelLoadError, SoloistError
 from soloist.events import EventSink, ModelStaged, Notice
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.prediction import blueprint_of
-from soloist.models.catalogue import resolve
+from soloist.models.catalogue import SPARSE_END, resolve
 from soloist.models.dtype import resolve_dtype
 from soloist.models.loading import StagedModel, is_bare_table, overflows_float16, stage
 from soloist.models.location import find_settings
@@ -214,3 +214,32 @@ def encoders_of(
         if config.packing == "on" and not encoder.packs and not encoder.staged.is_static:
             sink.emit(Notice(about=name, message="its network cannot take packed rows, so its rows are padded"))
     return encoders
+
+
+def together(encoders: Mapping[str, Encoder], config: RunConfig, accelerator: Accelerator) -> dict[str, Encoder]:
+    """The same encoders, but one for two members whose vectors come from one network: a model, and its token weights.
+
+    One pass of that network gives both.
+    """
+    found = dict(encoders)
+    packs = accelerator.packs_rows if config.packing == "auto" else config.packing == "on"
+    for sparse, dense in companions({name: encoder.staged.spec for name, encoder in encoders.items()}).items():
+        both = Encoder(_staged_together(encoders[dense].staged, encoders[sparse].staged), packs=packs)
+        found |= {dense: both, sparse: both}
+    return found
+
+
+def companions(specs: Mapping[str, ModelSpec]) -> dict[str, str]:
+    """The members that are the token weights of another member, and that one: {"bge-m3:sparse": "bge-m3"}."""
+    found = {f"{name}{SPARSE_END}": name for name in specs}
+    return {
+        sparse: dense
+        for sparse, dense in found.items()
+        if sparse in specs and (specs[sparse].head, specs[sparse].source) == ("sparse", specs[dense].source)
+    }
+
+
+def _staged_together(dense: StagedModel, sparse: StagedModel) -> StagedModel:
+    """A model and the weights of its tokens as one pipeline, whose rows are (dense.dim + sparse.dim)."""
+    spec = replace(dense.spec, head="both", dim=None, matryoshka_dims=())
+    return replace(stage(spec, dense.dtype, dense.matmul), members=(dense, sparse))

@@ -33,6 +33,9 @@ _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an 
 
 _COLUMNS = ("model", "dim", "max tokens", "licence", "source")
 
+# What the name says already, and a setting of a run.
+_NOT_SHOWN = ("head", "sparse_top")
+
 
 @app.command("list", cls=PlainCommand)
 def list_models(catalogue: _CataloguePath = None, as_json: _Json = False, debug: _Debug = False) -> None:
@@ -65,7 +68,7 @@ def show_model(
             if as_json:
                 typer.echo(json_text(dataclasses.asdict(spec), indent=2))
                 return
-            for field in (item.name for item in dataclasses.fields(spec)):
+            for field in (item.name for item in dataclasses.fields(spec) if item.name not in _NOT_SHOWN):
                 value = getattr(spec, field)
                 shown = _prompt(value) if field.endswith("_prompt") else _text(value)
                 typer.echo(f"{field:<18} {one_line(shown)}")

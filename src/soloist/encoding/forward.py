@@ -17,6 +17,7 @@ from soloist.encoding.features import Features
 from soloist.memory.attention_masks import padding_known
 from soloist.memory.host_numbers import FilledNumbers
 from soloist.models.prepacked import is_packed
+from soloist.models.token_weights import TokenWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,6 +105,8 @@ def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
 
 
 def _multiplies(part: torch.nn.Module) -> bool:
+    if isinstance(part, TokenWeights):  # it multiplies tokens, and not what pooling made of them
+        return False
     return next(part.parameters(), None) is not None or is_packed(part)
 
 

@@ -6,6 +6,7 @@ of which a few hundred are not zero. So batches of sparse vectors lose their zer
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -34,8 +35,11 @@ class FoundRows(Protocol):
     def unusable(self) -> list[int]:
         """The rows that have NaN or infinity or, of dense vectors, only zeros."""
 
-    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None) -> MemberRows:
-        """All rows as a run keeps them; those that were computed once more, (rows, dim), in their places."""
+    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None, member: int = 0) -> MemberRows:
+        """All rows of one member as a run keeps them; those that were computed once more, (rows, dim), in their places.
+
+        `member` counts the members whose numbers a row has beside each other.
+        """
 
 
 class DenseRows:
@@ -52,11 +56,11 @@ class DenseRows:
         """See `FoundRows`."""
         return unusable_rows(self._vectors)
 
-    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None) -> Vectors:
+    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None, member: int = 0) -> Vectors:
         """Vectors of length 1. This takes a while, but the devices need not wait for it."""
         vectors, _ = unit_rows(self._vectors)
         if recomputed is not None:
-            vectors[list(recomputed_rows)] = recomputed
+            vectors[list(recomputed_rows)] = unit_rows(recomputed)[0]
         return vectors
 
 
@@ -86,7 +90,7 @@ class SparseRows:
         """See `FoundRows`."""
         return sorted(self._bad)
 
-    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None) -> RaggedRows:
+    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None, member: int = 0) -> RaggedRows:
         """The rows in their order."""
         if recomputed is not None:
             self.put(recomputed_rows, recomputed)
@@ -112,15 +116,46 @@ class ScoreRows:
         """See `FoundRows`."""
         return []
 
-    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None) -> Vectors:
+    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None, member: int = 0) -> Vectors:
         """The scores as the network gave them, (rows, 1)."""
         return self._scores
+
+
+class RowsBeside:
+    """The rows of members whose numbers stand beside each other. `widths` are theirs."""
+
+    def __init__(self, members: Sequence[FoundRows], widths: Sequence[int]) -> None:
+        self._members = members
+        self._columns = columns_of(widths)
+
+    def put(self, rows: Sequence[int], computed: Vectors) -> None:
+        """See `FoundRows`."""
+        for found, columns in zip(self._members, self._columns, strict=True):
+            found.put(rows, computed[:, columns])
+
+    def unusable(self) -> list[int]:
+        """The rows that one of the members cannot use."""
+        return sorted({row for found in self._members for row in found.unusable()})
+
+    def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None, member: int = 0) -> MemberRows:
+        """See `FoundRows`."""
+        own = recomputed[:, self._columns[member]] if recomputed is not None else None
+        return self._members[member].finished(recomputed_rows, own)
+
+
+def columns_of(widths: Sequence[int]) -> list[slice]:
+    """Where the numbers of each member are in a row that has them beside each other."""
+    ends = list(itertools.accumulate(widths))
+    return [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
 
 
 def found_rows_of(staged: StagedModel, rows: int) -> FoundRows:
     """A place for so many rows by a model."""
     if staged.kind == "score":
         return ScoreRows(rows)
+    if staged.members:
+        widths = [member.dim for member in staged.members]
+        return RowsBeside([found_rows_of(member, rows) for member in staged.members], widths)
     if staged.kind == "sparse":
         return SparseRows(rows, staged.most_active, staged.spec.name)
     return DenseRows(rows, staged.dim)
@@ -130,6 +165,10 @@ def bad_rows_of(staged: StagedModel, vectors: Vectors) -> list[int]:
     """The rows of (rows, dim) float32 that a model's devices should compute once more."""
     if staged.kind == "score":
         return []
+    if staged.members:
+        columns = columns_of([member.dim for member in staged.members])
+        parts = zip(staged.members, columns, strict=True)
+        return sorted({row for member, own in parts for row in bad_rows_of(member, vectors[:, own])})
     return _not_finite(vectors) if staged.kind == "sparse" else unusable_rows(vectors)
 
 

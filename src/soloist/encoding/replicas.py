@@ -22,7 +22,6 @@ from soloist.devices.host_allocator import freed_memory_kept
 from soloist.encoding.bad_rows import BadRows
 from soloist.encoding.copies import replicate, twin
 from soloist.encoding.device_workers import DeviceWorker, Job, RowEncoder, TokensInFlight, for_every_worker
-from soloist.encoding.forward import unit_rows
 from soloist.encoding.found_rows import (
     FoundRows,
     MemberRows,
@@ -49,7 +48,7 @@ _TOKENS_IN_FLIGHT_PER_WORKER = 4_096
 class EncodedShard:
     """The rows of a shard in input order, as the devices computed them, and the devices that did.
 
-    `recomputed`, (rows, dim) float32, are the rows that the devices could not compute: unit vectors of a dense model.
+    `recomputed`, (rows, dim) float32, are the rows that the devices could not compute.
     """
 
     found: FoundRows
@@ -57,9 +56,12 @@ class EncodedShard:
     recomputed_rows: tuple[int, ...]
     recomputed: Vectors | None = None
 
-    def rows(self) -> MemberRows:
-        """The rows as a run keeps them: vectors of length 1, or sparse ones. The devices need not wait for it."""
-        return self.found.finished(self.recomputed_rows, self.recomputed)
+    def rows(self, member: int = 0) -> MemberRows:
+        """The rows as a run keeps them: vectors of length 1, or sparse ones. The devices need not wait for it.
+
+        `member` counts the members whose numbers a row has beside each other.
+        """
+        return self.found.finished(self.recomputed_rows, self.recomputed, member)
 
 
 class Replicas:
@@ -223,12 +225,9 @@ class Replicas:
         )
 
     def _recompute(self, job: Job, rows: Sequence[int]) -> Vectors:
-        """The vectors of some rows once more, in float32; (rows, dim) float32, of length 1 by a dense model."""
+        """The vectors of some rows once more, in float32; (rows, dim) float32."""
         vectors = self._float32.vectors(job.tokenized, rows, self._workers[0])
-        if self._staged.kind == "dense":
-            vectors, still_bad = unit_rows(vectors)
-        else:
-            still_bad = bad_rows_of(self._staged, vectors)
+        still_bad = bad_rows_of(self._staged, vectors)
         if still_bad:
             more = f" and {len(still_bad) - 1:,} more of its shard" if len(still_bad) > 1 else ""
             raise BadVectorError(

@@ -13,11 +13,13 @@ from soloist.digests import contents_digest
 from soloist.engine.intake.ingest import ShardRef
 from soloist.events import CollectionIndexed, EventSink
 from soloist.jsontext import json_text
+from soloist.models.loading import StagedModel
 from soloist.ragged import RaggedRows, TermRows
 from soloist.stopping import Stop
 from soloist.stores.index_files import index_file, write_index_file
 from soloist.stores.index_writing import FORMAT
 from soloist.stores.run_folder import RunFolder
+from soloist.types import VectorDType
 
 ReadRows = Callable[[str, str, int], "RaggedRows | TermRows"]
 """The rows of a shard by a member, given the names of collection and member and the index of the shard."""
@@ -54,6 +56,18 @@ def indexing(fingerprints: Mapping[str, str], shards: Sequence[ShardRef]) -> Ind
     """The indexes of members of these fingerprints, which are those of their rows, over the shards of a run."""
     made = {member: index_fingerprint(fingerprint) for member, fingerprint in fingerprints.items()}
     return Indexing(fingerprints=made, shards=tuple(shards))
+
+
+def compared_by_cosine(staged: Mapping[str, StagedModel]) -> frozenset[str]:
+    """The sparse models whose files ask for the cosine. Their indexes have rows of length 1, their files do not."""
+    return frozenset(name for name, model in staged.items() if (model.kind, model.similarity) == ("sparse", "cosine"))
+
+
+def indexed_as(staged: Mapping[str, StagedModel], vector_dtype: VectorDType) -> dict[str, str]:
+    """What decides the index of each sparse model, beside the texts."""
+    lengths = dict.fromkeys(compared_by_cosine(staged), " of length 1")
+    sparse = {name: model.fingerprint for name, model in staged.items() if model.kind == "sparse"}
+    return {name: f"{fingerprint} {vector_dtype}{lengths.get(name, '')}" for name, fingerprint in sparse.items()}
 
 
 def index_fingerprint(of_rows: str) -> str:

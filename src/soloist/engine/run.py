@@ -22,7 +22,7 @@ from soloist.engine.drivers.isolated import run_isolated
 from soloist.engine.drivers.local import run_pass
 from soloist.engine.ending import Finished, first_line
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
-from soloist.engine.indexing import Indexing, index_all, indexing, is_indexed
+from soloist.engine.indexing import Indexing, compared_by_cosine, index_all, indexed_as, indexing, is_indexed
 from soloist.engine.intake.ahead import Ahead, EmbeddedAhead, may_embed_ahead, spare_bytes
 from soloist.engine.intake.ingest import ShardRef, ingest, require_apart, tell_passed_over
 from soloist.engine.intake.model_staging import ModelStaging
@@ -47,7 +47,7 @@ from soloist.engine.resume.members import Members, members_of
 from soloist.engine.resume.pending import RunShards, pending
 from soloist.engine.samples.deviation import tell_deviations
 from soloist.engine.samples.texts import Samples
-from soloist.engine.samples.unit_lengths import compared_by_cosine, tell_lost_lengths
+from soloist.engine.samples.unit_lengths import tell_lost_lengths
 from soloist.engine.words_pass import analyse_all, words_left
 from soloist.errors import (
     ConfigError,
@@ -74,13 +74,12 @@ from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
 from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import RunPlan
 from soloist.sources import InputFiles, input_of
-from soloist.staging import require_distinct
+from soloist.staging import require_distinct, together
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
 from soloist.stores.layout import STATE
 from soloist.stores.leftovers import ahead_removed, undone_on_error
-from soloist.types import VectorDType
 
 
 def run(
@@ -204,8 +203,9 @@ class _Run:
             recorded = recorded_budgets(inputs.made, inputs.fingerprints)
             budgets = self._reconcile(inputs, recorded, sink)
             measurements = MeasurementCache(config.cache_dir)
-            plan = plan_memory(config, inputs.encoders, budgets, accelerator, measurements, sink)
-            self._embed(inputs, plan, recorded, sink)
+            drivers = together(inputs.encoders, config, accelerator)
+            plan = plan_memory(config, drivers, budgets, accelerator, measurements, sink)
+            self._embed(inputs, drivers, plan, recorded, sink)
         if inputs.fusion is not None:
             fuse_all(inputs.fusion, self._folder, sink, self._stop)
         read = functools.partial(self._read_rows, compared_by_cosine(inputs.staged))
@@ -214,7 +214,9 @@ class _Run:
         def result() -> RunResult:
             return builder.result(inputs.staged, inputs.fusion_plan, plan, self._members.words, inputs.hybrid)
 
-        _remember(result(), builder, inputs.encoders, accelerator, measurements, sink)
+        # What comes with the pass of another model has no time of its own.
+        own = {name: encoder for name, encoder in inputs.encoders.items() if drivers[name].staged.spec.name == name}
+        _remember(result(), builder, own, accelerator, measurements, sink)
         return result
 
     def _read(self, sink: EventSink) -> _Inputs:
@@ -252,7 +254,7 @@ class _Run:
         return _Inputs(
             shards=shards, ahead=ahead, staged=staged, encoders=encoders, fusion_plan=fusion_plan, fusion=fusion,
             made=made, hybrid=self._members.hybrid(config, fusion_plan),
-            indexing=indexing(_indexed_as(staged, config.vector_dtype) | self._members.word_fingerprints, shards),
+            indexing=indexing(indexed_as(staged, config.vector_dtype) | self._members.word_fingerprints, shards),
         )  # fmt: skip
 
     def _reconcile(self, inputs: _Inputs, recorded: Mapping[str, Budget], sink: EventSink) -> dict[str, Budget]:
@@ -278,14 +280,21 @@ class _Run:
         rows = self._folder.sparse.read(collection, member, index)[1]
         return rows.of_length_one() if member in units else rows
 
-    def _embed(self, inputs: _Inputs, plan: RunPlan, recorded: Mapping[str, Budget], sink: EventSink) -> None:
+    def _embed(
+        self,
+        inputs: _Inputs,
+        encoders: Mapping[str, Encoder],
+        plan: RunPlan,
+        recorded: Mapping[str, Budget],
+        sink: EventSink,
+    ) -> None:
         """Compute the vectors that the folder does not have, one pass after the other."""
         folder, check = self._folder, self._stop.check
         run_shards = RunShards(
             folder=folder, refs=inputs.shards, vector_dtype=self._config.vector_dtype, others=self._others
         )
         contexts = pass_contexts(
-            plan, inputs.encoders, self._accelerator, run_shards, self._stop, inputs.ahead, self._config.shared_dtype
+            plan, encoders, self._accelerator, run_shards, self._stop, inputs.ahead, self._config.shared_dtype
         )
         work = [item for context in contexts for item in pending(context.run_shards, context.fingerprints).work]
         words, is_derived = self._members.words, is_fused(inputs.fusion, folder) and is_indexed(inputs.indexing, folder)
@@ -351,21 +360,12 @@ def _remember(
     sink: EventSink,
 ) -> None:
     """Keep what the run measured for the next plan on this machine."""
-    for model in result.models:
+    for model in (model for model in result.models if model.name in encoders):
         rate = model.padded_tokens / model.seconds / len(accelerator.devices) if model.seconds else 0.0
         remember(
             measurements, encoders[model.name], device_key(accelerator), builder.compared(model.name),
             tokens=model.padded_tokens, rate=rate, sink=sink,
         )  # fmt: skip
-
-
-def _indexed_as(staged: Mapping[str, StagedModel], vector_dtype: VectorDType) -> dict[str, str]:
-    """What decides the index of each sparse model, beside the texts."""
-    lengths = dict.fromkeys(compared_by_cosine(staged), " of length 1")
-    sparse = [model for model in staged.values() if model.kind == "sparse"]
-    return {
-        model.spec.name: f"{model.fingerprint} {vector_dtype}{lengths.get(model.spec.name, '')}" for model in sparse
-    }
 
 
 def _member(model: StagedModel) -> Member:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.arrays import Vectors
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.found_rows import MemberRows
 from soloist.encoding.replicas import EncodedShard, Replicas
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.memory.planner import BatchLimits
+from soloist.models.loading import StagedModel
 from soloist.ragged import RaggedRows
-from soloist.types import Batch, ModelKind
+from soloist.types import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,26 +50,23 @@ class PreparedTexts(PlannedTexts):
 class EncodedTexts:
     """What the devices made of texts. `recomputed_ids` are the chunks whose vectors were computed once more in float32.
 
-    `shard` is None where there was no text.
+    `shard` is None where there was no text. `members` are those that a row has numbers of, beside each other.
     """
 
     shard: EncodedShard | None
-    kind: ModelKind
-    dim: int
+    members: tuple[StagedModel, ...]
     rows_per_device: Mapping[str, int]
     recomputed_ids: tuple[str, ...]
 
-    def rows(self) -> MemberRows:
-        """The rows of the member: (rows, dim) float32 of unit length, or sparse rows. The host computes them now."""
+    def rows(self, model: str) -> MemberRows:
+        """The rows of a member: (rows, dim) float32 of unit length, or sparse rows. The host computes them now."""
+        number = [member.spec.name for member in self.members].index(model)
         if self.shard is not None:
-            return self.shard.rows()
-        return np.empty((0, self.dim), dtype=np.float32) if self.kind == "dense" else RaggedRows.empty(0, np.float32)
-
-    def unit_vectors(self) -> Vectors:
-        """The rows of a dense model: (rows, dim) float32 of unit length."""
-        rows = self.rows()
-        assert isinstance(rows, np.ndarray)
-        return rows
+            return self.shard.rows(number)
+        member = self.members[number]
+        if member.kind == "sparse":
+            return RaggedRows.empty(0, np.float32)
+        return np.empty((0, member.dim), dtype=np.float32)
 
 
 def prepare_texts(encoder: Encoder, limits: BatchLimits, ids: Sequence[str], texts: Sequence[str]) -> PreparedTexts:
@@ -99,14 +96,14 @@ def encode_texts(encoder: Encoder, replicas: Replicas | None, prepared: Prepared
         SoloistError: a batch of one row does not fit on a device, or a row has no vector.
     """
     staged = encoder.staged
+    members = staged.members or (staged,)
     if not prepared.batches:
-        return EncodedTexts(shard=None, kind=staged.kind, dim=staged.dim, rows_per_device={}, recomputed_ids=())
+        return EncodedTexts(shard=None, members=members, rows_per_device={}, recomputed_ids=())
     assert replicas is not None
     encoded = replicas.encode(prepared.ids, prepared.tokenized, prepared.batches)
     return EncodedTexts(
         shard=encoded,
-        kind=staged.kind,
-        dim=staged.dim,
+        members=members,
         rows_per_device=encoded.rows_per_device,
         recomputed_ids=tuple(prepared.ids[row] for row in encoded.recomputed_rows),
     )

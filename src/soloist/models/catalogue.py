@@ -19,7 +19,8 @@ from soloist.models.built_in import BUILT_IN_SPECS
 from soloist.models.sparse_folders import TOKEN_WEIGHTS_FILE
 from soloist.models.spec import ModelSpec
 
-_SPARSE_END = ":sparse"
+# Behind the name of a model: the weights of its tokens, a sparse member.
+SPARSE_END = ":sparse"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -83,8 +84,8 @@ def resolve(name: str, catalogue: Catalogue = BUILT_IN) -> ModelSpec:
     folder = at_home(name).absolute()
     if name and folder.is_dir():
         return ModelSpec(name=folder.name or folder.resolve().name, source=str(folder))
-    if name.endswith(_SPARSE_END):
-        return _token_weights_of(resolve(name.removesuffix(_SPARSE_END), catalogue))
+    if name.endswith(SPARSE_END):
+        return _token_weights_of(resolve(name.removesuffix(SPARSE_END), catalogue))
     _refuse_unsupported(name)
     if is_hub_id(name):
         return _from_hub_id(name, catalogue)
@@ -102,12 +103,12 @@ def _token_weights_of(spec: ModelSpec) -> ModelSpec:
     """
     if spec.kind == "lexical" or spec.loader == "wordllama":
         raise ConfigError(
-            f"{spec.name} has no network, and so no weights of tokens: leave out {_SPARSE_END}, or name a model that "
+            f"{spec.name} has no network, and so no weights of tokens: leave out {SPARSE_END}, or name a model that "
             f"has a {TOKEN_WEIGHTS_FILE}, such as bge-m3"
         )
     blueprint = replace(spec.blueprint, head="sparse") if spec.blueprint is not None else None
     return replace(
-        spec, name=f"{spec.name}{_SPARSE_END}", kind="sparse", head="sparse", dim=None, matryoshka_dims=(), note="",
+        spec, name=f"{spec.name}{SPARSE_END}", kind="sparse", head="sparse", dim=None, matryoshka_dims=(), note="",
         blueprint=blueprint,
     )  # fmt: skip
 

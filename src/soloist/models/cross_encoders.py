@@ -117,6 +117,7 @@ def _described(
         document_prompt=prompt or "",
         query_prompt="",
         most_active=None,
+        query_most_active=None,
         similarity="dot",
         has_unit_vectors=False,
         matryoshka_dims=(),

@@ -38,6 +38,7 @@ from soloist.models.module_facts import (
     counts_positions,
     has_unit_vectors,
     is_static,
+    lift_static_limit,
     matmul_of,
     positions_of,
     uses_pooler,
@@ -102,6 +103,8 @@ class StagedModel:
     - `matmul` is the library that multiplies with the weights on the host.
     - `sides` has the pipeline of queries too, which is another one where the model has routes.
     - `notices` tell the user how the model's files were followed.
+    - `members` are the dense and the sparse member whose numbers stand beside each other in a row of this one; empty
+      where this is a member itself.
     """
 
     spec: ModelSpec
@@ -127,6 +130,7 @@ class StagedModel:
     matmul: Matmul
     sides: Sides
     notices: tuple[str, ...]
+    members: tuple[StagedModel, ...] = ()
 
     @property
     def predicts_words(self) -> bool:
@@ -251,22 +255,12 @@ def _with_token_weights(spec: ModelSpec, dtype: DType, matmul: Matmul, location:
 
 def _set_limit(spec: ModelSpec, module: SentenceTransformer, warnings: tuple[str, ...]) -> None:
     if is_static(module):
-        _at_load[module] = _AtLoad(limits=_static_limits(module), warnings=warnings)
+        _at_load[module] = _AtLoad(limits=lift_static_limit(module), warnings=warnings)
         return
     limits = _own_limits(spec, module)
     _at_load[module] = _AtLoad(limits=limits, warnings=warnings)
     longest = token_limit(spec, "document", OwnLimits(longest=limits.longest), positions_of(module))
     module.max_seq_length = longest or module.max_seq_length
-
-
-def _static_limits(module: SentenceTransformer) -> OwnLimits:
-    """The limit of a static model's tokenizer, which is lifted: it cuts in silence, and the encoder cuts and counts."""
-    if module.tokenizer.truncation is None:
-        return OwnLimits()
-    cut = module.tokenizer.truncation
-    own = OwnLimits(longest=int(cut["max_length"]), keeps_end=cut["direction"] == "left")
-    module.tokenizer.no_truncation()
-    return own
 
 
 def _own_limits(spec: ModelSpec, module: SentenceTransformer) -> OwnLimits:

@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
-from soloist.models.limits import usable_positions
+from soloist.models.limits import OwnLimits, usable_positions
 from soloist.models.prepacked import is_packed, packed_bytes
 from soloist.models.token_weights import TokenWeights
 from soloist.types import Matmul
@@ -102,3 +102,13 @@ def uses_pooler(module: SentenceTransformer) -> bool:
     """Whether a pipeline reads the output of the network's own pooler. Most pipelines do not."""
     configs = [part.modality_config for part in module.modules() if isinstance(part, Transformer)]
     return any("pooler_output" in str(way["method_output_name"]) for config in configs for way in config.values())
+
+
+def lift_static_limit(module: SentenceTransformer) -> OwnLimits:
+    """The limit of a static model's tokenizer, which is lifted: it cuts in silence, and the encoder cuts and counts."""
+    if module.tokenizer.truncation is None:
+        return OwnLimits()
+    cut = module.tokenizer.truncation
+    own = OwnLimits(longest=int(cut["max_length"]), keeps_end=cut["direction"] == "left")
+    module.tokenizer.no_truncation()
+    return own

@@ -42,7 +42,7 @@ from soloist.sizing.budgets import Budget, CalibrationCache, choose_budget, tabl
 from soloist.sizing.measurements import Measurement, MeasurementCache, device_key
 from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.sources import input_of
-from soloist.staging import dtype_on, matmul_on, select_models
+from soloist.staging import companions, dtype_on, matmul_on, select_models
 from soloist.types import DType, Mode, VectorDType
 
 # The rate from a disk or a network volume into host memory while a model is staged. It is an assumption.
@@ -88,7 +88,11 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None, *, chu
     planned = [_planned(model, accelerator) for model in models]
     modes: tuple[Mode, ...] = ("exclusive", "standard")
     plans = {mode: plan_run(planned, mode, accelerator.card) for mode in modes}
-    estimates = tuple(_model_estimate(model, scanned, plans, config, accelerator) for model in models)
+    beside = companions(members.models)
+    estimates = tuple(
+        _beside(estimate) if estimate.name in beside else estimate
+        for estimate in (_model_estimate(model, scanned, plans, config, accelerator) for model in models)
+    )
     input_notes = [*filter(None, [files.passed_over.notice()]), *kept_notes]
     remarks = [remark for model in models for remark in _remarks(model)]
     words = tuple(words_estimate(name, config.language, scanned) for name in members.words)
@@ -201,6 +205,14 @@ def _row_bytes(model: _UnloadedModel, number_bytes: int) -> int:
     if model.settings.kind == "sparse":
         return _ACTIVE_WORDS * (_KEY_BYTES + number_bytes + _POSTING_BYTES)
     return (model.settings.dim or 0) * number_bytes
+
+
+def _beside(estimate: ModelEstimate) -> ModelEstimate:
+    """The estimate of token weights, which come with the pass of their model: it takes no weights and no time more."""
+    return replace(
+        estimate, seconds=0.0, basis="in the pass of its model", staging_seconds=0.0, host_bytes=0,
+        download_bytes=0 if estimate.download_bytes is not None else None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

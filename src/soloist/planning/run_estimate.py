@@ -12,7 +12,9 @@ from soloist.planning.token_lengths import Scan
 from soloist.shown import ShownByModel
 from soloist.types import BudgetSource, DType, MemberKind
 
-Basis = Literal["measured on this machine", "estimated from the card's data sheet", "unknown"]
+Basis = Literal[
+    "measured on this machine", "estimated from the card's data sheet", "in the pass of its model", "unknown"
+]  # fmt: skip
 
 # The share of a card's data sheet rate that models reach: on two T4 in 2025, sentence-transformers reached 21% with
 # bge-m3 and qwen3-embedding-0.6b and 40% with jina-code-embeddings-1.5b, padding counted as work.

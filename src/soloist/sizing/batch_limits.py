@@ -36,8 +36,11 @@ def plan_memory(
     On the CPU only the token budget limits a batch. The same holds for a model whose memory cannot be predicted, and a
     notice says so.
     """
-    models = [planned_model(encoders[name], budgets[name], accelerator, measurements, sink) for name in encoders]
-    plan = plan_run(models, config.mode, accelerator.card)
+    firsts = {name: encoder.staged.spec.name for name, encoder in encoders.items()}
+    companions = {name: first for name, first in firsts.items() if name != first}  # one encoder serves both
+    names = [name for name in encoders if name not in companions]
+    models = [planned_model(encoders[name], budgets[name], accelerator, measurements, sink) for name in names]
+    plan = plan_run(models, config.mode, accelerator.card).with_companions(companions)
     for name, predictor in plan.predictors.items():
         sink.emit(
             MemoryPlanned(

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from soloist.memory.cards import Card
 from soloist.memory.planner import BatchLimits, MemoryBound, memory_limit
 from soloist.memory.prediction import Predictor, Tracer
 from soloist.sizing.budgets import Budget
 from soloist.types import Mode
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +53,21 @@ class RunPlan:
     budgets: Mapping[str, Budget]
     limits: Mapping[str, BatchLimits]
     predictors: Mapping[str, Predictor]
+
+    def with_companions(self, companions: Mapping[str, str]) -> RunPlan:
+        """The plan where each of these models is computed with another, in the same batches: {"a:sparse": "a"}."""
+        beside = {first: name for name, first in companions.items()}
+        passes = [
+            Pass(models=tuple(n for model in p.models for n in (model, beside.get(model)) if n)) for p in self.passes
+        ]
+
+        def shared(of: Mapping[str, T]) -> dict[str, T]:
+            return {**of, **{name: of[first] for name, first in companions.items() if first in of}}
+
+        return RunPlan(
+            passes=tuple(passes), budgets=shared(self.budgets), limits=shared(self.limits),
+            predictors=shared(self.predictors),
+        )  # fmt: skip
 
     def following(self, present: Pass) -> tuple[str, ...]:
         """The models that the pass after this one adds."""

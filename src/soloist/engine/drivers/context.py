@@ -40,7 +40,16 @@ class PassContext:
     @property
     def fingerprints(self) -> dict[str, str]:
         """The fingerprint of each model, in order."""
-        return {name: encoder.staged.fingerprint for name, encoder in self.encoders.items()}
+        return {name: encoder.member(name).fingerprint for name, encoder in self.encoders.items()}
+
+    def together(self, model: str) -> tuple[str, ...]:
+        """The models of the pass that one encoder computes at once, this one among them, in order."""
+        return tuple(name for name, encoder in self.encoders.items() if encoder is self.encoders[model])
+
+    @property
+    def distinct(self) -> dict[str, Encoder]:
+        """Each encoder once, by the first of its models."""
+        return {name: encoder for name, encoder in self.encoders.items() if self.together(name)[0] == name}
 
 
 def pass_contexts(

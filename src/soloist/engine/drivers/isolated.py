@@ -39,7 +39,7 @@ from soloist.models.loading import StagedModel
 from soloist.sizing.batch_limits import plan_memory
 from soloist.sizing.budgets import Budget
 from soloist.sizing.measurements import MeasurementCache
-from soloist.staging import encoders_of, select_models, stage_all
+from soloist.staging import encoders_of, select_models, stage_all, together
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.types import Matmul
@@ -288,7 +288,7 @@ def _context(
     specs = {name: spec for name, spec in select_models(config).items() if name in fingerprints}
     staged = stage_all(specs, config, accelerator, silent, stop.check, matmuls=matmuls)
     _require_same_models(staged, fingerprints)
-    encoders = encoders_of(staged, config, accelerator, silent)
+    encoders = together(encoders_of(staged, config, accelerator, silent), config, accelerator)
     plan = plan_memory(config, encoders, budgets, accelerator, MeasurementCache(config.cache_dir), silent)
     run_shards = RunShards(
         folder=RunFolder(config.out), refs=shards, vector_dtype=config.vector_dtype,

@@ -12,27 +12,30 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-from soloist.digests import text_digest
+import numpy as np
+
 from soloist.encoding.device_workers import for_every_worker, threads_of_a_pass
-from soloist.encoding.encoder import Encoder
 from soloist.encoding.prefetch import prefetched_weights
 from soloist.encoding.replicas import Replicas
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.prefetch import Lookahead
+from soloist.engine.drivers.preparing import (
+    PlannedShard,
+    PreparedShard,
+    WaitingShard,
+    Work,
+    at_once,
+    prepare_shard,
+    waiting_shard,
+)
 from soloist.engine.drivers.room import Room
 from soloist.engine.drivers.row_stores import ComputedShard, RowStore, row_store_of
 from soloist.engine.drivers.writing import ShardWriter, writer_for
-from soloist.engine.intake.ahead import AheadFile
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
 from soloist.engine.resume.pending import ModelShard, pending, tell_kept
 from soloist.engine.shard_encoding import (
     EncodedTexts,
-    PlannedTexts,
-    PreparedTexts,
     encode_texts,
-    plan_texts,
-    prepare_texts,
 )
 from soloist.errors import OutputError
 from soloist.events import (
@@ -47,9 +50,7 @@ from soloist.events import (
     ShardEncoded,
     TeeSink,
 )
-from soloist.memory.planner import BatchLimits
 from soloist.sizing.batch_limits import PeakWatch, compare_peaks
-from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
 from soloist.stores.moving import move_in
 from soloist.stores.tables import tally_of
@@ -59,43 +60,13 @@ _Taken = Mapping[str, tuple[int, int]]  # bytes of tensors by device: now, and t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Planned:
-    """A shard with its batches for one model. `fresh` are the texts that have no vector by `placement`.
-
-    `parts` are the seconds of the steps so far.
-    """
-
-    model: str
-    shard: ShardRef
-    placement: Placement
-    fresh: PlannedTexts
-    parts: ShardSeconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Prepared(_Planned):
-    """A shard whose texts are tokenized and ready for the devices."""
-
-    ids: tuple[str, ...]
-    digests: tuple[bytes, ...]
-    fresh: PreparedTexts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Computed(_Planned):
+class _Computed(PlannedShard):
     """A shard that is to be written. `taken` was measured when its new vectors were computed."""
 
     ids: tuple[str, ...]
     digests: tuple[bytes, ...]
     encoded: EncodedTexts
     taken: _Taken
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Waiting(_Planned):
-    """A shard whose vectors were embedded while the input was read, and wait in a file."""
-
-    file: AheadFile
 
 
 class _SplitCount:
@@ -129,15 +100,16 @@ def run_pass(
         return
     stores = _row_stores(context, {item.model for item in left.work})
 
-    def prepare(item: ModelShard) -> _Prepared | _Waiting:
-        encoder, limits = context.encoders[item.model], context.plan.limits[item.model]
-        folder, waiting = context.run_shards.folder, context.ahead.file(item.model, item.shard)
+    def prepare(item: Work) -> PreparedShard | WaitingShard:
+        model = item.models[0]
+        encoder, limits = context.encoders[model], context.plan.limits[model]
+        folder, waiting = context.run_shards.folder, context.ahead.file(model, item.shard)
         if waiting is not None:
             with contextlib.suppress(OutputError):  # the file was damaged: compute this shard as any other
-                return _waiting(item, waiting, folder, encoder, limits, stores[item.model])
-        return _prepare(item, folder, encoder, limits, stores[item.model])
+                return waiting_shard(item, waiting, folder, encoder, limits, stores[model])
+        return prepare_shard(item, folder, encoder, limits, stores)
 
-    with context.stop.shielded(), Lookahead(prepare, left.work) as prepared:
+    with context.stop.shielded(), Lookahead(prepare, at_once(left.work, context)) as prepared:
         running = _RunningPass(context, stores, left.work, lease, sink)
         running.through(prepared, writer or writer_for(context.accelerator))
 
@@ -149,36 +121,6 @@ def _row_stores(context: PassContext, models: Container[str]) -> dict[str, RowSt
         for model, encoder in context.encoders.items()
         if model in models
     }
-
-
-def _prepare(item: ModelShard, folder: RunFolder, encoder: Encoder, limits: BatchLimits, store: RowStore) -> _Prepared:
-    ref, began = item.shard, time.perf_counter()
-    shard = folder.shards.read_shard(ref.collection, ref.index)
-    digests = tuple(text_digest(text) for text in shard.texts)
-    placement = store.place(folder.path / folder.shards.vectors_file(ref.collection, item.model, ref.index), digests)
-    read = time.perf_counter()
-    fresh = prepare_texts(
-        encoder,
-        limits,
-        [shard.ids[row] for row in placement.fresh],
-        [shard.texts[row] for row in placement.fresh],
-    )
-    parts = ShardSeconds(reading=read - began, tokenizing=time.perf_counter() - read)
-    return _Prepared(
-        model=item.model, shard=ref, ids=shard.ids, digests=digests, placement=placement, fresh=fresh, parts=parts
-    )
-
-
-def _waiting(
-    item: ModelShard, file: AheadFile, folder: RunFolder, encoder: Encoder, limits: BatchLimits, store: RowStore
-) -> _Waiting:
-    """As `_prepare`, for a shard whose vectors wait in a file: the token counts in the file give the batches."""
-    ref = item.shard
-    digests, counts = folder.ahead.shards.read_digests_and_counts(ref.collection, item.model, ref.index)
-    placement = store.place(folder.path / file.record.file, digests)
-    fresh = plan_texts(encoder, limits, counts[list(placement.fresh)])
-    parts = ShardSeconds(encoding=file.seconds)
-    return _Waiting(model=item.model, shard=ref, placement=placement, fresh=fresh, parts=parts, file=file)
 
 
 class _RunningPass:
@@ -199,12 +141,12 @@ class _RunningPass:
         self._counted = _SplitCount()
         self._sink = TeeSink(self._counted, sink)
         self._watch = PeakWatch(context.plan)
-        weights = {model: encoder.staged.weights_bytes for model, encoder in context.encoders.items()}
+        weights = {model: encoder.staged.weights_bytes for model, encoder in context.distinct.items()}
         self._room = Room(context.accelerator, weights, self._sink)
         self._replicas: dict[str, Replicas] | None = None
         self._began = 0.0  # when the event of the shard before was emitted
 
-    def through(self, prepared: Iterable[_Prepared | _Waiting], writer: ShardWriter) -> None:
+    def through(self, prepared: Iterable[PreparedShard | WaitingShard], writer: ShardWriter) -> None:
         """Work off the shards."""
         peaks: dict[str, int] = {}
         with contextlib.ExitStack() as held, writer:
@@ -216,9 +158,10 @@ class _RunningPass:
                     waiting = time.perf_counter()
                     self._replicas = self._take(held)
                     self._began += time.perf_counter() - waiting  # the wait for the devices is not the shard's
-                self._watch.see(item.model, item.fresh.batches, self._padded(item))
+                for model in self._context.together(item.model):
+                    self._watch.see(model, item.fresh.batches, self._padded(item))
                 self._room.see(item.model, self._watch.needed_bytes(item.model))
-                if isinstance(item, _Waiting):
+                if isinstance(item, WaitingShard):
                     writer.write(functools.partial(self._put, item))
                 else:
                     writer.write(functools.partial(self._keep, self._encode(item)))
@@ -228,7 +171,7 @@ class _RunningPass:
         if peaks:
             compare_peaks(self._watch, self._context.models, peaks, self._counted.splits, self._sink)
 
-    def _padded(self, item: _Planned) -> tuple[bool, ...]:
+    def _padded(self, item: PlannedShard) -> tuple[bool, ...]:
         """Whether the rows of each batch are padded."""
         encoder, lengths = self._context.encoders[item.model], item.fresh.counts[:, 0].tolist()
         return tuple(encoder.pads(lengths, batch) for batch in item.fresh.batches)
@@ -254,51 +197,61 @@ class _RunningPass:
             self._sink.emit(PassFinished(model=model, peak_bytes=peaks))
         return peaks
 
-    def _encode(self, item: _Prepared) -> _Computed:
+    def _encode(self, item: PreparedShard) -> _Computed:
         replicas = self._replicas[item.model] if self._replicas is not None else None
         given = time.perf_counter()
         encoded = encode_texts(self._context.encoders[item.model], replicas, item.fresh)
         parts = replace(item.parts, encoding=time.perf_counter() - given)
         return _Computed(
-            model=item.model, shard=item.shard, placement=item.placement, fresh=item.fresh.without_tokens(),
+            shard=item.shard, placements=item.placements, fresh=item.fresh.without_tokens(),
             parts=parts, ids=item.ids, digests=item.digests, encoded=encoded, taken=self._taken(),
         )  # fmt: skip
 
     def _keep(self, item: _Computed) -> None:
-        """Write a shard, and emit its event. On devices the writer's thread does this."""
-        began = time.perf_counter()
-        record = self._stores[item.model].write(
+        """Write a shard for each of its models, and emit the events. On devices the writer's thread does this."""
+        parts = item.parts
+        for model, placement in item.placements.items():
+            self._keep_one(item, model, placement, parts)
+            parts = ShardSeconds()  # what the models share counts for the first
+
+    def _keep_one(self, item: _Computed, model: str, placement: Placement, parts: ShardSeconds) -> None:
+        began, encoded = time.perf_counter(), item.encoded
+        own = np.searchsorted(item.fresh_rows, placement.fresh)
+        rows, counts = encoded.rows(model), item.fresh.counts
+        if len(own) < len(counts):  # the other model lacks more rows
+            rows, counts = rows[own] if isinstance(rows, np.ndarray) else rows.take(own), counts[own]
+        record = self._stores[model].write(
             ComputedShard(
-                ref=item.shard, ids=item.ids, digests=item.digests, placement=item.placement, encoded=item.encoded,
-                counts=item.fresh.counts,
+                ref=item.shard, ids=item.ids, digests=item.digests, placement=placement, rows=rows, counts=counts
             )
         )  # fmt: skip
-        parts = replace(item.parts, writing=time.perf_counter() - began)
-        if item.encoded.recomputed_ids:
+        parts = replace(parts, writing=time.perf_counter() - began)
+        if encoded.recomputed_ids:
             self._sink.emit(
                 RowsRecomputed(
-                    model=item.model, collection=item.shard.collection, shard=item.shard.index,
-                    ids=item.encoded.recomputed_ids,
+                    model=model, collection=item.shard.collection, shard=item.shard.index, ids=encoded.recomputed_ids
                 )
             )  # fmt: skip
-        self._tell(item, item.encoded.rows_per_device, record, parts, item.taken)
+        self._tell(item, model, encoded.rows_per_device, record, parts, item.taken)
 
-    def _put(self, item: _Waiting) -> None:
+    def _put(self, item: WaitingShard) -> None:
         """Move the file of a shard into its place. Events say the same as if its batches were computed now."""
         run_shards, record = self._context.run_shards, item.file.record
         computed = time.perf_counter()
         move_in(run_shards.folder, run_shards.folder.ahead, record)
-        self._stores[item.model].moved(item.placement, record, item.file.checksums)
+        placement = item.placements[item.model]
+        self._stores[item.model].moved(placement, record, item.file.checksums)
         parts = replace(item.parts, writing=time.perf_counter() - computed)
         (device,) = self._context.accelerator.devices
         for batch in for_every_worker(item.fresh.batches, self._context.accelerator.workers):
             self._sink.emit(BatchEncoded(model=item.model, device=device, rows=len(batch.rows)))
-        rows_per_device = {device: len(item.placement.fresh)} if item.fresh.batches else {}
-        self._tell(item, rows_per_device, record, parts, self._taken(), item.file.seconds)
+        rows_per_device = {device: len(placement.fresh)} if item.fresh.batches else {}
+        self._tell(item, item.model, rows_per_device, record, parts, self._taken(), item.file.seconds)
 
     def _tell(
         self,
-        item: _Planned,
+        item: PlannedShard,
+        model: str,
         rows_per_device: Mapping[str, int],
         record: FileRecord,
         parts: ShardSeconds,
@@ -307,7 +260,7 @@ class _RunningPass:
     ) -> None:
         """Say that a shard is done. Its seconds count from the end of the shard before, plus earlier steps."""
         seconds = seconds_before + time.perf_counter() - self._began
-        event = _shard_event(item, rows_per_device, record.tally or TokenTally(), seconds)
+        event = _shard_event(item, model, rows_per_device, record.tally or TokenTally(), seconds)
         allocated = {device: now for device, (now, _) in taken.items()}
         peaks = {device: peak for device, (_, peak) in taken.items()}
         self._sink.emit(replace(event, parts=parts, allocated_bytes=allocated, peak_bytes=peaks))
@@ -326,15 +279,21 @@ def _on_devices(context: PassContext, sink: EventSink) -> Iterator[dict[str, Rep
     with contextlib.ExitStack() as stack:
         threads = stack.enter_context(threads_of_a_pass(accelerator))
         yield {
-            model: stack.enter_context(Replicas(encoder.staged, encoder, accelerator, sink, threads, shared_dtype))
-            for model, encoder in context.encoders.items()
+            model: replicas
+            for first, encoder in context.distinct.items()
+            for replicas in [
+                stack.enter_context(Replicas(encoder.staged, encoder, accelerator, sink, threads, shared_dtype))
+            ]
+            for model in context.together(first)
         }
 
 
-def _shard_event(item: _Planned, rows_per_device: Mapping[str, int], tally: TokenTally, seconds: float) -> ShardEncoded:
-    fresh, batches = tally_of(item.fresh.counts), item.fresh.batches
+def _shard_event(
+    item: PlannedShard, model: str, rows_per_device: Mapping[str, int], tally: TokenTally, seconds: float
+) -> ShardEncoded:
+    fresh, batches, placement = tally_of(item.fresh.counts), item.fresh.batches, item.placements[model]
     return ShardEncoded(
-        model=item.model,
+        model=model,
         collection=item.shard.collection,
         shard=item.shard.index,
         rows=item.shard.rows,
@@ -346,8 +305,8 @@ def _shard_event(item: _Planned, rows_per_device: Mapping[str, int], tally: Toke
         padded_lengths=tuple(batch.padded_length for batch in batches),
         rows_per_device=rows_per_device,
         seconds=seconds,
-        reused_rows=item.placement.reused,
-        from_others_rows=item.placement.from_others,
-        repeated_rows=item.placement.repeated,
+        reused_rows=placement.reused,
+        from_others_rows=placement.from_others,
+        repeated_rows=placement.repeated,
         tally=tally,
     )

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from soloist.arrays import Vectors
 from soloist.digests import row_checksums
 from soloist.encoding.encoder import Encoder
+from soloist.encoding.found_rows import MemberRows
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
 from soloist.engine.resume.pending import RunShards
 from soloist.engine.resume.ragged_reuse import KnownRows, add_known
 from soloist.engine.resume.vector_reuse import known_vectors, serves
-from soloist.engine.shard_encoding import EncodedTexts
 from soloist.ragged import RaggedRows
 from soloist.stores.manifest import FileRecord
 from soloist.stores.sparse_files import SparseShard, table_sparse
@@ -33,13 +33,13 @@ _UNKNOWN = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ComputedShard:
-    """A shard to write: its new rows as `encoded`, and the token counts of those, (new rows, 2)."""
+    """A shard to write for one member: its new rows, and the token counts of those, (new rows, 2)."""
 
     ref: ShardRef
     ids: Sequence[str]
     digests: Sequence[bytes]
     placement: Placement
-    encoded: EncodedTexts
+    rows: MemberRows
     counts: NDArray[np.int32]
 
 
@@ -62,7 +62,7 @@ class RowStore(Protocol):
 
 def row_store_of(model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> RowStore:
     """The rows of a model. Finished files are read for it. `check` is called before each file, and may raise."""
-    kind = SparseStore if encoder.staged.kind == "sparse" else DenseStore
+    kind = SparseStore if encoder.member(model).kind == "sparse" else DenseStore
     return kind(model, encoder, run_shards, check)
 
 
@@ -72,9 +72,10 @@ class DenseStore:
     def __init__(self, model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> None:
         self._model = model
         self._encoder = encoder
+        self._staged = encoder.member(model)
         self._run_shards = run_shards
         self._known = known_vectors(
-            run_shards.folder, run_shards.others, model, encoder.staged.fingerprint, run_shards.vector_dtype, check
+            run_shards.folder, run_shards.others, model, self._staged.fingerprint, run_shards.vector_dtype, check
         )
 
     def place(self, path: Path, digests: Sequence[bytes]) -> Placement:
@@ -87,7 +88,7 @@ class DenseStore:
         vectors, counts = self._whole(shard)
         record = self._run_shards.folder.shards.write_vectors(
             ref.collection, self._model, ref.index, shard.ids, vectors, shard.digests,
-            self._encoder.staged.fingerprint, counts, vector_dtype, ref.content,
+            self._staged.fingerprint, counts, vector_dtype, ref.content,
         )  # fmt: skip
         self.moved(shard.placement, record, row_checksums(rounded(vectors, vector_dtype)))
         return record
@@ -102,11 +103,12 @@ class DenseStore:
 
         A copy may come from the shard before. That shard is written by now, because shards are written in their order.
         """
-        computed = shard.encoded.unit_vectors()
+        computed = shard.rows
+        assert isinstance(computed, np.ndarray)
         if not len(shard.placement.copies):
             return computed, shard.counts
         fresh = list(shard.placement.fresh)
-        vectors = np.empty((shard.ref.rows, self._encoder.staged.dim), dtype=np.float32)
+        vectors = np.empty((shard.ref.rows, self._staged.dim), dtype=np.float32)
         vectors[fresh] = computed
         counts = np.full((shard.ref.rows, 2), _UNKNOWN, dtype=np.int32)
         counts[fresh] = shard.counts
@@ -130,7 +132,7 @@ class SparseStore:
     def __init__(self, model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> None:
         self._model = model
         self._run_shards = run_shards
-        self._fingerprint = encoder.staged.fingerprint
+        self._fingerprint = encoder.member(model).fingerprint
         self._known: KnownRows[SparseShard] = KnownRows(table_sparse, SparseShard.joined)
 
         def is_of_it(stored: FileRecord | VectorFile) -> bool:
@@ -144,7 +146,7 @@ class SparseStore:
 
     def write(self, shard: ComputedShard) -> FileRecord:
         """See `RowStore`."""
-        ref, computed = shard.ref, shard.encoded.rows()
+        ref, computed = shard.ref, shard.rows
         assert isinstance(computed, RaggedRows)
         fresh = SparseShard(rows=computed, counts=shard.counts)
         record = self._run_shards.folder.sparse.write(

@@ -15,7 +15,6 @@ from soloist.encoding.encoder import Encoder
 from soloist.engine.samples.deviation import host_vectors
 from soloist.engine.samples.texts import Samples
 from soloist.events import EventSink, Notice
-from soloist.models.loading import StagedModel
 from soloist.types import MemberKind, Similarity
 
 SAMPLE_CHUNKS = 32
@@ -46,11 +45,6 @@ def in_words(similarity: Similarity, kind: MemberKind) -> str:
         else "soloist keeps its vectors at length 1 and compares them by cosine"
     )  # fmt: skip
     return f"it was trained to be compared by {trained}, but {compared}, which may rank chunks differently"
-
-
-def compared_by_cosine(staged: Mapping[str, StagedModel]) -> frozenset[str]:
-    """The sparse models whose files ask for the cosine. Their indexes have rows of length 1, their files do not."""
-    return frozenset(name for name, model in staged.items() if (model.kind, model.similarity) == ("sparse", "cosine"))
 
 
 def tell_lost_lengths(
