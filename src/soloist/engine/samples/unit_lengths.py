@@ -15,7 +15,7 @@ from soloist.encoding.encoder import Encoder
 from soloist.engine.samples.deviation import host_vectors
 from soloist.engine.samples.texts import Samples
 from soloist.events import EventSink, Notice
-from soloist.types import MemberKind, Similarity
+from soloist.types import ModelKind, Similarity
 
 SAMPLE_CHUNKS = 32
 
@@ -27,7 +27,7 @@ _SCORES: Mapping[Similarity, Callable[[NDArray[np.float64]], NDArray[np.float64]
 }
 
 
-def ranks_otherwise(similarity: Similarity, kind: MemberKind, *, has_unit_vectors: bool) -> bool:
+def ranks_otherwise(similarity: Similarity, kind: ModelKind, *, has_unit_vectors: bool) -> bool:
     """Whether the model's own comparison may rank otherwise than soloist does.
 
     Dense vectors are compared by the cosine, and sparse ones by the dot product or, if the model says so, the cosine.
@@ -37,7 +37,7 @@ def ranks_otherwise(similarity: Similarity, kind: MemberKind, *, has_unit_vector
     return similarity == "manhattan" or (similarity in _SCORES and not has_unit_vectors)
 
 
-def in_words(similarity: Similarity, kind: MemberKind) -> str:
+def in_words(similarity: Similarity, kind: ModelKind) -> str:
     """What to say of such a model."""
     trained = {"dot": "dot product", "euclidean": "Euclidean distance", "manhattan": "Manhattan distance"}[similarity]
     compared = (
