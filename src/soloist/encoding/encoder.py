@@ -87,10 +87,6 @@ class Encoder:
         """The model that this encodes for."""
         return self._staged
 
-    def member(self, name: str) -> StagedModel:
-        """The member of this name, one of two whose numbers stand beside each other, or the only one."""
-        return next((member for member in self._staged.members if member.spec.name == name), self._staged)
-
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Token ids of documents, with the document prompt before each text."""
         return self._tokenizer.tokenize(texts)

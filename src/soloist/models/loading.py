@@ -103,8 +103,7 @@ class StagedModel:
     - `matmul` is the library that multiplies with the weights on the host.
     - `sides` has the pipeline of queries too, which is another one where the model has routes.
     - `notices` tell the user how the model's files were followed.
-    - `members` are the dense and the sparse member whose numbers stand beside each other in a row of this one; empty
-      where this is a member itself.
+    - `members` are those whose numbers stand beside each other in a row of this one; empty for a member itself.
     """
 
     spec: ModelSpec
@@ -136,6 +135,10 @@ class StagedModel:
     def predicts_words(self) -> bool:
         """Whether a batch has a number for each token and each word, as that of a SPLADE has."""
         return self.kind == "sparse" and self.spec.head == "dense"
+
+    def member(self, name: str) -> StagedModel:
+        """The member of this name, one of two whose numbers stand beside each other, or the only one."""
+        return next((member for member in self.members if member.spec.name == name), self)
 
     def for_queries(self) -> StagedModel:
         """The same model for queries, which have their own prompt, limit and, with routes, pipeline."""

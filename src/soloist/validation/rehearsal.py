@@ -262,10 +262,10 @@ class _Planter:
         self.released = False
 
     def emit(self, event: Event) -> None:
-        """Let the first batch be the last."""
+        """Let the first batch of a device be the last. Words have no device, and no lease to give back."""
         if isinstance(event, LeaseReleased):
             self.released = True
-        if isinstance(event, BatchEncoded) and not self.planted:
+        if isinstance(event, BatchEncoded) and event.device and not self.planted:
             self.planted = True
             raise PlantedError(PLANTED)
 
@@ -288,15 +288,19 @@ def _failure(config: RunConfig, accelerator: Accelerator) -> FailureRecord:
 
 
 class _Breaker:
-    """Breaks a run off once some shards are done."""
+    """Breaks a run off once devices have done some shards. `shards` counts those of words too."""
 
     def __init__(self) -> None:
         self.shards = 0
+        self._on_devices = 0
 
     def emit(self, event: Event) -> None:
         """Count the shards."""
-        self.shards += isinstance(event, ShardEncoded)
-        if isinstance(event, ShardEncoded) and self.shards == _SHARDS_BEFORE:
+        if not isinstance(event, ShardEncoded):
+            return
+        self.shards += 1
+        self._on_devices += bool(event.rows_per_device)
+        if self._on_devices == _SHARDS_BEFORE:
             raise PlantedError(BROKEN_OFF)
 
 

@@ -40,7 +40,7 @@ class PassContext:
     @property
     def fingerprints(self) -> dict[str, str]:
         """The fingerprint of each model, in order."""
-        return {name: encoder.member(name).fingerprint for name, encoder in self.encoders.items()}
+        return {name: encoder.staged.member(name).fingerprint for name, encoder in self.encoders.items()}
 
     def together(self, model: str) -> tuple[str, ...]:
         """The models of the pass that one encoder computes at once, this one among them, in order."""

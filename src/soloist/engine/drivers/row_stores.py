@@ -62,7 +62,7 @@ class RowStore(Protocol):
 
 def row_store_of(model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> RowStore:
     """The rows of a model. Finished files are read for it. `check` is called before each file, and may raise."""
-    kind = SparseStore if encoder.member(model).kind == "sparse" else DenseStore
+    kind = SparseStore if encoder.staged.member(model).kind == "sparse" else DenseStore
     return kind(model, encoder, run_shards, check)
 
 
@@ -72,7 +72,7 @@ class DenseStore:
     def __init__(self, model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> None:
         self._model = model
         self._encoder = encoder
-        self._staged = encoder.member(model)
+        self._staged = encoder.staged.member(model)
         self._run_shards = run_shards
         self._known = known_vectors(
             run_shards.folder, run_shards.others, model, self._staged.fingerprint, run_shards.vector_dtype, check
@@ -132,7 +132,7 @@ class SparseStore:
     def __init__(self, model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> None:
         self._model = model
         self._run_shards = run_shards
-        self._fingerprint = encoder.member(model).fingerprint
+        self._fingerprint = encoder.staged.member(model).fingerprint
         self._known: KnownRows[SparseShard] = KnownRows(table_sparse, SparseShard.joined)
 
         def is_of_it(stored: FileRecord | VectorFile) -> bool:
