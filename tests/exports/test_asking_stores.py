@@ -24,7 +24,7 @@ def made(tmp_path_factory, tiny_models) -> Path:
     """A run of all kinds of members over two collections, in several shards."""
     root = tmp_path_factory.mktemp("asked")
     write_collection(root / "chunks", "alpha", 50, longest=30, seed=3)
-    write_collection(root / "chunks", "beta", 15, longest=30, seed=4)
+    write_collection(root / "chunks", "it's", 15, longest=30, seed=4)
     splade = make_splade(root / "splade", num_hidden_layers=1)
     config = RunConfig(
         chunks_root=root / "chunks", out=root / "run", accelerator="cpu",
@@ -67,6 +67,22 @@ def test_postgres_ranks_as_the_run_does(made, postgres):
             for title, code in sections.items():
                 found = ask(code, run=opened, question=question, connection=connection)["hits"]
                 assert_same(found, opened.search(question, 10, by=None if title == HYBRID else title), title)
+
+
+def test_postgres_ranks_some_collections_in_a_table_of_any_name(made, postgres):
+    """A sign in a name was a placeholder of the query's, or ended its text; or other collections counted."""
+    import psycopg
+
+    table, opened = 'as%ked "x"', open_run(made)
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(psycopg.sql.SQL("DROP TABLE IF EXISTS {}").format(psycopg.sql.Identifier(table)))
+        export_run(made, "pgvector", url=postgres, table=table, vectors="bm25", collections=["it's"])
+        found = connection.execute(
+            "SELECT obj_description(oid, 'pg_class') FROM pg_class WHERE relname = %s", [table]
+        ).fetchone()
+        ((title, code),) = sections_of(found[0]).items()
+        found = ask(code, run=opened, question=QUESTIONS[0], connection=connection)["hits"]
+    assert_same(found, opened.search(QUESTIONS[0], 10, by="bm25", collections=["it's"]), title)
 
 
 @pytest.fixture(scope="module")

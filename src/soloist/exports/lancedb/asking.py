@@ -63,12 +63,14 @@ def best(scores, k=10):
     )
     return [(names[row], ids[row], float(scores[row])) for row in order[:k]]'''
 
-_FTS = """from lancedb.query import MatchQuery
+_FTS = """from lancedb.query import BooleanQuery, MatchQuery, Occur
 
 asked = {asked}
-words = " ".join(word for word, times in asked.items() for _ in range(times))
-query = table.search(MatchQuery(words, {column!r}), query_type="fts").where({where!r})
-found = query.select(["collection", "id", "_score"]).limit(10).to_list() if words else []
+words = [(Occur.SHOULD, MatchQuery(word, {column!r}, boost=float(times))) for word, times in asked.items()]
+found = []
+if words:
+    query = table.search(BooleanQuery(words), query_type="fts").where({where!r})
+    found = query.select(["collection", "id", "_score"]).limit(10).to_list()
 hits = [(row["collection"], row["id"], row["_score"]) for row in found]"""
 
 _NEAREST = """query = table.search({asked}, vector_column_name={column!r}).distance_type("cosine").where({where!r})

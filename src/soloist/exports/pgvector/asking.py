@@ -18,7 +18,8 @@ _BM25 = """{words}_asked AS (
 ), {words}_rows AS (
     SELECT count(*)::float8 AS number, avg({length})::float8 AS length FROM {table} AS stored WHERE {searched}
 ), {words}_found AS (
-    SELECT key, {length} AS length, asked.term, asked.times, {counts}[array_position({terms}, asked.term)]::float8 AS f
+    SELECT key, {length}::float8 AS length, asked.term, asked.times,
+        {counts}[array_position({terms}, asked.term)]::float8 AS f
     FROM {table} AS stored JOIN {words}_asked AS asked ON {words} @@ quote_literal(asked.term)::tsquery WHERE {searched}
 ), {words}_frequency AS (
     SELECT term, count(*)::float8 AS number FROM {words}_found GROUP BY term
