@@ -125,8 +125,8 @@ def _by_index(source: Source, columns: Columns, name: str, where: str) -> Mappin
     elif isinstance(columns.ragged[name], JoinedColumn):
         code = _FTS.format(asked=made, column=columns.ragged[name].names[0], where=where)
         says = (
-            "LanceDB's BM25 has k1 1.2, and soloist's has 1.5. So a score is 2.2 to 2.75 times that of soloist, if the "
-            "table has these collections alone. LanceDB does not count rows without words."
+            "LanceDB's BM25 has k1 1.2, and soloist's has 1.5. So a score is 2.2 to 2.75 times that of soloist. Also, "
+            "LanceDB counts the rows of the whole table, and leaves out rows without words."
         )
     else:
         return {}
