@@ -533,3 +533,15 @@ def test_an_empty_choice_is_an_error_and_no_plan(plan):
     """A collection that is not there must not be planned as one that is empty."""
     with pytest.raises(SoloistError, match="gamma"):
         plan(collections=("gamma",))
+
+
+def test_a_plan_refuses_what_embed_refuses_in_the_folder(planning):
+    """A plan said that a run fits, which embed then refused: its folder is of another model."""
+    run(dataclasses.replace(planning, models=("bm25",)))
+    other = dataclasses.replace(planning, models=("bert",))
+    with pytest.raises(ConfigError, match="has vectors of the model bm25, which this command leaves out") as planned:
+        estimate_run(other)
+    with pytest.raises(ConfigError) as refused:
+        run(other)
+    assert str(planned.value) == str(refused.value)
+    assert estimate_run(dataclasses.replace(planning, models=("bm25", "bert"))).models

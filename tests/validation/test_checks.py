@@ -142,3 +142,13 @@ def test_host_memory_has_a_bound_that_its_evidence_shows(evidence, grown, verdic
     judged, text = found(dataclasses.replace(evidence, again=again, once_more=more), "host-memory")
     assert judged == verdict
     assert f"{grown / 1e6:+,.1f} MB; 67.1 MB are allowed" in text
+
+
+def test_one_model_has_no_passes_to_compare(evidence):
+    """The memory between passes was said to drop where there was one pass."""
+    assert found(evidence, "release")[0] == "pass"
+    result = evidence.exclusive.result
+    alone = dataclasses.replace(evidence.exclusive, result=dataclasses.replace(result, models=result.models[:1]))
+    verdict, text = found(dataclasses.replace(evidence, exclusive=alone), "release")
+    assert verdict == "cannot be shown here"
+    assert text.startswith("there is one model, so there are no passes to compare")

@@ -13,6 +13,7 @@ from pathlib import Path
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, open_accelerator
 from soloist.encoding.batching import bucket
+from soloist.engine.resume.checks import require_the_same
 from soloist.engine.resume.kept_settings import KeptSettings, unfit_weights, with_kept_settings
 from soloist.engine.resume.members import members_of
 from soloist.engine.samples.unit_lengths import in_words, ranks_otherwise
@@ -43,6 +44,7 @@ from soloist.sizing.measurements import Measurement, MeasurementCache, device_ke
 from soloist.sizing.run_plan import PlannedModel, RunPlan, plan_run
 from soloist.sources import input_of
 from soloist.staging import companions, dtype_on, matmul_on, select_models
+from soloist.stores import RunFolder
 from soloist.types import DType, Mode, VectorDType
 
 # The rate from a disk or a network volume into host memory while a model is staged. It is an assumption.
@@ -83,6 +85,8 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None, *, chu
     config = replace(kept.config, fusion=members.fusion)
     models = [_inspect(spec, config, accelerator) for spec in members.models.values()]
     files = input_of(config, chunks, again="soloist.plan")
+    names = [collection.name for collection in files.collections]
+    require_the_same(RunFolder(config.out), config, tuple(members.specs), names)
     tokenizers = [(model.spec, model.settings) for model in models]
     scanned = scan(files.collections, config.source, tokenizers, config.collections)
     planned = [_planned(model, accelerator) for model in models]
