@@ -46,9 +46,8 @@ def asked(source: Source, name: str) -> str:
 
 def how_to_ask(source: Source, connect: str, sections: Mapping[str, Section]) -> str:
     """The whole text. `connect` is Python that connects to the store; `sections` are by name."""
-    start = (
-        f"import soloist\n{connect}\n\nrun = soloist.open_run({str(source.folder.path)!r})\nquestion = 'your question'"
-    )
+    run = str(source.folder.path.absolute())  # for code that is called anywhere
+    start = f"import soloist\n{connect}\n\nrun = soloist.open_run({run!r})\nquestion = 'your question'"
     parts = [
         TITLE,
         "The run makes vectors and words of a question as it made those of the chunks. This begins all that follows:",

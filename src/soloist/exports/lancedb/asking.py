@@ -73,7 +73,8 @@ if words:
     found = query.select(["collection", "id", "_score"]).limit(10).to_list()
 hits = [(row["collection"], row["id"], row["_score"]) for row in found]"""
 
-_NEAREST = """query = table.search({asked}, vector_column_name={column!r}).distance_type("cosine").where({where!r})
+_NEAREST = """vector = {asked}
+query = table.search(vector, vector_column_name={column!r}).distance_type("cosine").where({where!r})
 found = query.select(["collection", "id", "_distance"]).limit(10).to_list()
 hits = [(row["collection"], row["id"], 1 - row["_distance"]) for row in found]"""
 
@@ -87,24 +88,19 @@ def how_to_ask_table(source: Source, table: str, folder: str, columns: Columns) 
     sections = {"read": Section(title="For exact rankings: read every row", code=read)}
     weights = ranked_by(source)
     if len(weights) > 1:
-        sections["hybrid"] = Section(
-            title="As the run ranks: all members together",
-            code=_hits(" + ".join(f"{weight!r} * standardised({_score(source, columns, name)})"
-                       for name, weight in weights.items())),
-        )  # fmt: skip
+        terms = (f"{weight!r} * standardised({_score(source, columns, name)})" for name, weight in weights.items())
+        lines = "\n    + ".join(terms)
+        code = f"hits = best(\n    {lines}\n)"
+        sections["hybrid"] = Section(title="As the run ranks: all members together", code=code)
     for name in source.names:
         own = "As the run ranks: " if list(weights) == [name] else ""
-        code = _hits(_score(source, columns, name))
+        code = f"hits = best({_score(source, columns, name)})"
         if name in source.ragged:
             code += "\nhits = [hit for hit in hits if hit[2] > 0]  # others have no word or dimension of the question"
         sections[name] = Section(title=f"{own}{name}", code=code)
         sections |= _by_index(source, columns, name, where)
     connect = f"import lancedb\n\ntable = lancedb.connect({folder!r}).open_table({table!r})"
     return how_to_ask(source, connect, sections)
-
-
-def _hits(scores: str) -> str:
-    return f"hits = best({scores})"
 
 
 def _score(source: Source, columns: Columns, name: str) -> str:

@@ -110,7 +110,7 @@ class LanceTable:
 
     def describe(self, path: Path) -> Sequence[str]:
         """Say in a file of the folder how to ask the table; notes for the user. A file of somebody else's stays."""
-        text = how_to_ask_table(self._source, self._table.name, str(path), self._columns)
+        text = how_to_ask_table(self._source, self._table.name, str(path.absolute()), self._columns)
         return write_beside(path / f"README-{self._table.name}.md", text)
 
     def _leave_one(self, keys: Sequence[str]) -> None:

@@ -16,11 +16,13 @@ _FOUND = "collection, id, source_file, source_index"
 _BM25 = """{words}_asked AS (
     SELECT * FROM unnest(%({terms})s::text[], %({counts})s::float8[]) AS asked(term, times)
 ), {words}_rows AS (
-    SELECT count(*)::float8 AS number, avg({length})::float8 AS length FROM {table} AS stored WHERE {searched}
+    SELECT count(*)::float8 AS number, avg({length})::float8 AS length
+    FROM {table} AS stored WHERE {searched}
 ), {words}_found AS (
     SELECT key, {length}::float8 AS length, asked.term, asked.times,
         {counts}[array_position({terms}, asked.term)]::float8 AS f
-    FROM {table} AS stored JOIN {words}_asked AS asked ON {words} @@ quote_literal(asked.term)::tsquery WHERE {searched}
+    FROM {table} AS stored JOIN {words}_asked AS asked ON {words} @@ quote_literal(asked.term)::tsquery
+    WHERE {searched}
 ), {words}_frequency AS (
     SELECT term, count(*)::float8 AS number FROM {words}_found GROUP BY term
 ), {words}_scores AS (
@@ -28,8 +30,8 @@ _BM25 = """{words}_asked AS (
         times * ln(1 + (whole.number - frequency.number + 0.5) / (frequency.number + 0.5))
         * f / (f + 1.5 * (0.25 + 0.75 * found.length / whole.length)) ORDER BY term COLLATE "C"
     ) AS score
-    FROM {words}_found AS found JOIN {words}_frequency AS frequency USING (term) CROSS JOIN {words}_rows AS whole
-    GROUP BY key
+    FROM {words}_found AS found JOIN {words}_frequency AS frequency USING (term)
+    CROSS JOIN {words}_rows AS whole GROUP BY key
 )"""
 
 
@@ -77,14 +79,15 @@ def _alone(table: str, member: Member) -> str:
             f"WITH {_bm25(table, member)}\n"
             "SELECT collection, id, found.score\n"
             f"FROM {table} AS stored JOIN {member.words}_scores AS found USING (key)\n"
-            f"ORDER BY found.score DESC, {_ORDER} LIMIT 10"
+            f"ORDER BY found.score DESC, {_ORDER}\nLIMIT 10"
         )
     column, kind = member.columns[0].name, member.columns[0].kind
     sign = "<#>" if kind == "sparsevec" else "<=>"
     score = f"-({column} <#> %({column})s::{kind})"
     more = f" AND {column} <#> %({column})s::{kind} < 0" if kind == "sparsevec" else ""
     return (
-        f"SELECT collection, id, {score} AS score FROM {table} AS stored WHERE {_SEARCHED}{more}\n"
+        f"SELECT collection, id, {score} AS score\n"
+        f"FROM {table} AS stored WHERE {_SEARCHED}{more}\n"
         f"ORDER BY {column} {sign} %({column})s::{kind} LIMIT 10"
     )
 
@@ -96,22 +99,24 @@ def _hybrid(table: str, weights: Mapping[str, float], members: Mapping[str, Memb
     scores = {_column(members[name]): _score(members[name]) for name in weights}
     joins = "".join(f" LEFT JOIN {member.words}_scores USING (key)" for member in words)
     listed = ",\n        ".join(f"{score} AS {name}" for name, score in scores.items())
-    found = f"SELECT {_FOUND},\n        {listed}\n    FROM {table} AS stored{joins} WHERE {_SEARCHED}"
+    found = f"SELECT {_FOUND},\n        {listed}\n    FROM {table} AS stored{joins}\n    WHERE {_SEARCHED}"
     parts.append(f"scores AS (\n    {found}\n)")
-    moments = ", ".join(f"avg({name}) AS {name}_mean, stddev_pop({name}) AS {name}_deviation" for name in scores)
-    parts.append(f"moments AS (SELECT {moments} FROM scores)")
+    moments = ",\n        ".join(
+        f"avg({name}) AS {name}_mean, stddev_pop({name}) AS {name}_deviation" for name in scores
+    )
+    parts.append(f"moments AS (\n    SELECT {moments}\n    FROM scores\n)")
     terms = "\n    + ".join(_standardised(_column(members[name]), weight) for name, weight in weights.items())
     return (
         f"WITH {', '.join(parts)}\nSELECT collection, id,\n    {terms} AS score\nFROM scores CROSS JOIN moments\n"
-        f"ORDER BY score DESC, {_ORDER} LIMIT 10"
+        f"ORDER BY score DESC, {_ORDER}\nLIMIT 10"
     )
 
 
 def _standardised(column: str, weight: float) -> str:
     """A term of the sum. A member that gives all rows the same score has no part in it."""
     return (
-        f"CASE WHEN {column}_deviation > 1e-6 "
-        f"THEN {weight!r} * ({column} - {column}_mean) / {column}_deviation ELSE 0 END"
+        f"CASE WHEN {column}_deviation > 1e-6\n"
+        f"        THEN {weight!r} * ({column} - {column}_mean) / {column}_deviation ELSE 0 END"
     )
 
 
