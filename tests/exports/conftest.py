@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import tempfile
 import warnings
@@ -11,11 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from support.collections import write_collection
 from support.export_readers import READERS, Row
 from support.exported_runs import write_run
+from support.tiny_sparse import make_splade
 
+from soloist.config import RunConfig
+from soloist.engine.run import run
 from soloist.types import Chunk
 
+ODD = [
+    "the", "🙂 🙂", "東京の天気は晴れ", "ภาษาไทยไม่มีช่องว่าง", "naïve façade, nai\u0308ve", "הזכרון של השבב",
+    "it's a.b.c and snake_case", "x" * 255, "lease\u00a0lease\u2028device\u200bdevice", "lease " * 20_000,
+]  # fmt: skip
 Where = tuple[dict[str, str], Callable[[], dict[str, Row]]]
 
 
@@ -35,6 +44,25 @@ def make_run(tmp_path) -> Callable[..., Path]:
         return write_run(tmp_path / name, collections, fused=fused, dtype=dtype, dense=dense, ragged=ragged)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def asked_run(tmp_path_factory, tiny_models) -> Path:
+    """A run that can be asked, of all kinds of members over three collections, in several shards."""
+    root = tmp_path_factory.mktemp("asked")
+    write_collection(root / "chunks", "alpha", 50, longest=30, seed=3)
+    write_collection(root / "chunks", "it's", 15, longest=30, seed=4)
+    chunks = [{"id": f"odd {number}", "text": text} for number, text in enumerate(ODD)]
+    (root / "chunks" / "odd").mkdir()
+    (root / "chunks" / "odd" / "odd.jsonl").write_text("\n".join(map(json.dumps, chunks)))
+    splade = make_splade(root / "splade", num_hidden_layers=1)
+    config = RunConfig(
+        chunks_root=root / "chunks", out=root / "run", accelerator="cpu",
+        models=(str(tiny_models["bert"]), "wordllama", str(splade), "bm25"),
+        dtype="float32", shard_chunks=32, lock_dir=root / "locks",
+    )  # fmt: skip
+    run(config)
+    return root / "run"
 
 
 @pytest.fixture(scope="session")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.collections import write_collection
-from support.tiny_sparse import make_splade
 
-from soloist.config import RunConfig
-from soloist.engine.run import run
 from soloist.exports import export_run
 from soloist.retrieval import open_run
 
@@ -22,30 +17,7 @@ QUESTIONS = (
     "which device has memory for a lease?", "the fusion of vectors, and vectors", "nothing of it",
     "東京の天気 and the ภาษาไทย, of a naïve הזכרון", "🙂 it's a.b.c in snake_case",
 )  # fmt: skip
-ODD = [
-    "the", "🙂 🙂", "東京の天気は晴れ", "ภาษาไทยไม่มีช่องว่าง", "naïve façade, nai\u0308ve", "הזכרון של השבב",
-    "it's a.b.c and snake_case", "x" * 255, "lease\u00a0lease\u2028device\u200bdevice", "lease " * 20_000,
-]  # fmt: skip
 MEMBERS = ("bert", "wordllama", "fused", "splade", "bm25")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, tiny_models) -> Path:
-    """A run of all kinds of members over two collections, in several shards."""
-    root = tmp_path_factory.mktemp("asked")
-    write_collection(root / "chunks", "alpha", 50, longest=30, seed=3)
-    write_collection(root / "chunks", "it's", 15, longest=30, seed=4)
-    chunks = [{"id": f"odd {number}", "text": text} for number, text in enumerate(ODD)]
-    (root / "chunks" / "odd").mkdir()
-    (root / "chunks" / "odd" / "odd.jsonl").write_text("\n".join(map(json.dumps, chunks)))
-    splade = make_splade(root / "splade", num_hidden_layers=1)
-    config = RunConfig(
-        chunks_root=root / "chunks", out=root / "run", accelerator="cpu",
-        models=(str(tiny_models["bert"]), "wordllama", str(splade), "bm25"),
-        dtype="float32", shard_chunks=32, lock_dir=root / "locks",
-    )  # fmt: skip
-    run(config)
-    return root / "run"
 
 
 def sections_of(text: str) -> dict[str, str]:
@@ -65,31 +37,31 @@ def assert_same(found, hits, title):
     assert [row[2] for row in found] == pytest.approx([hit.score for hit in hits], abs=1e-5), title
 
 
-def test_postgres_ranks_as_the_run_does(made, postgres):
+def test_postgres_ranks_as_the_run_does(asked_run, postgres):
     """Somebody who asks the table would get other chunks than soloist search shows."""
     import psycopg
 
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS asked")
-        export_run(made, "pgvector", url=postgres, table="asked")
+        export_run(asked_run, "pgvector", url=postgres, table="asked")
         (text,) = connection.execute("SELECT obj_description('asked'::regclass, 'pg_class')").fetchone()
         sections = sections_of(text)
         assert list(sections) == [HYBRID, *MEMBERS]
-        opened = open_run(made)
+        opened = open_run(asked_run)
         for question in QUESTIONS:
             for title, code in sections.items():
                 found = ask(code, run=opened, question=question, connection=connection)["hits"]
                 assert_same(found, opened.search(question, 10, by=None if title == HYBRID else title), title)
 
 
-def test_postgres_ranks_some_collections_in_a_table_of_any_name(made, postgres):
+def test_postgres_ranks_some_collections_in_a_table_of_any_name(asked_run, postgres):
     """A sign in a name was a placeholder of the query's, or ended its text; or other collections counted."""
     import psycopg
 
-    table, opened = 'as%ked "x"', open_run(made)
+    table, opened = 'as%ked "x"', open_run(asked_run)
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(psycopg.sql.SQL("DROP TABLE IF EXISTS {}").format(psycopg.sql.Identifier(table)))
-        export_run(made, "pgvector", url=postgres, table=table, vectors="bm25", collections=["it's"])
+        export_run(asked_run, "pgvector", url=postgres, table=table, vectors="bm25", collections=["it's"])
         found = connection.execute(
             "SELECT obj_description(oid, 'pg_class') FROM pg_class WHERE relname = %s", [table]
         ).fetchone()
@@ -99,20 +71,20 @@ def test_postgres_ranks_some_collections_in_a_table_of_any_name(made, postgres):
 
 
 @pytest.fixture(scope="module")
-def lance(made, tmp_path_factory) -> Path:
+def lance(asked_run, tmp_path_factory) -> Path:
     """A folder of LanceDB with the run."""
     out = tmp_path_factory.mktemp("lance") / "out"
-    export_run(made, "lancedb", out=out)
+    export_run(asked_run, "lancedb", out=out)
     return out
 
 
-def test_lancedb_ranks_as_the_run_does(made, lance):
+def test_lancedb_ranks_as_the_run_does(asked_run, lance):
     """Somebody who asks the table would get other chunks than soloist search shows."""
     import lancedb
 
     read, hybrid, *members = sections_of((lance / "README-soloist.md").read_text()).items()
     assert hybrid[0] == HYBRID and [title for title, _ in members if "index" not in title] == list(MEMBERS)
-    opened, table = open_run(made), lancedb.connect(lance).open_table("soloist")
+    opened, table = open_run(asked_run), lancedb.connect(lance).open_table("soloist")
     for question in QUESTIONS:
         names = ask(read[1], run=opened, question=question, table=table)
         for title, code in (hybrid, *members):

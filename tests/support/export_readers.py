@@ -123,10 +123,14 @@ def read_qdrant(target: str) -> dict[str, Row]:
     return {
         str(point.id): (
             point.payload["collection"], point.payload["id"], point.payload["text"],
-            {"org/model.b" if name.startswith("org") else name: vector for name, vector in point.vector.items()},
+            {"org/model.b" if own.startswith("org") else own: _plain(vector) for own, vector in point.vector.items()},
         )
         for point in points
     }  # fmt: skip
+
+
+def _plain(vector: Any) -> list[float] | dict[Any, float]:
+    return vector if isinstance(vector, list) else dict(zip(vector.indices, vector.values, strict=True))
 
 
 def read_pgvector(target: str) -> dict[str, Row]:

@@ -42,7 +42,7 @@ EXPORTS: Mapping[str, Export] = {
     "jsonl": Export(module="jsonl"),
     "faiss": Export(module="faiss_index", several=False, kinds=_DENSE),
     "lancedb": Export(module="lancedb"),
-    "qdrant": Export(module="qdrant", kinds=_DENSE),
+    "qdrant": Export(module="qdrant"),
     "pgvector": Export(module="pgvector"),
 }
 

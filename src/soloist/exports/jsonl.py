@@ -13,10 +13,12 @@ import numpy as np
 
 from soloist.arrays import Vectors
 from soloist.errors import ExportError, ExportPathError
+from soloist.exports.asking import write_beside
 from soloist.exports.folders import require_collections, require_taken_over, require_vectors
 from soloist.exports.locks import exclusive
 from soloist.exports.members import Entries, LongRows
 from soloist.exports.numpy_files import gone_count, row_count
+from soloist.exports.readme import LISTS, beside, readme
 from soloist.exports.report import ExportReport, Found, compare
 from soloist.exports.rows import Rows, Source, key_of
 from soloist.exports.target import Target
@@ -28,6 +30,27 @@ _BEGINNING = b'{"key": "'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
 _FIRST = b", ?".join(b'"%b": ?%b' % (name, _TEXT) for name in (b"key", b"run", b"collection", b"id"))
 _HEAD = re.compile(rb'\{%b, ?(?="(?:source_file|text)":)' % _FIRST)  # rows of earlier versions do not have a file
+
+_LOADING = """\
+with open({file!r}, encoding="utf-8") as lines:
+    rows = [json.loads(line) for line in lines]
+ids = [(row["collection"], row["id"]) for row in rows]
+dense = {{name: np.array([row["vectors"][name] for row in rows]) for name in {dense!r}}}
+
+
+{lists}
+
+def column(name, key):
+    return [row["vectors"][name][key] for row in rows]
+
+
+sparse, counts, terms = {{}}, {{}}, {{}}
+for name, dim in {sparse!r}.items():
+    sparse[name] = matrix(column(name, "indices"), column(name, "values"), dim)
+for name in {words!r}:
+    terms[name], columns = numbered(column(name, "terms"))
+    counts[name] = matrix(columns, column(name, "counts"), len(terms[name]))
+"""
 
 
 def export(source: Source, target: Target) -> ExportReport:
@@ -53,10 +76,11 @@ def _filled(path: Path, source: Source, batch_rows: int) -> ExportReport:
         for rows in source.batches(batch_rows):
             for row in range(len(rows)):
                 file.write(json_text(_object(source.run, rows, row)) + "\n")
+    notes = write_beside(beside(path), _readme(source, path)) if source.ragged else ()
     return ExportReport(
         target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
         compared=compare(source, str(path), row_count(path), lambda keys: _read(path, keys)),
-        vectors={name: f'vectors["{name}"]' for name in source.names},
+        vectors={name: f'vectors["{name}"]' for name in source.names}, notes=notes,
     )  # fmt: skip
 
 
@@ -171,3 +195,24 @@ def _vector(kept: Any) -> Vectors | Entries:
         return np.array(kept, np.float32)
     keys, values = kept.values()
     return dict(zip(keys, values, strict=True))
+
+
+def _readme(source: Source, path: Path) -> str:
+    members = source.ragged
+    loading = _LOADING.format(
+        file=str(path.absolute()), dense=list(source.dims), lists=LISTS,
+        sparse={name: member.dim for name, member in members.items() if member.kind == "sparse"},
+        words=[name for name, member in members.items() if member.kind == "lexical"],
+    )  # fmt: skip
+    return readme(
+        source,
+        title="A run of soloist as JSON Lines",
+        files="""\
+The `vectors` of a line have, by name:
+
+- a list of numbers where the vectors are dense;
+- `indices` and `values` of a sparse vector;
+- `terms` of the text, and `counts`, which say how often each is there.
+""",
+        loading=loading,
+    )

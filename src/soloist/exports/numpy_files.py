@@ -16,7 +16,8 @@ import numpy as np
 from soloist.arrays import Vectors
 from soloist.exports.csr_files import mapped_csr, write_csr
 from soloist.exports.folders import ExportFolder, export_folder
-from soloist.exports.members import Entries, entries_of
+from soloist.exports.members import WHAT, Entries, entries_of
+from soloist.exports.readme import readme
 from soloist.exports.report import ExportReport, Found, compare
 from soloist.exports.rows import Source, key_of
 from soloist.exports.target import Target
@@ -26,6 +27,19 @@ from soloist.stores import folder_name
 from soloist.stores.atomic import disk_errors
 
 IDS = "ids.jsonl"
+README = "README.md"
+_LOADING = """\
+FOLDER = {folder!r}
+with open(f"{{FOLDER}}/ids.jsonl", encoding="utf-8") as lines:
+    ids = [(row["collection"], row["id"]) for row in map(json.loads, lines)]
+dense = {{name: np.load(f"{{FOLDER}}/{{file}}") for name, file in {dense!r}.items()}}
+sparse = {{name: scipy.sparse.load_npz(f"{{FOLDER}}/{{file}}") for name, file in {sparse!r}.items()}}
+counts = {{name: scipy.sparse.load_npz(f"{{FOLDER}}/{{file}}") for name, file in {words!r}.items()}}
+terms = {{}}
+for name, file in {terms!r}.items():
+    with open(f"{{FOLDER}}/{{file}}", encoding="utf-8") as lines:
+        terms[name] = [line[:-1] for line in lines]
+"""
 _KEY = re.compile(rb'\{"key": ?"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"')
 
 
@@ -44,6 +58,8 @@ def _filled(folder: ExportFolder, source: Source) -> ExportReport:
         for name, file in matrices.items():
             _write_matrix(source, name, path_of(file), path_of)
         write_ids(source, path_of(IDS))
+        if source.ragged:
+            path_of(README).write_text(_readme(source, folder.path, {**arrays, **matrices}), encoding="utf-8")
     count = row_count(folder.path / IDS)
     files = {**arrays, **matrices}
     return ExportReport(
@@ -157,3 +173,26 @@ def _entries(folder: Path, source: Source, name: str, file: str, numbers: Sequen
         return entries
     terms = (folder / terms_file(name)).read_text(encoding="utf-8").split("\n")
     return [{terms[column]: count for column, count in row.items()} for row in entries]
+
+
+def _readme(source: Source, folder: Path, files: Mapping[str, str]) -> str:
+    of_kind = {kind: [name for name, member in source.ragged.items() if member.kind == kind] for kind in WHAT}
+    loading = _LOADING.format(
+        folder=str(folder.absolute()),
+        dense={name: files[name] for name in source.dims},
+        sparse={name: files[name] for name in of_kind["sparse"]},
+        words={name: files[name] for name in of_kind["lexical"]},
+        terms={name: terms_file(name) for name in of_kind["lexical"]},
+    )
+    return readme(
+        source,
+        title="A run of soloist as arrays",
+        files="""\
+- `ids.jsonl` has collection and id of each row, in the order of the rows of every other file.
+- A `.npy` file has dense vectors, a row for each chunk.
+- A `.npz` file is a CSR matrix of SciPy, a row for each chunk.
+- The columns of a sparse model are its dimensions.
+- The columns of words are terms, and the numbers are counts. The `.terms.txt` file has the terms, one a line, in order.
+""",
+        loading=loading,
+    )

@@ -12,13 +12,33 @@ import pyarrow.parquet as pq
 
 from soloist.digests import DigestTable
 from soloist.errors import OutputError
+from soloist.exports.asking import write_beside
 from soloist.exports.columns import Columns
 from soloist.exports.folders import ExportFolder, export_folder
+from soloist.exports.readme import LISTS, beside, readme
 from soloist.exports.report import ExportReport, Found, compare
 from soloist.exports.rows import Rows, Source
 from soloist.exports.target import Target
 from soloist.stores import folder_name
 from soloist.stores.tables import read_errors
+
+_LOADING = """\
+import pyarrow.parquet
+
+table = pyarrow.parquet.read_table({folder!r})
+ids = list(zip(table["collection"].to_pylist(), table["id"].to_pylist()))
+dense = {{name: np.array(table[column].to_pylist()) for name, column in {dense!r}.items()}}
+
+
+{lists}
+
+sparse, counts, terms = {{}}, {{}}, {{}}
+for name, (keys, values, dim) in {sparse!r}.items():
+    sparse[name] = matrix(table[keys].to_pylist(), table[values].to_pylist(), dim)
+for name, (keys, values) in {words!r}.items():
+    terms[name], columns = numbered(table[keys].to_pylist())
+    counts[name] = matrix(columns, table[values].to_pylist(), len(terms[name]))
+"""
 
 
 def export(source: Source, target: Target) -> ExportReport:
@@ -46,9 +66,11 @@ def _filled(folder: ExportFolder, source: Source, columns: Columns) -> ExportRep
         source, str(folder.path), count, lambda keys: _read(folder.path, list(names.values()), columns, keys)
     )  # fmt: skip
     folder.finish(names.values(), columns.schema)
+    # Beside the folder: polars reads every file of it.
+    notes = write_beside(beside(folder.path), _readme(source, folder.path, columns)) if source.ragged else ()
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=written, unchanged=source.rows - written, deleted=deleted,
-        compared=compared, vectors=columns.names,
+        compared=compared, vectors=columns.names, notes=notes,
     )  # fmt: skip
 
 
@@ -95,3 +117,23 @@ def _read(folder: Path, files: Sequence[str], columns: Columns, keys: Sequence[s
                 table = pq.read_table(folder / file, columns=columns.read_columns)
                 found.update(columns.read(table.take(numbers)))
     return found
+
+
+def _readme(source: Source, folder: Path, columns: Columns) -> str:
+    lists = {name: there.names for name, there in columns.ragged.items()}
+    members = source.ragged
+    loading = _LOADING.format(
+        folder=str(folder.absolute()), dense=dict(columns.vectors), lists=LISTS,
+        sparse={name: (*lists[name], member.dim) for name, member in members.items() if member.kind == "sparse"},
+        words={name: lists[name] for name, member in members.items() if member.kind == "lexical"},
+    )  # fmt: skip
+    return readme(
+        source,
+        title="A run of soloist as Parquet files",
+        files="""\
+- A `vector_` column has dense vectors.
+- An `indices_` column has the dimensions of a sparse vector, and the `values_` column beside it their values.
+- A `terms_` column has the terms of a text, and the `counts_` column beside it how often each is there.
+""",
+        loading=loading,
+    )

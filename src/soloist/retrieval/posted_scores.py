@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from soloist.retrieval.rankings import Rankings
 from soloist.stores.index_reading import InvertedIndex, Postings
+from soloist.words.bm25 import length_parts
 
-K1, B = 1.5, 0.75  # bm25s's own, and those of most comparisons
 Scores = NDArray[np.float64]  # (rows), 0 where no term of the question is
 
 
@@ -101,9 +101,9 @@ class WordScores(_Joined):
     @functools.cached_property
     def _lengths(self) -> Scores:
         """What the length of each row adds to the denominator: 8 bytes a row, kept from the first question on."""
-        lengths = np.concatenate([index.lengths for index in self._indexes]).astype(np.float64)
+        lengths = np.concatenate([index.lengths for index in self._indexes])
         average = sum(index.words for index in self._indexes) / max(1, self.rows)
-        return K1 * (1 - B + B * lengths / (average or 1.0))
+        return length_parts(lengths, average)
 
 
 class SparseScores(_Joined):

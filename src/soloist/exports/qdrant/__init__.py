@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from soloist.errors import ConfigError, ExportError
+from soloist.exports.asking import write_beside
 from soloist.exports.client_library import load
 from soloist.exports.qdrant.client import FOLDER_ERRORS, first_line, opened_client, shown_url
 from soloist.exports.qdrant.collection import QdrantCollection
+from soloist.exports.qdrant.readme import qdrant_readme, readme_path
 from soloist.exports.report import ExportReport
 from soloist.exports.rows import Source
 from soloist.exports.stores import fill
@@ -28,7 +32,8 @@ def export(source: Source, target: Target) -> ExportReport:
     where = shown_url(target.url) if target.url is not None else str(target.out)
     client = opened_client(client_module, target, where)
     try:
-        return fill(QdrantCollection(client, source, target, where), source, target)
+        store = QdrantCollection(client, source, target, where)
+        report = fill(store, replace(source, salts=store.salts), target)
     # The client asserts that an answer has a result, which that of another service lacks.
     except (*FOLDER_ERRORS, AssertionError, client_module.http.exceptions.ApiException) as exc:
         raise ExportError(
@@ -36,3 +41,8 @@ def export(source: Source, target: Target) -> ExportReport:
         ) from exc
     finally:
         client.close()
+    if target.out is None or not source.ragged:
+        return report
+    text = qdrant_readme(source, store.vectors, target.out, target.table)
+    notes = write_beside(readme_path(target.out, target.table), text)
+    return replace(report, notes=(*report.notes, *notes))

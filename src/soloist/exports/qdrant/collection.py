@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from soloist.errors import ExportError
+from soloist.arrays import Vectors
 from soloist.exports.client_library import load
-from soloist.exports.qdrant.points import Payloads, Points, requests
-from soloist.exports.report import Found, as_they_are
+from soloist.exports.members import Entries, entries_of
+from soloist.exports.qdrant.points import AVERAGES, Others, Payloads, Points, requests
+from soloist.exports.qdrant.room import Room
+from soloist.exports.qdrant.words import settled_average, shared_dimensions
+from soloist.exports.report import Found
 from soloist.exports.rows import Rows, Source
 from soloist.exports.stores import Scope, StoreRow
 from soloist.exports.target import Target
 from soloist.stores import folder_name
+from soloist.wording import count_text
 
 _KEYS_AT_ONCE = 1_000
 
@@ -28,18 +32,24 @@ class QdrantCollection:
         self._client = client
         self._is_server = target.url is not None
         self._models = load("qdrant_client.models", "qdrant", "qdrant-client")
-        self._dims = source.dims
-        self.vectors: Mapping[str, str] = {name: folder_name(name) for name in source.dims}  # Qdrant takes no / in them
-        self._points = Points(models=self._models, run=source.run, vectors=self.vectors)
+        self._source = source
+        self.vectors: Mapping[str, str] = {name: folder_name(name) for name in source.names}  # Qdrant takes no / there
         self._name = target.table
         self.target = f"{where} ({target.table})"
-        self._other_vectors: set[str] = set()  # names of other vectors, dense ones as exports write
-        self._has_sparse = False
+        self._others = Others()
         self._indexed: set[str] = set()
+        room = Room(models=self._models, source=source, vectors=self.vectors)
         if client.collection_exists(self._name):
-            self._look()
+            found = client.get_collection(self._name)
+            self._others = room.others(self.target, found.config.params)
+            self._indexed = set(found.payload_schema)
         else:
-            self._make()
+            client.create_collection(self._name, **room.configs())
+            self._index_payload()
+        averages = self._averages()
+        self._points = Points(models=self._models, run=source.run, vectors=self.vectors, averages=averages)
+        # Words become numbers by the average length of texts: with another one, a row is another row.
+        self.salts = {name: str(average) for name, average in averages.items()}
 
     def scan(self, scope: Scope) -> Generator[Sequence[StoreRow], None, None]:
         """All points of a scope, some at a time."""
@@ -73,11 +83,11 @@ class QdrantCollection:
         """Write points over those with their keys. What somebody else has put into their payloads stays."""
         found = self._client.retrieve(self._name, ids=list(rows.keys), with_payload=True)
         there = {str(point.id): point.payload or {} for point in found}
-        if not (self._other_vectors or self._has_sparse):  # one change of a point, not several
+        if not self._others.names:  # one change of a point, not several
             self._upsert(rows, there)
             return
         for some in requests(rows):
-            removals = [] if keep else self._points.removals(some.keys, there, self._other_vectors)
+            removals = [] if keep else self._points.removals(some.keys, there, self._others)
             operations = [*removals, *self._points.changes(some)]
             self._client.batch_update_points(self._name, update_operations=operations, wait=True)
 
@@ -96,31 +106,28 @@ class QdrantCollection:
     def read(self, keys: Sequence[str]) -> Found:
         """The vectors of points, by key and name, divided by their norms as Qdrant keeps them."""
         found = self._client.retrieve(self._name, ids=list(keys), with_vectors=True)
-        return {
-            str(point.id): {
-                name: np.asarray(point.vector[own], np.float32)
-                for name, own in self.vectors.items()
-                if own in (point.vector or {})
-            }
-            for point in found
-        }
+        return {str(point.id): _vectors_of(point.vector or {}, self._source, self.vectors) for point in found}
 
-    kept = staticmethod(as_they_are)
+    def kept(self, name: str, rows: Rows) -> Sequence[Entries]:
+        """The entries that points should have."""
+        return entries_of(self._points.entries(name, rows))
 
     def index(self) -> Sequence[str]:
-        """Nothing to make: what Qdrant does by itself is said."""
+        """Nothing to make: what Qdrant does by itself is said, and what hashes of terms cost."""
+        words = [name for name, member in self._source.ragged.items() if member.kind == "lexical"]
+        shared = [(name, *shared_dimensions(self._source, name)) for name in words]
+        notes = [
+            f"{count_text(some, 'term')} of {terms:,} of {name} share a dimension with another, so they count together"
+            for name, terms, some in shared
+            if some
+        ]
         if self._is_server:
-            return ("Qdrant builds its index itself, once it has enough rows",)
-        return ("Qdrant in a folder scans all rows",)
-
-    def _make(self) -> None:
-        # Vectors stay on the disk, as they do in the run: a server with the memory for them can be told otherwise.
-        vectors = {
-            self.vectors[name]: self._models.VectorParams(size=dim, distance=self._models.Distance.COSINE, on_disk=True)
-            for name, dim in self._dims.items()
-        }
-        self._client.create_collection(self._name, vectors_config=vectors)
-        self._index_payload()
+            if self._source.ragged:
+                notes.append(
+                    "an export to a folder, with --out, writes a README with the queries: a server takes the same"
+                )
+            return ("Qdrant builds its index itself, once it has enough rows", *notes)
+        return ("Qdrant in a folder scans all rows", *notes)
 
     def _index_payload(self) -> None:
         """Make the indexes that are not there yet, of what rows are looked up by; a folder has none."""
@@ -132,16 +139,18 @@ class QdrantCollection:
                 self._client.create_payload_index(self._name, field_name=field, field_schema=keyword)
                 self._indexed.add(field)
 
-    def _look(self) -> None:
-        """See what a collection that is there has, and refuse one with other dims."""
-        found = self._client.get_collection(self._name)
-        params = found.config.params
-        vectors = params.vectors if isinstance(params.vectors, dict) else {}
-        self._other_vectors = vectors.keys() - set(self.vectors.values())
-        self._has_sparse = bool(params.sparse_vectors)
-        self._indexed = set(found.payload_schema)
-        for name, dim in self._dims.items():
-            _require_same(self.target, name, dim, vectors.get(self.vectors[name]), self._models.Distance.COSINE)
+    def _averages(self) -> dict[str, float]:
+        """How many words a text has on average, for each member with words."""
+        members = {name: member for name, member in self._source.ragged.items() if member.kind == "lexical"}
+        if not members:
+            return {}
+        scope = self._of(Scope.of(self._source))
+        found, _ = self._client.scroll(self._name, scroll_filter=scope, limit=1, with_payload=[AVERAGES])
+        before = (found[0].payload or {}).get(AVERAGES) if found else None
+        there = before if isinstance(before, dict) else {}
+        return {
+            name: settled_average(member.words, self._source.rows, there.get(name)) for name, member in members.items()
+        }
 
     def _of(self, scope: Scope) -> Any:
         among = {"collection": list(scope.collections), "run": [scope.run] if scope.run is not None else []}
@@ -154,20 +163,12 @@ class QdrantCollection:
         )
 
 
-def _require_same(target: str, name: str, dim: int, there: Any, cosine: Any) -> None:
-    """Refuse a collection whose vectors by a name are not those of the run: `there` is what it has for them, if any."""
-    if there is None:
-        raise ExportError(
-            f"{target} has no vectors named {name}: give --vectors with names that the collection has, choose another "
-            "--table, or delete the collection"
-        )
-    if there.distance != cosine:
-        raise ExportError(
-            f"{target} compares {name} by {there.distance.value}, and an export by Cosine: choose another --table, or "
-            "delete the collection"
-        )
-    if there.size != dim:
-        raise ExportError(
-            f"{target} has {there.size} dims of {name}, and the run has {dim}: choose another --table, or delete the "
-            "collection"
-        )
+def _vectors_of(there: Mapping[str, Any], source: Source, names: Mapping[str, str]) -> dict[str, Vectors | Entries]:
+    """The vectors of a point by the run's names."""
+    found: dict[str, Vectors | Entries] = {
+        name: np.asarray(there[names[name]], np.float32) for name in source.dims if names[name] in there
+    }
+    for name in source.ragged:
+        entries = there.get(names[name])  # a server may keep none of a text without words
+        found[name] = dict(zip(entries.indices, entries.values, strict=True)) if entries is not None else {}
+    return found
