@@ -71,8 +71,7 @@ class Comparison:
     def predicted(self, shape: Shape, card: Card) -> int:
         """The peak by the trace of just this shape, replayed beside the weights."""
         tracer = tracer_of(blueprint_of(self._spec), self._dtype, card)
-        traces = tracer.traces(shape.rows, shape.length)
-        trace = traces[0] if shape.masked or len(traces) == 1 else traces[1]
+        (trace,) = tracer.traces(shape.rows, shape.length, masked=shape.masked)
         return Predictor(tracer, card).replayed(trace).peak_bytes
 
     def simulated(self, shape: Shape, card: Card) -> int:

@@ -102,6 +102,7 @@ class Tracer:
         # Built now and not on demand: transformers changes the process's default dtype while it builds.
         self._network = network_to_trace(blueprint, dtype, card)
         self._traces: dict[tuple[int, int, bool], Trace] = {}
+        self._points: dict[int, TracedPoint] = {}
         self._lock = threading.Lock()
 
     def traces(self, rows: int, length: int, *, masked: bool | None = None) -> tuple[Trace, ...]:
@@ -118,9 +119,12 @@ class Tracer:
         return rows, self.traces(rows, length)
 
     def point(self, length: int) -> TracedPoint:
-        """The activations of the reference batch."""
-        rows, traces = self.reference(length)
-        return TracedPoint(rows=rows, length=length, activations_bytes=max(trace.peak_bytes for trace in traces))
+        """The activations of the reference batch, kept: a plan asks a thousand times for a few lengths."""
+        if length not in self._points:
+            rows, traces = self.reference(length)
+            peak_bytes = max(trace.peak_bytes for trace in traces)
+            self._points[length] = TracedPoint(rows=rows, length=length, activations_bytes=peak_bytes)
+        return self._points[length]
 
     def _trace(self, rows: int, length: int, masked: bool) -> Trace:
         key = (rows, length, masked)
