@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
 import random
@@ -14,9 +15,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from support.forks import FORKS, forks_live_in
-from support.mounts import Disk, keep_mounts_private
+from support.forks import FORKS, fork_workers, forks_live_in
+from support.mounts import MEMORY, Disk, has_room_for_tests, keep_mounts_private
 
+# All that tests write goes there. On a busy disk the sync of one small file takes tens of milliseconds, and a run of
+# soloist syncs each file that it writes. A TMPDIR that is given stays.
+if "TMPDIR" not in os.environ and has_room_for_tests(MEMORY):
+    os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
+IN_MEMORY = Path(tempfile.gettempdir()).is_relative_to(MEMORY)
+LARGE_BYTES = 1 << 20
 # Read by huggingface_hub when it is imported, which no test module does before this file.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What runs measure is kept in the user's cache folder, and refines the next plan: here, it must not.
@@ -31,19 +38,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files that take minutes, the longest first: one that begins last would leave a single process at work at the end.
 LONGEST = (
-    "validation/test_faults.py", "engine/drivers/test_isolated.py", "faults/test_stopping.py", "engine/test_parity.py",
-    "engine/resume/test_kills.py", "cli/test_cli_validate.py", "memory/test_predicted_peaks.py",
-    "docs/test_kaggle_notebook.py", "retrieval/test_judged_sets.py", "fuzz/test_fuzz.py", "engine/test_release.py",
-    "adapters/test_plan_scenarios.py", "engine/resume/test_processes.py", "docs/test_examples.py",
-    "cli/test_cli_process.py",
-    "engine/test_scale.py", "sources/test_parquet_memory.py", "memory/test_random_capacities.py",
-    "planning/test_estimate.py", "measuring/test_prove_gpu.py", "retrieval/test_odd_files.py",
-    "devices/test_device_contract.py", "engine/test_run.py", "engine/resume/test_vector_dtype.py",
-    "sizing/test_calibration.py", "engine/resume/test_edits.py", "api/test_given_chunks.py",
-    "models/test_every_setting.py", "engine/drivers/test_overlap.py", "retrieval/test_odd_questions.py",
-    "measuring/test_benchmarks.py", "exports/test_exports.py", "engine/resume/test_matmul.py",
-    "models/test_every_module.py", "devices/test_referrers.py", "models/test_architectures.py",
-    "engine/intake/test_vectorless.py",
+    "retrieval/test_judged_sets.py", "validation/test_faults.py", "engine/resume/test_kills.py",
+    "engine/test_parity.py", "cli/test_cli_validate.py", "memory/test_predicted_peaks.py",
+    "docs/test_kaggle_notebook.py", "engine/drivers/test_isolated.py", "fuzz/test_fuzz.py", "faults/test_stopping.py",
+    "engine/resume/test_processes.py", "adapters/test_plan_scenarios.py", "planning/test_estimate.py",
+    "engine/resume/test_vector_dtype.py", "measuring/test_prove_gpu.py", "docs/test_examples.py",
+    "reports/run_report/test_page.py", "engine/resume/test_edits.py", "memory/test_random_capacities.py",
+    "engine/test_release.py", "api/test_given_chunks.py", "sources/test_parquet_memory.py", "cli/test_cli_process.py",
+    "exports/test_exports.py", "reports/run_report/test_browser.py", "retrieval/test_odd_questions.py",
+    "engine/test_scale.py", "faults/test_verify_and_status.py", "measuring/test_benchmarks.py",
+    "models/test_loading.py", "sizing/test_calibration.py", "engine/intake/test_ahead.py", "models/test_prepacked.py",
+    "devices/test_device_contract.py", "engine/test_run.py", "models/test_every_setting.py", "encoding/test_encoder.py",
+    "models/test_every_module.py", "models/test_architectures.py", "memory/test_prediction.py",
+    "retrieval/test_opened.py", "engine/drivers/test_overlap.py", "engine/resume/test_matmul.py",
+    "devices/test_referrers.py", "retrieval/test_odd_files.py", "engine/intake/test_vectorless.py",
 )  # fmt: skip
 
 
@@ -86,6 +94,34 @@ def what_is_there_is_no_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """A test's large files go from memory with it. Its small ones may be locks that a simulated device still has."""
+    yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if IN_MEMORY and folder is not None and not item.session.testsfailed:
+        for path in (Path(root, name) for root, _, names in os.walk(folder) for name in names):
+            with contextlib.suppress(OSError):
+                if path.lstat().st_size > LARGE_BYTES:
+                    path.unlink()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def none_of_it_stays_in_memory(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """pytest would keep the folders of three runs. Those of a run in which a test failed stay, to be looked at."""
+    yield
+    if IN_MEMORY and not request.session.testsfailed:
+        shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def workers_are_forked() -> None:
+    """The worker of an isolated pass is a fork too. A test of how it is started sets `STARTED`."""
+    fork_workers()
 
 
 @pytest.fixture(scope="module")

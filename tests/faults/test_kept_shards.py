@@ -22,6 +22,7 @@ from support.commands import Commands, Death
 from support.editing import empty_run
 from support.fault_runs import On, command_of, require_sentence, write_chunks
 from support.file_moments import just_before
+from support.forks import STARTED
 
 from soloist.engine import run
 from soloist.errors import EncodingError, OutputError, RowTooLargeError, RunInterruptedError, RunStoppedError
@@ -318,6 +319,7 @@ def test_a_second_signal_lets_a_worker_process_write_what_it_has_computed(many, 
     ending = f"/two/part-0000{AT - 1}.parquet"
     (tmp_path / "slow" / "sitecustomize.py").write_text(_SLOW_DISK.format(ending=ending))
     monkeypatch.syspath_prepend(tmp_path / "slow")
+    monkeypatch.setenv(STARTED, "1")
     config, left = dataclasses.replace(many, isolation="process"), [signal.SIGINT, signal.SIGINT]
     is_it = in_the_midst_of(AT)
 

@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from support.forks import fork_workers
+
 import soloist
 
 _NETWORKS = ("bert", "qwen2", "xlm_roberta")  # of the tiny models
@@ -37,7 +39,10 @@ def serve(address: str, owner: int) -> None:
     for name in _imports():
         importlib.import_module(name)
     assert threading.active_count() == 1, "threads do not survive a fork, and what they hold stays locked"
+    fork_workers()
+    # What is imported stays: no collection of a child looks through it, or writes to its pages.
     gc.collect()
+    gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen(64)
@@ -132,6 +137,8 @@ def _be_the_command(request: dict[str, Any], files: list[int], connection: socke
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [path for path in dict.fromkeys(paths) if path and path not in sys.path]
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = _streams()
     os._exit(_code_of(request["arguments"]))
 
@@ -173,9 +180,11 @@ def _run(arguments: list[str]) -> None:
     how, *more = arguments
     if how == "-m":
         sys.argv = more
+        sys.path.insert(0, str(Path.cwd()))
         runpy.run_module(more[0], run_name="__main__", alter_sys=True)
     elif how == "-c":
         sys.argv = ["-c", *more[1:]]
+        sys.path.insert(0, "")
         sys.modules["__main__"] = main = types.ModuleType("__main__")
         exec(compile(more[0], "<string>", "exec"), main.__dict__)
     else:

@@ -32,6 +32,9 @@ _TESTS = Path(__file__).resolve().parents[1]
 # The folder of the socket, and the process that it is there for.
 FORKS = "SOLOIST_TEST_FORKS"
 _OWNER = "SOLOIST_TEST_FORKS_OWNER"
+# Where it is set, the worker of an isolated pass is started, not forked.
+STARTED = "SOLOIST_TEST_STARTED_WORKERS"
+_DRIVER = "soloist.engine.drivers.isolated"
 _PATIENCE_SECONDS = 120
 _MODES = ("w", "r", "r")
 
@@ -40,6 +43,16 @@ def forks_live_in(folder: Path) -> None:
     """Say where the process that forks has its socket, for this process and those that it starts: they share it."""
     os.environ[FORKS] = str(folder)
     os.environ[_OWNER] = str(os.getpid())
+
+
+def fork_workers() -> None:
+    """From now on the workers of isolated passes are forked too, in this process, where the variable is not set."""
+    if driver := sys.modules.get(_DRIVER):
+        driver.Popen = _begin_worker  # type: ignore[attr-defined]
+
+
+def _begin_worker(command: Sequence[object], **options: Any) -> subprocess.Popen[str] | Forked:
+    return (subprocess.Popen if os.environ.get(STARTED) else Forked)(command, **options)
 
 
 class Forked:
@@ -56,6 +69,7 @@ class Forked:
         stdout: int | IO[Any] | None = None,
         stderr: int | IO[Any] | None = None,
         text: bool = False,
+        encoding: str | None = None,
         env: dict[str, str] | None = None,
         cwd: Path | str | None = None,
         start_new_session: bool = False,
@@ -63,7 +77,8 @@ class Forked:
         self.args = [os.fsdecode(part) if isinstance(part, bytes) else str(part) for part in command]
         assert self.args[0] == sys.executable, "only Python is forked"
         self.returncode: int | None = None
-        self._text = text
+        self._text = text or encoding is not None
+        self._encoding = encoding
         self._readers: list[threading.Thread] = []
         self._written: dict[str, Any] = {}
         with contextlib.ExitStack() as theirs:
@@ -86,7 +101,9 @@ class Forked:
             read, write = os.pipe()
             child, own = (write, read) if number else (read, write)
             theirs.callback(os.close, child)
-            return child, open(own, _MODES[number] if self._text else f"{_MODES[number]}b")
+            if self._text:
+                return child, open(own, _MODES[number], encoding=self._encoding)
+            return child, open(own, f"{_MODES[number]}b")
         if given == subprocess.DEVNULL:
             opened = os.open(os.devnull, os.O_RDWR)
             theirs.callback(os.close, opened)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
+
+from support.forks import run_forked
 
 # Audit events come before what they tell of: https://docs.python.org/3/library/audit_events.html.
 _CODE = """
@@ -25,5 +26,5 @@ main()
 def run_killed(arguments: Sequence[str], *, event: str, ending: str) -> None:
     """Run soloist until it opens (`open`), or renames (`os.rename`), a file whose name has this ending."""
     code = _CODE.format(event=event, ending=ending)
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    done = run_forked([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

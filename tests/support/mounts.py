@@ -1,4 +1,4 @@
-"""Real small file systems, which no killed test leaves behind."""
+"""File systems in memory: small ones to fill up, which no killed test leaves behind, and the one for all tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 _CLONE_NEWNS = 0x00020000
 _MS_PRIVATE_RECURSIVE = (1 << 18) | (1 << 14)
+MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 8 * 2**30
 
 
 def keep_mounts_private() -> None:
@@ -26,6 +29,18 @@ def keep_mounts_private() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) == 0:
         libc.mount(b"none", b"/", None, _MS_PRIVATE_RECURSIVE, None)
+
+
+def has_room_for_tests(folder: Path) -> bool:
+    """Whether this folder in memory has room for what the tests write, and runs programs.
+
+    In many containers it has 64 MB, and no file in it can be executed.
+    """
+    if not sys.platform.startswith("linux") or not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    system = os.statvfs(folder)
+    room = min(system.f_bavail * system.f_frsize, psutil.virtual_memory().available)
+    return room >= _ROOM_BYTES and not system.f_flag & os.ST_NOEXEC
 
 
 class Disk:

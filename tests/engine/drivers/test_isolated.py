@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from support.collections import config_below
-from support.forks import Forked
+from support.forks import STARTED, Forked
 
 from soloist.devices import DeviceLease, open_accelerator
 from soloist.engine import run
@@ -34,11 +34,13 @@ def isolated(config):
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory, tiny_models):
-    """Such a run: its config, its result and its events."""
+    """Such a run: its config, its result and its events. Its workers are started as users' are."""
     base = config_below(tmp_path_factory.mktemp("apart"), tiny_models)
     config = dataclasses.replace(base, accelerator=CARD, isolation="process", dtype="float32")
     sink = ListSink()
-    return config, run(config, sink), sink.events
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(STARTED, "1")
+        return config, run(config, sink), sink.events
 
 
 def test_the_vectors_are_those_of_a_pass_in_the_process(apart, embed, all_vectors):
@@ -99,8 +101,9 @@ def started(config, tmp_path):
     write = tmp_path / "config.json"
     write.write_text(json.dumps(config.to_dict()))
     process = Forked(
-        [sys.executable, "-c", WORKER_KILLED, str(write)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", WORKER_KILLED, str(write)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, STARTED: "1"},
+    )  # fmt: skip
     events = config.out / "events.jsonl"
     deadline = time.monotonic() + 300
     while "PassStarted" not in (events.read_text() if events.exists() else "") and time.monotonic() < deadline:

@@ -12,11 +12,11 @@ import contextlib
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from subprocess import PIPE, Popen, TimeoutExpired
 from types import TracebackType
 from typing import Any
 
@@ -99,8 +99,8 @@ class _Worker:
 
     def __enter__(self) -> _Worker:
         # In a process session of its own, Ctrl-C reaches the worker only through us, once, and in order.
-        self._process = subprocess.Popen(
-            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True,
+        self._process = Popen(
+            _COMMAND, stdin=PIPE, stdout=PIPE, encoding="utf-8", start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
         self.send(self._request)
@@ -156,7 +156,7 @@ class _Worker:
         except BaseException as exc:
             self._process.kill()
             self._process.wait()
-            if not isinstance(exc, subprocess.TimeoutExpired):
+            if not isinstance(exc, TimeoutExpired):
                 raise
         finally:
             self._process.stdout.close()
