@@ -21,8 +21,6 @@ from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.models.user_catalogue import load_catalogue
 
-pytestmark = pytest.mark.usefixtures("all_objects_in_sight")
-
 
 @pytest.fixture
 def staged(config):
@@ -124,6 +122,7 @@ def test_a_model_that_does_not_fit_says_what_it_needs(config):
     assert_all_empty(sink)
 
 
+@pytest.mark.usefixtures("all_objects_in_sight")
 def test_a_forgotten_reference_is_named(config, staged):
     """The claim of a verified release stands or falls with this."""
     kept = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.export_readers import marker_of
 from support.exported_runs import some_chunks
+from support.forks import run_forked
 
 from soloist.errors import ConfigError, ExportError, OutputError, SoloistError
 from soloist.exports import export_run
@@ -396,7 +396,7 @@ def test_a_nul_that_postgres_cannot_store(make_run, postgres, place):
 def test_a_library_that_is_not_installed(run, kind, module, package):
     """An ImportError names a module, and no extra."""
     code = f"import sys; sys.modules[{module!r}] = None; from soloist.cli import main; main()"
-    done = subprocess.run(
+    done = run_forked(
         [sys.executable, "-c", code, "export", str(run), "--to", kind, "--out", "x"], capture_output=True, text=True
     )
     assert done.returncode == 2
@@ -414,7 +414,7 @@ def test_a_library_that_is_broken(run, tmp_path, source, reason):
     """It was said not to be installed, and installing it changed nothing."""
     (tmp_path / "broken_client.py").write_text(source)
     code = "from soloist.exports.client_library import load; load('broken_client', 'qdrant', 'qdrant-client')"
-    done = subprocess.run(
+    done = run_forked(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == (
@@ -440,7 +440,7 @@ def test_damage_to_a_files_vectors_is_mended(run, tmp_path):
 def test_the_command(run, tmp_path):
     """Options would not arrive, or the summary be of another export."""
     command = [sys.executable, "-m", "soloist", "export", str(run), "--to", "numpy", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_forked(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{tmp_path / 'out'}: 5 rows, 5 written, 0 unchanged, 0 deleted; 5 read back and compared",
@@ -449,11 +449,11 @@ def test_the_command(run, tmp_path):
         "  fused        fused.npy",
     ]
     command[-1] = str(tmp_path / "one")
-    again = subprocess.run([*command, "--vectors", "model-a", "--json"], capture_output=True, text=True)
+    again = run_forked([*command, "--vectors", "model-a", "--json"], capture_output=True, text=True)
     said = json.loads(again.stdout)
     assert said["rows"] == 5 and said["vectors"] == {"model-a": "model-a.npy"}
     assert sorted(path.name for path in (tmp_path / "one").glob("*.npy")) == ["model-a.npy"]
-    wrong = subprocess.run([*command, "--collections", "gamma"], capture_output=True, text=True)
+    wrong = run_forked([*command, "--collections", "gamma"], capture_output=True, text=True)
     assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from support.export_readers import READERS, has_begun
 from support.exported_runs import some_chunks, vectors_of
+from support.forks import Forked
 
 from soloist.errors import ExportError
 from soloist.exports import EXPORTS, export_run
@@ -117,7 +118,7 @@ def test_killed_in_the_midst_it_goes_on(export, make_run):
         sys.executable, "-m", "soloist", "export", str(run), "--to", export.kind, "--batch-rows", "3",
         *(part for name, value in export.where.items() for part in (f"--{name}", value)),
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = Forked(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 300
     while not has_begun(export.kind, export.target) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)

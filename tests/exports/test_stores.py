@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from support.export_readers import READERS
 from support.exported_runs import DIMS, some_chunks, vectors_of, write_run
+from support.forks import run_forked
 
 from soloist.errors import ConfigError, ExportError
 from soloist.exports import export_run
@@ -90,7 +90,7 @@ def test_two_exports_at_once_into_a_folder_of_qdrant(make_run, tmp_path):
     run, out = make_run(alpha=some_chunks(5)), tmp_path / "out"
     export_run(run, "qdrant", out=out)
     with closing(QdrantClient(path=str(out))):
-        done = subprocess.run([*COMMAND, str(run), "--to", "qdrant", "--out", str(out)], capture_output=True, text=True)
+        done = run_forked([*COMMAND, str(run), "--to", "qdrant", "--out", str(out)], capture_output=True, text=True)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
     assert "is open in another process: wait until that process has ended" in done.stderr
     assert export_run(run, "qdrant", out=out).unchanged == 5

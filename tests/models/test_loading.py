@@ -20,6 +20,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from support.forks import run_forked
 
 from soloist.errors import ConfigError, ModelLoadError
 from soloist.memory.prediction import blueprint_of
@@ -89,7 +90,7 @@ def test_staging_wordllama_does_not_import_its_package() -> None:
         "stage(BUILT_IN.get('wordllama'), 'float32'); sys.exit('wordllama' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    run_forked([sys.executable, "-c", script], check=True, env=environment)
 
 
 @pytest.mark.parametrize(("name", "dim"), [("qwen2", 64), ("xlm-roberta", 48), ("bert", 32)])
@@ -194,7 +195,7 @@ def test_weights_are_mapped_and_not_copied(tmp_path: Path) -> None:
     small = make_qwen2(tmp_path / "small")
     wide = make_qwen2(tmp_path / "wide", hidden_size=512, intermediate_size=4096, num_hidden_layers=6)
     # In a process of its own: what other tests have left in this one is freed and taken meanwhile.
-    done = subprocess.run([sys.executable, "-c", GROWTH, str(small), str(wide)], capture_output=True, text=True)
+    done = run_forked([sys.executable, "-c", GROWTH, str(small), str(wide)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     weights, grown = map(int, done.stdout.split())
     assert weights > 150_000_000
