@@ -59,12 +59,13 @@ test-quick: $(VENV)/.test
 		$(QUICK) $(PYTEST)
 
 # The tests of hostile chunk files, with many more of them, from a seed that is new each time and is printed. And those
-# of model folders and of devices that are drawn at random.
+# of model folders, devices, texts and kills that are drawn at random.
 FUZZ_CASES ?= 10000
 FUZZ_SEED ?= $(shell date +%s)
 fuzz: $(VENV)/.test
 	SOLOIST_FUZZ_CASES=$(FUZZ_CASES) SOLOIST_FUZZ_SEED=$(FUZZ_SEED) SOLOIST_FUZZ_FOLDERS=300 SOLOIST_FUZZ_DEVICES=200 \
-		$(BIN)/python -m pytest -rP tests/fuzz tests/memory/test_random_capacities.py
+		SOLOIST_FUZZ_KILLS=30 $(BIN)/python -m pytest -rP tests/fuzz tests/memory/test_random_capacities.py \
+		tests/engine/resume/test_kills_of_kinds.py tests/retrieval/test_odd_texts.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
