@@ -28,7 +28,8 @@ ODD = (
     "a\u0301 \ufb01ne caf\u00e9", "\x00", "lease\x00device", "\x01\x02\x1b[2J\x7f", "\ufffe\uffff\u200b\u2028",
     "[CLS] [SEP] <s> </s> <pad> <unk> [MASK]", "get_user_name getUserName a.b.c",
 )  # fmt: skip
-RANKERS = ("m3", "m3:sparse", "splade", "bm25", "hybrid", "rrf")
+ALONE = ("m3:sparse", "splade", "bm25")
+RANKERS = (*ALONE, "m3", "hybrid", "rrf")
 
 
 def _random_text(generator: random.Random) -> str:
@@ -67,9 +68,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, texts: tuple[str, ...]) -> Op
 def test_every_text_is_found_or_refused_in_a_sentence(made: OpenedRun, texts: tuple[str, ...]) -> None:
     """A traceback of a tokenizer or an index, or a hit with a score that is not a number."""
     for text in texts:
-        for by in RANKERS:
+        is_long = len(text) > 1_000_000
+        for by in ALONE if is_long else RANKERS:
             try:
-                hits = made.search(text, 5, by=by, explain=True)
+                hits = made.search(text, 5, by=by, explain=not is_long)
             except SoloistError as exc:
                 assert 0 < len(str(exc)) < 600 and "\n" not in str(exc), (by, text[:40])
                 continue
