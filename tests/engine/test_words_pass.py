@@ -18,6 +18,7 @@ from soloist.errors import ConfigError, RunStoppedError
 from soloist.events import Event, PassStarted, ShardEncoded
 from soloist.exports.rows import open_source
 from soloist.reports.table import result_files
+from soloist.retrieval import open_run
 from soloist.stores import RunFolder
 from soloist.stores.manifest import Manifest
 from soloist.stores.status import run_status
@@ -136,6 +137,8 @@ def test_a_run_keeps_its_language(tmp_path: Path) -> None:
     other = _embed(tmp_path, files, language="none")
     assert (other.words[0].embedded, other.words[0].kept) == (20, 0)
     assert any("it was code" in notice and "cut again" in notice for notice in other.notices)
+    (saved,) = json.loads((tmp_path / "run" / "run.json").read_text())["words"]
+    assert saved["fingerprint"] == other.words[0].fingerprint
 
 
 def test_words_go_beside_a_model_as_if_each_were_alone(tmp_path: Path) -> None:
@@ -149,6 +152,9 @@ def test_words_go_beside_a_model_as_if_each_were_alone(tmp_path: Path) -> None:
     assert again.fusion is None and again.models[0].kept == again.words[0].kept == 20
     saved = json.loads((tmp_path / "run" / "run.json").read_text())
     assert [words["weight"] for words in saved["words"]] == pytest.approx([0.4])
+    _embed(tmp_path, files, models=["wordllama", "bm25"], weights={"wordllama": 0.2, "bm25": 0.8})
+    record = open_run(tmp_path / "run").record
+    assert record.hybrid is not None and record.hybrid.weights == pytest.approx({"wordllama": 0.2, "bm25": 0.8})
     _embed(tmp_path, files, "words")
     _embed(tmp_path, files, "model", models=["wordllama"])
     alone = run_files(tmp_path / "words") | run_files(tmp_path / "model")

@@ -14,9 +14,9 @@ def declared_dtype(summary: Any) -> VectorDType:
 
 
 def made_by(summary: Any) -> object:
-    """Models, fusion and vector dtype of a summary; None where the value is not a summary."""
+    """Members, fusion, hybrid ranking and vector dtype of a summary; None where the value is not a summary."""
     try:
-        models = [(model["name"], model["fingerprint"]) for model in summary["models"]]
-        return models, summary["fusion"], declared_dtype(summary)
+        members = [(member["name"], member["fingerprint"]) for member in (*summary["models"], *summary.get("words", ()))]
+        return members, summary["fusion"], summary.get("hybrid"), declared_dtype(summary)
     except (TypeError, KeyError):
         return None
