@@ -88,6 +88,7 @@ class FusionConfig:
     Attributes:
         method: the name of a fusion, or `none`.
         weights: a number of 0 or more for each model; 0 leaves it out of the fused vector. Empty weighs all alike.
+            With `none` they are only for members of several kinds, which are weighed for each question.
         dim: cuts each model's vector to its first `dim` components before fusion. For `projection` it is the
             number of components of the fused vector.
     """
@@ -101,8 +102,8 @@ class FusionConfig:
         require_choice("fusion", self.method, fusion_choices())
         if self.dim is not None and self.dim < 1:
             raise ConfigError(f"dim is {self.dim}: give 1 or more components")
-        if self.method == NO_FUSION and (self.weights or self.dim is not None):
-            raise ConfigError("fusion is none, so no vectors are fused: leave out weights and dim, or choose a fusion")
+        if self.method == NO_FUSION and self.dim is not None:
+            raise ConfigError("fusion is none, so no vectors are fused: leave out dim, or choose a fusion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,7 @@ def test_an_evaluation_is_shown_with_its_verdicts(hostile):
     root, _ = hostile
     found = soloist.evaluate(root / "run", bm25=False)
     page = page_of(found)
-    assert "nDCG@10" in page.text and "The run has one model, so there is no ensemble to judge." in page.text
+    assert "nDCG@10" in page.text and "The run has one member, so there is no ensemble to judge." in page.text
     frame = found.to_pandas()
     assert frame["name"].tolist() == ["wordllama"] and frame["nDCG@10"][0] == found.systems[0].measures["nDCG@10"]
     assert isinstance(frame, pandas.DataFrame) and found.to_arrow()["kind"].to_pylist() == ["model"]

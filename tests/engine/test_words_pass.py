@@ -212,10 +212,25 @@ def test_words_that_are_not_those_of_the_chunks_are_found(tmp_path: Path) -> Non
     assert any("other settings" in problem for problem in problems)
 
 
+def test_members_that_are_not_fused_have_weights(tmp_path: Path) -> None:
+    """--fusion none refused weights; or other weights alone would fuse the vectors from then on."""
+    files, models = _files(12), ["wordllama", "bm25"]
+    _embed(tmp_path, files, models=models, fusion="none", weights={"wordllama": 0.6, "bm25": 0.4})
+    kept = _embed(tmp_path, files, models=models)
+    assert kept.fusion is None and kept.hybrid is not None
+    assert kept.hybrid.weights == pytest.approx({"wordllama": 0.6, "bm25": 0.4})
+    other = _embed(tmp_path, files, models=models, weights={"wordllama": 0.1, "bm25": 0.9})
+    assert other.fusion is None
+    (said,) = (notice for notice in other.notices if "weights of the ranking" in notice)
+    assert "they were wordllama=0.6,bm25=0.4" in said and "are wordllama=0.1,bm25=0.9 from now on" in said
+
+
 def test_a_language_that_nobody_reads_is_said(tmp_path: Path) -> None:
     """A setting that changes nothing, in silence; or an unknown language that is taken."""
     result = _embed(tmp_path, _files(4), models=["wordllama"], language="german")
     assert any("german changes nothing" in notice for notice in result.notices)
+    again = _embed(tmp_path, _files(4), models=["wordllama"], language="french")
+    assert not any("cut again" in notice for notice in again.notices)
     with pytest.raises(ConfigError, match="language is 'klingon': choose one of english, code, none"):
         _config(tmp_path, language="klingon")
 

@@ -33,7 +33,7 @@ def test_the_first_of_several_models_has_most_of_their_weight():
     alone = plan_hybrid({}, kinds, has_fused=False).weights
     assert alone == pytest.approx({"a": 0.49, "b": 0.21, "bm25": 0.3})
     assert plan_hybrid({}, kinds, has_fused=True).weights == pytest.approx({"fused": 0.7, "bm25": 0.3})
-    assert dense_fusion(FusionConfig(), kinds).weights == pytest.approx({"a": 0.49, "b": 0.21})
+    assert dense_fusion(FusionConfig(), kinds).weights == {"a": 0.7, "b": 0.3}
 
 
 def test_fused_vectors_stand_in_for_the_dense_members():
@@ -82,7 +82,23 @@ def test_a_saved_plan_that_does_not_fit_is_a_sentence():
 def test_dense_members_are_fused_by_their_own_weights():
     """Fused vectors would be refused for a weight of words, or weigh all models alike."""
     config = FusionConfig(weights={"a": 0.5, "b": 0.2, "s": 0.1, "bm25": 0.2})
-    assert dense_fusion(config, KINDS) == FusionConfig(weights={"a": 0.5, "b": 0.2})
+    assert dense_fusion(config, KINDS).weights == pytest.approx({"a": 5 / 7, "b": 2 / 7})
+
+
+@given(st.floats(0.001, 0.999))
+def test_another_share_of_words_leaves_the_fused_vectors_as_they_are(words):
+    """.07 and .03 differ from .7 and .3 in the last bit, so all fused vectors were made and exported again."""
+    kinds = {"a": "dense", "b": "dense", "bm25": "lexical"}
+    weights = {"a": 0.7 * (1 - words), "b": 0.3 * (1 - words), "bm25": words}
+    assert dense_fusion(FusionConfig(weights=weights), kinds).weights == {"a": 0.7, "b": 0.3}
+
+
+def test_weights_need_no_fused_vectors_beside_words():
+    """--fusion none would refuse weights, though a search weighs the members by them."""
+    config = FusionConfig(method="none", weights={"a": 0.5, "b": 0.1, "s": 0.1, "bm25": 0.3})
+    assert dense_fusion(config, KINDS).method == "none"
+    with pytest.raises(FusionError, match="fusion is none, so no vectors are fused: leave out weights"):
+        dense_fusion(FusionConfig(method="none", weights={"a": 1, "b": 2}), {"a": "dense", "b": "dense"})
 
 
 def test_one_dense_member_beside_words_is_fused_only_if_it_was_named():

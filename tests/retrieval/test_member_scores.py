@@ -89,11 +89,23 @@ def test_a_rank_counts_the_rows_before():
 def test_a_member_that_says_the_same_of_all_has_no_part():
     """Its rounding would be blown up to a score: 0 divided by nearly 0."""
     words = MemberScores.of_terms([TermScores(term="w", rows=np.array([2]), scores=np.array([1.0]))], 4)
-    flat = MemberScores.of_terms([], 4)
+    flat = MemberScores(quick=np.full(4, 0.5, np.float32), tolerance=1e-7, exact=lambda rows: np.full(len(rows), 0.5))
     ((best, sums),) = QuestionScores(members={"a": flat, "w": words}).best([{"a": 0.9, "w": 0.1}], 4)
     assert best.tolist() == [2, 0, 1, 3] and np.isfinite(sums).all()
     ((best, sums),) = QuestionScores(members={"a": flat}).best([{"a": 1.0}], 2)
     assert best.tolist() == [0, 1] and sums.tolist() == [0, 0]
+
+
+def test_without_a_weight_of_vectors_only_rows_with_a_word_are_found():
+    """A question of unknown words had the first chunks of the run as its answer."""
+    random = np.random.default_rng(5)
+    (members,) = scored({"a": unit(random, 6, 8)}, {"a": unit(random, 1, 8)})
+    word = TermScores(term="w", rows=np.array([1, 4]), scores=np.array([1e-9, 2e-9]))
+    known = QuestionScores(members={**members, "w": MemberScores.of_terms([word], 6)})
+    unknown = QuestionScores(members={**members, "w": MemberScores.of_terms([], 6)})
+    assert [len(best) for best, _ in known.best([{"a": 0.5, "w": 0.5}], 4)] == [4]
+    assert [best.tolist() for best, _ in known.best([{"a": 0.0, "w": 1.0}, {"w": 0.3}], 4)] == [[4, 1], [4, 1]]
+    assert [best.tolist() for best, _ in unknown.best([{"a": 0.0, "w": 1.0}, {"w": 0.3}], 4)] == [[], []]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 9.0])

@@ -129,8 +129,17 @@ def test_a_wrong_choice_is_a_sentence(worded, ask, sentence):
 
 def test_a_run_without_words_has_no_hybrid(searched):
     """It would rank by vectors alone under a name that promises words."""
-    with pytest.raises(ConfigError, match="the run has no words beside its vectors: choose one of its models"):
+    with pytest.raises(
+        ConfigError, match="dense members alone, so there is nothing to weigh for each question: choose"
+    ):
         open_run(searched).search("x", by="hybrid")
+
+
+def test_unknown_words_find_nothing_where_words_alone_have_a_weight(worded):
+    """The first chunks of the run were the answer to any question."""
+    opened, by = open_run(worded), By(ranker="hybrid", weights={"wordllama": 0, "bm25": 1})
+    assert opened.search("zzzzqqq", 3, by=by) == []
+    assert len(opened.search("lease", 3, by=by)) == 3
 
 
 def judged(opened, best):
@@ -180,6 +189,42 @@ def test_words_that_are_as_good_as_the_ensemble_are_told(worded):
     assert found.tuned.ranking == "hybrid" and found.tuned.weights["bm25"] > 0.7
     (words,) = [system.cost for system in found.systems if system.name == "bm25"]
     assert words.bytes_per_chunk > 0
+
+
+def test_weights_that_are_given_are_not_called_those_of_the_run(worded):
+    """The verdict would say of weights that were tried on these questions that the run was made with them."""
+    opened = open_run(worded)
+    qrels = judged(opened, lambda text: opened.search(text, 1, by="wordllama")[0].id)
+    found = evaluate(opened, qrels, weights={"wordllama": 0.01, "bm25": 0.99})
+    assert found.verdict.text.startswith("The ensemble with these weights does not help here")
+
+
+@pytest.fixture(scope="module")
+def three(make):
+    """A run of two models and words."""
+    return make("three", models=("wordllama", "bert", "bm25"), fusion=FusionConfig())
+
+
+def test_the_same_weights_rank_the_same_when_they_are_named(three):
+    """The fused vectors would be left out, so that other chunks were found by the very weights of the run."""
+    opened = open_run(three)
+    named = By(ranker="hybrid", weights={"wordllama": 0.49, "bert": 0.21, "bm25": 0.3})
+    other = By(ranker="hybrid", weights={"wordllama": 0.21, "bert": 0.49, "bm25": 0.3})
+    for question in QUESTIONS:
+        hits = [(hit.id, pytest.approx(hit.score)) for hit in opened.search(question, 10)]
+        assert [(hit.id, hit.score) for hit in opened.search(question, 10, by=named)] == hits
+        assert [hit.score for hit in opened.search(question, 10, by=other)] != [score for _, score in hits]
+
+
+def test_words_beside_several_terms_are_judged_too(three):
+    """The verdict said nothing of words where no fused vectors stand for all the rest."""
+    opened = open_run(three)
+    qrels = judged(opened, lambda text: opened.search(text, 1, by="wordllama")[0].id)
+    weights = {"wordllama": 0.4, "bert": 0.1, "bm25": 0.5}  # of other proportions than the fused vectors
+    found = evaluate(opened, qrels, weights=weights)
+    assert "hybrid without bm25" in {system.name for system in found.systems}
+    assert "against hybrid without bm25, which is without bm25" in found.verdict.text
+    assert "hybrid without bm25" not in {system.name for system in evaluate(opened, qrels).systems}
 
 
 def test_verify_names_an_index_that_is_missing_or_of_other_chunks(worded, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bm25s
@@ -141,3 +143,50 @@ def test_the_models_page_has_every_language() -> None:
         assert ("left out" in stop_words) == (row.stop_words is not None), name
         assert ("cut off" in endings) == (row.stemmer is not None), name
         assert ("parts" in identifiers) == row.splits_identifiers, name
+
+
+@pytest.mark.parametrize(
+    ("language", "one", "other"),
+    [
+        ("english", "Fro\u00adst", "frost"),  # a soft hyphen of a PDF file
+        ("hindi", "\u0915\u094d\u200d\u0937", "\u0915\u094d\u0937"),  # a joiner
+        ("none", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u062e\u0648\u0627\u0647\u0645"),
+        ("turkish", "\u0130STANBUL", "istanbul"),
+        ("turkish", "ISPARTA", "\u0131sparta"),
+    ],
+)
+def test_a_word_that_looks_the_same_is_the_same(language: str, one: str, other: str) -> None:
+    """A question would not find the word in a PDF file, or in capital letters."""
+    assert analyser_of(language).terms(one) == analyser_of(language).terms(other) != []
+
+
+@pytest.mark.parametrize("language", ["english", "code", "none"])
+def test_a_word_that_is_data_has_no_part_in_the_index(language: str) -> None:
+    """Hexadecimal digits of a file gave thousands of terms by their parts."""
+    digest = "0a1b2c3d" * 100
+    assert analyser_of(language).terms(f"see {digest} and os.{digest}") == [
+        term for term in analyser_of(language).terms("see and os") if len(term) > 1
+    ]
+
+
+def test_known_words_are_bounded_by_their_characters() -> None:
+    """A million words of data would stay in memory, a megabyte each."""
+    none = analyser_of("none")
+    for number in range(12):
+        none.rows([f"{number:x}" * 1_000_000])
+    assert sum(map(len, none._known)) <= analyser._KNOWN_CHARACTERS + 1_000_000
+
+
+def test_threads_may_share_an_analyser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread emptied the known words while another one read them: an IndexError, or terms of other words."""
+    monkeypatch.setattr(analyser, "_KNOWN_WORDS", 40)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    none = analyser_of("none")
+    texts = [["word" * ((at * 7 + offset) % 60 + 1) for offset in range(5)] for at in range(2_000)]
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda words: none.terms(" ".join(words)), texts))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == texts

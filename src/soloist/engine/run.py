@@ -42,7 +42,7 @@ from soloist.engine.resume.checks import (
     warn_of_other_matmuls,
     warn_of_other_settings,
 )
-from soloist.engine.resume.kept_settings import KeptSettings, tell_fusion, with_kept_settings
+from soloist.engine.resume.kept_settings import KeptSettings, tell_fusion, tell_hybrid, with_kept_settings
 from soloist.engine.resume.members import Members, members_of
 from soloist.engine.resume.pending import RunShards, pending
 from soloist.engine.samples.deviation import tell_deviations
@@ -224,7 +224,7 @@ class _Run:
         config, folder, check = self._config, self._folder, self._stop.check
         _announce(config, self._members.specs, self._accelerator, sink)
         self._members.tell_idle_settings(config, sink)
-        for notice in self._kept:
+        for notice in self._members.concerned(self._kept):
             sink.emit(notice)
         tell_passed_over(self._files.passed_over, sink)
         mend(folder, sink)
@@ -262,6 +262,7 @@ class _Run:
         config, folder, words = self._config, self._folder, self._members.word_fingerprints
         fingerprints = inputs.fingerprints | words
         tell_fusion(folder, inputs.fusion_plan, sink)
+        tell_hybrid(folder, inputs.hybrid, sink)
         calibrations = CalibrationCache(config.cache_dir)
         budgets = run_budgets(config.token_budget, inputs.staged, self._accelerator, recorded, calibrations)
         # Before run.json may go: whatever ends this, the folder says what it is made with.

@@ -4,7 +4,7 @@
 """
 
 from soloist.fusion.fitting import Fitted, Fitting, require_rows, sampled
-from soloist.fusion.hybrid import HybridPlan, HybridTerm, dense_fusion, member_weights, plan_hybrid
+from soloist.fusion.hybrid import HybridPlan, HybridTerm, dense_fusion, dense_weights, member_weights, plan_hybrid
 from soloist.fusion.plan import FusionPlan, Member, plan_fusion, require_weights
 from soloist.fusion.transform import fuse
 
@@ -16,6 +16,7 @@ __all__ = [
     "HybridTerm",
     "Member",
     "dense_fusion",
+    "dense_weights",
     "fuse",
     "member_weights",
     "plan_fusion",

@@ -61,7 +61,7 @@ def lines(evaluation: Evaluation) -> list[str]:
     reranked = [_reranking_text(evaluation.reranking)] if evaluation.reranking is not None else []
     left_out = [f"{system.name} is left out: {system.reason}" for system in evaluation.left_out]
     return [
-        *(verdicts or ["The run has one model, so there is no ensemble to judge."]),
+        *(verdicts or ["The run has one member, so there is no ensemble to judge."]),
         *reranked,
         *tuned,
         *(f"note: {notice}" for notice in (*left_out, *evaluation.notices)),

@@ -43,7 +43,11 @@ class Codes:
 
     @classmethod
     def of(cls, blocks: Iterable[Vectors], rows: int, dim: int) -> Codes | None:
-        """The codes of all rows of the blocks; None where a row has NaN or is longer than a unit vector."""
+        """The codes of all rows of the blocks; None where a row has NaN or is longer than a unit vector, or where a
+        product of two rows could be beyond 32 bits.
+        """
+        if dim * _HIGHEST**2 >= 2**31:
+            return None
         codes = cls(
             values=np.empty((rows, dim), np.int8), scales=np.empty(rows, np.float32), errors=np.empty(rows, np.float32)
         )

@@ -12,6 +12,7 @@ from soloist.retrieval.metrics import MAIN, Difference, Scores, difference, diff
 from soloist.retrieval.rankers import Kind, searchable
 from soloist.retrieval.run_record import RunRecord
 from soloist.retrieval.verdict import Verdict, judge, words_said
+from soloist.wording import listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +51,8 @@ def verdicts(
     )
     own_verdict = None
     if own is not None:
-        own_verdict = verdict(own, instead=best.name if helping and best is not own else None)
+        is_given = with_weights and own.name == HYBRID  # the weights of fused vectors cannot be given any more
+        own_verdict = verdict(own, is_given=is_given, instead=best.name if helping and best is not own else None)
         own_verdict = _with_words(own_verdict, own, systems, record, queries)
         if best is own:
             return own_verdict, own_verdict
@@ -65,11 +67,12 @@ def _with_words(
 ) -> Verdict:
     """The verdict on all members of a run with words, and what the words do in it.
 
-    The rest of the ensemble is ranked too: by the fused vectors, or by the only model.
+    The rest of the ensemble is ranked too: by the fused vectors, by the only model, or as an ensemble of its own.
     """
     terms = record.hybrid.weights if record.hybrid is not None and own.name == HYBRID else {}
     rest, words = [name for name in terms if name not in record.words], [name for name in terms if name in record.words]
-    without = next((system for system in systems if len(rest) == 1 and system.name.split(" (")[0] == rest[0]), None)
+    ranked = {system.name.split(" (")[0]: system for system in systems}
+    without = ranked.get(f"{HYBRID} without {listed(words)}") or (ranked.get(rest[0]) if len(rest) == 1 else None)
     if without is None or not words:
         return verdict
     gain = difference(own.scores.of_query[MAIN], without.scores.of_query[MAIN], queries)
@@ -86,11 +89,13 @@ def _verdict(
     has_words: bool,
     among: int = 0,
     instead: str | None = None,
+    is_given: bool = False,
 ) -> Verdict:
     assert system.cost is not None and single.cost is not None  # both are of the run
     return judge(
         system.name, single.name, gains[system.name], questions, system.cost, single.cost,
         weak=weak, among=among, instead=instead, has_words=has_words, is_words=single.kind == "words",
+        is_given=is_given,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ _PASS_BYTES = 128 << 20  # float32 scores that are held at once
 _BLOCK_BYTES = 1 << 20  # of vectors that are multiplied at once, which a processor's cache holds
 _PAIR_BYTES = 32 << 20  # float64 products that are held at once
 _LONGEST = 1.5  # a cosine that no rounding makes of 1: the row was damaged
-# Scores that differ by less are the same: a float32 cosine is off by about as much.
+# Scores of dense members that differ by less are the same: a float32 cosine is off by about as much.
 _FLAT = 1e-6
 _ROUNDING = 1e-12  # of sums in float64, for each 1 of the largest
 
@@ -38,19 +38,20 @@ class MemberScores:
     """The scores of all rows by one member for one question.
 
     `quick` is (rows), at most `tolerance` from the exact scores, which `exact` gives of some rows in float64. `terms`
-    are the words or dimensions that the scores are sums of; a dense member has none.
+    are the words or dimensions that the scores are sums of; a dense member has none, and is not `posted`.
     """
 
     quick: NDArray[Any]
     tolerance: float
     exact: Callable[[Rows], NDArray[np.float64]]
     terms: Sequence[TermScores] = ()
+    posted: bool = False
 
     @classmethod
     def of_terms(cls, terms: Sequence[TermScores], rows: int) -> MemberScores:
         """Sums of what terms add, which are exact."""
         scores = summed(terms, rows)
-        return cls(quick=scores, tolerance=0.0, exact=lambda some: scores[some], terms=terms)
+        return cls(quick=scores, tolerance=0.0, exact=lambda some: scores[some], terms=terms, posted=True)
 
     def moments(self) -> tuple[float, float]:
         """Mean and standard deviation over all rows."""
@@ -72,15 +73,21 @@ class QuestionScores:
     members: Mapping[str, MemberScores]
 
     def best(self, weightings: Sequence[Mapping[str, float]], k: int) -> list[tuple[Rows, NDArray[np.float64]]]:
-        """For each weighting the `k` rows with the highest weighted sums of standardised scores, and these sums."""
+        """For each weighting the `k` rows with the highest weighted sums of standardised scores, and these sums.
+
+        Where no dense member has a weight, only rows that share a word or a dimension with the question are found.
+        """
         moments = {name: member.moments() for name, member in self.members.items()}
         return [self._best(weights, moments, k) for weights in weightings]
 
     def _best(
         self, weights: Mapping[str, float], moments: Mapping[str, tuple[float, float]], k: int
     ) -> tuple[Rows, NDArray[np.float64]]:
+        flat = {name: 0.0 if member.posted else _FLAT for name, member in self.members.items()}
         factors = {
-            name: weight / moments[name][1] for name, weight in weights.items() if weight and moments[name][1] > _FLAT
+            name: weight / moments[name][1]
+            for name, weight in weights.items()
+            if weight and moments[name][1] > flat[name]
         }
         rows = len(next(iter(self.members.values())).quick)
         quick = np.zeros(rows)
@@ -90,6 +97,9 @@ class QuestionScores:
         margin += _ROUNDING * (1 + float(np.abs(quick).max()))
         least = np.partition(quick, rows - k)[rows - k]
         likely = np.flatnonzero(quick >= least - margin)
+        used = [self.members[name] for name, weight in weights.items() if weight]
+        if all(member.posted for member in used):
+            likely = likely[np.any([member.quick[likely] > 0 for member in used], axis=0)]
         scores = np.zeros(len(likely))
         for name, factor in factors.items():
             scores += factor * self.members[name].exact(likely)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,14 +85,25 @@ class RunRecord:
     def hybrid_plan(self, given: Mapping[str, float] | None = None) -> HybridPlan | None:
         """The run's own plan, or the one with these weights of all members; None for a run of one kind.
 
-        Fused vectors have the weights of the run: with others every dense member is a term of its own.
+        Fused vectors are a term where the dense members have the proportions of the run. With others every dense member
+        is a term of its own.
 
         Raises:
             FusionError: the weights are of other members, or are not weights.
         """
         if not given or self.hybrid is None:
             return self.hybrid
-        return plan_hybrid(given, self.kinds, has_fused=False)
+        return plan_hybrid(given, self.kinds, has_fused=self._is_fused_by(given))
+
+    def _is_fused_by(self, given: Mapping[str, float]) -> bool:
+        """Whether the dense members of these weights have the proportions of the run's fused vectors."""
+        if self.fusion is None:
+            return False
+        together = math.fsum(given.get(name, 0.0) for name in self.models)
+        return together > 0 and all(
+            math.isclose(given.get(name, 0.0) / together, weight, rel_tol=1e-9, abs_tol=1e-12)
+            for name, weight in zip(self.fusion.models, self.fusion.weights, strict=True)
+        )
 
     @property
     def members(self) -> list[Member]:

@@ -121,15 +121,18 @@ def _scores(
 def _hybrid_scores(
     corpus: Corpus, qrels: Qrels, hits: HitFilter, queries: Sequence[str], candidates: Sequence[Sequence[float]]
 ) -> list[Scores]:
-    """What each candidate's weighted sum of all members is worth. The members score every question once."""
+    """What each candidate's weighted sum of all members is worth. The members score every question once.
+
+    The rankings of one question are in memory at a time.
+    """
     members = list(corpus.record.kinds)
     weightings = [dict(zip(members, weights, strict=True)) for weights in candidates]
     texts = [qrels.queries[query] for query in queries]
-    found = [scores.best(weightings, hits.depth) for scores in corpus.question_scores(members, texts)]
-    return [
-        score(hits.rankings([rows for rows, _ in ranking], queries), queries, qrels.judgements)
-        for ranking in zip(*found, strict=True)
-    ]
+    parts: list[list[Scores]] = []
+    for query, scores in zip(queries, corpus.question_scores(members, texts), strict=True):
+        found = scores.best(weightings, hits.depth)
+        parts.append([score(hits.rankings([rows], [query]), [query], qrels.judgements) for rows, _ in found])
+    return [Scores.joined(scores) for scores in zip(*parts, strict=True)]
 
 
 def _query_vectors(corpus: Corpus, qrels: Qrels, queries: Sequence[str]) -> list[Vectors]:

@@ -36,6 +36,7 @@ def judge(
     instead: str | None = None,
     has_words: bool = False,
     is_words: bool = False,
+    is_given: bool = False,
 ) -> Verdict:
     """What a fusion's gain over the best single model means.
 
@@ -43,14 +44,16 @@ def judge(
     gain of 0 or less is no gain. Without an interval, because the questions are too few, nothing is shown either way.
     Without `among` the fusion is the run's own. Otherwise it is the best `among` several, picked by these questions,
     and its gain is one of `differences`. `instead` is an ensemble that helps if this one does not. `has_words` says
-    that the run has words beside models, and `is_words` that the best single member is words.
+    that the run has words beside models, `is_words` that the best single member is words, and `is_given` that the
+    weights were given for this evaluation and are not those of the run.
     """
     answer = _answer(gain)
     asked = count_text(questions, "question")
     if gain.interval is not None:
         low, high = gain.interval
         asked = f"95% interval {low:+.4f} to {high:+.4f}, {asked}"
-    subject = "best ensemble" if among else "run's own ensemble" if has_words else "run's own fusion"
+    own = "ensemble with these weights" if is_given else "run's own ensemble" if has_words else "run's own fusion"
+    subject = "best ensemble" if among else own
     which = "member" if has_words else "model"
     figures = f"{fusion} has {gain.mean:+.4f} {MAIN} against {single}, the best single {which} ({asked})"
     parts = [

@@ -16,7 +16,9 @@ def declared_dtype(summary: Any) -> VectorDType:
 def made_by(summary: Any) -> object:
     """Members, fusion, hybrid ranking and vector dtype of a summary; None where the value is not a summary."""
     try:
-        members = [(member["name"], member["fingerprint"]) for member in (*summary["models"], *summary.get("words", ()))]
+        members = [
+            (member["name"], member["fingerprint"]) for member in (*summary["models"], *summary.get("words", ()))
+        ]
         return members, summary["fusion"], summary.get("hybrid"), declared_dtype(summary)
     except (TypeError, KeyError):
         return None

@@ -129,7 +129,9 @@ def _with_weights(config: RunConfig) -> dict[str, ModelSpec]:
 
 def _base(config: RunConfig, folder: Path, sample: Path, chunks: int) -> RunConfig:
     """The config that all runs of a rehearsal begin with: the user's, on the sample and with a cache of its own."""
-    fusion = replace(config.fusion, method=str(config.fusion.method))  # named: so a single model is fused too
+    fusion = config.fusion
+    if len(config.models) == 1:
+        fusion = replace(fusion, method=str(fusion.method))  # named: so a single model is fused too
     return replace(
         config, chunks_root=sample, collections=(), source=SourceConfig(), lock_dir=config.lock_dir or LOCK_DIR,
         cache_dir=folder / "cache", isolation="allocator", shard_chunks=max(16, chunks // 3), fusion=fusion,

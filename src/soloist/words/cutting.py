@@ -4,6 +4,7 @@ A word is two or more letters, digits and underscores, as in scikit-learn and bm
 
 - Texts are in Unicode's form NFKC, so that ligatures of PDF files, full-width letters and composed accents are the
   letters that people type.
+- Characters inside of words that nobody sees or types, such as soft hyphens and joiners, are left out.
 - A mark that belongs to a letter, as vowel signs of Hindi do, is part of the word.
 - Scripts without spaces (Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese) give each pair of neighbouring
   characters, as Lucene's CJKAnalyzer does. A character that stands alone is a word.
@@ -33,6 +34,8 @@ _SPACELESS = re.compile(f"([{_SPACELESS_RANGES}]+)")
 _SEAM = re.compile(r"_+|(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=\D)(?=\d)|(?<=\d)(?=\D)").split
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)  # choose how an emoji is drawn
 _LAST_MARK = 0x1F000
+# Inside of words and not seen: soft hyphens of PDF files, joiners of Hindi and Persian, word joiners. People type none.
+_UNSEEN = dict.fromkeys((0x00AD, 0x200C, 0x200D, 0x2060, 0xFEFF))
 
 
 def words_of(text: str) -> list[str]:
@@ -60,6 +63,8 @@ def parts_of(path: str) -> list[str]:
     found = [path]
     names = path.split(".")
     for name in names:
+        if len(name) > LONGEST:
+            continue
         if len(names) > 1:
             found.append(name)
         parts = _SEAM(name)
@@ -69,7 +74,7 @@ def parts_of(path: str) -> list[str]:
 
 
 def _beyond_ascii(text: str, pattern: re.Pattern[str]) -> list[str]:
-    normal = unicodedata.normalize("NFKC", text)
+    normal = unicodedata.normalize("NFKC", text.translate(_UNSEEN))
     words: list[str] = pattern.findall(normal)
     if _SPACELESS.search(normal) is None:
         return [word for word in words if len(word) > 1]

@@ -15,7 +15,7 @@ from soloist.checked import is_explicit
 from soloist.config import FusionConfig, RunConfig
 from soloist.errors import ConfigError, OutputError, SoloistError
 from soloist.events import EventSink, Notice
-from soloist.fusion import FusionPlan
+from soloist.fusion import FusionPlan, HybridPlan
 from soloist.fusion_methods import NO_FUSION
 from soloist.stores import RunFolder
 from soloist.stores.atomic import disk_errors
@@ -98,7 +98,7 @@ def unfit_weights(settings: KeptSettings, models: Sequence[str]) -> str | None:
         return None
     example = ",".join(f"{name}={weights.get(name, 1):g}" for name in models)
     return (
-        f"{settings.config.out} is fused with the weights {_numbers(weights)}, and this command has the models "
+        f"{settings.config.out} has the weights {_numbers(weights)}, and this command has the models "
         f"{', '.join(models)}: give embed a weight for each model, e.g. --weights {example}"
     )
 
@@ -112,10 +112,9 @@ def fusion_change(settings: KeptSettings) -> str | None:
     now = settings.config.settings()
     if all(before[name] == now[name] for name in _FUSION):
         return None
-    return (
-        f"it was {_fusion_said(before)} in {settings.config.out}, and is {_fusion_said(now)} from now on: all fused "
-        "vectors change, and no text is embedded"
-    )
+    is_fused = before["fusion"] != now["fusion"] or _fusion_before(RunFolder(settings.config.out)) != (True, None)
+    effect = "all fused vectors change, and no text is embedded" if is_fused else "only the ranking changes"
+    return f"it was {_fusion_said(before)} in {settings.config.out}, and is {_fusion_said(now)} from now on: {effect}"
 
 
 def tell_fusion(folder: RunFolder, plan: FusionPlan | None, sink: EventSink) -> None:
@@ -167,6 +166,22 @@ def _require_catalogue(config: RunConfig, kept: Mapping[str, Any]) -> None:
         )
 
 
+def tell_hybrid(folder: RunFolder, plan: HybridPlan | None, sink: EventSink) -> None:
+    """Say so where the members of a folder are weighed differently at question time."""
+
+    def written(summary: Any) -> HybridPlan | None:
+        return HybridPlan.from_dict(summary["hybrid"]) if "hybrid" in summary else None
+
+    try:
+        before = folder.read_json_as(_written(folder), written)
+    except SoloistError:  # of an earlier version, damaged, or not there
+        return
+    if before is not None and plan is not None and before != plan:
+        was, now = _numbers(before.weights), _numbers(plan.weights)
+        message = f"they were {was} in {folder.path}, and are {now} from now on: only the ranking changes"
+        sink.emit(Notice(about="weights of the ranking", message=message))
+
+
 def _kept_fusion(asked: Mapping[str, Any], before: Mapping[str, Any], *, is_fused: bool) -> dict[str, Any]:
     """Method, weights and dim that stay. A dim is of its method, and of no other.
 
@@ -175,6 +190,8 @@ def _kept_fusion(asked: Mapping[str, Any], before: Mapping[str, Any], *, is_fuse
     method = before["fusion"]
     if method != NO_FUSION and not is_fused:
         return {"weights": before["weights"]} if "weights" not in asked and before["weights"] else {}
+    if method == NO_FUSION and before["weights"] and not asked.keys() & {"fusion", "dim"}:
+        return {"fusion": method, **({"weights": before["weights"]} if "weights" not in asked else {})}
     if method == NO_FUSION:
         alone = len(set(before["models"])) == 1
         others = len(set(asked.get("models", before["models"]))) > 1

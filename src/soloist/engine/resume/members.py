@@ -5,7 +5,7 @@ Knows configs and the catalogue; loads no model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from soloist.config import FusionConfig, RunConfig
@@ -47,6 +47,10 @@ class Members:
     def hybrid(self, config: RunConfig, fusion: FusionPlan | None) -> HybridPlan | None:
         """How the members are weighed at question time; None where their vectors alone rank."""
         return plan_hybrid(config.fusion.weights, self.kinds, has_fused=fusion is not None)
+
+    def concerned(self, notices: Iterable[Notice]) -> Iterator[Notice]:
+        """The notices of settings that a member reads: no language changes anything without words."""
+        return (notice for notice in notices if notice.about != "language" or self.words)
 
     def tell_idle_settings(self, config: RunConfig, sink: EventSink) -> None:
         """Say so where a setting was asked for that is of members that the run does not have."""

@@ -49,15 +49,21 @@ RANKERS: dict[str, RankerRow] = {
     HYBRID: RankerRow(
         module="soloist.retrieval.rankers.hybrid",
         kind="run",
-        help="Rank by the weighted sum of all members' standardised scores. [default, if the run has words]",
+        help="Rank by the weighted sum of all members' standardised scores. "
+        "[default, if the run has words or sparse vectors]",
         is_weighted=True,
         fewest_members=2,
-        missing="the run has no words beside its vectors",
+        missing="the run has one member, or dense members alone, so there is nothing to weigh for each question",
+    ),
+    "without words": RankerRow(
+        module="soloist.retrieval.rankers.without_words",
+        kind="fusion",
+        fewest_members=3,
     ),
     FUSED: RankerRow(
         module="soloist.retrieval.rankers.own_fusion",
         kind="run",
-        help="Rank by the fused vectors. [default, if the run has them and no words]",
+        help="Rank by the fused vectors. [default, if the run has them, and neither words nor sparse vectors]",
         fewest_models=2,
         missing="the run has no fused vectors",
     ),

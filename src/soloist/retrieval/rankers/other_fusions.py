@@ -13,7 +13,7 @@ import numpy as np
 
 from soloist.config import FusionConfig
 from soloist.errors import FusionError
-from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, plan_fusion, sampled
+from soloist.fusion import Fitted, Fitting, FusionPlan, dense_weights, fuse, plan_fusion, sampled
 from soloist.fusion_methods import FUSIONS
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.cost import Cost, cost_of_fusion
@@ -68,10 +68,12 @@ def rankers(corpus: Corpus, weights: Weights | None = None) -> Iterator[Ranker]:
 
 
 def plan_of(record: RunRecord, method: str, weights: Mapping[str, float] | None = None) -> FusionPlan:
-    """The plan of a fusion with these weights; without weights it has those of the run, or else equal ones."""
+    """The plan of a fusion with these weights; without weights it has those of the run, or else those of `embed`."""
     own = record.fusion
-    weights = {model: weight for model, weight in (weights or {}).items() if model in record.models}
-    chosen = weights or (dict(zip(own.models, own.weights, strict=True)) if own is not None else {})
+    if own is not None and not weights:
+        chosen = dict(zip(own.models, own.weights, strict=True))
+    else:
+        chosen = dense_weights(weights or {}, record.kinds)
     plan = plan_fusion(FusionConfig(method=method, weights=chosen), record.members)
     assert plan is not None
     return plan
