@@ -52,7 +52,8 @@ def evaluate(
 
     Args:
         weights: for the fusions that the run does not have.
-        tune: choose weights for `concat` on half of the questions, and judge them on the other half.
+        tune: choose weights on half of the questions, and judge them on the other half: of `concat`, or of all
+            members where the run has words or sparse vectors.
         bm25: compare with BM25, which holds the words of all texts in memory.
         keep_own: count a chunk that has a question's own id as a hit of that question.
         plot: write a plot there: .png, .svg or .pdf.
