@@ -71,9 +71,11 @@ def _with_words(
     """
     terms = record.hybrid.weights if record.hybrid is not None and own.name == HYBRID else {}
     rest, words = [name for name in terms if name not in record.words], [name for name in terms if name in record.words]
+    if not words:
+        return verdict
     ranked = {system.name.split(" (")[0]: system for system in systems}
     without = ranked.get(f"{HYBRID} without {listed(words)}") or (ranked.get(rest[0]) if len(rest) == 1 else None)
-    if without is None or not words:
+    if without is None:
         return verdict
     gain = difference(own.scores.of_query[MAIN], without.scores.of_query[MAIN], queries)
     return replace(verdict, text=f"{verdict.text} {words_said(words, own.name, without.name, gain)}")

@@ -50,7 +50,8 @@ class Members:
 
     def concerned(self, notices: Iterable[Notice]) -> Iterator[Notice]:
         """The notices of settings that a member reads: no language changes anything without words."""
-        return (notice for notice in notices if notice.about != "language" or self.words)
+        readers = {"language": "lexical", "sparse_top": "sparse"}
+        return (each for each in notices if readers.get(each.about, each.about) in (each.about, *self.kinds.values()))
 
     def tell_idle_settings(self, config: RunConfig, sink: EventSink) -> None:
         """Say so where a setting was asked for that is of members that the run does not have."""
