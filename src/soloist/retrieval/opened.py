@@ -222,7 +222,10 @@ class OpenedRun:
         return [dict(self._queries.words(member, query)) for query in checked_queries(queries)]
 
     def encode_sparse(self, model: str, queries: Sequence[str]) -> list[dict[int, float]]:
-        """For each query its dimensions by a sparse model, counted from 0, and their weights; see `encode`."""
+        """For each query its dimensions by a sparse model, counted from 0, and their weights; see `encode`.
+
+        The weights have length 1 where the model compares by cosine.
+        """
         self._record.require_posted(model, self._record.sparse, "sparse vectors")
         rows = self._queries.sparse(model, queries)
         return [dict(zip(keys.tolist(), values.tolist(), strict=True)) for keys, values in rows]
