@@ -88,7 +88,8 @@ Weights = Annotated[
     list[str] | None,
     typer.Option(
         metavar="A=.7,B=.3",
-        help="A weight for each model; 0 leaves a model out of the fused vector. [default: equal weights; with words or sparse vectors, see docs/words.md]",
+        help="A weight for each model; 0 leaves a model out of the fused vector. "
+        "[default: equal weights; beside words the first model has most]",
     ),
 ]
 ModeChoice = Annotated[str | None, typer.Option(metavar=choices(Mode), help=_MODE_HELP)]
