@@ -51,7 +51,7 @@ def evaluate(
     files, the questions are headings of the chunks, which is weaker evidence.
 
     Args:
-        weights: for the fusions that the run does not have.
+        weights: of the members, for `hybrid` and for the fusions that the run does not have.
         tune: choose weights on half of the questions, and judge them on the other half: of `concat`, or of all
             members where the run has words or sparse vectors.
         bm25: compare with BM25, which holds the words of all texts in memory.

@@ -37,7 +37,9 @@ def evaluate(
     weights: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="A=.7,B=.3", help="Weights for the fusions that the run does not have. [default: the run's]"
+            metavar="A=.7,B=.3",
+            help="Weights of the members, for hybrid and for the fusions that the run does not have. "
+            "[default: the run's]",
         ),
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help=_TUNE_HELP)] = False,

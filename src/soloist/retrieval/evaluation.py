@@ -112,10 +112,11 @@ def evaluate(
 ) -> Evaluation:
     """Rank for every question by every ranker of the table, and say what the rankings are worth.
 
-    `weights` are for the fusions that the run does not have. `tuning` chooses weights on a half of the questions. With
-    `keep_own`, a chunk with a question's own id counts as its hit, see `identical_ids`. `rerank` and `rerank_depth` are
-    as for a search: the cross-encoder reranks what a search of the run ranks by. `progress` is told what is being done.
-    What cannot be honoured is found before any model of the run is loaded.
+    `weights` are those of the members, for `hybrid` and for the fusions that the run does not have. `tuning` chooses
+    weights on a half of the questions. With `keep_own`, a chunk with a question's own id counts as its hit, see
+    `identical_ids`. `rerank` and `rerank_depth` are as for a search: the cross-encoder reranks what a search of the run
+    ranks by. `progress` is told what is being done. What cannot be honoured is found before any model of the run is
+    loaded.
 
     Raises:
         InputError: no chunk that is judged relevant is in the run, or one id is in several of the collections.
