@@ -137,6 +137,12 @@ def test_texts_of_somebody_else_stay(make_run, place, postgres):
         notes = export_run(run, "pgvector", url=postgres, table="commented").notes
         assert notes[-1].startswith("the table has a comment of yours")
         assert connection.execute("SELECT obj_description('commented'::regclass)").fetchone() == ("mine",)
+        connection.execute("DROP ROLE IF EXISTS guest; CREATE ROLE guest; GRANT ALL ON commented TO guest")
+        connection.execute("COMMENT ON TABLE commented IS NULL")
+        as_guest = f"{postgres}&options=-crole%3Dguest"
+        notes = export_run(run, "pgvector", url=as_guest, table="commented").notes
+        assert notes[-1] == "only the owner of the table may write into its comment how to ask it"
+        connection.execute("DROP TABLE commented; DROP ROLE guest")
 
 
 def test_columns_of_somebody_else_stay(make_run, postgres):
@@ -169,10 +175,19 @@ def test_indexes_of_sparse_vectors_and_words(make_run, postgres):
         sparse = "hnsw (vector_splade_x sparsevec_ip_ops)"
         notes, made = index(make_run(alpha=CHUNKS[:5], ragged=True))
         assert made == [*few, sparse] and f"{SPARSE} has an HNSW index: its search is approximate" in notes
+        at_most = Chunk(id="at most", text=limit_text())
+        notes, made = index(make_run(alpha=[*CHUNKS[:5], at_most], ragged=True))
+        assert made == [*few, sparse]
         long = Chunk(id="long", text=" ".join(f"w{number}" for number in range(1_500)))
         notes, made = index(make_run(alpha=[*CHUNKS[:5], long], ragged=True))
         assert made == few
         assert f"{SPARSE} has no index, because a row has over 1,000 weights" in notes[3]
+
+
+def limit_text():
+    """A text whose sparse vector has as many weights as an HNSW index takes."""
+    texts = (" ".join([f"w{number}"] * 1_116) for number in range(500))
+    return next(text for text in texts if len(sparse_of([text]).keys) == 1_000)
 
 
 def test_an_older_pgvector_takes_words_and_refuses_sparse_vectors(make_run, old_postgres):
