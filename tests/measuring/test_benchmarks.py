@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from support.forks import run_forked
 from support.tiny_models import SENTENCES, make_static
 
 from benchmarks.encode import __main__ as command
@@ -38,7 +38,7 @@ def results(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     """What a quick run of a small model leaves, without the engines that have environments of their own."""
     folder = tmp_path_factory.mktemp("results")
     quick = ["--quick", "--chunks", "24", "--model", str(tiny_models["bert"]), "--precisions", "float32"]
-    done = run_forked(
+    done = subprocess.run(
         [sys.executable, "-m", "benchmarks.encode", *quick, "--engines", "soloist", "--results", str(folder)],
         cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.foreign_memory import taken
-from support.forks import run_forked
 
 from benchmarks.machine import ROOT
 from benchmarks.prove_gpu import __main__ as command
@@ -181,7 +181,7 @@ def test_a_rehearsal_runs_on_simulated_devices(tmp_path):
         sys.executable, "-m", "benchmarks.prove_gpu", "--devices", "simulated:1xT4", "--results", str(tmp_path),
         "--only", "peaks,out_of_memory",
     ]  # fmt: skip
-    done = run_forked(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((tmp_path / "gpu-simulated-tesla-t4.json").read_text())
     found = {part["name"]: part for part in record["parts"]}

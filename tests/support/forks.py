@@ -35,7 +35,7 @@ _OWNER = "SOLOIST_TEST_FORKS_OWNER"
 # Where it is set, the worker of an isolated pass is started, not forked.
 STARTED = "SOLOIST_TEST_STARTED_WORKERS"
 _DRIVER = "soloist.engine.drivers.isolated"
-_PATIENCE_SECONDS = 120
+_PATIENCE_SECONDS = 600  # for imports on a busy machine
 _MODES = ("w", "r", "r")
 
 
