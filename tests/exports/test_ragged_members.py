@@ -35,7 +35,7 @@ def entries(kind: str, name: str, text: str, average: float) -> dict:
     if kind != "qdrant":
         return dict(counts)
     length = 1.5 * (0.25 + 0.75 * sum(counts.values()) / average)  # as in docs/words.md
-    return {hashed(term): count / (count + length) for term, count in counts.items()}
+    return {hashed(term): count / (count + length) for term, count in counts.items()} or {hashed(""): 2**-20}
 
 
 def hashed(term):

@@ -169,6 +169,6 @@ def _vectors_of(there: Mapping[str, Any], source: Source, names: Mapping[str, st
         name: np.asarray(there[names[name]], np.float32) for name in source.dims if names[name] in there
     }
     for name in source.ragged:
-        entries = there.get(names[name])  # a server may keep none of a text without words
+        entries = there.get(names[name])  # a server may keep none of a vector without dimensions
         found[name] = dict(zip(entries.indices, entries.values, strict=True)) if entries is not None else {}
     return found

@@ -90,7 +90,7 @@ class Points:
         return word_vectors(found, self.averages[name]) if isinstance(found, TermRows) else found
 
     def _of(self, rows: Rows) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-        """Key, payload and vectors of rows. A text without words has a vector too, so that it counts among texts."""
+        """Key, payload and vectors of rows."""
         sparse = {name: self.entries(name, rows) for name in rows.ragged}
         averages = {AVERAGES: dict(self.averages)} if self.averages else {}
         for row, (key, mark, chunk) in enumerate(zip(rows.keys, rows.marks, rows.chunks, strict=True)):

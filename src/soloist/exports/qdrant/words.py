@@ -5,6 +5,8 @@ value of a term is the other factor: its count, as `soloist.words.bm25` has it. 
 average, which a few more texts hardly change. `settled_average` keeps the number of the export before.
 
 A term's dimension is a hash of 32 bits. Two terms of one hash are one dimension: texts and questions add them up.
+
+N counts the vectors that have a dimension. So a text without words has one that no term of a question asks for.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from soloist.words.bm25 import length_parts, saturated
 
 # How far the average may be off before all rows are written again. No score is off by more than this part of it.
 AVERAGE_TOLERANCE = 0.01
+_NO_TERM = ""
+_NEXT_TO_NOTHING = 2.0**-20
 
 
 @functools.lru_cache(maxsize=1 << 17)
@@ -31,12 +35,14 @@ def term_id(term: str) -> int:
 def word_vectors(rows: TermRows, average: float) -> RaggedRows:
     """Texts as sparse vectors, where texts have `average` words on average."""
     counts = rows.rows
-    parts = length_parts(rows.lengths, average)
-    values = saturated(counts.values, np.repeat(parts, counts.lengths))
+    parts = np.repeat(length_parts(rows.lengths, average), counts.lengths)
     numbers = np.array([term_id(term) for term in rows.vocabulary], np.uint64)
+    wordless = np.flatnonzero(counts.lengths == 0)
+    texts = np.concatenate([np.repeat(np.arange(len(counts)), counts.lengths), wordless]).astype(np.uint64)
+    dimensions = np.concatenate([numbers[counts.keys], np.full(len(wordless), term_id(_NO_TERM), np.uint64)])
+    values = np.concatenate([saturated(counts.values, parts), np.full(len(wordless), _NEXT_TO_NOTHING)])
     # Row and dimension as one number: those that are equal are two terms of one hash.
-    texts = np.repeat(np.arange(len(counts), dtype=np.uint64), counts.lengths)
-    pairs, places = np.unique((texts << np.uint64(32)) | numbers[counts.keys], return_inverse=True)
+    pairs, places = np.unique((texts << np.uint64(32)) | dimensions, return_inverse=True)
     return RaggedRows.of(
         np.bincount((pairs >> np.uint64(32)).astype(np.int64), minlength=len(counts)),
         (pairs & np.uint64(0xFFFFFFFF)).astype(np.uint32),
