@@ -15,10 +15,8 @@ import pytest
 from support.collections import write_collection
 from support.export_readers import READERS, Row
 from support.exported_runs import write_run
-from support.tiny_sparse import make_splade
 
 from soloist.config import RunConfig
-from soloist.engine.run import run
 from soloist.types import Chunk
 
 ODD = [
@@ -49,6 +47,11 @@ def make_run(tmp_path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def asked_run(tmp_path_factory, tiny_models) -> Path:
     """A run that can be asked, of all kinds of members over three collections, in several shards."""
+    # These bring torch, for which most tests here do not wait.
+    from support.tiny_sparse import make_splade
+
+    from soloist.engine.run import run
+
     root = tmp_path_factory.mktemp("asked")
     write_collection(root / "chunks", "alpha", 50, longest=30, seed=3)
     write_collection(root / "chunks", "it's", 15, longest=30, seed=4)
