@@ -225,6 +225,8 @@ def test_words_beside_several_terms_are_judged_too(three):
     assert "hybrid without bm25" in {system.name for system in found.systems}
     assert "against hybrid without bm25, which is without bm25" in found.verdict.text
     assert "hybrid without bm25" not in {system.name for system in evaluate(opened, qrels).systems}
+    alone = evaluate(opened, qrels, weights={"wordllama": 0.7, "bert": 0, "bm25": 0.3})
+    assert "against wordllama, which is without bm25" in alone.verdict.text
 
 
 def test_verify_names_an_index_that_is_missing_or_of_other_chunks(worded, tmp_path):

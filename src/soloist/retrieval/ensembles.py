@@ -32,7 +32,7 @@ def verdicts(
     *,
     weak: bool,
     record: RunRecord,
-    with_weights: bool,
+    weights: Mapping[str, float] | None,
 ) -> tuple[Verdict | None, Verdict | None]:
     """On the run's own fusion, which was chosen before any of the questions, and on the best of all ensembles.
 
@@ -51,25 +51,31 @@ def verdicts(
     )
     own_verdict = None
     if own is not None:
-        is_given = with_weights and own.name == HYBRID  # the weights of fused vectors cannot be given any more
+        is_given = bool(weights) and own.name == HYBRID  # the weights of fused vectors cannot be given any more
         own_verdict = verdict(own, is_given=is_given, instead=best.name if helping and best is not own else None)
-        own_verdict = _with_words(own_verdict, own, systems, record, queries)
+        own_verdict = _with_words(own_verdict, own, systems, record, queries, weights)
         if best is own:
             return own_verdict, own_verdict
     best_verdict = verdict(best, among=len(ensembles))
-    way = _way_to_have(best.name, with_weights=with_weights)
+    way = _way_to_have(best.name, with_weights=bool(weights))
     why = _why_not_judged(record) if own is None else ""
     return own_verdict, replace(best_verdict, text=" ".join(filter(None, (best_verdict.text, way, why))))
 
 
 def _with_words(
-    verdict: Verdict, own: ScoredSystem, systems: Sequence[ScoredSystem], record: RunRecord, queries: Sequence[str]
+    verdict: Verdict,
+    own: ScoredSystem,
+    systems: Sequence[ScoredSystem],
+    record: RunRecord,
+    queries: Sequence[str],
+    weights: Mapping[str, float] | None,
 ) -> Verdict:
     """The verdict on all members of a run with words, and what the words do in it.
 
     The rest of the ensemble is ranked too: by the fused vectors, by the only model, or as an ensemble of its own.
     """
-    terms = record.hybrid.weights if record.hybrid is not None and own.name == HYBRID else {}
+    plan = record.hybrid_plan(weights)
+    terms = plan.weights if plan is not None and own.name == HYBRID else {}
     rest, words = [name for name in terms if name not in record.words], [name for name in terms if name in record.words]
     if not words:
         return verdict

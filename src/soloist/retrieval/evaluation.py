@@ -141,7 +141,7 @@ def evaluate(
         if tuning:
             progress("tuning the weights")
         tuned = tune(corpus, task.qrels, task.hits) if tuning else None
-        found = _evaluation(task, systems, left_out, tuned, reranking, with_weights=bool(weights))
+        found = _evaluation(task, systems, left_out, tuned, reranking, weights=weights)
         return replace(found, notices=(*found.notices, *(stage.notices if stage is not None else ())))
 
 
@@ -268,7 +268,7 @@ def _evaluation(
     tuned: Tuned | None,
     reranking: Reranking | None,
     *,
-    with_weights: bool,
+    weights: Mapping[str, float] | None,
 ) -> Evaluation:
     single = max(
         (system for system in systems if system.kind in ("model", "words")), key=lambda system: system.scores.mean()
@@ -276,7 +276,7 @@ def _evaluation(
     scores = tuple(_system_score(system, single, task.queries, reranking) for system in systems)
     verdict, best_verdict = verdicts(
         systems, single, task.queries,
-        weak=task.qrels.weak, record=task.corpus.record, with_weights=with_weights,
+        weak=task.qrels.weak, record=task.corpus.record, weights=weights,
     )  # fmt: skip
     lexical = _lexical_notices(scores, single.name, weak=task.qrels.weak)
     return Evaluation(
