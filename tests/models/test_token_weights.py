@@ -22,6 +22,7 @@ from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
 from soloist.models.catalogue import BUILT_IN, resolve
 from soloist.models.fingerprint import known_fingerprint
 from soloist.models.loading import StagedModel, stage
+from soloist.models.refusals import require_encoder
 from soloist.models.settings import read_settings
 from soloist.types import Matmul
 
@@ -175,6 +176,18 @@ def test_a_folder_without_usable_weights_is_refused_by_name(
         stage(resolve(f"{copy}:sparse"), "float32")
     assert str(caught.value).startswith("m3:sparse cannot be loaded") and said in str(caught.value)
     stage(resolve(str(copy)), "float32")
+
+
+def test_a_plan_needs_no_layer_that_a_run_would_download(folder: Path, tmp_path: Path) -> None:
+    """The hub's cache may have the model without the layer: nobody could plan what `embed` does."""
+    copy = shutil.copytree(folder, tmp_path / "m3")
+    (copy / "sparse_linear.pt").unlink()
+    spec = resolve("org/m3:sparse")
+    require_encoder(spec, copy, with_weights=False)
+    with pytest.raises(ModelLoadError, match=r"sparse_linear\.pt is missing"):
+        require_encoder(spec, copy)
+    with pytest.raises(ModelLoadError, match=r"sparse_linear\.pt is missing"):
+        require_encoder(resolve(f"{copy}:sparse"), copy, with_weights=False)
 
 
 def test_other_kinds_of_models_have_no_such_weights(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _complaints(spec: ModelSpec, folder: Path, with_weights: bool) -> Iterator[s
     yield from faults_in_list(spec, folder, with_code=with_weights)
     yield from damage_in(settings_files(folder))
     if spec.head != "dense":
-        yield from faults_of_token_weights(folder)
+        yield from faults_of_token_weights(folder, may_lack=not with_weights and not Path(spec.source).is_dir())
         yield from damage_in((folder / TOKEN_WEIGHTS_FILE,))
     for module in modules_of(folder):
         if module.is_of_the_library:

@@ -69,8 +69,10 @@ def faults_of_sparse_encoder(folder: Path) -> Iterator[str]:
             )
 
 
-def faults_of_token_weights(folder: Path) -> Iterator[str]:
+def faults_of_token_weights(folder: Path, *, may_lack: bool) -> Iterator[str]:
     """Why a dense model's network cannot give each token a weight, as ends of a sentence. Its modules.json can be read.
+
+    With `may_lack` the file of the layer may be missing: an earlier download may have left it out.
 
     Raises:
         RouteError: a router has no route for documents or for queries.
@@ -83,7 +85,7 @@ def faults_of_token_weights(folder: Path) -> Iterator[str]:
     if not documents or documents[0].kind != "Transformer" or not documents[0].is_of_the_library:
         yield "it has no Transformer as its first module, whose tokens could have weights: leave out :sparse"
     path = folder / TOKEN_WEIGHTS_FILE
-    if not path.is_file():
+    if not path.is_file() and not may_lack:
         yield (
             f"{path} is missing, the layer that gives each token a weight: copy it there, or leave out :sparse if the "
             "model has none"

@@ -72,7 +72,7 @@ class QueryVectors:
             keys, _ = self.sparse(member, [query]).row(0)
             return dict(zip(map(str, keys.tolist()), self._encoders.vocabulary_words(member, keys), strict=True))
         analyser, said = self._analyser(member), dict[str, str]()
-        for word in query.split():
+        for word in dict.fromkeys(query.split()):
             for term in analyser.terms(word):
                 said.setdefault(term, word.strip(_PUNCTUATION) or word)
         return said
