@@ -17,7 +17,7 @@ Rerank = Annotated[
     typer.Option(
         "--rerank",
         metavar="MODEL",
-        help="Order the first chunks anew by a cross-encoder: a folder, a name in the catalogue or a hub id.",
+        help="Rerank the first chunks with a cross-encoder: its folder, its name in the catalogue or its hub id.",
     ),
 ]
 RerankDepth = Annotated[int | None, typer.Option("--rerank-depth", min=1, metavar="NUMBER", help=_DEPTH_HELP)]

@@ -1,4 +1,4 @@
-"""The second stage of a search: a cross-encoder reads the question with each of the first chunks, and orders them anew.
+"""The second stage of a search: a cross-encoder reads the question with each of the first chunks, and reranks them.
 
 The model is loaded once, when it is first needed. On devices it has a lease as a pass of a run has: one replica on each
 device, and the memory is verified to be back. On the host's processor there is no lease. Knows models and devices;

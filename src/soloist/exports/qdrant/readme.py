@@ -75,12 +75,12 @@ from the text. Qdrant multiplies it by the term's IDF.
 """
 _NOTES = """
 - `hits` has the scores of `soloist search --model NAME` within float32, and `hybrid` ranks as `soloist search` does.
-- `rrf` ranks as `soloist search --rrf` with these weights. Qdrant's own fusions weigh otherwise, so the code adds up
-  the ranks itself.
+- `rrf` ranks as `soloist search --rrf` with these weights. Qdrant's own fusions weigh members in another way,
+  so the code adds up the ranks itself.
 - `hybrid` asks for every point. With many points take `rrf`.
 - Qdrant takes a term's IDF from the whole collection. Other runs in the same `--table` change it.
 - The values of words follow from the average length of all texts. An export keeps the average of the export before
-  until it is off by more than 1%. So a score of words is off by at most 1%.
+  until that average is off by more than 1%. So a score of words is off by at most 1%.
 - A server finds dense vectors by an approximate index. `search_params=models.SearchParams(exact=True)` finds all.
 """
 
