@@ -18,7 +18,7 @@ TITLE = "# How to ask this export of soloist"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A way to ask: what it ranks by, what is to be known of it, and the code, which gives `hits`."""
+    """A way to query: what it ranks by, what to know about it, and the code, which gives `hits`."""
 
     title: str
     code: str
@@ -50,7 +50,7 @@ def how_to_ask(source: Source, connect: str, sections: Mapping[str, Section]) ->
     start = f"import soloist\n{connect}\n\nrun = soloist.open_run({run!r})\nquestion = 'your question'"
     parts = [
         TITLE,
-        "The run makes vectors and words of a question as it made those of the chunks. This begins all that follows:",
+        "The run encodes a question in the same way as the chunks. Run this code before any code below:",
         _code(start),
     ]
     for section in sections.values():
@@ -67,7 +67,10 @@ def write_beside(path: Path, text: str) -> tuple[str, ...]:
     with disk_errors(path):
         there = path.read_bytes() if path.exists() else TITLE.encode()
     if not there.startswith(TITLE.encode()):
-        return (f"{path} is a file of yours, so that the export did not write there how to ask the table",)
+        return (
+            f"{path} is a file of yours, so the export left it and did not write how to query the table: "
+            "move the file and export again to get that text",
+        )
     if there != text.encode():
         with atomic_path(path) as temp, disk_errors(path):
             temp.write_text(text, encoding="utf-8")

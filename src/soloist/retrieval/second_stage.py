@@ -87,8 +87,8 @@ def depth_of(asked: object, k: int, rows: int) -> int:
         raise ConfigError(f"the rerank depth is {asked!r}: give a whole number of 1 or more")
     if asked < k:
         raise ConfigError(
-            f"the rerank depth is {asked}, and {count_text(k, 'hit')} are asked for, which are all among the chunks "
-            f"that are scored: give a depth of {k} or more, or ask for {count_text(asked, 'hit')}"
+            f"the rerank depth is {asked}, and {count_text(k, 'hit')} are asked for, but hits come only from the "
+            f"chunks that are scored: give a depth of {k} or more, or ask for {count_text(asked, 'hit')}"
         )
     return min(rows, asked)
 

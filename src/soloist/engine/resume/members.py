@@ -59,7 +59,9 @@ class Members:
             message = f"{config.language} changes nothing, because no member is words: add bm25 to --models"
             sink.emit(Notice(about="language", message=message))
         if config.sparse_top and "sparse" not in self.kinds.values():
-            message = f"{config.sparse_top} changes nothing, because no member is sparse: add such a model to --models"
+            message = (
+                f"{config.sparse_top} changes nothing, because no member is sparse: add a sparse model to --models"
+            )
             sink.emit(Notice(about="sparse_top", message=message))
 
 

@@ -2,7 +2,7 @@
 
 - Dense vectors are a `vector`, sparse ones a `sparsevec`, whose dimensions PostgreSQL counts from 1.
 - Words are their terms, their counts and how many they are together. PostgreSQL makes a `tsvector` of the terms, for an
-  index: no dictionary of the server has a say in it.
+  index: the server's own dictionaries change nothing.
 """
 
 from __future__ import annotations

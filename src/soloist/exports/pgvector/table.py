@@ -166,12 +166,17 @@ class PostgresTable:
         # With the schema, no name in the queries can be taken for the table's.
         text = how_to_ask_table(self._source, queries.quoted_name(*name).replace("%", "%%"), self._members)
         if there is not None and not there.startswith(TITLE):
-            return ("the table has a comment of yours, so that the export did not write there how to ask the table",)
+            return (
+                "the table has a comment of yours, so the export did not write there how to query the table: "
+                "remove the comment and export again to get that text",
+            )
         if there != text:
             try:
                 queries.run("COMMENT ON TABLE {table} IS {text}", text=queries.literal(text))
             except queries.errors.InsufficientPrivilege:
-                return ("only the owner of the table may write into its comment how to ask it",)
+                return (
+                    "only the owner of the table may change its comment, so the comment does not say how to query the table",
+                )
         return ()
 
     def _of(self, scope: Scope) -> tuple[str, list[Any]]:

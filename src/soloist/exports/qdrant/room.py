@@ -77,7 +77,7 @@ def _require_same(target: str, name: str, dim: int, there: Any, cosine: Any) -> 
 
 
 def _require_sparse(target: str, name: str, there: Any, modifier: Any) -> None:
-    """Refuse a collection without sparse vectors by a name, or that weighs them otherwise than an export does."""
+    """Refuse a collection without sparse vectors by a name, or that weighs them in another way than exports do."""
     if there is None:
         raise ExportError(
             f"{target} has no sparse vectors named {name}: give --vectors with a name that the collection has, choose "
