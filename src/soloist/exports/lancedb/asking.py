@@ -117,7 +117,7 @@ def _by_index(source: Source, columns: Columns, name: str, where: str) -> Mappin
     made = asked(source, name)
     if name not in source.ragged:
         code = _NEAREST.format(asked=made, column=columns.vectors[name], where=where)
-        says = "Without an index, this query finds the same rows. With an index, LanceDB finds most of these rows, and is faster."
+        says = "Without an index, this query finds the same rows. With an index it is faster, and finds most of them."
     elif isinstance(columns.ragged[name], JoinedColumn):
         code = _FTS.format(asked=made, column=columns.ragged[name].names[0], where=where)
         says = (

@@ -175,7 +175,8 @@ class PostgresTable:
                 queries.run("COMMENT ON TABLE {table} IS {text}", text=queries.literal(text))
             except queries.errors.InsufficientPrivilege:
                 return (
-                    "only the owner of the table may change its comment, so the comment does not say how to query the table",
+                    "only the owner of the table may write into its comment how to query the table: export once as the "
+                    "owner to get that text",
                 )
         return ()
 
