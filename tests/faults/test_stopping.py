@@ -27,15 +27,18 @@ from soloist.cli import app
 from soloist.config import SourceConfig
 from soloist.devices import open_accelerator
 from soloist.engine import run
+from soloist.engine.drivers import isolated
 from soloist.engine.intake.ingest import ingest
-from soloist.errors import RunStoppedError
+from soloist.errors import OutputError, RunInterruptedError, RunStoppedError
 from soloist.events import (
     InputScanned,
     ListSink,
     ModelStaged,
+    PassFinished,
     RunFinished,
     RunStarted,
     TeeSink,
+    event_to_dict,
 )
 from soloist.sources import discover
 from soloist.staging import select_models, stage_all
@@ -466,3 +469,39 @@ def test_no_model_is_loaded_after_a_stop(config):
     with pytest.raises(RunStoppedError, match="stopped by a caller"):
         stage_all(select_models(config), config, open_accelerator("cpu"), TeeSink(seen, asked), stop.check)
     assert [event.model for event in seen.events] == ["one"]
+
+
+# A worker that finishes a shard when it is told to end.
+_FINISHES_LATE = """
+import sys
+sys.stdin.readline()
+print('{"word": "ready"}', flush=True)
+sys.stdin.readline()
+print(sys.argv[1], flush=True)
+"""
+
+
+def test_what_a_worker_says_after_a_signal_is_kept(monkeypatch):
+    """With --isolation process, a second Ctrl-C lost the event of a shard that was finished."""
+    said, heard = PassFinished(model="slow", peak_bytes={"cpu": 1}), ListSink()
+    line = json.dumps(event_to_dict(said, 0.0))
+    monkeypatch.setattr(isolated, "_COMMAND", (sys.executable, "-c", _FINISHES_LATE, line))
+    with pytest.raises(RunInterruptedError), isolated._Worker({}, ["slow"], heard) as worker:
+        worker.follow("ready")
+        raise RunInterruptedError("stopped by a second Ctrl-C")  # as the signal's handler does in the main thread
+    assert heard.events == [said]
+
+
+def test_an_error_of_the_sink_reaches_the_run_and_the_worker_ends(monkeypatch):
+    """A full disk would be seen by the thread that reads, and the run would wait for ever."""
+
+    class Full:
+        def emit(self, event):
+            raise OutputError("no space left")
+
+    line = json.dumps(event_to_dict(PassFinished(model="slow", peak_bytes={}), 0.0))
+    monkeypatch.setattr(isolated, "_COMMAND", (sys.executable, "-c", _FINISHES_LATE, line))
+    with pytest.raises(OutputError, match="no space left"), isolated._Worker({}, ["slow"], Full()) as worker:
+        worker.follow("ready")
+        worker.send("go")
+        worker.follow("done")

@@ -43,11 +43,13 @@ from soloist.staging import encoders_of, select_models, stage_all, together
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.types import Matmul
+from soloist.workers import WorkerThread
 
 # Imports make no garbage: looking for it again and again takes a fifth of their four seconds.
 _CODE = "import gc; gc.disable(); from soloist.engine.drivers.isolated import main; gc.enable(); main()"
 _COMMAND = (sys.executable, "-c", _CODE)
 _LAST_WORDS_SECONDS = 30
+_LAST_LINES_SECONDS = 10  # what a worker has written is read at once, unless a process that it started has its stdout
 _WRITING_SECONDS = 20  # a worker that must end may take so long to write what is computed
 _END = "end"
 _PARENT_IS_GONE = 70  # the exit code of a worker whose parent has ended, or wants it to end at once
@@ -90,12 +92,18 @@ def _request(context: PassContext, config: RunConfig) -> dict[str, Any]:
 
 
 class _Worker:
-    """The parent's end of a worker process."""
+    """The parent's end of a worker process.
+
+    A thread reads the worker's lines to their end, and hands events on. A signal's handler may raise in the main thread
+    at any moment, and there it would lose a line that was read.
+    """
 
     def __init__(self, request: Mapping[str, Any], models: Sequence[str], sink: EventSink) -> None:
         self._request = request
         self._models = models
         self._sink = sink
+        # What the worker says besides events, or an error of the sink; None once it says no more.
+        self._words: queue.SimpleQueue[Mapping[str, Any] | Exception | None] = queue.SimpleQueue()
 
     def __enter__(self) -> _Worker:
         # In a process session of its own, Ctrl-C reaches the worker only through us, once, and in order.
@@ -103,6 +111,8 @@ class _Worker:
             _COMMAND, stdin=PIPE, stdout=PIPE, encoding="utf-8", start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
+        self._reader = WorkerThread("soloist-lines")
+        self._reader.submit(self._read)
         self.send(self._request)
         return self
 
@@ -123,23 +133,44 @@ class _Worker:
         self.send(f"stop {why}")
 
     def follow(self, *until: str) -> Mapping[str, Any]:
-        """Hand events on until the worker says one of these words; what it says with it.
+        """Wait until the worker says one of these words, while its events are handed on; what it says with it.
 
         Raises:
             SoloistError: what the worker raised instead, or that it ended.
+            Exception: what the sink raised.
         """
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if not line.endswith("\n"):  # it was killed while it wrote
-                break
-            message = json.loads(line)
-            if "event" in message:
-                self._sink.emit(event_from_dict(message))
-            elif message["word"] in until:
-                return message  # type: ignore[no-any-return]
-            elif message["word"] == "failed":
-                raise _error(message)
+        while (said := self._words.get()) is not None:
+            if isinstance(said, Exception):
+                raise said
+            if said["word"] in until:
+                return said
+            if said["word"] == "failed":
+                raise _error(said)
         raise EncodingError(self._ended())
+
+    def _read(self) -> None:
+        """The work of the thread. After an error of the sink it reads on, so that the worker can write to its end."""
+        assert self._process.stdout is not None
+        takes_events = True
+        with self._process.stdout as lines:
+            try:
+                for line in lines:
+                    message = json.loads(line) if line.endswith("\n") else {}  # or it was killed while it wrote
+                    if "word" in message:
+                        self._words.put(message)
+                    elif takes_events and message:
+                        takes_events = self._hand_on(message)
+            finally:
+                self._words.put(None)
+
+    def _hand_on(self, message: Mapping[str, Any]) -> bool:
+        """Whether the sink took an event."""
+        try:
+            self._sink.emit(event_from_dict(message))
+        except Exception as exc:  # `follow` raises it
+            self._words.put(exc)
+            return False
+        return True
 
     def close(self) -> None:
         """End the worker and wait for its end, which frees all that it has on a device.
@@ -147,7 +178,7 @@ class _Worker:
         A worker ends when its input ends, or else is killed. Before that, this process sends a word. It tells the
         worker that this process was not killed, so the worker may write what it has computed.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
         self.send(_END)
         try:
             with contextlib.suppress(OSError):
@@ -159,7 +190,7 @@ class _Worker:
             if not isinstance(exc, TimeoutExpired):
                 raise
         finally:
-            self._process.stdout.close()
+            self._reader.close_within(_LAST_LINES_SECONDS)
 
     def _ended(self) -> str:
         code = self._process.wait()
