@@ -56,6 +56,20 @@ def test_a_few_more_words_leave_the_rows_alone(make_run, tmp_path):
     assert settled_average(0, 5, None) == 0.0 and settled_average(10, 5, "2") == 2.0
 
 
+def test_an_export_of_some_collections_keeps_the_average(make_run, tmp_path):
+    """Each export of other collections would write all their rows again, by an average of their own."""
+    alpha, out = some_chunks(3), tmp_path / "out"
+    run = make_run(alpha=alpha, beta=[Chunk(id="long", text="many words " * 40)], ragged=True)
+    export_run(run, "qdrant", out=out, collections=["beta"])
+    assert export_run(run, "qdrant", out=out).written == 3
+    for collection in ("alpha", "beta"):
+        assert export_run(run, "qdrant", out=out, collections=[collection]).written == 0
+    vectors = {row[1]: row[3] for row in read_qdrant(str(out)).values()}
+    average = (80 + sum(len(chunk.text.split()) for chunk in alpha)) / 4
+    value = 40 / (40 + 1.5 * (0.25 + 0.75 * 80 / average))
+    assert vectors["long"][LEXICAL] == pytest.approx({term_id("many"): value, term_id("words"): value})
+
+
 def test_words_of_another_text_go_with_it(make_run, tmp_path):
     """A chunk would be found by the words that it had before its text changed."""
     out, chunks = tmp_path / "out", some_chunks(3)

@@ -108,7 +108,7 @@ def test_a_store_without_a_place_for_words_says_so(kind, make_run, place):
     with pytest.raises(ConfigError, match="leave out --vectors, or give --vectors one of model-a"):
         export_run(run, kind, **where, vectors="all")
     only = make_run(name="only", alpha=CHUNKS[:5], ragged=True, dense=False)
-    with pytest.raises(ConfigError, match="export to parquet, numpy, jsonl or qdrant"):
+    with pytest.raises(ConfigError, match=r"export to parquet, numpy, jsonl, lancedb, qdrant or pgvector$"):
         export_run(only, kind, **where)
 
 

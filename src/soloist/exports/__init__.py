@@ -5,16 +5,16 @@ Light to import: the help of the command line reads the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soloist.errors import ConfigError
+from soloist.exports.kinds import EXPORTS
 from soloist.exports.target import BATCH_ROWS, DEFAULT_TABLE, Target
 from soloist.text_lists import list_of_texts
-from soloist.types import MemberKind
 
 if TYPE_CHECKING:
     from soloist.exports.members import RaggedMember
@@ -22,29 +22,6 @@ if TYPE_CHECKING:
     from soloist.exports.rows import Source
 
 __all__ = ["EXPORTS", "Target", "export_run"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """A row of the table: the module or package with its `export`, whether a row there may have several vectors, and
-    the kinds of members that it takes.
-    """
-
-    module: str
-    several: bool = True
-    kinds: tuple[MemberKind, ...] = ("dense", "sparse", "lexical")
-
-
-_DENSE: tuple[MemberKind, ...] = ("dense",)
-EXPORTS: Mapping[str, Export] = {
-    "parquet": Export(module="parquet"),
-    "numpy": Export(module="numpy_files"),
-    "jsonl": Export(module="jsonl"),
-    "faiss": Export(module="faiss_index", several=False, kinds=_DENSE),
-    "lancedb": Export(module="lancedb"),
-    "qdrant": Export(module="qdrant"),
-    "pgvector": Export(module="pgvector"),
-}
 
 
 def export_run(

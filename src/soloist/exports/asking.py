@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from soloist.errors import OutputError
 from soloist.exports.rows import Source
 from soloist.fusion_methods import FUSED
 from soloist.stores.atomic import atomic_path, disk_errors
@@ -58,14 +59,29 @@ def how_to_ask(source: Source, connect: str, sections: Mapping[str, Section]) ->
     return "\n\n".join(parts) + "\n"
 
 
-def write_beside(path: Path, text: str) -> tuple[str, ...]:
-    """Write the text into a file, if it says something else; notes for the user. A file of somebody else's stays.
-
-    Raises:
-        OutputError: the disk does not take it.
+def write_beside(path: Path, text: str | None) -> tuple[str, ...]:
+    """Write the text into a file, if it says something else; notes for the user. Where there is no text any more, that
+    of an export before is removed. A file of somebody else's stays. The rows are there, so a disk that does not take
+    the text is a note.
     """
+    try:
+        return _write_beside(path, text)
+    except OutputError as exc:
+        if text is None:
+            return (f"{path} may be the text of an earlier export, which no longer fits: remove it ({exc})",)
+        return (f"all rows are exported, but not the text that says how to query them: {exc}",)
+
+
+def _write_beside(path: Path, text: str | None) -> tuple[str, ...]:
     with disk_errors(path):
+        if text is None and not path.is_file():
+            return ()
         there = path.read_bytes() if path.exists() else TITLE.encode()
+    if text is None:
+        with disk_errors(path):
+            if there.startswith(TITLE.encode()):
+                path.unlink()
+        return ()
     if not there.startswith(TITLE.encode()):
         return (
             f"{path} is a file of yours, so the export left it and did not write how to query the table: "

@@ -76,7 +76,7 @@ def _filled(path: Path, source: Source, batch_rows: int) -> ExportReport:
         for rows in source.batches(batch_rows):
             for row in range(len(rows)):
                 file.write(json_text(_object(source.run, rows, row)) + "\n")
-    notes = write_beside(beside(path), _readme(source, path)) if source.ragged else ()
+    notes = write_beside(beside(path), _readme(source, path) if source.ragged else None)
     return ExportReport(
         target=str(path), rows=source.rows, written=source.rows, unchanged=0, deleted=deleted,
         compared=compare(source, str(path), row_count(path), lambda keys: _read(path, keys)),

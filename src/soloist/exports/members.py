@@ -26,13 +26,15 @@ class RaggedMember:
 
     - `dim` is the size of the vocabulary that a sparse vector is over; words have none.
     - `language` is that of words, as `soloist.languages` calls it.
-    - `words` is how many words all exported rows have together, repeats counted.
+    - `words` is how many words all texts of the run have together, repeats counted, and `texts` how many texts these
+      are: also those of collections that are not exported.
     """
 
     kind: MemberKind
     dim: int | None = None
     language: str | None = None
     words: int = 0
+    texts: int = 0
 
 
 def entries_of(rows: LongRows) -> list[dict[Any, float]]:

@@ -25,7 +25,9 @@ from soloist.stores.tables import read_errors
 _LOADING = """\
 import pyarrow.parquet
 
-table = pyarrow.parquet.read_table({folder!r})
+FOLDER = {folder!r}
+FILES = {files!r}
+table = pyarrow.concat_tables([pyarrow.parquet.read_table(f"{{FOLDER}}/{{file}}") for file in FILES])
 ids = list(zip(table["collection"].to_pylist(), table["id"].to_pylist()))
 dense = {{name: np.array(table[column].to_pylist()) for name, column in {dense!r}.items()}}
 
@@ -48,7 +50,7 @@ def export(source: Source, target: Target) -> ExportReport:
 
 
 def _filled(folder: ExportFolder, source: Source, columns: Columns) -> ExportReport:
-    names = {at: f"{folder_name(at[0])}-part-{at[1]:05d}.parquet" for at in source.shards}
+    names = {at: _file_name(*at) for at in source.shards}
     keys = source.keys()
     deleted = sum(_gone_count(folder.path / name, keys) for name in folder.files if name not in names.values())
     written = 0
@@ -67,11 +69,20 @@ def _filled(folder: ExportFolder, source: Source, columns: Columns) -> ExportRep
     )  # fmt: skip
     folder.finish(names.values(), columns.schema)
     # Beside the folder: polars reads every file of it.
-    notes = write_beside(beside(folder.path), _readme(source, folder.path, columns)) if source.ragged else ()
+    text = _readme(source, folder.path, list(names.values()), columns) if source.ragged else None
+    notes = write_beside(beside(folder.path), text)
     return ExportReport(
         target=str(folder.path), rows=source.rows, written=written, unchanged=source.rows - written, deleted=deleted,
         compared=compared, vectors=columns.names, notes=notes,
     )  # fmt: skip
+
+
+def _file_name(collection: str, index: int) -> str:
+    """The file of a shard. pyarrow and pandas skip names that begin with `_` in a folder."""
+    name = folder_name(collection)
+    if name.startswith("_"):
+        name = folder_name(f"collection\0{collection}")  # has a digest, and no collection has a name with this byte
+    return f"{name}-part-{index:05d}.parquet"
 
 
 def _names_there(folder: ExportFolder) -> list[str]:
@@ -119,11 +130,11 @@ def _read(folder: Path, files: Sequence[str], columns: Columns, keys: Sequence[s
     return found
 
 
-def _readme(source: Source, folder: Path, columns: Columns) -> str:
+def _readme(source: Source, folder: Path, files: Sequence[str], columns: Columns) -> str:
     lists = {name: there.names for name, there in columns.ragged.items()}
     members = source.ragged
     loading = _LOADING.format(
-        folder=str(folder.absolute()), dense=dict(columns.vectors), lists=LISTS,
+        folder=str(folder.absolute()), files=list(files), dense=dict(columns.vectors), lists=LISTS,
         sparse={name: (*lists[name], member.dim) for name, member in members.items() if member.kind == "sparse"},
         words={name: lists[name] for name, member in members.items() if member.kind == "lexical"},
     )  # fmt: skip

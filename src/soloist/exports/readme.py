@@ -45,18 +45,22 @@ def scores(name, question):
     return total
 
 
-def standardised(found):
-    return (found - found.mean()) / found.std() if found.std() > 1e-6 else np.zeros(len(found))
+def standardised(name, found):
+    # Scores that are all the same rank nothing. Those of dense vectors are off by up to 1e-6.
+    is_flat = found.std() <= 1e-6 if name in dense else found.min() == found.max()
+    return np.zeros(len(found)) if is_flat else (found - found.mean()) / found.std()
 
 
 def search(question, weights, k=10):
     # Collection and id of the best rows. Several names rank by the weighted sum of their standardised scores.
-    by_name = {name: scores(name, question) for name in weights}
-    if len(weights) > 1:
-        by_name = {name: weights[name] * standardised(found) for name, found in by_name.items()}
+    by_name = {name: scores(name, question) for name, weight in weights.items() if weight}
     total = sum(by_name.values())
-    best = np.argsort(-total, kind="stable")[:k]
-    return [ids[row] for row in best if len(weights) > 1 or total[row] != 0]
+    if len(by_name) > 1:
+        total = sum(weights[name] * standardised(name, found) for name, found in by_name.items())
+    best = np.argsort(-total, kind="stable")
+    if not any(name in dense for name in by_name):  # then a row has to share something with the question
+        best = best[np.any([found[best] > 0 for found in by_name.values()], axis=0)]
+    return [ids[row] for row in best[:k]]
 """
 # For formats that have a member as lists; `rows` gives those of a row.
 LISTS = """\
@@ -100,7 +104,8 @@ def example_weights(source: Source) -> dict[str, float]:
 
 def beside(path: Path) -> Path:
     """The README of a target that takes no file inside: it is beside the target."""
-    return path.with_name(f"{path.name}.README.md")
+    named = path.resolve() if path.name in ("", "..") else path
+    return named.parent / f"{named.name}.README.md"
 
 
 def run_path(source: Source) -> str:

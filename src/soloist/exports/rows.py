@@ -19,6 +19,7 @@ import numpy as np
 from soloist.arrays import Vectors
 from soloist.digests import DigestTable
 from soloist.errors import ConfigError, OutputError
+from soloist.exports.kinds import EXPORTS
 from soloist.exports.members import WHAT, LongRows, RaggedMember, row_digests
 from soloist.fusion_methods import FUSED
 from soloist.jsontext import json_text
@@ -26,6 +27,7 @@ from soloist.stores import RunFolder, Unchanged
 from soloist.stores.manifest import FileRecord
 from soloist.stores.tables import REPAIR
 from soloist.types import Chunk, MemberKind
+from soloist.wording import listed
 
 ALL = "all"
 ALL_KINDS: tuple[MemberKind, ...] = ("dense", "sparse", "lexical")
@@ -271,8 +273,8 @@ def open_source(
             raise ConfigError(f"{path} has no collection {name}: choose one of {', '.join(known)}")
     chosen = tuple(collections) or tuple(known)
     order = {name: number for number, name in enumerate(chosen)}
-    records = [record for record in folder.manifest.read().values() if record.collection in order]
-    shards = [record for record in records if record.kind == "chunks"]
+    records = [record for record in folder.manifest.read().values() if record.collection in known]
+    shards = [record for record in records if record.kind == "chunks" and record.collection in order]
     shards.sort(key=lambda record: (order[record.collection], record.shard))
     dims, ragged = _chosen(path, vectors, there, several, kinds)
     unchanged.require(_WAY_ON)
@@ -287,7 +289,7 @@ def open_source(
         others=tuple(name for name in names if name not in dims and name not in ragged),
         other_collections=tuple(name for name in known if name not in chosen),
         whole=not collections,
-        ragged={name: replace(member, words=_words(records, name)) for name, member in ragged.items()},
+        ragged={name: _counted(member, name, records) for name, member in ragged.items()},
         left_out={
             name: member for name, member in there.ragged.items() if vectors is None and member.kind not in kinds
         },
@@ -328,9 +330,11 @@ def _described(summary: Any) -> _Described:
     )
 
 
-def _words(records: Sequence[FileRecord], name: str) -> int:
-    """How many words the files of a member have together."""
-    return sum(record.tokens or 0 for record in records if (record.kind, record.model) == ("vectors", name))
+def _counted(member: RaggedMember, name: str, records: Sequence[FileRecord]) -> RaggedMember:
+    """A member with the words and texts of all its files."""
+    files = [record for record in records if (record.kind, record.model) == ("vectors", name)]
+    words, texts = sum(record.tokens or 0 for record in files), sum(record.rows for record in files)
+    return replace(member, words=words, texts=texts)
 
 
 def _chosen(
@@ -361,7 +365,7 @@ def _chosen(
 
 def _no_place(path: Path, name: str, kind: MemberKind, others: Sequence[str], asked: str | None) -> ConfigError:
     if not others:
-        way_on = "export to parquet, numpy, jsonl or qdrant"
+        way_on = f"export to {listed([to for to, row in EXPORTS.items() if kind in row.kinds], 'or')}"
     else:
         way_on = f"{'leave out --vectors, or ' if asked == ALL else ''}give --vectors one of {', '.join(others)}"
     return ConfigError(f"{path} has {WHAT[kind]} of {name}, and this export has no place for them: {way_on}")

@@ -140,7 +140,9 @@ class QdrantCollection:
                 self._indexed.add(field)
 
     def _averages(self) -> dict[str, float]:
-        """How many words a text has on average, for each member with words."""
+        """How many words a text of the run has on average, for each member with words: over all collections, so that
+        exports of some of them agree.
+        """
         members = {name: member for name, member in self._source.ragged.items() if member.kind == "lexical"}
         if not members:
             return {}
@@ -148,9 +150,7 @@ class QdrantCollection:
         found, _ = self._client.scroll(self._name, scroll_filter=scope, limit=1, with_payload=[AVERAGES])
         before = (found[0].payload or {}).get(AVERAGES) if found else None
         there = before if isinstance(before, dict) else {}
-        return {
-            name: settled_average(member.words, self._source.rows, there.get(name)) for name, member in members.items()
-        }
+        return {name: settled_average(member.words, member.texts, there.get(name)) for name, member in members.items()}
 
     def _of(self, scope: Scope) -> Any:
         among = {"collection": list(scope.collections), "run": [scope.run] if scope.run is not None else []}

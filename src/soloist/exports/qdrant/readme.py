@@ -12,6 +12,7 @@ from soloist.stores import folder_name
 _CODE = """\
 import hashlib
 from collections import Counter
+from statistics import pstdev
 
 from qdrant_client import QdrantClient, models
 {question}
@@ -19,6 +20,9 @@ from qdrant_client import QdrantClient, models
 client = QdrantClient(path={path!r})  # or url="http://localhost:6333"
 names = {names!r}
 sparse, words = {sparse!r}, {words!r}
+ours = models.Filter(
+    must=[models.FieldCondition(key="collection", match=models.MatchAny(any={collections!r}))]
+)
 
 
 def asked(name, question):
@@ -35,24 +39,25 @@ def asked(name, question):
 
 
 def hits(name, question, limit):
-    # Collection and id of the best points by one name, with their scores.
+    # Collection and id of the best points of this export by one name, with their scores.
     vector = asked(name, question)
     if isinstance(vector, models.SparseVector) and not vector.indices:
         return {{}}
-    found = client.query_points({table!r}, query=vector, using=names[name], limit=limit)
+    found = client.query_points({table!r}, query=vector, using=names[name], query_filter=ours, limit=limit)
     points = [(point.payload, point.score) for point in found.points]
     return {{(payload["collection"], payload["id"]): score for payload, score in points}}
 
 
 def hybrid(question, weights, k=10):
     # By the weighted sum of standardised scores. It asks for the score of every point.
-    points, total = client.count({table!r}).count, Counter()
+    points, total = client.count({table!r}, count_filter=ours).count, Counter()
     for name, weight in weights.items():
         found = hits(name, question, points)
-        mean = sum(found.values()) / points
-        variance = sum(score**2 for score in found.values()) / points - mean**2
+        deviation = pstdev([*found.values(), *[0.0] * (points - len(found))])
+        # Scores that are all the same rank nothing. Those of dense vectors are off by up to 1e-6.
+        is_flat = deviation <= (0 if name in sparse or name in words else 1e-6)
         for key, score in found.items():
-            total[key] += weight * score / max(variance, 1e-12) ** 0.5
+            total[key] += 0 if is_flat else weight * score / deviation
     return [key for key, _ in total.most_common(k)]
 
 
@@ -74,13 +79,17 @@ Words are a sparse vector too. The dimension of a term is a hash of it. Its valu
 from the text. Qdrant multiplies it by the term's IDF.
 """
 _NOTES = """
+- All queries are of this export's collections alone, whatever else the table has.
 - `hits` has the scores of `soloist search --model NAME` within float32, and `hybrid` ranks as `soloist search` does.
+  With words this holds only if the table has all of the run and nothing else.
 - `rrf` ranks as `soloist search --rrf` with these weights. Qdrant's own fusions weigh members in another way,
   so the code adds up the ranks itself.
 - `hybrid` asks for every point. With many points take `rrf`.
-- Qdrant takes a term's IDF from the whole collection. Other runs in the same `--table` change it.
-- The values of words follow from the average length of all texts. An export keeps the average of the export before
-  until that average is off by more than 1%. So a score of words is off by at most 1%.
+- Qdrant takes a term's IDF from the whole table. Everything else in the table changes it: other runs, and other
+  collections of this run.
+- The values of words follow from the average length of all texts of the run, also of collections that are not exported.
+  An export keeps the average of the export before until that average is off by more than 1%. So a score of words is
+  off by at most 1%.
 - A server finds dense vectors by an approximate index. `search_params=models.SearchParams(exact=True)` finds all.
 """
 
@@ -98,7 +107,7 @@ def qdrant_readme(source: Source, names: Mapping[str, str], folder: Path, table:
         question=question, path=str(folder.absolute()), table=table, names=dict(names),
         sparse=[name for name, kind in kinds.items() if kind == "sparse"],
         words=[name for name, kind in kinds.items() if kind == "lexical"],
-        weights=example_weights(source),
+        collections=list(source.collections), weights=example_weights(source),
     )  # fmt: skip
     return page(
         source, title=f"A run of soloist in the Qdrant collection {table}", files=_FILES, code=code, notes=_NOTES
