@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.collections import write_collection
+from support.tiny_sparse import make_m3
 
+from soloist.config import RunConfig
+from soloist.engine.run import run
 from soloist.exports import export_run
 from soloist.retrieval import open_run
 
@@ -46,12 +51,14 @@ def test_postgres_ranks_as_the_run_does(asked_run, postgres):
         export_run(asked_run, "pgvector", url=postgres, table="asked")
         (text,) = connection.execute("SELECT obj_description('asked'::regclass, 'pg_class')").fetchone()
         sections = sections_of(text)
-        assert list(sections) == [HYBRID, *MEMBERS]
+        assert [title for title in sections if "index" not in title] == [HYBRID, *MEMBERS]
+        assert str(asked_run.parent) not in text and f"open_run({asked_run.name!r})" in text
         opened = open_run(asked_run)
         for question in QUESTIONS:
             for title, code in sections.items():
                 found = ask(code, run=opened, question=question, connection=connection)["hits"]
-                assert_same(found, opened.search(question, 10, by=None if title == HYBRID else title), title)
+                name = title.partition(",")[0]
+                assert_same(found, opened.search(question, 10, by=None if title == HYBRID else name), title)
 
 
 def test_postgres_ranks_some_collections_in_a_table_of_any_name(asked_run, postgres):
@@ -68,6 +75,93 @@ def test_postgres_ranks_some_collections_in_a_table_of_any_name(asked_run, postg
         ((title, code),) = sections_of(found[0]).items()
         found = ask(code, run=opened, question=QUESTIONS[0], connection=connection)["hits"]
     assert_same(found, opened.search(QUESTIONS[0], 10, by="bm25", collections=["it's"]), title)
+
+
+def test_postgres_puts_equal_rows_in_order_and_an_index_is_asked_by_itself(tmp_path, postgres):
+    """Of equal chunks PostgreSQL chose any ten. An HNSW index answered what was called exact: with no row at all, where
+    other collections are nearer.
+    """
+    import psycopg
+
+    write_collection(tmp_path / "chunks", "near", 60, longest=8)
+    for file in ("b", "a"):
+        lines = (json.dumps({"id": f"{file}{number}", "text": "roses in the garden"}) for number in range(12))
+        (tmp_path / "chunks" / "twins").mkdir(exist_ok=True)
+        (tmp_path / "chunks" / "twins" / f"{file}.jsonl").write_text("\n".join(lines))
+    out, locks = tmp_path / "run", tmp_path / "locks"
+    run(RunConfig(chunks_root=tmp_path / "chunks", out=out, accelerator="cpu", models=("wordllama",), lock_dir=locks))
+    opened, question = open_run(tmp_path / "run"), "memory of a device"
+    hits = opened.search(question, 10, by="wordllama", collections=["twins"])
+    assert [hit.id for hit in hits] == [f"a{number}" for number in range(10)]
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS twins")
+        for collections in (["near"], ["twins"]):
+            export_run(tmp_path / "run", "pgvector", url=postgres, table="twins", collections=collections)
+        connection.execute("UPDATE twins SET text = text WHERE id = 'a0'")  # now it is the last that is read
+        (text,) = connection.execute("SELECT obj_description('twins'::regclass)").fetchone()
+        (_, exact), (title, by_index) = sections_of(text).items()
+        assert title == "wordllama, by pgvector's index"
+
+        def found(code):
+            return ask(code, run=opened, question=question, connection=connection)["hits"]
+
+        assert_same(found(exact), hits, "exact")
+        assert_same(found(by_index), hits, "without an index")
+        connection.execute("CREATE INDEX ON twins USING hnsw (vector_wordllama vector_cosine_ops)")
+        connection.execute("SET enable_seqscan = off")
+        assert_same(found(exact), hits, "exact beside an index")
+        assert found(by_index) == []
+        with connection.transaction():
+            connection.execute("SET LOCAL enable_indexscan = off")
+            assert_same(found(by_index), hits, "exact by the setting")
+        connection.execute("SET hnsw.iterative_scan = strict_order")
+        assert len(found(by_index)) == 10
+        connection.execute("DROP TABLE twins")
+
+
+@pytest.fixture(scope="module")
+def posted_run(tmp_path_factory) -> Path:
+    """A run without dense vectors. By BM25, "lease" tells its chunks apart by less than 1e-6."""
+    root = tmp_path_factory.mktemp("posted")
+    (root / "chunks" / "alpha").mkdir(parents=True)
+    with (root / "chunks" / "alpha" / "alpha.jsonl").open("w") as file:
+        for number in range(40):
+            words = ["rain"] * (1_200 + number % 2)
+            words[number] = "lease"
+            if number in (7, 11):
+                words[0] = "zebra"
+            file.write(json.dumps({"id": str(number), "text": " ".join(words)}) + "\n")
+    models = (f"{make_m3(root / 'm3', num_hidden_layers=1)}:sparse", "bm25")
+    out = root / "run"
+    run(RunConfig(chunks_root=root / "chunks", out=out, accelerator="cpu", models=models, lock_dir=root / "locks"))
+    return out
+
+
+@pytest.mark.parametrize("kind", ["lancedb", "pgvector"])
+def test_stores_rank_by_words_and_sparse_vectors_together(kind, posted_run, postgres, tmp_path):
+    """Rows that share nothing with the question were found, and words whose scores differ little had no part."""
+    import lancedb
+    import psycopg
+
+    opened, counts = open_run(posted_run), []
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        if kind == "lancedb":
+            export_run(posted_run, kind, out=tmp_path / "out")
+            sections = sections_of((tmp_path / "out" / "README-soloist.md").read_text())
+            given = {"table": lancedb.connect(tmp_path / "out").open_table("soloist")}
+        else:
+            connection.execute("DROP TABLE IF EXISTS posted")
+            export_run(posted_run, kind, url=postgres, table="posted")
+            sections = sections_of(connection.execute("SELECT obj_description('posted'::regclass)").fetchone()[0])
+            given = {"connection": connection}
+        for question in ("lease", "zebra", "\U0001f642", "zebra in a lease"):
+            names = {**given, "run": opened, "question": question}
+            if kind == "lancedb":
+                names = ask(next(iter(sections.values())), **names)
+            hits = opened.search(question, 10)
+            assert_same(ask(sections[HYBRID], **names)["hits"], hits, question)
+            counts.append(len(hits))
+    assert counts[0] == 10 and counts[2] == 0
 
 
 @pytest.fixture(scope="module")

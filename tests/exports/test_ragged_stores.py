@@ -157,6 +157,61 @@ def test_columns_of_somebody_else_stay(make_run, postgres):
     assert rows == [(7, ["a"], None), (7, ["a"], len(CHUNKS[1].text.split()))]
 
 
+def test_columns_of_somebody_else_stay_in_lancedb(make_run, place):
+    """Any column of texts whose name began with words_ was emptied with the words of another text."""
+    import lancedb
+    import pyarrow as pa
+
+    where, _ = place("lancedb")
+    export_run(make_run(alpha=CHUNKS[:2], ragged=True), "lancedb", **where)
+    table = lancedb.connect(where["out"]).open_table("soloist")
+    mine = {"words_notes": pa.large_string(), "indices_mine": pa.list_(pa.uint32())}
+    table.add_columns(pa.schema(list(mine.items())))
+    table.update(values={"words_notes": "a note", "indices_mine": [7]})
+    changed = [Chunk(id="chunk 0", text="another"), CHUNKS[1]]
+    export_run(make_run(alpha=changed, ragged=True), "lancedb", **where, vectors="fused")
+    rows = lancedb.connect(where["out"]).open_table("soloist").to_arrow().sort_by("id").to_pylist()
+    assert [(row["words_notes"], row["indices_mine"]) for row in rows] == [("a note", [7])] * 2
+    assert [row["words_bm25"] is None for row in rows] == [True, False]
+    assert [row[f"indices_{SPARSE.replace('-', '_')}"] is None for row in rows] == [True, False]
+
+
+def test_words_are_kept_where_metadata_change_their_type(make_run, place):
+    """The export that writes all words again was refused, because the words would be lost."""
+    where, read = place("lancedb")
+    export_run(make_run(alpha=[Chunk(id="a", text="one", metadata={"page": 1})], ragged=True), "lancedb", **where)
+    changed = [Chunk(id="a", text="one", metadata={"page": "three"})]
+    assert export_run(make_run(alpha=changed, ragged=True), "lancedb", **where).written == 1
+    assert_holds(read(), changed)
+
+
+def test_a_table_that_was_dropped_is_made_again(make_run, place):
+    """The text on how to ask the table was left, and counted as a file of somebody else's."""
+    import lancedb
+
+    where, read = place("lancedb")
+    run = make_run(alpha=CHUNKS[:2], ragged=True)
+    export_run(run, "lancedb", **where)
+    lancedb.connect(where["out"]).drop_table("soloist")
+    assert export_run(run, "lancedb", **where).written == 2
+    assert_holds(read(), CHUNKS[:2])
+    lancedb.connect(where["out"]).drop_table("soloist")
+    Path(where["out"], "README-soloist.md").write_text("mine")
+    with pytest.raises(ExportError, match="has files that no export to lancedb wrote"):
+        export_run(run, "lancedb", **where)
+
+
+def test_an_index_of_somebody_else_stays(make_run, postgres):
+    """An export dropped any HNSW index of sparse vectors, where a chunk had more weights than it takes."""
+    long = Chunk(id="long", text=" ".join(f"w{number}" for number in range(1_500)))
+    with connected(postgres, "owned") as connection:
+        export_run(make_run(alpha=CHUNKS[:2], ragged=True), "pgvector", url=postgres, table="owned")
+        connection.execute("CREATE INDEX mine ON owned USING hnsw (vector_splade_x sparsevec_ip_ops)")
+        with pytest.raises(ExportError, match=r"has an HNSW index mine of vector_splade_x, .* 1,000 weights .*: drop"):
+            export_run(make_run(alpha=[*CHUNKS[:2], long], ragged=True), "pgvector", url=postgres, table="owned")
+        assert connection.execute("SELECT count(*) FROM pg_indexes WHERE indexname = 'mine'").fetchone() == (1,)
+
+
 def test_indexes_of_sparse_vectors_and_words(make_run, postgres):
     """A text with more weights than an HNSW index takes ended every later export with PostgreSQL's own error."""
     import psycopg

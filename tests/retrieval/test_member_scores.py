@@ -117,3 +117,13 @@ def test_a_damaged_row_is_named(value):
     with pytest.raises(DamagedRowError) as caught:
         scored(vectors, {name: unit(random, 2, 8) + np.float32(0.1) for name in vectors})
     assert (caught.value.position, caught.value.model) == (13, 1)
+
+
+def test_words_that_say_the_same_of_every_row_rank_nothing():
+    """The mean of equal scores is rounded: their deviation of 1e-17 left nothing of what the other member says."""
+    words = TermScores(term="w", rows=np.arange(3), scores=np.full(3, 0.1))
+    dense = np.array([0.1, 0.3, 0.2])
+    other = MemberScores(quick=dense, tolerance=0.0, exact=lambda rows: dense[rows])
+    scores = QuestionScores(members={"bm25": MemberScores.of_terms([words], 3), "dense": other})
+    ((best, _),) = scores.best([{"bm25": 0.5, "dense": 0.5}], 3)
+    assert best.tolist() == [1, 2, 0]

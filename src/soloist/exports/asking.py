@@ -45,15 +45,18 @@ def asked(source: Source, name: str) -> str:
     return f"run.{call}({name!r}, [question])[0]"
 
 
-def how_to_ask(source: Source, connect: str, sections: Mapping[str, Section]) -> str:
-    """The whole text. `connect` is Python that connects to the store; `sections` are by name."""
-    run = str(source.folder.path.absolute())  # for code that is called anywhere
+def how_to_ask(source: Source, connect: str, sections: Mapping[str, Section], *, shares_disk: bool = True) -> str:
+    """The whole text. `connect` is Python that connects to the store; `sections` are by name.
+
+    Whoever reads it has the run under the same path, if the store `shares_disk` with the run. Others see no path.
+    """
+    path = source.folder.path.absolute()
+    run = str(path) if shares_disk else path.name
     start = f"import soloist\n{connect}\n\nrun = soloist.open_run({run!r})\nquestion = 'your question'"
-    parts = [
-        TITLE,
-        "The run encodes a question in the same way as the chunks. Run this code before any code below:",
-        _code(start),
-    ]
+    says = "The run encodes a question in the same way as the chunks. Run this code before any code below"
+    if not shares_disk:
+        says += ", with the path of the run's folder in `open_run`"
+    parts = [TITLE, f"{says}:", _code(start)]
     for section in sections.values():
         parts += [f"## {section.title}", *([section.says] if section.says else []), _code(section.code)]
     return "\n\n".join(parts) + "\n"

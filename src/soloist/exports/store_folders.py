@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from soloist.errors import ConfigError, ExportError, ExportPathError
+from soloist.exports.asking import TITLE
 from soloist.exports.locks import LOCK
 from soloist.stores.atomic import disk_errors, is_temporary
 from soloist.stores.layout import IDENTITY, STATE
@@ -23,9 +24,18 @@ def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool
         raise ExportPathError(f"{path} is a file: choose a folder for the export to {kind}")
     with disk_errors(path):
         names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
-    others = [name for name in names if name != LOCK and not is_temporary(name)]
+        others = [name for name in names if name != LOCK and not is_temporary(name) and not _is_readme(path / name)]
     if others and not has_store(path):
         raise ExportError(f"{path} has files that no export to {kind} wrote: choose another folder, or empty it")
+
+
+def _is_readme(path: Path) -> bool:
+    """Whether it is the text that an export left beside its tables: it stays when a user has dropped them."""
+    if not (path.name.startswith("README-") and path.is_file()):
+        return False
+    with path.open("rb") as file:
+        beginning = TITLE.encode()
+        return file.read(len(beginning)) == beginning
 
 
 def require_outside_runs(path: Path) -> None:

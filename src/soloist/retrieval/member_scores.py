@@ -55,7 +55,10 @@ class MemberScores:
 
     def moments(self) -> tuple[float, float]:
         """Mean and standard deviation over all rows."""
-        return float(self.quick.mean(dtype=np.float64)), float(self.quick.std(dtype=np.float64))
+        mean, deviation = float(self.quick.mean(dtype=np.float64)), float(self.quick.std(dtype=np.float64))
+        # The mean of equal numbers is rounded: three times .1 deviate from theirs.
+        is_flat = self.posted and bool(self.quick.min() == self.quick.max())
+        return mean, 0.0 if is_flat else deviation
 
     def rank(self, row: int) -> int:
         """How many rows are before this one, and one more: higher scores, and equal ones of earlier rows."""

@@ -50,15 +50,19 @@ def bm25(column, asked):
     return scores
 
 
-def standardised(scores):
-    return (scores - scores.mean()) / scores.std() if scores.std() > 1e-6 else np.zeros(len(scores))
+def standardised(scores, flat=0.0):
+    """Scores as multiples of their standard deviation. One of `flat` or less says that all rows have the same score."""
+    deviation = scores.std() if (scores != scores[:1]).any() else 0.0
+    return (scores - scores.mean()) / deviation if deviation > flat else np.zeros(len(scores))
 
 
-def best(scores, k=10):
-    """Collection, id and score of the best rows. Equal scores are in the order of the run's rows."""
+def best(scores, k=10, among=None):
+    """Collection, id and score of the best rows, of those `among` which there is True. Equal scores are in the order of
+    the run's rows.
+    """
     names, ids, files, indices = (rows[name].to_pylist() for name in columns[:4])
     order = sorted(
-        range(len(scores)),
+        range(len(scores)) if among is None else np.flatnonzero(among).tolist(),
         key=lambda row: (-scores[row], collections.index(names[row]), files[row] or "", indices[row] or 0),
     )
     return [(names[row], ids[row], float(scores[row])) for row in order[:k]]'''
@@ -88,9 +92,7 @@ def how_to_ask_table(source: Source, table: str, folder: str, columns: Columns) 
     sections = {"read": Section(title="For exact rankings: read every row", code=read)}
     weights = ranked_by(source)
     if len(weights) > 1:
-        terms = (f"{weight!r} * standardised({_score(source, columns, name)})" for name, weight in weights.items())
-        lines = "\n    + ".join(terms)
-        code = f"hits = best(\n    {lines}\n)"
+        code = _hybrid(source, columns, weights)
         sections["hybrid"] = Section(title="As the run ranks: all members together", code=code)
     for name in source.names:
         own = "As the run ranks: " if list(weights) == [name] else ""
@@ -101,6 +103,18 @@ def how_to_ask_table(source: Source, table: str, folder: str, columns: Columns) 
         sections |= _by_index(source, columns, name, where)
     connect = f"import lancedb\n\ntable = lancedb.connect({folder!r}).open_table({table!r})"
     return how_to_ask(source, connect, sections)
+
+
+def _hybrid(source: Source, columns: Columns, weights: Mapping[str, float]) -> str:
+    """The best rows by the weighted sum of standardised scores."""
+    made = "".join(f"    {name!r}: {_score(source, columns, name)},\n" for name in weights)
+    flat = {name: "" if name in source.ragged else ", 1e-6" for name in weights}
+    terms = (f"{weight!r} * standardised(scores[{name!r}]{flat[name]})" for name, weight in weights.items())
+    lines = "\n    + ".join(terms)
+    among = ""
+    if weights.keys() <= source.ragged.keys():  # then rows that share nothing with the question are not found
+        among = f",\n    among={' | '.join(f'(scores[{name!r}] > 0)' for name in weights)},"
+    return f"scores = {{\n{made}}}\nhits = best(\n    {lines}{among}\n)"
 
 
 def _score(source: Source, columns: Columns, name: str) -> str:
@@ -117,7 +131,10 @@ def _by_index(source: Source, columns: Columns, name: str, where: str) -> Mappin
     made = asked(source, name)
     if name not in source.ragged:
         code = _NEAREST.format(asked=made, column=columns.vectors[name], where=where)
-        says = "Without an index, this query finds the same rows. With an index it is faster, and finds most of them."
+        says = (
+            "Without an index, this query finds the same rows, and equal rows in any order. With an index it is "
+            "faster, and finds most of them."
+        )
     elif isinstance(columns.ragged[name], JoinedColumn):
         code = _FTS.format(asked=made, column=columns.ragged[name].names[0], where=where)
         says = (

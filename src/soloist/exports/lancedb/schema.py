@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from soloist.errors import ExportError
-from soloist.exports.columns import VECTOR, Columns
+from soloist.exports.columns import VECTOR, Columns, member_column
 from soloist.exports.ragged_columns import JOINED
 from soloist.exports.stores import require_own_places
+from soloist.models.catalogue import BUILT_IN
 from soloist.stores.tables import PLACE_COLUMNS
 
-_RAGGED = {"indices_": pa.list_(pa.uint32()), "values_": pa.list_(pa.float32()), "words_": JOINED}
+_LISTS = {"indices_": pa.list_(pa.uint32()), "values_": pa.list_(pa.float32())}
+_WORDS = {member_column("words_", spec.name) for spec in BUILT_IN.specs if spec.kind == "lexical"}  # there are no more
 
 
 def require_own(target: str, there: pa.Schema, columns: Columns) -> None:
@@ -63,8 +65,8 @@ def require_nothing_lost(
             f"{target} has other collections, in which {changed.name} is {changed.type} and not {own}: choose another "
             "--table, or export all collections together"
         )
-    vectors = columns.vectors.values()
-    others = [field.name for field in there if has_vectors(field) and field.name not in vectors]
+    written = columns.read_columns
+    others = [field.name for field in there if has_vectors(field, there) and field.name not in written]
     lost = [name for name in others if count(f"{name} IS NOT NULL")]
     if lost:
         raise ExportError(
@@ -73,12 +75,18 @@ def require_nothing_lost(
         )
 
 
-def has_vectors(field: pa.Field) -> bool:
-    """Whether a column is one as exports make for vectors, sparse vectors or words."""
+def has_vectors(field: pa.Field, there: pa.Schema) -> bool:
+    """Whether a column of a table is one as exports make for vectors, sparse vectors or words.
+
+    Two columns of one name are those of sparse vectors. Words have the names of the members that there can be.
+    """
     kind = field.type
-    beginning = next((name for name in _RAGGED if field.name.startswith(name)), None)
+    if field.name in _WORDS:
+        return bool(kind == JOINED)
+    beginning = next((name for name in _LISTS if field.name.startswith(name)), None)
     if beginning is not None:
-        return bool(kind == _RAGGED[beginning])
+        both = {each + field.name.removeprefix(beginning): of for each, of in _LISTS.items()}
+        return all(name in there.names and there.field(name).type == of for name, of in both.items())
     return bool(
         field.name.startswith(VECTOR) and pa.types.is_fixed_size_list(kind) and pa.types.is_float32(kind.value_type)
     )

@@ -79,7 +79,7 @@ class LanceTable:
         """Write rows over those with their keys. Columns that are somebody's own stay as they are."""
         table = self._columns.table(rows)
         for field in self._table.schema:
-            is_emptied = field.name.startswith(METADATA) or (has_vectors(field) and not keep)
+            is_emptied = field.name.startswith(METADATA) or (has_vectors(field, self._table.schema) and not keep)
             if field.name not in table.column_names and is_emptied:
                 table = table.append_column(field, pa.nulls(len(rows), field.type))
         # Columns that the rows do not have stay as they are.

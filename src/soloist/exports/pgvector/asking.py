@@ -1,10 +1,15 @@
-"""The SQL that ranks the rows of a table of PostgreSQL as the run does, and by each member alone. Sends no query."""
+"""The SQL that ranks the rows of a table of PostgreSQL as the run does, and by each member alone. Sends no query.
+
+These rankings are exact: PostgreSQL uses an HNSW index only for an ORDER BY of the distance alone. Such a query has a
+section of its own, which says what its answers lack.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from soloist.exports.asking import Section, asked, how_to_ask, ranked_by
+from soloist.exports.pgvector.indexes import INDEXED_ROWS, MOST_INDEXED_DIMS
 from soloist.exports.pgvector.members import DenseMember, Member, SparseMember, WordsMember
 from soloist.exports.rows import Source
 
@@ -12,6 +17,22 @@ _SEARCHED = "collection = ANY(%(collections)s)"
 # Equal scores are in the order of the run's rows, as far as the table knows it.
 _ORDER = 'array_position(%(collections)s::text[], collection), source_file COLLATE "C", source_index'
 _FOUND = "collection, id, source_file, source_index"
+# What an index finds before equal rows are put in their order: as many as HNSW looks for (hnsw.ef_search).
+_NEAREST = 40
+_BY_INDEX = f"""SELECT collection, id, score
+FROM (
+    SELECT {_FOUND}, {{score}} AS score
+    FROM {{table}} AS stored WHERE {{searched}}
+    ORDER BY {{distance}} LIMIT {_NEAREST}
+) AS nearest
+ORDER BY score DESC, {_ORDER}
+LIMIT 10"""
+_SAYS_BY_INDEX = f"""From {INDEXED_ROWS:,} rows on, an HNSW index makes this query fast and approximate.
+The query can then find fewer than ten rows: PostgreSQL leaves out other collections after the index has answered.
+
+- pgvector 0.8 or newer: `SET hnsw.iterative_scan = strict_order` makes the index go on until it has enough rows.
+- `SET LOCAL enable_indexscan = off` inside a transaction makes this query exact.
+- Without an index this query finds the same rows as the one above, but where over {_NEAREST} rows are equal."""
 # BM25 as soloist.retrieval.posted_scores has it.
 _BM25 = """{words}_asked AS (
     SELECT * FROM unnest(%({terms})s::text[], %({counts})s::float8[]) AS asked(term, times)
@@ -49,7 +70,10 @@ def how_to_ask_table(source: Source, table: str, members: Mapping[str, Member]) 
     for name, member in members.items():
         own = "As the run ranks: " if list(weights) == [name] else ""
         sections[name] = Section(title=f"{own}{name}", code=_code(source, [name], members, _alone(table, member)))
-    return how_to_ask(source, connect, sections)
+        if _can_have_index(member):
+            code = _code(source, [name], members, _by_index(table, member))
+            sections[f"{name} by index"] = Section(title=f"{name}, by pgvector's index", says=_SAYS_BY_INDEX, code=code)
+    return how_to_ask(source, connect, sections, shares_disk=False)
 
 
 def _code(source: Source, names: Sequence[str], members: Mapping[str, Member], query: str) -> str:
@@ -81,15 +105,34 @@ def _alone(table: str, member: Member) -> str:
             f"FROM {table} AS stored JOIN {member.words}_scores AS found USING (key)\n"
             f"ORDER BY found.score DESC, {_ORDER}\nLIMIT 10"
         )
-    column, kind = member.columns[0].name, member.columns[0].kind
-    sign = "<#>" if kind == "sparsevec" else "<=>"
-    score = f"-({column} <#> %({column})s::{kind})"
-    more = f" AND {column} <#> %({column})s::{kind} < 0" if kind == "sparsevec" else ""
     return (
-        f"SELECT collection, id, {score} AS score\n"
-        f"FROM {table} AS stored WHERE {_SEARCHED}{more}\n"
-        f"ORDER BY {column} {sign} %({column})s::{kind} LIMIT 10"
+        f"SELECT collection, id, {_score(member)} AS score\n"
+        f"FROM {table} AS stored WHERE {_having(member)}\n"
+        f"ORDER BY score DESC, {_ORDER}\nLIMIT 10"
     )
+
+
+def _by_index(table: str, member: Member) -> str:
+    """The same of a member with vectors, in a way that an HNSW index can answer."""
+    column = member.columns[0]
+    sign = "<#>" if column.kind == "sparsevec" else "<=>"
+    distance = f"{column.name} {sign} %({column.name})s::{column.kind}"
+    return _BY_INDEX.format(score=_score(member), table=table, searched=_having(member), distance=distance)
+
+
+def _can_have_index(member: Member) -> bool:
+    """Whether an HNSW index of what a column has as it is, so not of half precision, can be there."""
+    if isinstance(member, DenseMember):
+        return member.dim <= MOST_INDEXED_DIMS
+    return isinstance(member, SparseMember)
+
+
+def _having(member: Member) -> str:
+    """The condition for the rows that a member of vectors finds: of sparse ones, those that share a dimension."""
+    column = member.columns[0]
+    if column.kind == "sparsevec":
+        return f"{_SEARCHED} AND {column.name} <#> %({column.name})s::sparsevec < 0"
+    return f"{_SEARCHED} AND {column.name} IS NOT NULL"
 
 
 def _hybrid(table: str, weights: Mapping[str, float], members: Mapping[str, Member]) -> str:
@@ -101,21 +144,29 @@ def _hybrid(table: str, weights: Mapping[str, float], members: Mapping[str, Memb
     listed = ",\n        ".join(f"{score} AS {name}" for name, score in scores.items())
     found = f"SELECT {_FOUND},\n        {listed}\n    FROM {table} AS stored{joins}\n    WHERE {_SEARCHED}"
     parts.append(f"scores AS (\n    {found}\n)")
-    moments = ",\n        ".join(
-        f"avg({name}) AS {name}_mean, stddev_pop({name}) AS {name}_deviation" for name in scores
-    )
+    moments = ",\n        ".join(_moments(_column(members[name]), members[name]) for name in weights)
     parts.append(f"moments AS (\n    SELECT {moments}\n    FROM scores\n)")
     terms = "\n    + ".join(_standardised(_column(members[name]), weight) for name, weight in weights.items())
+    # Without dense members, rows that share nothing with the question are not found.
+    is_posted = not any(isinstance(members[name], DenseMember) for name in weights)
+    matching = f"WHERE {' OR '.join(f'{name} > 0' for name in scores)}\n" if is_posted else ""
     return (
         f"WITH {', '.join(parts)}\nSELECT collection, id,\n    {terms} AS score\nFROM scores CROSS JOIN moments\n"
-        f"ORDER BY score DESC, {_ORDER}\nLIMIT 10"
+        f"{matching}ORDER BY score DESC NULLS LAST, {_ORDER}\nLIMIT 10"
     )
+
+
+def _moments(column: str, member: Member) -> str:
+    """The mean and the standard deviation of a column. A deviation of 0 says that all rows have the same score."""
+    differs = f"stddev_pop({column}) > 1e-6" if isinstance(member, DenseMember) else f"max({column}) > min({column})"
+    deviation = f"CASE WHEN {differs} THEN stddev_pop({column}) ELSE 0 END"
+    return f"avg({column}) AS {column}_mean, {deviation} AS {column}_deviation"
 
 
 def _standardised(column: str, weight: float) -> str:
     """A term of the sum. A member that gives all rows the same score has no part in it."""
     return (
-        f"CASE WHEN {column}_deviation > 1e-6\n"
+        f"CASE WHEN {column}_deviation > 0\n"
         f"        THEN {weight!r} * ({column} - {column}_mean) / {column}_deviation ELSE 0 END"
     )
 

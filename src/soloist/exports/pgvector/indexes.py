@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from soloist.errors import ExportError
 from soloist.exports.pgvector.members import Column, Member
 from soloist.exports.pgvector.queries import Queries
 
 # Up to here a scan is fast enough, and an HNSW index takes longer to build than it saves.
 INDEXED_ROWS = 10_000
 # What an HNSW index of pgvector takes, and one of halfvec, from 0.7 on: https://github.com/pgvector/pgvector#hnsw.
-_MOST_INDEXED_DIMS = 2_000
+MOST_INDEXED_DIMS = 2_000
 _MOST_HALFVEC_DIMS = 4_000
 MOST_INDEXED_WEIGHTS = 1_000  # of a sparse vector
+_OWN = "soloist_hnsw_"  # what the names of our indexes of sparse vectors begin with: these are dropped again
 
 
 def make_indexes(queries: Queries, members: Mapping[str, Member], indexed_rows: int) -> tuple[str, ...]:
@@ -34,9 +36,12 @@ def make_indexes(queries: Queries, members: Mapping[str, Member], indexed_rows: 
     )
 
 
-def drop_sparse_index(queries: Queries, column: str) -> None:
+def drop_sparse_index(queries: Queries, column: str, target: str) -> None:
     """Drop the HNSW index that an export made of sparse vectors: a row with too many weights cannot be written beside
     it.
+
+    Raises:
+        ExportError: the column has such an index of somebody else's.
     """
     found = queries.run(
         "SELECT nspname, relname, pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
@@ -44,9 +49,16 @@ def drop_sparse_index(queries: Queries, column: str) -> None:
         [queries.quoted()],
     )
     for schema, name, definition in found.fetchall():
-        if f"({column} sparsevec_ip_ops)" in definition:
-            parts = (part.replace("%", "%%") for part in (schema, name))
-            queries.run("DROP INDEX {index}", index=queries.part("{}.{}", *parts))
+        if not re.search(rf" USING hnsw \({column} sparsevec_", definition):
+            continue
+        if not name.startswith(_OWN):
+            raise ExportError(
+                f"{target} has an HNSW index {name} of {column}, which no export made and which takes at most "
+                f"{MOST_INDEXED_WEIGHTS:,} weights of a row, and a chunk has more: drop that index and export again, "
+                "or choose another --table"
+            )
+        parts = (part.replace("%", "%%") for part in (schema, name))
+        queries.run("DROP INDEX {index}", index=queries.part("{}.{}", *parts))
 
 
 def _made(queries: Queries, name: str, column: Column, made: Sequence[str]) -> str:
@@ -66,14 +78,17 @@ def _sparse(queries: Queries, name: str, column: Column, made: Sequence[str]) ->
             f"{name} has no index, because a row has over {MOST_INDEXED_WEIGHTS:,} weights, and an HNSW index takes "
             "fewer: all rows are scanned"
         )
-    _index(queries, "hnsw", column.name, "{column} sparsevec_ip_ops", made)
+    # No other table has this name, and no index of somebody else's.
+    number = "SELECT attrelid::int8, attnum FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s"
+    table, place = queries.run(number, [queries.quoted(), column.name]).fetchone()
+    _index(queries, "hnsw", column.name, "{column} sparsevec_ip_ops", made, f"{_OWN}{table}_{place}")
     return f"{name} has an HNSW index: its search is approximate"
 
 
 def _dense(queries: Queries, name: str, vectors: Column, made: Sequence[str]) -> str:
     column, dim = vectors.name, vectors.dim or 0
     has_halfvec: bool = queries.run("SELECT to_regtype('halfvec') IS NOT NULL").fetchone()[0]
-    if dim <= _MOST_INDEXED_DIMS:
+    if dim <= MOST_INDEXED_DIMS:
         _index(queries, "hnsw", column, "{column} vector_cosine_ops", made)
         return f"{name} has an HNSW index: its search is approximate"
     if has_halfvec and dim <= _MOST_HALFVEC_DIMS:
@@ -82,7 +97,7 @@ def _dense(queries: Queries, name: str, vectors: Column, made: Sequence[str]) ->
             f"{name} has an HNSW index in half precision: to use it, write ORDER BY {column}::halfvec({dim}) <=> ...; "
             "its search is approximate"
         )
-    most = f"{_MOST_HALFVEC_DIMS:,}" if has_halfvec else f"{_MOST_INDEXED_DIMS:,}"
+    most = f"{_MOST_HALFVEC_DIMS:,}" if has_halfvec else f"{MOST_INDEXED_DIMS:,}"
     return f"{name} has more than {most} dims, too many for an index of this pgvector: all rows are scanned"
 
 
@@ -103,8 +118,8 @@ def _indexes(queries: Queries) -> list[str]:
     return [definition for (definition,) in found.fetchall() if any(each in definition for each in used)]
 
 
-def _index(queries: Queries, method: str, column: str, indexed: str, made: Sequence[str]) -> None:
-    """Make an index where the column has none, under a name that is still free."""
+def _index(queries: Queries, method: str, column: str, indexed: str, made: Sequence[str], name: str = "") -> None:
+    """Make an index where the column has none, by a name, or under one that is still free."""
     if any(re.search(rf"\({column}[ )]", definition) for definition in made):
         return
-    queries.run(f"CREATE INDEX ON {{table}} USING {method} ({indexed})", column=queries.part("{}", column))
+    queries.run(f"CREATE INDEX {name} ON {{table}} USING {method} ({indexed})", column=queries.part("{}", column))

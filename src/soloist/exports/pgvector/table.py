@@ -87,7 +87,7 @@ class PostgresTable:
         names, queries = [*COLUMNS, *self._written], self._queries
         for member in self._members.values():
             if isinstance(member, SparseMember) and member.most_weights(rows) > MOST_INDEXED_WEIGHTS:
-                drop_sparse_index(queries, member.column)
+                drop_sparse_index(queries, member.column, self.target)
         query = "INSERT INTO {table} AS there ({names}) VALUES ({values}) ON CONFLICT (key) DO UPDATE SET {updates}"
         if not self._take_over:
             query += " WHERE there.run = EXCLUDED.run"
