@@ -82,3 +82,9 @@ def test_a_key_outside_the_vocabulary_is_refused() -> None:
     one = RaggedRows.of([1], np.array([1], np.uint32), np.array([1], np.uint32))
     with pytest.raises(ValueError, match="1 terms"):
         TermRows(vocabulary=("a",), rows=one)
+
+
+def test_a_row_of_zeros_has_no_length_to_divide_by():
+    """float16 rounds the smallest weights to 0: 0 divided by 0 would be the score of such a chunk."""
+    rows = RaggedRows.of(np.array([2, 1, 0]), np.array([1, 2, 5], np.uint32), np.array([3, 4, 0], np.float16))
+    assert rows.of_length_one().values.tolist() == pytest.approx([0.6, 0.8, 0.0])

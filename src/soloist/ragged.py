@@ -97,10 +97,12 @@ class RaggedRows:
         return RaggedRows.of(lengths, self.keys[entries], self.values[entries])
 
     def of_length_one(self) -> RaggedRows:
-        """The rows scaled to length 1, as float32. A row without an entry stays so."""
+        """The rows scaled to length 1, as float32. A row without an entry, or whose values are all 0, stays so."""
         rows = np.repeat(np.arange(len(self)), self.lengths)
         lengths = np.sqrt(np.bincount(rows, np.square(self.values, dtype=np.float64), minlength=len(self)))
-        return RaggedRows(starts=self.starts, keys=self.keys, values=(self.values / lengths[rows]).astype(np.float32))
+        lengths[lengths == 0] = 1
+        scaled = self.values / lengths[rows]
+        return RaggedRows(starts=self.starts, keys=self.keys, values=scaled.astype(np.float32))
 
     def require_sound(self) -> None:
         """Look at every entry.

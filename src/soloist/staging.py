@@ -230,13 +230,24 @@ def together(encoders: Mapping[str, Encoder], config: RunConfig, accelerator: Ac
 
 
 def companions(specs: Mapping[str, ModelSpec]) -> dict[str, str]:
-    """The members that are the token weights of another member, and that one: {"bge-m3:sparse": "bge-m3"}."""
+    """The members that are the token weights of another member, and that one: {"bge-m3:sparse": "bge-m3"}.
+
+    One with another limit of tokens, other prompts or another revision has a pass of its own.
+    """
     found = {f"{name}{SPARSE_END}": name for name in specs}
     return {
         sparse: dense
         for sparse, dense in found.items()
-        if sparse in specs and (specs[sparse].head, specs[sparse].source) == ("sparse", specs[dense].source)
+        if sparse in specs and specs[sparse].head == "sparse" and _as_read(specs[sparse]) == _as_read(specs[dense])
     }
+
+
+def _as_read(spec: ModelSpec) -> ModelSpec:
+    """What decides how texts come into a network, whatever is made of them."""
+    return replace(
+        spec, name="", kind="dense", head="dense", sparse_top=None, dim=None, matryoshka_dims=(), note="",
+        blueprint=None,
+    )  # fmt: skip
 
 
 def _staged_together(dense: StagedModel, sparse: StagedModel) -> StagedModel:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from soloist.errors import RunInterruptedError, RunStoppedError
+from soloist.errors import RunInterruptedError, RunStoppedError, SoloistError
 
 _LISTENER_SECONDS = 5.0
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -143,7 +143,8 @@ class Stop:
         try:
             yield
         except Exception as exc:
-            if isinstance(exc, RunStoppedError) or self._raised is None or not _is_beneath(self._raised, exc):
+            # Others say of themselves what happened, e.g. a full disk while the run was ending.
+            if self._raised is None or isinstance(exc, (SoloistError, OSError)) or not _is_beneath(self._raised, exc):
                 raise
             raise type(self._raised)(*self._raised.args) from exc
 

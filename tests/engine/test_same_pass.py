@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,15 @@ from support.tiny_sparse import make_m3
 from soloist.config import RunConfig
 from soloist.engine.run import run
 from soloist.events import BatchEncoded, LeaseAcquired, LeaseReleased, ListSink, PeakCompared, ShardEncoded
+from soloist.models.spec import ModelSpec
+from soloist.planning.estimate import estimate_run
 from soloist.retrieval.opened import open_run
+from soloist.staging import companions
 from soloist.stores import RunFolder
 from soloist.stores.verification import verify_run
 
 BOTH = ("m3", "m3:sparse")
+ON_DEVICES = {"accelerator": "simulated:2xT4", "dtype": "float16", "matmul": "auto"}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +138,7 @@ def test_a_member_that_is_added_is_all_that_is_computed(
 def test_on_devices_the_weights_lie_there_once_and_the_peak_is_predicted(root: Path, tmp_path: Path) -> None:
     """Catches a network that is on a device twice, and a plan without the numbers for each word."""
     sink = ListSink()
-    config = config_in(tmp_path, root, accelerator="simulated:2xT4", dtype="float16", matmul="auto")
+    config = config_in(tmp_path, root, **ON_DEVICES)
     run(config, sink)
     assert len([event for event in sink.events if isinstance(event, LeaseAcquired)]) == 1
     (compared,) = (event for event in sink.events if isinstance(event, PeakCompared))
@@ -142,6 +147,26 @@ def test_on_devices_the_weights_lie_there_once_and_the_peak_is_predicted(root: P
     (released,) = (event for event in sink.events if isinstance(event, LeaseReleased))
     assert {stats.allocated_bytes for stats in released.memory.values()} == {0}
     assert verify_run(RunFolder(config.out)).problems == ()
+
+
+def test_a_plan_has_the_memory_of_the_one_pass(root: Path, tmp_path: Path) -> None:
+    """A plan of each alone leaves out the other one's numbers: half of the peak of bge-m3 on a T4."""
+    planned = {
+        models: [model.peak_bytes for model in estimate_run(config_in(tmp_path, root, models, **ON_DEVICES)).models]
+        for models in (BOTH, BOTH[:1], BOTH[1:])
+    }
+    both, beside = planned[BOTH]
+    assert both == beside > max(*planned[BOTH[:1]], *planned[BOTH[1:]])
+
+
+def test_members_that_read_texts_differently_have_passes_of_their_own() -> None:
+    """Weights of texts that were cut to 8 tokens, whose fingerprint says 512."""
+    dense, sparse = ModelSpec(name="m3", source="org/m3"), ModelSpec(
+        name="m3:sparse", source="org/m3", kind="sparse", head="sparse", sparse_top=5
+    )  # fmt: skip
+    assert companions({"m3": dense, "m3:sparse": sparse}) == {"m3:sparse": "m3"}
+    for changed in ({"max_tokens": 8}, {"document_prompt": "d: "}, {"revision": "abc"}):
+        assert companions({"m3": replace(dense, **changed), "m3:sparse": sparse}) == {}
 
 
 @pytest.mark.process

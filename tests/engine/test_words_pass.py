@@ -219,6 +219,9 @@ def test_members_that_are_not_fused_have_weights(tmp_path: Path) -> None:
     kept = _embed(tmp_path, files, models=models)
     assert kept.fusion is None and kept.hybrid is not None
     assert kept.hybrid.weights == pytest.approx({"wordllama": 0.6, "bm25": 0.4})
+    assert "only the ranking changes" in " ".join(
+        changes(_config(tmp_path, models=models, weights={"wordllama": 0.1, "bm25": 0.9})).notices
+    )
     other = _embed(tmp_path, files, models=models, weights={"wordllama": 0.1, "bm25": 0.9})
     assert other.fusion is None
     (said,) = (notice for notice in other.notices if "weights of the ranking" in notice)

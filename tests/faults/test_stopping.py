@@ -379,6 +379,12 @@ def test_an_error_after_a_stop_that_was_dealt_with_is_told_as_it_is():
         with contextlib.suppress(RunStoppedError):
             signal.raise_signal(signal.SIGTERM)
         raise RuntimeError("a fault")
+    for full in (OutputError("the disk is full"), OSError("the disk is full")):
+        with pytest.raises(type(full), match="the disk is full"), Stop().on_signals():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                raise full
 
 
 def test_a_signal_while_a_model_is_downloaded_is_heard(config, tmp_path):

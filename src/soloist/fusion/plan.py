@@ -54,6 +54,14 @@ class FusionPlan:
         """Whether it has matrices that are fitted to the vectors."""
         return isinstance(rule_of(self.method), FittedRule)
 
+    def has_proportions(self, weights: Mapping[str, float]) -> bool:
+        """Whether its models have its proportions by these weights, whatever other members weigh."""
+        together = math.fsum(weights.get(name, 0.0) for name in self.models)
+        return together > 0 and all(
+            math.isclose(weights.get(name, 0.0) / together, weight, rel_tol=1e-9, abs_tol=1e-12)
+            for name, weight in zip(self.models, self.weights, strict=True)
+        )
+
     def all_columns(self) -> list[slice]:
         """Where the kept components of each model lie when all are put side by side."""
         ends = itertools.accumulate(self.kept_dims)

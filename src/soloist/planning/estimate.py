@@ -18,6 +18,7 @@ from soloist.engine.resume.kept_settings import KeptSettings, unfit_weights, wit
 from soloist.engine.resume.members import members_of
 from soloist.engine.samples.unit_lengths import in_words, ranks_otherwise
 from soloist.fusion import Member, plan_fusion
+from soloist.memory.cards import Card
 from soloist.memory.planner import BatchLimits, memory_limit
 from soloist.memory.prediction import PassMemory, Predictor, blueprint_of, tracer_of
 from soloist.models.blueprint import Blueprint
@@ -36,6 +37,7 @@ from soloist.planning.run_estimate import (
     ModelEstimate,
     RunEstimate,
     WordsEstimate,
+    row_bytes,
     words_estimate,
 )
 from soloist.planning.token_lengths import Scan, TokenCounts, scan
@@ -49,9 +51,6 @@ from soloist.types import DType, Mode, VectorDType
 
 # The rate from a disk or a network volume into host memory while a model is staged. It is an assumption.
 STAGING_BYTES_PER_SECOND = 400e6
-# Of a chunk by a sparse model: an assumption. A small SPLADE had 157 to 243 on average, for three collections.
-_ACTIVE_WORDS = 200
-_KEY_BYTES, _POSTING_BYTES = 4, 8
 VECTOR_BYTES: Mapping[VectorDType, int] = {"float32": 4, "float16": 2}
 _CURVE_LENGTHS = tuple(1 << power for power in range(6, 15))
 
@@ -84,6 +83,7 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None, *, chu
     members = members_of(kept)
     config = replace(kept.config, fusion=members.fusion)
     models = [_inspect(spec, config, accelerator) for spec in members.models.values()]
+    models = _in_one_pass(models, companions(members.models), accelerator.card)
     files = input_of(config, chunks, again="soloist.plan")
     names = [collection.name for collection in files.collections]
     require_the_same(RunFolder(config.out), config, tuple(members.specs), names)
@@ -151,6 +151,16 @@ def _inspect(spec: ModelSpec, config: RunConfig, accelerator: Accelerator) -> _U
     )
 
 
+def _in_one_pass(models: Sequence[_UnloadedModel], beside: Mapping[str, str], card: Card) -> list[_UnloadedModel]:
+    """The models, where a model and its token weights have the memory of the one pass that makes both."""
+
+    def of_both(model: _UnloadedModel) -> Predictor:
+        return Predictor(tracer_of(replace(model.blueprint, head="both"), model.dtype, card), card)
+
+    names = {*beside, *beside.values()}
+    return [replace(model, predictor=of_both(model)) if model.spec.name in names else model for model in models]
+
+
 def _planned(model: _UnloadedModel, accelerator: Accelerator) -> PlannedModel:
     """The model as the run plans it. On the CPU only the token budget bounds batches, not memory."""
     return PlannedModel(
@@ -200,15 +210,8 @@ def _model_estimate(
         staging_seconds=(model.blueprint.checkpoint_bytes or peak.weights_bytes) / STAGING_BYTES_PER_SECOND,
         download_bytes=_download_bytes(model),
         host_bytes=_host_bytes(model, config, accelerator),
-        vectors_bytes=scanned.chunks * _row_bytes(model, VECTOR_BYTES[config.vector_dtype]),
+        vectors_bytes=scanned.chunks * row_bytes(model.settings, VECTOR_BYTES[config.vector_dtype]),
     )
-
-
-def _row_bytes(model: _UnloadedModel, number_bytes: int) -> int:
-    """What a chunk's vector takes on the disk, and a sparse one's part of the index."""
-    if model.settings.kind == "sparse":
-        return _ACTIVE_WORDS * (_KEY_BYTES + number_bytes + _POSTING_BYTES)
-    return (model.settings.dim or 0) * number_bytes
 
 
 def _beside(estimate: ModelEstimate) -> ModelEstimate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,17 +92,8 @@ class RunRecord:
         """
         if not given or self.hybrid is None:
             return self.hybrid
-        return plan_hybrid(given, self.kinds, has_fused=self._is_fused_by(given))
-
-    def _is_fused_by(self, given: Mapping[str, float]) -> bool:
-        """Whether the dense members of these weights have the proportions of the run's fused vectors."""
-        if self.fusion is None:
-            return False
-        together = math.fsum(given.get(name, 0.0) for name in self.models)
-        return together > 0 and all(
-            math.isclose(given.get(name, 0.0) / together, weight, rel_tol=1e-9, abs_tol=1e-12)
-            for name, weight in zip(self.fusion.models, self.fusion.weights, strict=True)
-        )
+        is_as_fused = self.fusion is not None and self.fusion.has_proportions(given)
+        return plan_hybrid(given, self.kinds, has_fused=is_as_fused)
 
     @property
     def members(self) -> list[Member]:

@@ -113,7 +113,8 @@ def _advice(answer: Answer, gain: Difference, single: str, share: str, instead: 
         return better or f"Take {single} alone, or other weights."
     if answer == "not shown":
         return f"{_doubt(gain)} {better or cost}"
-    return f"{_allowed(gain)} {better or f'Take {single} alone: the ensemble costs {share} of it.'}".lstrip()
+    alone = f"Take {single} alone. The ensemble costs {share} of what {single} costs."
+    return f"{_allowed(gain)} {better or alone}".lstrip()
 
 
 def _answer(gain: Difference) -> Answer:

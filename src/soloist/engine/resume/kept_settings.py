@@ -112,8 +112,10 @@ def fusion_change(settings: KeptSettings) -> str | None:
     now = settings.config.settings()
     if all(before[name] == now[name] for name in _FUSION):
         return None
-    is_fused = before["fusion"] != now["fusion"] or _fusion_before(RunFolder(settings.config.out)) != (True, None)
-    effect = "all fused vectors change, and no text is embedded" if is_fused else "only the ranking changes"
+    known, plan = _fusion_before(RunFolder(settings.config.out))
+    stays = known and (before["fusion"], before["dim"]) == (now["fusion"], now["dim"])
+    stays = stays and (plan is None or plan.has_proportions(now["weights"]))
+    effect = "only the ranking changes" if stays else "all fused vectors change, and no text is embedded"
     return f"it was {_fusion_said(before)} in {settings.config.out}, and is {_fusion_said(now)} from now on: {effect}"
 
 
