@@ -395,7 +395,9 @@ def test_a_nul_that_postgres_cannot_store(make_run, postgres, place):
 )
 def test_a_library_that_is_not_installed(run, kind, module, package):
     """An ImportError names a module, and no extra."""
-    code = f"import sys; sys.modules[{module!r}] = None; from soloist.cli import main; main()"
+    # What the process was forked from has imported soloist: it is imported anew, without the library.
+    forget = "[sys.modules.pop(name) for name in [*sys.modules] if name.partition('.')[0] == 'soloist']"
+    code = f"import sys; {forget}; sys.modules[{module!r}] = None; from soloist.cli import main; main()"
     done = run_forked(
         [sys.executable, "-c", code, "export", str(run), "--to", kind, "--out", "x"], capture_output=True, text=True
     )

@@ -140,7 +140,10 @@ COSTS = "1.5 times the time and 1.7 times the bytes of"
             "No gain is measured, and a gain of more than +0.0100 is unlikely. "
             f"Take m alone. The ensemble costs {COSTS} what m costs.",
         ),
-        (0.0, 0.0, 0.0, "no gain", f"{OWN} does not help here", f"Take m alone. The ensemble costs {COSTS} what m costs."),
+        (
+            0.0, 0.0, 0.0, "no gain", f"{OWN} does not help here",
+            f"Take m alone. The ensemble costs {COSTS} what m costs.",
+        ),
         (
             0.01, -0.01, 0.03, "not shown", "It is not shown that the run's own fusion helps here",
             f"Chance alone could explain this gain: 0 is in the interval. It costs {COSTS} what m costs alone.",
