@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import decimal
+import os
 import signal
 import types
 import uuid
@@ -223,7 +224,7 @@ def test_a_stopped_run_goes_on(settings):
 
     def press(event):
         if isinstance(event, PassStarted):
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)  # to the process, as a terminal does: this is not the main thread
 
     way_on = r"soloist\.embed with the same settings and with the chunks from their start \(a new generator\) continues"
     with pytest.raises(soloist.RunStoppedError, match=way_on):

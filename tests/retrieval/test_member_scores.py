@@ -96,6 +96,17 @@ def test_a_member_that_says_the_same_of_all_has_no_part():
     assert best.tolist() == [0, 1] and sums.tolist() == [0, 0]
 
 
+def test_words_that_are_alike_in_all_rows_have_no_part():
+    """The deviation of .1, .1 and .1 is not 0 by its rounding, and the digits of the vectors were lost beside it."""
+    alike = TermScores(term="w", rows=np.arange(3), scores=np.full(3, 0.1))
+    dense = np.array([0.1, 0.5, 0.3])
+    vectors = MemberScores(quick=dense, tolerance=0.0, exact=lambda rows: dense[rows])
+    members = {"a": vectors, "w": MemberScores.of_terms([alike], 3)}
+    ((best, sums),) = QuestionScores(members=members).best([{"a": 0.7, "w": 0.3}], 3)
+    assert best.tolist() == [1, 2, 0]
+    assert sums == pytest.approx(0.7 * (np.array([0.5, 0.3, 0.1]) - 0.3) / dense.std())
+
+
 def test_without_a_weight_of_vectors_only_rows_with_a_word_are_found():
     """A question of unknown words had the first chunks of the run as its answer."""
     random = np.random.default_rng(5)

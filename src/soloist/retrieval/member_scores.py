@@ -60,6 +60,12 @@ class MemberScores:
         is_flat = self.posted and bool(self.quick.min() == self.quick.max())
         return mean, 0.0 if is_flat else deviation
 
+    def differs(self, deviation: float) -> bool:
+        """Whether it ranks anything. Rounding alone gives equal scores a small deviation."""
+        if self.posted:  # its scores are exact, and may be small
+            return float(self.quick.max()) > float(self.quick.min()) and deviation > 0
+        return deviation > _FLAT
+
     def rank(self, row: int) -> int:
         """How many rows are before this one, and one more: higher scores, and equal ones of earlier rows."""
         score = self.exact(np.array([row]))[0]
@@ -86,11 +92,10 @@ class QuestionScores:
     def _best(
         self, weights: Mapping[str, float], moments: Mapping[str, tuple[float, float]], k: int
     ) -> tuple[Rows, NDArray[np.float64]]:
-        flat = {name: 0.0 if member.posted else _FLAT for name, member in self.members.items()}
         factors = {
             name: weight / moments[name][1]
             for name, weight in weights.items()
-            if weight and moments[name][1] > flat[name]
+            if weight and self.members[name].differs(moments[name][1])
         }
         rows = len(next(iter(self.members.values())).quick)
         quick = np.zeros(rows)

@@ -106,6 +106,13 @@ def test_a_plan_looks_at_the_last_module(tiny_models, tmp_path) -> None:
 
 def test_which_comparisons_rank_otherwise() -> None:
     """Of unit vectors the dot product and the Euclidean distance rank as cosine does; Manhattan's does not."""
-    otherwise = {(name, unit) for name in ("cosine", "dot", "euclidean", "manhattan") for unit in (True, False)
-                 if ranks_otherwise(name, has_unit_vectors=unit)}  # fmt: skip
+    names = ("cosine", "dot", "euclidean", "manhattan")
+    otherwise = {
+        (name, unit)
+        for name in names
+        for unit in (True, False)
+        if ranks_otherwise(name, "dense", has_unit_vectors=unit)
+    }
     assert otherwise == {("dot", False), ("euclidean", False), ("manhattan", False), ("manhattan", True)}
+    sparse = {name for name in names if ranks_otherwise(name, "sparse", has_unit_vectors=False)}
+    assert sparse == {"euclidean", "manhattan"}

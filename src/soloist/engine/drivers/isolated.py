@@ -50,6 +50,7 @@ _CODE = "import gc; gc.disable(); from soloist.engine.drivers.isolated import ma
 _COMMAND = (sys.executable, "-c", _CODE)
 _LAST_WORDS_SECONDS = 30
 _LAST_LINES_SECONDS = 10  # what a worker has written is read at once, unless a process that it started has its stdout
+_PULSE_SECONDS = 0.2
 _WRITING_SECONDS = 20  # a worker that must end may take so long to write what is computed
 _END = "end"
 _PARENT_IS_GONE = 70  # the exit code of a worker whose parent has ended, or wants it to end at once
@@ -139,7 +140,7 @@ class _Worker:
             SoloistError: what the worker raised instead, or that it ended.
             Exception: what the sink raised.
         """
-        while (said := self._words.get()) is not None:
+        while (said := self._said()) is not None:
             if isinstance(said, Exception):
                 raise said
             if said["word"] in until:
@@ -147,6 +148,12 @@ class _Worker:
             if said["word"] == "failed":
                 raise _error(said)
         raise EncodingError(self._ended())
+
+    def _said(self) -> Mapping[str, Any] | Exception | None:
+        """The next word. Python runs a signal's handler between two waits, whichever thread got the signal."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._words.get(timeout=_PULSE_SECONDS)
 
     def _read(self) -> None:
         """The work of the thread. After an error of the sink it reads on, so that the worker can write to its end."""
