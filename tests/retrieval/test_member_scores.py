@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from soloist.retrieval import member_scores
@@ -38,6 +38,7 @@ def standardised(scores):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40))
+@example(7, 4, 1)  # scores that hardly differ
 def test_the_best_are_those_of_the_sums_in_float64(seed, rows, k):
     """A row would be missed that float32 puts behind another one, or the scores be others than those that rank."""
     random = np.random.default_rng(seed)
@@ -50,12 +51,14 @@ def test_the_best_are_those_of_the_sums_in_float64(seed, rows, k):
     for number, members in enumerate(scored(vectors, questions)):
         posted = MemberScores.of_terms([words], rows)
         ((best, sums),) = QuestionScores(members={**members, "bm25": posted}).best([weights], min(k, rows))
-        wanted = 0.3 * standardised(posted.quick)
+        wanted, near = 0.3 * standardised(posted.quick), 2e-5
         for name in vectors:
             wide = vectors[name].astype(np.float64) * questions[name][number].astype(np.float64)
             wanted += weights[name] * standardised(wide.sum(axis=1))
-        assert sums == pytest.approx(np.sort(wanted)[::-1][:k], abs=2e-5)  # deviations are those of float32 scores
-        assert wanted[best] == pytest.approx(sums, abs=2e-5)
+            # Deviations are those of float32 scores: the smaller a deviation, the more their rounding weighs.
+            near += 4 * weights[name] * members[name].tolerance / max(wide.sum(axis=1).std(), 1e-6)
+        assert sums == pytest.approx(np.sort(wanted)[::-1][:k], abs=near)
+        assert wanted[best] == pytest.approx(sums, abs=near)
         assert all(
             before != after or first < second
             for before, after, first, second in zip(sums, sums[1:], best, best[1:], strict=False)
