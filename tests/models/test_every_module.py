@@ -34,11 +34,12 @@ from sentence_transformers.sentence_transformer.modules import (
 from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 from sentence_transformers.sparse_encoder import modules as of_sparse
 from support.routed_models import make_two_heads, table
+from support.rows_of_texts import rows_of_texts
 
 from soloist.devices import simulated
 from soloist.encoding.copies import replicate
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.forward import begin, forward, unit_rows
+from soloist.encoding.forward import begin, unit_rows
 from soloist.errors import ModelLoadError
 from soloist.memory.cards import bare_card
 from soloist.models.catalogue import resolve
@@ -177,12 +178,7 @@ def test_every_module_has_a_row() -> None:
 def encoded(staged: StagedModel, *, packs: bool) -> np.ndarray:
     """Unit vectors of the texts, in batches of two."""
     encoder = Encoder(staged, packs=packs)
-    tokenized = encoder.tokenize(TEXTS)
-    found = np.zeros((len(TEXTS), staged.dim), np.float32)
-    for batch in encoder.plan(tokenized, lambda length: 2):
-        rows = forward(staged.module, encoder.collate(tokenized, batch), "cpu")
-        found[list(batch.rows)] = rows[: len(batch.rows)]
-    return unit_rows(found)[0]
+    return unit_rows(rows_of_texts(encoder, TEXTS, batch_rows=2))[0]
 
 
 def waits(staged: StagedModel, *, packs: bool) -> dict[str, int]:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from sentence_transformers import SparseEncoder
+from support.rows_of_texts import rows_of_texts
 from support.tiny_models import SENTENCES
 from support.tiny_sparse import make_inference_free, make_splade
 
 from soloist.encoding.encoder import Encoder
-from soloist.encoding.forward import forward
 from soloist.errors import ModelLoadError
 from soloist.memory.cards import CARDS
 from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
@@ -65,13 +65,7 @@ def _typed(folder: Path, number: int, kind: str) -> None:
 
 def encoded(staged: StagedModel) -> np.ndarray:
     """The numbers of the texts, in batches of three."""
-    encoder = Encoder(staged)
-    tokenized = encoder.tokenize(TEXTS)
-    found = np.zeros((len(TEXTS), staged.dim), np.float32)
-    for batch in encoder.plan(tokenized, lambda length: 3):
-        rows = forward(staged.module, encoder.collate(tokenized, batch), "cpu")
-        found[list(batch.rows)] = rows[: len(batch.rows)]
-    return found
+    return rows_of_texts(Encoder(staged), TEXTS, batch_rows=3)
 
 
 @pytest.mark.parametrize("matmul", ["torch", "onednn"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from support.rows_of_texts import rows_of_texts
 from support.tiny_models import SENTENCES, make_bert, make_static
 from support.tiny_sparse import make_m3, make_splade
 from transformers import AutoModel, AutoTokenizer
@@ -58,12 +59,7 @@ def encoded(staged: StagedModel, *, packs: bool) -> np.ndarray:
     """The numbers of the texts, in batches of three."""
     encoder = Encoder(staged, packs=packs)
     assert encoder.packs == packs
-    tokenized = encoder.tokenize(TEXTS)
-    found = np.zeros((len(TEXTS), staged.dim), np.float32)
-    for batch in encoder.plan(tokenized, lambda length: 3):
-        rows = forward(staged.module, encoder.collate(tokenized, batch), "cpu")
-        found[list(batch.rows)] = rows[: len(batch.rows)]
-    return found
+    return rows_of_texts(encoder, TEXTS, batch_rows=3)
 
 
 @pytest.mark.parametrize("matmul", ["torch", "onednn"])

@@ -134,7 +134,7 @@ class RowsBeside:
             found.put(rows, computed[:, columns])
 
     def unusable(self) -> list[int]:
-        """The rows that one of the members cannot use."""
+        """The rows that are unusable for at least one member."""
         return sorted({row for found in self._members for row in found.unusable()})
 
     def finished(self, recomputed_rows: Sequence[int], recomputed: Vectors | None, member: int = 0) -> MemberRows:

@@ -54,17 +54,11 @@ class MemberScores:
         return cls(quick=scores, tolerance=0.0, exact=lambda some: scores[some], terms=terms, posted=True)
 
     def moments(self) -> tuple[float, float]:
-        """Mean and standard deviation over all rows."""
+        """Mean and standard deviation over all rows; a deviation of 0 where all rows have the same score."""
         mean, deviation = float(self.quick.mean(dtype=np.float64)), float(self.quick.std(dtype=np.float64))
-        # The mean of equal numbers is rounded: three times .1 deviate from theirs.
-        is_flat = self.posted and bool(self.quick.min() == self.quick.max())
+        # Exact scores may be small. But the mean of equal numbers is rounded: three times .1 deviate from theirs.
+        is_flat = bool(self.quick.min() == self.quick.max()) if self.posted else deviation <= _FLAT
         return mean, 0.0 if is_flat else deviation
-
-    def differs(self, deviation: float) -> bool:
-        """Whether it ranks anything. Rounding alone gives equal scores a small deviation."""
-        if self.posted:  # its scores are exact, and may be small
-            return float(self.quick.max()) > float(self.quick.min()) and deviation > 0
-        return deviation > _FLAT
 
     def rank(self, row: int) -> int:
         """How many rows are before this one, and one more: higher scores, and equal ones of earlier rows."""
@@ -92,11 +86,7 @@ class QuestionScores:
     def _best(
         self, weights: Mapping[str, float], moments: Mapping[str, tuple[float, float]], k: int
     ) -> tuple[Rows, NDArray[np.float64]]:
-        factors = {
-            name: weight / moments[name][1]
-            for name, weight in weights.items()
-            if weight and self.members[name].differs(moments[name][1])
-        }
+        factors = {name: weight / moments[name][1] for name, weight in weights.items() if weight and moments[name][1]}
         rows = len(next(iter(self.members.values())).quick)
         quick = np.zeros(rows)
         for name, factor in factors.items():

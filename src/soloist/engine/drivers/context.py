@@ -43,7 +43,7 @@ class PassContext:
         return {name: encoder.staged.member(name).fingerprint for name, encoder in self.encoders.items()}
 
     def together(self, model: str) -> tuple[str, ...]:
-        """The models of the pass that one encoder computes at once, this one among them, in order."""
+        """This model and the models that share its encoder, in the order of the pass."""
         return tuple(name for name, encoder in self.encoders.items() if encoder is self.encoders[model])
 
     @property

@@ -104,7 +104,7 @@ class _Worker:
         self._models = models
         self._sink = sink
         # What the worker says besides events, or an error of the sink; None once it says no more.
-        self._words: queue.SimpleQueue[Mapping[str, Any] | Exception | None] = queue.SimpleQueue()
+        self._words: queue.SimpleQueue[Mapping[str, Any] | BaseException | None] = queue.SimpleQueue()
 
     def __enter__(self) -> _Worker:
         # In a process session of its own, Ctrl-C reaches the worker only through us, once, and in order.
@@ -138,10 +138,10 @@ class _Worker:
 
         Raises:
             SoloistError: what the worker raised instead, or that it ended.
-            Exception: what the sink raised.
+            BaseException: what the sink raised.
         """
         while (said := self._said()) is not None:
-            if isinstance(said, Exception):
+            if isinstance(said, BaseException):
                 raise said
             if said["word"] in until:
                 return said
@@ -149,7 +149,7 @@ class _Worker:
                 raise _error(said)
         raise EncodingError(self._ended())
 
-    def _said(self) -> Mapping[str, Any] | Exception | None:
+    def _said(self) -> Mapping[str, Any] | BaseException | None:
         """The next word. Python runs a signal's handler between two waits, whichever thread got the signal."""
         while True:
             with contextlib.suppress(queue.Empty):
@@ -174,7 +174,7 @@ class _Worker:
         """Whether the sink took an event."""
         try:
             self._sink.emit(event_from_dict(message))
-        except Exception as exc:  # `follow` raises it
+        except BaseException as exc:  # `follow` raises it in the main thread, an interrupt by the sink too
             self._words.put(exc)
             return False
         return True

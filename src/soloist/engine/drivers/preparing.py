@@ -26,7 +26,7 @@ from soloist.types import ShardSeconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A shard to embed with models that one encoder computes at once; mostly with one."""
+    """A shard to embed, and the models that share one encoder for it. Most encoders have one model."""
 
     models: tuple[str, ...]
     shard: ShardRef
@@ -100,7 +100,7 @@ def _file(folder: RunFolder, ref: ShardRef, model: str) -> Path:
 
 
 def _fresh_rows(placements: Mapping[str, Placement]) -> list[int]:
-    """The rows that one of the models has to compute."""
+    """The rows that at least one model does not have yet."""
     return sorted({row for placement in placements.values() for row in placement.fresh})
 
 
