@@ -139,8 +139,9 @@ class RunConfig:
             back, contexts included.
         packing: where rows lie one behind the other without padding: `auto` on the CPU, `on` on devices too, for
             the models that allow it.
-        matmul: the library that multiplies with a network's weights on the CPU: `torch` leaves the choice to torch,
-            `onednn` packs the weights once. `auto` is what the folder's vectors were made with, else the faster one.
+        matmul: the library that multiplies on the CPU: `torch` leaves the choice to torch, `onednn` packs a network's
+            weights once, `onednn+numpy` has numpy's library in attention too. `auto` is what the folder's vectors
+            were made with, else the fastest.
         stop_after: seconds, or a duration such as "8h30m", after which the run ends with the present shard. The same
             config continues it.
         reuse: other runs. Vectors that the same models made of the same texts are taken from there.

@@ -164,7 +164,8 @@ def stage_all(
         )
         for message in model.notices:
             sink.emit(Notice(about=name, message=message))
-        if matmul == "onednn" and model.matmul != matmul and not (accelerator.copies_weights or model.is_static):
+        is_packable = not (accelerator.copies_weights or model.is_static)
+        if matmul not in ("auto", "torch", model.matmul) and is_packable:
             sink.emit(Notice(about=name, message=_UNPACKED))
         on_staged(staged)
     return staged

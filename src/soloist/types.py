@@ -25,9 +25,9 @@ VectorDType = Literal["float32", "float16"]
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 OnBadInput = Literal["error", "skip"]
 Packing = Literal["auto", "on", "off"]
-# The library that multiplies with the weights of a network, on the host's processor.
-Matmul = Literal["torch", "onednn"]
-MatmulRequest = Literal["auto", "torch", "onednn"]
+# The library that multiplies on the host's processor: with the weights of a network and, behind the +, in attention.
+Matmul = Literal["torch", "onednn", "onednn+numpy"]
+MatmulRequest = Literal["auto", "torch", "onednn", "onednn+numpy"]
 BudgetSource = Literal["given", "calibrated", "table"]
 # Why a model makes no vector of a text.
 Vectorless = Literal["no tokens", "token without a vector", "zero vector", "NaN or infinity"]

@@ -46,7 +46,7 @@ from soloist.models.catalogue import resolve
 from soloist.models.loading import StagedModel, stage
 from soloist.models.module_list import LIBRARY_MODULES
 from soloist.models.refusals import require_encoder
-from soloist.types import Batch
+from soloist.types import Batch, Matmul
 
 TEXTS = [
     "A lease gives one model every accelerator.",
@@ -209,13 +209,18 @@ def require_equal(folder: Path, waits_packed: Mapping[str, int] = MappingProxyTy
             assert cosines.min() >= 0.99999, (encode.__name__, packs, cosines)
         assert waits(side, packs=False) == {}, "the device is idle until the host has its answer"
         assert waits(side, packs=True) == waits_packed
-    by_onednn = stage(resolve(str(folder)), "float32", "onednn")
+    for matmul, packs in (("onednn", False), ("onednn+numpy", True)):
+        require_alike(staged, stage(resolve(str(folder)), "float32", matmul), matmul, packs)
+
+
+def require_alike(staged: StagedModel, other: StagedModel, matmul: Matmul, packs: bool) -> None:
+    """The vectors of plain weights, padded, and those of another library, up to rounding."""
     has_layers = any(type(part) is torch.nn.Linear for part in staged.module.modules())
     if has_layers and not staged.sides.share_parts():
-        assert by_onednn.matmul == "onednn", "no layer was packed, so nothing is compared"
-    for plain, packed in ((staged, by_onednn), (staged.for_queries(), by_onednn.for_queries())):
-        difference = np.abs(encoded(packed, packs=False) - encoded(plain, packs=False)).max()
-        assert difference <= 1e-6, f"oneDNN's products differ by {difference}"
+        assert other.matmul == matmul, "no layer was packed, so nothing is compared"
+    for plain, packed in ((staged, other), (staged.for_queries(), other.for_queries())):
+        difference = np.abs(encoded(packed, packs=packs) - encoded(plain, packs=False)).max()
+        assert difference <= 1e-6, f"the products of {matmul} differ by {difference}"
 
 
 @pytest.mark.parametrize("name", FOLLOWED)

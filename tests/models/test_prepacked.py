@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from soloist.models.loading import StagedModel, stage
 from soloist.models.matmul import fastest_matmul
 from soloist.models.prepacked import PackedLinear, can_prepack, prepack
 from soloist.staging import select_models, stage_all
-from soloist.types import DType
+from soloist.types import DType, Matmul
 
 TEXTS = ["lease shard vector " * times for times in (9, 1, 4, 60, 33, 17)] + ["x"]
 
@@ -222,12 +223,14 @@ def test_tied_weights_stay_where_they_are(tiny_models: dict[str, Path]) -> None:
     assert module[0].model.encoder.layer[1].output.dense is second
 
 
+@pytest.mark.parametrize("matmul", ["onednn", "onednn+numpy"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_row_has_the_same_bits_whatever_lies_beside_it(dtype: DType) -> None:
+def test_a_row_has_the_same_bits_whatever_lies_beside_it(dtype: DType, matmul: Matmul) -> None:
     """Catches kernels that are chosen by the number of tokens. Tiny networks do not show them: their sums are short."""
     if dtype == "bfloat16" and not can_prepack(torch.bfloat16):
         pytest.skip("this processor has no products of bfloat16")
-    staged = stage(resolve("all-MiniLM-L6-v2"), dtype, "onednn")
+    staged = stage(resolve("all-MiniLM-L6-v2"), dtype, matmul)
+    assert staged.matmul == matmul
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -243,7 +246,7 @@ def test_measuring_the_host_leaves_torch_as_it_is() -> None:
     """Catches threads that stay at one, and random numbers of the caller that move on."""
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     fastest_matmul.cache_clear()
-    assert fastest_matmul("float32") in ("torch", "onednn")
+    assert fastest_matmul("float32") in get_args(Matmul)
     assert fastest_matmul("float16") == "torch"
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), before)

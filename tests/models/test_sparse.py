@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def encoded(staged: StagedModel) -> np.ndarray:
     return rows_of_texts(Encoder(staged), TEXTS, batch_rows=3)
 
 
-@pytest.mark.parametrize("matmul", ["torch", "onednn"])
+@pytest.mark.parametrize("matmul", get_args(Matmul))
 @pytest.mark.parametrize("kind", ["max", "sum", "inference-free", "prompts", "legacy"])
 def test_documents_and_queries_have_the_weights_of_sparse_encoder(
     folders: dict[str, Path], kind: str, matmul: Matmul

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def encoded(staged: StagedModel, *, packs: bool) -> np.ndarray:
     return rows_of_texts(encoder, TEXTS, batch_rows=3)
 
 
-@pytest.mark.parametrize("matmul", ["torch", "onednn"])
+@pytest.mark.parametrize("matmul", get_args(Matmul))
 @pytest.mark.parametrize("packs", [True, False])
 def test_the_weights_are_those_that_flagembedding_publishes(folder: Path, packs: bool, matmul: Matmul) -> None:
     """Catches special tokens with a weight, the last of a token's weights, or the weights of a neighbour."""
@@ -73,7 +74,7 @@ def test_the_weights_are_those_that_flagembedding_publishes(folder: Path, packs:
         expected[row, list(largest)] = list(largest.values())
     for side in (staged, staged.for_queries()):
         found = encoded(side, packs=packs)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=5e-5, atol=1e-5)
         assert np.array_equal(found > 1e-6, expected > 1e-6)
     assert np.count_nonzero(expected) > 50
 

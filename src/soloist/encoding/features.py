@@ -23,7 +23,7 @@ from soloist.wording import first_line
 
 Features = dict[str, Any]
 _PADDED_FEATURES = {"input_ids", "attention_mask", "token_type_ids"}
-_ONEDNN_TOKENS = 64
+_ONEDNN_TOKENS = 16
 _STATIC_FEATURES = {"input_ids", "offsets"}
 
 

@@ -9,6 +9,7 @@ which needs no mask.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,9 +28,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from soloist.memory.attention_masks import without_asking
+from soloist.models.host_attention import attend, one_thread
 from soloist.models.token_weights import TokenWeights
 
 ATTENTION = "soloist_packed"
+# On the host, numpy's library multiplies in it.
+ATTENTION_BY_NUMPY = "soloist_packed_by_numpy"
 # Products of fewer tokens go through another kernel of the matrix library, with other rounding. Measured with MKL in
 # float32: products of up to 3 rows (AMD), or of up to 15 (Intel with AVX-512), differ in the last bits. Measured with
 # oneDNN in bfloat16 on Intel with AMX: some of up to 700 rows differ, and none from 768 to 8,192.
@@ -206,10 +210,11 @@ def apart(features: Mapping[str, Any], moved: Mapping[str, Any] | None = None) -
         _packed.tiles = {}
 
 
-def prepare(module: SentenceTransformer) -> bool:
+def prepare(module: SentenceTransformer, *, by_numpy: bool = False) -> bool:
     """Make a model's network call packed attention; False where its structure does not allow that.
 
-    For rows that are not packed it is the attention of torch. So it stays: encoders may share the module.
+    For rows that are not packed it is the attention of torch. So it stays: encoders may share the module. With
+    `by_numpy` numpy's library multiplies in it on the host.
     """
     first = module[0]
     if not isinstance(first, Transformer) or first.backend != "torch":
@@ -218,9 +223,9 @@ def prepare(module: SentenceTransformer) -> bool:
     takes_packed = getattr(network, "is_backend_compatible", lambda: False)() and _is_plain(network)
     if not takes_packed or not any(isinstance(part, (Pooling, TokenWeights)) for part in module):
         return False
-    if network.config._attn_implementation not in ("sdpa", ATTENTION):
+    if network.config._attn_implementation not in ("sdpa", ATTENTION, ATTENTION_BY_NUMPY):
         return False
-    network.set_attn_implementation(ATTENTION)
+    network.set_attn_implementation(ATTENTION_BY_NUMPY if by_numpy else ATTENTION)
     return True
 
 
@@ -254,6 +259,8 @@ def _attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
+    *,
+    by_numpy: bool = False,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it: (1, heads, tokens, head_dim) in, (1, tokens, heads, head_dim) out."""
@@ -268,7 +275,9 @@ def _attention(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     if key.shape[1] != query.shape[1]:
         key, value = (heads.repeat_interleave(query.shape[1] // heads.shape[1], dim=1) for heads in (key, value))
-    kernel = _all_rows_at_once if query.is_cuda else _length_by_length
+    kernel = _all_rows_at_once
+    if not query.is_cuda:  # numpy would compute what a causal mask hides
+        kernel = _by_numpy if by_numpy and not causal else _length_by_length
     return kernel(_packed.groups, query, key, value, scaling, causal)[None], None
 
 
@@ -292,6 +301,25 @@ def _length_by_length(
         attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, is_causal=causal)
         rows.of(out).copy_(attended.transpose(1, 2))
     return out
+
+
+def _by_numpy(
+    groups: Sequence[Rows],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    causal: bool,
+) -> torch.Tensor:
+    """As `_length_by_length`, of rows without a causal mask, with the products of numpy's library."""
+    assert not causal
+    out = torch.empty(query.shape[2], query.shape[1], value.shape[3])
+    q, k, v = (heads[0].transpose(0, 1).float() for heads in (query, key, value))
+    q = q * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    with one_thread:
+        for rows in groups:
+            attend(*(rows.of(tokens).transpose(1, 2) for tokens in (q, k, v, out)))
+    return out.to(query.dtype)
 
 
 def _whole_tiles(rows: Rows, key: torch.Tensor, value: torch.Tensor, tile: int) -> _Tiles:
@@ -340,4 +368,6 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
 
 
 AttentionInterface.register(ATTENTION, _attention)
+AttentionInterface.register(ATTENTION_BY_NUMPY, functools.partial(_attention, by_numpy=True))
 AttentionMaskInterface.register(ATTENTION, _mask)
+AttentionMaskInterface.register(ATTENTION_BY_NUMPY, _mask)

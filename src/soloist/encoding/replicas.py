@@ -35,6 +35,7 @@ from soloist.encoding.recomputing import Float32Rows
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import BadVectorError, ModelTooLargeError
 from soloist.events import EventSink, Notice
+from soloist.models.host_attention import one_thread
 from soloist.models.loading import StagedModel
 from soloist.types import Batch, DTypeRequest
 from soloist.workers import WorkerThread
@@ -107,6 +108,8 @@ class Replicas:
         self._host_threads = torch.get_num_threads()
         if self._accelerator.kind == "cpu" and not self._staged.is_static:
             self._held.enter_context(freed_memory_kept())
+            if self._staged.matmul == "onednn+numpy":
+                self._held.enter_context(one_thread)
         try:
             for device in self._accelerator.devices:
                 self._modules[device] = self._replica(device)

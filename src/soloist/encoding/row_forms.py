@@ -21,7 +21,7 @@ NEAR_ENOUGH = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # 1 - cosine
 
 def can_pack(staged: StagedModel, features: BatchFeatures, rows: Sequence[TokenIds], padded: Vectors) -> bool:
     """Whether packed rows have the vectors of padded ones, and the same bits whatever lies beside them."""
-    if not packing.prepare(staged.module):
+    if not packing.prepare(staged.module, by_numpy=staged.matmul == "onednn+numpy"):
         return False
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker of the CPU has it: with more, the size of a product says where it is cut

@@ -39,7 +39,6 @@ from soloist.models.module_facts import (
     has_unit_vectors,
     is_static,
     lift_static_limit,
-    matmul_of,
     positions_of,
     uses_pooler,
     weights_bytes,
@@ -47,7 +46,7 @@ from soloist.models.module_facts import (
 )
 from soloist.models.own_settings import read_pipeline, similarity_of
 from soloist.models.pipeline import Task, names_bare_table
-from soloist.models.prepacked import prepack
+from soloist.models.prepacked import is_packed, prepack
 from soloist.models.prompts import choose_prompts
 from soloist.models.refusals import require_encoder
 from soloist.models.remote_code import fetch_remote_code
@@ -158,8 +157,8 @@ class StagedModel:
 def stage(spec: ModelSpec, dtype: DType, matmul: Matmul = "torch") -> StagedModel:
     """Load a model into host memory, or share the one that is already there.
 
-    With `onednn` the weights of its linear layers are packed for the host, where its network allows that. Devices can
-    have it too: a replica gets plain layers.
+    With `onednn` the weights of its linear layers are packed for the host, where its network allows that, and with
+    `onednn+numpy` too. Devices can have such a model: a replica gets plain layers.
 
     Raises:
         ModelLoadError: the weights are missing, damaged, incomplete, or not those that the spec describes.
@@ -178,7 +177,7 @@ def stage(spec: ModelSpec, dtype: DType, matmul: Matmul = "torch") -> StagedMode
                 sides = _share(spec, dtype, matmul, location, contents)
         except LOAD_FAILURES as exc:
             raise ModelLoadError(load_failure_text(spec, exc)) from exc
-    return _describe(spec, dtype, location, contents, sides)
+    return _describe(spec, dtype, location, contents, sides, matmul)
 
 
 def overflows_float16(spec: ModelSpec) -> bool:
@@ -238,9 +237,9 @@ def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, co
         for module in sides.distinct():
             module.model_card_data.model = None
             _set_limit(spec, module, tuple(said))
-        if matmul == "onednn" and not sides.share_parts():
+        if matmul != "torch" and not sides.share_parts():
             for module in sides.distinct():
-                prepack(module)
+                prepack(module, in_bfloat16=matmul == "onednn+numpy")
         _shared_sides[key] = sides
     return sides
 
@@ -324,7 +323,7 @@ def _load_wordllama(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTran
 
 
 def _describe(
-    spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str], sides: Sides
+    spec: ModelSpec, dtype: DType, location: Location, contents: Mapping[str, str], sides: Sides, matmul: Matmul
 ) -> StagedModel:
     module = sides.document
     kind = kind_of_folder(location.folder) if spec.head == "dense" else spec.kind
@@ -361,7 +360,7 @@ def _describe(
         ),
         weights_bytes=weights_bytes(module),
         is_static=is_static(module),
-        matmul=matmul_of(module),
+        matmul=matmul if is_packed(module) else "torch",
         sides=sides,
         notices=(*known.warnings, *prompts.notices, *_limit_notices(spec, module)),
     )

@@ -9,9 +9,8 @@ from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, 
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from soloist.models.limits import OwnLimits, usable_positions
-from soloist.models.prepacked import is_packed, packed_bytes
+from soloist.models.prepacked import packed_bytes
 from soloist.models.token_weights import TokenWeights
-from soloist.types import Matmul
 
 # What networks call a table of positions.
 _POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
@@ -81,11 +80,6 @@ def weights_bytes(module: SentenceTransformer) -> int:
     """The bytes of all parameters, buffers and packed weights, each counted once."""
     plain: int = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     return plain + packed_bytes(module)
-
-
-def matmul_of(module: SentenceTransformer) -> Matmul:
-    """The library that multiplies with the weights of a pipeline's linear layers."""
-    return "onednn" if is_packed(module) else "torch"
 
 
 def is_static(module: SentenceTransformer) -> bool:

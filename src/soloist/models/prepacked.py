@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -42,8 +42,8 @@ class Activation:
 
 
 _NO_ACTIVATION = Activation()
-# By the names of classes, since transformers has its own beside torch's. In float32 alone: in bfloat16 torch's own
-# activations are as fast, and round as everybody's do. oneDNN's ReLU makes 0 of NaN, which would hide an overflow.
+# By the names of classes, since transformers has its own beside torch's. oneDNN's ReLU makes 0 of NaN, which would hide
+# an overflow.
 _ACTIVATIONS = {
     "GELUActivation": Activation("gelu", "none"),
     "NewGELUActivation": Activation("gelu", "tanh"),
@@ -191,9 +191,11 @@ def can_prepack(dtype: torch.dtype) -> bool:
         return False
 
 
-def prepack(module: SentenceTransformer) -> bool:
+def prepack(module: SentenceTransformer, *, in_bfloat16: bool = False) -> bool:
     """Pack the weights of a pipeline's linear layers, in place; False where the pipeline stays as it was.
 
+    A product applies the activation behind it in float32. With `in_bfloat16` it does so in bfloat16 too, where
+    torch's own activation is faster on some processors and slower on others. torch's reads rounded numbers.
     Call it before anybody else uses the pipeline. The plain weights are freed one layer after the other.
     """
     dtypes = _dtypes(module)
@@ -204,7 +206,7 @@ def prepack(module: SentenceTransformer) -> bool:
             before, calls = _observed(module)
         except Exception:  # what a pipeline says to a plain text is told later, by its trial
             return False
-        swaps = _swaps(calls, _tied(module))
+        swaps = _swaps(calls, _tied(module), set(_NEAR) if in_bfloat16 else {torch.float32})
         calls.clear()  # they hold the plain weights
         while swaps:
             _put(module, swaps.pop())
@@ -303,10 +305,11 @@ def _tied(module: nn.Module) -> set[nn.Module]:
     return {part for parts in users.values() if len(parts) > 1 for part in parts}
 
 
-def _swaps(calls: Sequence[_Call], tied: set[nn.Module]) -> list[_Swap]:
+def _swaps(calls: Sequence[_Call], tied: set[nn.Module], activated: Container[torch.dtype]) -> list[_Swap]:
+    """What to swap. `activated` are the dtypes whose products apply the activations behind them."""
     linears = [call for call in calls if isinstance(call.part, nn.Linear) and call.part not in tied]
     groups = _groups(linears)
-    followers = _followers(linears, [call for call in calls if not isinstance(call.part, nn.Linear)])
+    followers = _followers(linears, [call for call in calls if not isinstance(call.part, nn.Linear)], activated)
     return [_Swap(group, followers.get(group[0]) if len(group) == 1 else None) for group in groups]
 
 
@@ -333,8 +336,10 @@ def _are_alike(group: Sequence[Any]) -> bool:
     return len(kinds) == 1 and len(set(group)) == len(group)
 
 
-def _followers(linears: Sequence[_Call], others: Sequence[_Call]) -> dict[nn.Linear, nn.Module]:
-    """The activations that read layers' outputs and nothing else, by the layer. Of float32 layers alone."""
+def _followers(
+    linears: Sequence[_Call], others: Sequence[_Call], activated: Container[torch.dtype]
+) -> dict[nn.Linear, nn.Module]:
+    """The activations that read layers' outputs and nothing else, by the layer, of layers of some dtypes."""
     made_by = {id(call.made): call.part for call in linears}
     sources: defaultdict[nn.Module, list[nn.Module | None]] = defaultdict(list)
     for call in others:
@@ -347,7 +352,7 @@ def _followers(linears: Sequence[_Call], others: Sequence[_Call]) -> dict[nn.Lin
         if source is not None
         and len(set(found)) == 1
         and len(found) == times[source]
-        and source.weight.dtype is torch.float32
+        and source.weight.dtype in activated
     }
 
 

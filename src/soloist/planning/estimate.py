@@ -331,7 +331,7 @@ def _host_bytes(model: _UnloadedModel, config: RunConfig, accelerator: Accelerat
 
     Those that are packed for oneDNN are a copy too. Tables of embeddings are not, so this is a little more than it is.
     """
-    is_packed = not model.blueprint.is_static and matmul_on(accelerator, model.dtype, config.matmul) == "onednn"
+    is_packed = not model.blueprint.is_static and matmul_on(accelerator, model.dtype, config.matmul) != "torch"
     is_mapped = model.blueprint.checkpoint_dtype == model.dtype and not is_packed
     return 0 if is_mapped else model.predictor.weights.total_bytes
 

@@ -5,9 +5,10 @@ all-MiniLM-L6-v2 shows them: sums of tiny networks are too short for two librari
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from soloist.engine import RunResult, run
 from soloist.events import ShardEncoded
 from soloist.models.prepacked import can_prepack
 from soloist.retrieval import open_run
+from soloist.types import Matmul
 
 pytestmark = pytest.mark.skipif(
     not can_prepack(torch.float32), reason="this torch has no products with packed weights on this processor"
@@ -48,24 +50,25 @@ def matmul_of(result: RunResult) -> str:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Chunks, and runs over them with either library."""
+    """Chunks, and runs over them with each library."""
     root = tmp_path_factory.mktemp("matmul")
     write(root / "chunks", 12)
-    for matmul in ("torch", "onednn"):
+    for matmul in get_args(Matmul):
         assert matmul_of(run(config_of(root, root / matmul, matmul=matmul))) == matmul
     return root
 
 
 def test_the_libraries_differ_in_the_last_bits_alone(root: Path) -> None:
     """Without that no test here could fail."""
-    torch_own, onednn = vectors(root / "torch"), vectors(root / "onednn")
-    assert not np.array_equal(torch_own, onednn)
-    assert np.abs(torch_own - onednn).max() <= 1e-6
+    for one, other in itertools.combinations(get_args(Matmul), 2):
+        first, second = vectors(root / one), vectors(root / other)
+        assert not np.array_equal(first, second)
+        assert np.abs(first - second).max() <= 1e-6
 
 
 def test_a_pass_in_a_process_of_its_own_has_the_library_of_the_run(root: Path, tmp_path: Path) -> None:
     """The process would measure for itself, and choose another one than the process before."""
-    for matmul in ("torch", "onednn"):
+    for matmul in get_args(Matmul):
         run(config_of(root, tmp_path / matmul, matmul=matmul, isolation="process"))
         assert np.array_equal(vectors(tmp_path / matmul), vectors(root / matmul))
 
