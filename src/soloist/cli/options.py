@@ -47,9 +47,9 @@ _ISOLATION_HELP = """allocator: after a pass, this process keeps only its CUDA c
 pass runs in its own process, so that the contexts are freed too. [default: allocator]"""
 _PACKING_HELP = """Compute rows without padding, for models that allow it. auto: on the CPU only. on: on devices
 too; this has not been measured on a GPU yet. off: never. [default: auto]"""
-_MATMUL_HELP = """The library that multiplies on the CPU. torch: as torch chooses. onednn: with a network's weights packed
-once. onednn+numpy: so too, and with numpy's library in attention. auto: as in the run's folder, else the one that is
-fastest here. The last bits of vectors may differ between them. [default: auto]"""
+_MATMUL_HELP = """The library that multiplies on the CPU. torch: as torch chooses. onednn: with a network's weights
+packed once. onednn+numpy: so too, and with numpy's library in attention. auto: as in the run's folder, else the one
+that is fastest here. The last bits of vectors may differ between them. [default: auto]"""
 _STOP_HELP = """Stop after a time: hours, minutes, seconds or several of them, e.g. 8h30m, 90m, 1.5h or 30s. The present
 shard is finished first, and the exit code is 3. The same command continues the run. [default: never]"""
 _REUSE_HELP = "Folders of other runs. Vectors that the same models made of the same texts are copied from there."

@@ -88,7 +88,7 @@ class ModelReport:
 
     Attributes:
         matryoshka_dims: those that the model was trained to be cut to.
-        matmul: the library that multiplied with the weights, `torch`, `onednn` or `onednn+numpy`; on devices it is `torch`.
+        matmul: the library that multiplied, `torch`, `onednn` or `onednn+numpy`; on devices it is `torch`.
         chunks: all chunks. The next five are parts of them.
         embedded: went through the model now.
         kept: were finished by an earlier session.
