@@ -1,4 +1,8 @@
-"""The lock of a run folder: one run at a time writes to it. Knows nothing of what is in the folder."""
+"""The lock of a run folder: one run at a time writes to it. Knows nothing of what is in the folder.
+
+A run on this machine holds the lock of a file. A run on many machines also holds the lease of `run_lease`, because on a
+shared folder the lock of a file may hold one machine only. Every run looks at both.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +14,42 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from soloist.errors import OutputError
 from soloist.stores.atomic import disk_errors
+from soloist.stores.run_lease import clear_stale, holder, leased
 
 _NAME = ".lock"
 _LOCK_SECONDS = 1.0  # to ask whether a folder is locked holds it for a moment
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a folder for one run.
+def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a folder for one run; with `shared` also against runs on other machines.
 
     Raises:
         OutputError: another run holds it.
     """
     lock = _acquired(folder, _LOCK_SECONDS)
     if lock is None:
-        raise OutputError(f"another run is writing to {folder}: wait until it has ended, or choose another folder")
+        other = holder(folder)
+        raise OutputError(
+            f"{other or 'another run'} is writing to {folder}: wait until it has ended, or choose another folder"
+        )
     try:
-        yield
+        if shared:
+            with leased(folder):
+                yield
+        else:
+            clear_stale(folder)
+            yield
     finally:
         lock.release()
 
 
 def is_held(folder: Path) -> bool:
     """Whether a run is at work in a folder. Where nothing can be written, as on a read-only disk, there is none."""
+    return holder(folder) is not None or _is_locked(folder)
+
+
+def _is_locked(folder: Path) -> bool:
     if not (folder / _NAME).is_file():
         return False
     try:

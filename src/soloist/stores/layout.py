@@ -8,9 +8,9 @@
     RUN/fusion.safetensors (of a fusion that is fitted)
 
 run.json is there when the run is finished, manifest.jsonl says which files are, and id.json tells the run from every
-other, whatever becomes of its chunks. While a run is at work there are also `state.json`, `.lock`, `.incoming` (chunks
-as they are read), `.ahead` (vectors that were embedded while the input was read) and `.previous` (vectors of the chunks
-before).
+other, whatever becomes of its chunks. While a run is at work there are also `state.json`, `.lock`, `.lease` (of a run
+on many machines), `.incoming` (chunks as they are read), `.ahead` (vectors that were embedded while the input was read)
+and `.previous` (vectors of the chunks before).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from soloist.errors import OutputError
 from soloist.stores.atomic import is_temporary
 from soloist.stores.manifest import NAME
 from soloist.stores.names import folder_name
+from soloist.stores.run_lease import LEASE
 
 STATE = "state.json"
 IDENTITY = "id.json"
@@ -75,7 +76,7 @@ class Layout:
     def is_run(self) -> bool:
         """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
         begun = {entry.name for entry in self.root.iterdir() if not is_temporary(entry.name)}
-        return NAME in begun or (".lock" in begun and begun <= {".lock", "events.jsonl", STATE, INCOMING, AHEAD})
+        return NAME in begun or (".lock" in begun and begun <= {".lock", LEASE, "events.jsonl", STATE, INCOMING, AHEAD})
 
     def require_inside(self, path: Path) -> None:
         """Refuse a path that a symbolic link leads out of the folder.

@@ -130,13 +130,13 @@ class RunFolder:
         """Whether a run came to its end in it, and no later one has begun to change it."""
         return (self.path / "run.json").is_file()
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder for one run.
+    def locked(self, *, shared: bool = False) -> AbstractContextManager[None]:
+        """Hold the folder for one run; with `shared` also against runs on other machines.
 
         Raises:
             OutputError: another run holds it.
         """
-        return held(self.path)
+        return held(self.path, shared=shared)
 
     def is_locked(self) -> bool:
         """Whether a run is at work in it now."""

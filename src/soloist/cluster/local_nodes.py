@@ -1,0 +1,233 @@
+"""Nodes of a Ray cluster as processes of this machine, for `local:N`: started on 127.0.0.1, and ended on every way out.
+
+Each node has a keeper (see `keeper`), a name, a lock folder, and its share of the processors and GPUs. A head of its
+own holds them together and does no work, so that the end of any node is not the end of the cluster. What a node is
+told in labels is known to whoever joins the cluster.
+
+Knows Ray's command, and nothing of Ray's Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from soloist.broken_imports import load_optional
+from soloist.cluster.keeper import below_process, keeper_command, kill_below
+from soloist.errors import ConfigError
+from soloist.wording import count_text, is_or_are
+
+HOST = "127.0.0.1"
+FOLDER_LABEL = "soloist-folder"
+THREADS_LABEL = "soloist-threads"
+NAME_LABEL = "soloist-node"
+_ROOT = Path("/tmp")  # paths of sockets have at most 107 characters, and Ray's own part takes most of them
+_HEAD = "head"
+_STARTED = "Ray runtime started"
+_START_SECONDS = 120.0  # on a busy machine; some seconds where it is idle
+_POLL_SECONDS = 0.05
+_OBJECT_STORE_BYTES = 80 << 20  # Ray takes no less than 75 MiB; only references and small records go through it
+_LAST_LINES = 8
+_GPU_FILE = re.compile(r"nvidia[0-9]+")
+_NO_GPUS = {"", "-1", "none", "void", "NoDevFiles"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one node gets of the machine."""
+
+    threads: int
+    gpus: tuple[str, ...]
+
+
+def share_out(nodes: int, cores: int, gpus: Sequence[str]) -> list[Share]:
+    """The parts of a machine for so many nodes; each has at least one thread.
+
+    Raises:
+        ConfigError: there are GPUs, but fewer than nodes.
+    """
+    if gpus and len(gpus) < nodes:
+        raise ConfigError(
+            f"local:{nodes} needs a GPU for each node, and there {is_or_are(len(gpus))} "
+            f"{count_text(len(gpus), 'GPU')}: give local:{len(gpus)}, or accelerator cpu"
+        )
+    first, more = divmod(len(gpus), nodes)
+    ends = [node * first + min(node, more) for node in range(nodes + 1)]
+    return [
+        Share(threads=max(1, cores // nodes), gpus=tuple(gpus[ends[node] : ends[node + 1]])) for node in range(nodes)
+    ]
+
+
+def visible_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> tuple[str, ...]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Asks no driver."""
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        names = [name.strip() for name in chosen.split(",")]
+        return tuple(name for name in names if name not in _NO_GPUS)
+    count = sum(_GPU_FILE.fullmatch(path.name) is not None for path in devices.iterdir()) if devices.is_dir() else 0
+    return tuple(map(str, range(count)))
+
+
+def lock_folder(folder_label: str, name: str) -> Path:
+    """The lock folder of a node: nodes of one machine must not wait for each other's devices."""
+    return _ROOT / folder_label / f"{name}-locks"
+
+
+class LocalNodes:
+    """A head and so many nodes, `node-1` and on. A context manager.
+
+    Attributes:
+        address: `127.0.0.1:PORT`, by which others join.
+    """
+
+    def __init__(self, nodes: int, *, use_gpus: bool = True) -> None:
+        load_optional("ray", what="a cluster", package="ray", extra="ray")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        shares = share_out(nodes, cores, visible_gpus(os.environ) if use_gpus else ())
+        self._shares = {f"node-{index}": share for index, share in enumerate(shares, start=1)}
+        self._folder = _ROOT / f"soloist-{secrets.token_hex(4)}"
+        self._keepers: dict[str, subprocess.Popen[bytes]] = {}
+        self.address = ""
+
+    def __enter__(self) -> LocalNodes:
+        try:
+            self._folder.mkdir(mode=0o700)
+            self._begin(_HEAD, self._head_command(), self._environment(Share(threads=1, gpus=())))
+            self._await([_HEAD])
+            self.address = (self._folder / "ray_current_cluster").read_text(encoding="utf-8").strip()
+            for name in self._shares:
+                self._begin_node(name)
+            self._await(list(self._shares))
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def kill(self, name: str) -> None:
+        """Kill all processes of a node at once, as the loss of a machine does."""
+        keeper = self._keepers.pop(name)
+        with contextlib.suppress(psutil.Error):
+            psutil.Process(keeper.pid).suspend()  # it would tidy up
+        kill_below(keeper.pid)
+        keeper.kill()
+        keeper.communicate()
+
+    def start(self, name: str) -> None:
+        """Start a node again that was killed; returns when it has joined.
+
+        Raises:
+            ConfigError: it does not start.
+        """
+        self._begin_node(name)
+        self._await([name])
+
+    def pids(self, name: str) -> tuple[int, ...]:
+        """The processes of a node that live now, without its keeper."""
+        return tuple(process.pid for process in below_process(self._keepers[name].pid))
+
+    def _begin_node(self, name: str) -> None:
+        share = self._shares[name]
+        self._begin(name, self._node_command(name, share), self._environment(share))
+
+    def _begin(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        log = self._log(name)
+        log.unlink(missing_ok=True)
+        remove = self._folder if name == _HEAD else None
+        self._keepers[name] = subprocess.Popen(
+            keeper_command(log, command, remove), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            env=dict(environment), start_new_session=True,  # Ctrl-C reaches it through us
+        )  # fmt: skip
+
+    def _await(self, names: Sequence[str]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        for name in names:
+            while _STARTED not in self._said(name):
+                if self._keepers[name].poll() is not None:
+                    raise ConfigError(f"{name} of the local cluster has ended at its start: {self._last_words(name)}")
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"{name} of the local cluster did not start within {_START_SECONDS:g} s: run again when the "
+                        f"machine is less busy, or with fewer nodes ({self._last_words(name)})"
+                    )
+                time.sleep(_POLL_SECONDS)
+
+    def _end(self) -> None:
+        """End all processes: their keepers kill them when their standard input ends."""
+        for keeper in self._keepers.values():
+            with contextlib.suppress(OSError):
+                keeper.stdin.close()  # type: ignore[union-attr]
+        for keeper in self._keepers.values():
+            keeper.wait()
+        self._keepers.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def _said(self, name: str) -> str:
+        with contextlib.suppress(OSError):
+            return self._log(name).read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def _last_words(self, name: str) -> str:
+        lines = [line.strip() for line in self._said(name).splitlines() if line.strip()]
+        return " / ".join(lines[-_LAST_LINES:]) or "it said nothing"
+
+    def _head_command(self) -> list[str]:
+        client = ["--ray-client-server-port", str(_free_port())] if find_spec("grpc") else []
+        return [
+            *_ray_start(), "--head", "--port=0", "--include-dashboard=false", "--no-monitor", "--num-cpus=0",
+            "--num-gpus=0", f"--temp-dir={self._folder}", "--disable-usage-stats", *client,
+        ]  # fmt: skip
+
+    def _node_command(self, name: str, share: Share) -> list[str]:
+        labels = {NAME_LABEL: name, FOLDER_LABEL: self._folder.name, THREADS_LABEL: str(share.threads)}
+        return [
+            *_ray_start(), f"--address={self.address}", f"--node-name={name}", f"--num-cpus={share.threads}",
+            f"--num-gpus={len(share.gpus)}", "--labels", ",".join(f"{key}={value}" for key, value in labels.items()),
+        ]  # fmt: skip
+
+    def _environment(self, share: Share) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "CUDA_VISIBLE_DEVICES": ",".join(share.gpus),
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+
+
+def _ray_start() -> list[str]:
+    """The command that starts a node on the loopback device, with ports that are free."""
+    return [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={HOST}",
+        "--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={_OBJECT_STORE_BYTES}",
+        "--include-log-monitor=false",
+    ]  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])

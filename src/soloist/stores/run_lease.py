@@ -1,0 +1,264 @@
+"""A soft lease of a run folder, for shared folders on which the lock of a file may hold one machine only.
+
+The lease is a small file with its holder's name. The holder touches it again and again. A lease that nobody has touched
+for a minute is stale, and so is one whose process on this machine is gone. The minute is told by the clock of the file
+system: two of its own times are compared, so machines whose clocks differ do no harm.
+
+Knows files and processes. Knows nothing of what is in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from soloist.errors import OutputError
+from soloist.stores.atomic import disk_errors, sync_folder
+
+LEASE = ".lease"
+_BEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+_TAKEN_OVER = f"{LEASE}.00000000.tmp"  # a temporary file, see soloist.stores.atomic
+_RETRY_SECONDS = 0.05
+_START_TOLERANCE_SECONDS = 2.0  # the start of one process, asked for twice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Holder:
+    """Who holds a folder. `place` is the same for processes that see each other's ids."""
+
+    id: str
+    host: str
+    place: str
+    pid: int
+    started: float
+    since: str
+
+    def __str__(self) -> str:
+        return f"soloist on {self.host}, process {self.pid}, since {self.since}"
+
+    def is_gone(self) -> bool:
+        """Whether it is a process of this machine that has ended. Of other machines nothing is known."""
+        if self.place != _place():
+            return False
+        try:
+            started = psutil.Process(self.pid).create_time()
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.Error:
+            return False
+        return abs(started - self.started) > _START_TOLERANCE_SECONDS  # another process has its number
+
+
+class RunLease:
+    """A lease that is held. Made by `leased`."""
+
+    def __init__(self, folder: Path, holder: _Holder, beat_seconds: float) -> None:
+        self._folder = folder
+        self._holder = holder
+        self._beat_seconds = beat_seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="soloist-lease", daemon=True)
+
+    def require_held(self) -> None:
+        """Refuse to go on where another holder has taken the folder over.
+
+        That can be after this process stood still for a minute, or could not reach the folder.
+
+        Raises:
+            OutputError: the lease is another's, or is gone.
+        """
+        found = _read(self._folder)
+        if found is None or found.id != self._holder.id:
+            other = f"to {found}" if found else "to another run"
+            raise OutputError(
+                f"{self._folder} was given {other}, because this process gave no sign of life for "
+                f"{STALE_SECONDS:g} s: wait until that run has ended, and run again"
+            )
+
+    def start(self) -> None:
+        """Begin to give signs of life."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Give the folder back."""
+        self._ended.set()
+        self._thread.join()
+        with suppress(OutputError, OSError):  # another's, or the folder is out of reach: then it becomes stale
+            self.require_held()
+            (self._folder / LEASE).unlink()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._beat_seconds):
+            with suppress(OutputError, OSError):
+                self.require_held()
+                os.utime(self._folder / LEASE)  # now, by the clock of the file system
+
+
+@contextmanager
+def leased(folder: Path, *, beat_seconds: float = _BEAT_SECONDS) -> Iterator[RunLease]:
+    """Hold the lease of a folder. A stale one is taken over.
+
+    Raises:
+        OutputError: another process holds it, or the file cannot be written.
+    """
+    lease = RunLease(folder, _take(folder), beat_seconds)
+    lease.start()
+    try:
+        yield lease
+    finally:
+        lease.end()
+
+
+def holder(folder: Path) -> str | None:
+    """Who holds the lease of a folder now, as words; None where nobody does, or where the lease is stale."""
+    if not (folder / LEASE).exists():
+        return None
+    found = _read(folder)
+    if (found is not None and found.is_gone()) or _age(folder / LEASE) > STALE_SECONDS:
+        return None
+    return str(found or "another soloist")  # a file that is just being written has no name yet
+
+
+def clear_stale(folder: Path) -> None:
+    """Remove a lease whose holder is gone.
+
+    Raises:
+        OutputError: the lease is held, or it cannot be removed.
+    """
+    if not (folder / LEASE).exists():
+        return
+    _refuse_if_held(folder)
+    with disk_errors(folder / LEASE), _taking_over(folder) as is_ours:
+        if is_ours:
+            (folder / LEASE).unlink(missing_ok=True)
+
+
+def _take(folder: Path) -> _Holder:
+    ours = _ourselves()
+    with disk_errors(folder / LEASE):
+        while not _created(folder / LEASE, ours):
+            _refuse_if_held(folder)
+            with _taking_over(folder) as is_ours:
+                if is_ours and _replaced(folder, ours):
+                    break
+            time.sleep(_RETRY_SECONDS)  # another one takes it over now
+        sync_folder(folder)
+    return ours
+
+
+@contextmanager
+def _taking_over(folder: Path) -> Iterator[bool]:
+    """Within this, no other process takes the stale lease of a folder over; False where one does so just now.
+
+    The stale lease stays in its place until its successor has it, so that nobody finds the folder without one.
+    """
+    marker = folder / _TAKEN_OVER
+    is_ours = _created(marker, None)
+    try:
+        yield is_ours and holder(folder) is None
+    finally:
+        if is_ours or _age(marker) > STALE_SECONDS:  # left by a process that was killed in this moment
+            marker.unlink(missing_ok=True)
+
+
+def _replaced(folder: Path, ours: _Holder) -> bool:
+    temp = folder / f"{LEASE}.{secrets.token_hex(4)}.tmp"
+    try:
+        _created(temp, ours)
+        temp.replace(folder / LEASE)
+    finally:
+        temp.unlink(missing_ok=True)
+    return True
+
+
+def _created(path: Path, ours: _Holder | None) -> bool:
+    """Write a file where there is none; False where there is one."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(ours and asdict(ours), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _refuse_if_held(folder: Path) -> None:
+    if words := holder(folder):
+        raise OutputError(
+            f"{folder} is held by {words}: wait until that run has ended, or choose another folder (a lease without a "
+            f"sign of life for {STALE_SECONDS:g} s is taken over)"
+        )
+
+
+def _age(path: Path) -> float:
+    """The seconds since a file was touched, by the clock of its file system; endless where it is missing."""
+    try:
+        return _now(path.parent) - path.stat().st_mtime
+    except OSError:
+        return math.inf
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the file system; by our own where nothing can be written."""
+    probe = folder / f"{LEASE}.{secrets.token_hex(4)}.tmp"
+    try:
+        with probe.open("wb") as file:
+            file.write(b".")
+            file.flush()
+            os.fsync(file.fileno())
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _read(folder: Path) -> _Holder | None:
+    return _parsed(folder / LEASE)
+
+
+def _parsed(path: Path) -> _Holder | None:
+    """What a file says; None where it is missing, or is not yet written."""
+    try:
+        return _Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _ourselves() -> _Holder:
+    return _Holder(
+        id=secrets.token_hex(16),
+        host=socket.gethostname(),
+        place=_place(),
+        pid=os.getpid(),
+        started=psutil.Process().create_time(),
+        since=time.strftime("%Y-%m-%d %H:%M:%S"),
+    )
+
+
+def _place() -> str:
+    """What is the same for processes that see each other's ids: containers of one name may not."""
+    boot = namespace = ""
+    with suppress(OSError):  # not Linux
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115
+    return " ".join((socket.gethostname(), boot, namespace))

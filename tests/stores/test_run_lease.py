@@ -1,0 +1,187 @@
+"""The soft lease of a run folder: one holder at a time, by name; nobody waits for a holder that is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.mounts import Disk
+
+from soloist.errors import OutputError
+from soloist.stores import RunFolder
+from soloist.stores.run_lease import LEASE, STALE_SECONDS, RunLease, holder, leased
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from soloist.stores.run_lease import leased
+with leased(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def lease_elsewhere(folder: Path, age_seconds: float = 0) -> None:
+    """The lease of a soloist on another machine, which touched it last so long ago."""
+    holder = {
+        "id": "f" * 32, "host": "node-7", "place": "another machine", "pid": os.getpid(), "started": 1.0,
+        "since": "2026-01-02 03:04:05",
+    }  # fmt: skip
+    (folder / LEASE).write_text(json.dumps(holder))
+    touched = time.time() - age_seconds
+    os.utime(folder / LEASE, (touched, touched))
+
+
+def test_a_second_holder_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
+    """Two coordinators would enter shards into one manifest, or the user would look for the other in vain."""
+    with leased(tmp_path):
+        with pytest.raises(OutputError) as refused, leased(tmp_path):
+            pass
+        name = f"soloist on {socket.gethostname()}, process {os.getpid()}, since "
+        assert name in str(refused.value)
+        assert holder(tmp_path).startswith(name)  # type: ignore[union-attr]
+        with pytest.raises(OutputError, match="wait until that run has ended, or choose another folder"):
+            leased(tmp_path).__enter__()
+
+
+def test_a_lease_that_ends_leaves_nothing(tmp_path: Path) -> None:
+    """A later command would be refused for a minute, and the folder would differ from one of a single machine."""
+    with leased(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LEASE]
+    assert holder(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.process
+def test_the_lease_of_a_killed_process_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> None:
+    """After a crash the same command would be refused for a minute."""
+    command = [sys.executable, "-c", HOLDING, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match=f"process {process.pid}, "), leased(tmp_path):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with leased(tmp_path):
+        assert f"process {os.getpid()}," in (holder(tmp_path) or "")
+
+
+def test_a_fresh_lease_of_another_machine_is_believed(tmp_path: Path) -> None:
+    """A process number of another machine would be looked for on this one, and the lease taken from a live run."""
+    lease_elsewhere(tmp_path, age_seconds=STALE_SECONDS / 2)
+    with pytest.raises(OutputError, match=r"held by soloist on node-7, process \d+, since 2026-01-02 03:04:05: wait"):
+        leased(tmp_path).__enter__()
+
+
+def test_a_lease_without_a_sign_of_life_is_taken_over(tmp_path: Path) -> None:
+    """A machine that was lost would hold the folder for ever."""
+    lease_elsewhere(tmp_path, age_seconds=STALE_SECONDS + 5)
+    assert holder(tmp_path) is None
+    with leased(tmp_path):
+        assert f"process {os.getpid()}," in (holder(tmp_path) or "")
+
+
+def test_an_empty_lease_is_another_s_until_it_is_old(tmp_path: Path) -> None:
+    """A lease that is just being written would be taken, or one of a full disk would hold the folder for ever."""
+    (tmp_path / LEASE).touch()
+    assert holder(tmp_path) == "another soloist"
+    old = time.time() - STALE_SECONDS - 5
+    os.utime(tmp_path / LEASE, (old, old))
+    with leased(tmp_path):
+        pass
+
+
+def test_the_holder_gives_signs_of_life(tmp_path: Path) -> None:
+    """A run of more than a minute would lose its folder to the next command."""
+    with leased(tmp_path, beat_seconds=0.02):
+        old = time.time() - STALE_SECONDS - 5
+        os.utime(tmp_path / LEASE, (old, old))
+        while holder(tmp_path) is None:
+            time.sleep(0.01)
+
+
+def test_who_was_taken_over_is_told_and_does_no_harm(tmp_path: Path) -> None:
+    """A coordinator that stood still would go on beside the new one, and take the new one's lease away at its end."""
+    with leased(tmp_path) as lease:
+        assert isinstance(lease, RunLease)
+        lease.require_held()
+        lease_elsewhere(tmp_path)
+        with pytest.raises(OutputError, match=r"was given to soloist on node-7.*gave no sign of life for 60 s"):
+            lease.require_held()
+    assert "node-7" in (holder(tmp_path) or "")
+
+
+def test_of_many_that_take_over_one_holds(tmp_path: Path) -> None:
+    """Two would hold one folder where the machine that had it was lost."""
+    for round_ in range(20):
+        folder = tmp_path / str(round_)
+        folder.mkdir()
+        lease_elsewhere(folder, age_seconds=STALE_SECONDS + 5)
+        held: list[int] = []
+        start, all_tried = threading.Barrier(4), threading.Barrier(4)
+
+        def try_it(number: int, folder: Path = folder, held: list[int] = held, start: threading.Barrier = start,
+                   all_tried: threading.Barrier = all_tried) -> None:  # fmt: skip
+            start.wait()
+            try:
+                with leased(folder):
+                    held.append(number)
+                    all_tried.wait()
+            except OutputError:
+                all_tried.wait()
+
+        threads = [threading.Thread(target=try_it, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(held) == 1
+
+
+def test_a_full_disk_leaves_no_lease(disk: Disk) -> None:
+    """The folder would be held by nobody for a minute."""
+    disk.mount("size=64k")
+    disk.fill()
+    with pytest.raises(OutputError, match="No space left on device: free some space"):
+        leased(disk.path).__enter__()
+    assert not (disk.path / LEASE).exists()
+
+
+def test_a_local_command_is_refused_by_the_name_of_a_run_on_many_machines(tmp_path: Path) -> None:
+    """The lock of a file may hold one machine only: a local command would write beside a cluster on another."""
+    run = RunFolder.create(tmp_path / "run")
+    lease_elsewhere(run.path)
+    assert run.is_locked()
+    with pytest.raises(OutputError, match="is held by soloist on node-7, process"), run.locked():
+        pass
+    with pytest.raises(OutputError, match="is held by soloist on node-7, process"), run.locked(shared=True):
+        pass
+
+
+def test_a_local_command_clears_the_lease_of_a_run_that_is_gone(tmp_path: Path) -> None:
+    """A folder that one machine finished would differ from others by this file."""
+    run = RunFolder.create(tmp_path / "run")
+    lease_elsewhere(run.path, age_seconds=STALE_SECONDS + 5)
+    with run.locked():
+        assert not (run.path / LEASE).exists()
+
+
+def test_a_run_on_many_machines_holds_the_lock_and_the_lease(tmp_path: Path) -> None:
+    """An older soloist on this machine, which looks at the lock only, would write beside it."""
+    run = RunFolder.create(tmp_path / "run")
+    with run.locked(shared=True):
+        assert holder(run.path)
+        assert run.is_locked()
+        with pytest.raises(OutputError, match=rf"soloist on .*, process {os.getpid()}, .* is writing to"), run.locked():
+            pass
+    assert not run.is_locked()
+    assert RunFolder.create(run.path).path == run.path  # what is left is a run folder
