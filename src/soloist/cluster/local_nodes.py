@@ -4,7 +4,7 @@ Each node has a keeper (see `keeper`), a name, a lock folder, and its share of t
 own holds them together and does no work, so that the end of any node is not the end of the cluster. What a node is
 told in labels is known to whoever joins the cluster.
 
-Knows Ray's command, and nothing of Ray's Python.
+Knows Ray's command.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -52,6 +53,15 @@ class Share:
 
     threads: int
     gpus: tuple[str, ...]
+
+
+def load_ray() -> Any:
+    """Ray's Python.
+
+    Raises:
+        ConfigError: it is missing, or cannot be loaded.
+    """
+    return load_optional("ray", what="a cluster", package="ray", extra="ray")
 
 
 def share_out(nodes: int, cores: int, gpus: Sequence[str]) -> list[Share]:
@@ -95,7 +105,7 @@ class LocalNodes:
     """
 
     def __init__(self, nodes: int, *, use_gpus: bool = True) -> None:
-        load_optional("ray", what="a cluster", package="ray", extra="ray")
+        load_ray()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         shares = share_out(nodes, cores, visible_gpus(os.environ) if use_gpus else ())
         self._shares = {f"node-{index}": share for index, share in enumerate(shares, start=1)}

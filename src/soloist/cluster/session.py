@@ -17,10 +17,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from soloist.broken_imports import load_optional
 from soloist.cluster.address import ClusterAddress
 from soloist.cluster.host import Host
-from soloist.cluster.local_nodes import HOST, LocalNodes
+from soloist.cluster.local_nodes import HOST, LocalNodes, load_ray
 from soloist.cluster.nodes import Node, NodeNames
 from soloist.errors import ConfigError
 from soloist.wording import first_line
@@ -34,6 +33,15 @@ _JOIN_SECONDS = 60.0
 _START_SECONDS = 120.0  # until a new worker answers for the first time
 _SLICE_SECONDS = 2.0
 _OWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def require_ray() -> None:
+    """Refuse a cluster where Ray is not installed.
+
+    Raises:
+        ConfigError: it is missing, or cannot be loaded.
+    """
+    load_ray()
 
 
 class WorkerGoneError(Exception):
@@ -120,7 +128,7 @@ class ClusterSession:
         self._held = ExitStack()
 
     def __enter__(self) -> ClusterSession:
-        self._ray = load_optional("ray", what="a cluster", package="ray", extra="ray")
+        self._ray = load_ray()
         with ExitStack() as stack:
             host_port = self._address.host_port or str(self._address)
             if self._address.kind == "local":
