@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 FAILED = "failed"
@@ -57,6 +58,7 @@ class Host:
     """
 
     def __init__(self, work: str, request: Mapping[str, Any], lonely_seconds: float = _LONELY_SECONDS) -> None:
+        _forget_the_thread_limit()
         self._channel = Channel()
         self._asked_at = time.monotonic()
         self._lonely_seconds = lonely_seconds
@@ -84,6 +86,17 @@ class Host:
         while time.monotonic() - self._asked_at < self._lonely_seconds:
             time.sleep(min(1.0, self._lonely_seconds / 4))
         os._exit(_LONELY_EXIT)
+
+
+def _forget_the_thread_limit() -> None:
+    """Ray lets an actor without processors compute on one thread; libraries read that when they are loaded.
+
+    A limit with which the process was started is the user's, and stays.
+    """
+    with contextlib.suppress(OSError):  # not Linux
+        began_with = Path("/proc/self/environ").read_bytes().split(b"\0")
+        if not any(variable.startswith(b"OMP_NUM_THREADS=") for variable in began_with):
+            os.environ.pop("OMP_NUM_THREADS", None)
 
 
 def _function(work: str) -> Callable[[dict[str, Any], Channel], object]:

@@ -25,6 +25,8 @@ from soloist.errors import ConfigError
 from soloist.wording import first_line
 from soloist.workers import WorkerThread
 
+__all__ = ["ClusterSession", "Node", "NodeWorker", "WorkerGoneError", "require_ray"]
+
 _POLL_SECONDS = 1.0
 _UNKNOWN_SECONDS = 10.0  # what was known of the nodes so long ago counts no more
 _CONNECT_SECONDS = 5.0
