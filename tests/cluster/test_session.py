@@ -1,4 +1,4 @@
-"""A session with a real Ray cluster of two node processes: workers on nodes, their deaths, and an end without traces."""
+"""A session with a real Ray cluster of two node processes: workers on nodes, their deaths, and an end without trace."""
 
 from __future__ import annotations
 
