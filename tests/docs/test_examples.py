@@ -144,6 +144,8 @@ NOT_RUN = {
     ("docs/installation.md", "it lists what is on your machine"),
     ("docs/kaggle.md", "needs the package index and some minutes"),
     ("docs/kaggle.md", "downloads 2.3 GB"),
+    ("docs/many-machines.md", "it starts a Ray cluster, and tests do that by themselves"),
+    ("docs/many-machines.md", "it needs several machines"),
     ("docs/planning.md", "measures for a minute; tests/sizing runs it"),
     ("docs/report.md", "the command above writes the same file"),
     ("docs/report.md", "the page on search runs soloist eval"),
