@@ -1,4 +1,4 @@
-"""A session with a real Ray cluster of two node processes: workers on nodes, their deaths, and an end without trace."""
+"""A session with a real Ray cluster of two node processes: workers, their deaths, and an end without traces."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_all_ports_are_on_the_loopback_device(cluster: LocalNodes, session: Clus
     }
     assert len(pids) >= 6
     assert listening
-    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, listening
+    assert {address for _, address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, listening
 
 
 def test_a_worker_computes_on_its_node(cluster: LocalNodes, session: ClusterSession) -> None:

@@ -10,6 +10,7 @@ Knows Ray's command.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import secrets
@@ -18,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +44,11 @@ _START_SECONDS = 120.0  # on a busy machine; some seconds where it is idle
 _POLL_SECONDS = 0.05
 _OBJECT_STORE_BYTES = 80 << 20  # Ray takes no less than 75 MiB; only references and small records go through it
 _LAST_LINES = 8
+# Ray's command takes the machine's own address for 127.0.0.1, and only on 127.0.0.1 does Ray listen to nobody else.
+_RAY_START = (
+    "from ray._private import services; services.resolve_ip_for_localhost = lambda host: host; "
+    "from ray.scripts.scripts import main; main()"
+)
 _GPU_FILE = re.compile(r"nvidia[0-9]+")
 _NO_GPUS = {"", "-1", "none", "void", "NoDevFiles"}
 
@@ -62,6 +68,18 @@ def load_ray() -> Any:
         ConfigError: it is missing, or cannot be loaded.
     """
     return load_optional("ray", what="a cluster", package="ray", extra="ray")
+
+
+@contextlib.contextmanager
+def loopback_stays() -> Iterator[None]:
+    """Within this, Ray's Python takes 127.0.0.1 as it is given, and not for the machine's own address."""
+    services: Any = importlib.import_module("ray._private.services")
+    resolve = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = resolve
 
 
 def share_out(nodes: int, cores: int, gpus: Sequence[str]) -> list[Share]:
@@ -214,6 +232,7 @@ class LocalNodes:
         return [
             *_ray_start(), f"--address={self.address}", f"--node-name={name}", f"--num-cpus={share.threads}",
             f"--num-gpus={len(share.gpus)}", "--labels", ",".join(f"{key}={value}" for key, value in labels.items()),
+            f"--temp-dir={self._folder / name}",  # in one folder, nodes that start at once take the same names
         ]  # fmt: skip
 
     def _environment(self, share: Share) -> dict[str, str]:
@@ -231,7 +250,7 @@ class LocalNodes:
 def _ray_start() -> list[str]:
     """The command that starts a node on the loopback device, with ports that are free."""
     return [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={HOST}",
+        sys.executable, "-c", _RAY_START, "start", "--block", f"--node-ip-address={HOST}",
         "--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={_OBJECT_STORE_BYTES}",
         "--include-log-monitor=false",
     ]  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any
 
 from soloist.cluster.address import ClusterAddress
 from soloist.cluster.host import Host
-from soloist.cluster.local_nodes import HOST, LocalNodes, load_ray
+from soloist.cluster.local_nodes import HOST, LocalNodes, load_ray, loopback_stays
 from soloist.cluster.nodes import Node, NodeNames
 from soloist.errors import ConfigError
 from soloist.wording import first_line
@@ -202,7 +202,7 @@ class ClusterSession:
     def _connect(self, host_port: str) -> None:
         own = {"_node_ip_address": HOST} if self._address.kind == "local" else {}
         try:
-            with _quiet():
+            with _quiet(), loopback_stays():
                 self._ray.init(
                     address=host_port, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR, **own
                 )
