@@ -52,6 +52,14 @@ def awaited(condition: Callable[[], Any]) -> Any:
     return value
 
 
+def lives(pid: int) -> bool:
+    """Whether a process runs. One that has ended keeps its number until its parent, or process 1, asks for it."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def first_words(worker: NodeWorker) -> dict[str, Any]:
     """What a worker says first."""
     said: list[dict[str, Any]] = []
@@ -135,7 +143,7 @@ def test_a_node_that_is_lost_is_noticed_and_comes_back_under_its_name(
     assert first_words(worker)["word"] == "hello"
     pids = cluster.pids("node-2")
     cluster.kill("node-2")
-    assert not any(map(psutil.pid_exists, pids))
+    assert not any(map(lives, pids))
     with pytest.raises(WorkerGoneError, match="node-2"):
         while True:
             worker.exchange([], 5)
@@ -201,7 +209,7 @@ def test_a_session_that_ends_leaves_no_worker(cluster: LocalNodes) -> None:
         pids = list(map(int, process.stdout.readline().split()))
         assert process.wait(timeout=PATIENCE_SECONDS) == 0
     assert len(pids) == 2
-    awaited(lambda: not any(map(psutil.pid_exists, pids)))
+    awaited(lambda: not any(map(lives, pids)))
 
 
 def test_workers_end_when_their_coordinator_is_killed(cluster: LocalNodes) -> None:
@@ -211,7 +219,7 @@ def test_workers_end_when_their_coordinator_is_killed(cluster: LocalNodes) -> No
         pids = list(map(int, process.stdout.readline().split()))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    awaited(lambda: not any(map(psutil.pid_exists, pids)))
+    awaited(lambda: not any(map(lives, pids)))
 
 
 def test_nodes_of_two_commands_do_not_meet_and_end_with_a_killed_command(session: ClusterSession) -> None:
@@ -272,3 +280,4 @@ def test_the_loss_of_the_head_is_the_loss_of_all_nodes(cluster: LocalNodes, sess
         process.stdout.readline()
         cluster.kill("head")
         assert process.stdout.readline() == "WorkerGoneError 0\n"
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0

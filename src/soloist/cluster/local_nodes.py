@@ -40,7 +40,8 @@ NAME_LABEL = "soloist-node"
 _ROOT = Path("/tmp")  # paths of sockets have at most 107 characters, and Ray's own part takes most of them
 _HEAD = "head"
 _STARTED = "Ray runtime started"
-_START_SECONDS = 120.0  # on a busy machine; some seconds where it is idle
+_TOO_SLOW = "timed out during startup"
+_START_SECONDS = 180.0  # on a busy machine; some seconds where it is idle
 _POLL_SECONDS = 0.05
 _OBJECT_STORE_BYTES = 80 << 20  # Ray takes no less than 75 MiB; only references and small records go through it
 _LAST_LINES = 8
@@ -190,13 +191,19 @@ class LocalNodes:
         for name in names:
             while _STARTED not in self._said(name):
                 if self._keepers[name].poll() is not None:
-                    raise ConfigError(f"{name} of the local cluster has ended at its start: {self._last_words(name)}")
+                    self._begin_again(name)
                 if time.monotonic() > deadline:
                     raise ConfigError(
                         f"{name} of the local cluster did not start within {_START_SECONDS:g} s: run again when the "
                         f"machine is less busy, or with fewer nodes ({self._last_words(name)})"
                     )
                 time.sleep(_POLL_SECONDS)
+
+    def _begin_again(self, name: str) -> None:
+        """Start a node again that Ray has given up: on a busy machine the half minute that it allows is too short."""
+        if name == _HEAD or _TOO_SLOW not in self._said(name):
+            raise ConfigError(f"{name} of the local cluster has ended at its start: {self._last_words(name)}")
+        self._begin_node(name)
 
     def _end(self) -> None:
         """End all processes: their keepers kill them when their standard input ends."""

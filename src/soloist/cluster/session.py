@@ -28,12 +28,15 @@ from soloist.workers import WorkerThread
 __all__ = ["ClusterSession", "Node", "NodeWorker", "WorkerGoneError", "require_ray"]
 
 _POLL_SECONDS = 1.0
-_UNKNOWN_SECONDS = 10.0  # what was known of the nodes so long ago counts no more
+# Ray ends this process when the head of the cluster has been out of reach for a minute: until then all must be done.
+_UNKNOWN_SECONDS = 20.0  # what was known of the nodes so long ago counts no more
+_MOST_REFUSALS = 3  # by the head, one after the other, until it counts as lost
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
 _JOIN_SECONDS = 60.0
 _START_SECONDS = 120.0  # until a new worker answers for the first time
 _SLICE_SECONDS = 2.0
+_HEAD_IS_LOST = "the head of the cluster has ended or is out of reach"
 _OWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -53,11 +56,14 @@ class WorkerGoneError(Exception):
 class NodeWorker:
     """One worker on a node. Made by `ClusterSession.start_worker`."""
 
-    def __init__(self, ray: Any, node: Node, actor: Any, node_lives: Callable[[Node], bool]) -> None:
+    def __init__(
+        self, ray: Any, node: Node, actor: Any, node_lives: Callable[[Node], bool], cluster_lives: Callable[[], bool]
+    ) -> None:
         self.node = node
         self._ray = ray
         self._actor = actor
         self._node_lives = node_lives
+        self._cluster_lives = cluster_lives
         self._started_at = time.monotonic()
         self._has_answered = False
         self._is_killed = False
@@ -70,6 +76,8 @@ class NodeWorker:
         """
         if self._is_killed:
             raise WorkerGoneError(f"the worker on {self.node.name} was ended")
+        if not self._cluster_lives():
+            raise WorkerGoneError(_HEAD_IS_LOST)
         try:
             answer = self._actor.exchange.remote([dict(message) for message in messages], wait_seconds)
             said: list[dict[str, Any]] = self._await(answer, wait_seconds)
@@ -124,6 +132,7 @@ class ClusterSession:
         self._names = NodeNames()
         self._nodes: tuple[Node, ...] = ()
         self._seen_at = 0.0
+        self._refusals = 0
         self._gcs = ""
         self._workers: list[NodeWorker] = []
         self._ended = threading.Event()
@@ -149,9 +158,7 @@ class ClusterSession:
 
     def nodes(self) -> tuple[Node, ...]:
         """The nodes that live now and can work, by name. Some seconds may pass until the end of one is seen."""
-        if time.monotonic() - self._seen_at > _UNKNOWN_SECONDS:
-            return ()
-        return self._nodes
+        return self._nodes if self._lives_at_all() else ()
 
     def start_worker(self, node: Node, work: str, request: Mapping[str, Any]) -> NodeWorker:
         """Start a worker with all GPUs of a node, which calls `work` (`module:function`) with a request and a channel.
@@ -163,9 +170,13 @@ class ClusterSession:
             num_cpus=0, num_gpus=node.gpus, max_restarts=0, max_task_retries=0, max_concurrency=2,
             scheduling_strategy=strategy,
         ).remote(work, dict(request))  # fmt: skip
-        worker = NodeWorker(self._ray, node, actor, self._lives)
+        worker = NodeWorker(self._ray, node, actor, self._lives, self._lives_at_all)
         self._workers.append(worker)
         return worker
+
+    def _lives_at_all(self) -> bool:
+        """Whether the cluster is there: without its head, the nodes do not know of each other."""
+        return self._refusals < _MOST_REFUSALS and time.monotonic() - self._seen_at <= _UNKNOWN_SECONDS
 
     def _lives(self, node: Node) -> bool:
         return any(other.id == node.id for other in self.nodes())
@@ -238,10 +249,10 @@ class ClusterSession:
 
     def _look(self) -> None:
         if _is_refused(self._gcs):  # Ray would ask a head that has ended for a minute
-            self._nodes = ()
+            self._refusals += 1
             return
         records = [record for record in self._ray.nodes() if record["Alive"] and not _is_refused(_address(record))]
-        self._nodes, self._seen_at = self._names.nodes(records), time.monotonic()
+        self._nodes, self._seen_at, self._refusals = self._names.nodes(records), time.monotonic(), 0
 
     def _await_nodes(self) -> None:
         deadline = time.monotonic() + _JOIN_SECONDS
