@@ -28,7 +28,7 @@ _CODE = "import gc; gc.disable(); from soloist.cluster.keeper import main; main(
 
 
 def keeper_command(log: Path, command: Sequence[str], remove: Path | None = None) -> list[str]:
-    """What runs a command under a keeper, its output into a log. `remove` is a folder to remove at the very end."""
+    """What runs a command under a keeper, its output into a log. `remove` is a folder to remove when it is ended."""
     return [sys.executable, "-c", _CODE, str(log), str(remove or ""), *command]
 
 
@@ -44,9 +44,9 @@ def main() -> None:
         process = subprocess.Popen(  # this process has one thread, so a function before the start is safe
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_die_with_the_keeper
         )
-    _await_end(process.pid, asked)
+    has_ended = _await_end(process.pid, asked)
     kill_below(os.getpid())
-    if remove:
+    if remove and not has_ended:  # whoever looks for why it has ended finds its log there
         _remove(Path(remove))
 
 
@@ -79,11 +79,15 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _await_end(child: int, asked: Sequence[int]) -> None:
-    while not asked and child not in _reap():
+def _await_end(child: int, asked: Sequence[int]) -> bool:
+    """Wait until the child has ended, or is to end; whether it has ended by itself."""
+    while not asked:
+        if child in _reap():
+            return True
         ready, _, _ = select.select([sys.stdin], [], [], _POLL_SECONDS)
         if ready and not os.read(sys.stdin.fileno(), 4096):
-            return
+            break
+    return False
 
 
 def _reap() -> set[int]:

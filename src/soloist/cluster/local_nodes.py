@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import ipaddress
 import os
 import re
 import secrets
@@ -135,12 +136,13 @@ class LocalNodes:
     def __enter__(self) -> LocalNodes:
         try:
             self._folder.mkdir(mode=0o700)
-            self._begin(_HEAD, self._head_command(), self._environment(Share(threads=1, gpus=())))
+            self._begin(_HEAD)
             self._await([_HEAD])
             self.address = (self._folder / "ray_current_cluster").read_text(encoding="utf-8").strip()
             for name in self._shares:
-                self._begin_node(name)
+                self._begin(name)
             self._await(list(self._shares))
+            self._require_loopback()
         except BaseException:
             self._end()
             raise
@@ -166,24 +168,24 @@ class LocalNodes:
         Raises:
             ConfigError: it does not start.
         """
-        self._begin_node(name)
+        self._begin(name)
         self._await([name])
 
     def pids(self, name: str) -> tuple[int, ...]:
         """The processes of a node that live now, without its keeper."""
         return tuple(process.pid for process in below_process(self._keepers[name].pid))
 
-    def _begin_node(self, name: str) -> None:
-        share = self._shares[name]
-        self._begin(name, self._node_command(name, share), self._environment(share))
-
-    def _begin(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def _begin(self, name: str) -> None:
+        if name == _HEAD:
+            share, command, remove = Share(threads=1, gpus=()), self._head_command(), self._folder
+        else:
+            share, remove = self._shares[name], None
+            command = self._node_command(name, share)
         log = self._log(name)
         log.unlink(missing_ok=True)
-        remove = self._folder if name == _HEAD else None
         self._keepers[name] = subprocess.Popen(
             keeper_command(log, command, remove), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            env=dict(environment), start_new_session=True,  # Ctrl-C reaches it through us
+            env=self._environment(share), start_new_session=True,  # Ctrl-C reaches it through us
         )  # fmt: skip
 
     def _await(self, names: Sequence[str]) -> None:
@@ -201,9 +203,21 @@ class LocalNodes:
 
     def _begin_again(self, name: str) -> None:
         """Start a node again that Ray has given up: on a busy machine the half minute that it allows is too short."""
-        if name == _HEAD or _TOO_SLOW not in self._said(name):
+        if _TOO_SLOW not in self._said(name):
             raise ConfigError(f"{name} of the local cluster has ended at its start: {self._last_words(name)}")
-        self._begin_node(name)
+        self._keepers[name].communicate()
+        self._begin(name)
+
+    def _require_loopback(self) -> None:
+        """Refuse a Ray that other machines could reach: whoever reaches it runs code here."""
+        for name, keeper in self._keepers.items():
+            for process in below_process(keeper.pid):
+                for host, port in _listening(process):
+                    if not _is_loopback(host):
+                        raise ConfigError(
+                            f"Ray listens at {host} port {port} for {name}, where other machines may reach it, and "
+                            "local:N is for this machine only: install the version of ray that soloist[ray] names"
+                        )
 
     def _end(self) -> None:
         """End all processes: their keepers kill them when their standard input ends."""
@@ -261,6 +275,20 @@ def _ray_start() -> list[str]:
         "--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={_OBJECT_STORE_BYTES}",
         "--include-log-monitor=false",
     ]  # fmt: skip
+
+
+def _listening(process: psutil.Process) -> list[tuple[str, int]]:
+    """Where a process takes connections."""
+    with contextlib.suppress(psutil.Error):
+        found = process.net_connections("inet")
+        return [(each.laddr.ip, each.laddr.port) for each in found if each.status == psutil.CONN_LISTEN]
+    return []
+
+
+def _is_loopback(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _free_port() -> int:
