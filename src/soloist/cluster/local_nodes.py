@@ -177,15 +177,15 @@ class LocalNodes:
 
     def _begin(self, name: str) -> None:
         if name == _HEAD:
-            share, command, remove = Share(threads=1, gpus=()), self._head_command(), self._folder
+            share, command, remove = Share(threads=1, gpus=()), _head_command(self._folder), self._folder
         else:
             share, remove = self._shares[name], None
-            command = self._node_command(name, share)
+            command = _node_command(name, share, self._folder, self.address)
         log = self._log(name)
         log.unlink(missing_ok=True)
         self._keepers[name] = subprocess.Popen(
             keeper_command(log, command, remove), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            env=self._environment(share), start_new_session=True,  # Ctrl-C reaches it through us
+            env=_environment(share), start_new_session=True,  # Ctrl-C reaches it through us
         )  # fmt: skip
 
     def _await(self, names: Sequence[str]) -> None:
@@ -241,31 +241,34 @@ class LocalNodes:
         lines = [line.strip() for line in self._said(name).splitlines() if line.strip()]
         return " / ".join(lines[-_LAST_LINES:]) or "it said nothing"
 
-    def _head_command(self) -> list[str]:
-        client = ["--ray-client-server-port", str(_free_port())] if find_spec("grpc") else []
-        return [
-            *_ray_start(), "--head", "--port=0", "--include-dashboard=false", "--no-monitor", "--num-cpus=0",
-            "--num-gpus=0", f"--temp-dir={self._folder}", "--disable-usage-stats", *client,
-        ]  # fmt: skip
 
-    def _node_command(self, name: str, share: Share) -> list[str]:
-        labels = {NAME_LABEL: name, FOLDER_LABEL: self._folder.name, THREADS_LABEL: str(share.threads)}
-        return [
-            *_ray_start(), f"--address={self.address}", f"--node-name={name}", f"--num-cpus={share.threads}",
-            f"--num-gpus={len(share.gpus)}", "--labels", ",".join(f"{key}={value}" for key, value in labels.items()),
-            f"--temp-dir={self._folder / name}",  # in one folder, nodes that start at once take the same names
-        ]  # fmt: skip
+def _head_command(folder: Path) -> list[str]:
+    client = ["--ray-client-server-port", str(_free_port())] if find_spec("grpc") else []
+    return [
+        *_ray_start(), "--head", "--port=0", "--include-dashboard=false", "--no-monitor", "--num-cpus=0",
+        "--num-gpus=0", f"--temp-dir={folder}", "--disable-usage-stats", *client,
+    ]  # fmt: skip
 
-    def _environment(self, share: Share) -> dict[str, str]:
-        return {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "CUDA_VISIBLE_DEVICES": ",".join(share.gpus),
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_failure_threshold": "3",
-        }
+
+def _node_command(name: str, share: Share, folder: Path, address: str) -> list[str]:
+    labels = {NAME_LABEL: name, FOLDER_LABEL: folder.name, THREADS_LABEL: str(share.threads)}
+    return [
+        *_ray_start(), f"--address={address}", f"--node-name={name}", f"--num-cpus={share.threads}",
+        f"--num-gpus={len(share.gpus)}", "--labels", ",".join(f"{key}={value}" for key, value in labels.items()),
+        f"--temp-dir={folder / name}",  # in one folder, nodes that start at once take the same names
+    ]  # fmt: skip
+
+
+def _environment(share: Share) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "CUDA_VISIBLE_DEVICES": ",".join(share.gpus),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+    }
 
 
 def _ray_start() -> list[str]:
