@@ -20,29 +20,24 @@ from subprocess import PIPE, Popen, TimeoutExpired
 from types import TracebackType
 from typing import Any
 
-from soloist import errors
 from soloist.config import RunConfig
 from soloist.devices import DeviceLease, open_accelerator
 from soloist.devices.accelerator import Accelerator
-from soloist.devices.error_frames import error_chain
 from soloist.devices.lease import ProcessLease
 from soloist.devices.locks import LOCK_DIR
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.local import run_pass
+from soloist.engine.drivers.restaging import Decided, decided_of, planned_again, staged_again
+from soloist.engine.drivers.told_errors import error_from_dict, error_to_dict
 from soloist.engine.drivers.writing import ShardWriter, writer_for
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.pending import RunShards, pending, tell_kept
-from soloist.errors import EncodingError, ModelLoadError, SoloistError
+from soloist.errors import EncodingError, ModelLoadError
 from soloist.events import Event, EventSink, LeaseReleased, ListSink, event_from_dict, event_to_dict
 from soloist.jsontext import json_text
 from soloist.models.loading import StagedModel
-from soloist.sizing.batch_limits import plan_memory
-from soloist.sizing.budgets import Budget
-from soloist.sizing.measurements import MeasurementCache
-from soloist.staging import encoders_of, select_models, stage_all, together
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
-from soloist.types import Matmul
 from soloist.workers import WorkerThread
 
 # Imports make no garbage: looking for it again and again takes a fifth of their four seconds.
@@ -85,9 +80,7 @@ def _request(context: PassContext, config: RunConfig) -> dict[str, Any]:
     """The pass as the worker reads it."""
     return {
         "config": {**config.to_dict(), "stop_after": context.stop.remaining_seconds},
-        "models": context.fingerprints,
-        "matmuls": {model: context.encoders[model].staged.matmul for model in context.models},
-        "budgets": {model: asdict(context.plan.budgets[model]) for model in context.models},
+        **decided_of(context.encoders, context.plan).to_dict(),
         "shards": [asdict(shard) for shard in context.run_shards.refs],
     }
 
@@ -146,7 +139,7 @@ class _Worker:
             if said["word"] in until:
                 return said
             if said["word"] == "failed":
-                raise _error(said)
+                raise error_from_dict(said)
         raise EncodingError(self._ended())
 
     def _said(self) -> Mapping[str, Any] | BaseException | None:
@@ -206,17 +199,6 @@ class _Worker:
             f"the worker process of {', '.join(self._models)} {how} before its pass was done: look for its messages "
             "above, or in the system's log if memory ran out, then run again"
         )
-
-
-def _error(message: Mapping[str, Any]) -> SoloistError:
-    """What the worker raised, as it would have been raised here."""
-    kind = getattr(errors, message["kind"], None)
-    if isinstance(kind, type) and issubclass(kind, SoloistError):
-        error: SoloistError = kind(message["message"])
-    else:
-        error = EncodingError(f"{message['kind']}: {message['message']}")
-    error.__dict__.setdefault("__notes__", []).extend(message["notes"])
-    return error
 
 
 class _Parent:
@@ -291,8 +273,7 @@ def main() -> None:
     except KeyboardInterrupt:
         os._exit(130)
     except Exception as exc:
-        notes = [note for error in error_chain(exc) for note in getattr(error, "__notes__", [])]
-        parent.say("failed", kind=type(exc).__name__, message=str(exc), notes=notes)
+        parent.say("failed", **error_to_dict(exc))
         os._exit(1)
     released = next((event for event in reversed(ends.events) if isinstance(event, LeaseReleased)), None)
     parent.say("done", released=event_to_dict(released, 0.0) if released is not None else None)
@@ -305,29 +286,19 @@ def _work(parent: _Parent, request: Mapping[str, Any], ends: ListSink) -> None:
     accelerator = open_accelerator(config.accelerator, config.lock_dir or LOCK_DIR)
     parent.stop.limit(config.stop_after)
     shards = [ShardRef(**shard) for shard in request["shards"]]
-    budgets = {model: Budget(**budget) for model, budget in request["budgets"].items()}
-    context = _context(config, request["models"], request["matmuls"], shards, budgets, accelerator, parent.stop)
+    context = _context(config, Decided.from_dict(request), shards, accelerator, parent.stop)
     lease = DeviceLease(accelerator, context.models, ends, locked=False)
     parent.writer = writer_for(accelerator)
     run_pass(context, _Go(parent, lease), parent, parent.writer)
 
 
 def _context(
-    config: RunConfig,
-    fingerprints: Mapping[str, str],
-    matmuls: Mapping[str, Matmul],
-    shards: Sequence[ShardRef],
-    budgets: Mapping[str, Budget],
-    accelerator: Accelerator,
-    stop: Stop,
+    config: RunConfig, decided: Decided, shards: Sequence[ShardRef], accelerator: Accelerator, stop: Stop
 ) -> PassContext:
     """What the parent's own context would be."""
-    silent = ListSink()
-    specs = {name: spec for name, spec in select_models(config).items() if name in fingerprints}
-    staged = stage_all(specs, config, accelerator, silent, stop.check, matmuls=matmuls)
-    _require_same_models(staged, fingerprints)
-    encoders = together(encoders_of(staged, config, accelerator, silent), config, accelerator)
-    plan = plan_memory(config, encoders, budgets, accelerator, MeasurementCache(config.cache_dir), silent)
+    staged = staged_again(config, decided, accelerator, stop)
+    _require_same_models(staged, decided.fingerprints)
+    encoders, plan = planned_again(config, decided, staged, accelerator)
     run_shards = RunShards(
         folder=RunFolder(config.out), refs=shards, vector_dtype=config.vector_dtype,
         others=[RunFolder(path) for path in config.reuse],

@@ -37,13 +37,14 @@ class PlannedShard:
     """A shard with its batches. `placements` says by model which rows are known. `fresh` are the texts whose row one of
     the models lacks.
 
-    `parts` are the seconds of the steps so far.
+    `parts` are the seconds of the steps so far, the first of which began at `begun`, by `time.perf_counter`.
     """
 
     shard: ShardRef
     placements: Mapping[str, Placement]
     fresh: PlannedTexts
     parts: ShardSeconds
+    begun: float = 0.0
 
     @property
     def model(self) -> str:
@@ -92,7 +93,9 @@ def prepare_shard(
     read = time.perf_counter()
     fresh = prepare_texts(encoder, limits, [shard.ids[row] for row in rows], [shard.texts[row] for row in rows])
     parts = ShardSeconds(reading=read - began, tokenizing=time.perf_counter() - read)
-    return PreparedShard(shard=ref, ids=shard.ids, digests=digests, placements=placements, fresh=fresh, parts=parts)
+    return PreparedShard(
+        shard=ref, ids=shard.ids, digests=digests, placements=placements, fresh=fresh, parts=parts, begun=began
+    )
 
 
 def _file(folder: RunFolder, ref: ShardRef, model: str) -> Path:

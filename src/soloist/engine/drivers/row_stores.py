@@ -6,29 +6,35 @@ whose files are read whole. Knows run folders; the caller decides when a shard i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
 from soloist.digests import row_checksums
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.found_rows import MemberRows
+from soloist.engine.drivers.context import PassContext
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
 from soloist.engine.resume.pending import RunShards
 from soloist.engine.resume.ragged_reuse import KnownRows, add_known
 from soloist.engine.resume.vector_reuse import known_vectors, serves
+from soloist.errors import OutputError
 from soloist.ragged import RaggedRows
+from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
+from soloist.stores.moving import move_in
 from soloist.stores.sparse_files import SparseShard, table_sparse
-from soloist.stores.tables import VectorFile, rounded
+from soloist.stores.tables import VectorFile, rounded, table_counts, table_matrix, whole_table
 
 _UNKNOWN = -1
+_NO_CHECKSUMS: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)  # a sparse file is compared whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +66,37 @@ class RowStore(Protocol):
         """Record a file that was moved into its place, with the checksums of its rows."""
 
 
-def row_store_of(model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> RowStore:
+class KeptRows(RowStore, Protocol):
+    """The rows of one model of a pass, as the process has them that drives the run. It takes rows of others in."""
+
+    def no_rows(self) -> MemberRows:
+        """The new rows of a shard that has none."""
+
+    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord) -> None:
+        """Move a whole file of `source`, a folder inside the run's folder, into its place, and record it.
+
+        Raises:
+            OutputError: the file has not the bytes that its record says, or cannot be moved.
+        """
+
+    def computed(self, source: RunFolder, record: FileRecord) -> tuple[MemberRows, NDArray[np.int32]]:
+        """The rows of a file of `source`, and the token counts of them, (rows, 2).
+
+        Raises:
+            OutputError: the file has not the bytes that its record says.
+        """
+
+
+def row_stores(context: PassContext, models: Container[str]) -> dict[str, KeptRows]:
+    """The rows of each of these models of a pass, those that need not be computed among them."""
+    return {
+        model: row_store_of(model, encoder, context.run_shards, context.stop.check)
+        for model, encoder in context.encoders.items()
+        if model in models
+    }
+
+
+def row_store_of(model: str, encoder: Encoder, run_shards: RunShards, check: Callable[[], object]) -> KeptRows:
     """The rows of a model. Finished files are read for it. `check` is called before each file, and may raise."""
     kind = SparseStore if encoder.staged.member(model).kind == "sparse" else DenseStore
     return kind(model, encoder, run_shards, check)
@@ -97,6 +133,24 @@ class DenseStore:
         """See `RowStore`."""
         self._run_shards.folder.manifest.append(record)
         self._known.written(placement, checksums)
+
+    def no_rows(self) -> MemberRows:
+        """See `KeptRows`."""
+        return np.empty((0, self._staged.dim), dtype=np.float32)
+
+    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord) -> None:
+        """See `KeptRows`."""
+        checksums = row_checksums(table_matrix(_table(source, record)))
+        move_in(self._run_shards.folder, source, record)
+        self.moved(placement, record, checksums)
+
+    def computed(self, source: RunFolder, record: FileRecord) -> tuple[MemberRows, NDArray[np.int32]]:
+        """See `KeptRows`."""
+        table = _table(source, record)
+        counts = table_counts(table)
+        if counts is None:
+            raise has_other_bytes(source.path / record.file)
+        return table_matrix(table), counts
 
     def _whole(self, shard: ComputedShard) -> tuple[Vectors, NDArray[np.int32]]:
         """The vectors and token counts of a whole shard: what was encoded, and copies of what was known.
@@ -158,8 +212,40 @@ class SparseStore:
         return record
 
     def moved(self, placement: Placement, record: FileRecord, checksums: NDArray[np.uint32]) -> None:
-        """See `RowStore`. Only tables of dense vectors are embedded before their pass."""
-        raise AssertionError("a sparse model has no files that wait for its pass")
+        """See `RowStore`."""
+        self._run_shards.folder.manifest.append(record)
+        self._known.written(placement, record.sha256)
+
+    def no_rows(self) -> MemberRows:
+        """See `KeptRows`."""
+        return RaggedRows.empty(0, np.float32)
+
+    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord) -> None:
+        """See `KeptRows`."""
+        table_sparse(_table(source, record))
+        move_in(self._run_shards.folder, source, record)
+        self.moved(placement, record, _NO_CHECKSUMS)
+
+    def computed(self, source: RunFolder, record: FileRecord) -> tuple[MemberRows, NDArray[np.int32]]:
+        """See `KeptRows`."""
+        shard = table_sparse(_table(source, record))
+        return shard.rows, shard.counts
+
+
+def has_other_bytes(path: Path) -> OutputError:
+    """What is raised where a file that another process wrote is not what that process said of it."""
+    return OutputError(
+        f"{path} has not the bytes that its worker wrote: see that all nodes have the same files there, then run the "
+        "same command again"
+    )
+
+
+def _table(source: RunFolder, record: FileRecord) -> pa.Table:
+    path = source.path / record.file
+    table = whole_table(path, record.sha256)
+    if table is None:
+        raise has_other_bytes(path)
+    return table
 
 
 def _path(run_shards: RunShards, ref: ShardRef, model: str) -> Path:

@@ -4,6 +4,7 @@ fingerprints.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,14 @@ class Pending:
 
     work: Sequence[ModelShard]
     kept: Mapping[str, Sequence[FileRecord]]
+
+    @property
+    def chunks(self) -> dict[str, int]:
+        """How many chunks each model has left; without the models that have none."""
+        counts: Counter[str] = Counter()
+        for item in self.work:
+            counts[item.model] += item.shard.rows
+        return dict(counts)
 
 
 def pending(run_shards: RunShards, fingerprints: Mapping[str, str]) -> Pending:
