@@ -65,6 +65,13 @@ def a_string(subject: str, value: Any) -> str:
     return value
 
 
+def a_flag(subject: str, value: Any) -> bool:
+    """Whether or not."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{subject}: give true or false")
+    return value
+
+
 def strings(subject: str, value: Any) -> tuple[str, ...]:
     """Texts. A single string is refused: as a sequence it would be its letters."""
     items = as_list(value)

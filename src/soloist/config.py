@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from soloist.checked import (
+    a_flag,
     a_path,
     a_string,
     implicit,
@@ -145,6 +146,9 @@ class RunConfig:
         stop_after: seconds, or a duration such as "8h30m", after which the run ends with the present shard. The same
             config continues it.
         reuse: other runs. Vectors that the same models made of the same texts are taken from there.
+        cluster: the Ray cluster whose nodes compute the run: `auto` is the one of this machine, `HOST:PORT` another,
+            and `local:3` starts three nodes on this machine. None computes the run on this machine alone.
+        mixed_cards: whether the nodes of a cluster may have different cards, so that last bits depend on the node.
     """
 
     chunks_root: Path | GivenChunks
@@ -170,6 +174,8 @@ class RunConfig:
     matmul: MatmulRequest = implicit("auto")
     stop_after: float | None = None
     reuse: tuple[Path, ...] = ()
+    cluster: str | None = None
+    mixed_cards: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.fusion, str):
@@ -188,6 +194,10 @@ class RunConfig:
             raise ConfigError(f"sparse_top is {self.sparse_top}: give 1 or more weights, or 0 to keep all")
         if self.shard_chunks < 1:
             raise ConfigError(f"shard_chunks is {self.shard_chunks}: give 1 or more chunks")
+        if self.cluster is not None and self.isolation == "process":
+            raise ConfigError(
+                "isolation is process, and on a cluster each node has one process: leave out one of the two"
+            )
 
     @property
     def root(self) -> Path | None:
@@ -216,10 +226,11 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON-ready values, in the field names' own order.
 
-        Without the language and the cut of sparse vectors where they are the defaults: earlier versions had none.
+        Without the language, the cut of sparse vectors and the cluster where they are the defaults: earlier versions
+        had none.
         """
         values: dict[str, Any] = _plain(dataclasses.asdict(self))
-        usual = {"language": DEFAULT_LANGUAGE, "sparse_top": 0}
+        usual = {"language": DEFAULT_LANGUAGE, "sparse_top": 0, "cluster": None, "mixed_cards": False}
         return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
     @classmethod
@@ -308,7 +319,7 @@ def _check_models_and_devices(config: RunConfig | CalibrationConfig) -> None:
 
 _WHERE_AND_WHEN = {
     "chunks_root", "out", "lock_dir", "lease_timeout_seconds", "accelerator", "mode", "catalogue", "cache_dir",
-    "isolation", "stop_after", "reuse",
+    "isolation", "stop_after", "reuse", "cluster", "mixed_cards",
 }  # fmt: skip
 _Check = Callable[[str, Any], Any]
 _TYPES: Mapping[str, _Check] = {
@@ -316,7 +327,7 @@ _TYPES: Mapping[str, _Check] = {
     **dict.fromkeys(("collections", "models", "file_patterns"), strings),
     **dict.fromkeys(("dim", "token_budget", "sparse_top", "shard_chunks"), whole_number),
     **dict.fromkeys(("lease_timeout_seconds", "sample_seconds"), number),
-    "reuse": paths, "stop_after": seconds, "weights": weights,
+    "reuse": paths, "stop_after": seconds, "weights": weights, "mixed_cards": a_flag,
 }  # fmt: skip
 _FUSION = {"fusion": "method", "weights": "weights", "dim": "dim"}
 _SOURCE = {name: name for name in ("text_field", "id_field", "file_patterns", "on_bad_input")}

@@ -51,6 +51,7 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "--text-field", "text", "--id-field", "chunk_id", "--file-patterns", "*_chunks.json,other.jsonl",
         "--shard-chunks", 2, "--lease-timeout-seconds", 7.5, "--cache-dir", tmp_path / "cache",
         "--isolation", "process", "--packing", "on", "--matmul", "torch", "--stop-after", "1h30m", "--reuse", other,
+        "--mixed-cards",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert saved_config(tmp_path) == {
@@ -82,7 +83,16 @@ def test_every_option_reaches_the_config(options, chunks_root, tmp_path):
         "matmul": "torch",
         "stop_after": 5400.0,
         "reuse": [str(other)],
+        "mixed_cards": True,
     }
+
+
+def test_an_address_that_cannot_be_one_is_refused_before_anything_is_read(options, tmp_path):
+    """An option that is parsed and then forgotten computes on this machine alone, in silence."""
+    result = invoke(*options, "--cluster", "local:none")
+    assert result.exit_code == 2
+    assert "local:none" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_lists_by_commas_and_by_repeating(options, tmp_path, tiny_models):

@@ -27,6 +27,7 @@ from soloist.models.spec import ModelSpec
 from soloist.planning.estimate import estimate_run
 from soloist.planning.run_estimate import ModelEstimate, RunEstimate
 from soloist.planning.token_lengths import BLOCK_CHUNKS, CHARACTERS_PER_TOKEN, Scan, TokenCounts, scan
+from soloist.reports.estimate import estimate_head, estimate_notes
 from soloist.sources import discover, read_chunks
 from soloist.stores import RunFolder
 
@@ -319,6 +320,25 @@ def test_devices_divide_the_time_and_nothing_else(plan):
     for alone, both in zip(one.models, two.models, strict=True):
         assert (alone.exclusive, alone.standard, alone.peak_bytes) == (both.exclusive, both.standard, both.peak_bytes)
         assert alone.seconds == pytest.approx(2 * both.seconds)
+
+
+def test_nodes_divide_the_time_and_share_a_disk(planning):
+    """A plan whose nodes divide the staging too, or which hides what the folder that they share has to take."""
+    config = dataclasses.replace(planning, accelerator="simulated:1xT4")
+    one, four = estimate_run(config), estimate_run(config, nodes=4)
+    for alone, shared in zip(one.models, four.models, strict=True):
+        assert alone.seconds == pytest.approx(4 * shared.seconds)
+        assert alone.staging_seconds == shared.staging_seconds
+    encoding = sum(model.seconds for model in four.models)
+    assert four.seconds == pytest.approx(one.seconds - 3 * encoding)
+    assert four.disk_bytes == one.disk_bytes
+    assert one.shared_disk is None
+    vectors = sum(model.vectors_bytes for model in four.models)
+    assert four.shared_disk.written_bytes_per_second == pytest.approx(vectors / encoding)
+    assert "nodes" not in one.to_dict()
+    assert four.to_dict()["nodes"] == 4
+    assert estimate_head(four)[1].startswith("4 nodes, each with 1 device: ")
+    assert estimate_notes(four)[-1].startswith("shared folder: ")
 
 
 # Nothing is written, and nothing of the weights is read.

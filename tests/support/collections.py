@@ -35,6 +35,11 @@ def write_collection(root: Path, name: str, chunks: int, *, longest: int = 120, 
     return folder
 
 
+def some_words(count: int) -> str:
+    """A text of that many words."""
+    return " ".join(WORDS[number % len(WORDS)] for number in range(count))
+
+
 def config_below(root: Path, tiny_models: dict[str, Path]) -> RunConfig:
     """A decoder and an encoder in exclusive mode on two roomy simulated devices, in several shards; the chunks, the
     catalogue and all that a run writes are below `root`.

@@ -18,7 +18,7 @@ from soloist import staging
 from soloist.config import RunConfig
 from soloist.devices.lease import DeviceLease
 from soloist.encoding.replicas import Replicas
-from soloist.engine.drivers import local
+from soloist.engine.drivers import passes, running
 from soloist.engine.drivers.local import run_pass
 from soloist.engine.resume import checks
 from soloist.events import ListSink
@@ -65,7 +65,7 @@ def test_a_release_that_is_measured_too_early(failures, monkeypatch):
     """The lease ends while the replicas are still there, and believes what it measures then."""
 
     def early(context, lease, sink):
-        replicas = local._on_devices(context, sink)
+        replicas = running._on_devices(context, sink)
 
         class Swapped(contextlib.AbstractContextManager):
             """Enters the lease first, and leaves it before the replicas are gone."""
@@ -83,11 +83,11 @@ def test_a_release_that_is_measured_too_early(failures, monkeypatch):
                 lease.__exit__(None, None, None)
 
         with monkeypatch.context() as patched:
-            patched.setattr(local, "_on_devices", leaves_first)
+            patched.setattr(running, "_on_devices", leaves_first)
             run_pass(context, Swapped(), sink)
 
     monkeypatch.setattr(DeviceLease, "_reclaim", lambda self, error: ())
-    monkeypatch.setattr(ENGINE, "run_pass", early)
+    monkeypatch.setattr(passes, "run_pass", early)
     found = failures()
     assert "the lease reports" in found["release"]
 

@@ -45,6 +45,8 @@ class Settings(TypedDict, total=False):
     matmul: MatmulRequest
     stop_after: float | str
     reuse: Sequence[AnyPath]
+    cluster: str
+    mixed_cards: bool
 
 
 def config_of(function: str, chunks: Any, settings: Mapping[str, Any]) -> tuple[RunConfig, object]:

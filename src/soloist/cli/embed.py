@@ -54,6 +54,8 @@ def embed(
     matmul: options.MatmulChoice = None,
     stop_after: options.StopAfter = None,
     reuse: options.Reuse = None,
+    cluster: options.Cluster = None,
+    mixed_cards: options.MixedCards = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     debug: options.Debug = False,

@@ -53,6 +53,10 @@ that is fastest here. The last bits of vectors may differ between them. [default
 _STOP_HELP = """Stop after a time: hours, minutes, seconds or several of them, e.g. 8h30m, 90m, 1.5h or 30s. The present
 shard is finished first, and the exit code is 3. The same command continues the run. [default: never]"""
 _REUSE_HELP = "Folders of other runs. Vectors that the same models made of the same texts are copied from there."
+_CLUSTER_HELP = """Compute on the nodes of a Ray cluster, with the same bytes as on one machine. auto: the cluster of
+this machine. HOST:PORT: another one. local:3: three nodes that are started on this machine and ended with the command.
+All nodes must see --out under one path. [default: this machine alone]"""
+_MIXED_HELP = "Allow nodes with different cards. The last bits of a vector then depend on the node that computed it."
 _DRY_HELP = """Show for each collection how many chunks are new, changed, gone or unchanged since the run in --out, and
 how many texts each model would embed. Loads no model and writes nothing."""
 _CONFIG_HELP = "A TOML file that sets these options, with their names in snake_case. The command line wins over it."
@@ -126,6 +130,8 @@ PackingChoice = Annotated[str | None, typer.Option(metavar=choices(Packing), hel
 MatmulChoice = Annotated[str | None, typer.Option(metavar=choices(MatmulRequest), help=_MATMUL_HELP)]
 StopAfter = Annotated[str | None, typer.Option(metavar="TIME", help=_STOP_HELP)]
 Reuse = Annotated[list[str] | None, typer.Option(metavar="RUN,RUN", help=_REUSE_HELP)]
+Cluster = Annotated[str | None, typer.Option(metavar="ADDRESS", help=_CLUSTER_HELP)]
+MixedCards = Annotated[bool | None, typer.Option("--mixed-cards", help=_MIXED_HELP)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help=_DRY_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: what run.json has or, with --dry-run, the changes.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

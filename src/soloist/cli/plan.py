@@ -21,6 +21,7 @@ _ACCELERATOR_HELP = "As for embed; simulated:2xT4 plans for two T4 on any machin
 _SESSION_HELP = "The time that you have on the machine, e.g. 9h, 8h30m, 45m or 90s."
 _OUT_HELP = """The folder that embed would write. The plan checks the free space there. If the folder has
 a run, the plan uses the settings of that run; embed --dry-run shows what would change. [default: a new folder here]"""
+_NODES_HELP = "Plan for so many machines like this one, see --cluster of embed."
 _CACHE_HELP = "The folder where runs keep what they measure. [default: the user's cache folder]"
 
 
@@ -43,6 +44,7 @@ def plan(
     token_budget: Annotated[int | None, _option(_AS_FOR_EMBED, "NUMBER")] = None,
     catalogue: Annotated[str | None, _option(_AS_FOR_EMBED, "PATH", "SOLOIST_CATALOGUE")] = None,
     out: Annotated[str | None, _option(_OUT_HELP, "PATH")] = None,
+    nodes: Annotated[int, typer.Option(metavar="NUMBER", min=1, help=_NODES_HELP)] = 1,
     cache_dir: Annotated[str | None, _option(_CACHE_HELP, "PATH", "SOLOIST_CACHE_DIR")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
     debug: options.Debug = False,
@@ -52,24 +54,24 @@ def plan(
     Loads no weights. The exit code is 1 where the run does not fit, or where that is not known.
     """
     given = dict(locals())
-    for name in ("session", "as_json", "debug"):
+    for name in ("session", "nodes", "as_json", "debug"):
         del given[name]
     with exit_codes(debug=debug):
         given |= {"models": split("--models", models), "collections": split("--collections", collections)}
         config = RunConfig.from_mapping({}, origin="the command line", **{**given, "out": "." if out is None else out})
-        fits = _run(config, seconds_of("--session", session) if session is not None else None, as_json)
+        fits = _run(config, seconds_of("--session", session) if session is not None else None, nodes, as_json)
     if not fits:
         raise typer.Exit(FAILED)
 
 
-def _run(config: RunConfig, session_seconds: float | None, as_json: bool) -> bool:
+def _run(config: RunConfig, session_seconds: float | None, nodes: int, as_json: bool) -> bool:
     """Whether the run is known to fit."""
     with importing():
         from soloist.planning.estimate import estimate_run
         from soloist.reports.estimate import print_estimate
         from soloist.reports.table import open_console
 
-    estimate = estimate_run(config, session_seconds)
+    estimate = estimate_run(config, session_seconds, nodes=nodes)
     with written_to_stdout("the plan"):
         if as_json:
             typer.echo(json.dumps(estimate.to_dict(), indent=2))

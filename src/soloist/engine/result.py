@@ -241,6 +241,7 @@ class ResultBuilder:
             case Notice():
                 self._notices.append(f"{event.about}: {event.message}")
             case LeaseAcquired() | LeaseReleased():
+                self._devices = tuple(dict.fromkeys((*self._devices, *event.devices)))  # a node may join at any time
                 self._leases.append(self._record(event))
             case ShardEncoded():
                 self._tallies[event.model].add(event)

@@ -13,13 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from soloist.config import RunConfig
-from soloist.devices import Accelerator, DeviceLease, open_accelerator
-from soloist.devices.lease import ProcessLease
+from soloist.devices import Accelerator, open_accelerator
 from soloist.devices.locks import LOCK_DIR
 from soloist.encoding.encoder import Encoder
-from soloist.engine.drivers.context import PassContext, pass_contexts
-from soloist.engine.drivers.isolated import run_isolated
-from soloist.engine.drivers.local import run_pass
+from soloist.engine.drivers.context import pass_contexts
+from soloist.engine.drivers.passes import require_means, run_passes
 from soloist.engine.ending import Finished, first_line
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
 from soloist.engine.indexing import Indexing, compared_by_cosine, index_all, indexed_as, indexing, is_indexed
@@ -51,7 +49,6 @@ from soloist.engine.samples.unit_lengths import tell_lost_lengths
 from soloist.engine.words_pass import analyse_all, words_left
 from soloist.errors import (
     ConfigError,
-    LeaseTimeoutError,
     OutputError,
 )
 from soloist.events import (
@@ -114,6 +111,7 @@ def _run_in_folder(
 ) -> RunResult:
     """Look at all that can be refused without the folder, and hold the folder for the run."""
     require_apart(config)
+    require_means(config)
     asked, kept = config, with_kept_settings(config)
     config = kept.config
     members = members_of(kept)
@@ -122,7 +120,8 @@ def _run_in_folder(
     names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
     others = [other_run(path) for path in config.reuse]
-    with none_left_on_error(config.out), RunFolder.create(config.out).locked():
+    is_shared = config.cluster is not None
+    with none_left_on_error(config.out), RunFolder.create(config.out).locked(shared=is_shared):
         folder = RunFolder(config.out)
         if with_kept_settings(asked) != kept:
             raise OutputError(f"another run has changed {config.out} meanwhile: run the same command again")
@@ -308,8 +307,7 @@ class _Run:
             if self._accelerator.kind == "cpu":
                 tell_deviations(self._config.dtype, inputs.encoders, samples, check, sink)
             tell_lost_lengths(inputs.encoders, samples, check, sink)
-            for context in contexts:
-                _run_pass(context, self._config, sink)
+            run_passes(contexts, self._config, self._stop, sink)
 
     @contextlib.contextmanager
     def _told(self, sink: EventSink) -> Iterator[None]:
@@ -325,31 +323,15 @@ class _Run:
 
 
 def _announce(config: RunConfig, specs: Mapping[str, ModelSpec], accelerator: Accelerator, sink: EventSink) -> None:
+    devices = accelerator.devices if config.cluster is None else ()  # those of nodes are known once nodes have joined
     sink.emit(
         RunStarted(
-            mode=config.mode, accelerator=config.accelerator, devices=accelerator.devices, models=tuple(specs),
-            versions=versions(),
+            mode=config.mode, accelerator=config.accelerator, devices=devices, models=tuple(specs), versions=versions()
         )
     )  # fmt: skip
     for spec in specs.values():
         if spec.non_commercial:
             sink.emit(Notice(about=spec.name, message=f"its licence, {spec.licence}, does not allow commercial use"))
-
-
-def _run_pass(context: PassContext, config: RunConfig, sink: EventSink) -> None:
-    """A pass in this process, or in one of its own."""
-    kind = DeviceLease if config.isolation == "allocator" else ProcessLease
-    limits = (config.lease_timeout_seconds, context.stop.remaining_seconds)
-    timeout = min((seconds for seconds in limits if seconds is not None), default=None)
-    lease = kind(context.accelerator, context.models, sink, lock_dir=config.lock_dir, timeout_seconds=timeout)
-    try:
-        if isinstance(lease, ProcessLease):
-            run_isolated(context, config, lease, sink)
-        else:
-            run_pass(context, lease, sink)
-    except LeaseTimeoutError:
-        context.stop.check()  # the time that ended may have been the run's
-        raise
 
 
 def _remember(
@@ -362,7 +344,7 @@ def _remember(
 ) -> None:
     """Keep what the run measured for the next plan on this machine."""
     for model in (model for model in result.models if model.name in encoders):
-        rate = model.padded_tokens / model.seconds / len(accelerator.devices) if model.seconds else 0.0
+        rate = model.padded_tokens / model.seconds / len(result.devices) if model.seconds else 0.0
         remember(
             measurements, encoders[model.name], device_key(accelerator), builder.compared(model.name),
             tokens=model.padded_tokens, rate=rate, sink=sink,

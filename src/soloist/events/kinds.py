@@ -252,7 +252,8 @@ class ShardEncoded(Event):
 
     `tally` counts the tokens of all rows. `seconds` is the time that this shard kept the pass busy: since the shard
     before it was done, without a wait for the devices. If the shard was embedded while the input was read, `seconds`
-    includes the time of that embedding.
+    includes the time of that embedding. On a cluster it is the time of the shard's node, shared out among the nodes
+    that were at work.
 
     `parts` has the seconds of each step. `allocated_bytes` is what tensors took of each leased device after the batches
     of this shard, and `peak_bytes` the most that they took since the lease began. Events of earlier versions lack these

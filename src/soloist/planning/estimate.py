@@ -37,6 +37,8 @@ from soloist.planning.run_estimate import (
     ModelEstimate,
     RunEstimate,
     WordsEstimate,
+    in_the_pass_of_another,
+    over_nodes,
     row_bytes,
     words_estimate,
 )
@@ -68,11 +70,14 @@ class _UnloadedModel:
     budget: Budget
 
 
-def estimate_run(config: RunConfig, session_seconds: float | None = None, *, chunks: object = None) -> RunEstimate:
+def estimate_run(
+    config: RunConfig, session_seconds: float | None = None, *, chunks: object = None, nodes: int = 1
+) -> RunEstimate:
     """Estimate the run that a config describes. Nothing is written, and no weights are loaded.
 
     As in a run, the settings of the folder `out` apply where the config does not set others. `session_seconds` is the
     time that the machine is available for. `chunks` are given instead of a folder (see `soloist.sources.given`).
+    `nodes` machines like this one share out the encoding.
 
     Raises:
         SoloistError: the input, a model or the accelerator cannot be used, or nothing is known of a model's network.
@@ -94,13 +99,15 @@ def estimate_run(config: RunConfig, session_seconds: float | None = None, *, chu
     plans = {mode: plan_run(planned, mode, accelerator.card) for mode in modes}
     beside = companions(members.models)
     estimates = tuple(
-        _beside(estimate) if estimate.name in beside else estimate
+        in_the_pass_of_another(estimate) if estimate.name in beside else estimate
         for estimate in (_model_estimate(model, scanned, plans, config, accelerator) for model in models)
     )
     input_notes = [*filter(None, [files.passed_over.notice()]), *kept_notes]
     remarks = [remark for model in models for remark in _remarks(model)]
     words = tuple(words_estimate(name, config.language, scanned) for name in members.words)
-    return _run_estimate(config, accelerator, scanned, estimates, words, plans, session_seconds, input_notes, remarks)
+    shared = over_nodes(estimates, nodes)
+    made = _run_estimate(config, accelerator, scanned, shared, words, plans, session_seconds, input_notes, remarks)
+    return replace(made, nodes=nodes)
 
 
 def _without_unfit_weights(kept: KeptSettings) -> tuple[KeptSettings, list[str]]:
@@ -212,14 +219,6 @@ def _model_estimate(
         host_bytes=_host_bytes(model, config, accelerator),
         vectors_bytes=scanned.chunks * row_bytes(model.settings, VECTOR_BYTES[config.vector_dtype]),
     )
-
-
-def _beside(estimate: ModelEstimate) -> ModelEstimate:
-    """The estimate of token weights, which come with the pass of their model: it takes no weights and no time more."""
-    return replace(
-        estimate, seconds=0.0, basis="in the pass of its model", staging_seconds=0.0, host_bytes=0,
-        download_bytes=0 if estimate.download_bytes is not None else None,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

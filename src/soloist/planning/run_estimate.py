@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from soloist.memory.cards import Card
@@ -102,6 +102,14 @@ def words_estimate(name: str, language: str, scanned: Scan) -> WordsEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedDisk:
+    """The rates at which nodes write into the folder that they share, and read from it, while they encode."""
+
+    written_bytes_per_second: float
+    read_bytes_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEstimate(ShownByModel):
     """What a run will need. `problems` prevent it, `unknowns` cannot be estimated. Both are sentences with a remedy.
 
@@ -126,6 +134,19 @@ class RunEstimate(ShownByModel):
     unknowns: tuple[str, ...]
     notes: tuple[str, ...]
     words: tuple[WordsEstimate, ...] = ()
+    nodes: int = 1
+
+    @property
+    def shared_disk(self) -> SharedDisk | None:
+        """What the nodes need of the folder that they share; None for one node, or where the time is not known."""
+        times = [model.seconds for model in self.models if model.seconds is not None]
+        if self.nodes == 1 or len(times) < len(self.models) or not sum(times):
+            return None
+        vectors, passes = sum(model.vectors_bytes for model in self.models), sum(time > 0 for time in times)
+        texts = 2 * self.text_bytes * passes  # a node reads them, and before it the process that drives the run
+        return SharedDisk(
+            written_bytes_per_second=vectors / sum(times), read_bytes_per_second=(vectors + texts) / sum(times)
+        )
 
     @property
     def fits(self) -> bool | None:
@@ -137,7 +158,25 @@ class RunEstimate(ShownByModel):
         values = {"fits": self.fits, **asdict(self)}
         if not self.words:
             del values["words"]
-        return values
+        if self.nodes == 1:
+            del values["nodes"]
+            return values
+        return {**values, "shared_disk": asdict(self.shared_disk) if self.shared_disk is not None else None}
+
+
+def in_the_pass_of_another(estimate: ModelEstimate) -> ModelEstimate:
+    """The estimate of token weights, which come with the pass of their model: it takes no weights and no time more."""
+    return replace(
+        estimate, seconds=0.0, basis="in the pass of its model", staging_seconds=0.0, host_bytes=0,
+        download_bytes=0 if estimate.download_bytes is not None else None,
+    )  # fmt: skip
+
+
+def over_nodes(models: Sequence[ModelEstimate], nodes: int) -> tuple[ModelEstimate, ...]:
+    """The same models on so many nodes, which share out the encoding. Each of them stages its own models."""
+    return tuple(
+        replace(model, seconds=model.seconds / nodes if model.seconds is not None else None) for model in models
+    )
 
 
 def row_bytes(settings: ModelSettings, number_bytes: int) -> int:

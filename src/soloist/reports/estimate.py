@@ -12,7 +12,7 @@ from soloist.reports.text import bytes_text, clock_text, compact_text, one_line
 from soloist.wording import count_text
 
 if TYPE_CHECKING:
-    from soloist.planning.run_estimate import BatchEstimate, ModelEstimate, RunEstimate, WordsEstimate
+    from soloist.planning.run_estimate import BatchEstimate, ModelEstimate, RunEstimate, SharedDisk, WordsEstimate
 
 _TOKEN_COLUMNS = ("model", "max tokens", "tokens", "median", "longest", "truncated", "padded")
 _MEMORY_COLUMNS = ("model", "dtype", "weights", "peak", "reserved", "budget", "exclusive", "standard", "limit")
@@ -71,9 +71,13 @@ def estimate_head(plan: RunEstimate) -> list[str]:
     each = " each" if plan.devices > 1 else ""
     return [
         f"{count_text(plan.chunks, 'chunk')}{repeated}{skipped}, {bytes_text(plan.text_bytes)} of text",
-        f"{count_text(plan.devices, 'device')}: {plan.card.device_name}, {bytes_text(plan.card.total_bytes)}{each}, "
-        f"of which {bytes_text(plan.limit_bytes)} may be used",
+        f"{_nodes(plan)}{count_text(plan.devices, 'device')}: {plan.card.device_name}, "
+        f"{bytes_text(plan.card.total_bytes)}{each}, of which {bytes_text(plan.limit_bytes)} may be used",
     ]
+
+
+def _nodes(plan: RunEstimate) -> str:
+    return f"{plan.nodes:,} nodes, each with " if plan.nodes > 1 else ""
 
 
 def _token_row(model: ModelEstimate) -> list[str]:
@@ -154,7 +158,13 @@ def _totals(plan: RunEstimate) -> list[str]:
     return [
         f"disk: {bytes_text(plan.disk_bytes)}{fused}; host memory for staging: {bytes_text(plan.host_bytes)}",
         f"time: {time}, staging included",
+        *([_shared_disk(plan.shared_disk)] if plan.shared_disk is not None else []),
     ]
+
+
+def _shared_disk(disk: SharedDisk) -> str:
+    written, read = (bytes_text(int(rate)) for rate in (disk.written_bytes_per_second, disk.read_bytes_per_second))
+    return f"shared folder: {written} a second are written and {read} read while the nodes encode"
 
 
 def estimate_verdict(plan: RunEstimate) -> list[str]:

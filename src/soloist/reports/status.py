@@ -28,7 +28,7 @@ def _state(found: RunStatus) -> str:
     if found.finished:
         return "finished"
     if found.at_work:
-        return "running"
+        return f"running on {', '.join(found.nodes)}" if found.nodes else "running"
     ended = f" ({found.error})" if found.error else ""
     return f"not finished and not running{ended}: {found.way_on} to continue it"
 

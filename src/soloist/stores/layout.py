@@ -9,8 +9,8 @@
 
 run.json is there when the run is finished, manifest.jsonl says which files are, and id.json tells the run from every
 other, whatever becomes of its chunks. While a run is at work there are also `state.json`, `.lock`, `.lease` (of a run
-on many machines), `.incoming` (chunks as they are read), `.ahead` (vectors that were embedded while the input was read)
-and `.previous` (vectors of the chunks before).
+on many machines), `.incoming` (chunks as they are read), `.ahead` (vectors that were embedded while the input was
+read), `.attempts` (vectors that workers of a cluster have computed) and `.previous` (vectors of the chunks before).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ INDEX = "index.safetensors"
 SKIPPED = "skipped.jsonl"
 INCOMING = ".incoming"
 AHEAD = ".ahead"
+ATTEMPTS = ".attempts"
 PREVIOUS = ".previous"
+HIDDEN = (INCOMING, AHEAD, ATTEMPTS)  # what only a run at work needs
 _JSON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.json")
 
 
@@ -76,7 +78,7 @@ class Layout:
     def is_run(self) -> bool:
         """Whether the files are those of a run: it has a manifest, or was stopped before it had one."""
         begun = {entry.name for entry in self.root.iterdir() if not is_temporary(entry.name)}
-        return NAME in begun or (".lock" in begun and begun <= {".lock", LEASE, "events.jsonl", STATE, INCOMING, AHEAD})
+        return NAME in begun or (".lock" in begun and begun <= {".lock", LEASE, "events.jsonl", STATE, *HIDDEN})
 
     def require_inside(self, path: Path) -> None:
         """Refuse a path that a symbolic link leads out of the folder.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from soloist.errors import OutputError
 from soloist.stores.atomic import disk_errors, is_temporary
-from soloist.stores.layout import AHEAD, INCOMING, STATE
+from soloist.stores.layout import AHEAD, ATTEMPTS, HIDDEN, STATE
 from soloist.stores.manifest import Manifest
 
 
@@ -37,7 +37,7 @@ def ahead_removed(root: Path) -> Iterator[None]:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove half-written files, chunks that were read and not reconciled, and vectors that no pass has taken.
+    """Remove half-written files, chunks that were read and not reconciled, and vectors that the run has not taken in.
 
     Raises:
         OutputError: a file or a folder cannot be removed.
@@ -60,6 +60,16 @@ def remove_ahead(root: Path) -> None:
         _remove_folder(root / AHEAD)
 
 
+def remove_attempts(root: Path) -> None:
+    """Remove what workers of a cluster have computed, and the run has not taken in.
+
+    Raises:
+        OutputError: a file or a folder cannot be removed.
+    """
+    with disk_errors(root):
+        _remove_folder(root / ATTEMPTS)
+
+
 def empty_new_folder(root: Path) -> None:
     """Remove what a run has written before its first chunks were reconciled, and nothing else.
 
@@ -75,7 +85,7 @@ def empty_new_folder(root: Path) -> None:
 
 
 def _remove_hidden(root: Path) -> None:
-    for name in (INCOMING, AHEAD):
+    for name in HIDDEN:
         _remove_folder(root / name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class ModelStatus:
 class RunStatus:
     """A run. `error` is what ended its last session, None where that succeeded or is still at work.
 
-    `way_on` is what continues the run, as an imperative; empty where the run is finished or at work.
+    `way_on` is what continues the run, as an imperative; empty where the run is finished or at work. `nodes` are those
+    of a cluster that compute it now.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class RunStatus:
     shards: int
     error: str | None
     way_on: str = ""
+    nodes: tuple[str, ...] = ()
 
     @property
     def seconds_left(self) -> float | None:
@@ -63,7 +65,10 @@ class RunStatus:
     def to_dict(self) -> dict[str, Any]:
         """The status as JSON-ready values."""
         models = [{**asdict(model), "seconds_left": model.seconds_left} for model in self.models]
-        return {**asdict(self), "folder": str(self.folder), "models": models, "seconds_left": self.seconds_left}
+        values = {**asdict(self), "folder": str(self.folder), "models": models, "seconds_left": self.seconds_left}
+        if not self.nodes:  # as of a run on one machine
+            del values["nodes"]
+        return values
 
 
 def run_status(path: Path) -> RunStatus:
@@ -103,7 +108,25 @@ def run_status(path: Path) -> RunStatus:
         shards=len(shards),
         error=None if finished else _error(events),
         way_on="" if finished or at_work else way_on(path),
+        nodes=_nodes(events) if at_work else (),
     )
+
+
+def _nodes(events: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The nodes that hold a lease: devices of nodes have the name of their node before a slash."""
+    held: dict[str, None] = {}
+    for event in events:
+        names = [device.split("/")[0] for device in event.get("devices") or () if "/" in device]
+        match event.get("event"):
+            case "RunStarted":
+                held.clear()
+            case "LeaseAcquired":
+                held |= dict.fromkeys(names)
+            case "LeaseReleased":
+                held = {name: None for name in held if name not in names}
+            case "Notice":  # a worker has ended
+                held.pop(str(event.get("about")), None)
+    return tuple(sorted(held))
 
 
 _Shards = Mapping[tuple[str, int], tuple[int, str]]  # rows and content by collection and index

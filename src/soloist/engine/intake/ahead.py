@@ -101,10 +101,12 @@ def may_embed_ahead(config: RunConfig, accelerator: Accelerator, folder: RunFold
     """Whether the shards of a run can be embedded while its input is read: by tables of vectors on the host, into a
     folder without vectors, and without another run that has vectors to reuse.
 
-    Not if the run's time has a limit: these vectors are lost if the reading does not end in time.
+    Not if the run's time has a limit: these vectors are lost if the reading does not end in time. Nor on a cluster,
+    whose nodes have their own devices.
     """
     return (
-        accelerator.kind == "cpu"
+        config.cluster is None
+        and accelerator.kind == "cpu"
         and config.isolation == "allocator"
         and config.stop_after is None
         and not config.reuse

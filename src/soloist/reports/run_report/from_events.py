@@ -199,6 +199,12 @@ def _see_ends(found: EventFacts, memory: dict[str, Fields], at: float) -> None:
             found.memory[device].append(MemoryPoint(at=at, allocated_bytes=size, peak_bytes=size))
 
 
+def _lease_on(found: EventFacts, devices: tuple[str, ...]) -> _OpenLease | None:
+    """The open lease of these devices: on a cluster each node has one of its own."""
+    here = (lease for lease in reversed(found.open_leases) if lease.session == found.session.number)
+    return next((lease for lease in here if lease.devices == devices and lease.ends is None), None)
+
+
 def _pass_started(found: EventFacts, event: Fields, at: float) -> None:
     lease = _present_lease(found)
     if lease is not None and not lease.is_started:
@@ -214,7 +220,7 @@ def _pass_finished(found: EventFacts, event: Fields, at: float) -> None:
 
 def _lease_released(found: EventFacts, event: Fields, at: float) -> None:
     found.session.released_at = at
-    memory, lease = event.parts_by_name("memory"), _present_lease(found)
+    memory, lease = event.parts_by_name("memory"), _lease_on(found, event.texts("devices"))
     if lease is None or lease.is_measured:
         for device in memory:  # the tensors were on the device until now
             found.memory[device] += [replace(point, at=at) for point in found.memory[device][-1:]]

@@ -1,0 +1,242 @@
+"""Drives a run on a cluster: a worker on each node for the whole run, and one pass after the other over all of them.
+
+Every rule about what is kept, copied, written and recorded is the one of a run on one machine. Only this process writes
+the run's manifest, and only what it has recorded counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from soloist.cluster.address import ClusterAddress
+from soloist.cluster.nodes import Node
+from soloist.cluster.session import ClusterSession, require_ray
+from soloist.config import RunConfig
+from soloist.engine.drivers.cluster.facts import NodeFacts, difference, facts_of
+from soloist.engine.drivers.cluster.links import Heard, Link
+from soloist.engine.drivers.cluster.pass_events import PassEvents
+from soloist.engine.drivers.cluster.pass_over_nodes import PassOverNodes
+from soloist.engine.drivers.cluster.patience import LEAST_SECONDS
+from soloist.engine.drivers.cluster.shard_queue import ShardQueue
+from soloist.engine.drivers.context import PassContext
+from soloist.engine.drivers.preparing import at_once
+from soloist.engine.drivers.restaging import decided_of
+from soloist.engine.drivers.row_stores import row_stores
+from soloist.engine.drivers.told_errors import error_from_dict
+from soloist.engine.resume.pending import pending, tell_kept
+from soloist.errors import ModelLoadError, RunStoppedError
+from soloist.events import EventSink, Notice
+from soloist.stopping import Stop
+from soloist.stores.attempts import attempts_of_a_session
+from soloist.stores.shared_folder import read_probe, write_probe
+
+WORK = "soloist.engine.drivers.cluster.worker:work"
+_STARTS_IN_VAIN = 3
+_PAUSE_SECONDS = 3.0  # where a worker ends, its node may be about to end too
+
+
+def require_cluster(address: str) -> None:
+    """Refuse an address that cannot be one, and a cluster where Ray is not installed.
+
+    Raises:
+        ConfigError: either of them.
+    """
+    ClusterAddress.parse(address)
+    require_ray()
+
+
+class Coordinator:
+    """The workers of a run, as a context manager. Inside, `run_pass` computes one pass after the other.
+
+    `least_patience` is the shortest silence, in seconds, after which a worker with a shard in work counts as hung.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        contexts: Sequence[PassContext],
+        stop: Stop,
+        sink: EventSink,
+        least_patience: float = LEAST_SECONDS,
+    ) -> None:
+        assert config.cluster is not None
+        self._config = config
+        self._contexts = contexts
+        self._stop = stop
+        self._sink = sink
+        self._least_patience = least_patience
+        self._held = contextlib.ExitStack()
+        self._session = ClusterSession(
+            ClusterAddress.parse(config.cluster), use_gpus=contexts[0].accelerator.kind == "cuda"
+        )
+        self._folder = contexts[0].run_shards.folder
+        self._inbox: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._links: list[Link] = []
+        self._refused: dict[str, str] = {}  # by the id of a node, why it takes no part
+        self._in_vain: dict[str, int] = {}  # by the id of a node, how many workers ended before they were ready
+        self._not_before: dict[str, float] = {}  # by the id of a node, when it may get another worker
+        self._own: NodeFacts | None = None
+
+    def __enter__(self) -> Coordinator:
+        """Join the cluster, and begin to stage the models on its nodes."""
+        with contextlib.ExitStack() as held:
+            self._attempts = held.enter_context(attempts_of_a_session(self._folder.path))
+            self._probe = write_probe(self._attempts, "probe-of-the-run")
+            held.enter_context(self._session)
+            held.callback(self._close_links)
+            encoders = {model: encoder for context in self._contexts for model, encoder in context.encoders.items()}
+            first = self._contexts[0]
+            self._own = facts_of(encoders, first.plan, first.accelerator)
+            self._decided = decided_of(encoders, first.plan).to_dict()
+            self.look_for_nodes()
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the workers, leave the cluster, and remove what no pass has taken."""
+        self._held.close()
+
+    def run_pass(self, context: PassContext) -> None:
+        """Embed every shard that is not finished with the models of a pass, on all nodes.
+
+        Raises:
+            RunStoppedError: the run was to end before all shards were done, or the last node is gone.
+            SoloistError: what a worker raised, or why no node can be used.
+        """
+        left = pending(context.run_shards, context.fingerprints)
+        tell_kept(left.kept, self._sink)
+        if not left.work:
+            return
+        stores = row_stores(context, {item.model for item in left.work})
+        shards = ShardQueue(at_once(left.work, context), context.run_shards.folder, stores)
+        told = PassEvents(context.models, left.chunks, self._sink)
+        name = f"pass-{self._contexts.index(context) + 1}"
+        present = PassOverNodes(name, self, context, shards, self._attempts, told, self._sink, self._least_patience)
+        with self._stop.shielded():
+            present.through()
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """The workers that have not ended."""
+        return self._links
+
+    def lease_timeout_seconds(self) -> float | None:
+        """How long a worker may wait for the devices of its node."""
+        limits = (self._config.lease_timeout_seconds, self._stop.remaining_seconds)
+        return min((seconds for seconds in limits if seconds is not None), default=None)
+
+    def look_for_nodes(self) -> None:
+        """Start a worker on each node that has none.
+
+        Raises:
+            RunStoppedError: no node is left.
+            ModelLoadError: none of the nodes can be used.
+        """
+        nodes, now = self._session.nodes(), time.monotonic()
+        served = {link.node.id for link in self._links}
+        free = [node for node in nodes if node.id not in served and node.id not in self._refused]
+        for node in free:
+            if now >= self._not_before.get(node.id, now):
+                worker = self._session.start_worker(node, WORK, self._request(node))
+                self._links.append(Link(worker, self._inbox))
+        if self._links or free:
+            return
+        if not nodes:
+            raise RunStoppedError("stopped because no node of the cluster is left")
+        reasons = "; ".join(dict.fromkeys(self._refused.values()))
+        raise ModelLoadError(f"no node of the cluster can be used: {reasons}")
+
+    def hear(self, seconds: float) -> list[tuple[Link, Mapping[str, Any]]]:
+        """What workers have said of the present pass, for which this waits. Staging is dealt with here.
+
+        A worker that has ended says `gone`, and why.
+        """
+        said: list[tuple[Link, Mapping[str, Any]]] = []
+        with contextlib.suppress(queue.Empty):
+            heard = self._inbox.get(timeout=seconds)
+            if heard.link.state == "gone":  # it was given up, and what it says no longer counts
+                heard.taken.set()
+                return []
+            for message in heard.messages:
+                heard.link.signed()
+                if not self._is_staging(heard.link, message):
+                    said.append((heard.link, message))
+            if heard.gone:
+                said.append((heard.link, {"word": "gone", "how": heard.gone}))
+            said.append((heard.link, {"word": "heard", "taken": heard.taken}))
+        return said
+
+    def forget(self, link: Link, why: str = "") -> None:
+        """A worker has ended, or is to end; its node gets another one, unless too many ended before they were ready.
+
+        With `why` the node takes no part from now on, and the sink is told.
+        """
+        if link.facts is None and not why:
+            tries = self._in_vain[link.node.id] = self._in_vain.get(link.node.id, 0) + 1
+            if tries >= _STARTS_IN_VAIN:
+                why = f"{tries} workers ended there while they staged the models"
+        self._not_before[link.node.id] = time.monotonic() + _PAUSE_SECONDS
+        link.state = "gone"
+        link.close()
+        link.worker.kill()
+        self._links = [other for other in self._links if other is not link]
+        if why:
+            self._refused[link.node.id] = f"{link.node.name}: {why}"
+            self._sink.emit(Notice(about=link.node.name, message=f"the node takes no part in the run: {why}"))
+
+    def _is_staging(self, link: Link, message: Mapping[str, Any]) -> bool:
+        """Whether a message is about staging; what follows from it is done."""
+        match message["word"]:
+            case "folder":
+                if not (message["seen"] and read_probe(self._attempts, message["probe"])):
+                    self.forget(
+                        link,
+                        f"it does not see the files of this machine in {self._folder.path}: give --out a folder that "
+                        "all nodes share under one path",
+                    )
+                return True
+            case "staged":
+                facts = NodeFacts.from_dict(message["facts"])
+                assert self._own is not None
+                why = difference(facts, self._own, mixed_cards=self._config.mixed_cards)
+                if why is not None:
+                    self.forget(link, why)
+                else:
+                    link.facts, link.state = facts, "waiting"
+                return True
+            case "failed" if link.facts is None:
+                self.forget(link, str(error_from_dict(message)))
+                return True
+        return False
+
+    def _request(self, node: Node) -> dict[str, Any]:
+        """What a worker has to know of the run."""
+        config = self._config.to_dict()
+        paths = {"out": self._config.out, "catalogue": self._config.catalogue, "cache_dir": self._config.cache_dir}
+        absolute = {name: os.fspath(path.absolute()) for name, path in paths.items() if path is not None}
+        lock_dir = node.lock_dir or self._config.lock_dir
+        own = {"lock_dir": os.fspath(lock_dir.absolute()) if lock_dir is not None else None}
+        here: dict[str, Any] = {"stop_after": None, "reuse": [], "cluster": None, "isolation": "allocator"}
+        return {
+            "config": {**config, **absolute, **own, **here},
+            **self._decided,
+            "node": node.name,
+            "session": os.fspath(self._attempts.absolute()),
+            "probe": self._probe,
+            "threads": node.threads,
+            "working_folder": os.fspath(Path.cwd()),
+        }
+
+    def _close_links(self) -> None:
+        for link in self._links:
+            link.close()
+            link.worker.kill()

@@ -1,0 +1,108 @@
+"""What a node says of itself once its models are staged, and whether its rows would be the run's. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from soloist.devices import Accelerator
+from soloist.encoding.encoder import Encoder
+from soloist.installed import versions
+from soloist.sizing.run_plan import RunPlan
+
+# At these padded lengths the rows of a batch are compared.
+_LENGTHS = (16, 64, 256, 512, 1024, 2048, 8192)
+# Libraries whose versions decide what a vector is.
+_DECISIVE = ("soloist", "torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """The models and devices of a node. `limits` are by model the rows of a batch at some padded lengths."""
+
+    fingerprints: Mapping[str, str]
+    dtypes: Mapping[str, str]
+    matmuls: Mapping[str, str]
+    limits: Mapping[str, tuple[int, ...]]
+    kind: str
+    card: str
+    devices: tuple[str, ...]
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NodeFacts:
+        """What `to_dict` gave."""
+        limits = {model: tuple(rows) for model, rows in values["limits"].items()}
+        return cls(**{**values, "limits": limits, "devices": tuple(values["devices"])})
+
+
+def facts_of(encoders: Mapping[str, Encoder], plan: RunPlan, accelerator: Accelerator) -> NodeFacts:
+    """The facts of this process."""
+    return NodeFacts(
+        fingerprints={model: encoder.staged.member(model).fingerprint for model, encoder in encoders.items()},
+        dtypes={model: encoder.staged.dtype for model, encoder in encoders.items()},
+        matmuls={model: encoder.staged.matmul for model, encoder in encoders.items()},
+        limits={model: tuple(map(plan.limits[model].rows, _LENGTHS)) for model in encoders},
+        kind=accelerator.kind,
+        card=_card(accelerator),
+        devices=accelerator.devices,
+        versions={name: version for name, version in versions().items() if name in _DECISIVE},
+    )
+
+
+def difference(node: NodeFacts, own: NodeFacts, *, mixed_cards: bool = False) -> str | None:
+    """How a node differs from the process that drives the run, so that its rows might be others; None if not.
+
+    With `mixed_cards` other cards, and what follows from them, are allowed.
+    """
+    for name in own.versions:
+        if node.versions.get(name) != own.versions[name]:
+            theirs = node.versions.get(name, "no")
+            return f"it has {name} {theirs} and the run has {own.versions[name]}: install the same version on all nodes"
+    if node.kind != own.kind:
+        return f"it computes on {node.kind} and the run on {own.kind}: give --accelerator what all nodes have"
+    if node.card != own.card and not mixed_cards:
+        return (
+            f"it has {node.card} and the run {own.card}, so vectors may differ in their last bits: leave the node "
+            "out, or allow this with --mixed-cards"
+        )
+    return _other_model(node, own, mixed_cards=mixed_cards)
+
+
+def _other_model(node: NodeFacts, own: NodeFacts, *, mixed_cards: bool) -> str | None:
+    for model, fingerprint in own.fingerprints.items():
+        if node.dtypes.get(model) != own.dtypes[model]:
+            return (
+                f"{model} is {node.dtypes.get(model)} there and {own.dtypes[model]} in the run: give --dtype "
+                f"{own.dtypes[model]}"
+            )
+        if node.fingerprints.get(model) != fingerprint:
+            return (
+                f"{model} is another one there than in the run (fingerprint {node.fingerprints.get(model)}, not "
+                f"{fingerprint}): put the same files or the same revision of the model on all nodes"
+            )
+        if node.matmuls.get(model) != own.matmuls[model]:
+            return (
+                f"{node.matmuls.get(model)} multiplies there for {model}, and {own.matmuls[model]} in the run: give "
+                f"--matmul torch"
+            )
+        if node.limits.get(model) != own.limits[model] and not mixed_cards:
+            return (
+                f"its batches of {model} have another size, because runs on it have measured other memory: give "
+                "--cache-dir a folder that all nodes share"
+            )
+    return None
+
+
+def _card(accelerator: Accelerator) -> str:
+    """The card's name; of a host the instructions that torch uses, because its kernels differ by them."""
+    if accelerator.copies_weights:
+        return accelerator.card.name
+    return f"a processor with {torch.backends.cpu.get_cpu_capability()}"

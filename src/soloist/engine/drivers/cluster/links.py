@@ -1,0 +1,96 @@
+"""A worker as the driving process sees it: messages to it and from it, and what it is doing.
+
+A thread carries the messages, so that a worker that does not answer delays nobody else.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from soloist.cluster.nodes import Node
+from soloist.cluster.session import NodeWorker, WorkerGoneError
+from soloist.engine.drivers.cluster.facts import NodeFacts
+from soloist.engine.drivers.cluster.shard_queue import GivenShard
+
+_POLL_SECONDS = 0.2
+State = Literal["staging", "waiting", "computing", "passed", "gone"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Heard:
+    """What a worker has said. Its thread says nothing more before `taken` is set. `gone` is how it ended."""
+
+    link: Link
+    messages: tuple[Mapping[str, Any], ...] = ()
+    gone: str = ""
+    taken: threading.Event = field(default_factory=threading.Event)
+
+
+class Link:
+    """A worker on a node, and its thread. All but the thread's own work is done by the caller's thread.
+
+    `state` is `staging` until its models are staged, `waiting` for a pass or a shard, `computing` while it has shards
+    and its lease, and `passed` when its part of the pass is over. `given` are the shards that it has, in order.
+    `is_leased` and `is_waiting` say whether it holds the devices of its node, or waits for another process that does.
+    """
+
+    def __init__(self, worker: NodeWorker, inbox: queue.SimpleQueue[Heard]) -> None:
+        self.worker = worker
+        self.state: State = "staging"
+        self.given: list[GivenShard] = []
+        self.facts: NodeFacts | None = None
+        self.is_leased = False
+        self.is_waiting = False
+        self.last_sign = time.monotonic()
+        self._inbox = inbox
+        self._outgoing: list[Mapping[str, Any]] = []
+        self._lock = threading.Lock()
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._carry, name=f"soloist-{self.node.name}", daemon=True).start()
+
+    @property
+    def node(self) -> Node:
+        """Where the worker is."""
+        return self.worker.node
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker can take part in a pass."""
+        return self.facts is not None and self.state != "gone"
+
+    def send(self, word: str, **more: Any) -> None:
+        """Have a message carried to the worker."""
+        with self._lock:
+            self._outgoing.append({"word": word, **more})
+
+    def signed(self) -> None:
+        """Take note of a sign of progress."""
+        self.last_sign = time.monotonic()
+
+    def close(self) -> None:
+        """Carry no more messages."""
+        self._is_closed.set()
+
+    def _carry(self) -> None:
+        """The work of the thread."""
+        while not self._is_closed.is_set():
+            with self._lock:
+                outgoing, self._outgoing = self._outgoing, []
+            try:
+                said = self.worker.exchange(outgoing, _POLL_SECONDS)
+            except WorkerGoneError as exc:
+                self._inbox.put(Heard(link=self, gone=str(exc) or "it is gone"))
+                return
+            except Exception as exc:  # a fault of the transport must not leave the caller waiting
+                self._inbox.put(Heard(link=self, gone=f"{type(exc).__name__}: {exc}"))
+                return
+            if said:
+                heard = Heard(link=self, messages=tuple(said))
+                self._inbox.put(heard)
+                while not heard.taken.wait(_POLL_SECONDS) and not self._is_closed.is_set():
+                    pass

@@ -1,0 +1,236 @@
+"""One pass over the nodes of a cluster: shards go out, files come in, and the shards of workers that end go to others.
+
+Runs in the thread that drives the run. It computes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from soloist.engine.drivers.cluster.attempt_store import task_of
+from soloist.engine.drivers.cluster.links import Link
+from soloist.engine.drivers.cluster.pass_events import PassEvents
+from soloist.engine.drivers.cluster.patience import patience_seconds
+from soloist.engine.drivers.cluster.shard_queue import GivenShard, ShardQueue
+from soloist.engine.drivers.context import PassContext
+from soloist.engine.drivers.told_errors import error_from_dict, is_on_purpose
+from soloist.errors import EncodingError, LeaseTimeoutError, RunStoppedError, SoloistError
+from soloist.events import EventSink, Notice, ShardEncoded, event_from_dict
+from soloist.stores.attempts import attempt_folder, require_session
+from soloist.stores.manifest import FileRecord
+
+_PULSE_SECONDS = 0.2
+_SHARDS_AT_ONCE = 2  # one in work, and the next one read and tokenized
+_MOST_ENDS = 3
+
+
+class Workers(Protocol):
+    """The workers of the run."""
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """Those that have not ended."""
+
+    def look_for_nodes(self) -> None:
+        """Start a worker on each node that has none; raises where there is no node."""
+
+    def hear(self, seconds: float) -> list[tuple[Link, Mapping[str, Any]]]:
+        """What they have said, for which this waits."""
+
+    def forget(self, link: Link, why: str = "") -> None:
+        """One has ended."""
+
+    def lease_timeout_seconds(self) -> float | None:
+        """How long one may wait for devices."""
+
+
+class PassOverNodes:
+    """A pass at work on all nodes. `name` begins the names of its attempts."""
+
+    def __init__(
+        self,
+        name: str,
+        workers: Workers,
+        context: PassContext,
+        shards: ShardQueue,
+        session: Path,
+        told: PassEvents,
+        sink: EventSink,
+        least_patience: float,
+    ) -> None:
+        self._name = name
+        self._workers = workers
+        self._context = context
+        self._queue = shards
+        self._session = session
+        self._told = told
+        self._sink = sink
+        self._least_patience = least_patience
+        self._stopped: RunStoppedError | None = None
+        self._is_ending = False  # nobody gets a shard any more, also no node that has just staged its models
+
+    def through(self) -> None:
+        """Work off the shards, and wait until every node has given its devices back.
+
+        Raises:
+            RunStoppedError: the run was to end before all shards were done, or the last node is gone.
+            SoloistError: what a worker raised.
+        """
+        for link in self._workers.links:
+            link.state = "waiting" if link.is_ready else link.state
+        while not self._is_over():
+            self._look_at_the_stop()
+            if self._stopped is None:
+                self._workers.look_for_nodes()
+                self._hand_out()
+            self._go_on()
+        self._release()
+        if self._stopped is not None:
+            raise self._stopped
+        self._told.finish()
+
+    def _is_over(self) -> bool:
+        """Whether all shards are part of the run or, after a stop, none is in work."""
+        if self._stopped is not None:
+            return not any(link.given and link.is_leased for link in self._workers.links)
+        return self._queue.is_done
+
+    def _look_at_the_stop(self) -> None:
+        """If the run is to end, have each worker end after its present shard."""
+        if self._stopped is not None:
+            return
+        try:
+            self._context.stop.check()
+        except RunStoppedError as exc:
+            self._stopped = exc
+            for link in self._workers.links:
+                link.send("stop", why=str(exc))
+
+    def _go_on(self) -> None:
+        """Hear what workers say, and do what follows from it."""
+        self._hear()
+        require_session(self._session)
+        for taken in self._queue.take_in():
+            self._told.taken(taken)
+        self._give_up_hung_workers()
+
+    def _ready(self) -> list[Link]:
+        return [link for link in self._workers.links if link.is_ready]
+
+    def _hand_out(self) -> None:
+        """Give each worker shards: one in work, and a second one as long as there is one for each other worker too."""
+        ready = self._ready()
+        for link in ready:
+            if link.state == "waiting":
+                link.state = "computing"
+                timeout = self._workers.lease_timeout_seconds()
+                link.send("pass", models=list(self._context.models), lease_timeout_seconds=timeout)
+        for wanted in range(_SHARDS_AT_ONCE):
+            for link in ready:
+                if len(link.given) > wanted or any(shard.ended for shard in link.given):
+                    continue
+                if wanted and self._queue.waiting(len(ready)) < len(ready):
+                    return
+                shard = self._queue.hand_out(f"{self._name}-{link.node.name}", alone=not link.given)
+                if shard is not None:
+                    self._give(link, shard)
+
+    def _give(self, link: Link, shard: GivenShard) -> None:
+        if not link.given:
+            link.signed()
+        link.given.append(shard)
+        link.send("shard", task=dataclasses.asdict(task_of(shard.attempt, shard.ref, shard.missing)))
+
+    def _hear(self) -> None:
+        """Deal with what the workers say. Each gets its next shard before the files of the last one are taken in."""
+        for link, message in self._workers.hear(_PULSE_SECONDS):
+            match message["word"]:
+                case "event":
+                    self._told.hand_on(link, event_from_dict(message["event"]), self._ready())
+                case "done":
+                    self._note(link, message)
+                case "passed":
+                    link.state, link.is_leased, link.given = "passed", False, []
+                case "failed" if is_on_purpose(message):
+                    raise self._failure(link, message)
+                case "failed":  # perhaps a device that is broken: others try these shards
+                    self._lose(link, f"its worker has failed with {error_from_dict(message)}")
+                case "gone":
+                    self._lose(link, message["how"])
+                case "heard":
+                    if self._stopped is None and not self._is_ending:
+                        self._hand_out()
+                    message["taken"].set()
+
+    def _note(self, link: Link, message: Mapping[str, Any]) -> None:
+        """A worker has written the rows of a shard and a model."""
+        shard = next((shard for shard in link.given if shard.attempt == message["attempt"]), None)
+        if shard is None:
+            return
+        event = event_from_dict(message["event"])
+        assert isinstance(event, ShardEncoded)
+        busy = sum(bool(other.given) for other in self._workers.links)
+        self._told.computed(link, shard.attempt, event, busy)
+        source = attempt_folder(self._session, shard.attempt)
+        self._queue.computed(shard, message["model"], source, FileRecord(**message["record"]))
+        if not shard.missing:
+            link.given.remove(shard)
+
+    def _failure(self, link: Link, message: Mapping[str, Any]) -> SoloistError:
+        """What a worker raised, with the name of its node."""
+        error = error_from_dict(message)
+        if isinstance(error, LeaseTimeoutError):
+            self._context.stop.check()  # the time that ended may have been the run's
+        error.args = (f"{link.node.name}: {error}",)
+        return error
+
+    def _lose(self, link: Link, how: str) -> None:
+        """A worker has ended: its shards go to others."""
+        if self._stopped is None:
+            for shard in link.given:
+                self._queue.lost(shard, link.node.name)
+                if len(shard.ended) >= _MOST_ENDS:
+                    raise self._poison(shard)
+        shards = " and ".join(f"{shard.ref.collection} {shard.ref.index}" for shard in link.given)
+        redone = f": other workers get its shards, {shards}" if shards else ""
+        link.given, link.is_leased = [], False
+        self._sink.emit(Notice(about=link.node.name, message=f"{how}{redone}"))
+        self._workers.forget(link)
+
+    def _poison(self, shard: GivenShard) -> EncodingError:
+        ref = shard.ref
+        ids = self._context.run_shards.folder.shards.read_ids(ref.collection, ref.index)
+        return EncodingError(
+            f"{len(shard.ended)} workers (on {', '.join(shard.ended)}) ended while they computed shard {ref.index} of "
+            f"{ref.collection}, which has the chunks {ids[0]!r} to {ids[-1]!r}: look in the logs of these nodes for "
+            "what ended them, or leave out the chunk that does"
+        )
+
+    def _give_up_hung_workers(self) -> None:
+        """End each worker that has something to do, and has shown no progress for too long."""
+        now = time.monotonic()
+        patience = patience_seconds(self._told.slowest_seconds, self._least_patience)
+        for link in list(self._workers.links):
+            silent = now - link.last_sign
+            is_busy = bool(link.given) or (self._is_ending and link.state == "computing")
+            if is_busy and not link.is_waiting and silent >= patience:
+                self._lose(
+                    link, f"its worker has shown no progress for {silent:,.0f} s, so it counts as hung and was ended"
+                )
+
+    def _release(self) -> None:
+        """Have every worker give its devices back, and wait for that."""
+        self._is_ending = True
+        for link in self._workers.links:
+            link.signed()  # it may have had nothing to do for hours
+            if link.state == "computing" and self._stopped is None:
+                link.send("last")
+        while any(link.state == "computing" for link in self._workers.links):
+            self._look_at_the_stop()
+            if self._stopped is not None and not any(link.is_leased for link in self._workers.links):
+                return  # whoever waits for devices is ended
+            self._go_on()

@@ -1,0 +1,76 @@
+"""Files that workers write before the run takes them in: each attempt at a shard in a folder of its own.
+
+    RUN/.attempts/<session>/<attempt>/<collection>/vectors/<model>/part-00000.parquet
+
+The process that drives the run makes the folder of its session, and removes it at the end. A worker makes folders below
+it and never the folder itself. So a worker that lives on after its session finds no place for its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from soloist.errors import OutputError
+from soloist.stores.atomic import disk_errors, make_folder
+from soloist.stores.layout import ATTEMPTS
+from soloist.stores.leftovers import remove_attempts
+from soloist.stores.run_folder import RunFolder
+
+
+@contextlib.contextmanager
+def attempts_of_a_session(root: Path) -> Iterator[Path]:
+    """A new folder for the attempts of a session. At the end all attempts below the run's folder are removed.
+
+    Raises:
+        OutputError: the folder cannot be made or removed.
+    """
+    remove_attempts(root)
+    session = root / ATTEMPTS / secrets.token_hex(8)
+    with disk_errors(session):
+        make_folder(session)
+    try:
+        yield session
+    finally:
+        remove_attempts(root)
+
+
+def attempt_folder(session: Path, name: str) -> RunFolder:
+    """The folder of an attempt, as a run folder whose files have the places that they would have in the run."""
+    return RunFolder(session / name)
+
+
+def make_room(attempt: RunFolder, file: str) -> None:
+    """Make the folders in which a file of an attempt will lie, below the folder of the session.
+
+    Raises:
+        OutputError: the session is over, or the folders cannot be made.
+    """
+    session = attempt.path.parent
+    folders = [attempt.path, *((attempt.path / file).parents)[::-1]]
+    wanted = [folder for folder in dict.fromkeys(folders) if folder.is_relative_to(attempt.path)]
+    for folder in wanted:
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError as exc:
+            raise OutputError(
+                f"{session} is gone, because the session that this worker belongs to is over: end this worker"
+            ) from exc
+        except OSError as exc:
+            with disk_errors(folder):
+                raise exc
+
+
+def require_session(session: Path) -> None:
+    """Refuse to go on where another session has taken over the run.
+
+    Raises:
+        OutputError: the folder of this session is gone.
+    """
+    if not session.is_dir():
+        raise OutputError(
+            f"{session} is gone, because another session has taken over the run: look which other command writes to "
+            f"{session.parent.parent}"
+        )

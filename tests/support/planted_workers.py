@@ -1,0 +1,154 @@
+"""Workers of a cluster in which something goes wrong: on one node, or at one shard. Each calls the real worker.
+
+A test names one of these as what the driving process starts on its nodes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import soloist.engine.drivers.cluster.worker as worker
+import soloist.engine.drivers.running as running
+from soloist.engine.drivers.cluster.attempt_store import AttemptStore
+from soloist.engine.drivers.cluster.worker import Channel
+
+NODE = "node-2"
+NODES = 3
+_HEARD_SECONDS = 1.5  # what a worker says is heard in a fifth of a second
+POISON = ("alpha", 5)
+_CLONE_NEWNS = 0x00020000
+
+
+def together(request: Mapping[str, Any], channel: Channel) -> None:
+    """No worker computes a shard before all have staged their models, so that each gets some."""
+    session = Path(request["session"])
+    facts_of = worker.facts_of
+
+    def noted(*args: Any) -> Any:
+        found = facts_of(*args)
+        (session / f"staged-{request['node']}").touch()
+        return found
+
+    worker.facts_of = noted
+    _before_encoding(lambda: _await_files(session, "staged-*", NODES))
+    worker.work(request, channel)
+
+
+def hung(request: Mapping[str, Any], channel: Channel) -> None:
+    """The worker of one node never ends its first shard."""
+    if request["node"] == NODE:
+        _before_encoding(lambda: time.sleep(3600))
+    together(request, channel)
+
+
+def slow(request: Mapping[str, Any], channel: Channel) -> None:
+    """The worker of one node takes seconds for each shard, but comes to its end."""
+    if request["node"] == NODE:
+        _before_encoding(lambda: time.sleep(2))
+    together(request, channel)
+
+
+def poisoned(request: Mapping[str, Any], channel: Channel) -> None:
+    """One shard kills whoever has computed it, as a card that fails or memory that runs out would."""
+    write = AttemptStore.write
+
+    def die(self: AttemptStore, shard: Any) -> Any:
+        if (shard.ref.collection, shard.ref.index) == POISON:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(self, shard)
+
+    AttemptStore.write = die  # type: ignore[method-assign]
+    worker.work(request, channel)
+
+
+def without_the_folder(request: Mapping[str, Any], channel: Channel) -> None:
+    """One node has another folder under the path of the run's: nothing is mounted there."""
+    _differs(request, channel, {"session": f"{request['session']}-not-mounted"})
+
+
+def other_catalogue(request: Mapping[str, Any], channel: Channel) -> None:
+    """One node has another revision of a model's files."""
+    own = Path(request["config"]["catalogue"]).with_name("other-revision.toml")
+    _differs(request, channel, {"config": {**request["config"], "catalogue": str(own)}})
+
+
+def other_card(request: Mapping[str, Any], channel: Channel) -> None:
+    """One node has another card."""
+    _differs(request, channel, {"config": {**request["config"], "accelerator": "simulated:1x2GB"}})
+
+
+def full_disk(request: Mapping[str, Any], channel: Channel) -> None:
+    """What one node writes below the run's folder goes to a disk of 64 kB."""
+    if request["node"] == NODE:
+        _before_encoding(lambda: _mount_small(Path(request["session"])))
+    together(request, channel)
+
+
+def logged(request: Mapping[str, Any], channel: Channel) -> None:
+    """Each shard that was computed is a line of a file beside the run's folder."""
+    log = Path(request["session"]).parent.parent.with_suffix(".computed")
+    write = AttemptStore.write
+
+    def note(self: AttemptStore, shard: Any) -> Any:
+        with log.open("a") as file:
+            file.write(f"{self._model} {shard.ref.collection} {shard.ref.index}\n")
+        return write(self, shard)
+
+    AttemptStore.write = note  # type: ignore[method-assign]
+    worker.work(request, channel)
+
+
+def _differs(request: Mapping[str, Any], channel: Channel, changes: Mapping[str, Any]) -> None:
+    """One node has another request. The others compute no shard before that node has told what it is."""
+    told = Path(request["session"]) / "told"
+    if request["node"] != NODE:
+        _before_encoding(lambda: _await_files(told.parent, told.name, 1))
+        worker.work(request, channel)
+        return
+
+    def say(message: Mapping[str, Any]) -> None:
+        channel.say(message)
+        if message["word"] == "staged" or message.get("seen") is False:
+            time.sleep(_HEARD_SECONDS)
+            told.touch()
+
+    worker.work({**request, **changes}, _Said(channel, say))
+
+
+class _Said:
+    """A channel whose words go through a function."""
+
+    def __init__(self, channel: Channel, say: Callable[[Mapping[str, Any]], None]) -> None:
+        self.receive = channel.receive
+        self.say = say
+
+
+def _await_files(folder: Path, pattern: str, count: int) -> None:
+    while len(list(folder.glob(pattern))) < count:
+        time.sleep(0.02)
+
+
+def _before_encoding(first: Callable[[], object]) -> None:
+    encode = running.encode_texts
+
+    def encode_texts(*args: Any) -> Any:
+        first()
+        return encode(*args)
+
+    running.encode_texts = encode_texts
+
+
+def _mount_small(folder: Path) -> None:
+    """Mount a small disk over a folder, which only this thread sees."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    for command in (["mount", "--make-rprivate", "/"], ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]):
+        subprocess.run(command, check=True)
