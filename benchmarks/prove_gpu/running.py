@@ -10,13 +10,13 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
 from typing import Any, Literal
 
 from benchmarks.machine import ROOT
@@ -94,24 +94,24 @@ def _said(part: Part, setting: Setting) -> dict[str, Any]:
 def _ended(command: Sequence[str], log: Path, seconds: float) -> int | None:
     """The exit code of a command, or None if it was ended because its time was over."""
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        process = Popen(
+            command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdin=DEVNULL,
+            stdout=output, stderr=STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
         return process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         return None
     finally:
         _end_group(process)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _end_group(process: Popen[bytes]) -> None:
     """End a process and all that it started: first by a signal that they may handle."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(TimeoutExpired):
             process.wait(timeout=_GRACE_SECONDS)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.foreign_memory import taken
+from support.forks import Forked
 
 from benchmarks.machine import ROOT
 from benchmarks.prove_gpu import __main__ as command
+from benchmarks.prove_gpu import running
 from benchmarks.prove_gpu.parts import runs
 from benchmarks.prove_gpu.parts.attention import Kernels
 from benchmarks.prove_gpu.parts.profile import measured
@@ -61,7 +62,7 @@ def part(tmp_path, monkeypatch):
          "its process ended with exit code 9: last words"),
         ("def contract(setting): raise ValueError('no kernel')", "failed", "ValueError: no kernel"),
         ("import time\ndef contract(setting): print('waits', flush=True); time.sleep(600)", "failed",
-         "it was ended after 8 s: waits"),
+         "it was ended after 5 s: waits"),
         ("from benchmarks.prove_gpu.setting import Seen\n"
          "def contract(setting): return Seen(summary='all well', figures={'n': 3})", "ok", "all well"),
         ("from benchmarks.prove_gpu.setting import Seen\n"
@@ -74,7 +75,7 @@ def part(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_part_costs_only_itself(part, setting, code, verdict, text):
     """A part that dies or hangs would take the proof with it, or count as shown."""
-    outcome = run_part(part(code), setting, 8)
+    outcome = run_part(part(code), setting, 5)
     assert (outcome.verdict, outcome.text) == (verdict, text)
 
 
@@ -89,7 +90,7 @@ def test_what_a_part_has_started_ends_with_it(part, setting, tmp_path):
         f"    open({str(pid)!r}, 'w').write(str(child.pid))\n"
         "    time.sleep(600)\n"
     )
-    run_part(part(code), setting, 8)
+    run_part(part(code), setting, 5)
     deadline = time.monotonic() + 30
     while _lives(int(pid.read_text())):
         assert time.monotonic() < deadline, "the part's own process still lives"
@@ -175,14 +176,12 @@ def test_every_part_has_a_function():
 
 
 @pytest.mark.process
-def test_a_rehearsal_runs_on_simulated_devices(tmp_path):
+def test_a_rehearsal_runs_on_simulated_devices(tmp_path, monkeypatch):
     """Without a rehearsal, nobody would have run this code before it reaches a GPU."""
-    command = [
-        sys.executable, "-m", "benchmarks.prove_gpu", "--devices", "simulated:1xT4", "--results", str(tmp_path),
-        "--only", "peaks,out_of_memory",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setattr(running, "Popen", Forked)  # each part in a process of its own, without its imports
+    options = ["--devices", "simulated:1xT4", "--results", str(tmp_path), "--only", "peaks,out_of_memory"]
+    monkeypatch.setattr(sys, "argv", ["prove_gpu", *options])
+    assert command.main() == 0
     record = json.loads((tmp_path / "gpu-simulated-tesla-t4.json").read_text())
     found = {part["name"]: part for part in record["parts"]}
     assert {name: part["verdict"] for name, part in found.items()} == {

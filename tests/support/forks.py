@@ -58,7 +58,8 @@ def _begin_worker(command: Sequence[object], **options: Any) -> subprocess.Popen
 class Forked:
     """A process with `subprocess.Popen`'s attributes and methods; its command begins with `sys.executable`.
 
-    `stdin`, `stdout` and `stderr` are None for this process's own, PIPE, DEVNULL, a file or its number.
+    `stdin`, `stdout` and `stderr` are None for this process's own, PIPE, DEVNULL, a file or its number; `stderr` is
+    STDOUT too, where `stdout` is a file.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Forked:
         self._readers: list[threading.Thread] = []
         self._written: dict[str, Any] = {}
         with contextlib.ExitStack() as theirs:
+            stderr = stdout if stderr == subprocess.STDOUT else stderr
             ends = [self._end(number, given, theirs) for number, given in enumerate((stdin, stdout, stderr))]
             request = {
                 "arguments": self.args[1:], "env": dict(os.environ if env is None else env),
