@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = true
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo cluster-demo test test-quick test-oldest test-newest test-wheels wheels kaggle fuzz check check-sizes check-words docs notebook \
-	bench bench-engines bench-end bench-scale bench-gpu prove-gpu format clean
+	bench bench-engines bench-end bench-scale bench-cluster bench-gpu prove-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -112,6 +112,10 @@ bench-end: $(VENV)/.bench
 
 bench-scale: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.scale $(BENCH)
+
+# How far a cluster's coordinator goes: over simulated workers, and over node processes that sleep.
+bench-cluster: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.cluster_scale $(BENCH)
 
 # On all CUDA devices, or those named: make bench-gpu DEVICES=cuda:0,cuda:1
 DEVICES ?= cuda
