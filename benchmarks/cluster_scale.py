@@ -31,16 +31,16 @@ from typing import Any, cast
 
 import numpy as np
 import psutil
-from soloist.engine.drivers.cluster.links import Heard, Link
-from soloist.engine.drivers.cluster.pass_events import PassEvents
-from soloist.engine.drivers.cluster.pass_over_nodes import PassOverNodes
-from soloist.engine.drivers.cluster.shard_queue import ShardQueue
 
 from benchmarks.machine import ROOT, commit, cores, hardware, versions
 from benchmarks.simulated_worker import FINGERPRINT, MODEL, WORK, answers
 from soloist.cluster.address import ClusterAddress
 from soloist.cluster.nodes import Node
 from soloist.cluster.session import ClusterSession, NodeWorker
+from soloist.engine.drivers.cluster.links import Heard, Link
+from soloist.engine.drivers.cluster.pass_events import PassEvents
+from soloist.engine.drivers.cluster.pass_over_nodes import PassOverNodes
+from soloist.engine.drivers.cluster.shard_queue import ShardQueue
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.preparing import Work
 from soloist.engine.drivers.row_stores import DenseStore
@@ -66,7 +66,7 @@ class OneFileShards(ShardFiles):
     def read_shard(self, collection: str, index: int) -> Shard:
         """Read the file, as for any shard."""
         shard = super().read_shard(collection, 0)
-        return dataclasses.replace(shard, texts=[f"{index} {text}" for text in shard.texts])
+        return dataclasses.replace(shard, texts=tuple(f"{index} {text}" for text in shard.texts))
 
 
 class OneFileFolder(RunFolder):
