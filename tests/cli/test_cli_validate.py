@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from support.collections import write_collection
+from support.forks import run_forked
 from support.invoking import invoke
+
+from soloist.validation import commands
 
 PLAN_POINTS = set(range(1, 11))
 
@@ -24,8 +27,9 @@ def options(tmp_path, tiny_models) -> list[str]:
     ]  # fmt: skip
 
 
-def test_everything_that_can_be_shown_passes(options, tmp_path):
+def test_everything_that_can_be_shown_passes(options, tmp_path, monkeypatch):
     """The one command that somebody with GPUs is asked to run must not fail for reasons of its own."""
+    monkeypatch.setattr(commands, "run", run_forked)  # the two commands in processes of their own, without the imports
     result = invoke(*options, "--models", "qwen2,xlm-roberta", "--accelerator", "simulated:2xT4", "--sample-chunks", 40)
     assert result.exit_code == 0, result.stdout + result.stderr
     report = json.loads((tmp_path / "report" / "validation.json").read_text())

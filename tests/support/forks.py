@@ -71,6 +71,7 @@ class Forked:
         stderr: int | IO[Any] | None = None,
         text: bool = False,
         encoding: str | None = None,
+        errors: str | None = None,
         env: dict[str, str] | None = None,
         cwd: Path | str | None = None,
         start_new_session: bool = False,
@@ -80,6 +81,7 @@ class Forked:
         self.returncode: int | None = None
         self._text = text or encoding is not None
         self._encoding = encoding
+        self._errors = errors
         self._readers: list[threading.Thread] = []
         self._written: dict[str, Any] = {}
         with contextlib.ExitStack() as theirs:
@@ -104,7 +106,7 @@ class Forked:
             child, own = (write, read) if number else (read, write)
             theirs.callback(os.close, child)
             if self._text:
-                return child, open(own, _MODES[number], encoding=self._encoding)
+                return child, open(own, _MODES[number], encoding=self._encoding, errors=self._errors)
             return child, open(own, f"{_MODES[number]}b")
         if given == subprocess.DEVNULL:
             opened = os.open(os.devnull, os.O_RDWR)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from subprocess import DEVNULL, TimeoutExpired, run
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.validation.evidence import CommandRecord
@@ -62,11 +62,11 @@ def _run(command: Sequence[str], config: RunConfig, files: Mapping[str, Path]) -
     if config.catalogue is not None:
         environment["SOLOIST_CATALOGUE"] = str(config.catalogue)
     try:
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        done = run(
+            command, env=environment, stdin=DEVNULL, capture_output=True, text=True, errors="replace",
             timeout=_COMMAND_SECONDS, check=False,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         said = f"it was stopped after {_COMMAND_SECONDS} seconds"
         return CommandRecord(command=" ".join(command), exit_code=_TIMED_OUT, stderr=said, files={})
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
