@@ -88,11 +88,11 @@ def files() -> Files:
 
 @pytest.fixture
 def arguments(tmp_path: Path, catalogue: Path) -> list[str]:
-    """The command without its --models and --out."""
+    """The command without its --models and --out. By torch, because each process would build oneDNN's products anew."""
     return [
         "embed", str(tmp_path / "chunks"), "--catalogue", str(catalogue), "--accelerator", "cpu",
         "--shard-chunks", str(SHARD_CHUNKS), "--lock-dir", str(tmp_path / "locks"),
-        "--cache-dir", str(tmp_path / "cache"), "--on-bad-input", "skip",
+        "--cache-dir", str(tmp_path / "cache"), "--on-bad-input", "skip", "--matmul", "torch",
     ]  # fmt: skip
 
 
