@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,20 @@ from soloist.retrieval.qrels import read_qrels
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MINILM, WORDLLAMA = "all-MiniLM-L6-v2", "wordllama"
 KNOWN = {
-    "cranfield": (0.3737, 0.3076, 0.3878, "helps"),
-    "code_rag": (0.5830, 0.4582, 0.6198, "helps"),
+    "cranfield": (0.4146, 0.3482, 0.4290, "not shown"),
+    "code_rag": (0.6925, 0.5214, 0.7270, "helps"),
     "docs_rag": (0.6826, 0.5824, 0.6922, "not shown"),
 }
 NEAR = 0.002
-# BM25 alone, and all three members with the weights that they have by default.
-WORDS = {"docs_rag": (0.714, 0.806), "code_rag": (0.577, 0.713), "cranfield": (0.365, 0.409)}
+# Of each set, so that it is embedded in seconds: the chunks that are judged for so many questions, and so many others.
+# The figures of models and of their fusion are those of sentence-transformers and wordllama themselves.
+QUESTIONS, OTHERS = 100, 150
+# BM25 alone, all three members with the weights that they have by default, and what words are worth among them.
+WORDS = {
+    "docs_rag": (0.714, 0.806, "Words help here"),
+    "code_rag": (0.695, 0.781, "Words help here"),
+    "cranfield": (0.379, 0.445, "It is not shown that words help here"),
+}
 
 pytestmark = [
     pytest.mark.shared_data,
@@ -41,8 +49,7 @@ def judged_run(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("judged")
     for name in KNOWN:
-        lines = (SHARED / name / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-        chunks = [json.loads(line) for line in lines]
+        chunks = chunks_of(name)
         (root / "chunks" / name).mkdir(parents=True)
         with (root / "chunks" / name / "texts.jsonl").open("w", encoding="utf-8") as file:
             for chunk in chunks:
@@ -78,15 +85,27 @@ def test_words_gain_what_is_known_of_them(worded_run, name):
     """Words would be cut or weighed otherwise than measured, or the verdict not see the largest gain of all."""
     found = evaluate(open_run(worded_run), judged_of(name), collections=[name])
     ndcg = {each.name: each.measures["nDCG@10"] for each in found.systems}
-    words, hybrid = WORDS[name]
+    words, hybrid, worth = WORDS[name]
     assert ndcg["bm25"] == pytest.approx(words, abs=0.003)
     assert ndcg["hybrid"] == pytest.approx(hybrid, abs=0.003)
     assert found.verdict is not None and (found.verdict.system, found.verdict.answer) == ("hybrid", "helps")
-    assert "Words help here: hybrid has +" in found.verdict.text
+    assert f"{worth}: hybrid has +" in found.verdict.text
 
 
 def judged_of(name):
-    return read_qrels(SHARED / name / "queries.jsonl", SHARED / name / "qrels" / "test.tsv")
+    """The first questions of a set, and their judgements."""
+    qrels = read_qrels(SHARED / name / "queries.jsonl", SHARED / name / "qrels" / "test.tsv")
+    kept = dict(list(qrels.queries.items())[:QUESTIONS])
+    return replace(qrels, queries=kept, judgements={query: qrels.judgements[query] for query in kept})
+
+
+def chunks_of(name):
+    """The chunks that are judged for these questions, and the first of the others."""
+    lines = (SHARED / name / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    judged = {chunk for grades in judged_of(name).judgements.values() for chunk in grades}
+    chunks = [json.loads(line) for line in lines]
+    rest = [chunk for chunk in chunks if chunk["_id"] not in judged]
+    return [*(chunk for chunk in chunks if chunk["_id"] in judged), *rest[:OTHERS]]
 
 
 @pytest.mark.parametrize("name", KNOWN)
