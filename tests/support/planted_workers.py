@@ -81,7 +81,7 @@ def other_catalogue(request: Mapping[str, Any], channel: Channel) -> None:
 
 def other_card(request: Mapping[str, Any], channel: Channel) -> None:
     """One node has another card."""
-    _differs(request, channel, {"config": {**request["config"], "accelerator": "simulated:1x2GB"}})
+    _differs(request, channel, {"config": {**request["config"], "accelerator": "simulated:1xL4"}})
 
 
 def full_disk(request: Mapping[str, Any], channel: Channel) -> None:
@@ -109,15 +109,14 @@ def _differs(request: Mapping[str, Any], channel: Channel, changes: Mapping[str,
     """One node has another request. The others compute no shard before that node has told what it is."""
     told = Path(request["session"]) / "told"
     if request["node"] != NODE:
-        _before_encoding(lambda: _await_files(told.parent, told.name, 1))
+        _before_encoding(lambda: (_await_files(told.parent, told.name, 1), time.sleep(_HEARD_SECONDS)))
         worker.work(request, channel)
         return
 
     def say(message: Mapping[str, Any]) -> None:
-        channel.say(message)
         if message["word"] == "staged" or message.get("seen") is False:
-            time.sleep(_HEARD_SECONDS)
-            told.touch()
+            told.touch()  # what it says now ends this process
+        channel.say(message)
 
     worker.work({**request, **changes}, _Said(channel, say))
 

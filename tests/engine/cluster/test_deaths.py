@@ -70,7 +70,7 @@ def test_a_worker_and_a_node_that_are_killed(on_nodes, local, nodes, planted):
     [
         ("without_the_folder", {}, "it does not see the files of this machine in"),
         ("other_catalogue", {}, "bert is another one there than in the run"),
-        ("other_card", {"accelerator": "simulated:1x1GB"}, "it has"),
+        ("other_card", {"accelerator": "simulated:1xT4"}, "it has L4 and the run T4"),
     ],
 )
 def test_a_node_that_differs_takes_no_part(fault, changes, sentence, on_nodes, planted, root, tiny_models):

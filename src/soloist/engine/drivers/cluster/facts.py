@@ -11,6 +11,7 @@ import torch
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.installed import versions
+from soloist.memory.planner import BatchLimits
 from soloist.sizing.run_plan import RunPlan
 
 # At these padded lengths the rows of a batch are compared.
@@ -49,12 +50,18 @@ def facts_of(encoders: Mapping[str, Encoder], plan: RunPlan, accelerator: Accele
         fingerprints={model: encoder.staged.member(model).fingerprint for model, encoder in encoders.items()},
         dtypes={model: encoder.staged.dtype for model, encoder in encoders.items()},
         matmuls={model: encoder.staged.matmul for model, encoder in encoders.items()},
-        limits={model: tuple(map(plan.limits[model].rows, _LENGTHS)) for model in encoders},
+        limits={model: _rows(encoder, plan.limits[model]) for model, encoder in encoders.items()},
         kind=accelerator.kind,
         card=_card(accelerator),
         devices=accelerator.devices,
         versions={name: version for name, version in versions().items() if name in _DECISIVE},
     )
+
+
+def _rows(encoder: Encoder, limits: BatchLimits) -> tuple[int, ...]:
+    """The rows of a batch at some padded lengths, up to the longest text of the model."""
+    longest = encoder.staged.max_tokens
+    return tuple(limits.rows(length) for length in _LENGTHS if longest is None or length <= longest)
 
 
 def difference(node: NodeFacts, own: NodeFacts, *, mixed_cards: bool = False) -> str | None:
