@@ -38,14 +38,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files that take minutes, the longest first: one that begins last would leave a single process at work at the end.
 LONGEST = (
-    "retrieval/test_judged_sets.py", "validation/test_faults.py", "engine/resume/test_kills.py",
-    "engine/test_parity.py", "cli/test_cli_validate.py", "memory/test_predicted_peaks.py",
-    "docs/test_kaggle_notebook.py", "engine/drivers/test_isolated.py", "fuzz/test_fuzz.py", "faults/test_stopping.py",
+    "validation/test_faults.py", "engine/resume/test_kills.py", "retrieval/test_judged_sets.py",
+    "docs/test_kaggle_notebook.py", "engine/test_parity.py", "cli/test_cli_validate.py",
+    "engine/drivers/test_isolated.py", "fuzz/test_fuzz.py", "faults/test_stopping.py", "memory/test_predicted_peaks.py",
     "engine/resume/test_processes.py", "adapters/test_plan_scenarios.py", "planning/test_estimate.py",
     "engine/resume/test_vector_dtype.py", "measuring/test_prove_gpu.py", "docs/test_examples.py",
     "reports/run_report/test_page.py", "engine/resume/test_edits.py", "memory/test_random_capacities.py",
     "engine/test_release.py", "api/test_given_chunks.py", "sources/test_parquet_memory.py", "cli/test_cli_process.py",
-    "exports/test_exports.py", "reports/run_report/test_browser.py", "retrieval/test_odd_questions.py",
+    "exports/test_exports.py", "exports/test_stores.py", "exports/test_asking_stores.py",
+    "exports/test_ragged_stores.py", "retrieval/test_odd_texts.py", "engine/test_same_pass.py",
+    "engine/resume/test_kills_of_kinds.py", "reports/run_report/test_browser.py", "retrieval/test_odd_questions.py",
     "engine/test_scale.py", "faults/test_verify_and_status.py", "measuring/test_benchmarks.py",
     "models/test_loading.py", "sizing/test_calibration.py", "engine/intake/test_ahead.py", "models/test_prepacked.py",
     "devices/test_device_contract.py", "engine/test_run.py", "models/test_every_setting.py", "encoding/test_encoder.py",
