@@ -382,7 +382,11 @@ def test_where_nothing_can_be_written_no_run_is_at_work(run: RunFolder) -> None:
 
 def test_a_folder_at_work_is_refused_in_words(run: RunFolder) -> None:
     """The lock's own error is an OSError, and was taken for one of the disk."""
-    with run.locked(), pytest.raises(OutputError, match=r"another run is writing to .*: wait until"), run.locked():
+    with (
+        run.locked(),
+        pytest.raises(OutputError, match=r"another run, process \d+, is writing to .*: wait"),
+        run.locked(),
+    ):
         pass
 
 

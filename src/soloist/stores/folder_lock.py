@@ -6,8 +6,9 @@ shared folder the lock of a file may hold one machine only. Every run looks at b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -29,10 +30,8 @@ def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """
     lock = _acquired(folder, _LOCK_SECONDS)
     if lock is None:
-        other = holder(folder)
-        raise OutputError(
-            f"{other or 'another run'} is writing to {folder}: wait until it has ended, or choose another folder"
-        )
+        other = holder(folder) or _local_holder(folder / _NAME)
+        raise OutputError(f"{other} is writing to {folder}: wait until it has ended, or choose another folder")
     try:
         if shared:
             with leased(folder):
@@ -59,6 +58,18 @@ def _is_locked(folder: Path) -> bool:
     if lock is not None:
         lock.release()
     return lock is None
+
+
+def _local_holder(path: Path) -> str:
+    """Who has the lock of a file on this machine, as words. Linux lists the locks with their processes."""
+    with suppress(OSError, ValueError, IndexError):
+        found = path.stat()
+        wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5] == wanted and int(fields[4]) > 0:
+                return f"another run, process {fields[4]},"
+    return "another run"
 
 
 def _acquired(folder: Path, seconds: float) -> BaseFileLock | None:

@@ -103,7 +103,8 @@ def test_a_second_run_into_a_folder_is_refused_and_the_first_goes_on(commands, a
             second = commands.run(*arguments, "--out", str(out))
             assert second.code == 1
             assert second.stderr == (
-                f"soloist: error: another run is writing to {out}: wait until it has ended, or choose another folder\n"
+                f"soloist: error: another run, process {first.pid}, is writing to {out}: wait until it has ended, or "
+                "choose another folder\n"
             )
             assert json.loads(_stdout(commands, "status", str(out), "--json"))["at_work"]
             assert _state(out) == was
