@@ -38,6 +38,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Files that take minutes, the longest first: one that begins last would leave a single process at work at the end.
 LONGEST = (
+    "engine/cluster/test_deaths.py", "engine/cluster/test_same_bytes.py", "engine/cluster/test_chaos.py",
     "validation/test_faults.py", "engine/resume/test_kills.py", "retrieval/test_judged_sets.py",
     "docs/test_kaggle_notebook.py", "engine/test_parity.py", "cli/test_cli_validate.py",
     "engine/drivers/test_isolated.py", "fuzz/test_fuzz.py", "faults/test_stopping.py", "memory/test_predicted_peaks.py",

@@ -5,6 +5,7 @@ A test names one of these as what the driving process starts on its nodes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -85,7 +86,7 @@ def other_card(request: Mapping[str, Any], channel: Channel) -> None:
 
 
 def full_disk(request: Mapping[str, Any], channel: Channel) -> None:
-    """What one node writes below the run's folder goes to a disk of 64 kB."""
+    """What one node writes below the run's folder goes to a disk that is full."""
     if request["node"] == NODE:
         _before_encoding(lambda: _mount_small(Path(request["session"])))
     together(request, channel)
@@ -145,9 +146,12 @@ def _before_encoding(first: Callable[[], object]) -> None:
 
 
 def _mount_small(folder: Path) -> None:
-    """Mount a small disk over a folder, which only this thread sees."""
+    """Mount a small disk over a folder, which only this thread sees, and fill it."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
     for command in (["mount", "--make-rprivate", "/"], ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]):
         subprocess.run(command, check=True)
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
+        while filler.write(bytes(1024)):
+            pass
