@@ -62,6 +62,13 @@ def test_a_node_of_this_machine_brings_its_name_locks_and_threads() -> None:
     )  # fmt: skip
 
 
+def test_a_node_with_gpus_has_the_locks_of_its_machine() -> None:
+    """Another command of this machine would compute on the same GPUs at the same time."""
+    labels = {"soloist-node": "node-1", "soloist-folder": "soloist-0a1b2c3d", "soloist-threads": "3"}
+    (node,) = NodeNames().nodes([record("x", "laptop", 3, 2, **labels)])
+    assert (node.gpus, node.lock_dir, node.threads) == (2, None, None)
+
+
 def test_nodes_are_in_the_order_of_their_numbers() -> None:
     """node-10 would stand before node-2 in every report."""
     labels = [{"soloist-node": f"node-{number}"} for number in (10, 2, 1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -118,6 +119,20 @@ def test_who_was_taken_over_is_told_and_does_no_harm(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=r"was given to soloist on node-7.*gave no sign of life for 60 s"):
             lease.require_held()
     assert "node-7" in (holder(tmp_path) or "")
+
+
+def test_the_run_hears_that_its_folder_was_taken_over(tmp_path: Path) -> None:
+    """A coordinator that stood still would fuse and finish a run that another one is at."""
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with leased(tmp_path, told.put, beat_seconds=0.02):
+        lease_elsewhere(tmp_path)
+        assert "was given to soloist on node-7" in told.get(timeout=60)
+    run = RunFolder.create(tmp_path / "run")
+    with run.locked(shared=True) as require_held:
+        require_held()
+        lease_elsewhere(run.path)
+        with pytest.raises(OutputError, match="was given to soloist on node-7"):
+            require_held()
 
 
 def test_of_many_that_take_over_one_holds(tmp_path: Path) -> None:

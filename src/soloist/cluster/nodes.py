@@ -19,7 +19,7 @@ class Node:
         id: Ray's own; a node that comes back has another one.
         name: unique among the living.
         host: the name of its machine.
-        lock_dir: the node's own lock folder, of a node of local:N; None is the run's setting.
+        lock_dir: the node's own lock folder, of a node of local:N without GPUs; None is the run's setting.
         threads: what a node of local:N may use on the CPU; None is all.
     """
 
@@ -65,13 +65,15 @@ class NodeNames:
 
     def _node(self, record: Mapping[str, Any]) -> Node:
         labels = record.get("Labels") or {}
+        # GPUs are shared out, and other commands of the machine may want them: their locks are the machine's.
+        has_own_locks = FOLDER_LABEL in labels and not _count(record, "GPU")
         return Node(
             id=record["NodeID"],
             name=self._names[record["NodeID"]],
             host=record["NodeManagerHostname"],
             cpus=_count(record, "CPU"),
             gpus=_count(record, "GPU"),
-            lock_dir=lock_folder(labels[FOLDER_LABEL], labels[NAME_LABEL]) if FOLDER_LABEL in labels else None,
+            lock_dir=lock_folder(labels[FOLDER_LABEL], labels[NAME_LABEL]) if has_own_locks else None,
             threads=int(labels[THREADS_LABEL]) if THREADS_LABEL in labels and not _count(record, "GPU") else None,
         )
 

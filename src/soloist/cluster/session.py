@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -33,6 +34,7 @@ _UNKNOWN_SECONDS = 20.0  # what was known of the nodes so long ago counts no mor
 _MOST_REFUSALS = 3  # by the head, one after the other, until it counts as lost
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
+_PROBES = 16  # machines that are asked at once
 _JOIN_SECONDS = 60.0
 _START_SECONDS = 120.0  # until a new worker answers for the first time
 _SLICE_SECONDS = 2.0
@@ -251,8 +253,13 @@ class ClusterSession:
         if _is_refused(self._gcs):  # Ray would ask a head that has ended for a minute
             self._refusals += 1
             return
-        records = [record for record in self._ray.nodes() if record["Alive"] and not _is_refused(_address(record))]
-        self._nodes, self._seen_at, self._refusals = self._names.nodes(records), time.monotonic(), 0
+        records = [record for record in self._ray.nodes() if record["Alive"]]
+        self._seen_at, self._refusals = time.monotonic(), 0
+        with ThreadPoolExecutor(
+            max_workers=_PROBES
+        ) as probes:  # machines that were lost answer after a second, or never
+            refused = list(probes.map(_is_refused, map(_address, records)))
+        self._nodes = self._names.nodes(record for record, no in zip(records, refused, strict=True) if not no)
 
     def _await_nodes(self) -> None:
         deadline = time.monotonic() + _JOIN_SECONDS

@@ -121,12 +121,17 @@ def _run_in_folder(
     require_distinct("collections", names)
     others = [other_run(path) for path in config.reuse]
     is_shared = config.cluster is not None
-    with none_left_on_error(config.out), RunFolder.create(config.out).locked(shared=is_shared):
+    with (
+        none_left_on_error(config.out),
+        RunFolder.create(config.out).locked(
+            shared=is_shared, on_lost=lambda why: stop.request("another run, which has taken the folder over")
+        ) as require_held,
+    ):
         folder = RunFolder(config.out)
         if with_kept_settings(asked) != kept:
             raise OutputError(f"another run has changed {config.out} meanwhile: run the same command again")
         require_the_same(folder, config, tuple(members.specs), names)
-        return _Run(kept, folder, members, accelerator, files, others, stop).through(sinks, clock)
+        return _Run(kept, folder, members, accelerator, files, others, stop, require_held).through(sinks, clock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -163,6 +168,7 @@ class _Run:
         files: InputFiles,
         others: Sequence[RunFolder],
         stop: Stop,
+        require_held: Callable[[], None],
     ) -> None:
         self._config = kept.config
         self._kept = kept.notices
@@ -172,6 +178,7 @@ class _Run:
         self._files = files
         self._others = others
         self._stop = stop
+        self._require_held = require_held
 
     def through(self, sinks: Sequence[EventSink], clock: Callable[[], float]) -> RunResult:
         """Read, embed, fuse, and say in run.json what was done."""
@@ -190,6 +197,7 @@ class _Run:
             with self._stop.shielded():  # there is nothing left to stop
                 sink.emit(RunFinished(seconds=time.perf_counter() - began))
                 result = make_result()
+                self._require_held()
                 self._folder.finish(result.to_dict())
         return result
 

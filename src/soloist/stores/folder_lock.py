@@ -7,7 +7,7 @@ shared folder the lock of a file may hold one machine only. Every run looks at b
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,8 +22,13 @@ _LOCK_SECONDS = 1.0  # to ask whether a folder is locked holds it for a moment
 
 
 @contextmanager
-def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def held(
+    folder: Path, *, shared: bool = False, on_lost: Callable[[str], object] = lambda why: None
+) -> Iterator[Callable[[], None]]:
     """Hold a folder for one run; with `shared` also against runs on other machines.
+
+    Gives a function that raises OutputError if another machine has taken the folder over. `on_lost` is called then too,
+    in a thread, with the sentence that says so.
 
     Raises:
         OutputError: another run holds it.
@@ -34,11 +39,11 @@ def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
         raise OutputError(f"{other} is writing to {folder}: wait until it has ended, or choose another folder")
     try:
         if shared:
-            with leased(folder):
-                yield
+            with leased(folder, on_lost) as lease:
+                yield lease.require_held
         else:
             clear_stale(folder)
-            yield
+            yield lambda: None
     finally:
         lock.release()
 

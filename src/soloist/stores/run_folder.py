@@ -130,13 +130,18 @@ class RunFolder:
         """Whether a run came to its end in it, and no later one has begun to change it."""
         return (self.path / "run.json").is_file()
 
-    def locked(self, *, shared: bool = False) -> AbstractContextManager[None]:
+    def locked(
+        self, *, shared: bool = False, on_lost: Callable[[str], object] = lambda why: None
+    ) -> AbstractContextManager[Callable[[], None]]:
         """Hold the folder for one run; with `shared` also against runs on other machines.
+
+        Inside is a function that raises OutputError if another machine has taken the folder over, because this process
+        gave no sign of life. `on_lost` is called then too, in a thread.
 
         Raises:
             OutputError: another run holds it.
         """
-        return held(self.path, shared=shared)
+        return held(self.path, shared=shared, on_lost=on_lost)
 
     def is_locked(self) -> bool:
         """Whether a run is at work in it now."""

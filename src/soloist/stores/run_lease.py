@@ -16,7 +16,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,8 +64,9 @@ class _Holder:
 class RunLease:
     """A lease that is held. Made by `leased`."""
 
-    def __init__(self, folder: Path, holder: _Holder, beat_seconds: float) -> None:
+    def __init__(self, folder: Path, holder: _Holder, on_lost: Callable[[str], object], beat_seconds: float) -> None:
         self._folder = folder
+        self._on_lost = on_lost
         self._holder = holder
         self._beat_seconds = beat_seconds
         self._ended = threading.Event()
@@ -80,6 +81,8 @@ class RunLease:
             OutputError: the lease is another's, or is gone.
         """
         found = _read(self._folder)
+        if found is None and _is_out_of_reach(self._folder):
+            return
         if found is None or found.id != self._holder.id:
             other = f"to {found}" if found else "to another run"
             raise OutputError(
@@ -101,19 +104,28 @@ class RunLease:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._beat_seconds):
-            with suppress(OutputError, OSError):
+            try:
                 self.require_held()
                 os.utime(self._folder / LEASE)  # now, by the clock of the file system
+            except OutputError as exc:
+                self._on_lost(str(exc))
+                return
+            except OSError:  # the folder is out of reach for now
+                continue
 
 
 @contextmanager
-def leased(folder: Path, *, beat_seconds: float = _BEAT_SECONDS) -> Iterator[RunLease]:
+def leased(
+    folder: Path, on_lost: Callable[[str], object] = lambda why: None, *, beat_seconds: float = _BEAT_SECONDS
+) -> Iterator[RunLease]:
     """Hold the lease of a folder. A stale one is taken over.
+
+    If another process takes this one over, `on_lost` is called in a thread, with the sentence that says so.
 
     Raises:
         OutputError: another process holds it, or the file cannot be written.
     """
-    lease = RunLease(folder, _take(folder), beat_seconds)
+    lease = RunLease(folder, _take(folder), on_lost, beat_seconds)
     lease.start()
     try:
         yield lease
@@ -230,6 +242,17 @@ def _now(folder: Path) -> float:
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def _is_out_of_reach(folder: Path) -> bool:
+    """Whether nothing can be told of the lease: a network file system that does not answer is not a lost lease."""
+    try:
+        (folder / LEASE).stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _read(folder: Path) -> _Holder | None:
