@@ -18,23 +18,26 @@ from soloist.stores.atomic import disk_errors, make_folder
 from soloist.stores.layout import ATTEMPTS
 from soloist.stores.leftovers import remove_attempts
 from soloist.stores.run_folder import RunFolder
+from soloist.stores.run_lease import lease_id
 
 
 @contextlib.contextmanager
 def attempts_of_a_session(root: Path) -> Iterator[Path]:
-    """A new folder for the attempts of a session. At the end all attempts below the run's folder are removed.
+    """A new folder for the attempts of a session, which removes those of earlier ones. It is removed at the end.
+
+    It has the name of the run's lease, where there is one: another name says that another session took the run over.
 
     Raises:
         OutputError: the folder cannot be made or removed.
     """
     remove_attempts(root)
-    session = root / ATTEMPTS / secrets.token_hex(8)
+    session = root / ATTEMPTS / (lease_id(root) or secrets.token_hex(8))
     with disk_errors(session):
         make_folder(session)
     try:
         yield session
     finally:
-        remove_attempts(root)
+        remove_attempts(root, session.name)
 
 
 def attempt_folder(session: Path, name: str) -> RunFolder:
@@ -69,7 +72,7 @@ def require_session(session: Path) -> None:
     Raises:
         OutputError: the folder of this session is gone.
     """
-    if not session.is_dir():
+    if not session.is_dir() or lease_id(session.parent.parent) not in (None, session.name):
         raise OutputError(
             f"{session} is gone, because another session has taken over the run: look which other command writes to "
             f"{session.parent.parent}"

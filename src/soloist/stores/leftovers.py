@@ -60,14 +60,16 @@ def remove_ahead(root: Path) -> None:
         _remove_folder(root / AHEAD)
 
 
-def remove_attempts(root: Path) -> None:
-    """Remove what workers of a cluster have computed, and the run has not taken in.
+def remove_attempts(root: Path, session: str | None = None) -> None:
+    """Remove what workers of a cluster have computed, and the run has not taken in: of one session, or of all.
 
     Raises:
         OutputError: a file or a folder cannot be removed.
     """
     with disk_errors(root):
-        _remove_folder(root / ATTEMPTS)
+        _remove_folder(root / ATTEMPTS / session if session else root / ATTEMPTS)
+    with contextlib.suppress(OSError):  # another session has taken the run over, and is at work there
+        (root / ATTEMPTS).rmdir()
 
 
 def empty_new_folder(root: Path) -> None:

@@ -143,6 +143,12 @@ def holder(folder: Path) -> str | None:
     return str(found or "another soloist")  # a file that is just being written has no name yet
 
 
+def lease_id(folder: Path) -> str | None:
+    """What tells the present lease of a folder from every other; None where there is none that can be read."""
+    found = _read(folder)
+    return found.id if found else None
+
+
 def clear_stale(folder: Path) -> None:
     """Remove a lease whose holder is gone.
 

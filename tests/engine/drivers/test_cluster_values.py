@@ -18,6 +18,7 @@ from soloist.events import LeaseReleased, ShardEncoded
 from soloist.events.nodes import on_node
 from soloist.stores import RunFolder
 from soloist.stores.attempts import attempt_folder, attempts_of_a_session, make_room, require_session
+from soloist.stores.run_lease import leased
 from soloist.types import HeldTensor, MemoryStats
 
 FACTS = NodeFacts(
@@ -35,7 +36,7 @@ def digests(texts: str) -> list[bytes]:
     ("changes", "sentence"),
     [
         ({"versions": {"soloist": "0.1.0", "torch": "2.12.0"}}, "it has torch 2.12.0 and the run has 2.13.0"),
-        ({"kind": "cpu"}, "it computes on cpu and the run on cuda"),
+        ({"kind": "cpu"}, "it computes on cpu and the machine of the command on cuda: run"),
         ({"card": "A100"}, "it has A100 and the run H100"),
         ({"dtypes": {"bert": "float32"}}, "bert is float32 there and float16 in the run"),
         ({"fingerprints": {"bert": "b" * 16}}, "bert is another one there than in the run"),
@@ -108,6 +109,23 @@ def test_a_worker_of_a_session_that_is_over_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with attempts_of_a_session(tmp_path) as before, attempts_of_a_session(tmp_path), pytest.raises(OutputError):
         make_room(RunFolder(before / "name"), file)
+
+
+def test_a_session_whose_run_was_taken_over_ends_and_leaves_its_successor_alone(tmp_path):
+    """Catches a coordinator that stood still, and then enters shards or removes the files of the one after it."""
+    with attempts_of_a_session(tmp_path) as session:
+        require_session(session)
+        with leased(tmp_path):
+            with pytest.raises(OutputError, match="another session has taken over the run"):
+                require_session(session)
+            with attempts_of_a_session(tmp_path) as after:
+                require_session(after)
+                session.mkdir()
+    assert not tmp_path.joinpath(".attempts").exists()
+    with leased(tmp_path), attempts_of_a_session(tmp_path) as session:
+        other = session.with_name("other")
+        other.mkdir()
+    assert [path.name for path in other.parent.iterdir()] == ["other"]
 
 
 def test_a_cluster_has_no_passes_in_processes_of_their_own():

@@ -74,7 +74,10 @@ def difference(node: NodeFacts, own: NodeFacts, *, mixed_cards: bool = False) ->
             theirs = node.versions.get(name, "no")
             return f"it has {name} {theirs} and the run has {own.versions[name]}: install the same version on all nodes"
     if node.kind != own.kind:
-        return f"it computes on {node.kind} and the run on {own.kind}: give --accelerator what all nodes have"
+        return (
+            f"it computes on {node.kind} and the machine of the command on {own.kind}: run the command on a machine "
+            "with the devices of the nodes, or give --accelerator what all of them have"
+        )
     if node.card != own.card and not mixed_cards:
         return (
             f"it has {node.card} and the run {own.card}, so vectors may differ in their last bits: leave the node "
