@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.exported_runs import LEXICAL, SPARSE, some_chunks, sparse_of, terms_of, vectors_of
+from support.killed_commands import run_killed
 
 from soloist.errors import ConfigError, ExportError
 from soloist.exports import EXPORTS, export_run
@@ -80,6 +81,19 @@ def files_of(target):
     path = Path(target)
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_killed_before_each_file_of_words_it_goes_on(kind, make_run, place):
+    """Words of the run before would lie beside the vectors of the new one, in an export that says it is whole."""
+    where, read = place(kind)
+    export_run(make_run(alpha=CHUNKS[:20], ragged=True), kind, **where)
+    run = make_run(alpha=CHUNKS[10:], ragged=True)
+    for ending in (f"{Path(where['out']).name}", "ids.jsonl", "model-a.npy", ".npz", "part-00000.parquet"):
+        if any(file.endswith(ending) for file in files_of(where["out"])):
+            run_killed(["export", str(run), "--to", kind, "--out", where["out"]], event="os.rename", ending=ending)
+    export_run(run, kind, **where)
+    assert_holds(read(), kind, CHUNKS[10:])
 
 
 @pytest.mark.parametrize("kind", FILES)
