@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -11,10 +12,12 @@ from support.cluster_work import ECHO, FAIL, SLEEP
 
 from soloist.cluster.host import Host
 
+NEVER = math.inf  # this process is not to end when a test has ended
+
 
 def test_messages_go_both_ways_in_their_order() -> None:
     """A shard would be lost between two calls, or two would change places."""
-    host = Host(ECHO, {"node": "node-1"})
+    host = Host(ECHO, {"node": "node-1"}, NEVER)
     (hello,) = host.exchange([], 60)
     assert (hello["word"], hello["request"]) == ("hello", {"node": "node-1"})
     said = host.exchange([{"shard": number} for number in range(3)], 60)
@@ -25,7 +28,7 @@ def test_messages_go_both_ways_in_their_order() -> None:
 
 def test_who_asks_waits_no_longer_than_asked() -> None:
     """A coordinator that looks for a stop would be held up until the worker has something to say."""
-    host = Host(SLEEP, {})
+    host = Host(SLEEP, {}, NEVER)
     assert host.exchange([], 60) == [{"word": "ready"}]
     assert host.exchange([{"seconds": 0.5, "number": 1}], 0) == []
     assert host.exchange([], 60) == [{"word": "done", "of": 1}]
@@ -33,14 +36,14 @@ def test_who_asks_waits_no_longer_than_asked() -> None:
 
 def test_work_that_fails_says_how() -> None:
     """The coordinator would wait for ever for a worker whose thread has ended."""
-    (failed,) = Host(FAIL, {"message": "no such model"}).exchange([], 60)
+    (failed,) = Host(FAIL, {"message": "no such model"}, NEVER).exchange([], 60)
     assert (failed["word"], failed["kind"], failed["message"]) == ("failed", "ValueError", "no such model")
     assert "no such model" in failed["notes"][-1]
 
 
 def test_work_that_is_not_there_says_so() -> None:
     """A node with another version of soloist would only be silent."""
-    (failed,) = Host("soloist.no_such_module:work", {}).exchange([], 60)
+    (failed,) = Host("soloist.no_such_module:work", {}, NEVER).exchange([], 60)
     assert (failed["word"], failed["kind"]) == ("failed", "ModuleNotFoundError")
 
 

@@ -21,6 +21,7 @@ from support.cluster_work import ECHO, SLEEP
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'soloist[ray]'")
 
 from soloist.cluster.address import ClusterAddress
+from soloist.cluster.keeper import SAFE_PATH, keeper_command
 from soloist.cluster.local_nodes import LocalNodes
 from soloist.cluster.session import ClusterSession, NodeWorker, WorkerGoneError
 from soloist.errors import ConfigError
@@ -169,6 +170,17 @@ def test_the_signals_of_this_process_stay_its_own(session: ClusterSession) -> No
         for number, handler in before.items():
             signal.signal(number, handler)
     assert came == [15, 2]
+
+
+def test_files_of_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file beside the chunks that has the name of a module of Python would be run on every node, or break it."""
+    (tmp_path / "secrets.py").write_text("raise SystemExit('the file of the current folder was run')")
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "node.log"
+    command = keeper_command(log, [sys.executable, "-c", SAFE_PATH + "import secrets; print('as always')"])
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as keeper:
+        assert keeper.wait(timeout=PATIENCE_SECONDS) == 0
+    assert log.read_text() == "as always\n"
 
 
 ANOTHER = """

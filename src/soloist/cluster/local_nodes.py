@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 
 from soloist.broken_imports import load_optional
-from soloist.cluster.keeper import below_process, keeper_command, kill_below
+from soloist.cluster.keeper import SAFE_PATH, below_process, keeper_command, kill_below
 from soloist.errors import ConfigError
 from soloist.wording import count_text, is_or_are
 
@@ -47,7 +47,7 @@ _POLL_SECONDS = 0.05
 _OBJECT_STORE_BYTES = 80 << 20  # Ray takes no less than 75 MiB; only references and small records go through it
 _LAST_LINES = 8
 # Ray's command takes the machine's own address for 127.0.0.1, and only on 127.0.0.1 does Ray listen to nobody else.
-_RAY_START = (
+_RAY_START = SAFE_PATH + (
     "from ray._private import services; services.resolve_ip_for_localhost = lambda host: host; "
     "from ray.scripts.scripts import main; main()"
 )
@@ -263,6 +263,7 @@ def _environment(share: Share) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONSAFEPATH": "1",
         "CUDA_VISIBLE_DEVICES": ",".join(share.gpus),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         "RAY_USAGE_STATS_ENABLED": "0",

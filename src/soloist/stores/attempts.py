@@ -28,7 +28,7 @@ def attempts_of_a_session(root: Path) -> Iterator[Path]:
     It has the name of the run's lease, where there is one: another name says that another session took the run over.
 
     Raises:
-        OutputError: the folder cannot be made or removed.
+        OutputError: the folder cannot be made, or those of earlier sessions cannot be removed.
     """
     remove_attempts(root)
     session = root / ATTEMPTS / (lease_id(root) or secrets.token_hex(8))
@@ -37,7 +37,8 @@ def attempts_of_a_session(root: Path) -> Iterator[Path]:
     try:
         yield session
     finally:
-        remove_attempts(root, session.name)
+        with contextlib.suppress(OutputError):  # a worker may write for a moment longer: the next session removes it
+            remove_attempts(root, session.name)
 
 
 def attempt_folder(session: Path, name: str) -> RunFolder:
