@@ -85,7 +85,7 @@ class StoreWithoutFiles(DenseStore):
         self._run_shards = run_shards
         self._known = known_vectors(run_shards.folder, (), MODEL, FINGERPRINT, "float32", lambda: None)
 
-    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord) -> None:
+    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord, digests: Sequence[bytes]) -> None:
         """Record a file that there is not."""
         self.moved(placement, record, np.zeros(record.rows, dtype=np.uint32))
 

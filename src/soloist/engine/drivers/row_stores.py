@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
-from soloist.digests import row_checksums
+from soloist.digests import row_checksums, shard_digest
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.found_rows import MemberRows
 from soloist.engine.drivers.context import PassContext
@@ -31,7 +31,15 @@ from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
 from soloist.stores.moving import move_in
 from soloist.stores.sparse_files import SparseShard, table_sparse
-from soloist.stores.tables import VectorFile, rounded, table_counts, table_matrix, whole_table
+from soloist.stores.tables import (
+    VectorFile,
+    rounded,
+    table_counts,
+    table_digests,
+    table_matrix,
+    table_texts,
+    whole_table,
+)
 
 _UNKNOWN = -1
 _NO_CHECKSUMS: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)  # a sparse file is compared whole
@@ -72,18 +80,21 @@ class KeptRows(RowStore, Protocol):
     def no_rows(self) -> MemberRows:
         """The new rows of a shard that has none."""
 
-    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord) -> None:
+    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord, digests: Sequence[bytes]) -> None:
         """Move a whole file of `source`, a folder inside the run's folder, into its place, and record it.
 
         Raises:
-            OutputError: the file has not the bytes that its record says, or cannot be moved.
+            OutputError: the file has not the bytes that its record says, is of texts with other digests, or cannot be
+                moved.
         """
 
-    def computed(self, source: RunFolder, record: FileRecord) -> tuple[MemberRows, NDArray[np.int32]]:
+    def computed(
+        self, source: RunFolder, record: FileRecord, digests: Sequence[bytes]
+    ) -> tuple[MemberRows, NDArray[np.int32]]:
         """The rows of a file of `source`, and the token counts of them, (rows, 2).
 
         Raises:
-            OutputError: the file has not the bytes that its record says.
+            OutputError: the file has not the bytes that its record says, or is of texts with other digests.
         """
 
 
@@ -138,15 +149,17 @@ class DenseStore:
         """See `KeptRows`."""
         return np.empty((0, self._staged.dim), dtype=np.float32)
 
-    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord) -> None:
+    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord, digests: Sequence[bytes]) -> None:
         """See `KeptRows`."""
-        checksums = row_checksums(table_matrix(_table(source, record)))
+        checksums = row_checksums(table_matrix(_table_of_a_shard(source, record, digests)))
         move_in(self._run_shards.folder, source, record)
         self.moved(placement, record, checksums)
 
-    def computed(self, source: RunFolder, record: FileRecord) -> tuple[MemberRows, NDArray[np.int32]]:
+    def computed(
+        self, source: RunFolder, record: FileRecord, digests: Sequence[bytes]
+    ) -> tuple[MemberRows, NDArray[np.int32]]:
         """See `KeptRows`."""
-        table = _table(source, record)
+        table = _table(source, record, digests)
         counts = table_counts(table)
         if counts is None:
             raise has_other_bytes(source.path / record.file)
@@ -220,15 +233,17 @@ class SparseStore:
         """See `KeptRows`."""
         return RaggedRows.empty(0, np.float32)
 
-    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord) -> None:
+    def take_in(self, source: RunFolder, placement: Placement, record: FileRecord, digests: Sequence[bytes]) -> None:
         """See `KeptRows`."""
-        table_sparse(_table(source, record))
+        table_sparse(_table_of_a_shard(source, record, digests))
         move_in(self._run_shards.folder, source, record)
         self.moved(placement, record, _NO_CHECKSUMS)
 
-    def computed(self, source: RunFolder, record: FileRecord) -> tuple[MemberRows, NDArray[np.int32]]:
+    def computed(
+        self, source: RunFolder, record: FileRecord, digests: Sequence[bytes]
+    ) -> tuple[MemberRows, NDArray[np.int32]]:
         """See `KeptRows`."""
-        shard = table_sparse(_table(source, record))
+        shard = table_sparse(_table(source, record, digests))
         return shard.rows, shard.counts
 
 
@@ -240,12 +255,33 @@ def has_other_bytes(path: Path) -> OutputError:
     )
 
 
-def _table(source: RunFolder, record: FileRecord) -> pa.Table:
+def _table(source: RunFolder, record: FileRecord, digests: Sequence[bytes]) -> pa.Table:
+    """A file of a worker, whose rows are of the texts with these digests.
+
+    The worker has read the texts itself, and its node may still have had an older file of chunks.
+    """
     path = source.path / record.file
     table = whole_table(path, record.sha256)
     if table is None:
         raise has_other_bytes(path)
+    if table_digests(table) != [*digests]:
+        raise _is_of_other_chunks(path)
     return table
+
+
+def _table_of_a_shard(source: RunFolder, record: FileRecord, digests: Sequence[bytes]) -> pa.Table:
+    """As `_table`, for a file that is moved into the run as it is, with the ids that its worker has read."""
+    table = _table(source, record, digests)
+    if record.content and shard_digest(table_texts(table, "id"), digests) != record.content:
+        raise _is_of_other_chunks(source.path / record.file)
+    return table
+
+
+def _is_of_other_chunks(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} has rows of other chunks than the run, because its worker has read another file of chunks than this "
+        "machine: see that all nodes have the same files in the run's folder, then run the same command again"
+    )
 
 
 def _path(run_shards: RunShards, ref: ShardRef, model: str) -> Path:

@@ -174,7 +174,7 @@ class ShardQueue:
         placement, store = shard.placements[model], self._stores[model]
         source, computed = shard.computed.get(model, (None, None))
         if source is not None and computed is not None and not len(placement.copies):
-            store.take_in(source, placement, computed)
+            store.take_in(source, placement, computed, shard.digests)
             record = computed
         else:
             record = self._write(shard, model, source, computed)
@@ -187,7 +187,8 @@ class ShardQueue:
         """Write a shard with copies here, where the rows that are copied are known."""
         ref, store = shard.ref, self._stores[model]
         if source is not None and computed is not None:
-            rows, counts = store.computed(source, computed)
+            fresh = [shard.digests[row] for row in shard.placements[model].fresh]
+            rows, counts = store.computed(source, computed, fresh)
         else:
             rows, counts = store.no_rows(), np.empty((0, 2), dtype=np.int32)
         ids = self._folder.shards.read_ids(ref.collection, ref.index)
