@@ -51,6 +51,7 @@ from soloist.engine.resume.vector_reuse import known_vectors
 from soloist.events import Event, ShardEncoded
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
+from soloist.stores.attempts import attempts_of_a_session
 from soloist.stores.manifest import FileRecord
 from soloist.stores.shard_files import ShardFiles
 from soloist.types import Chunk, Shard
@@ -176,8 +177,6 @@ def run_pass(workers: Workers, folder: Path, shards: int, rows: int, sink: Marks
     RunFolder.create(run.path).shards.write_chunks(
         COLLECTION, 0, [Chunk(id=str(number), text=text) for number, text in enumerate(texts)]
     )
-    session = folder / "session"
-    session.mkdir()
     refs = [ShardRef(collection=COLLECTION, index=index, rows=rows, content="0" * 32) for index in range(shards)]
     run_shards = RunShards(folder=run, refs=refs, vector_dtype="float32")
     context = PassContext(
@@ -188,7 +187,8 @@ def run_pass(workers: Workers, folder: Path, shards: int, rows: int, sink: Marks
     waiting = ShardQueue(work_left, run, {MODEL: StoreWithoutFiles(run_shards)})
     told = PassEvents((MODEL,), {MODEL: shards * rows}, sink)
     began = time.perf_counter()
-    PassOverNodes("pass-1", workers, context, waiting, session, told, sink, 600.0).through()
+    with attempts_of_a_session(run.path) as session:
+        PassOverNodes("pass-1", workers, context, waiting, session, told, sink, 600.0).through()
     assert sink.shards == shards, f"{sink.shards} shards were told of, not {shards}"
     return time.perf_counter() - began
 

@@ -20,6 +20,8 @@ from soloist.stores.leftovers import remove_attempts
 from soloist.stores.run_folder import RunFolder
 from soloist.stores.run_lease import lease_id
 
+_AT_WORK = "at-work"  # a file that only the driving process makes: folders above a file are made with the file
+
 
 @contextlib.contextmanager
 def attempts_of_a_session(root: Path) -> Iterator[Path]:
@@ -34,6 +36,7 @@ def attempts_of_a_session(root: Path) -> Iterator[Path]:
     session = root / ATTEMPTS / (lease_id(root) or secrets.token_hex(8))
     with disk_errors(session):
         make_folder(session)
+        (session / _AT_WORK).touch()
     try:
         yield session
     finally:
@@ -53,18 +56,36 @@ def make_room(attempt: RunFolder, file: str) -> None:
         OutputError: the session is over, or the folders cannot be made.
     """
     session = attempt.path.parent
+    if not (session / _AT_WORK).is_file():
+        raise _is_over(session)
     folders = [attempt.path, *((attempt.path / file).parents)[::-1]]
     wanted = [folder for folder in dict.fromkeys(folders) if folder.is_relative_to(attempt.path)]
     for folder in wanted:
         try:
             folder.mkdir(exist_ok=True)
         except FileNotFoundError as exc:
-            raise OutputError(
-                f"{session} is gone, because the session that this worker belongs to is over: end this worker"
-            ) from exc
+            raise _is_over(session) from exc
         except OSError as exc:
             with disk_errors(folder):
                 raise exc
+
+
+def require_kept(attempt: RunFolder) -> None:
+    """Remove the file of an attempt that was written while its session ended, and the folders that came with it.
+
+    Raises:
+        OutputError: the session is over.
+    """
+    session = attempt.path.parent
+    if (session / _AT_WORK).is_file():
+        return
+    with contextlib.suppress(OutputError):
+        remove_attempts(session.parent.parent, session.name)
+    raise _is_over(session)
+
+
+def _is_over(session: Path) -> OutputError:
+    return OutputError(f"{session} is gone, because the session that this worker belongs to is over: end this worker")
 
 
 def require_session(session: Path) -> None:
@@ -73,7 +94,7 @@ def require_session(session: Path) -> None:
     Raises:
         OutputError: the folder of this session is gone.
     """
-    if not session.is_dir() or lease_id(session.parent.parent) not in (None, session.name):
+    if not (session / _AT_WORK).is_file() or lease_id(session.parent.parent) not in (None, session.name):
         raise OutputError(
             f"{session} is gone, because another session has taken over the run: look which other command writes to "
             f"{session.parent.parent}"

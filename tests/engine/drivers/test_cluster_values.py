@@ -17,7 +17,8 @@ from soloist.errors import ConfigError, OutputError
 from soloist.events import LeaseReleased, ShardEncoded
 from soloist.events.nodes import on_node
 from soloist.stores import RunFolder
-from soloist.stores.attempts import attempt_folder, attempts_of_a_session, make_room, require_session
+from soloist.stores.atomic import atomic_path
+from soloist.stores.attempts import attempt_folder, attempts_of_a_session, make_room, require_kept, require_session
 from soloist.stores.run_lease import leased
 from soloist.types import HeldTensor, MemoryStats
 
@@ -109,6 +110,22 @@ def test_a_worker_of_a_session_that_is_over_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with attempts_of_a_session(tmp_path) as before, attempts_of_a_session(tmp_path), pytest.raises(OutputError):
         make_room(RunFolder(before / "name"), file)
+
+
+def test_a_file_that_is_written_while_its_session_ends_is_removed(tmp_path):
+    """Catches a straggler whose file brings the folders of its session back, into a finished run."""
+    file = "c/vectors/m/part-00000.parquet"
+    with attempts_of_a_session(tmp_path) as session:
+        attempt = attempt_folder(session, "node-1-0-1")
+        make_room(attempt, file)
+        require_kept(attempt)
+    with atomic_path(attempt.path / file) as path:
+        path.write_bytes(b"rows")
+    with pytest.raises(OutputError, match="another session has taken over the run"):
+        require_session(session)
+    with pytest.raises(OutputError, match="the session that this worker belongs to is over"):
+        require_kept(attempt)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_session_whose_run_was_taken_over_ends_and_leaves_its_successor_alone(tmp_path):

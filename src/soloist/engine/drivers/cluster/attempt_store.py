@@ -19,7 +19,7 @@ from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
 from soloist.ragged import RaggedRows
 from soloist.stores import RunFolder
-from soloist.stores.attempts import attempt_folder, make_room
+from soloist.stores.attempts import attempt_folder, make_room, require_kept
 from soloist.stores.manifest import FileRecord
 from soloist.stores.sparse_files import SparseShard
 from soloist.types import VectorDType
@@ -105,6 +105,7 @@ class AttemptStore:
         rows = shard.placement.fresh
         ids, digests = [shard.ids[row] for row in rows], [shard.digests[row] for row in rows]
         record = self._write(attempt, ref, ids, digests, shard)
+        require_kept(attempt)
         self.records[task.attempt] = record
         return record
 
