@@ -82,3 +82,15 @@ def test_rows_of_chunks_that_only_a_node_sees_are_refused(index, seen, before, e
         at_work.compute(given, session, old)
         with pytest.raises(OutputError, match="has rows of other chunks than the run, because its worker has read"):
             at_work.queue.take_in()
+
+
+def test_taking_in_comes_to_an_end_before_all_is_taken(encoder, tmp_path):
+    """Catches workers that nobody hears for minutes, while a thousand shards with copies are written."""
+    at_work = Run(tmp_path / "run", encoder, ["ab", "cd", "ef"])
+    with attempts_of_a_session(at_work.folder.path) as session:
+        given = [at_work.queue.hand_out("node-1", alone=True) for _ in range(3)]
+        for shard in given:
+            at_work.compute(shard, session, at_work.folder)
+        assert [taken.given for taken in at_work.queue.take_in(0.0)] == given[:1]
+        assert [taken.given for taken in at_work.queue.take_in()] == given[1:]
+    assert at_work.queue.take_in(0.0) == []

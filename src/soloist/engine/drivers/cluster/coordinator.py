@@ -167,7 +167,6 @@ class Coordinator:
                 heard.taken.set()
                 return []
             for message in heard.messages:
-                heard.link.signed()
                 if not self._is_staging(heard.link, message):
                     said.append((heard.link, message))
             if heard.gone:

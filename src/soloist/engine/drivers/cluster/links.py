@@ -1,6 +1,7 @@
 """A worker as the driving process sees it: messages to it and from it, and what it is doing.
 
-A thread carries the messages, so that a worker that does not answer delays nobody else.
+A thread carries the messages, so that a worker that does not answer delays nobody else. It goes on to ask while the
+caller's thread is busy, because a worker that nobody asks ends itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ State = Literal["staging", "waiting", "computing", "passed", "gone"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Heard:
-    """What a worker has said. Its thread says nothing more before `taken` is set. `gone` is how it ended."""
+    """What a worker has said. Its thread hands on nothing more before `taken` is set. `gone` is how it ended."""
 
     link: Link
     messages: tuple[Mapping[str, Any], ...] = ()
@@ -47,6 +48,7 @@ class Link:
         self.is_leased = False
         self.is_waiting = False
         self.last_sign = time.monotonic()
+        self._has_unheard = False
         self._inbox = inbox
         self._outgoing: list[Mapping[str, Any]] = []
         self._lock = threading.Lock()
@@ -63,6 +65,11 @@ class Link:
         """Whether the worker can take part in a pass."""
         return self.facts is not None and self.state != "gone"
 
+    @property
+    def silent_seconds(self) -> float:
+        """How long the worker has shown no progress; 0 where it has said what the caller has not heard yet."""
+        return 0.0 if self._has_unheard else time.monotonic() - self.last_sign
+
     def send(self, word: str, **more: Any) -> None:
         """Have a message carried to the worker."""
         with self._lock:
@@ -78,19 +85,27 @@ class Link:
 
     def _carry(self) -> None:
         """The work of the thread."""
-        while not self._is_closed.is_set():
-            with self._lock:
-                outgoing, self._outgoing = self._outgoing, []
-            try:
-                said = self.worker.exchange(outgoing, _POLL_SECONDS)
-            except WorkerGoneError as exc:
-                self._inbox.put(Heard(link=self, gone=str(exc) or "it is gone"))
-                return
-            except Exception as exc:  # a fault of the transport must not leave the caller waiting
-                self._inbox.put(Heard(link=self, gone=f"{type(exc).__name__}: {exc}"))
-                return
-            if said:
-                heard = Heard(link=self, messages=tuple(said))
-                self._inbox.put(heard)
-                while not heard.taken.wait(_POLL_SECONDS) and not self._is_closed.is_set():
-                    pass
+        said: list[Mapping[str, Any]] = []
+        try:
+            while not self._is_closed.is_set():
+                said = [*said, *self._exchanged(0.0 if said else _POLL_SECONDS)]
+                if said:
+                    heard, said = Heard(link=self, messages=tuple(said)), []
+                    self._inbox.put(heard)
+                    while not heard.taken.wait(_POLL_SECONDS) and not self._is_closed.is_set():
+                        said += self._exchanged(0.0)
+                self._has_unheard = bool(said)
+        except WorkerGoneError as exc:
+            self._inbox.put(Heard(link=self, messages=tuple(said), gone=str(exc) or "it is gone"))
+        except Exception as exc:  # a fault of the transport must not leave the caller waiting
+            self._inbox.put(Heard(link=self, messages=tuple(said), gone=f"{type(exc).__name__}: {exc}"))
+
+    def _exchanged(self, wait_seconds: float) -> list[dict[str, Any]]:
+        """Carry what there is to carry; what the worker has said, which is a sign of progress."""
+        with self._lock:
+            outgoing, self._outgoing = self._outgoing, []
+        said = self.worker.exchange(outgoing, wait_seconds)
+        if said:
+            self._has_unheard = True
+            self.signed()
+        return said

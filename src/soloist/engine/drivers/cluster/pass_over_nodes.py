@@ -6,7 +6,7 @@ Runs in the thread that drives the run. It computes nothing.
 from __future__ import annotations
 
 import dataclasses
-import time
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from soloist.stores.attempts import attempt_folder, require_session
 from soloist.stores.manifest import FileRecord
 
 _PULSE_SECONDS = 0.2
+_TAKE_IN_SECONDS = 1.0  # then workers are heard again
 _SHARDS_AT_ONCE = 2  # one in work, and the next one read and tokenized
 _MOST_ENDS = 3
 
@@ -71,6 +72,7 @@ class PassOverNodes:
         self._sink = sink
         self._least_patience = least_patience
         self._stopped: RunStoppedError | None = None
+        self._may_take_more = False
         self._is_ending = False  # nobody gets a shard any more, also no node that has just staged its models
 
     def through(self) -> None:
@@ -90,6 +92,7 @@ class PassOverNodes:
             self._go_on()
         self._release()
         if self._stopped is not None:
+            self._take_in(math.inf)
             raise self._stopped
         self._told.finish()
 
@@ -112,11 +115,17 @@ class PassOverNodes:
 
     def _go_on(self) -> None:
         """Hear what workers say, and do what follows from it."""
-        self._hear()
-        require_session(self._session)
-        for taken in self._queue.take_in():
-            self._told.taken(taken)
+        self._hear(0.0 if self._may_take_more else _PULSE_SECONDS)
+        self._may_take_more = self._take_in(_TAKE_IN_SECONDS)
         self._give_up_hung_workers()
+
+    def _take_in(self, most_seconds: float) -> bool:
+        """Make computed shards part of the run, for so long; whether there were any."""
+        require_session(self._session)
+        taken = self._queue.take_in(most_seconds)
+        for shard in taken:
+            self._told.taken(shard)
+        return bool(taken)
 
     def _ready(self) -> list[Link]:
         return [link for link in self._workers.links if link.is_ready]
@@ -145,9 +154,12 @@ class PassOverNodes:
         link.given.append(shard)
         link.send("shard", task=dataclasses.asdict(task_of(shard.attempt, shard.ref, shard.missing)))
 
-    def _hear(self) -> None:
-        """Deal with what the workers say. Each gets its next shard before the files of the last one are taken in."""
-        for link, message in self._workers.hear(_PULSE_SECONDS):
+    def _hear(self, seconds: float) -> None:
+        """Deal with what the workers say, for which this waits so long.
+
+        Each gets its next shard before the files of the last one are taken in.
+        """
+        for link, message in self._workers.hear(seconds):
             match message["word"]:
                 case "event":
                     self._told.hand_on(link, event_from_dict(message["event"]), self._ready())
@@ -212,10 +224,9 @@ class PassOverNodes:
 
     def _give_up_hung_workers(self) -> None:
         """End each worker that has something to do, and has shown no progress for too long."""
-        now = time.monotonic()
         patience = patience_seconds(self._told.slowest_seconds, self._least_patience)
         for link in list(self._workers.links):
-            silent = now - link.last_sign
+            silent = link.silent_seconds
             is_busy = bool(link.given) or (self._is_ending and link.state == "computing")
             if is_busy and not link.is_waiting and silent >= patience:
                 self._lose(

@@ -6,6 +6,8 @@ Knows run folders and which rows are known. Knows no worker: whoever asks for a 
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -121,16 +123,21 @@ class ShardQueue:
         if not shard.missing:
             self._out.discard(shard.number)
 
-    def take_in(self) -> list[TakenShard]:
-        """Make those computed shards part of the run whose copies are all there.
+    def take_in(self, most_seconds: float = math.inf) -> list[TakenShard]:
+        """Make those computed shards part of the run whose copies are all there, and give these shards.
+
+        After so many seconds no further one is begun, so that the caller can look after its workers.
 
         Raises:
             OutputError: a file is not what its worker said, or the disk does not take one.
         """
         taken: list[TakenShard] = []
+        began = time.monotonic()
         while ready := next((item for item in self._complete if self._may_be_taken(*item)), None):
             self._complete.remove(ready)
             taken.append(self._take(*ready))
+            if time.monotonic() - began >= most_seconds:
+                break
         return taken
 
     def _look_up_to_compute(self) -> bool:
