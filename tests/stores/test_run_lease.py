@@ -18,6 +18,7 @@ from support.mounts import Disk
 
 from soloist.errors import OutputError
 from soloist.stores import RunFolder
+from soloist.stores.leftovers import ahead_removed, undone_on_error
 from soloist.stores.run_lease import LEASE, STALE_SECONDS, RunLease, holder, leased
 
 HOLDING = """
@@ -133,6 +134,25 @@ def test_the_run_hears_that_its_folder_was_taken_over(tmp_path: Path) -> None:
         lease_elsewhere(run.path)
         with pytest.raises(OutputError, match="was given to soloist on node-7"):
             require_held()
+
+
+def test_who_was_taken_over_undoes_nothing_of_its_successor(tmp_path: Path) -> None:
+    """A coordinator that wakes while it reads chunks would remove those that its successor reads, and its lock."""
+    run = RunFolder.create(tmp_path / "run")
+    with run.locked(shared=True) as require_held:
+        for name in (".incoming", ".ahead"):
+            (run.path / name).mkdir()
+        (run.path / "events.jsonl").touch()
+        before = sorted(path.name for path in run.path.iterdir())
+        lease_elsewhere(run.path)
+        with pytest.raises(KeyError), undone_on_error(run.path, require_held), ahead_removed(run.path, require_held):
+            raise KeyError
+        assert sorted(path.name for path in run.path.iterdir()) == before
+        (run.path / LEASE).unlink()
+    with run.locked(shared=True) as require_held:
+        with pytest.raises(KeyError), undone_on_error(run.path, require_held), ahead_removed(run.path, require_held):
+            raise KeyError
+        assert [path.name for path in run.path.iterdir()] == [LEASE]
 
 
 def test_of_many_that_take_over_one_holds(tmp_path: Path) -> None:

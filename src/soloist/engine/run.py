@@ -204,9 +204,9 @@ class _Run:
     def _work(self, builder: ResultBuilder, sink: EventSink) -> Callable[[], RunResult]:
         """Do all but write run.json; what this returns makes the result at the very end."""
         config, accelerator = self._config, self._accelerator
-        with undone_on_error(self._folder.path), self._told(sink):
+        with undone_on_error(self._folder.path, self._require_held), self._told(sink):
             inputs = self._read(sink)
-        with ahead_removed(self._folder.path):
+        with ahead_removed(self._folder.path, self._require_held):
             recorded = recorded_budgets(inputs.made, inputs.fingerprints)
             budgets = self._reconcile(inputs, recorded, sink)
             measurements = MeasurementCache(config.cache_dir)
@@ -268,6 +268,7 @@ class _Run:
         """Make the chunks that were read those of the folder, and say what that changes; each model's budget."""
         config, folder, words = self._config, self._folder, self._members.word_fingerprints
         fingerprints = inputs.fingerprints | words
+        self._require_held()
         tell_fusion(folder, inputs.fusion_plan, sink)
         tell_hybrid(folder, inputs.hybrid, sink)
         calibrations = CalibrationCache(config.cache_dir)

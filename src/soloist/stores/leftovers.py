@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from soloist.errors import OutputError
@@ -15,25 +15,42 @@ from soloist.stores.manifest import Manifest
 
 
 @contextlib.contextmanager
-def undone_on_error(root: Path) -> Iterator[None]:
-    """After an error before the new chunks are reconciled, a new folder is empty again, and another is as it was."""
+def undone_on_error(root: Path, require_held: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """After an error before the new chunks are reconciled, a new folder is empty again, and another is as it was.
+
+    Where `require_held` raises OutputError, another process has taken the folder over, and all that is there is its.
+    """
     try:
         yield
     except BaseException:
-        if Manifest(root).exists():
-            remove_leftovers(root)
-        else:
-            empty_new_folder(root)
+        if _is_ours(require_held):
+            _undo(root)
         raise
 
 
 @contextlib.contextmanager
-def ahead_removed(root: Path) -> Iterator[None]:
-    """At the end remove the vectors that still wait for their pass."""
+def ahead_removed(root: Path, require_held: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """At the end remove the vectors that still wait for their pass. See `undone_on_error` for `require_held`."""
     try:
         yield
     finally:
-        remove_ahead(root)
+        if _is_ours(require_held):
+            remove_ahead(root)
+
+
+def _is_ours(require_held: Callable[[], None]) -> bool:
+    try:
+        require_held()
+    except OutputError:
+        return False
+    return True
+
+
+def _undo(root: Path) -> None:
+    if Manifest(root).exists():
+        remove_leftovers(root)
+    else:
+        empty_new_folder(root)
 
 
 def remove_leftovers(root: Path) -> None:
@@ -47,7 +64,7 @@ def remove_leftovers(root: Path) -> None:
         for folder, _, names in os.walk(root):
             for name in names:
                 if is_temporary(name):
-                    Path(folder, name).unlink()
+                    Path(folder, name).unlink(missing_ok=True)  # whoever asks for the lease makes one for a moment
 
 
 def remove_ahead(root: Path) -> None:
