@@ -29,9 +29,9 @@ _DTYPE_HELP = """The dtype in which the models compute. auto-fast: like auto, bu
 instructions for it; the loss of precision is measured and reported. [default: auto]"""
 _VECTOR_DTYPE_HELP = """The dtype in which vectors are stored. float16 takes half the bytes; the cosine between a vector
 and its stored form is above 1 - 1.3e-7. [default: float32]"""
-_LANGUAGE_HELP = f"""How words are cut for bm25: the language of the texts, for its stop words and endings. code:
-English, and identifiers such as getUserName are found by their parts too. none: the same without stop words and
-endings.
+_LANGUAGE_HELP = f"""How texts are split into words for bm25: the language of the texts, for its stop words and
+endings. code: English, and identifiers such as getUserName are found by their parts too. none: the same without stop
+words and endings.
 [default: {DEFAULT_LANGUAGE}]"""
 _SPARSE_TOP_HELP = """How many of its largest weights the sparse vector of a document keeps. 0: all. Questions keep all
 of theirs. [default: 0]"""
@@ -48,15 +48,17 @@ pass runs in its own process, so that the contexts are freed too. [default: allo
 _PACKING_HELP = """Compute rows without padding, for models that allow it. auto: on the CPU only. on: on devices
 too; this has not been measured on a GPU yet. off: never. [default: auto]"""
 _MATMUL_HELP = """The library that multiplies on the CPU. torch: as torch chooses. onednn: with a network's weights
-packed once. onednn+numpy: so too, and with numpy's library in attention. auto: as in the run's folder, else the one
-that is fastest here. The last bits of vectors may differ between them. [default: auto]"""
+packed once. onednn+numpy: like onednn, and numpy's library multiplies in attention. auto: the library that the run
+folder keeps, else the fastest one here. The last bits of vectors may differ between them. [default: auto]"""
 _STOP_HELP = """Stop after a time: hours, minutes, seconds or several of them, e.g. 8h30m, 90m, 1.5h or 30s. The present
 shard is finished first, and the exit code is 3. The same command continues the run. [default: never]"""
 _REUSE_HELP = "Folders of other runs. Vectors that the same models made of the same texts are copied from there."
-_CLUSTER_HELP = """Compute on the nodes of a Ray cluster, with the same bytes as on one machine. auto: the cluster of
-this machine. HOST:PORT: another one. local:3: three nodes that are started on this machine and ended with the command.
-All nodes must see --out under one path. [default: this machine alone]"""
-_MIXED_HELP = "Allow nodes with different cards. The last bits of a vector then depend on the node that computed it."
+_CLUSTER_HELP = """Compute on the nodes of a Ray cluster, with the same bytes as on one machine. auto: the Ray cluster
+that this machine belongs to. HOST:PORT: the cluster whose head has this address. local:N: N nodes on this machine,
+which end with the command. All nodes must see --out under the same path. Needs the extra ray.
+[default: this machine alone]"""
+_MIXED_HELP = """Also use nodes whose cards (GPU or CPU type) differ from those of this machine. The last bits of a
+vector then depend on the node that computed it."""
 _DRY_HELP = """Show for each collection how many chunks are new, changed, gone or unchanged since the run in --out, and
 how many texts each model would embed. Loads no model and writes nothing."""
 _CONFIG_HELP = "A TOML file that sets these options, with their names in snake_case. The command line wins over it."

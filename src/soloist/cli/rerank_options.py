@@ -10,14 +10,17 @@ import typer
 from soloist.errors import ConfigError
 
 _DEPTH_HELP = "How many of the first chunks the cross-encoder scores: at least 1. [default: 100, or -k if larger]"
-_DEVICES_HELP = "Where the cross-encoder computes, as for embed. On devices it has a lease. [default: auto]"
+_DEVICES_HELP = (
+    "Where the cross-encoder computes, as for embed. On a GPU the cross-encoder holds a lease. [default: auto]"
+)
 
 Rerank = Annotated[
     str | None,
     typer.Option(
         "--rerank",
         metavar="MODEL",
-        help="Rerank the first chunks with a cross-encoder: its folder, its name in the catalogue or its hub id.",
+        help="Rerank the best chunks (see --rerank-depth) with a cross-encoder: its folder, its name in the catalogue "
+        "or its hub id.",
     ),
 ]
 RerankDepth = Annotated[int | None, typer.Option("--rerank-depth", min=1, metavar="NUMBER", help=_DEPTH_HELP)]
