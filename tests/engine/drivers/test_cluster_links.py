@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import queue
-import threading
 
-from soloist.cluster.host import Channel
-from soloist.cluster.nodes import Node
+from support.workers_here import WorkerHere
+
 from soloist.engine.drivers.cluster.links import Link
 
 PATIENCE_SECONDS = 60
 
 
-class WorkerHere:
-    """A worker in this process. It sets `asked` whenever somebody asks what it has said."""
-
-    def __init__(self) -> None:
-        self.node = Node(id="1", name="node-1", host="here", cpus=1, gpus=0)
-        self.channel = Channel()
-        self.asked = threading.Event()
-
-    def exchange(self, messages, wait_seconds):
-        """See `NodeWorker`."""
-        said = self.channel.exchange(messages, wait_seconds)
-        self.asked.set()
-        return said
-
-    def kill(self) -> None:
-        """It does nothing that could be ended."""
-
-
 def test_a_worker_is_asked_also_while_nobody_hears_what_it_said():
     """Catches healthy workers that end themselves or count as hung, because the run's own thread reads files."""
-    worker, inbox = WorkerHere(), queue.SimpleQueue()
+    worker, inbox = WorkerHere("node-1"), queue.SimpleQueue()
     link = Link(worker, inbox)
     try:
         worker.channel.say({"word": "first"})

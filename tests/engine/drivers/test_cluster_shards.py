@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from support.workers_here import Answer, WorkersHere
 
 from soloist.digests import text_digest
 from soloist.encoding.encoder import Encoder
-from soloist.engine.drivers.cluster.attempt_store import AttemptStore, task_of
+from soloist.engine.drivers.cluster.attempt_store import AttemptStore, Task, task_of
+from soloist.engine.drivers.cluster.pass_events import PassEvents
+from soloist.engine.drivers.cluster.pass_over_nodes import PassOverNodes
 from soloist.engine.drivers.cluster.shard_queue import GivenShard, ShardQueue
+from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.preparing import Work
 from soloist.engine.drivers.row_stores import ComputedShard, row_store_of
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.pending import RunShards
 from soloist.errors import OutputError
+from soloist.events import ListSink, ShardEncoded, event_to_dict
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
+from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.attempts import attempt_folder, attempts_of_a_session
+from soloist.stores.manifest import FileRecord
 from soloist.types import Chunk
 
 MODEL = "bert"
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +50,62 @@ class Run:
         self.encoder = encoder
         self.folder = RunFolder(path)
         refs = [written(self.folder, index, word) for index, word in enumerate(words)]
-        shards = RunShards(folder=self.folder, refs=refs, vector_dtype="float32")
-        store = row_store_of(MODEL, encoder, shards, lambda: None)
+        self.shards = RunShards(folder=self.folder, refs=refs, vector_dtype="float32")
+        store = row_store_of(MODEL, encoder, self.shards, lambda: None)
         self.queue = ShardQueue([Work(models=(MODEL,), shard=ref) for ref in refs], self.folder, {MODEL: store})
 
-    def compute(self, given: GivenShard, session, read: RunFolder) -> None:
-        """Do what a node does with a shard, whose chunks it reads in the folder `read`."""
+    def compute(self, given: GivenShard, session: Path, read: RunFolder) -> None:
+        """Do what a node does with a shard, whose chunks it reads in the folder `read`, and take note of it."""
+        record = self.written_rows(task_of(given.attempt, given.ref, given.missing), session, read)
+        self.queue.computed(given, MODEL, attempt_folder(session, given.attempt), record)
+
+    def written_rows(self, task: Task, session: Path, read: RunFolder) -> FileRecord:
+        """Write the file of an attempt, as a node does."""
         store = AttemptStore(MODEL, self.encoder, self.folder, session, "float32")
-        task = task_of(given.attempt, given.ref, given.missing)
         store.expect(task)
-        shard, placement = read.shards.read_shard("c", given.ref.index), task.placement(MODEL)
+        shard, placement = read.shards.read_shard("c", task.shard.index), task.placement(MODEL)
         rows = len(placement.fresh)
         vectors = np.eye(rows, self.encoder.staged.member(MODEL).dim, dtype=np.float32)
-        record = store.write(
+        return store.write(
             ComputedShard(
-                ref=given.ref, ids=shard.ids, digests=[*map(text_digest, shard.texts)], placement=placement,
+                ref=task.shard, ids=shard.ids, digests=[*map(text_digest, shard.texts)], placement=placement,
                 rows=vectors, counts=np.ones((rows, 2), dtype=np.int32),
             )
         )  # fmt: skip
-        self.queue.computed(given, MODEL, attempt_folder(session, given.attempt), record)
+
+    def through(self, answers: Mapping[str, Answer], session: Path, sink: ListSink) -> WorkersHere:
+        """A pass over workers that answer so."""
+        workers, told = WorkersHere(answers), PassEvents((MODEL,), {}, sink)
+        context = PassContext(
+            encoders={MODEL: self.encoder}, plan=None, accelerator=None, run_shards=self.shards, stop=Stop()
+        )
+        try:
+            PassOverNodes("pass-1", workers, context, self.queue, session, told, sink, PATIENCE_SECONDS).through()
+        finally:
+            workers.close()
+        return workers
+
+    def healthy(self, session: Path, message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """What a worker says that computes what it is given."""
+        if message["word"] == "shard":
+            task = Task.from_dict(message["task"])
+            record = asdict(self.written_rows(task, session, self.folder))
+            event = ShardEncoded(
+                model=MODEL, collection="c", shard=task.shard.index, rows=record["rows"], tokens=0, padded_tokens=0,
+                truncated_rows=0, truncated_tokens=0, batch_rows=(), padded_lengths=(), rows_per_device={}, seconds=1.0,
+            )  # fmt: skip
+            said = event_to_dict(event, 0.0)
+            yield {"word": "done", "attempt": task.attempt, "model": MODEL, "record": record, "event": said}
+        elif message["word"] == "last":
+            yield {"word": "passed", "stopped": False}
+
+
+def broken(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What a worker says whose device is broken."""
+    if message["word"] == "shard":
+        yield {"word": "failed", "kind": "RuntimeError", "message": "CUDA error", "notes": []}
+    elif message["word"] == "last":
+        yield {"word": "passed", "stopped": False}
 
 
 def written(folder: RunFolder, index: int, letters: str, before: str = "") -> ShardRef:
@@ -75,10 +126,10 @@ def test_rows_of_chunks_that_only_a_node_sees_are_refused(index, seen, before, e
     written(old, index, seen, before)
     with attempts_of_a_session(at_work.folder.path) as session:
         for _ in range(index):
-            given = at_work.queue.hand_out("node-1", alone=True)
+            given = at_work.queue.hand_out("pass-1", "node-1", alone=True)
             at_work.compute(given, session, at_work.folder)
             assert [taken.given for taken in at_work.queue.take_in()] == [given]
-        given = at_work.queue.hand_out("node-1", alone=True)
+        given = at_work.queue.hand_out("pass-1", "node-1", alone=True)
         at_work.compute(given, session, old)
         with pytest.raises(OutputError, match="has rows of other chunks than the run, because its worker has read"):
             at_work.queue.take_in()
@@ -88,9 +139,20 @@ def test_taking_in_comes_to_an_end_before_all_is_taken(encoder, tmp_path):
     """Catches workers that nobody hears for minutes, while a thousand shards with copies are written."""
     at_work = Run(tmp_path / "run", encoder, ["ab", "cd", "ef"])
     with attempts_of_a_session(at_work.folder.path) as session:
-        given = [at_work.queue.hand_out("node-1", alone=True) for _ in range(3)]
+        given = [at_work.queue.hand_out("pass-1", "node-1", alone=True) for _ in range(3)]
         for shard in given:
             at_work.compute(shard, session, at_work.folder)
         assert [taken.given for taken in at_work.queue.take_in(0.0)] == given[:1]
         assert [taken.given for taken in at_work.queue.take_in()] == given[1:]
     assert at_work.queue.take_in(0.0) == []
+
+
+def test_a_shard_that_was_lost_goes_to_another_node(encoder, tmp_path):
+    """Catches one broken node that gets its own lost shard again and again, until the shard counts as poison."""
+    words = [f"{letter}{number}" for letter in "abcdefghij" for number in range(4)]
+    at_work, sink = Run(tmp_path / "run", encoder, words), ListSink()
+    with attempts_of_a_session(at_work.folder.path) as session:
+        workers = at_work.through({"good": partial(at_work.healthy, session), "bad": broken}, session, sink)
+    shards = [event.shard for event in sink.events if isinstance(event, ShardEncoded)]
+    assert sorted(shards) == [*range(len(words))]
+    assert {*workers.forgotten} == {"bad"}

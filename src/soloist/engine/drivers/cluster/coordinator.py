@@ -194,6 +194,8 @@ class Coordinator:
 
     def _is_staging(self, link: Link, message: Mapping[str, Any]) -> bool:
         """Whether a message is about staging; what follows from it is done."""
+        if link.state == "gone":
+            return True  # it was given up for what it said before
         match message["word"]:
             case "folder":
                 if not (message["seen"] and read_probe(self._attempts, message["probe"])):

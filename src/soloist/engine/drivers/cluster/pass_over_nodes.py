@@ -20,6 +20,7 @@ from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.told_errors import error_from_dict, is_on_purpose
 from soloist.errors import EncodingError, LeaseTimeoutError, RunStoppedError, SoloistError
 from soloist.events import EventSink, Notice, ShardEncoded, event_from_dict
+from soloist.stores import RunFolder
 from soloist.stores.attempts import attempt_folder, require_session
 from soloist.stores.manifest import FileRecord
 
@@ -131,8 +132,12 @@ class PassOverNodes:
         return [link for link in self._workers.links if link.is_ready]
 
     def _hand_out(self) -> None:
-        """Give each worker shards: one in work, and a second one as long as there is one for each other worker too."""
+        """Give each worker shards: one in work, and a second one as long as there is one for each other worker too.
+
+        Nobody gets a second one while a lost shard waits for a worker that has none.
+        """
         ready = self._ready()
+        names = [link.node.name for link in ready]
         for link in ready:
             if link.state == "waiting":
                 link.state = "computing"
@@ -142,9 +147,10 @@ class PassOverNodes:
             for link in ready:
                 if len(link.given) > wanted or any(shard.ended for shard in link.given):
                     continue
-                if wanted and self._queue.waiting(len(ready)) < len(ready):
+                if wanted and (self._queue.has_lost or self._queue.waiting(len(ready)) < len(ready)):
                     return
-                shard = self._queue.hand_out(f"{self._name}-{link.node.name}", alone=not link.given)
+                name = link.node.name
+                shard = self._queue.hand_out(f"{self._name}-{name}", name, alone=not link.given, others=names)
                 if shard is not None:
                     self._give(link, shard)
 
@@ -160,6 +166,8 @@ class PassOverNodes:
         Each gets its next shard before the files of the last one are taken in.
         """
         for link, message in self._workers.hear(seconds):
+            if link.state == "gone" and message["word"] != "heard":
+                continue  # it was given up for what it said before
             match message["word"]:
                 case "event":
                     self._told.hand_on(link, event_from_dict(message["event"]), self._ready())
@@ -206,21 +214,12 @@ class PassOverNodes:
             for shard in link.given:
                 self._queue.lost(shard, link.node.name)
                 if len(shard.ended) >= _MOST_ENDS:
-                    raise self._poison(shard)
+                    raise _poison(shard, self._context.run_shards.folder)
         shards = " and ".join(f"{shard.ref.collection} {shard.ref.index}" for shard in link.given)
         redone = f": other workers get its shards, {shards}" if shards else ""
         link.given, link.is_leased = [], False
         self._sink.emit(Notice(about=link.node.name, message=f"{how}{redone}"))
         self._workers.forget(link)
-
-    def _poison(self, shard: GivenShard) -> EncodingError:
-        ref = shard.ref
-        ids = self._context.run_shards.folder.shards.read_ids(ref.collection, ref.index)
-        return EncodingError(
-            f"{len(shard.ended)} workers (on {', '.join(shard.ended)}) ended while they computed shard {ref.index} of "
-            f"{ref.collection}, which has the chunks {ids[0]!r} to {ids[-1]!r}: look in the logs of these nodes for "
-            "what ended them, or leave out the chunk that does"
-        )
 
     def _give_up_hung_workers(self) -> None:
         """End each worker that has something to do, and has shown no progress for too long."""
@@ -245,3 +244,13 @@ class PassOverNodes:
             if self._stopped is not None and not any(link.is_leased for link in self._workers.links):
                 return  # whoever waits for devices is ended
             self._go_on()
+
+
+def _poison(shard: GivenShard, folder: RunFolder) -> EncodingError:
+    ref = shard.ref
+    ids = folder.shards.read_ids(ref.collection, ref.index)
+    return EncodingError(
+        f"{len(shard.ended)} workers (on {', '.join(shard.ended)}) ended while they computed shard {ref.index} of "
+        f"{ref.collection}, which has the chunks {ids[0]!r} to {ids[-1]!r}: look in the logs of these nodes for "
+        "what ended them, or leave out the chunk that does"
+    )

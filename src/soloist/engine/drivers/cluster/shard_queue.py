@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,13 +95,21 @@ class ShardQueue:
             pass
         return min(most, len(self._lost) + len(self._ready))
 
-    def hand_out(self, name: str, *, alone: bool) -> GivenShard | None:
-        """The next shard to compute, under the name of this attempt; None where there is none now.
+    @property
+    def has_lost(self) -> bool:
+        """Whether a shard at which a worker ended waits to be handed out again."""
+        return bool(self._lost)
 
-        A shard at which a worker ended is handed out only to whoever has no other one: `alone`.
+    def hand_out(self, name: str, node: str, *, alone: bool, others: Collection[str] = ()) -> GivenShard | None:
+        """The next shard to compute on a node, under the name of this attempt; None where there is none now.
+
+        A shard at which a worker ended is handed out only to whoever has no other one, `alone`, and to a node on which
+        a worker ended at it only if that is so of all `others` too.
         """
-        shard = self._lost.popleft() if self._lost and alone else None
-        if shard is None:
+        shard = _first_for(node, others, self._lost) if alone else None
+        if shard is not None:
+            self._lost.remove(shard)
+        else:
             if not self._ready and not self._look_up_to_compute():
                 return None
             shard = self._ready.popleft()
@@ -208,3 +216,8 @@ class ShardQueue:
             with disk_errors(source.path):
                 (source.path / computed.file).unlink(missing_ok=True)
         return record
+
+
+def _first_for(node: str, others: Collection[str], lost: Iterable[GivenShard]) -> GivenShard | None:
+    """The first shard that may be computed on this node: no worker ended there at it, or one did on every other too."""
+    return next((shard for shard in lost if node not in shard.ended or {*others} <= {*shard.ended}), None)
