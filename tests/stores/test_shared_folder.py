@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from soloist.errors import OutputError
-from soloist.stores.shared_folder import read_probe, write_probe
+from soloist.stores.shared_folder import awaited, read_probe, write_probe
 
 
 def test_who_sees_the_folder_reads_the_probe(tmp_path: Path) -> None:
@@ -41,6 +41,13 @@ def test_a_file_system_that_shows_a_file_late_is_waited_for(tmp_path: Path) -> N
     assert read_probe(tmp_path, probe, patience_seconds=60)
     assert time.monotonic() - began < 30
     late.join()
+
+
+def test_what_never_comes_is_not_waited_for_without_end() -> None:
+    """A file that is damaged, and not late, would hold up the run."""
+    looks: list[int] = []
+    assert awaited(lambda: looks.append(1), patience_seconds=0.25) is None
+    assert 1 < len(looks) < 30
 
 
 def test_a_missing_folder_is_an_error_and_is_not_made(tmp_path: Path) -> None:

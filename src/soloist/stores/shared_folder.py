@@ -9,14 +9,16 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from soloist.stores.atomic import disk_errors, sync_file, sync_folder
 
+Seen = TypeVar("Seen")
 _PROBE_BYTES = 4096
-_PATIENCE_SECONDS = 10.0  # network file systems keep what they know of a folder for some seconds
+PATIENCE_SECONDS = 10.0  # network file systems keep what they know of a folder for some seconds
 _POLL_SECONDS = 0.1
 
 
@@ -43,14 +45,18 @@ def write_probe(folder: Path, name: str) -> dict[str, str]:
     return {"file": name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def read_probe(folder: Path, probe: Mapping[str, str], patience_seconds: float = _PATIENCE_SECONDS) -> bool:
+def read_probe(folder: Path, probe: Mapping[str, str], patience_seconds: float = PATIENCE_SECONDS) -> bool:
     """Whether the file of a probe is in this folder with its bytes. Looks again until the patience is over."""
+    return awaited(lambda: _is_seen(folder, probe) or None, patience_seconds) or False
+
+
+def awaited(look: Callable[[], Seen | None], patience_seconds: float = PATIENCE_SECONDS) -> Seen | None:
+    """What `look` finds of what another machine has written: looks again until the patience is over, or it finds it."""
     deadline = time.monotonic() + patience_seconds
     while True:
-        if _is_seen(folder, probe):
-            return True
-        if time.monotonic() >= deadline:
-            return False
+        found = look()
+        if found is not None or time.monotonic() >= deadline:
+            return found
         time.sleep(_POLL_SECONDS)
 
 

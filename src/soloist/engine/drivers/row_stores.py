@@ -30,6 +30,7 @@ from soloist.ragged import RaggedRows
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
 from soloist.stores.moving import move_in
+from soloist.stores.shared_folder import awaited
 from soloist.stores.sparse_files import SparseShard, table_sparse
 from soloist.stores.tables import (
     VectorFile,
@@ -261,7 +262,7 @@ def _table(source: RunFolder, record: FileRecord, digests: Sequence[bytes]) -> p
     The worker has read the texts itself, and its node may still have had an older file of chunks.
     """
     path = source.path / record.file
-    table = whole_table(path, record.sha256)
+    table = awaited(lambda: whole_table(path, record.sha256))
     if table is None:
         raise has_other_bytes(path)
     if table_digests(table) != [*digests]:

@@ -36,7 +36,7 @@ from soloist.errors import RunStoppedError
 from soloist.events import Event, PassStarted, ShardEncoded, event_to_dict
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
-from soloist.stores.shared_folder import read_probe, write_probe
+from soloist.stores.shared_folder import awaited, read_probe, write_probe
 
 _LISTEN_SECONDS = 1.0
 
@@ -177,9 +177,12 @@ def _prepared(
         return None
     for model in task.fresh:
         stores[model].expect(task)
+    folder = context.run_shards.folder
+    chunks = folder.path / folder.shards.chunks_file(task.shard.collection, task.shard.index)
+    awaited(lambda: chunks.is_file() or None)  # this node may not see it yet
     item = Work(models=tuple(task.fresh), shard=task.shard)
     first = item.models[0]
-    return prepare_shard(item, context.run_shards.folder, context.encoders[first], context.plan.limits[first], stores)
+    return prepare_shard(item, folder, context.encoders[first], context.plan.limits[first], stores)
 
 
 def _until_none(items: Iterable[PreparedShard | None]) -> Iterator[PreparedShard]:
