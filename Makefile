@@ -63,13 +63,13 @@ test-quick: $(VENV)/.test
 		$(QUICK) $(PYTEST)
 
 # The tests of hostile chunk files, with many more of them, from a seed that is new each time and is printed. And those
-# of model folders, devices, texts and kills that are drawn at random.
+# of model folders, devices, texts and kills that are drawn at random, of a run on a cluster too.
 FUZZ_CASES ?= 10000
 FUZZ_SEED ?= $(shell date +%s)
 fuzz: $(VENV)/.test
 	SOLOIST_FUZZ_CASES=$(FUZZ_CASES) SOLOIST_FUZZ_SEED=$(FUZZ_SEED) SOLOIST_FUZZ_FOLDERS=300 SOLOIST_FUZZ_DEVICES=200 \
-		SOLOIST_FUZZ_KILLS=30 $(BIN)/python -m pytest -rP tests/fuzz tests/memory/test_random_capacities.py \
-		tests/engine/resume/test_kills_of_kinds.py tests/retrieval/test_odd_texts.py
+		SOLOIST_FUZZ_KILLS=30 SOLOIST_CHAOS_KILLS=20 $(BIN)/python -m pytest -rP tests/fuzz \
+		tests/memory/test_random_capacities.py tests/engine/resume/test_kills_of_kinds.py tests/retrieval/test_odd_texts.py tests/engine/cluster/test_chaos.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .

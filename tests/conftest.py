@@ -12,11 +12,13 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from support.forks import FORKS, fork_workers, forks_live_in
 from support.mounts import MEMORY, Disk, has_room_for_tests, keep_mounts_private
+from xdist.scheduler import LoadFileScheduling
 
 # All that tests write goes there. On a busy disk the sync of one small file takes tens of milliseconds, and a run of
 # soloist syncs each file that it writes. A TMPDIR that is given stays.
@@ -57,6 +59,9 @@ LONGEST = (
     "devices/test_referrers.py", "retrieval/test_odd_files.py", "engine/intake/test_vectorless.py",
 )  # fmt: skip
 
+# Folders whose files share what takes long to start: a cluster.
+ONE_PROCESS = ("engine/cluster/",)
+
 
 # A test may be slow on a busy machine. By default Hypothesis gives each example only a fifth of a second.
 settings.register_profile("soloist", parent=settings(), deadline=None)
@@ -86,6 +91,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         random.Random(config.option.order).shuffle(files)
     places = {file: place for place, file in enumerate(files)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+class ByFileOrFolder(LoadFileScheduling):
+    """Gives each file of tests to one process, and each folder in `ONE_PROCESS`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return next((folder for folder in ONE_PROCESS if folder in file), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For --dist loadfile."""
+    return ByFileOrFolder(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -22,9 +22,14 @@ from soloist.engine.drivers.cluster.worker import Channel
 
 NODE = "node-2"
 NODES = 3
-_HEARD_SECONDS = 1.5  # what a worker says is heard in a fifth of a second
+_HEARD_SECONDS = 1.0  # what a worker says is heard in a fifth of a second
 POISON = ("alpha", 5)
 _CLONE_NEWNS = 0x00020000
+
+
+def plain(request: Mapping[str, Any], channel: Channel) -> None:
+    """The real worker, where nothing goes wrong."""
+    worker.work(request, channel)
 
 
 def together(request: Mapping[str, Any], channel: Channel) -> None:
@@ -50,9 +55,9 @@ def hung(request: Mapping[str, Any], channel: Channel) -> None:
 
 
 def slow(request: Mapping[str, Any], channel: Channel) -> None:
-    """The worker of one node takes seconds for each shard, but comes to its end."""
+    """The worker of one node takes long for each shard, but comes to its end."""
     if request["node"] == NODE:
-        _before_encoding(lambda: time.sleep(2))
+        _before_encoding(lambda: time.sleep(1))
     together(request, channel)
 
 

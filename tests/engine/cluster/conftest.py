@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.collections import write_catalogue, write_collection
+from support.forks import run_forked
 from support.tiny_sparse import make_m3
 
 from soloist.config import RunConfig
@@ -23,6 +25,7 @@ from soloist.engine.drivers.cluster import coordinator
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[LocalNodes]:
     """Three nodes that live. A test that ends one starts it again."""
+    run_forked([sys.executable, "-c", ""])  # what the first worker would start on its node would end with the node
     with LocalNodes(3) as started:
         yield started
 
@@ -71,6 +74,14 @@ def on_nodes(config: RunConfig, nodes: LocalNodes, tmp_path: Path) -> Callable[.
 
 
 @pytest.fixture
-def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Start a planted worker on the nodes instead of the real one."""
-    return lambda name: monkeypatch.setattr(coordinator, "WORK", f"support.planted_workers:{name}")
+def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Start a planted worker on the nodes instead of the real one: in forks, or `started` with all its imports."""
+    return lambda name, started=False: monkeypatch.setattr(
+        coordinator, "WORK", f"support.{'planted' if started else 'warm'}_workers:{name}"
+    )
+
+
+@pytest.fixture(autouse=True)
+def quick_starts(planted: Callable[..., None]) -> None:
+    """Where a test plants nothing, the real worker in forks: its imports take six seconds on each node."""
+    planted("plain")

@@ -1,6 +1,7 @@
 """A run on three nodes whose workers, nodes and drivers are killed at random, and that is gone on with each time.
 
-SOLOIST_CHAOS_KILLS is how many are killed, and SOLOIST_CHAOS_SEED draws which and when.
+SOLOIST_CHAOS_KILLS is how many are killed, and SOLOIST_CHAOS_SEED draws which and when. Where the first is given, each
+process is started with all its imports; else it is a fork.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from support.collections import write_collection
+from support.forks import STARTED, Forked
 from support.node_processes import none_left, workers_of
 from support.same_files import require_same_files
 
@@ -25,11 +27,13 @@ from soloist.engine import run
 from soloist.stores import RunFolder
 from soloist.stores.verification import verify_run
 
-KILLS = int(os.environ.get("SOLOIST_CHAOS_KILLS", "5"))
+KILLS = int(os.environ.get("SOLOIST_CHAOS_KILLS", "3"))
+IS_STARTED = "SOLOIST_CHAOS_KILLS" in os.environ
+KINDS = ("worker", "node", "driver")
 SEED = int(os.environ.get("SOLOIST_CHAOS_SEED", "0")) or random.randrange(1, 1_000_000)
 NODES = ("node-1", "node-2", "node-3")
 SHARDS = 40
-DEADLINE_SECONDS = 300
+DEADLINE_SECONDS = 120 + 60 * KILLS
 
 
 class Killed:
@@ -40,6 +44,7 @@ class Killed:
         self.nodes = nodes
         self.kills: Counter[str] = Counter()
         self._dice = random.Random(SEED)
+        self._kinds = [kind for _ in range(KILLS) for kind in self._dice.sample(KINDS, len(KINDS))][:KILLS]
         self._log = config.out.with_suffix(".computed")
 
     def computed(self) -> list[str]:
@@ -62,7 +67,7 @@ class Killed:
             if code == 0:
                 return
 
-    def _started(self) -> subprocess.Popen:
+    def _started(self) -> subprocess.Popen | Forked:
         config = self.config
         command = [
             sys.executable, "-m", "support.cluster_driver", "embed", config.chunks_root, "--out", config.out,
@@ -71,12 +76,13 @@ class Killed:
             "--lock-dir", config.lock_dir, "--cache-dir", config.cache_dir,
         ]  # fmt: skip
         path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return subprocess.Popen(
+        begin = subprocess.Popen if IS_STARTED else Forked
+        return begin(
             list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, **({STARTED: "1"} if IS_STARTED else {})},
         )  # fmt: skip
 
-    def _kill_some(self, driver: subprocess.Popen, deadline: float) -> None:
+    def _kill_some(self, driver: subprocess.Popen | Forked, deadline: float) -> None:
         """Kill something after each few shards, until the driver is killed or enough was killed."""
         while driver.poll() is None and self.kills.total() < KILLS and time.monotonic() < deadline:
             enough = len(self.computed()) + self._dice.randrange(1, 8)
@@ -84,7 +90,7 @@ class Killed:
                 time.sleep(0.02)
             if driver.poll() is not None:
                 return
-            what = self._dice.choice(("worker", "node", "driver"))
+            what = self._kinds[self.kills.total()]
             node = self._dice.choice(NODES)
             if what == "driver":
                 driver.kill()

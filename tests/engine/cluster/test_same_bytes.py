@@ -18,9 +18,9 @@ from soloist.stores.verification import verify_run
 
 def test_a_new_run(on_nodes, local, planted):
     """Catches a row that depends on who computes it, a shard that is told or computed twice, and a lease that is not
-    given back.
+    given back. Its workers are started as a user's are, with all their imports.
     """
-    planted("together")
+    planted("together", started=True)
     config, sink = on_nodes(), ListSink()
     run(config, sink)
     require_same_files(config.out, local.out)
