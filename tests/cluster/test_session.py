@@ -266,6 +266,21 @@ def test_nothing_answers(session: ClusterSession) -> None:
     assert f"nothing answers at 127.0.0.1:{port} (Connection refused): give the address that" in ended.stderr
 
 
+def test_auto_leaves_the_nodes_of_another_command_alone(cluster: LocalNodes, tmp_path: Path) -> None:
+    """A second command would compute on the nodes of the first, and lose them when that one ends."""
+    code = (
+        "from soloist.cluster.address import ClusterAddress as A; "
+        "from soloist.cluster.session import ClusterSession as S; S(A.parse('auto')).__enter__()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS,
+        env={**environment, "RAY_TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert cluster.pids("head")
+    assert "this machine belongs to no Ray cluster: start one with ray start --head, or give HOST:PORT" in ended.stderr
+
+
 def test_a_process_that_is_connected_already_is_not_connected_elsewhere(
     cluster: LocalNodes, session: ClusterSession
 ) -> None:

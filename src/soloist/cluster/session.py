@@ -7,7 +7,9 @@ worker that is gone is for the caller to say.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -42,13 +44,15 @@ _HEAD_IS_LOST = "the head of the cluster has ended or is out of reach"
 _OWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def require_ray() -> None:
-    """Refuse a cluster where Ray is not installed.
+def require_ray(address: ClusterAddress) -> None:
+    """Refuse a cluster where Ray is not installed, and one that does not answer. Takes a moment, and starts nothing.
 
     Raises:
-        ConfigError: it is missing, or cannot be loaded.
+        ConfigError: Ray is missing or cannot be loaded, or there is no such cluster.
     """
     load_ray()
+    if address.kind != "local":
+        _require_reachable(_host_port(address))
 
 
 class WorkerGoneError(Exception):
@@ -143,9 +147,10 @@ class ClusterSession:
     def __enter__(self) -> ClusterSession:
         self._ray = load_ray()
         with ExitStack() as stack:
-            host_port = self._address.host_port or str(self._address)
             if self._address.kind == "local":
                 host_port = stack.enter_context(LocalNodes(self._address.nodes, use_gpus=self._use_gpus)).address
+            else:
+                host_port = _host_port(self._address)
             stack.enter_context(self._joined(host_port))
             stack.enter_context(self._watched())
             stack.callback(self._kill_workers)
@@ -195,17 +200,17 @@ class ClusterSession:
             self._gcs = self._ray.get_runtime_context().gcs_address
             yield
             return
-        if self._address.kind == "joined":
-            _require_reachable(host_port)
+        _require_reachable(host_port)
         # Ray takes SIGTERM for itself where it connects in the main thread.
         joining = WorkerThread("soloist-joining")
         try:
-            task = joining.submit(lambda: self._connect(host_port))
-            task.wait()
-            task.result()
-            _reclaim_signals()
-            self._gcs = self._ray.get_runtime_context().gcs_address
-            yield
+            with _quiet():
+                task = joining.submit(lambda: self._connect(host_port))
+                task.wait()
+                task.result()
+                _reclaim_signals()
+                self._gcs = self._ray.get_runtime_context().gcs_address
+                yield
         finally:
             joining.close()
             with _quiet():
@@ -215,18 +220,11 @@ class ClusterSession:
     def _connect(self, host_port: str) -> None:
         own = {"_node_ip_address": HOST} if self._address.kind == "local" else {}
         try:
-            with _quiet(), loopback_stays():
+            with loopback_stays():
                 self._ray.init(
                     address=host_port, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR, **own
                 )
-        except (
-            ConnectionError,
-            RuntimeError,
-            ValueError,
-        ) as exc:  # no cluster, another version, no node on this machine
-            if self._address.kind == "auto":
-                remedy = "start one with ray start --head, or give HOST:PORT or local:N"
-                raise ConfigError(f"there is no Ray cluster on this machine ({first_line(exc)}): {remedy}") from exc
+        except (ConnectionError, RuntimeError, ValueError) as exc:  # other versions, or no node of it on this machine
             raise ConfigError(
                 f"the Ray cluster {self._address} cannot be joined ({first_line(exc)}): run soloist on one of its "
                 "nodes, with the same versions of Ray and Python"
@@ -292,14 +290,33 @@ def _is_refused(host_port: str) -> bool:
     return False
 
 
+def _host_port(address: ClusterAddress) -> str:
+    """Where the head of a cluster is that is there already. That of `auto` is told by Ray's own file or variable.
+
+    Ray itself would also take any cluster of this machine, and so the nodes of another command with local:N.
+    """
+    if address.host_port:
+        return address.host_port
+    if load_ray().is_initialized():
+        return str(load_ray().get_runtime_context().gcs_address)
+    services = importlib.import_module("ray._private.services")
+    found = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None)
+    if not found or ":" not in found:
+        raise ConfigError(
+            "this machine belongs to no Ray cluster: start one with ray start --head, or give HOST:PORT or local:N to "
+            "--cluster"
+        )
+    return str(found)
+
+
 def _require_reachable(host_port: str) -> None:
     host, _, port = host_port.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as exc:
+    except (OSError, ValueError) as exc:
         raise ConfigError(
-            f"nothing answers at {host_port} ({exc.strerror or exc}): give the address that ray start --head has "
-            "printed, and see that no firewall is between"
+            f"nothing answers at {host_port} ({getattr(exc, 'strerror', None) or exc}): give the address that ray "
+            "start --head has printed, and see that no firewall is between"
         ) from exc
 
 
@@ -319,11 +336,14 @@ def _reclaim_signals() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray tells each connection on standard error, which has the run's own progress."""
+    """Within this, Ray says nothing on standard error and standard output, which have the run's own words."""
     logger = logging.getLogger("ray")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    worker: Any = importlib.import_module("ray._private.worker")
+    level, told = logger.level, worker.print_to_stdstream
+    logger.setLevel(logging.CRITICAL)
+    worker.print_to_stdstream = lambda *args, **kwargs: None
     try:
         yield
     finally:
         logger.setLevel(level)
+        worker.print_to_stdstream = told

@@ -10,7 +10,7 @@ import contextlib
 import os
 import queue
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,6 +36,7 @@ from soloist.events import EventSink, Notice
 from soloist.stopping import Stop
 from soloist.stores.attempts import attempts_of_a_session
 from soloist.stores.shared_folder import read_probe, write_probe
+from soloist.wording import count_text, listed
 
 WORK = "soloist.engine.drivers.cluster.worker:work"
 _STARTS_IN_VAIN = 3
@@ -43,13 +44,12 @@ _PAUSE_SECONDS = 3.0  # where a worker ends, its node may be about to end too
 
 
 def require_cluster(address: str) -> None:
-    """Refuse an address that cannot be one, and a cluster where Ray is not installed.
+    """Refuse an address that cannot be one, a cluster that does not answer, and any where Ray is not installed.
 
     Raises:
-        ConfigError: either of them.
+        ConfigError: one of them.
     """
-    ClusterAddress.parse(address)
-    require_ray()
+    require_ray(ClusterAddress.parse(address))
 
 
 class Coordinator:
@@ -73,9 +73,8 @@ class Coordinator:
         self._sink = sink
         self._least_patience = least_patience
         self._held = contextlib.ExitStack()
-        self._session = ClusterSession(
-            ClusterAddress.parse(config.cluster), use_gpus=contexts[0].accelerator.kind == "cuda"
-        )
+        self._address = ClusterAddress.parse(config.cluster)
+        self._session = ClusterSession(self._address, use_gpus=contexts[0].accelerator.kind == "cuda")
         self._folder = contexts[0].run_shards.folder
         self._inbox: queue.SimpleQueue[Heard] = queue.SimpleQueue()
         self._links: list[Link] = []
@@ -89,7 +88,7 @@ class Coordinator:
         with contextlib.ExitStack() as held:
             self._attempts = held.enter_context(attempts_of_a_session(self._folder.path))
             self._probe = write_probe(self._attempts, "probe-of-the-run")
-            held.enter_context(self._session)
+            held.enter_context(self._joined())
             held.callback(self._close_links)
             encoders = {model: encoder for context in self._contexts for model, encoder in context.encoders.items()}
             first = self._contexts[0]
@@ -104,6 +103,17 @@ class Coordinator:
     ) -> None:
         """End the workers, leave the cluster, and remove what no pass has taken."""
         self._held.close()
+
+    @contextlib.contextmanager
+    def _joined(self) -> Iterator[None]:
+        """The session with the cluster. Nodes of this machine take some seconds to start, so that is told."""
+        about, nodes = str(self._address), self._address.nodes
+        if nodes:
+            self._sink.emit(Notice(about=about, message=f"starting {count_text(nodes, 'node')} on this machine"))
+        with self._session:
+            names = [node.name for node in self._session.nodes()]
+            self._sink.emit(Notice(about=about, message=f"{listed(names)} joined, and each loads the models"))
+            yield
 
     def run_pass(self, context: PassContext) -> None:
         """Embed every shard that is not finished with the models of a pass, on all nodes.
