@@ -10,7 +10,7 @@ import pytest
 from soloist.config import RunConfig
 from soloist.digests import text_digest
 from soloist.engine.drivers.cluster.attempt_store import Task, task_of
-from soloist.engine.drivers.cluster.facts import NodeFacts, difference
+from soloist.engine.drivers.cluster.facts import NodeFacts, difference, processor
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import KnownTexts
 from soloist.errors import ConfigError, OutputError
@@ -53,6 +53,23 @@ def test_each_difference_has_a_sentence(changes, sentence):
     assert found is not None
     assert found.startswith(sentence)
     assert ": " in found
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("GenuineIntel", "AuthenticAMD"), ("model\t\t: 143", "model\t\t: 106"), (" amx_bf16", ""), ("8481C", "8461V")],
+)
+def test_hosts_of_one_word_of_torch_s_are_told_apart(before, after):
+    """Catches a processor for which libraries take other kernels, so that last bits depend on the node."""
+    told = (
+        "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon 8481C\n"
+        "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 hypervisor\n\n"
+    )
+    second = told.replace("processor\t: 0", "processor\t: 1")
+    assert processor(told + second) == processor(told.replace(" hypervisor", ""))
+    assert processor(told.replace(before, after) + second) != processor(told + second)
+    arm = "processor\t: 0\nFeatures\t: fp sve i8mm\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"
+    assert processor(arm) != processor(arm.replace("0xd40", "0xd4f"))
 
 
 def test_mixed_cards_are_allowed_only_where_they_are_asked_for():

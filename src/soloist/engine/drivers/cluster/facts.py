@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +19,9 @@ from soloist.sizing.run_plan import RunPlan
 
 # At these padded lengths the rows of a batch are compared.
 _LENGTHS = (16, 64, 256, 512, 1024, 2048, 8192)
+_PROCESSOR_NUMBERS = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
+# Instructions that have kernels of their own, and that torch's word for the processor does not tell.
+_KERNELS = ("avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "bf16", "sve", "i8mm")
 # Libraries whose versions decide what a vector is.
 _DECISIVE = ("soloist", "torch", "sentence-transformers", "transformers", "tokenizers", "numpy")
 
@@ -112,7 +118,33 @@ def _other_model(node: NodeFacts, own: NodeFacts, *, mixed_cards: bool) -> str |
 
 
 def _card(accelerator: Accelerator) -> str:
-    """The card's name; of a host the instructions that torch uses, because its kernels differ by them."""
+    """The card's name; of a host its processor, because its kernels differ by that."""
     if accelerator.copies_weights:
         return accelerator.card.name
-    return f"a processor with {torch.backends.cpu.get_cpu_capability()}"
+    return f"a processor {processor(_cpuinfo())} with {torch.backends.cpu.get_cpu_capability()}"
+
+
+def processor(cpuinfo: str) -> str:
+    """The first processor in /proc/cpuinfo: its name, its family and model, and the instructions for small numbers.
+
+    Libraries take other kernels for another maker, model or cache although the instructions are the same.
+
+    >>> processor("model name : EPYC\\ncpu family : 26\\nmodel : 2\\nflags : avx2 avx512_bf16")
+    'EPYC, cpu family 26, model 2, avx512_bf16'
+    """
+    told: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    numbers = [f"{name} {told[name]}" for name in _PROCESSOR_NUMBERS if name in told]
+    flags = {*told.get("flags", told.get("Features", "")).split()}
+    return ", ".join(
+        [told.get("model name", platform.machine()), *numbers, *(flag for flag in _KERNELS if flag in flags)]
+    )
+
+
+def _cpuinfo() -> str:
+    """What Linux says of the processors; nothing elsewhere."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/cpuinfo").read_text(errors="replace")
+    return ""
