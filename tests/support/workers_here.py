@@ -25,12 +25,14 @@ class WorkerHere:
         self.channel = Channel()
         self.asked = threading.Event()
         self._answer = answer
+        self._to_answer: list[Mapping[str, Any]] = []
 
     def exchange(self, messages: Sequence[Mapping[str, Any]], wait_seconds: float) -> list[dict[str, Any]]:
         """See `NodeWorker`."""
-        for message in messages:
-            for said in self._answer(message):
-                self.channel.say(said)
+        self._to_answer += messages
+        if self._to_answer:  # one shard at a time, as on a node
+            for answer in self._answer(self._to_answer.pop(0)):
+                self.channel.say(answer)
         said = self.channel.exchange(messages, wait_seconds)
         self.asked.set()
         return said

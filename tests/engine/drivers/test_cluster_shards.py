@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,21 @@ class Run:
             yield {"word": "passed", "stopped": False}
 
 
-def broken(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What a worker says whose device is broken."""
-    if message["word"] == "shard":
-        yield {"word": "failed", "kind": "RuntimeError", "message": "CUDA error", "notes": []}
-    elif message["word"] == "last":
-        yield {"word": "passed", "stopped": False}
+class Broken:
+    """What a worker says whose device is broken, and whether three of them have said it."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.has_failed_thrice = threading.Event()
+
+    def __call__(self, message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        if message["word"] == "shard":
+            self.failures += 1
+            if self.failures >= 3:
+                self.has_failed_thrice.set()
+            yield {"word": "failed", "kind": "RuntimeError", "message": "CUDA error", "notes": []}
+        elif message["word"] == "last":
+            yield {"word": "passed", "stopped": False}
 
 
 def written(folder: RunFolder, index: int, letters: str, before: str = "") -> ShardRef:
@@ -149,10 +158,14 @@ def test_taking_in_comes_to_an_end_before_all_is_taken(encoder, tmp_path):
 
 def test_a_shard_that_was_lost_goes_to_another_node(encoder, tmp_path):
     """Catches one broken node that gets its own lost shard again and again, until the shard counts as poison."""
-    words = [f"{letter}{number}" for letter in "abcdefghij" for number in range(4)]
-    at_work, sink = Run(tmp_path / "run", encoder, words), ListSink()
+    at_work, sink, bad = Run(tmp_path / "run", encoder, [*"abcdefghijklmnop"]), ListSink(), Broken()
     with attempts_of_a_session(at_work.folder.path) as session:
-        workers = at_work.through({"good": partial(at_work.healthy, session), "bad": broken}, session, sink)
+
+        def good(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+            assert message["word"] != "shard" or bad.has_failed_thrice.wait(PATIENCE_SECONDS)
+            yield from at_work.healthy(session, message)
+
+        workers = at_work.through({"good": good, "bad": bad}, session, sink)
     shards = [event.shard for event in sink.events if isinstance(event, ShardEncoded)]
-    assert sorted(shards) == [*range(len(words))]
+    assert sorted(shards) == [*range(16)]
     assert {*workers.forgotten} == {"bad"}
