@@ -17,7 +17,7 @@ import pytest
 from support.mounts import Disk
 
 from soloist.errors import OutputError
-from soloist.stores import RunFolder
+from soloist.stores import RunFolder, run_lease
 from soloist.stores.leftovers import ahead_removed, undone_on_error
 from soloist.stores.run_lease import LEASE, STALE_SECONDS, RunLease, holder, leased
 
@@ -29,6 +29,12 @@ with leased(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second look at an old lease comes after a moment, and not after more than a beat."""
+    monkeypatch.setattr(run_lease, "LOOK_AGAIN_SECONDS", 0.1)
 
 
 def lease_elsewhere(folder: Path, age_seconds: float = 0) -> None:
@@ -90,6 +96,17 @@ def test_a_lease_without_a_sign_of_life_is_taken_over(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
     with leased(tmp_path):
         assert f"process {os.getpid()}," in (holder(tmp_path) or "")
+
+
+def test_a_live_lease_that_looks_old_is_seen_to_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file server was away for a minute, the next command would take a living run over."""
+    monkeypatch.setattr(run_lease, "LOOK_AGAIN_SECONDS", 1.0)
+    lease_elsewhere(tmp_path, age_seconds=STALE_SECONDS + 5)
+    beat = threading.Timer(0.03, os.utime, [tmp_path / LEASE])
+    beat.start()
+    with pytest.raises(OutputError, match="held by soloist on node-7"):
+        leased(tmp_path).__enter__()
+    beat.join()
 
 
 def test_an_empty_lease_is_another_s_until_it_is_old(tmp_path: Path) -> None:

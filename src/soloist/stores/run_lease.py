@@ -29,6 +29,7 @@ from soloist.stores.atomic import disk_errors, sync_folder
 LEASE = ".lease"
 _BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
+LOOK_AGAIN_SECONDS = 15.0  # more than a beat
 _TAKEN_OVER = f"{LEASE}.00000000.tmp"  # a temporary file, see soloist.stores.atomic
 _RETRY_SECONDS = 0.05
 _START_TOLERANCE_SECONDS = 2.0  # the start of one process, asked for twice
@@ -219,11 +220,30 @@ def _created(path: Path, ours: _Holder | None) -> bool:
 
 
 def _refuse_if_held(folder: Path) -> None:
-    if words := holder(folder):
+    if words := holder(folder) or _holder_seen_again(folder):
         raise OutputError(
             f"{folder} is held by {words}: wait until that run has ended, or choose another folder (a lease without a "
             f"sign of life for {STALE_SECONDS:g} s is taken over)"
         )
+
+
+def _holder_seen_again(folder: Path) -> str | None:
+    """Who gives a sign of life after all; None where nobody does within more than a beat.
+
+    All leases look old where a file server was away for a minute, or its clock was set forward.
+    """
+    found, before = _read(folder), _touched(folder)
+    if before is None or (found is not None and found.is_gone()):
+        return None
+    time.sleep(LOOK_AGAIN_SECONDS)
+    return holder(folder) if _touched(folder) not in (None, before) else None
+
+
+def _touched(folder: Path) -> int | None:
+    try:
+        return (folder / LEASE).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _age(path: Path) -> float:
