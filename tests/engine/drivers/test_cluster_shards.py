@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from soloist.engine.drivers.row_stores import ComputedShard, row_store_of
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.pending import RunShards
 from soloist.errors import OutputError
-from soloist.events import ListSink, ShardEncoded, event_to_dict
+from soloist.events import LeaseWaiting, ListSink, ShardEncoded, event_to_dict
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.stopping import Stop
@@ -73,14 +74,16 @@ class Run:
             )
         )  # fmt: skip
 
-    def through(self, answers: Mapping[str, Answer], session: Path, sink: ListSink) -> WorkersHere:
+    def through(
+        self, answers: Mapping[str, Answer], session: Path, sink: ListSink, least_patience: float = PATIENCE_SECONDS
+    ) -> WorkersHere:
         """A pass over workers that answer so."""
         workers, told = WorkersHere(answers), PassEvents((MODEL,), {}, sink)
         context = PassContext(
             encoders={MODEL: self.encoder}, plan=None, accelerator=None, run_shards=self.shards, stop=Stop()
         )
         try:
-            PassOverNodes("pass-1", workers, context, self.queue, session, told, sink, PATIENCE_SECONDS).through()
+            PassOverNodes("pass-1", workers, context, self.queue, session, told, sink, least_patience).through()
         finally:
             workers.close()
         return workers
@@ -169,3 +172,25 @@ def test_a_shard_that_was_lost_goes_to_another_node(encoder, tmp_path):
     shards = [event.shard for event in sink.events if isinstance(event, ShardEncoded)]
     assert sorted(shards) == [*range(16)]
     assert {*workers.forgotten} == {"bad"}
+
+
+@pytest.mark.parametrize("times_out", [False, True], ids=["without end", "until its time is over"])
+def test_shards_of_a_node_that_waits_for_its_devices_go_to_others(times_out, encoder, tmp_path):
+    """Catches a run that waits for one node's devices, or ends for them, although others have nothing left to do."""
+    at_work, sink = Run(tmp_path / "run", encoder, [*"abcdef"]), ListSink()
+
+    def held_up(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        if message["word"] == "shard":
+            waiting = LeaseWaiting(device="cuda:0", holder="process 7")
+            yield {"word": "event", "event": event_to_dict(waiting, 0.0)}
+            if times_out:
+                yield {"word": "failed", "kind": "LeaseTimeoutError", "message": "process 7 holds it", "notes": []}
+        elif message["word"] == "last":
+            yield {"word": "passed", "stopped": False}
+
+    with attempts_of_a_session(at_work.folder.path) as session:
+        answers = {"good": partial(at_work.healthy, session), "held up": held_up}
+        workers = at_work.through(answers, session, sink, least_patience=0.6)
+    shards = [event.shard for event in sink.events if isinstance(event, ShardEncoded)]
+    assert sorted(shards) == [*range(6)]
+    assert workers.forgotten == ["held up"]

@@ -28,6 +28,7 @@ _PULSE_SECONDS = 0.2
 _TAKE_IN_SECONDS = 1.0  # then workers are heard again
 _SHARDS_AT_ONCE = 2  # one in work, and the next one read and tokenized
 _MOST_ENDS = 3
+_LEASE_WAITS = 6  # after this part of the least patience, shards that wait for devices go to nodes with nothing to do
 
 
 class Workers(Protocol):
@@ -73,6 +74,7 @@ class PassOverNodes:
         self._sink = sink
         self._least_patience = least_patience
         self._stopped: RunStoppedError | None = None
+        self._held_up: set[str] = set()  # nodes whose devices others hold
         self._may_take_more = False
         self._is_ending = False  # nobody gets a shard any more, also no node that has just staged its models
 
@@ -128,17 +130,15 @@ class PassOverNodes:
             self._told.taken(shard)
         return bool(taken)
 
-    def _ready(self) -> list[Link]:
-        return [link for link in self._workers.links if link.is_ready]
-
     def _hand_out(self) -> None:
         """Give each worker shards: one in work, and a second one as long as there is one for each other worker too.
 
-        Nobody gets a second one while a lost shard waits for a worker that has none.
+        Nobody gets a second one while a lost shard waits for a worker that has none, or while it waits for devices.
         """
-        ready = self._ready()
-        names = [link.node.name for link in ready]
-        for link in ready:
+        all_ready = _ready(self._workers.links)
+        ready = [link for link in all_ready if link.node.name not in self._held_up] or all_ready
+        names = [link.node.name for link in ready if not link.is_waiting]
+        for link in all_ready:
             if link.state == "waiting":
                 link.state = "computing"
                 timeout = self._workers.lease_timeout_seconds()
@@ -146,6 +146,8 @@ class PassOverNodes:
         for wanted in range(_SHARDS_AT_ONCE):
             for link in ready:
                 if len(link.given) > wanted or any(shard.ended for shard in link.given):
+                    continue
+                if wanted and link.is_waiting:
                     continue
                 if wanted and (self._queue.has_lost or self._queue.waiting(len(ready)) < len(ready)):
                     return
@@ -170,11 +172,14 @@ class PassOverNodes:
                 continue  # it was given up for what it said before
             match message["word"]:
                 case "event":
-                    self._told.hand_on(link, event_from_dict(message["event"]), self._ready())
+                    self._told.hand_on(link, event_from_dict(message["event"]), _ready(self._workers.links))
                 case "done":
                     self._note(link, message)
                 case "passed":
-                    link.state, link.is_leased, link.given = "passed", False, []
+                    link.state, link.is_leased, link.is_waiting, link.given = "passed", False, False, []
+                case "failed" if message["kind"] == LeaseTimeoutError.__name__ and self._others_of(link):
+                    self._look_at_the_stop()  # the time that ended may have been the run's
+                    self._lose(link, message["message"], is_held_up=True)
                 case "failed" if is_on_purpose(message):
                     raise self._failure(link, message)
                 case "failed":  # perhaps a device that is broken: others try these shards
@@ -208,11 +213,22 @@ class PassOverNodes:
         error.args = (f"{link.node.name}: {error}",)
         return error
 
-    def _lose(self, link: Link, how: str) -> None:
-        """A worker has ended: its shards go to others."""
+    def _others_of(self, link: Link) -> list[Link]:
+        """The other workers that could compute a shard of this one."""
+        held = {link.node.name, *self._held_up}
+        return [other for other in _ready(self._workers.links) if not other.is_waiting and other.node.name not in held]
+
+    def _lose(self, link: Link, how: str, *, is_held_up: bool = False) -> None:
+        """A worker has ended: its shards go to others.
+
+        If it waited for devices, no shard ended it. Its node gets no more shards in this pass as long as there are
+        others.
+        """
+        if is_held_up:
+            self._held_up.add(link.node.name)
         if self._stopped is None:
             for shard in link.given:
-                self._queue.lost(shard, link.node.name)
+                self._queue.lost(shard, None if is_held_up else link.node.name)
                 if len(shard.ended) >= _MOST_ENDS:
                     raise _poison(shard, self._context.run_shards.folder)
         shards = " and ".join(f"{shard.ref.collection} {shard.ref.index}" for shard in link.given)
@@ -222,12 +238,20 @@ class PassOverNodes:
         self._workers.forget(link)
 
     def _give_up_hung_workers(self) -> None:
-        """End each worker that has something to do, and has shown no progress for too long."""
+        """End each worker that has something to do, and has shown no progress for too long.
+
+        One that waits for devices may wait, unless others have nothing left to do.
+        """
         patience = patience_seconds(self._told.slowest_seconds, self._least_patience)
         for link in list(self._workers.links):
             silent = link.silent_seconds
             is_busy = bool(link.given) or (self._is_ending and link.state == "computing")
-            if is_busy and not link.is_waiting and silent >= patience:
+            if link.is_waiting and link.given and silent >= self._least_patience / _LEASE_WAITS:
+                if self._stopped is None and any(
+                    not other.given for other in self._others_of(link)
+                ):  # it has nothing else to compute
+                    self._lose(link, "other processes hold its devices", is_held_up=True)
+            elif is_busy and not link.is_waiting and silent >= patience:
                 self._lose(
                     link, f"its worker has shown no progress for {silent:,.0f} s, so it counts as hung and was ended"
                 )
@@ -244,6 +268,10 @@ class PassOverNodes:
             if self._stopped is not None and not any(link.is_leased for link in self._workers.links):
                 return  # whoever waits for devices is ended
             self._go_on()
+
+
+def _ready(links: Sequence[Link]) -> list[Link]:
+    return [link for link in links if link.is_ready]
 
 
 def _poison(shard: GivenShard, folder: RunFolder) -> EncodingError:

@@ -118,10 +118,14 @@ class ShardQueue:
         self._out.add(shard.number)
         return shard
 
-    def lost(self, shard: GivenShard, node: str) -> None:
-        """Have a shard handed out again, before all others, because the worker that had it has ended on this node."""
+    def lost(self, shard: GivenShard, node: str | None) -> None:
+        """Have a shard handed out again, before all others, because the worker that had it has ended on this node.
+
+        The node is None if the worker had not begun with it.
+        """
         self._out.discard(shard.number)
-        shard.ended.append(node)
+        if node is not None:
+            shard.ended.append(node)
         self._lost.append(shard)
 
     def computed(self, shard: GivenShard, model: str, source: RunFolder, record: FileRecord) -> None:
