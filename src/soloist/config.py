@@ -196,7 +196,7 @@ class RunConfig:
             raise ConfigError(f"shard_chunks is {self.shard_chunks}: give 1 or more chunks")
         if self.cluster is not None and self.isolation == "process":
             raise ConfigError(
-                "isolation is process, and on a cluster each node has one process: leave out one of the two"
+                "isolation is process, but on a cluster one process computes all passes: leave out isolation or cluster"
             )
 
     @property

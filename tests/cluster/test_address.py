@@ -33,7 +33,7 @@ def test_an_address_is_written_as_it_was_given(text: str) -> None:
 @pytest.mark.parametrize("text", ["local:0", "local:-1", "local:two", "local:", "local:²", "local:1.5"])
 def test_a_number_of_nodes_that_cannot_be_is_refused(text: str) -> None:
     """Python's own error would be shown, or a cluster without nodes would wait for ever."""
-    with pytest.raises(ConfigError, match=r"N of local:N is 1 or more nodes: give local:2 for two"):
+    with pytest.raises(ConfigError, match=r"but N of local:N must be 1 or more: give local:2 for two nodes"):
         ClusterAddress.parse(text)
 
 

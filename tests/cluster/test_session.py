@@ -109,7 +109,7 @@ def test_a_worker_that_is_killed_is_noticed_and_replaced(session: ClusterSession
     node = session.nodes()[0]
     worker = session.start_worker(node, ECHO, {})
     os.kill(first_words(worker)["pid"], signal.SIGKILL)
-    with pytest.raises(WorkerGoneError, match=r"^the worker on node-1 has ended$"):
+    with pytest.raises(WorkerGoneError, match=r"^the worker process on node-1 has ended$"):
         while True:
             worker.exchange([], 5)
     other = session.start_worker(node, ECHO, {})

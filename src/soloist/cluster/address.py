@@ -54,7 +54,7 @@ class ClusterAddress:
 
 def _node_count(text: str, number: str) -> int:
     if not (number.isascii() and number.isdecimal()) or int(number) < 1:
-        raise ConfigError(f"cluster is {text!r}, and N of local:N is 1 or more nodes: give local:2 for two")
+        raise ConfigError(f"cluster is {text!r}, but N of local:N must be 1 or more: give local:2 for two nodes")
     return int(number)
 
 

@@ -25,7 +25,7 @@ from soloist.cluster.host import Host
 from soloist.cluster.local_nodes import HOST, LocalNodes, load_ray, loopback_stays
 from soloist.cluster.nodes import Node, NodeNames
 from soloist.errors import ConfigError
-from soloist.wording import first_line
+from soloist.wording import count_text, first_line
 from soloist.workers import WorkerThread
 
 __all__ = ["ClusterSession", "Node", "NodeWorker", "WorkerGoneError", "require_ray"]
@@ -110,7 +110,7 @@ class NodeWorker:
             if not self._has_answered and time.monotonic() - self._started_at > _START_SECONDS:
                 raise WorkerGoneError(
                     f"no worker started on {self.node.name} within {_START_SECONDS:g} s, perhaps because another Ray "
-                    "job has its GPUs"
+                    "job has its GPUs: wait for that job, or stop it"
                 )
             timeout = _SLICE_SECONDS
 
@@ -119,10 +119,10 @@ class NodeWorker:
             return f"{self.node.name} has ended or is out of reach"
         cause = exc.__cause__ or exc
         if isinstance(exc, self._ray.exceptions.ActorUnschedulableError):
-            return f"{self.node.name} takes no worker ({first_line(exc)})"
+            return f"{self.node.name} cannot start a worker ({first_line(exc)})"
         if not self._has_answered and isinstance(exc, self._ray.exceptions.RayActorError):
             return f"the worker on {self.node.name} did not start ({_last_line(cause)})"
-        return f"the worker on {self.node.name} has ended"
+        return f"the worker process on {self.node.name} has ended"
 
 
 class ClusterSession:
@@ -263,9 +263,14 @@ class ClusterSession:
         deadline = time.monotonic() + _JOIN_SECONDS
         while len(self.nodes()) < max(1, self._address.nodes):
             if time.monotonic() > deadline:
+                remedy = (
+                    "run again with fewer nodes"
+                    if self._address.kind == "local"
+                    else "add nodes with ray start --address=HOST:PORT, with --num-cpus of 1 or more"
+                )
                 raise ConfigError(
-                    f"the cluster {self._address} has {len(self.nodes())} nodes that can work after {_JOIN_SECONDS:g} "
-                    "s: add nodes with ray start --address=HOST:PORT, with --num-cpus of 1 or more"
+                    f"the cluster {self._address} has {count_text(len(self.nodes()), 'node')} that can work after "
+                    f"{_JOIN_SECONDS:g} s: {remedy}"
                 )
             time.sleep(_POLL_SECONDS / 10)
 
@@ -316,7 +321,7 @@ def _require_reachable(host_port: str) -> None:
     except (OSError, ValueError) as exc:
         raise ConfigError(
             f"nothing answers at {host_port} ({getattr(exc, 'strerror', None) or exc}): give the address that ray "
-            "start --head has printed, and see that no firewall is between"
+            "start --head has printed, and check that no firewall blocks the port"
         ) from exc
 
 

@@ -85,7 +85,7 @@ def require_kept(attempt: RunFolder) -> None:
 
 
 def _is_over(session: Path) -> OutputError:
-    return OutputError(f"{session} is gone, because the session that this worker belongs to is over: end this worker")
+    return OutputError(f"the run of this worker is over, so its folder {session} is gone: end this worker")
 
 
 def require_session(session: Path) -> None:
@@ -96,6 +96,6 @@ def require_session(session: Path) -> None:
     """
     if not (session / _AT_WORK).is_file() or lease_id(session.parent.parent) not in (None, session.name):
         raise OutputError(
-            f"{session} is gone, because another session has taken over the run: look which other command writes to "
-            f"{session.parent.parent}"
+            f"{session} is gone, because another session has taken over the run: find out which other command writes "
+            f"to {session.parent.parent}"
         )

@@ -85,10 +85,10 @@ class RunLease:
         if found is None and _is_out_of_reach(self._folder):
             return
         if found is None or found.id != self._holder.id:
-            other = f"to {found}" if found else "to another run"
+            name = f" ({found})" if found else ""
             raise OutputError(
-                f"{self._folder} was given {other}, because this process gave no sign of life for "
-                f"{STALE_SECONDS:g} s: wait until that run has ended, and run again"
+                f"another soloist has taken over {self._folder}{name}, because this process did not touch "
+                f"{self._folder / LEASE} for {STALE_SECONDS:g} s: wait until that run ends, then run again"
             )
 
     def start(self) -> None:
@@ -222,8 +222,8 @@ def _created(path: Path, ours: _Holder | None) -> bool:
 def _refuse_if_held(folder: Path) -> None:
     if words := holder(folder) or _holder_seen_again(folder):
         raise OutputError(
-            f"{folder} is held by {words}: wait until that run has ended, or choose another folder (a lease without a "
-            f"sign of life for {STALE_SECONDS:g} s is taken over)"
+            f"{folder} is held by {words}: wait until that run has ended, or choose another folder (if nobody has "
+            f"touched {folder / LEASE} for {STALE_SECONDS:g} s, the next command takes the folder over)"
         )
 
 

@@ -23,7 +23,8 @@ from soloist.stores.status import run_status
 
 
 def notices_about(sink: ListSink, node: str) -> list[str]:
-    return [event.message for event in sink.events if isinstance(event, Notice) and event.about == node]
+    notices = [event.message for event in sink.events if isinstance(event, Notice) and event.about == "cluster"]
+    return [message for message in notices if node in message]
 
 
 def who_computed(sink: ListSink) -> Counter[str]:
@@ -68,9 +69,13 @@ def test_a_worker_and_a_node_that_are_killed(on_nodes, local, nodes, planted):
 @pytest.mark.parametrize(
     ("fault", "changes", "sentence"),
     [
-        ("without_the_folder", {}, "it does not see the files of this machine in"),
-        ("other_catalogue", {}, "bert is another one there than in the run"),
-        ("other_card", {"accelerator": "simulated:1xT4"}, "it has L4 and the run T4"),
+        ("without_the_folder", {}, "node-2 does not see the files that this command writes to"),
+        ("other_catalogue", {}, "node-2 has other files of bert"),
+        (
+            "other_card",
+            {"accelerator": "simulated:1xT4"},
+            "node-2 has the card L4 and the command's machine has the card T4",
+        ),
     ],
 )
 def test_a_node_that_differs_takes_no_part(fault, changes, sentence, on_nodes, planted, root, tiny_models):
@@ -80,7 +85,7 @@ def test_a_node_that_differs_takes_no_part(fault, changes, sentence, on_nodes, p
     sink = ListSink()
     run(on_nodes(models=("bert",), fusion="none", **changes), sink)
     (notice,) = notices_about(sink, planted_workers.NODE)
-    assert notice.startswith("the node takes no part in the run: ") and sentence in notice
+    assert notice.startswith(sentence) and notice.endswith("This node takes no part in the run.")
     assert planted_workers.NODE not in who_computed(sink)
 
 

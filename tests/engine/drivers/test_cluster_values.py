@@ -36,13 +36,16 @@ def digests(texts: str) -> list[bytes]:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"versions": {"soloist": "0.1.0", "torch": "2.12.0"}}, "it has torch 2.12.0 and the run has 2.13.0"),
-        ({"kind": "cpu"}, "it computes on cpu and the machine of the command on cuda: run"),
-        ({"card": "A100"}, "it has A100 and the run H100"),
-        ({"dtypes": {"bert": "float32"}}, "bert is float32 there and float16 in the run"),
-        ({"fingerprints": {"bert": "b" * 16}}, "bert is another one there than in the run"),
-        ({"matmuls": {"bert": "onednn"}}, "onednn multiplies there for bert, and torch in the run"),
-        ({"limits": {"bert": (8, 3)}}, "its batches of bert have another size"),
+        (
+            {"versions": {"soloist": "0.1.0", "torch": "2.12.0"}},
+            "has torch 2.12.0 and the command's machine has 2.13.0",
+        ),
+        ({"kind": "cpu"}, "computes on cpu and the command's machine on cuda: run"),
+        ({"card": "A100"}, "has A100 and the command's machine has H100"),
+        ({"dtypes": {"bert": "float32"}}, "computes bert in float32, and the run in float16"),
+        ({"fingerprints": {"bert": "b" * 16}}, "has other files of bert"),
+        ({"matmuls": {"bert": "onednn"}}, "multiplies with onednn for bert, and the run with torch"),
+        ({"limits": {"bert": (8, 3)}}, "would make batches of bert of another size"),
     ],
 )
 def test_each_difference_has_a_sentence(changes, sentence):
@@ -120,7 +123,7 @@ def test_a_worker_of_a_session_that_is_over_writes_nothing(tmp_path):
         assert (attempt.path / file).parent.is_dir()
         require_session(session)
     assert not session.parent.exists()
-    with pytest.raises(OutputError, match="the session that this worker belongs to is over"):
+    with pytest.raises(OutputError, match="the run of this worker is over"):
         make_room(attempt, file)
     with pytest.raises(OutputError, match="another session has taken over the run"):
         require_session(session)
@@ -140,7 +143,7 @@ def test_a_file_that_is_written_while_its_session_ends_is_removed(tmp_path):
         path.write_bytes(b"rows")
     with pytest.raises(OutputError, match="another session has taken over the run"):
         require_session(session)
-    with pytest.raises(OutputError, match="the session that this worker belongs to is over"):
+    with pytest.raises(OutputError, match="the run of this worker is over"):
         require_kept(attempt)
     assert list(tmp_path.iterdir()) == []
 
@@ -164,5 +167,5 @@ def test_a_session_whose_run_was_taken_over_ends_and_leaves_its_successor_alone(
 
 def test_a_cluster_has_no_passes_in_processes_of_their_own():
     """Catches a setting that is taken and then ignored."""
-    with pytest.raises(ConfigError, match="isolation is process, and on a cluster"):
+    with pytest.raises(ConfigError, match="isolation is process, but on a cluster"):
         RunConfig(chunks_root="chunks", out="run", cluster="local:2", isolation="process")

@@ -162,8 +162,8 @@ class Coordinator:
             return
         if not nodes:
             raise RunStoppedError("stopped because no node of the cluster is left")
-        reasons = "; ".join(dict.fromkeys(self._refused.values()))
-        raise ModelLoadError(f"no node of the cluster can be used: {reasons}")
+        reasons = ". ".join(dict.fromkeys(self._refused.values()))
+        raise ModelLoadError(f"no node of the cluster can be used. {reasons}")
 
     def hear(self, seconds: float) -> list[tuple[Link, Mapping[str, Any]]]:
         """What workers have said of the present pass, for which this waits. Staging is dealt with here.
@@ -187,20 +187,21 @@ class Coordinator:
     def forget(self, link: Link, why: str = "") -> None:
         """A worker has ended, or is to end; its node gets another one, unless too many ended before they were ready.
 
-        With `why` the node takes no part from now on, and the sink is told.
+        With `why` the node takes no part from now on, and the sink is told. The words follow the node's name.
         """
         if link.facts is None and not why:
             tries = self._in_vain[link.node.id] = self._in_vain.get(link.node.id, 0) + 1
             if tries >= _STARTS_IN_VAIN:
-                why = f"{tries} workers ended there while they staged the models"
+                why = f"has lost {tries} workers while they staged the models: look at the memory of this node"
         self._not_before[link.node.id] = time.monotonic() + _PAUSE_SECONDS
         link.state = "gone"
         link.close()
         link.worker.kill()
         self._links = [other for other in self._links if other is not link]
         if why:
-            self._refused[link.node.id] = f"{link.node.name}: {why}"
-            self._sink.emit(Notice(about=link.node.name, message=f"the node takes no part in the run: {why}"))
+            self._refused[link.node.id] = f"{link.node.name} {why}"
+            message = f"{link.node.name} {why}. This node takes no part in the run."
+            self._sink.emit(Notice(about="cluster", message=message))
 
     def _is_staging(self, link: Link, message: Mapping[str, Any]) -> bool:
         """Whether a message is about staging; what follows from it is done."""
@@ -211,8 +212,8 @@ class Coordinator:
                 if not (message["seen"] and read_probe(self._attempts, message["probe"])):
                     self.forget(
                         link,
-                        f"it does not see the files of this machine in {self._folder.path}: give --out a folder that "
-                        "all nodes share under one path",
+                        f"does not see the files that this command writes to {self._folder.path}: give --out a folder "
+                        "that all nodes have under the same path",
                     )
                 return True
             case "staged":
@@ -225,7 +226,7 @@ class Coordinator:
                     link.facts, link.state = facts, "waiting"
                 return True
             case "failed" if link.facts is None:
-                self.forget(link, str(error_from_dict(message)))
+                self.forget(link, f"cannot stage the models. {error_from_dict(message)}")
                 return True
         return False
 

@@ -73,21 +73,26 @@ def _rows(encoder: Encoder, limits: BatchLimits) -> tuple[int, ...]:
 def difference(node: NodeFacts, own: NodeFacts, *, mixed_cards: bool = False) -> str | None:
     """How a node differs from the process that drives the run, so that its rows might be others; None if not.
 
+    The words continue a sentence that begins with the node's name.
+
     With `mixed_cards` other cards, and what follows from them, are allowed.
     """
     for name in own.versions:
         if node.versions.get(name) != own.versions[name]:
             theirs = node.versions.get(name, "no")
-            return f"it has {name} {theirs} and the run has {own.versions[name]}: install the same version on all nodes"
+            return (
+                f"has {name} {theirs} and the command's machine has {own.versions[name]}: install the same version on "
+                "all nodes"
+            )
     if node.kind != own.kind:
         return (
-            f"it computes on {node.kind} and the machine of the command on {own.kind}: run the command on a machine "
-            "with the devices of the nodes, or give --accelerator what all of them have"
+            f"computes on {node.kind} and the command's machine on {own.kind}: run the command on a machine with the "
+            "same cards as the nodes, or give --accelerator a kind that all of them have"
         )
     if node.card != own.card and not mixed_cards:
         return (
-            f"it has {node.card} and the run {own.card}, so vectors may differ in their last bits: leave the node "
-            "out, or allow this with --mixed-cards"
+            f"has {node.card} and the command's machine has {own.card}, so vectors may differ in their last bits: "
+            "leave this node out, or give --mixed-cards"
         )
     return _other_model(node, own, mixed_cards=mixed_cards)
 
@@ -96,31 +101,31 @@ def _other_model(node: NodeFacts, own: NodeFacts, *, mixed_cards: bool) -> str |
     for model, fingerprint in own.fingerprints.items():
         if node.dtypes.get(model) != own.dtypes[model]:
             return (
-                f"{model} is {node.dtypes.get(model)} there and {own.dtypes[model]} in the run: give --dtype "
+                f"computes {model} in {node.dtypes.get(model)}, and the run in {own.dtypes[model]}: give --dtype "
                 f"{own.dtypes[model]}"
             )
         if node.fingerprints.get(model) != fingerprint:
             return (
-                f"{model} is another one there than in the run (fingerprint {node.fingerprints.get(model)}, not "
+                f"has other files of {model} (fingerprint {node.fingerprints.get(model)}; the command's machine has "
                 f"{fingerprint}): put the same files or the same revision of the model on all nodes"
             )
         if node.matmuls.get(model) != own.matmuls[model]:
             return (
-                f"{node.matmuls.get(model)} multiplies there for {model}, and {own.matmuls[model]} in the run: give "
-                f"--matmul torch"
+                f"multiplies with {node.matmuls.get(model)} for {model}, and the run with {own.matmuls[model]}: give "
+                "--matmul torch"
             )
         if node.limits.get(model) != own.limits[model] and not mixed_cards:
             return (
-                f"its batches of {model} have another size, because runs on it have measured other memory: give "
+                f"would make batches of {model} of another size, because its cache folder has other measurements: give "
                 "--cache-dir a folder that all nodes share"
             )
     return None
 
 
 def _card(accelerator: Accelerator) -> str:
-    """The card's name; of a host its processor, because its kernels differ by that."""
+    """The card, with its name; of a host its processor, because its kernels differ by that."""
     if accelerator.copies_weights:
-        return accelerator.card.name
+        return f"the card {accelerator.card.name}"
     return f"a processor {processor(_cpuinfo())} with {torch.backends.cpu.get_cpu_capability()}"
 
 

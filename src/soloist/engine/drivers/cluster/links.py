@@ -96,9 +96,11 @@ class Link:
                         said += self._exchanged(0.0)
                 self._has_unheard = bool(said)
         except WorkerGoneError as exc:
-            self._inbox.put(Heard(link=self, messages=tuple(said), gone=str(exc) or "it is gone"))
+            self._inbox.put(
+                Heard(link=self, messages=tuple(said), gone=str(exc) or f"the worker on {self.node.name} is gone")
+            )
         except Exception as exc:  # a fault of the transport must not leave the caller waiting
-            self._inbox.put(Heard(link=self, messages=tuple(said), gone=f"{type(exc).__name__}: {exc}"))
+            self._inbox.put(Heard(link=self, messages=tuple(said), gone=f"{self.node.name} cannot be asked ({exc!r})"))
 
     def _exchanged(self, wait_seconds: float) -> list[dict[str, Any]]:
         """Carry what there is to carry; what the worker has said, which is a sign of progress."""

@@ -183,7 +183,7 @@ class PassOverNodes:
                 case "failed" if is_on_purpose(message):
                     raise self._failure(link, message)
                 case "failed":  # perhaps a device that is broken: others try these shards
-                    self._lose(link, f"its worker has failed with {error_from_dict(message)}")
+                    self._lose(link, f"the worker on {link.node.name} failed. {error_from_dict(message)}")
                 case "gone":
                     self._lose(link, message["how"])
                 case "heard":
@@ -232,9 +232,9 @@ class PassOverNodes:
                 if len(shard.ended) >= _MOST_ENDS:
                     raise _poison(shard, self._context.run_shards.folder)
         shards = " and ".join(f"{shard.ref.collection} {shard.ref.index}" for shard in link.given)
-        redone = f": other workers get its shards, {shards}" if shards else ""
+        redone = f". Other workers get its shards: {shards}" if shards else ""
         link.given, link.is_leased = [], False
-        self._sink.emit(Notice(about=link.node.name, message=f"{how}{redone}"))
+        self._sink.emit(Notice(about="cluster", message=f"{how}{redone}"))
         self._workers.forget(link)
 
     def _give_up_hung_workers(self) -> None:
@@ -253,7 +253,7 @@ class PassOverNodes:
                     self._lose(link, "other processes hold its devices", is_held_up=True)
             elif is_busy and not link.is_waiting and silent >= patience:
                 self._lose(
-                    link, f"its worker has shown no progress for {silent:,.0f} s, so it counts as hung and was ended"
+                    link, f"the worker on {link.node.name} showed no progress for {silent:,.0f} s, so soloist ended it"
                 )
 
     def _release(self) -> None:
@@ -279,6 +279,7 @@ def _poison(shard: GivenShard, folder: RunFolder) -> EncodingError:
     ids = folder.shards.read_ids(ref.collection, ref.index)
     return EncodingError(
         f"{len(shard.ended)} workers (on {', '.join(shard.ended)}) ended while they computed shard {ref.index} of "
-        f"{ref.collection}, which has the chunks {ids[0]!r} to {ids[-1]!r}: look in the logs of these nodes for "
-        "what ended them, or leave out the chunk that does"
+        f"{ref.collection}, which has the chunks {ids[0]!r} to {ids[-1]!r}: look in Ray's logs on these nodes (by "
+        "default /tmp/ray/session_latest/logs) for the cause, or leave out the chunk that causes it (halve "
+        "--shard-chunks to find it)"
     )
