@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from soloist.engine.drivers.cluster.worker import Channel
 NODE = "node-2"
 NODES = 3
 _HEARD_SECONDS = 1.0  # what a worker says is heard in a fifth of a second
+_SHARD_SECONDS = 0.1  # of a run in which something is killed after every few shards
 POISON = ("alpha", 5)
 _CLONE_NEWNS = 0x00020000
 
@@ -98,11 +100,12 @@ def full_disk(request: Mapping[str, Any], channel: Channel) -> None:
 
 
 def logged(request: Mapping[str, Any], channel: Channel) -> None:
-    """Each shard that was computed is a line of a file beside the run's folder."""
+    """Each shard that was computed is a line of a file beside the run's folder, and takes a moment."""
     log = Path(request["session"]).parent.parent.with_suffix(".computed")
     write = AttemptStore.write
 
     def note(self: AttemptStore, shard: Any) -> Any:
+        time.sleep(_SHARD_SECONDS)
         with log.open("a") as file:
             file.write(f"{self._model} {shard.ref.collection} {shard.ref.index}\n")
         return write(self, shard)
@@ -115,7 +118,7 @@ def _differs(request: Mapping[str, Any], channel: Channel, changes: Mapping[str,
     """One node has another request. The others compute no shard before that node has told what it is."""
     told = Path(request["session"]) / "told"
     if request["node"] != NODE:
-        _before_encoding(lambda: (_await_files(told.parent, told.name, 1), time.sleep(_HEARD_SECONDS)))
+        _before_encoding(functools.cache(lambda: (_await_files(told.parent, told.name, 1), time.sleep(_HEARD_SECONDS))))
         worker.work(request, channel)
         return
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ KINDS = ("worker", "node", "driver")
 SEED = int(os.environ.get("SOLOIST_CHAOS_SEED", "0")) or random.randrange(1, 1_000_000)
 NODES = ("node-1", "node-2", "node-3")
 SHARDS = 40
+MOST_BETWEEN = max(1, min(6, 60 // KILLS))  # shards of the 80 between two kills, so that there is time for all of them
 DEADLINE_SECONDS = 120 + 60 * KILLS
 
 
@@ -45,6 +47,9 @@ class Killed:
         self.kills: Counter[str] = Counter()
         self._dice = random.Random(SEED)
         self._kinds = [kind for _ in range(KILLS) for kind in self._dice.sample(KINDS, len(KINDS))][:KILLS]
+        self._away = ""
+        self._starter = ThreadPoolExecutor(1)
+        self._starting: Future[None] = self._starter.submit(lambda: None)
         self._log = config.out.with_suffix(".computed")
 
     def computed(self) -> list[str]:
@@ -65,6 +70,8 @@ class Killed:
                 errors = driver.stderr.read().decode()
             assert code in (0, 3, -signal.SIGKILL), f"seed {SEED}: {errors}"
             if code == 0:
+                self._starting.result()
+                assert self.kills == Counter(self._kinds), f"seed {SEED}: the run ended before all were killed"
                 return
 
     def _started(self) -> subprocess.Popen | Forked:
@@ -85,20 +92,22 @@ class Killed:
     def _kill_some(self, driver: subprocess.Popen | Forked, deadline: float) -> None:
         """Kill something after each few shards, until the driver is killed or enough was killed."""
         while driver.poll() is None and self.kills.total() < KILLS and time.monotonic() < deadline:
-            enough = len(self.computed()) + self._dice.randrange(1, 8)
+            enough = len(self.computed()) + self._dice.randrange(1, 2 + MOST_BETWEEN)
             while driver.poll() is None and len(self.computed()) < enough and time.monotonic() < deadline:
                 time.sleep(0.02)
             if driver.poll() is not None:
                 return
             what = self._kinds[self.kills.total()]
-            node = self._dice.choice(NODES)
             if what == "driver":
                 driver.kill()
             elif what == "node":
-                self.nodes.kill(node)
-                self.nodes.start(node)
+                self._starting.result()  # at most one node is away
+                self._away = self._dice.choice(NODES)
+                self.nodes.kill(self._away)
+                self._starting = self._starter.submit(self.nodes.start, self._away)
             else:
-                workers = workers_of(self.nodes, node)
+                there = [name for name in NODES if self._starting.done() or name != self._away]
+                workers = workers_of(self.nodes, self._dice.choice(there))
                 for pid in workers:
                     os.kill(pid, signal.SIGKILL)
                 if not workers:
