@@ -106,8 +106,8 @@ class Run:
 class Broken:
     """What a worker says whose device is broken, and whether three of them have said it."""
 
-    def __init__(self) -> None:
-        self.failures = 0
+    def __init__(self, kind: str) -> None:
+        self.failures, self._kind = 0, kind
         self.has_failed_thrice = threading.Event()
 
     def __call__(self, message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -115,7 +115,7 @@ class Broken:
             self.failures += 1
             if self.failures >= 3:
                 self.has_failed_thrice.set()
-            yield {"word": "failed", "kind": "RuntimeError", "message": "CUDA error", "notes": []}
+            yield {"word": "failed", "kind": self._kind, "message": "CUDA error", "notes": []}
         elif message["word"] == "last":
             yield {"word": "passed", "stopped": False}
 
@@ -159,9 +159,13 @@ def test_taking_in_comes_to_an_end_before_all_is_taken(encoder, tmp_path):
     assert at_work.queue.take_in(0.0) == []
 
 
-def test_a_shard_that_was_lost_goes_to_another_node(encoder, tmp_path):
-    """Catches one broken node that gets its own lost shard again and again, until the shard counts as poison."""
-    at_work, sink, bad = Run(tmp_path / "run", encoder, [*"abcdefghijklmnop"]), ListSink(), Broken()
+@pytest.mark.parametrize("kind", ["RuntimeError", "EncodingError"])
+def test_a_shard_that_was_lost_goes_to_another_node(kind, encoder, tmp_path):
+    """Catches a broken device that ends the run, at once or by getting its lost shard again until that is poison.
+
+    What a model raises on a device is an EncodingError.
+    """
+    at_work, sink, bad = Run(tmp_path / "run", encoder, [*"abcdefghijklmnop"]), ListSink(), Broken(kind)
     with attempts_of_a_session(at_work.folder.path) as session:
 
         def good(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

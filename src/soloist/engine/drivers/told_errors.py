@@ -22,6 +22,11 @@ def is_on_purpose(said: Mapping[str, Any]) -> bool:
     return isinstance(kind, type) and issubclass(kind, SoloistError)
 
 
+def may_be_a_broken_device(said: Mapping[str, Any]) -> bool:
+    """Whether another device may compute what this one did not. What a device raises is an EncodingError as such."""
+    return not is_on_purpose(said) or said["kind"] == EncodingError.__name__
+
+
 def error_from_dict(said: Mapping[str, Any]) -> SoloistError:
     """What the worker raised, as it would have been raised here."""
     if is_on_purpose(said):

@@ -17,7 +17,7 @@ from soloist.engine.drivers.cluster.pass_events import PassEvents
 from soloist.engine.drivers.cluster.patience import patience_seconds
 from soloist.engine.drivers.cluster.shard_queue import GivenShard, ShardQueue
 from soloist.engine.drivers.context import PassContext
-from soloist.engine.drivers.told_errors import error_from_dict, is_on_purpose
+from soloist.engine.drivers.told_errors import error_from_dict, may_be_a_broken_device
 from soloist.errors import EncodingError, LeaseTimeoutError, RunStoppedError, SoloistError
 from soloist.events import EventSink, Notice, ShardEncoded, event_from_dict
 from soloist.stores import RunFolder
@@ -179,11 +179,11 @@ class PassOverNodes:
                     link.state, link.is_leased, link.is_waiting, link.given = "passed", False, False, []
                 case "failed" if message["kind"] == LeaseTimeoutError.__name__ and self._others_of(link):
                     self._look_at_the_stop()  # the time that ended may have been the run's
-                    self._lose(link, message["message"], is_held_up=True)
-                case "failed" if is_on_purpose(message):
-                    raise self._failure(link, message)
-                case "failed":  # perhaps a device that is broken: others try these shards
+                    self._lose(link, f"{link.node.name}: {message['message']}", is_held_up=True)
+                case "failed" if may_be_a_broken_device(message):  # others try these shards
                     self._lose(link, f"the worker on {link.node.name} failed. {error_from_dict(message)}")
+                case "failed":
+                    raise self._failure(link, message)
                 case "gone":
                     self._lose(link, message["how"])
                 case "heard":
@@ -230,7 +230,7 @@ class PassOverNodes:
             for shard in link.given:
                 self._queue.lost(shard, None if is_held_up else link.node.name)
                 if len(shard.ended) >= _MOST_ENDS:
-                    raise _poison(shard, self._context.run_shards.folder)
+                    raise _poison(shard, how, self._context.run_shards.folder)
         shards = " and ".join(f"{shard.ref.collection} {shard.ref.index}" for shard in link.given)
         redone = f". Other workers get its shards: {shards}" if shards else ""
         link.given, link.is_leased = [], False
@@ -247,10 +247,9 @@ class PassOverNodes:
             silent = link.silent_seconds
             is_busy = bool(link.given) or (self._is_ending and link.state == "computing")
             if link.is_waiting and link.given and silent >= self._least_patience / _LEASE_WAITS:
-                if self._stopped is None and any(
-                    not other.given for other in self._others_of(link)
-                ):  # it has nothing else to compute
-                    self._lose(link, "other processes hold its devices", is_held_up=True)
+                has_idle_others = any(not other.given for other in self._others_of(link))
+                if self._stopped is None and has_idle_others:
+                    self._lose(link, f"other processes hold the devices of {link.node.name}", is_held_up=True)
             elif is_busy and not link.is_waiting and silent >= patience:
                 self._lose(
                     link, f"the worker on {link.node.name} showed no progress for {silent:,.0f} s, so soloist ended it"
@@ -274,12 +273,12 @@ def _ready(links: Sequence[Link]) -> list[Link]:
     return [link for link in links if link.is_ready]
 
 
-def _poison(shard: GivenShard, folder: RunFolder) -> EncodingError:
+def _poison(shard: GivenShard, how: str, folder: RunFolder) -> EncodingError:
     ref = shard.ref
     ids = folder.shards.read_ids(ref.collection, ref.index)
     return EncodingError(
         f"{len(shard.ended)} workers (on {', '.join(shard.ended)}) ended while they computed shard {ref.index} of "
-        f"{ref.collection}, which has the chunks {ids[0]!r} to {ids[-1]!r}: look in Ray's logs on these nodes (by "
-        "default /tmp/ray/session_latest/logs) for the cause, or leave out the chunk that causes it (halve "
+        f"{ref.collection}, which has the chunks {ids[0]!r} to {ids[-1]!r} ({how}): look in Ray's logs on these "
+        "nodes (by default /tmp/ray/session_latest/logs) for the cause, or leave out the chunk that causes it (halve "
         "--shard-chunks to find it)"
     )
