@@ -26,8 +26,9 @@ class Finished:
         try:
             yield
         except RunStoppedError as exc:
-            if self._anything or stop.is_asked or isinstance(exc.__context__, LeaseTimeoutError):
-                raise  # more time does not help where another process held the devices
+            is_too_short = stop.remaining_seconds == 0 and not stop.is_asked
+            if self._anything or not is_too_short or isinstance(exc.__context__, LeaseTimeoutError):
+                raise  # more time does not help where another process held the devices, or no node is left
             raise NothingFinishedError(
                 f"{exc}, before anything new was finished: give --stop-after enough time to read the chunks, load "
                 "the models and embed one shard"
