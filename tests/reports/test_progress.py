@@ -179,6 +179,25 @@ def test_brackets_in_a_model_name_are_no_markup():
     assert "[/] [bold]m on cpu" in stream.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [
+        (["cpu"], "m on cpu"),
+        (["node-1/cuda:0", "node-1/cuda:1"], "m on node-1/cuda:0, node-1/cuda:1"),
+        (["node-1/cpu", "node-2/cpu"], "m on 2 nodes"),
+        ([f"node-{node}/cuda:{gpu}" for node in range(4) for gpu in range(8)], "m on 32 devices of 4 nodes"),
+        ([f"cuda:{gpu}" for gpu in range(8)], "m on 8 devices"),
+    ],
+)
+def test_a_bar_counts_devices_that_it_has_no_room_to_name(devices, words):
+    """The names of 32 GPUs leave no room for the bar itself."""
+    stream = io.StringIO()
+    bars = BarProgress(Console(file=stream, force_terminal=True, width=100, height=30, color_system=None))
+    bars.emit(PassStarted(model="m", devices=tuple(devices), chunks=2))
+    bars.close()
+    assert words in stream.getvalue()
+
+
 def test_a_pass_without_time_has_no_rate():
     """A first shard on a coarse clock must not divide by zero."""
     stream = io.StringIO()

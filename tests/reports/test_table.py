@@ -67,6 +67,17 @@ def test_eighty_columns_hold_one_line_for_each_model(result):
     assert lines[5].split() == [MODEL.name, "cuda:0", "50%", "61,728", "12.34", "GB"]
 
 
+def test_devices_are_in_the_order_of_their_names(result):
+    """Shards end in any order, and a node would be looked for among 32 devices."""
+    devices = ("node-10/cpu", "node-9/cpu", "node-1/cpu")
+    model = dataclasses.replace(
+        MODEL, rows_per_device=dict.fromkeys(devices, 1), device_shares=dict.fromkeys(devices, 0.33)
+    )
+    lines = printed(dataclasses.replace(result, models=(model,)), 100)
+    found = [word for line in lines for word in line.split() if word.startswith("node-")]
+    assert found == ["node-1/cpu", "node-9/cpu", "node-10/cpu"]
+
+
 @pytest.mark.parametrize("width", [40, 60])
 def test_a_narrow_terminal_gets_whole_words(result, width):
     """Numbers that are cut or folded are wrong numbers."""

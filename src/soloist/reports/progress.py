@@ -35,7 +35,7 @@ from soloist.events import (
     ShardsKept,
 )
 from soloist.reports.passes import PassState
-from soloist.reports.text import bytes_text, clock_text, one_line
+from soloist.reports.text import bytes_text, clock_text, devices_text, one_line
 from soloist.types import MemoryStats
 from soloist.wording import count_text
 
@@ -197,7 +197,7 @@ class BarProgress:
         self._bars.stop()
 
     def _start(self, event: PassStarted) -> None:
-        where = f" on {', '.join(event.devices)}" if event.devices else ""  # words need no device
+        where = f" on {devices_text(event.devices)}" if event.devices else ""  # words need no device
         description = Text(one_line(f"{event.model}{where}"))
         description.truncate(max(12, self._console.width * 2 // 5), overflow="ellipsis")
         state = self._passes.setdefault(event.model, PassState())

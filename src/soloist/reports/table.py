@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from soloist.reports.text import bytes_text, compact_text, one_line
+from soloist.reports.text import bytes_text, compact_text, natural_order, one_line
 from soloist.wording import count_text
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _device_rows(model: ModelReport) -> list[list[str]]:
             f"{model.rows_per_device[device]:,}",
             bytes_text(model.peak_bytes[device]) if device in model.peak_bytes else "not used",
         ]
-        for device, share in model.device_shares.items()
+        for device, share in sorted(model.device_shares.items(), key=lambda item: natural_order(item[0]))
     ]
 
 

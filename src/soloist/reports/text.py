@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from datetime import datetime
+
+from soloist.wording import count_text
+
+_MOST_NAMES = 4  # of devices in one line
 
 
 def one_line(text: str) -> str:
@@ -27,6 +33,25 @@ def bytes_text(count: int) -> str:
 def compact_text(count: int) -> str:
     """A number in full below a million, in millions above, e.g. `107,129`, `98.8M`."""
     return f"{count:,}" if count < 10**6 else f"{count / 10**6:,.1f}M"
+
+
+def devices_text(devices: Sequence[str]) -> str:
+    """The names of a few devices, else how many there are. A device of a node is `NODE/DEVICE`.
+
+    >>> devices_text(["node-1/cpu", "node-2/cpu"])
+    '2 nodes'
+    """
+    nodes = {node for node, slash, _ in (device.rpartition("/") for device in devices) if slash}
+    if len(nodes) > 1:
+        count = count_text(len(nodes), "node")
+        return count if len(devices) == len(nodes) else f"{count_text(len(devices), 'device')} of {count}"
+    return ", ".join(devices) if len(devices) <= _MOST_NAMES else count_text(len(devices), "device")
+
+
+def natural_order(name: str) -> tuple[str | int, ...]:
+    """The key that sorts names as a reader does: `node-9/cuda:10`, then `node-10/cuda:2`."""
+    parts = re.split(r"([0-9]+)", name)  # text and numbers in turn, text first
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts))
 
 
 def clock_text(seconds: float) -> str:
