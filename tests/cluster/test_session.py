@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -236,13 +237,15 @@ def test_workers_end_when_their_coordinator_is_killed(cluster: LocalNodes) -> No
 
 def test_nodes_of_two_commands_do_not_meet_and_end_with_a_killed_command(session: ClusterSession) -> None:
     """A second command would use the nodes of the first, or leave its own behind for ever when it is killed."""
-    before = set(Path("/tmp").glob("soloist-*"))
     with another_session("local:1", "stay") as process:
         assert process.stdout is not None
         (pid,) = map(int, process.stdout.readline().split())
         assert [node.name for node in session.nodes()] == ["node-1", "node-2"]
-        (folder,) = set(Path("/tmp").glob("soloist-*")) - before - {Path("/tmp/soloist-leases")}
         family = psutil.Process(process.pid).children(recursive=True)
+        keepers = psutil.Process(process.pid).children()
+        commands = " ".join(part for keeper in keepers for part in keeper.cmdline())
+        (folder,) = map(Path, set(re.findall(r"--temp-dir=(/tmp/soloist-[0-9a-f]+)", commands)))
+        assert folder.exists()
         assert pid in {member.pid for member in family}
         process.send_signal(signal.SIGKILL)
         process.wait()
