@@ -34,7 +34,7 @@ from soloist.cli import app
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RUN_LANGUAGES = frozenset({"console", "python", "toml"})
-SHOWN_LANGUAGES = frozenset({"text", "json"})
+SHOWN_LANGUAGES = frozenset({"text", "json", "bash", "yaml"})
 _NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*$")
 _VARIES = re.compile(
     r"""\d[\d,]*\.\d+(\ ?[kMGT]?B\b)?  # 17.7, 1.05 GB
