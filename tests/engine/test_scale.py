@@ -8,14 +8,15 @@ import sys
 import textwrap
 
 EMBED = textwrap.dedent("""
-    import resource, sys
+    import sys
     from pathlib import Path
     from soloist.config import RunConfig
     from soloist.engine import run
     for root in map(Path, sys.argv[1:]):
         run(RunConfig(chunks_root=root / "chunks", out=root / "run", models=("wordllama",), accelerator="cpu",
                       lock_dir=root / "locks"))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        # Not `ru_maxrss`, which starts with the size of the process that started this one.
+        print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 """)
 
 

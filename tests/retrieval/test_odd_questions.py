@@ -80,14 +80,14 @@ def test_a_question_of_two_million_characters_needs_no_more_than_its_tokens(sear
 
     Its imports take some 0.7 GiB, so a GiB is left for the question.
     """
-    process = subprocess.Popen(
-        command("search", searched, "-", "--json", "-k", 1), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    code = (
+        "import sys\nfrom support.readings import peak_bytes\nfrom soloist.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(peak_bytes(), file=sys.stderr)"
     )
-    with process.stdin, process.stdout:
-        process.stdin.write(b"memory " * 285_714 + b"\n")
-        process.stdin.close()
-        found = json.loads(process.stdout.read())
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0 and len(found["hits"]) == 1
-    assert usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < 1.7 * 2**30
+    done = subprocess.run(
+        [sys.executable, "-c", code, "search", str(searched), "-", "--json", "-k", "1"],
+        input=b"memory " * 285_714 + b"\n", capture_output=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert len(json.loads(done.stdout)["hits"]) == 1
+    assert int(done.stderr.split()[-1]) < 1.7 * 2**30
