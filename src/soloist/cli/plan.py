@@ -21,7 +21,7 @@ _ACCELERATOR_HELP = "As for embed; simulated:2xT4 plans for two T4 on any machin
 _SESSION_HELP = "The time that you have on the machine, e.g. 9h, 8h30m, 45m or 90s."
 _OUT_HELP = """The folder that embed would write. The plan checks the free space there. If the folder has
 a run, the plan uses the settings of that run; embed --dry-run shows what would change. [default: a new folder here]"""
-_NODES_HELP = "Plan for so many machines like this one, see --cluster of embed."
+_NODES_HELP = "Plan for so many machines like this one, at least 1. See --cluster of embed."
 _CACHE_HELP = "The folder where runs keep what they measure. [default: the user's cache folder]"
 
 
