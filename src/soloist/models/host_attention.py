@@ -101,6 +101,16 @@ def _libraries() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController()
 
 
+def libraries() -> str:
+    """numpy's libraries of products and their kernels, which environment variables may choose.
+
+    Like `openblas 0.3.30 SkylakeX`, or `no known library`.
+    """
+    pools = [pool for pool in _libraries().info() if pool["user_api"] == "blas" and "numpy" in pool["filepath"]]
+    named = [f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip() for pool in pools]
+    return ", ".join(sorted(named)) or "no known library"
+
+
 def can_limit() -> bool:
     """Whether the number of threads of numpy's library can be set."""
     return bool(_libraries().select(user_api="blas").lib_controllers)

@@ -166,3 +166,4 @@ def test_patience_follows_from_the_slowest_shard():
     assert patience_seconds(None) >= 600
     assert patience_seconds(0.01) == 60
     assert patience_seconds(100.0) == 1000
+    assert patience_seconds(0.01, is_first=True) == 300

@@ -15,6 +15,7 @@ from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.installed import versions
 from soloist.memory.planner import BatchLimits
+from soloist.models.host_attention import libraries
 from soloist.sizing.run_plan import RunPlan
 
 # At these padded lengths the rows of a batch are compared.
@@ -126,7 +127,8 @@ def _card(accelerator: Accelerator) -> str:
     """The card, with its name; of a host its processor, because its kernels differ by that."""
     if accelerator.copies_weights:
         return f"the card {accelerator.card.name}"
-    return f"a processor {processor(_cpuinfo())} with {torch.backends.cpu.get_cpu_capability()}"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"a processor {processor(_cpuinfo())} with {instructions} and {libraries()}"
 
 
 def processor(cpuinfo: str) -> str:

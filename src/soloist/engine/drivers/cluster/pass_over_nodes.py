@@ -75,6 +75,7 @@ class PassOverNodes:
         self._least_patience = least_patience
         self._stopped: RunStoppedError | None = None
         self._held_up: set[str] = set()  # nodes whose devices others hold
+        self._have_computed: set[Link] = set()
         self._may_take_more = False
         self._is_ending = False  # nobody gets a shard any more, also no node that has just staged its models
 
@@ -202,6 +203,7 @@ class PassOverNodes:
         self._told.computed(link, shard.attempt, event, busy)
         source = attempt_folder(self._session, shard.attempt)
         self._queue.computed(shard, message["model"], source, FileRecord(**message["record"]))
+        self._have_computed.add(link)
         if not shard.missing:
             link.given.remove(shard)
 
@@ -242,8 +244,10 @@ class PassOverNodes:
 
         One that waits for devices may wait, unless others have nothing left to do.
         """
-        patience = patience_seconds(self._told.slowest_seconds, self._least_patience)
         for link in list(self._workers.links):
+            patience = patience_seconds(
+                self._told.slowest_seconds, self._least_patience, is_first=link not in self._have_computed
+            )
             silent = link.silent_seconds
             is_busy = bool(link.given) or (self._is_ending and link.state == "computing")
             if link.is_waiting and link.given and silent >= self._least_patience / _LEASE_WAITS:

@@ -13,7 +13,7 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ from soloist.engine.drivers.running import RunningPass
 from soloist.engine.drivers.told_errors import error_to_dict
 from soloist.engine.drivers.writing import writer_for
 from soloist.engine.resume.pending import RunShards
-from soloist.errors import RunStoppedError
+from soloist.errors import ConfigError, RunStoppedError
 from soloist.events import Event, PassStarted, ShardEncoded, event_to_dict
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
@@ -119,8 +119,7 @@ class _Worker:
         self._channel.say({"word": "staged", "facts": facts.to_dict()})
         try:
             while (command := self._commands.get())["word"] == "pass":
-                context = next(context for context in contexts if list(context.models) == command["models"])
-                self._compute(context, config, command)
+                self._compute(_context_of(contexts, command["models"]), config, command)
         finally:
             self._has_ended.set()
 
@@ -166,6 +165,21 @@ class _Worker:
         except RunStoppedError:
             stopped = True
         self._channel.say({"word": "passed", "stopped": stopped})
+
+
+def _context_of(contexts: Sequence[PassContext], models: Sequence[str]) -> PassContext:
+    """The pass of these models.
+
+    Raises:
+        ConfigError: this node would have other passes.
+    """
+    for context in contexts:
+        if list(context.models) == list(models):
+            return context
+    raise ConfigError(
+        f"no pass of this node has just {' and '.join(models)}, because its cards hold other models together: give "
+        "--mode exclusive, or leave out --mixed-cards"
+    )
 
 
 def _prepared(
