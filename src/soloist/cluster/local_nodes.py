@@ -222,8 +222,9 @@ class LocalNodes:
     def _end(self) -> None:
         """End all processes: their keepers kill them when their standard input ends."""
         for keeper in self._keepers.values():
+            assert keeper.stdin is not None
             with contextlib.suppress(OSError):
-                keeper.stdin.close()  # type: ignore[union-attr]
+                keeper.stdin.close()
         for keeper in self._keepers.values():
             keeper.wait()
         self._keepers.clear()

@@ -101,7 +101,7 @@ class PassOverNodes:
         self._told.finish()
 
     def _is_over(self) -> bool:
-        """Whether all shards are part of the run or, after a stop, none is in work."""
+        """Whether all shards are part of the run. After a stop: whether no worker computes a shard any more."""
         if self._stopped is not None:
             return not any(link.given and link.is_leased for link in self._workers.links)
         return self._queue.is_done

@@ -127,20 +127,24 @@ class _Worker:
         """Put each message where it is waited for. `last` and `stop` are heard while a shard is computed."""
         while not self._has_ended.is_set():
             message = self._channel.receive(_LISTEN_SECONDS)
-            match message["word"] if message is not None else None:
-                case "shard":
-                    self._incoming.put(Task.from_dict(message["task"]))  # type: ignore[index]
-                case "last":
-                    self._incoming.close()
-                case "stop":
-                    self._stop.request(message["why"])  # type: ignore[index]
-                    self._incoming.close()
-                case "pass":
-                    self._incoming = _Incoming()
-                    self._commands.put(message)  # type: ignore[arg-type]
-                case "end":
-                    self._incoming.close()
-                    self._commands.put(message)  # type: ignore[arg-type]
+            if message is not None:
+                self._hear(message)
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        match message["word"]:
+            case "shard":
+                self._incoming.put(Task.from_dict(message["task"]))
+            case "last":
+                self._incoming.close()
+            case "stop":
+                self._stop.request(message["why"])
+                self._incoming.close()
+            case "pass":
+                self._incoming = _Incoming()
+                self._commands.put(message)
+            case "end":
+                self._incoming.close()
+                self._commands.put(message)
 
     def _compute(self, context: PassContext, config: RunConfig, command: Mapping[str, Any]) -> None:
         """One pass, with a lease from its first shard with something to compute to its end."""
