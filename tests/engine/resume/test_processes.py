@@ -57,17 +57,32 @@ def await_events(out: Path, text: str, count: int = 1) -> None:
         time.sleep(0.001)
 
 
-def test_the_command_itself_goes_on_after_kills(commands, arguments, tmp_path):
+# The command begins with this: it is killed just before it gives a file with this ending its name.
+_KILLED = """
+import os, signal, sys
+
+def end(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith({ending!r}):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(end)
+"""
+
+
+def test_the_command_itself_goes_on_after_kills(commands, arguments, tmp_path, monkeypatch):
     """What the other tests start is a fork; this is the real one, with the imports that take most of a small run."""
-    out = tmp_path / "run"
+    out, begun_with = tmp_path / "run", tmp_path / "killed" / "sitecustomize.py"
     arguments += ["--models", "bert,static"]
     assert commands.run(*arguments, "--out", str(tmp_path / "undisturbed")).code == 0
-    for event, count in (('"ShardEncoded", "model": "bert"', 3), ('"ShardFused"', 1)):
+    begun_with.parent.mkdir()
+    monkeypatch.syspath_prepend(begun_with.parent)
+    for ending in ("alpha/vectors/bert/part-00003.parquet", "alpha/fused/part-00001.parquet"):
+        begun_with.write_text(_KILLED.format(ending=ending))
         with started(*arguments, "--out", str(out)) as process:
-            await_events(out, event, count)
-            os.killpg(process.pid, signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
+            _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+            assert process.returncode == -signal.SIGKILL, stderr
         assert not (out / "run.json").exists()
+    begun_with.unlink()
     with started(*arguments, "--out", str(out)) as process:
         _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
