@@ -25,7 +25,10 @@ else:
 
 CHECKOUT = Path(__file__).parents[1]
 # The extras that `make test-oldest` runs and that users install: the extra test has no peft.
-EXTRAS = ("eval", "faiss", "lancedb", "lexical", "packaged-models", "pgvector", "qdrant", "report", "search")
+EXTRAS = (
+    "chroma", "eval", "faiss", "haystack", "langchain", "lancedb", "lexical", "llama-index", "mcp", "packaged-models",
+    "pgvector", "qdrant", "report", "search",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -45,8 +45,15 @@ def load_optional(module: str, *, what: str, package: str, extra: str, otherwise
     Raises:
         ConfigError: it is not installed, or cannot be loaded.
     """
-    try:
+    with importing_optional(module, what=what, package=package, extra=extra, otherwise=otherwise):
         return importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def importing_optional(module: str, *, what: str, package: str, extra: str, otherwise: str = "") -> Iterator[None]:
+    """Within this, names are imported from a library of an extra; as `load_optional` otherwise."""
+    try:
+        yield
     except ImportError as exc:
         if isinstance(exc, ModuleNotFoundError) and exc.name in (module, _top(module)):
             raise ConfigError(f"{what} needs {package}: run {install_command(extra)}{otherwise}") from exc
