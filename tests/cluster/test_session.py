@@ -23,7 +23,7 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'soloist[ra
 
 from soloist.cluster.address import ClusterAddress
 from soloist.cluster.keeper import SAFE_PATH, keeper_command
-from soloist.cluster.local_nodes import LocalNodes
+from soloist.cluster.local_nodes import LocalNodes, listening_addresses
 from soloist.cluster.session import ClusterSession, NodeWorker, WorkerGoneError
 from soloist.errors import ConfigError
 
@@ -83,10 +83,7 @@ def test_all_ports_are_on_the_loopback_device(cluster: LocalNodes, session: Clus
     """Whoever reaches a port of Ray runs code here: no other machine may."""
     pids = [pid for name in ("head", "node-1", "node-2") for pid in cluster.pids(name)]
     listening = {
-        (psutil.Process(pid).name(), connection.laddr.ip)
-        for pid in pids
-        for connection in psutil.Process(pid).net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
+        (psutil.Process(pid).name(), address) for pid in pids for address, _ in listening_addresses(psutil.Process(pid))
     }
     assert len(pids) >= 6
     assert listening

@@ -212,7 +212,7 @@ class LocalNodes:
         """Refuse a Ray that other machines could reach: whoever reaches it runs code here."""
         for name, keeper in self._keepers.items():
             for process in below_process(keeper.pid):
-                for host, port in _listening(process):
+                for host, port in listening_addresses(process):
                     if not _is_loopback(host):
                         raise ConfigError(
                             f"Ray listens at {host} port {port} for {name}, where other machines may reach it, and "
@@ -282,10 +282,12 @@ def _ray_start() -> list[str]:
     ]  # fmt: skip
 
 
-def _listening(process: psutil.Process) -> list[tuple[str, int]]:
-    """Where a process takes connections."""
+def listening_addresses(process: psutil.Process) -> list[tuple[str, int]]:
+    """Where a process takes connections: addresses and ports. None of a process that has ended."""
     with contextlib.suppress(psutil.Error):
-        found = process.net_connections("inet")
+        # psutil has this name from 6.0 on, and before it was `connections`.
+        connections = process.net_connections if hasattr(process, "net_connections") else process.connections
+        found = connections("inet")
         return [(each.laddr.ip, each.laddr.port) for each in found if each.status == psutil.CONN_LISTEN]
     return []
 
