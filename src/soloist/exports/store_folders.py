@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from soloist.errors import ConfigError, ExportError, ExportPathError
@@ -14,8 +14,10 @@ from soloist.stores.layout import IDENTITY, STATE
 from soloist.stores.manifest import NAME
 
 
-def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool]) -> None:
+def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool], left: Collection[str] = ()) -> None:
     """Refuse a folder that is neither new, nor empty, nor one that `has_store` finds the store's files in.
+
+    Names that the store leaves in an empty folder are `left`.
 
     Raises:
         ExportError: it is a file, or has files of somebody else.
@@ -24,7 +26,8 @@ def require_store_folder(path: Path, kind: str, has_store: Callable[[Path], bool
         raise ExportPathError(f"{path} is a file: choose a folder for the export to {kind}")
     with disk_errors(path):
         names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
-        others = [name for name in names if name != LOCK and not is_temporary(name) and not _is_readme(path / name)]
+        others = [name for name in names if name not in (LOCK, *left) and not is_temporary(name)]
+        others = [name for name in others if not _is_readme(path / name)]
     if others and not has_store(path):
         raise ExportError(f"{path} has files that no export to {kind} wrote: choose another folder, or empty it")
 

@@ -21,12 +21,15 @@ from soloist.exports.store_folders import require_store_folder
 from soloist.exports.stores import fill
 from soloist.exports.target import Target
 
+# LanceDB 0.34 has a list of its tables, which stays when they are dropped.
+_LEFT = ("__manifest",)
+
 
 def export(source: Source, target: Target) -> ExportReport:
     """Make the table have the rows of the run, as the only export that writes to the folder."""
     lancedb = load("lancedb", "lancedb", "lancedb")
     path = target.folder
-    require_store_folder(path, "lancedb", _has_tables)
+    require_store_folder(path, "lancedb", _has_tables, left=_LEFT)
     columns = Columns.of(source, joined=True)
     with exclusive(path / LOCK, str(path)):
         try:
