@@ -21,7 +21,7 @@ from soloist.types import Chunk
 if TYPE_CHECKING:
     from soloist.api.embedding import embed
     from soloist.api.planning import plan
-    from soloist.api.runs import evaluate, export, open_run
+    from soloist.api.runs import evaluate, export, open_questions, open_run
     from soloist.api.validating import validate
     from soloist.reports.run_report.writing import report
     from soloist.retrieval import By
@@ -42,6 +42,7 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "open_questions",
     "open_run",
     "plan",
     "report",
@@ -53,6 +54,7 @@ _MODULES = {
     "embed": "soloist.api.embedding",
     "evaluate": "soloist.api.runs",
     "export": "soloist.api.runs",
+    "open_questions": "soloist.api.runs",
     "open_run": "soloist.api.runs",
     "plan": "soloist.api.planning",
     "report": "soloist.reports.run_report.writing",

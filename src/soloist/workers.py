@@ -76,6 +76,11 @@ class WorkerThread:
         self._thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread still takes calls: neither closed nor ended from outside."""
+        return self._thread.is_alive()
+
     def submit(self, call: Callable[[], Result]) -> Task[Result]:
         """Have a call made after the earlier ones."""
         task = Task(call, self._thread)

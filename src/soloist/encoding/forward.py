@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from torch.overrides import TorchFunctionMode
 
 from soloist.arrays import Vectors
@@ -83,13 +83,16 @@ def unusable_rows(vectors: Vectors) -> list[int]:
 
 
 def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
-    """The vectors of a batch. Modules behind the pooling that multiply get enough rows for their products.
+    """The vectors of a batch. Modules behind the pooling, or behind a table, that multiply get enough rows for their
+    products.
 
     Those modules work a row at a time, as the network works a token at a time. Too few rows would go through another
     kernel of the matrix library (see `packing.fewest_tokens`), so the first row comes again behind the others.
     """
     parts = list(module)
-    pooled = next((index for index, part in enumerate(parts) if isinstance(part, Pooling)), len(parts))
+    pooled = next(
+        (index for index, part in enumerate(parts) if isinstance(part, (Pooling, StaticEmbedding))), len(parts)
+    )
     if not any(map(_multiplies, parts[pooled + 1 :])):
         vectors: torch.Tensor = module(features)["sentence_embedding"]
         return vectors[:, : module.truncate_dim]

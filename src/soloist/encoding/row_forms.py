@@ -5,7 +5,8 @@ Knows torch and sentence-transformers; knows nothing of shards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,15 +24,12 @@ def can_pack(staged: StagedModel, features: BatchFeatures, rows: Sequence[TokenI
     """Whether packed rows have the vectors of padded ones, and the same bits whatever lies beside them."""
     if not packing.prepare(staged.module, by_numpy=staged.matmul == "onednn+numpy"):
         return False
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker of the CPU has it: with more, the size of a product says where it is cut
     try:
-        together = _packed(staged, features, rows)
-        alone = np.concatenate([_packed(staged, features, [row]) for row in rows])
+        with _one_thread():
+            together = _packed(staged, features, rows)
+            alone = np.concatenate([_packed(staged, features, [row]) for row in rows])
     except Exception:  # whatever a network says to features of another form: its rows are padded
         return False
-    finally:
-        torch.set_num_threads(threads)
     units = [unit_rows(np.where(rows.any(axis=1, keepdims=True), rows, 1))[0] for rows in (together, padded)]
     cosines = np.einsum("ij,ij->i", *units)  # a sparse row may be all zeros, and then it is so in both forms
     is_near = cosines.min() >= 1 - NEAR_ENOUGH[staged.dtype]
@@ -51,6 +49,22 @@ def padding_cosine(
     alone = forward(staged.module, features.together([rows[shortest]]), "cpu")[:1]
     cosine = float(unit_rows(alone)[0][0] @ unit_rows(together)[0][shortest])
     return cosine if cosine < 1 - NEAR_ENOUGH[staged.dtype] else None
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Within this, torch computes on one core, as a worker of the CPU does: with more, the size of a product says where
+    it is cut. A number that is set is that of every thread that begins later, so it is set where that is needed only.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _packed(staged: StagedModel, features: BatchFeatures, rows: Sequence[TokenIds]) -> Vectors:

@@ -17,19 +17,23 @@ from numpy.typing import NDArray
 
 from soloist.arrays import Vectors
 from soloist.errors import ConfigError
+from soloist.fusion import Fitted
+from soloist.fusion_methods import FUSED
+from soloist.models.spec import ModelSpec
+from soloist.models.whereabouts import catalogue_there, spec_in_run
 from soloist.retrieval.corpus import Corpus
 from soloist.retrieval.first_look import Room
 from soloist.retrieval.hits import Hits
 from soloist.retrieval.query_checks import checked_queries, checked_query
-from soloist.retrieval.query_encoders import QueryEncoders, catalogue_there
-from soloist.retrieval.query_vectors import QueryVectors
+from soloist.retrieval.questions import Questions
 from soloist.retrieval.rankers.choice import By, choice_of, chosen_ranker
 from soloist.retrieval.rankings import Rankings
 from soloist.retrieval.reasons import reasons
-from soloist.retrieval.run_record import RunRecord, read_record
+from soloist.retrieval.run_record import ModelRecord, RunRecord, read_record
 from soloist.retrieval.run_vectors import RunVectors
 from soloist.retrieval.second_stage import SecondStages, depth_of
 from soloist.stores import RunFolder, Unchanged
+from soloist.stores.fit_file import read_fit
 from soloist.text_lists import list_of_texts
 from soloist.types import Chunk, Hit
 from soloist.wording import count_text
@@ -62,6 +66,16 @@ def open_run(
     return OpenedRun(folder, record, opened, given, stages)
 
 
+def questions_of(folder: RunFolder, record: RunRecord, catalogue: Path | None = None) -> Questions:
+    """The query side of a finished run. `catalogue` is a file of the user's models that goes before the run's own."""
+    top = record.config.sparse_top or None
+
+    def find(model: ModelRecord) -> ModelSpec:
+        return replace(spec_in_run(model.name, record.config, catalogue), sparse_top=top)
+
+    return Questions(record, find, lambda: Fitted(matrices=read_fit(folder.path)))
+
+
 class OpenedRun:
     """A finished run, made by `open_run`. If the run changes meanwhile, every method says so: then open it again."""
 
@@ -77,8 +91,7 @@ class OpenedRun:
         self._folder = folder
         self._record = record
         self._opened = opened
-        encoders = QueryEncoders(record.config, {**record.models, **record.sparse}, catalogue)
-        self._queries = QueryVectors(folder, record, encoders)
+        self._questions = questions_of(folder, record, catalogue)
         self._room = Room()
         self._corpora: dict[tuple[str, ...], Corpus] = {}
 
@@ -105,7 +118,7 @@ class OpenedRun:
     @property
     def notices(self) -> tuple[str, ...]:
         """What was noticed about queries so far, such as that a model cut one."""
-        return (*self._queries.notices, *self.second_stages.notices)
+        return (*self._questions.notices, *self.second_stages.notices)
 
     @contextlib.contextmanager
     def unchanged(self, way_on: str = "open and search it again") -> Iterator[None]:
@@ -197,38 +210,26 @@ class OpenedRun:
             corpus = self.corpus(collections)
             return _ranked(corpus, checked_queries(queries), _shown(k, None, corpus.rows), by)
 
-    def encode(self, model: str, queries: Sequence[str]) -> Vectors:
-        """The queries as a model sees them, its query prompt before each: (queries, dim) unit float32, read-only.
+    @property
+    def questions(self) -> Questions:
+        """The query side of the run, as `open_questions` gives it."""
+        return self._questions
 
-        Raises:
-            ConfigError: the run has no such model; `queries` is one text, or one of them is empty; or the model on this
-                machine is not the one that made the run.
-            EncodingError: the model makes no vector of a query.
-        """
-        return self._queries.by_model(model, queries)
+    def encode(self, model: str, queries: Sequence[str]) -> Vectors:
+        """The queries as a model sees them, its query prompt before each; see `Questions.encode`."""
+        return self._questions.encode(queries, model)
 
     def encode_fused(self, queries: Sequence[str]) -> Vectors:
-        """The queries' fused vectors, by the run's own fusion: (queries, dim) unit float32; see `encode`."""
-        return self._queries.fused(queries)
+        """The queries' fused vectors, by the run's own fusion; see `Questions.encode`."""
+        return self._questions.encode(queries, FUSED)
 
     def encode_words(self, member: str, queries: Sequence[str]) -> list[dict[str, int]]:
-        """For each query its terms as a lexical member cuts the chunks, and how often each is there; maybe none.
-
-        Raises:
-            ConfigError: the run has no such words; `queries` is one text, or one of them is empty; or a library on this
-                machine cuts words otherwise than when the run was made.
-        """
-        self._record.require_posted(member, self._record.words, "words")
-        return [dict(self._queries.words(member, query)) for query in checked_queries(queries)]
+        """For each query its terms as a lexical member cuts the chunks; see `Questions.encode_words`."""
+        return self._questions.encode_words(queries, member)
 
     def encode_sparse(self, model: str, queries: Sequence[str]) -> list[dict[int, float]]:
-        """For each query its dimensions by a sparse model, counted from 0, and their weights; see `encode`.
-
-        The weights have length 1 where the model compares by cosine.
-        """
-        self._record.require_posted(model, self._record.sparse, "sparse vectors")
-        rows = self._queries.sparse(model, queries)
-        return [dict(zip(keys.tolist(), values.tolist(), strict=True)) for keys, values in rows]
+        """For each query its dimensions by a sparse model, and their weights; see `Questions.encode_sparse`."""
+        return self._questions.encode_sparse(queries, model)
 
     def corpus(self, collections: Sequence[str] = ()) -> Corpus:
         """The chunks of some collections, or of all, as rankers read them.
@@ -242,7 +243,7 @@ class OpenedRun:
                 raise ConfigError(f"the run has no collection {name}: choose one of {', '.join(self.collections)}")
         chosen = tuple(dict.fromkeys(names)) or self.collections
         if chosen not in self._corpora:
-            self._corpora[chosen] = Corpus(self._folder, self._record, self._queries, chosen, self._room)
+            self._corpora[chosen] = Corpus(self._folder, self._record, self._questions.vectors, chosen, self._room)
         return self._corpora[chosen]
 
     def chunks(self, collections: Sequence[str] = ()) -> Iterator[Chunk]:

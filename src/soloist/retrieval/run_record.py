@@ -48,20 +48,16 @@ class WordsRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RunRecord:
-    """A finished run: its settings, models in the order of their passes, fusion, and collections in their order.
+class EnsembleRecord:
+    """The ensemble of a finished run, as far as a text becomes vectors by it.
 
     `models` have dense vectors, `sparse` are models with sparse ones, and `words` are the lexical members.
-    `hybrid` weighs all of them where there are others than dense ones.
     """
 
-    config: RunConfig
     models: Mapping[str, ModelRecord]
     fusion: FusionPlan | None
-    collections: tuple[str, ...]
     sparse: Mapping[str, ModelRecord] = field(default_factory=dict)
     words: Mapping[str, WordsRecord] = field(default_factory=dict)
-    hybrid: HybridPlan | None = None
 
     @property
     def kinds(self) -> dict[str, MemberKind]:
@@ -80,28 +76,6 @@ class RunRecord:
     def is_dense(self, name: str) -> bool:
         """Whether the name is that of dense vectors, the fused ones among them."""
         return name == FUSED or name in self.models
-
-    def hybrid_plan(self, given: Mapping[str, float] | None = None) -> HybridPlan | None:
-        """The run's own plan, or the one with these weights of all members; None for a run of one kind.
-
-        Fused vectors are a term where the dense members have the proportions of the run. With others every dense member
-        is a term of its own.
-
-        Raises:
-            FusionError: the weights are of other members, or are not weights.
-        """
-        if not given or self.hybrid is None:
-            return self.hybrid
-        is_as_fused = self.fusion is not None and self.fusion.has_proportions(given)
-        return plan_hybrid(given, self.kinds, has_fused=is_as_fused)
-
-    @property
-    def members(self) -> list[Member]:
-        """The models as a fusion sees them."""
-        return [
-            Member(name=model.name, dim=model.dim, matryoshka_dims=model.matryoshka_dims)
-            for model in self.models.values()
-        ]
 
     @property
     def fusion_plan(self) -> FusionPlan:
@@ -148,9 +122,6 @@ class RunRecord:
         elif self.fusion is None:
             raise self._not_fused()
 
-    def _not_fused(self) -> ConfigError:
-        return ConfigError(f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}")
-
     def require_member(self, name: str) -> None:
         """Refuse the name of a member that the run does not have.
 
@@ -159,6 +130,43 @@ class RunRecord:
         """
         if name not in self.kinds:
             raise ConfigError(f"the run has no model {name}: choose one of {', '.join(self.kinds)}")
+
+    def _not_fused(self) -> ConfigError:
+        return ConfigError(f"the run has no fused vectors: choose one of its models, {', '.join(self.models)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunRecord(EnsembleRecord):
+    """A finished run: its settings, models in the order of their passes, fusion, and collections in their order.
+
+    `hybrid` weighs all of them where there are others than dense ones.
+    """
+
+    config: RunConfig
+    collections: tuple[str, ...]
+    hybrid: HybridPlan | None = None
+
+    def hybrid_plan(self, given: Mapping[str, float] | None = None) -> HybridPlan | None:
+        """The run's own plan, or the one with these weights of all members; None for a run of one kind.
+
+        Fused vectors are a term where the dense members have the proportions of the run. With others every dense member
+        is a term of its own.
+
+        Raises:
+            FusionError: the weights are of other members, or are not weights.
+        """
+        if not given or self.hybrid is None:
+            return self.hybrid
+        is_as_fused = self.fusion is not None and self.fusion.has_proportions(given)
+        return plan_hybrid(given, self.kinds, has_fused=is_as_fused)
+
+    @property
+    def members(self) -> list[Member]:
+        """The models as a fusion sees them."""
+        return [
+            Member(name=model.name, dim=model.dim, matryoshka_dims=model.matryoshka_dims)
+            for model in self.models.values()
+        ]
 
     def weights(self, given: Mapping[str, float] | None = None) -> dict[str, float]:
         """The weight of each member with a weight above 0: as given, else as the run has them, else equal ones.

@@ -1,0 +1,83 @@
+"""Threads of the host that compute a batch each, on one core. Knows torch's number of threads, and no model.
+
+With more threads in a product, its size says where the product is cut, and so would say the last bits of a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from soloist.workers import Task, WorkerThread
+
+Result = TypeVar("Result")
+
+
+class CoreThreads:
+    """As many threads as torch computes with in the thread that makes this. Each starts when it is first needed.
+
+    A call goes to the thread that has the fewest calls to make. Any thread may submit calls.
+    """
+
+    def __init__(self) -> None:
+        self.count = torch.get_num_threads()
+        self._lock = threading.Lock()
+        self._threads: list[WorkerThread | None] = [None] * self.count
+        self._waiting = [0] * self.count
+
+    def submit(self, call: Callable[[int], Result]) -> Task[Result]:
+        """Have a call made by one of the threads. It is given the number of its thread, from 0."""
+        with self._lock:
+            number = min(range(self.count), key=self._waiting.__getitem__)
+            thread = self._threads[number]
+            if thread is None or not thread.is_alive:
+                thread, self._waiting[number] = _started(number), 0
+                self._threads[number] = thread
+            self._waiting[number] += 1
+        return thread.submit(functools.partial(self._made, call, number))
+
+    def all(self, calls: Sequence[Callable[[int], Result]]) -> list[Result]:
+        """The results of calls, once all of them have ended.
+
+        Raises:
+            Exception: what the first of the calls that failed raised.
+            EncodingError: a thread was ended during its work.
+        """
+        tasks = [self.submit(call) for call in calls]
+        for task in tasks:
+            task.wait()
+        return [task.result() for task in tasks]
+
+    def _made(self, call: Callable[[int], Result], number: int) -> Result:
+        try:
+            return call(number)
+        finally:
+            with self._lock:
+                self._waiting[number] -= 1
+
+
+@functools.cache
+def core_threads() -> CoreThreads:
+    """The threads of this process."""
+    return CoreThreads()
+
+
+os.register_at_fork(after_in_child=core_threads.cache_clear)  # a forked process has no threads but its own
+
+
+def _started(number: int) -> WorkerThread:
+    of_the_caller = torch.get_num_threads()
+    thread = WorkerThread(f"soloist-core-{number}")
+    thread.submit(_on_one_core).result()
+    torch.set_num_threads(of_the_caller)  # the last number that was set is that of every thread that begins later
+    return thread
+
+
+def _on_one_core() -> None:
+    torch.get_num_threads()  # before its first look a thread takes the number of others, whatever was set in it
+    torch.set_num_threads(1)
