@@ -22,9 +22,9 @@ def tensors(shape: tuple[int, int, int, int]) -> list[torch.Tensor]:
 
 def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     rows, heads, length, dim = query.shape
-    out = torch.empty(rows, length, heads, dim).transpose(1, 2)
+    out = query.new_empty(rows, length, heads, dim).transpose(1, 2)
     with one_thread:
-        attend(query * dim**-0.5, key, value, out)
+        attend(query, key, value, out, dim**-0.5)
     return out
 
 
@@ -34,6 +34,13 @@ def test_attention_is_as_exact_as_that_of_torch() -> None:
         given = tensors(shape)
         exact = scaled_dot_product_attention(*(tensor.double() for tensor in given))
         assert (attended(*given) - exact).abs().max() <= 3e-6, shape
+
+
+def test_rows_in_bfloat16_are_rounded_once_at_the_end() -> None:
+    """Catches scores in bfloat16, and rows whose numbers are put in another row's place as they become float32."""
+    for shape in SHAPES:
+        given = [tensor.bfloat16() for tensor in tensors(shape)]
+        assert torch.equal(attended(*given), attended(*(tensor.float() for tensor in given)).bfloat16()), shape
 
 
 def test_a_row_has_the_bits_that_it_has_alone() -> None:

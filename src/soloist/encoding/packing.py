@@ -313,13 +313,14 @@ def _by_numpy(
 ) -> torch.Tensor:
     """As `_length_by_length`, of rows without a causal mask, with the products of numpy's library."""
     assert not causal
-    out = torch.empty(query.shape[2], query.shape[1], value.shape[3])
-    q, k, v = (heads[0].transpose(0, 1).float() for heads in (query, key, value))
-    q = q * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
     with one_thread:
         for rows in groups:
-            attend(*(rows.of(tokens).transpose(1, 2) for tokens in (q, k, v, out)))
-    return out.to(query.dtype)
+            mine = [rows.of(tokens).transpose(1, 2) for tokens in (q, k, v, out)]
+            attend(mine[0], mine[1], mine[2], mine[3], scale)
+    return out
 
 
 def _whole_tiles(rows: Rows, key: torch.Tensor, value: torch.Tensor, tile: int) -> _Tiles:

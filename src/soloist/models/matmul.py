@@ -85,10 +85,9 @@ def _attention(dtype: torch.dtype) -> Mapping[str, Callable[[], object]]:
     """Attention within some rows."""
     rows, heads, length, dim = _ATTENTION
     tokens = torch.linspace(-1, 1, rows * length * heads * dim).to(dtype).view(rows, length, heads, dim).transpose(1, 2)
-    out = torch.empty(rows, length, heads, dim).transpose(1, 2)
+    out = torch.empty_like(tokens)
 
     def by_numpy() -> None:
-        query, key, value = (tokens.float() for _ in range(3))
-        attend(query * dim**-0.5, key, value, out)
+        attend(tokens, tokens, tokens, out, dim**-0.5)
 
     return {"torch": lambda: scaled_dot_product_attention(tokens, tokens, tokens), "numpy": by_numpy}
