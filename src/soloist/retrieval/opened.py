@@ -73,7 +73,7 @@ def questions_of(folder: RunFolder, record: RunRecord, catalogue: Path | None = 
     def find(model: ModelRecord) -> ModelSpec:
         return replace(spec_in_run(model.name, record.config, catalogue), sparse_top=top)
 
-    return Questions(record, find, lambda: Fitted(matrices=read_fit(folder.path)))
+    return Questions(folder.path, record, find, lambda: Fitted(matrices=read_fit(folder.path)))
 
 
 class OpenedRun:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from soloist.arrays import Vectors
@@ -40,13 +41,20 @@ class Questions:
 
     def __init__(
         self,
+        path: Path,
         record: EnsembleRecord,
         find: Callable[[ModelRecord], ModelSpec],
         fit: Callable[[], Fitted],
     ) -> None:
+        self._path = path
         self._record = record
         self._fit = functools.cache(fit)
         self._vectors = QueryVectors(record, QueryEncoders({**record.models, **record.sparse}, find), self._fit)
+
+    @property
+    def path(self) -> Path:
+        """The folder that was opened."""
+        return self._path
 
     @property
     def names(self) -> tuple[str, ...]:
