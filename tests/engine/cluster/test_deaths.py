@@ -118,7 +118,7 @@ def test_a_poison_shard_names_its_chunks(on_nodes, planted):
 def test_a_full_disk_on_one_node(on_nodes, planted):
     """Catches an error that does not say where the disk is full."""
     planted("full_disk")
-    with pytest.raises(OutputError, match=r"node-2: cannot write .*No space left on device: free some space"):
+    with pytest.raises(OutputError, match=r"on node-2, cannot write .*No space left on device: free some space"):
         run(on_nodes(models=("bert",), fusion="none"))
 
 

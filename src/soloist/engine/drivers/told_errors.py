@@ -32,6 +32,6 @@ def error_from_dict(said: Mapping[str, Any]) -> SoloistError:
     if is_on_purpose(said):
         error: SoloistError = getattr(errors, said["kind"])(said["message"])
     else:
-        error = EncodingError(f"{said['kind']}: {said['message']}")
+        error = EncodingError(f"unexpected {said['kind']}" + (f" ({said['message']})" if said["message"] else ""))
     error.__dict__.setdefault("__notes__", []).extend(said["notes"])
     return error

@@ -180,7 +180,7 @@ class PassOverNodes:
                     link.state, link.is_leased, link.is_waiting, link.given = "passed", False, False, []
                 case "failed" if message["kind"] == LeaseTimeoutError.__name__ and self._others_of(link):
                     self._look_at_the_stop()  # the time that ended may have been the run's
-                    self._lose(link, f"{link.node.name}: {message['message']}", is_held_up=True)
+                    self._lose(link, f"on {link.node.name}, {message['message']}", is_held_up=True)
                 case "failed" if may_be_a_broken_device(message):  # others try these shards
                     self._lose(link, f"the worker on {link.node.name} failed. {error_from_dict(message)}")
                 case "failed":
@@ -208,11 +208,11 @@ class PassOverNodes:
             link.given.remove(shard)
 
     def _failure(self, link: Link, message: Mapping[str, Any]) -> SoloistError:
-        """What a worker raised, with the name of its node."""
+        """What a worker raised, after the name of its node."""
         error = error_from_dict(message)
         if isinstance(error, LeaseTimeoutError):
             self._context.stop.check()  # the time that ended may have been the run's
-        error.args = (f"{link.node.name}: {error}",)
+        error.args = (f"on {link.node.name}, {error}",)
         return error
 
     def _others_of(self, link: Link) -> list[Link]:
