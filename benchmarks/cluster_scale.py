@@ -40,6 +40,7 @@ from soloist.cluster.session import ClusterSession, NodeWorker
 from soloist.engine.drivers.cluster.links import Heard, Link
 from soloist.engine.drivers.cluster.pass_events import PassEvents
 from soloist.engine.drivers.cluster.pass_over_nodes import PassOverNodes
+from soloist.engine.drivers.cluster.patience import Patience
 from soloist.engine.drivers.cluster.shard_queue import ShardQueue
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.preparing import Work
@@ -58,6 +59,7 @@ from soloist.types import Chunk, Shard
 
 COLLECTION = "texts"
 CHARACTERS = 1000  # in a text
+PATIENCE = Patience(least_seconds=600.0)
 MARKS = 25  # rows of the table of memory
 
 
@@ -130,9 +132,9 @@ class Workers:
         said: list[tuple[Link, Mapping[str, Any]]] = [(heard.link, message) for message in heard.messages]
         return [*said, (heard.link, {"word": "heard", "taken": heard.taken})]
 
-    def forget(self, link: Link, why: str = "") -> None:
+    def forget(self, link: Link, *, end: str | None) -> None:
         """No worker ends before the pass does."""
-        raise SystemExit(f"{link.node.name} is to be forgotten: {why}")
+        raise SystemExit(f"the worker on {link.node.name} has ended: {end}")
 
     def lease_timeout_seconds(self) -> float | None:
         """There is nothing to wait for."""
@@ -188,7 +190,7 @@ def run_pass(workers: Workers, folder: Path, shards: int, rows: int, sink: Marks
     told = PassEvents((MODEL,), {MODEL: shards * rows}, sink)
     began = time.perf_counter()
     with attempts_of_a_session(run.path) as session:
-        PassOverNodes("pass-1", workers, context, waiting, session, told, sink, 600.0).through()
+        PassOverNodes("pass-1", workers, context, waiting, session, told, sink, PATIENCE).through()
     assert sink.shards == shards, f"{sink.shards} shards were told of, not {shards}"
     return time.perf_counter() - began
 

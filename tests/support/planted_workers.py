@@ -23,6 +23,7 @@ from soloist.engine.drivers.cluster.worker import Channel
 
 NODE = "node-2"
 NODES = 3
+TOLD = "told"  # a file in the folder of the session
 _HEARD_SECONDS = 1.0  # what a worker says is heard in a fifth of a second
 _SHARD_SECONDS = 0.1  # of a run in which something is killed after every few shards
 POISON = ("alpha", 5)
@@ -61,6 +62,24 @@ def slow(request: Mapping[str, Any], channel: Channel) -> None:
     if request["node"] == NODE:
         _before_encoding(lambda: time.sleep(1))
     together(request, channel)
+
+
+def hung_staging(request: Mapping[str, Any], channel: Channel) -> None:
+    """One node never opens a file of its model, as from a disk that hangs. The others wait until a test has heard."""
+    _wait_for_the_test(request)
+    if request["node"] == NODE:
+        hanging = Path(request["session"]) / f"hangs-{os.getpid()}.toml"
+        os.mkfifo(hanging)  # nobody writes to it
+        request = {**request, "config": {**request["config"], "catalogue": str(hanging)}}
+    worker.work(request, channel)
+
+
+def broken(request: Mapping[str, Any], channel: Channel) -> None:
+    """Each worker of one node fails at its first shard. The others wait until a test has heard of the last one."""
+    _wait_for_the_test(request)
+    if request["node"] == NODE:
+        _before_encoding(_fail)
+    worker.work(request, channel)
 
 
 def poisoned(request: Mapping[str, Any], channel: Channel) -> None:
@@ -116,7 +135,7 @@ def logged(request: Mapping[str, Any], channel: Channel) -> None:
 
 def _differs(request: Mapping[str, Any], channel: Channel, changes: Mapping[str, Any]) -> None:
     """One node has another request. The others compute no shard before that node has told what it is."""
-    told = Path(request["session"]) / "told"
+    told = Path(request["session"]) / TOLD
     if request["node"] != NODE:
         _before_encoding(functools.cache(lambda: (_await_files(told.parent, told.name, 1), time.sleep(_HEARD_SECONDS))))
         worker.work(request, channel)
@@ -136,6 +155,16 @@ class _Said:
     def __init__(self, channel: Channel, say: Callable[[Mapping[str, Any]], None]) -> None:
         self.receive = channel.receive
         self.say = say
+
+
+def _fail() -> None:
+    raise RuntimeError("no card")
+
+
+def _wait_for_the_test(request: Mapping[str, Any]) -> None:
+    """On the other nodes no shard is computed before the test has written a file."""
+    if request["node"] != NODE:
+        _before_encoding(functools.cache(lambda: _await_files(Path(request["session"]), TOLD, 1)))
 
 
 def _await_files(folder: Path, pattern: str, count: int) -> None:

@@ -49,6 +49,7 @@ class WorkersHere:
         self._inbox: queue.SimpleQueue[Heard] = queue.SimpleQueue()
         self.links: list[Link] = []
         self.forgotten: list[str] = []
+        self.ends: list[str | None] = []
         for node in answers:
             self._start(node)
 
@@ -69,9 +70,10 @@ class WorkersHere:
             said.append((heard.link, {"word": "gone", "how": heard.gone}))
         return [*said, (heard.link, {"word": "heard", "taken": heard.taken})]
 
-    def forget(self, link: Link, why: str = "") -> None:
+    def forget(self, link: Link, *, end: str | None) -> None:
         """Start another worker on the node."""
         self.forgotten.append(link.node.name)
+        self.ends.append(end)
         link.state = "gone"
         link.close()
         self.links.remove(link)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ from support.same_files import require_same_files
 from soloist.engine import run
 from soloist.engine.drivers import passes
 from soloist.engine.drivers.cluster import coordinator
-from soloist.engine.drivers.cluster.patience import patience_seconds
+from soloist.engine.drivers.cluster.patience import Patience
 from soloist.errors import EncodingError, OutputError, RunStoppedError
 from soloist.events import LeaseAcquired, LeaseReleased, ListSink, Notice, ShardEncoded
 from soloist.stores.status import run_status
@@ -89,13 +90,62 @@ def test_a_node_that_differs_takes_no_part(fault, changes, sentence, on_nodes, p
     assert planted_workers.NODE not in who_computed(sink)
 
 
-def test_a_hung_worker_is_given_up(on_nodes, planted, local, monkeypatch):
+@pytest.fixture
+def given_up_after(monkeypatch):
+    """Give hung workers up after so many seconds."""
+
+    def plant(**seconds) -> None:
+        patient = functools.partial(coordinator.Coordinator, patience=Patience(**seconds))
+        monkeypatch.setattr(passes, "Coordinator", patient)
+
+    return plant
+
+
+def test_a_hung_worker_is_given_up(on_nodes, planted, local, given_up_after):
     """Catches a run that waits for ever, and a shard that is never computed."""
     planted("hung")
-    monkeypatch.setattr(passes, "Coordinator", functools.partial(coordinator.Coordinator, least_patience=3.0))
+    given_up_after(least_seconds=3.0)
     sink = ListSink()
     run(on_nodes(models=("bert",), fusion="none"), sink)
     assert any("no progress" in message for message in notices_about(sink, planted_workers.NODE))
+
+
+def others_go_on(out, begin: str, end: str):
+    """A sink: the workers of other nodes go on once it is told of node-2 what begins and ends so."""
+
+    def hear(event) -> None:
+        if isinstance(event, Notice) and event.message.startswith(begin) and event.message.endswith(end):
+            (next((out / ".attempts").iterdir()) / planted_workers.TOLD).touch()
+
+    return hear
+
+
+def test_a_node_that_hangs_while_it_stages_is_given_up(on_nodes, planted, given_up_after):
+    """Catches a node that is waited for without end, and without a word, because its disk or its network hangs."""
+    planted("hung_staging")
+    given_up_after(staging_seconds=6.0)
+    sink, config = ListSink(), on_nodes(models=("bert",), fusion="none")
+    run(config, sink, others_go_on(config.out, "the worker on node-2 read and computed nothing", "soloist ended it"))
+    told = " ".join(notices_about(sink, planted_workers.NODE))
+    assert "node-2 stages the models, and has read and computed nothing for 1 s: look at the disk and the" in told
+    assert "node-2 read and computed nothing for 6 s while it staged, so soloist ended it" in told
+    assert {*who_computed(sink)} == {"node-1", "node-3"}
+
+
+def test_a_node_whose_workers_always_fail_is_given_up(on_nodes, planted, monkeypatch):
+    """Catches a node that loads its models again and again, each time to fail at its first shard."""
+    planted("broken")
+    monkeypatch.setattr(coordinator, "_PAUSE_SECONDS", 0.1)
+    sink, config = ListSink(), on_nodes(models=("bert",), fusion="none")
+    run(config, sink, others_go_on(config.out, "node-2 has lost", "takes no part in the run."))
+    *lost, last = notices_about(sink, planted_workers.NODE)
+    assert len(lost) == 3
+    assert all(notice.startswith("the worker on node-2 failed. unexpected RuntimeError (no card)") for notice in lost)
+    assert last.startswith(
+        "node-2 has lost 3 workers and computed no shard in between (the last time the worker on node-2 failed."
+    )
+    assert f"cluster: {last}" in json.loads((config.out / "run.json").read_text())["notices"]
+    assert {*who_computed(sink)} == {"node-1", "node-3"}
 
 
 def test_a_straggler_replaces_nothing(on_nodes, planted, local):
@@ -159,11 +209,3 @@ def test_the_last_node_ends_the_run_as_a_stop(on_nodes, nodes):
     finally:
         for name in ("node-1", "node-2", "node-3"):
             nodes.start(name)
-
-
-def test_patience_follows_from_the_slowest_shard():
-    """Catches a slow model that counts as hung, and a hung worker of a fast one that is waited for."""
-    assert patience_seconds(None) >= 600
-    assert patience_seconds(0.01) == 60
-    assert patience_seconds(100.0) == 1000
-    assert patience_seconds(0.01, is_first=True) == 300

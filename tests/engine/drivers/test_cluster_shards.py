@@ -18,6 +18,7 @@ from soloist.encoding.encoder import Encoder
 from soloist.engine.drivers.cluster.attempt_store import AttemptStore, Task, task_of
 from soloist.engine.drivers.cluster.pass_events import PassEvents
 from soloist.engine.drivers.cluster.pass_over_nodes import PassOverNodes
+from soloist.engine.drivers.cluster.patience import PATIENCE, Patience
 from soloist.engine.drivers.cluster.shard_queue import GivenShard, ShardQueue
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.preparing import Work
@@ -75,7 +76,7 @@ class Run:
         )  # fmt: skip
 
     def through(
-        self, answers: Mapping[str, Answer], session: Path, sink: ListSink, least_patience: float = PATIENCE_SECONDS
+        self, answers: Mapping[str, Answer], session: Path, sink: ListSink, patience: Patience = PATIENCE
     ) -> WorkersHere:
         """A pass over workers that answer so."""
         workers, told = WorkersHere(answers), PassEvents((MODEL,), {}, sink)
@@ -83,7 +84,7 @@ class Run:
             encoders={MODEL: self.encoder}, plan=None, accelerator=None, run_shards=self.shards, stop=Stop()
         )
         try:
-            PassOverNodes("pass-1", workers, context, self.queue, session, told, sink, least_patience).through()
+            PassOverNodes("pass-1", workers, context, self.queue, session, told, sink, patience).through()
         finally:
             workers.close()
         return workers
@@ -194,7 +195,8 @@ def test_shards_of_a_node_that_waits_for_its_devices_go_to_others(times_out, enc
 
     with attempts_of_a_session(at_work.folder.path) as session:
         answers = {"good": partial(at_work.healthy, session), "held up": held_up}
-        workers = at_work.through(answers, session, sink, least_patience=0.6)
+        workers = at_work.through(answers, session, sink, Patience(least_seconds=0.6))
     shards = [event.shard for event in sink.events if isinstance(event, ShardEncoded)]
     assert sorted(shards) == [*range(6)]
     assert workers.forgotten == ["held up"]
+    assert workers.ends == [None], "it is not the fault of the node, so it does not count as a worker that was lost"

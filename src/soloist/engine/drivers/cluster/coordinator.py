@@ -23,7 +23,7 @@ from soloist.engine.drivers.cluster.facts import NodeFacts, difference, facts_of
 from soloist.engine.drivers.cluster.links import Heard, Link
 from soloist.engine.drivers.cluster.pass_events import PassEvents
 from soloist.engine.drivers.cluster.pass_over_nodes import PassOverNodes
-from soloist.engine.drivers.cluster.patience import LEAST_SECONDS
+from soloist.engine.drivers.cluster.patience import PATIENCE, Ends, Patience
 from soloist.engine.drivers.cluster.shard_queue import ShardQueue
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.preparing import at_once
@@ -39,7 +39,6 @@ from soloist.stores.shared_folder import read_probe, write_probe
 from soloist.wording import count_text, listed
 
 WORK = "soloist.engine.drivers.cluster.worker:work"
-_STARTS_IN_VAIN = 3
 _PAUSE_SECONDS = 3.0  # where a worker ends, its node may be about to end too
 
 
@@ -53,10 +52,7 @@ def require_cluster(address: str) -> None:
 
 
 class Coordinator:
-    """The workers of a run, as a context manager. Inside, `run_pass` computes one pass after the other.
-
-    `least_patience` is the shortest silence, in seconds, after which a worker with a shard in work counts as hung.
-    """
+    """The workers of a run, as a context manager. Inside, `run_pass` computes one pass after the other."""
 
     def __init__(
         self,
@@ -64,14 +60,14 @@ class Coordinator:
         contexts: Sequence[PassContext],
         stop: Stop,
         sink: EventSink,
-        least_patience: float = LEAST_SECONDS,
+        patience: Patience = PATIENCE,
     ) -> None:
         assert config.cluster is not None
         self._config = config
         self._contexts = contexts
         self._stop = stop
         self._sink = sink
-        self._least_patience = least_patience
+        self._patience = patience
         self._held = contextlib.ExitStack()
         self._address = ClusterAddress.parse(config.cluster)
         self._session = ClusterSession(self._address, use_gpus=contexts[0].accelerator.kind == "cuda")
@@ -79,7 +75,8 @@ class Coordinator:
         self._inbox: queue.SimpleQueue[Heard] = queue.SimpleQueue()
         self._links: list[Link] = []
         self._refused: dict[str, str] = {}  # by the id of a node, why it takes no part
-        self._in_vain: dict[str, int] = {}  # by the id of a node, how many workers ended before they were ready
+        self._able: set[str] = set()  # the ids of nodes that could be used
+        self._ends = Ends()
         self._not_before: dict[str, float] = {}  # by the id of a node, when it may get another worker
         self._own: NodeFacts | None = None
 
@@ -130,7 +127,7 @@ class Coordinator:
         shards = ShardQueue(at_once(left.work, context), context.run_shards.folder, stores)
         told = PassEvents(context.models, left.chunks, self._sink)
         name = f"pass-{self._contexts.index(context) + 1}"
-        present = PassOverNodes(name, self, context, shards, self._attempts, told, self._sink, self._least_patience)
+        present = PassOverNodes(name, self, context, shards, self._attempts, told, self._sink, self._patience)
         with self._stop.shielded():
             present.through()
 
@@ -160,9 +157,10 @@ class Coordinator:
                 self._links.append(Link(worker, self._inbox))
         if self._links or free:
             return
-        if not nodes:
-            raise RunStoppedError("stopped because no node of the cluster is left")
         reasons = ". ".join(dict.fromkeys(self._refused.values()))
+        if not nodes or self._able - {*self._refused}:  # those that could be used are gone, and may come back
+            others = f" that can be used. {reasons}" if nodes else ""
+            raise RunStoppedError(f"stopped because no node of the cluster is left{others}")
         raise ModelLoadError(f"no node of the cluster can be used. {reasons}")
 
     def hear(self, seconds: float) -> list[tuple[Link, Mapping[str, Any]]]:
@@ -184,15 +182,14 @@ class Coordinator:
             said.append((heard.link, {"word": "heard", "taken": heard.taken}))
         return said
 
-    def forget(self, link: Link, why: str = "") -> None:
-        """A worker has ended, or is to end; its node gets another one, unless too many ended before they were ready.
+    def forget(self, link: Link, why: str = "", *, end: str | None = None) -> None:
+        """A worker has ended, or is to end; its node gets another one.
 
-        With `why` the node takes no part from now on, and the sink is told. The words follow the node's name.
+        With `why` the node takes no part from now on, and the sink is told. The words follow the node's name. `end`
+        says how the worker ended, which its node may do a few times; None if that is not the node's fault.
         """
-        if link.facts is None and not why:
-            tries = self._in_vain[link.node.id] = self._in_vain.get(link.node.id, 0) + 1
-            if tries >= _STARTS_IN_VAIN:
-                why = f"has lost {tries} workers while they staged the models: look at the memory of this node"
+        if end is not None and not why:
+            why = self._ends.too_many(link.node.id, end, has_computed=link.has_computed)
         self._not_before[link.node.id] = time.monotonic() + _PAUSE_SECONDS
         link.state = "gone"
         link.close()
@@ -224,7 +221,10 @@ class Coordinator:
                     self.forget(link, why)
                 else:
                     link.facts, link.state = facts, "waiting"
+                    self._able.add(link.node.id)
                 return True
+            case "staging":
+                return True  # a sign of life
             case "failed" if link.facts is None:
                 self.forget(link, f"cannot stage the models. {error_from_dict(message)}")
                 return True

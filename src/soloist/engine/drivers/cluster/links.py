@@ -38,6 +38,7 @@ class Link:
     `state` is `staging` until its models are staged, `waiting` for a pass or a shard, `computing` while it has shards
     and its lease, and `passed` when its part of the pass is over. `given` are the shards that it has, in order.
     `is_leased` and `is_waiting` say whether it holds the devices of its node, or waits for another process that does.
+    `has_computed` says whether it has ever computed a shard, `is_named_silent` whether its present silence was told.
     """
 
     def __init__(self, worker: NodeWorker, inbox: queue.SimpleQueue[Heard]) -> None:
@@ -47,6 +48,8 @@ class Link:
         self.facts: NodeFacts | None = None
         self.is_leased = False
         self.is_waiting = False
+        self.has_computed = False
+        self.is_named_silent = False
         self.last_sign = time.monotonic()
         self._has_unheard = False
         self._inbox = inbox

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from soloist.engine.drivers.cluster.attempt_store import task_of
 from soloist.engine.drivers.cluster.links import Link
 from soloist.engine.drivers.cluster.pass_events import PassEvents
-from soloist.engine.drivers.cluster.patience import patience_seconds
+from soloist.engine.drivers.cluster.patience import Patience
 from soloist.engine.drivers.cluster.shard_queue import GivenShard, ShardQueue
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.told_errors import error_from_dict, may_be_a_broken_device
@@ -44,8 +44,8 @@ class Workers(Protocol):
     def hear(self, seconds: float) -> list[tuple[Link, Mapping[str, Any]]]:
         """What they have said, for which this waits."""
 
-    def forget(self, link: Link, why: str = "") -> None:
-        """One has ended."""
+    def forget(self, link: Link, *, end: str | None) -> None:
+        """One has ended. `end` says how; None if that is not the fault of its node."""
 
     def lease_timeout_seconds(self) -> float | None:
         """How long one may wait for devices."""
@@ -63,7 +63,7 @@ class PassOverNodes:
         session: Path,
         told: PassEvents,
         sink: EventSink,
-        least_patience: float,
+        patience: Patience,
     ) -> None:
         self._name = name
         self._workers = workers
@@ -72,7 +72,7 @@ class PassOverNodes:
         self._session = session
         self._told = told
         self._sink = sink
-        self._least_patience = least_patience
+        self._patience = patience
         self._stopped: RunStoppedError | None = None
         self._held_up: set[str] = set()  # nodes whose devices others hold
         self._have_computed: set[Link] = set()
@@ -204,6 +204,7 @@ class PassOverNodes:
         source = attempt_folder(self._session, shard.attempt)
         self._queue.computed(shard, message["model"], source, FileRecord(**message["record"]))
         self._have_computed.add(link)
+        link.has_computed = True
         if not shard.missing:
             link.given.remove(shard)
 
@@ -237,20 +238,22 @@ class PassOverNodes:
         redone = f". Other workers get its shards: {shards}" if shards else ""
         link.given, link.is_leased = [], False
         self._sink.emit(Notice(about="cluster", message=f"{how}{redone}"))
-        self._workers.forget(link)
+        self._workers.forget(link, end=None if is_held_up else how)
 
     def _give_up_hung_workers(self) -> None:
-        """End each worker that has something to do, and has shown no progress for too long.
+        """End each worker that has something to do, or stages, and has shown no progress for too long.
 
         One that waits for devices may wait, unless others have nothing left to do.
         """
         for link in list(self._workers.links):
-            patience = patience_seconds(
-                self._told.slowest_seconds, self._least_patience, is_first=link not in self._have_computed
-            )
+            if link.state == "staging":
+                if end := _end_of_staging(link, self._patience, self._sink):
+                    self._lose(link, end)
+                continue
+            patience = self._patience.with_a_shard(self._told.slowest_seconds, is_first=link not in self._have_computed)
             silent = link.silent_seconds
             is_busy = bool(link.given) or (self._is_ending and link.state == "computing")
-            if link.is_waiting and link.given and silent >= self._least_patience / _LEASE_WAITS:
+            if link.is_waiting and link.given and silent >= self._patience.least_seconds / _LEASE_WAITS:
                 has_idle_others = any(not other.given for other in self._others_of(link))
                 if self._stopped is None and has_idle_others:
                     self._lose(link, f"other processes hold the devices of {link.node.name}", is_held_up=True)
@@ -275,6 +278,25 @@ class PassOverNodes:
 
 def _ready(links: Sequence[Link]) -> list[Link]:
     return [link for link in links if link.is_ready]
+
+
+def _end_of_staging(link: Link, patience: Patience, sink: EventSink) -> str:
+    """How a worker ends that stages and has shown no progress for too long; empty before. A silence is told once."""
+    silent, name = link.silent_seconds, link.node.name
+    if silent >= patience.staging_seconds:
+        return (
+            f"the worker on {name} read and computed nothing for {silent:,.0f} s while it staged, so soloist ended it"
+        )
+    if silent < patience.warning_seconds:
+        link.is_named_silent = False
+    elif not link.is_named_silent:
+        link.is_named_silent = True
+        message = (
+            f"the worker on {name} stages the models, and has read and computed nothing for {silent:,.0f} s: look at "
+            f"the disk and the network of this node (soloist ends the worker after {patience.staging_seconds:,.0f} s)"
+        )
+        sink.emit(Notice(about="cluster", message=message))
+    return ""
 
 
 def _poison(shard: GivenShard, how: str, folder: RunFolder) -> EncodingError:

@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from soloist.devices import DeviceLease, open_accelerator
 from soloist.devices.locks import LOCK_DIR
 from soloist.engine.drivers.cluster.attempt_store import AttemptStore, Task
 from soloist.engine.drivers.cluster.facts import NodeFacts, facts_of
+from soloist.engine.drivers.cluster.signs import telling
 from soloist.engine.drivers.context import PassContext, pass_contexts
 from soloist.engine.drivers.prefetch import Lookahead
 from soloist.engine.drivers.preparing import PreparedShard, Work, prepare_shard
@@ -56,7 +58,9 @@ def work(request: Mapping[str, Any], channel: Channel) -> None:
     try:
         worker = _Worker(request, channel)
         if worker.sees_the_folder():
-            worker.through()
+            with telling(lambda: channel.say({"word": "staging"})):
+                staged = worker.staged()
+            worker.through(staged)
     except BaseException as exc:
         channel.say({"word": "failed", **error_to_dict(exc)})
 
@@ -81,6 +85,15 @@ class _Incoming:
         return task
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Staged:
+    """What a worker computes with: the run's settings, the passes with their models, and what the node is."""
+
+    config: RunConfig
+    contexts: Sequence[PassContext]
+    facts: NodeFacts
+
+
 class _Worker:
     """A node at work."""
 
@@ -100,8 +113,8 @@ class _Worker:
         self._channel.say({"word": "folder", "seen": seen, "probe": written})
         return seen
 
-    def through(self) -> None:
-        """Stage the models, say what this node is, and compute passes until the end."""
+    def staged(self) -> _Staged:
+        """The models in host memory, and what this node is with them."""
         with contextlib.suppress(OSError):  # names of models may be paths that begin where the command was given
             os.chdir(self._request["working_folder"])
         if self._request["threads"] is not None:
@@ -113,13 +126,16 @@ class _Worker:
         encoders, plan = planned_again(config, decided, staged, accelerator)
         run_shards = RunShards(folder=RunFolder(config.out), refs=(), vector_dtype=config.vector_dtype)
         contexts = pass_contexts(plan, encoders, accelerator, run_shards, self._stop, shared_dtype=config.shared_dtype)
-        facts: NodeFacts = facts_of(encoders, plan, accelerator)
+        return _Staged(config=config, contexts=contexts, facts=facts_of(encoders, plan, accelerator))
+
+    def through(self, staged: _Staged) -> None:
+        """Say what this node is, and compute passes until the end."""
         listener = threading.Thread(target=self._listen, name="soloist-listen", daemon=True)
         listener.start()
-        self._channel.say({"word": "staged", "facts": facts.to_dict()})
+        self._channel.say({"word": "staged", "facts": staged.facts.to_dict()})
         try:
             while (command := self._commands.get())["word"] == "pass":
-                self._compute(_context_of(contexts, command["models"]), config, command)
+                self._compute(_context_of(staged.contexts, command["models"]), staged.config, command)
         finally:
             self._has_ended.set()
 
