@@ -30,8 +30,11 @@ def plan_memory(
     accelerator: Accelerator,
     measurements: MeasurementCache,
     sink: EventSink,
+    growths: Mapping[str, float] | None = None,
 ) -> RunPlan:
     """The plan of a run, with batches that should fit into memory. Each model's prediction is an event.
+
+    `growths` are by model what another process has measured (see `PlannedModel`), in the place of `measurements`.
 
     On the CPU only the token budget limits a batch. The same holds for a model whose memory cannot be predicted, and a
     notice says so.
@@ -40,6 +43,8 @@ def plan_memory(
     companions = {name: first for name, first in firsts.items() if name != first}  # one encoder serves both
     names = [name for name in encoders if name not in companions]
     models = [planned_model(encoders[name], budgets[name], accelerator, measurements, sink) for name in names]
+    if growths is not None:
+        models = [replace(model, growth=growths.get(model.name, 1.0)) for model in models]
     plan = plan_run(models, config.mode, accelerator.card).with_companions(companions)
     for name, predictor in plan.predictors.items():
         sink.emit(

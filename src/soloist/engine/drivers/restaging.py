@@ -22,22 +22,29 @@ from soloist.types import Matmul
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decided:
-    """What the driving process has decided of models: their fingerprints, the libraries that multiply, and budgets."""
+    """What the driving process has decided of models: their fingerprints, the libraries that multiply, and budgets.
+
+    `growths` are what it has measured of their memory (see `PlannedModel`): another machine has measured otherwise.
+    """
 
     fingerprints: Mapping[str, str]
     matmuls: Mapping[str, Matmul]
     budgets: Mapping[str, Budget]
+    growths: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
         budgets = {model: asdict(budget) for model, budget in self.budgets.items()}
-        return {"models": dict(self.fingerprints), "matmuls": dict(self.matmuls), "budgets": budgets}
+        return {
+            "models": dict(self.fingerprints), "matmuls": dict(self.matmuls), "budgets": budgets,
+            "growths": dict(self.growths),
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decided:
         """What `to_dict` gave; it may stand among other values."""
         budgets = {model: Budget(**budget) for model, budget in values["budgets"].items()}
-        return cls(fingerprints=values["models"], matmuls=values["matmuls"], budgets=budgets)
+        return cls(fingerprints=values["models"], matmuls=values["matmuls"], budgets=budgets, growths=values["growths"])
 
 
 def decided_of(encoders: Mapping[str, Encoder], plan: RunPlan) -> Decided:
@@ -47,6 +54,7 @@ def decided_of(encoders: Mapping[str, Encoder], plan: RunPlan) -> Decided:
         fingerprints={model: member.fingerprint for model, member in members.items()},
         matmuls={model: encoder.staged.matmul for model, encoder in encoders.items()},
         budgets={model: plan.budgets[model] for model in encoders},
+        growths={model: bound.growth for model in encoders for bound in plan.limits[model].bounds},
     )
 
 
@@ -67,4 +75,5 @@ def planned_again(
     silent = ListSink()
     encoders = together(encoders_of(staged, config, accelerator, silent), config, accelerator)
     measurements = MeasurementCache(config.cache_dir)
-    return encoders, plan_memory(config, encoders, decided.budgets, accelerator, measurements, silent)
+    plan = plan_memory(config, encoders, decided.budgets, accelerator, measurements, silent, decided.growths)
+    return encoders, plan

@@ -117,8 +117,8 @@ def _other_model(node: NodeFacts, own: NodeFacts, *, mixed_cards: bool) -> str |
             )
         if node.limits.get(model) != own.limits[model] and not mixed_cards:
             return (
-                f"would make batches of {model} of another size, because its cache folder has other measurements: give "
-                "--cache-dir a folder that all nodes share"
+                f"would make batches of {model} of another size, so vectors may differ in their last bits: leave this "
+                "node out, or give --mixed-cards"
             )
     return None
 
