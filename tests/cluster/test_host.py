@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from support.cluster_work import ECHO, FAIL, SLEEP
+from support.cluster_work import ECHO, FAIL, SLEEP, STAND_STILL
 
 from soloist.cluster.host import Host
 
@@ -54,3 +54,18 @@ def test_a_worker_ends_when_nobody_asks_any_more() -> None:
     began = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, timeout=60)
     assert (ended.returncode, time.monotonic() - began < 60) == (70, True)
+
+
+_ASKED = f"""
+from soloist.cluster.host import Host
+host, said = Host({STAND_STILL!r}, {{}}, 0.6), []
+while not said:
+    said = host.exchange([], 0.01)
+"""
+
+
+@pytest.mark.process
+def test_a_worker_that_stands_still_for_longer_lives_on() -> None:
+    """A worker that loads large libraries from a cold disk would end itself, three times, and its node be refused."""
+    ended = subprocess.run([sys.executable, "-c", _ASKED], env={"PYTHONPATH": ":".join(sys.path)}, timeout=60)
+    assert ended.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from soloist.cluster.host import Channel
 ECHO = f"{__name__}:echo"
 FAIL = f"{__name__}:fail"
 SLEEP = f"{__name__}:sleep"
+STAND_STILL = f"{__name__}:stand_still"
 
 
 def echo(request: dict[str, Any], channel: Channel) -> None:
@@ -33,3 +35,11 @@ def sleep(request: dict[str, Any], channel: Channel) -> None:
     while (message := channel.receive()) is not None:
         time.sleep(message["seconds"])
         channel.say({"word": "done", "of": message["number"]})
+
+
+def stand_still(request: dict[str, Any], channel: Channel) -> None:
+    """Hold all threads of the process up a few times, as a library does that is loaded; then say so."""
+    for _ in range(5):
+        ctypes.PyDLL(None).usleep(800_000)  # keeps Python's lock
+        time.sleep(0.05)
+    channel.say({"word": "done"})

@@ -60,18 +60,18 @@ class Host:
     def __init__(self, work: str, request: Mapping[str, Any], lonely_seconds: float = _LONELY_SECONDS) -> None:
         _forget_the_thread_limit()
         self._channel = Channel()
-        self._asked_at = time.monotonic()
+        self._asked = 0
         self._lonely_seconds = lonely_seconds
         threading.Thread(target=self._end_when_lonely, name="soloist-lonely", daemon=True).start()
         threading.Thread(target=self._work, args=(work, dict(request)), name="soloist-work", daemon=True).start()
 
     def exchange(self, messages: Sequence[Mapping[str, Any]], wait_seconds: float) -> list[dict[str, Any]]:
         """Give messages to the work; what it has said since, after so many seconds at the latest."""
-        self._asked_at = time.monotonic()
+        self._asked += 1
         try:
             return self._channel.exchange(messages, wait_seconds)
         finally:
-            self._asked_at = time.monotonic()
+            self._asked += 1
 
     def _work(self, work: str, request: dict[str, Any]) -> None:
         try:
@@ -83,8 +83,13 @@ class Host:
             })  # fmt: skip
 
     def _end_when_lonely(self) -> None:
-        while time.monotonic() - self._asked_at < self._lonely_seconds:
-            time.sleep(min(1.0, self._lonely_seconds / 4))
+        """Count the looks at which nobody has asked, and not the time: while a library is loaded, or a disk hangs, this
+        process may stand still for minutes, and its coordinator waits.
+        """
+        pause, lonely, asked = min(1.0, self._lonely_seconds / 4), 0.0, self._asked
+        while lonely < self._lonely_seconds:
+            time.sleep(pause)
+            lonely, asked = (lonely + pause if self._asked == asked else 0.0), self._asked
         os._exit(_LONELY_EXIT)
 
 
