@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import socket
 import subprocess
@@ -109,6 +110,26 @@ def test_a_live_lease_that_looks_old_is_seen_to_live(tmp_path: Path, monkeypatch
     beat.join()
 
 
+@pytest.mark.parametrize("age_seconds", [STALE_SECONDS + 5, -3600], ids=["behind", "ahead"])
+def test_a_live_lease_of_a_machine_with_another_clock_is_believed(age_seconds, tmp_path, monkeypatch) -> None:
+    """Where machines set the times of files themselves, as with Lustre, a command would take a living run over."""
+    monkeypatch.setattr(run_lease, "LOOK_AGAIN_SECONDS", 1.0)
+    lease_elsewhere(tmp_path, age_seconds)
+    touched = (tmp_path / LEASE).stat().st_mtime + 10
+    beat = threading.Timer(0.03, os.utime, [tmp_path / LEASE, (touched, touched)])
+    beat.start()
+    with pytest.raises(OutputError, match="held by soloist on node-7"):
+        leased(tmp_path).__enter__()
+    beat.join()
+
+
+def test_a_lease_from_before_the_clock_was_set_back_is_taken_over(tmp_path: Path) -> None:
+    """A machine that was lost would hold the folder until the clock shows again what it showed then."""
+    lease_elsewhere(tmp_path, age_seconds=-3600)
+    with leased(tmp_path):
+        assert f"process {os.getpid()}," in (holder(tmp_path) or "")
+
+
 def test_an_empty_lease_is_another_s_until_it_is_old(tmp_path: Path) -> None:
     """A lease that is just being written would be taken, or one of a full disk would hold the folder for ever."""
     (tmp_path / LEASE).touch()
@@ -139,6 +160,25 @@ def test_who_was_taken_over_is_told_and_does_no_harm(tmp_path: Path) -> None:
         ):
             lease.require_held()
     assert "node-7" in (holder(tmp_path) or "")
+
+
+def test_a_lease_that_cannot_be_read_now_is_not_lost(tmp_path: Path) -> None:
+    """A run would end, and name another one, because this process had too many open files for a moment."""
+    told: list[str] = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with leased(tmp_path, told.append, beat_seconds=0.01) as lease:
+        free = os.open(tmp_path, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                (tmp_path / LEASE).read_text()
+            lease.require_held()
+            time.sleep(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        lease.require_held()
+    assert told == []
 
 
 def test_the_run_hears_that_its_folder_was_taken_over(tmp_path: Path) -> None:

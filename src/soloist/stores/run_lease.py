@@ -10,7 +10,6 @@ Knows files and processes. Knows nothing of what is in the folder.
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
 import socket
@@ -31,6 +30,7 @@ _BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 LOOK_AGAIN_SECONDS = 15.0  # more than a beat
 _TAKEN_OVER = f"{LEASE}.00000000.tmp"  # a temporary file, see soloist.stores.atomic
+_SOMEBODY = "another soloist"
 _RETRY_SECONDS = 0.05
 _START_TOLERANCE_SECONDS = 2.0  # the start of one process, asked for twice
 
@@ -76,13 +76,17 @@ class RunLease:
     def require_held(self) -> None:
         """Refuse to go on where another holder has taken the folder over.
 
-        That can be after this process stood still for a minute, or could not reach the folder.
+        That can be after this process stood still for a minute, or could not reach the folder. Where the file cannot be
+        read now, nothing is known, and this returns.
 
         Raises:
             OutputError: the lease is another's, or is gone.
         """
-        found = _read(self._folder)
-        if found is None and _is_out_of_reach(self._folder):
+        try:
+            found = _parsed((self._folder / LEASE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            found = None
+        except OSError:  # a network file system that does not answer is not a lost lease
             return
         if found is None or found.id != self._holder.id:
             name = f" ({found})" if found else ""
@@ -139,9 +143,9 @@ def holder(folder: Path) -> str | None:
     if not (folder / LEASE).exists():
         return None
     found = _read(folder)
-    if (found is not None and found.is_gone()) or _age(folder / LEASE) > STALE_SECONDS:
+    if (found is not None and found.is_gone()) or _is_stale(folder / LEASE):
         return None
-    return str(found or "another soloist")  # a file that is just being written has no name yet
+    return str(found or _SOMEBODY)  # a file that is just being written has no name yet
 
 
 def lease_id(folder: Path) -> str | None:
@@ -188,7 +192,7 @@ def _taking_over(folder: Path) -> Iterator[bool]:
     try:
         yield is_ours and holder(folder) is None
     finally:
-        if is_ours or _age(marker) > STALE_SECONDS:  # left by a process that was killed in this moment
+        if is_ours or _is_stale(marker):  # left by a process that was killed in this moment
             marker.unlink(missing_ok=True)
 
 
@@ -230,13 +234,14 @@ def _refuse_if_held(folder: Path) -> None:
 def _holder_seen_again(folder: Path) -> str | None:
     """Who gives a sign of life after all; None where nobody does within more than a beat.
 
-    All leases look old where a file server was away for a minute, or its clock was set forward.
+    All leases look old where a file server was away for a minute, or a clock was set. They always do where the file
+    system has no clock of its own, and those of two machines differ.
     """
     found, before = _read(folder), _touched(folder)
     if before is None or (found is not None and found.is_gone()):
         return None
     time.sleep(LOOK_AGAIN_SECONDS)
-    return holder(folder) if _touched(folder) not in (None, before) else None
+    return str(_read(folder) or _SOMEBODY) if _touched(folder) not in (None, before) else None
 
 
 def _touched(folder: Path) -> int | None:
@@ -246,12 +251,15 @@ def _touched(folder: Path) -> int | None:
         return None
 
 
-def _age(path: Path) -> float:
-    """The seconds since a file was touched, by the clock of its file system; endless where it is missing."""
+def _is_stale(path: Path) -> bool:
+    """Whether nobody has touched a file for a minute, by the clock of its file system, or it is missing.
+
+    So it is where the clock was set back: a lost machine would else hold a folder until the clock is there again.
+    """
     try:
-        return _now(path.parent) - path.stat().st_mtime
+        return abs(_now(path.parent) - path.stat().st_mtime) > STALE_SECONDS
     except OSError:
-        return math.inf
+        return True
 
 
 def _now(folder: Path) -> float:
@@ -270,26 +278,18 @@ def _now(folder: Path) -> float:
             probe.unlink(missing_ok=True)
 
 
-def _is_out_of_reach(folder: Path) -> bool:
-    """Whether nothing can be told of the lease: a network file system that does not answer is not a lost lease."""
-    try:
-        (folder / LEASE).stat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
 def _read(folder: Path) -> _Holder | None:
-    return _parsed(folder / LEASE)
-
-
-def _parsed(path: Path) -> _Holder | None:
-    """What a file says; None where it is missing, or is not yet written."""
+    """What the lease of a folder says; None where it is missing, or is not yet written."""
     try:
-        return _Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return _parsed((folder / LEASE).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+
+
+def _parsed(text: str) -> _Holder | None:
+    try:
+        return _Holder(**json.loads(text))
+    except (ValueError, TypeError):
         return None
 
 
