@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import json
 import os
 import queue
@@ -15,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.forks import Forked, run_forked
 from support.mounts import Disk
 
 from soloist.errors import OutputError
@@ -279,3 +282,45 @@ def test_a_run_on_many_machines_holds_the_lock_and_the_lease(tmp_path: Path) -> 
             pass
     assert not run.is_locked()
     assert RunFolder.create(run.path).path == run.path  # what is left is a run folder
+
+
+_WITHOUT_LOCKS = """
+import sys, time
+from pathlib import Path
+from support.no_locks import forbid_locks
+from soloist.errors import OutputError
+from soloist.stores import RunFolder
+
+forbid_locks(int(sys.argv[2]))
+run = RunFolder.create(Path(sys.argv[1]))
+try:
+    with run.locked(shared=sys.argv[3] == "shared"):
+        print("held", run.is_locked(), flush=True)
+        sys.stdin.read()
+except OutputError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_where_no_file_can_be_locked_the_lease_alone_holds(number: int, tmp_path: Path) -> None:
+    """On Lustre without locks a run would fail, be refused for ever by a lock that a lost machine left, or be alone."""
+    begin = functools.partial(
+        Forked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def command(how: str) -> list[str]:
+        return [sys.executable, "-c", _WITHOUT_LOCKS, str(tmp_path / "run"), str(number), how]
+
+    for how in ("shared", "alone"):
+        with begin(command(how)) as first:
+            try:
+                assert first.stdout.readline() == "held True\n", first.stderr.read()
+                for second in ("shared", "alone"):
+                    done = run_forked(command(second), capture_output=True, text=True, input="")
+                    assert f"is held by soloist on {socket.gethostname()}, process {first.pid}, " in done.stdout
+            finally:
+                first.kill()
+    done = run_forked(command("shared"), capture_output=True, text=True, input="")
+    assert done.stdout == "held True\n", done.stderr

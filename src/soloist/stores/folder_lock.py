@@ -1,11 +1,14 @@
 """The lock of a run folder: one run at a time writes to it. Knows nothing of what is in the folder.
 
 A run on this machine holds the lock of a file. A run on many machines also holds the lease of `run_lease`, because on a
-shared folder the lock of a file may hold one machine only. Every run looks at both.
+shared folder the lock of a file may hold one machine only. Every run looks at both. Where the file system has no locks,
+every run holds the lease alone.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +21,7 @@ from soloist.stores.atomic import disk_errors
 from soloist.stores.run_lease import clear_stale, holder, leased
 
 _NAME = ".lock"
+_HAVE_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 _LOCK_SECONDS = 1.0  # to ask whether a folder is locked holds it for a moment
 
 
@@ -33,19 +37,21 @@ def held(
     Raises:
         OutputError: another run holds it.
     """
-    lock = _acquired(folder, _LOCK_SECONDS)
-    if lock is None:
+    has_locks = _has_locks(folder)
+    lock = _acquired(folder, _LOCK_SECONDS) if has_locks else None
+    if has_locks and lock is None:
         other = holder(folder) or _local_holder(folder / _NAME)
         raise OutputError(f"{other} is writing to {folder}: wait until it has ended, or choose another folder")
     try:
-        if shared:
+        if shared or not has_locks:
             with leased(folder, on_lost) as lease:
                 yield lease.require_held
         else:
             clear_stale(folder)
             yield lambda: None
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def is_held(folder: Path) -> bool:
@@ -54,7 +60,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _is_locked(folder: Path) -> bool:
-    if not (folder / _NAME).is_file():
+    if not ((folder / _NAME).is_file() and _has_locks(folder)):
         return False
     try:
         lock = _acquired(folder, 0)
@@ -63,6 +69,21 @@ def _is_locked(folder: Path) -> bool:
     if lock is not None:
         lock.release()
     return lock is None
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether files of a folder can be locked. Lustre, and FUSE or NFS mounts, may be without locks."""
+    try:
+        descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return True  # whoever takes the lock is told why it cannot be
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as exc:
+        return exc.errno not in _HAVE_NO_LOCKS
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _local_holder(path: Path) -> str:
