@@ -160,11 +160,11 @@ def test_taking_in_comes_to_an_end_before_all_is_taken(encoder, tmp_path):
     assert at_work.queue.take_in(0.0) == []
 
 
-@pytest.mark.parametrize("kind", ["RuntimeError", "EncodingError"])
+@pytest.mark.parametrize("kind", ["RuntimeError", "EncodingError", "LeaseError"])
 def test_a_shard_that_was_lost_goes_to_another_node(kind, encoder, tmp_path):
     """Catches a broken device that ends the run, at once or by getting its lost shard again until that is poison.
 
-    What a model raises on a device is an EncodingError.
+    What a model raises on a device is an EncodingError. A node whose lock folder is read-only raises a LeaseError.
     """
     at_work, sink, bad = Run(tmp_path / "run", encoder, [*"abcdefghijklmnop"]), ListSink(), Broken(kind)
     with attempts_of_a_session(at_work.folder.path) as session:
@@ -177,6 +177,23 @@ def test_a_shard_that_was_lost_goes_to_another_node(kind, encoder, tmp_path):
     shards = [event.shard for event in sink.events if isinstance(event, ShardEncoded)]
     assert sorted(shards) == [*range(16)]
     assert {*workers.forgotten} == {"bad"}
+
+
+def test_what_is_computed_is_kept_where_an_error_ends_the_run(encoder, tmp_path):
+    """Catches a shard that is computed twice, because a worker raised an error right after it."""
+    at_work, sink = Run(tmp_path / "run", encoder, [*"ab"]), ListSink()
+
+    with attempts_of_a_session(at_work.folder.path) as session:
+
+        def fails(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+            yield from at_work.healthy(session, message)
+            if message["word"] == "shard":
+                yield {"word": "failed", "kind": "OutputError", "message": "the disk is full: free some", "notes": []}
+
+        with pytest.raises(OutputError, match=r"^on node-1, the disk is full: free some$"):
+            at_work.through({"node-1": fails}, session, sink)
+    assert [event.shard for event in sink.events if isinstance(event, ShardEncoded)] == [0]
+    assert [record.kind for record in at_work.folder.manifest.read().values()] == ["vectors"]
 
 
 @pytest.mark.parametrize("times_out", [False, True], ids=["without end", "until its time is over"])

@@ -5,6 +5,7 @@ Runs in the thread that drives the run. It computes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -88,16 +89,21 @@ class PassOverNodes:
         """
         for link in self._workers.links:
             link.state = "waiting" if link.is_ready else link.state
-        while not self._is_over():
-            self._look_at_the_stop()
-            if self._stopped is None:
-                self._workers.look_for_nodes()
-                self._hand_out()
-            self._go_on()
-        self._release()
-        if self._stopped is not None:
-            self._take_in(math.inf)
-            raise self._stopped
+        try:
+            while not self._is_over():
+                self._look_at_the_stop()
+                if self._stopped is None:
+                    self._workers.look_for_nodes()
+                    self._hand_out()
+                self._go_on()
+            self._release()
+            if self._stopped is not None:
+                self._take_in(math.inf)
+                raise self._stopped
+        except SoloistError:
+            with contextlib.suppress(SoloistError):  # the first error is the one to tell
+                self._take_in(math.inf)  # what is computed is kept, whatever has ended the pass
+            raise
         self._told.finish()
 
     def _is_over(self) -> bool:
