@@ -36,7 +36,8 @@ _UNKNOWN_SECONDS = 20.0  # what was known of the nodes so long ago counts no mor
 _MOST_REFUSALS = 3  # by the head, one after the other, until it counts as lost
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
-_PROBES = 16  # machines that are asked at once
+_PROBES = 64  # machines that are asked at once
+_MACHINES_A_SECOND = 100  # to ask each of many machines each second would keep this process busy
 _JOIN_SECONDS = 60.0
 _START_SECONDS = 120.0  # until a new worker answers for the first time
 _SLICE_SECONDS = 2.0
@@ -243,7 +244,7 @@ class ClusterSession:
             thread.join(timeout=_POLL_SECONDS + _CONNECT_SECONDS)
 
     def _watch(self) -> None:
-        while not self._ended.wait(_POLL_SECONDS):
+        while not self._ended.wait(_POLL_SECONDS * max(1.0, len(self._nodes) / _MACHINES_A_SECOND)):
             with contextlib.suppress(Exception):  # of a cluster that is out of reach: what is known becomes old
                 self._look()
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -170,11 +171,12 @@ class PassOverNodes:
         link.send("shard", task=dataclasses.asdict(task_of(shard.attempt, shard.ref, shard.missing)))
 
     def _hear(self, seconds: float) -> None:
-        """Deal with what the workers say, for which this waits so long.
+        """Deal with all that the workers have said. This waits so long for the first of them.
 
         Each gets its next shard before the files of the last one are taken in.
         """
-        for link, message in self._workers.hear(seconds):
+        taken: list[threading.Event] = []
+        for link, message in _all_said(self._workers, seconds):
             if link.state == "gone" and message["word"] != "heard":
                 continue  # it was given up for what it said before
             match message["word"]:
@@ -194,9 +196,11 @@ class PassOverNodes:
                 case "gone":
                     self._lose(link, message["how"])
                 case "heard":
-                    if self._stopped is None and not self._is_ending:
-                        self._hand_out()
-                    message["taken"].set()
+                    taken.append(message["taken"])
+        if taken and self._stopped is None and not self._is_ending:
+            self._hand_out()
+        for event in taken:  # now these workers are asked again
+            event.set()
 
     def _note(self, link: Link, message: Mapping[str, Any]) -> None:
         """A worker has written the rows of a shard and a model."""
@@ -280,6 +284,13 @@ class PassOverNodes:
             if self._stopped is not None and not any(link.is_leased for link in self._workers.links):
                 return  # whoever waits for devices is ended
             self._go_on()
+
+
+def _all_said(workers: Workers, seconds: float) -> Iterator[tuple[Link, Mapping[str, Any]]]:
+    """What workers have said until now. None says more before what it has said is taken."""
+    while said := workers.hear(seconds):
+        yield from said
+        seconds = 0.0
 
 
 def _ready(links: Sequence[Link]) -> list[Link]:

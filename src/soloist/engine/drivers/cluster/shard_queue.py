@@ -32,6 +32,7 @@ _MOST_COMPLETE = 1024
 class GivenShard:
     """A shard whose known rows have been looked for. `attempt` names the present attempt at it.
 
+    `sources` are by model the files that were not there yet, and from which rows are copied.
     `computed` has by model the file of the attempt that computed it, `ended` the nodes whose workers ended at it.
     """
 
@@ -39,6 +40,7 @@ class GivenShard:
     work: Work
     placements: Mapping[str, Placement]
     digests: tuple[bytes, ...]
+    sources: Mapping[str, frozenset[int]]
     attempt: str = ""
     attempts: int = 0
     computed: dict[str, tuple[RunFolder, FileRecord]] = field(default_factory=dict)
@@ -173,7 +175,13 @@ class ShardQueue:
         texts = self._folder.shards.read_shard(ref.collection, ref.index).texts
         digests = tuple(map(text_digest, texts))
         placements = {model: self._stores[model].place(self._file(ref, model), digests) for model in work.models}
-        shard = GivenShard(number=next(self._numbers), work=work, placements=placements, digests=digests)
+        sources = {
+            model: frozenset(np.unique(placement.copies[:, 1]).tolist()) & self._open.get(model, set())
+            for model, placement in placements.items()
+        }
+        shard = GivenShard(
+            number=next(self._numbers), work=work, placements=placements, digests=digests, sources=sources
+        )
         for model, placement in placements.items():
             self._open.setdefault(model, set()).add(placement.file)
         self._complete += [(shard, model) for model, placement in placements.items() if not placement.fresh]
@@ -185,9 +193,7 @@ class ShardQueue:
         return self._folder.path / self._folder.shards.vectors_file(ref.collection, model, ref.index)
 
     def _may_be_taken(self, shard: GivenShard, model: str) -> bool:
-        placement = shard.placements[model]
-        needed = set(placement.copies[:, 1].tolist()) - {placement.file}
-        return not needed & self._open[model]
+        return shard.sources[model].isdisjoint(self._open[model])
 
     def _take(self, shard: GivenShard, model: str) -> TakenShard:
         placement, store = shard.placements[model], self._stores[model]

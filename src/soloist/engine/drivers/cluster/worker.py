@@ -13,6 +13,7 @@ import itertools
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,13 @@ from soloist.engine.drivers.told_errors import error_to_dict
 from soloist.engine.drivers.writing import writer_for
 from soloist.engine.resume.pending import RunShards
 from soloist.errors import ConfigError, RunStoppedError
-from soloist.events import Event, PassStarted, ShardEncoded, event_to_dict
+from soloist.events import BatchEncoded, Event, PassStarted, ShardEncoded, event_to_dict
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.shared_folder import awaited, read_probe, write_probe
 
 _LISTEN_SECONDS = 1.0
+_SIGN_SECONDS = 1.0
 
 
 class Channel(Protocol):
@@ -232,12 +234,16 @@ class _Told:
     def __init__(self, channel: Channel, stores: Mapping[str, AttemptStore]) -> None:
         self._channel = channel
         self._stores = stores
+        self._told_at = 0.0
 
     def emit(self, event: Event) -> None:
         """Hand an event on."""
-        said = event_to_dict(event, 0.0)
         if isinstance(event, PassStarted):  # the driving process tells of the pass, once
             return
+        if isinstance(event, BatchEncoded) and time.monotonic() - self._told_at < _SIGN_SECONDS:
+            return  # the driving process takes it for a sign of progress, and so many signs would keep it busy
+        self._told_at = time.monotonic()
+        said = event_to_dict(event, 0.0)
         if not isinstance(event, ShardEncoded):
             self._channel.say({"word": "event", "event": said})
             return
