@@ -132,9 +132,9 @@ class Workers:
         said: list[tuple[Link, Mapping[str, Any]]] = [(heard.link, message) for message in heard.messages]
         return [*said, (heard.link, {"word": "heard", "taken": heard.taken})]
 
-    def forget(self, link: Link, *, end: str | None) -> None:
+    def forget(self, link: Link, why: str = "", *, end: str | None = None) -> None:
         """No worker ends before the pass does."""
-        raise SystemExit(f"the worker on {link.node.name} has ended: {end}")
+        raise SystemExit(f"the worker on {link.node.name} has ended: {end or why}")
 
     def lease_timeout_seconds(self) -> float | None:
         """There is nothing to wait for."""

@@ -113,9 +113,10 @@ def other_card(request: Mapping[str, Any], channel: Channel) -> None:
 
 def full_disk(request: Mapping[str, Any], channel: Channel) -> None:
     """What one node writes below the run's folder goes to a disk that is full."""
+    _wait_for_the_test(request)
     if request["node"] == NODE:
-        _before_encoding(lambda: _mount_small(Path(request["session"])))
-    together(request, channel)
+        _before_encoding(functools.cache(lambda: _mount_small(Path(request["session"]))))
+    worker.work(request, channel)
 
 
 def logged(request: Mapping[str, Any], channel: Channel) -> None:

@@ -50,6 +50,7 @@ class WorkersHere:
         self.links: list[Link] = []
         self.forgotten: list[str] = []
         self.ends: list[str | None] = []
+        self.refused: dict[str, str] = {}
         for node in answers:
             self._start(node)
 
@@ -70,14 +71,17 @@ class WorkersHere:
             said.append((heard.link, {"word": "gone", "how": heard.gone}))
         return [*said, (heard.link, {"word": "heard", "taken": heard.taken})]
 
-    def forget(self, link: Link, *, end: str | None) -> None:
-        """Start another worker on the node."""
+    def forget(self, link: Link, why: str = "", *, end: str | None = None) -> None:
+        """Start another worker on the node, unless it takes no part any more."""
         self.forgotten.append(link.node.name)
         self.ends.append(end)
         link.state = "gone"
         link.close()
         self.links.remove(link)
-        self._start(link.node.name)
+        if why:
+            self.refused[link.node.name] = why
+        else:
+            self._start(link.node.name)
 
     def lease_timeout_seconds(self) -> float | None:
         """There is no bound."""

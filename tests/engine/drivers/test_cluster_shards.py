@@ -26,7 +26,7 @@ from soloist.engine.drivers.row_stores import ComputedShard, row_store_of
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.pending import RunShards
 from soloist.errors import OutputError
-from soloist.events import LeaseWaiting, ListSink, ShardEncoded, event_to_dict
+from soloist.events import LeaseWaiting, ListSink, Notice, ShardEncoded, event_to_dict
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.stopping import Stop
@@ -61,11 +61,11 @@ class Run:
         record = self.written_rows(task_of(given.attempt, given.ref, given.missing), session, read)
         self.queue.computed(given, MODEL, attempt_folder(session, given.attempt), record)
 
-    def written_rows(self, task: Task, session: Path, read: RunFolder) -> FileRecord:
+    def written_rows(self, task: Task, session: Path, read: RunFolder | None = None) -> FileRecord:
         """Write the file of an attempt, as a node does."""
         store = AttemptStore(MODEL, self.encoder, self.folder, session, "float32")
         store.expect(task)
-        shard, placement = read.shards.read_shard("c", task.shard.index), task.placement(MODEL)
+        shard, placement = (read or self.folder).shards.read_shard("c", task.shard.index), task.placement(MODEL)
         rows = len(placement.fresh)
         vectors = np.eye(rows, self.encoder.staged.member(MODEL).dim, dtype=np.float32)
         return store.write(
@@ -89,11 +89,13 @@ class Run:
             workers.close()
         return workers
 
-    def healthy(self, session: Path, message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """What a worker says that computes what it is given."""
+    def healthy(
+        self, session: Path, message: Mapping[str, Any], read: RunFolder | None = None
+    ) -> Iterator[Mapping[str, Any]]:
+        """What a worker says that computes what it is given, from the chunks that it reads in the folder `read`."""
         if message["word"] == "shard":
             task = Task.from_dict(message["task"])
-            record = asdict(self.written_rows(task, session, self.folder))
+            record = asdict(self.written_rows(task, session, read))
             event = ShardEncoded(
                 model=MODEL, collection="c", shard=task.shard.index, rows=record["rows"], tokens=0, padded_tokens=0,
                 truncated_rows=0, truncated_tokens=0, batch_rows=(), padded_lengths=(), rows_per_device={}, seconds=1.0,
@@ -144,8 +146,15 @@ def test_rows_of_chunks_that_only_a_node_sees_are_refused(index, seen, before, e
             assert [taken.given for taken in at_work.queue.take_in()] == [given]
         given = at_work.queue.hand_out("pass-1", "node-1", alone=True)
         at_work.compute(given, session, old)
-        with pytest.raises(OutputError, match="has rows of other chunks than the run, because its worker has read"):
-            at_work.queue.take_in()
+        assert at_work.queue.take_in() == []
+        ((node, why),) = at_work.queue.untrue()
+        assert node == "node-1"
+        assert "has rows of other chunks than the run, because its worker has read" in why
+        again = at_work.queue.hand_out("pass-1", "node-2", alone=True)
+        assert again is given
+        at_work.compute(again, session, at_work.folder)
+        assert [taken.given for taken in at_work.queue.take_in()] == [given]
+        assert at_work.queue.is_done
 
 
 def test_taking_in_comes_to_an_end_before_all_is_taken(encoder, tmp_path):
@@ -177,6 +186,46 @@ def test_a_shard_that_was_lost_goes_to_another_node(kind, encoder, tmp_path):
     shards = [event.shard for event in sink.events if isinstance(event, ShardEncoded)]
     assert sorted(shards) == [*range(16)]
     assert {*workers.forgotten} == {"bad"}
+
+
+def test_a_node_that_sees_other_files_takes_no_part_any_more(encoder, tmp_path):
+    """Catches one node with an old file in its cache that ends the run of all, and the next one too."""
+    at_work, old, sink = Run(tmp_path / "run", encoder, [*"abcdef"]), RunFolder(tmp_path / "old"), ListSink()
+    for index in range(6):
+        written(old, index, "x")
+    with attempts_of_a_session(at_work.folder.path) as session:
+        others = {"good": partial(at_work.healthy, session), "bad": partial(at_work.healthy, session, read=old)}
+        workers = at_work.through(others, session, sink)
+    assert sorted(event.shard for event in sink.events if isinstance(event, ShardEncoded)) == [*range(6)]
+    assert "mount the folder there as on the other nodes" in workers.refused["bad"]
+    assert "a file of bad cannot be used" in " ".join(
+        event.message for event in sink.events if isinstance(event, Notice)
+    )
+
+
+def test_a_node_whose_files_fail_is_left_and_a_full_disk_ends_the_run(encoder, tmp_path):
+    """Catches one node without its mount that ends the run of all, and a full disk that nobody is told of."""
+    at_work, sink, failed = Run(tmp_path / "run", encoder, [*"abcdef"]), ListSink(), threading.Event()
+
+    def full(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        if message["word"] == "shard":
+            failed.set()
+            yield {"word": "failed", "kind": "OutputError", "message": "the disk is full: free some", "notes": []}
+        elif message["word"] == "last":
+            yield {"word": "passed", "stopped": False}
+
+    with attempts_of_a_session(at_work.folder.path) as session:
+
+        def good(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+            assert message["word"] != "shard" or failed.wait(PATIENCE_SECONDS)
+            yield from at_work.healthy(session, message)
+
+        workers = at_work.through({"good": good, "bad": full}, session, sink)
+        assert {*workers.forgotten} == {"bad"}
+        assert sorted(event.shard for event in sink.events if isinstance(event, ShardEncoded)) == [*range(6)]
+        again = Run(tmp_path / "other", encoder, [*"abcdef"])
+        with pytest.raises(OutputError, match=r"^on node-[12], the disk is full: free some$"):
+            again.through({"node-1": full, "node-2": full}, session, ListSink())
 
 
 def test_what_is_computed_is_kept_where_an_error_ends_the_run(encoder, tmp_path):

@@ -46,6 +46,10 @@ _UNKNOWN = -1
 _NO_CHECKSUMS: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)  # a sparse file is compared whole
 
 
+class UntrueFileError(OutputError):
+    """The file of a worker is not what the worker said of it, or has rows of other chunks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ComputedShard:
     """A shard to write for one member: its new rows, and the token counts of those, (new rows, 2)."""
@@ -85,8 +89,8 @@ class KeptRows(RowStore, Protocol):
         """Move a whole file of `source`, a folder inside the run's folder, into its place, and record it.
 
         Raises:
-            OutputError: the file has not the bytes that its record says, is of texts with other digests, or cannot be
-                moved.
+            UntrueFileError: the file has not the bytes that its record says, or is of texts with other digests.
+            OutputError: the file cannot be moved.
         """
 
     def computed(
@@ -95,7 +99,7 @@ class KeptRows(RowStore, Protocol):
         """The rows of a file of `source`, and the token counts of them, (rows, 2).
 
         Raises:
-            OutputError: the file has not the bytes that its record says, or is of texts with other digests.
+            UntrueFileError: the file has not the bytes that its record says, or is of texts with other digests.
         """
 
 
@@ -163,7 +167,7 @@ class DenseStore:
         table = _table(source, record, digests)
         counts = table_counts(table)
         if counts is None:
-            raise has_other_bytes(source.path / record.file)
+            raise _has_other_bytes(source.path / record.file)
         return table_matrix(table), counts
 
     def _whole(self, shard: ComputedShard) -> tuple[Vectors, NDArray[np.int32]]:
@@ -248,12 +252,8 @@ class SparseStore:
         return shard.rows, shard.counts
 
 
-def has_other_bytes(path: Path) -> OutputError:
-    """What is raised where a file that another process wrote is not what that process said of it."""
-    return OutputError(
-        f"{path} has not the bytes that its worker wrote: see that all nodes have the same files there, then run the "
-        "same command again"
-    )
+def _has_other_bytes(path: Path) -> UntrueFileError:
+    return UntrueFileError(f"{path} has not the bytes that its worker wrote")
 
 
 def _table(source: RunFolder, record: FileRecord, digests: Sequence[bytes]) -> pa.Table:
@@ -264,7 +264,7 @@ def _table(source: RunFolder, record: FileRecord, digests: Sequence[bytes]) -> p
     path = source.path / record.file
     table = awaited(lambda: whole_table(path, record.sha256))
     if table is None:
-        raise has_other_bytes(path)
+        raise _has_other_bytes(path)
     if table_digests(table) != [*digests]:
         raise _is_of_other_chunks(path)
     return table
@@ -278,10 +278,10 @@ def _table_of_a_shard(source: RunFolder, record: FileRecord, digests: Sequence[b
     return table
 
 
-def _is_of_other_chunks(path: Path) -> OutputError:
-    return OutputError(
+def _is_of_other_chunks(path: Path) -> UntrueFileError:
+    return UntrueFileError(
         f"{path} has rows of other chunks than the run, because its worker has read another file of chunks than this "
-        "machine: see that all nodes have the same files in the run's folder, then run the same command again"
+        "machine"
     )
 
 

@@ -7,9 +7,7 @@ from typing import Any
 
 from soloist import errors
 from soloist.devices.error_frames import error_chain
-from soloist.errors import DeviceNotEmptyError, EncodingError, LeaseError, SoloistError
-
-_OF_A_DEVICE = {kind.__name__ for kind in (EncodingError, LeaseError, DeviceNotEmptyError)}
+from soloist.errors import EncodingError, SoloistError
 
 
 def error_to_dict(error: BaseException) -> dict[str, Any]:
@@ -22,11 +20,6 @@ def is_on_purpose(said: Mapping[str, Any]) -> bool:
     """Whether the error is one that soloist raises on purpose. It would be raised elsewhere too."""
     kind = getattr(errors, said["kind"], None)
     return isinstance(kind, type) and issubclass(kind, SoloistError)
-
-
-def may_be_a_broken_device(said: Mapping[str, Any]) -> bool:
-    """Whether another node may compute what this one did not. What a device raises is an EncodingError as such."""
-    return not is_on_purpose(said) or said["kind"] in _OF_A_DEVICE
 
 
 def error_from_dict(said: Mapping[str, Any]) -> SoloistError:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from soloist.engine.drivers.cluster.attempt_store import task_of
+from soloist.engine.drivers.cluster.failures import Failures
 from soloist.engine.drivers.cluster.links import Link
 from soloist.engine.drivers.cluster.pass_events import PassEvents
 from soloist.engine.drivers.cluster.patience import Patience
 from soloist.engine.drivers.cluster.shard_queue import GivenShard, ShardQueue
 from soloist.engine.drivers.context import PassContext
-from soloist.engine.drivers.told_errors import error_from_dict, may_be_a_broken_device
+from soloist.engine.drivers.told_errors import error_from_dict
 from soloist.errors import EncodingError, LeaseTimeoutError, RunStoppedError, SoloistError
 from soloist.events import EventSink, Notice, ShardEncoded, event_from_dict
 from soloist.stores import RunFolder
@@ -30,6 +31,9 @@ _PULSE_SECONDS = 0.2
 _TAKE_IN_SECONDS = 1.0  # then workers are heard again
 _SHARDS_AT_ONCE = 2  # one in work, and the next one read and tokenized
 _MOST_ENDS = 3
+_OTHER_FILES = (
+    "sees other files in the run's folder than the command's machine: mount the folder there as on the other nodes"
+)
 _LEASE_WAITS = 6  # after this part of the least patience, shards that wait for devices go to nodes with nothing to do
 
 
@@ -46,8 +50,11 @@ class Workers(Protocol):
     def hear(self, seconds: float) -> list[tuple[Link, Mapping[str, Any]]]:
         """What they have said, for which this waits."""
 
-    def forget(self, link: Link, *, end: str | None) -> None:
-        """One has ended. `end` says how; None if that is not the fault of its node."""
+    def forget(self, link: Link, why: str = "", *, end: str | None = None) -> None:
+        """One has ended. `end` says how; None if that is not the fault of its node.
+
+        With `why` its node takes no part any more. The words follow the node's name.
+        """
 
     def lease_timeout_seconds(self) -> float | None:
         """How long one may wait for devices."""
@@ -78,6 +85,7 @@ class PassOverNodes:
         self._stopped: RunStoppedError | None = None
         self._held_up: set[str] = set()  # nodes whose devices others hold
         self._have_computed: set[Link] = set()
+        self._failures = Failures()
         self._may_take_more = False
         self._is_ending = False  # nobody gets a shard any more, also no node that has just staged its models
 
@@ -136,6 +144,9 @@ class PassOverNodes:
         taken = self._queue.take_in(most_seconds)
         for shard in taken:
             self._told.taken(shard)
+        for node, why in self._queue.untrue():
+            for link in [link for link in self._workers.links if link.node.name == node]:
+                self._lose(link, f"a file of {node} cannot be used ({why})", why=_OTHER_FILES)
         return bool(taken)
 
     def _hand_out(self) -> None:
@@ -189,7 +200,9 @@ class PassOverNodes:
                 case "failed" if message["kind"] == LeaseTimeoutError.__name__ and self._others_of(link):
                     self._look_at_the_stop()  # the time that ended may have been the run's
                     self._lose(link, f"on {link.node.name}, {message['message']}", is_held_up=True)
-                case "failed" if may_be_a_broken_device(message):  # others try these shards
+                case "failed" if self._failures.is_of_the_node(
+                    message, link.node.name, has_others=len(self._workers.links) > 1
+                ):  # others try these shards
                     self._lose(link, f"the worker on {link.node.name} failed. {error_from_dict(message)}")
                 case "failed":
                     raise self._failure(link, message)
@@ -214,6 +227,7 @@ class PassOverNodes:
         source = attempt_folder(self._session, shard.attempt)
         self._queue.computed(shard, message["model"], source, FileRecord(**message["record"]))
         self._have_computed.add(link)
+        self._failures.computed()
         link.has_computed = True
         if not shard.missing:
             link.given.remove(shard)
@@ -231,11 +245,11 @@ class PassOverNodes:
         held = {link.node.name, *self._held_up}
         return [other for other in _ready(self._workers.links) if not other.is_waiting and other.node.name not in held]
 
-    def _lose(self, link: Link, how: str, *, is_held_up: bool = False) -> None:
+    def _lose(self, link: Link, how: str, *, why: str = "", is_held_up: bool = False) -> None:
         """A worker has ended: its shards go to others.
 
-        If it waited for devices, no shard ended it. Its node gets no more shards in this pass as long as there are
-        others.
+        With `why` its node takes no part any more. If it waited for devices, no shard ended it. Its node gets no more
+        shards in this pass as long as there are others.
         """
         if is_held_up:
             self._held_up.add(link.node.name)
@@ -248,7 +262,7 @@ class PassOverNodes:
         redone = f". Other workers get its shards: {shards}" if shards else ""
         link.given, link.is_leased = [], False
         self._sink.emit(Notice(about="cluster", message=f"{how}{redone}"))
-        self._workers.forget(link, end=None if is_held_up else how)
+        self._workers.forget(link, why, end=None if is_held_up else how)
 
     def _give_up_hung_workers(self) -> None:
         """End each worker that has something to do, or stages, and has shown no progress for too long.

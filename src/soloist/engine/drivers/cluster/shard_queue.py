@@ -17,9 +17,10 @@ import numpy as np
 
 from soloist.digests import text_digest
 from soloist.engine.drivers.preparing import Work
-from soloist.engine.drivers.row_stores import ComputedShard, KeptRows
+from soloist.engine.drivers.row_stores import ComputedShard, KeptRows, UntrueFileError
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
+from soloist.errors import OutputError
 from soloist.stores import RunFolder
 from soloist.stores.atomic import disk_errors
 from soloist.stores.manifest import FileRecord
@@ -33,7 +34,8 @@ class GivenShard:
     """A shard whose known rows have been looked for. `attempt` names the present attempt at it.
 
     `sources` are by model the files that were not there yet, and from which rows are copied.
-    `computed` has by model the file of the attempt that computed it, `ended` the nodes whose workers ended at it.
+    `computed` has by model the file of the attempt that computed it, `ended` the nodes whose workers ended at it, and
+    `node` is that of the present attempt.
     """
 
     number: int
@@ -43,6 +45,7 @@ class GivenShard:
     sources: Mapping[str, frozenset[int]]
     attempt: str = ""
     attempts: int = 0
+    node: str = ""
     computed: dict[str, tuple[RunFolder, FileRecord]] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
 
@@ -85,6 +88,7 @@ class ShardQueue:
         self._complete: list[tuple[GivenShard, str]] = []  # computed, and not yet part of the run
         self._open: dict[str, set[int]] = {}  # by model, the files that copies may come from, and which are not there
         self._has_more = True
+        self._untrue: list[tuple[str, str]] = []  # nodes, and what is wrong with a file of each
 
     @property
     def is_done(self) -> bool:
@@ -116,6 +120,7 @@ class ShardQueue:
                 return None
             shard = self._ready.popleft()
         shard.attempts += 1
+        shard.node = node
         shard.attempt = f"{name}-{shard.number}-{shard.attempts}"
         self._out.add(shard.number)
         return shard
@@ -142,17 +147,34 @@ class ShardQueue:
 
         After so many seconds no further one is begun, so that the caller can look after its workers.
 
+        A shard whose file is not what its worker said is handed out again, and `untrue` tells of it.
+
         Raises:
-            OutputError: a file is not what its worker said, or the disk does not take one.
+            OutputError: the disk does not take a file.
         """
         taken: list[TakenShard] = []
         began = time.monotonic()
         while ready := next((item for item in self._complete if self._may_be_taken(*item)), None):
             self._complete.remove(ready)
-            taken.append(self._take(*ready))
+            try:
+                taken.append(self._take(*ready))
+            except UntrueFileError as exc:
+                self._compute_again(*ready, str(exc))
             if time.monotonic() - began >= most_seconds:
                 break
         return taken
+
+    def untrue(self) -> list[tuple[str, str]]:
+        """The nodes whose files were not what their workers said, since this was last asked, and what was wrong."""
+        found, self._untrue = self._untrue, []
+        return found
+
+    def _compute_again(self, shard: GivenShard, model: str, why: str) -> None:
+        if shard.number in self._out:  # a worker computes it for another model
+            raise OutputError(f"{why}: mount the run's folder alike on all nodes, then run the same command again")
+        del shard.computed[model]
+        self._untrue.append((shard.node, why))
+        self.lost(shard, shard.node)
 
     def _look_up_to_compute(self) -> bool:
         """Look up shards until there is one with something to compute."""
