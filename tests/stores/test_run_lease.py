@@ -118,7 +118,7 @@ def test_a_live_lease_of_a_machine_with_another_clock_is_believed(age_seconds, t
     """Where machines set the times of files themselves, as with Lustre, a command would take a living run over."""
     monkeypatch.setattr(run_lease, "LOOK_AGAIN_SECONDS", 1.0)
     lease_elsewhere(tmp_path, age_seconds)
-    touched = (tmp_path / LEASE).stat().st_mtime + 10
+    touched = (tmp_path / LEASE).stat().st_mtime + 1
     beat = threading.Timer(0.03, os.utime, [tmp_path / LEASE, (touched, touched)])
     beat.start()
     with pytest.raises(OutputError, match="held by soloist on node-7"):

@@ -27,7 +27,10 @@ def test_a_node_plans_with_the_peaks_that_the_command_s_machine_has_measured(tmp
     staged = stage_all(select_models(config), config, accelerator, ListSink())
     encoders = encoders_of(staged, config, accelerator, ListSink())
     (name,) = encoders
-    budgets, cache = {name: Budget(tokens=1 << 30, source="given")}, MeasurementCache(config.cache_dir)
+    budgets, cache = (
+        {name: Budget(tokens=1 << 30, source="given", device=device_key(accelerator))},
+        MeasurementCache(config.cache_dir),
+    )
     plain = plan_memory(config, encoders, budgets, accelerator, cache, ListSink())
     measured = Measurement(predicted_bytes=1 << 30, measured_bytes=2 << 30, resident_bytes=1 << 20)
     cache.record(staged[name].fingerprint, staged[name].dtype, device_key(accelerator), measured)
