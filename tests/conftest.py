@@ -28,6 +28,8 @@ IN_MEMORY = Path(tempfile.gettempdir()).is_relative_to(MEMORY)
 LARGE_BYTES = 1 << 20
 # Read by huggingface_hub when it is imported, which no test module does before this file.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Read by haystack when it is imported: else it writes into the user's folder, and reports each pipeline.
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"
 # What runs measure is kept in the user's cache folder, and refines the next plan: here, it must not.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="soloist-tests-cache-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-import os
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +10,7 @@ import pytest
 from support.collections import write_collection
 from support.export_readers import READERS, Row
 from support.exported_runs import write_run
+from support.postgres import server_of
 
 from soloist.config import RunConfig
 from soloist.types import Chunk
@@ -81,19 +77,6 @@ def old_postgres(tmp_path_factory) -> Iterator[str]:
     """The address of a PostgreSQL server with pgvector 0.6, which has no sparse vectors."""
     with server_of("pgserver", tmp_path_factory) as address:
         yield address
-
-
-@contextlib.contextmanager
-def server_of(package: str, tmp_path_factory) -> Iterator[str]:
-    """A server that a package brings."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-    # The server is another user's process, and pytest shuts its own folder to others whenever a run begins.
-    with tempfile.TemporaryDirectory(prefix="soloist-postgres-", ignore_cleanup_errors=True) as folder:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            server = importlib.import_module(package).get_server(folder, cleanup_mode="stop")
-        yield server.get_uri()
-        server.cleanup()
 
 
 @pytest.fixture

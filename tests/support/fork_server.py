@@ -51,9 +51,9 @@ def serve(address: str, owner: int) -> None:
 
 
 def _imports() -> Iterator[str]:
-    """All of soloist, since commands import much of it late, and the networks."""
+    """All of soloist, since commands import much of it late, and the networks. Adapters would bring frameworks."""
     for module in pkgutil.walk_packages(soloist.__path__, "soloist."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and not module.name.startswith("soloist.integrations."):
             yield module.name
     for name in _NETWORKS:
         yield f"transformers.models.{name}.modeling_{name}"

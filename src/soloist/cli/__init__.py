@@ -14,6 +14,7 @@ from soloist.cli.calibrate import calibrate
 from soloist.cli.embed import embed
 from soloist.cli.evaluate import evaluate
 from soloist.cli.export import export
+from soloist.cli.mcp import mcp
 from soloist.cli.outcome import open_missing_streams, through
 from soloist.cli.plain_help import PlainCommand, PlainGroup
 from soloist.cli.plan import plan
@@ -40,6 +41,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "status": status,
     "verify": verify,
     "search": search,
+    "mcp": mcp,
     "eval": evaluate,
     "export": export,
     "report": report,
