@@ -154,7 +154,7 @@ class ShardQueue:
         """
         taken: list[TakenShard] = []
         began = time.monotonic()
-        while ready := next((item for item in self._complete if self._may_be_taken(*item)), None):
+        while ready := next((item for item in self._complete if _has_its_sources(*item, self._open)), None):
             self._complete.remove(ready)
             try:
                 taken.append(self._take(*ready))
@@ -196,7 +196,9 @@ class ShardQueue:
         ref = work.shard
         texts = self._folder.shards.read_shard(ref.collection, ref.index).texts
         digests = tuple(map(text_digest, texts))
-        placements = {model: self._stores[model].place(self._file(ref, model), digests) for model in work.models}
+        placements = {
+            model: self._stores[model].place(_file(self._folder, ref, model), digests) for model in work.models
+        }
         sources = {
             model: frozenset(np.unique(placement.copies[:, 1]).tolist()) & self._open.get(model, set())
             for model, placement in placements.items()
@@ -210,12 +212,6 @@ class ShardQueue:
         if shard.missing:
             self._ready.append(shard)
         return True
-
-    def _file(self, ref: ShardRef, model: str) -> Path:
-        return self._folder.path / self._folder.shards.vectors_file(ref.collection, model, ref.index)
-
-    def _may_be_taken(self, shard: GivenShard, model: str) -> bool:
-        return shard.sources[model].isdisjoint(self._open[model])
 
     def _take(self, shard: GivenShard, model: str) -> TakenShard:
         placement, store = shard.placements[model], self._stores[model]
@@ -248,6 +244,15 @@ class ShardQueue:
             with disk_errors(source.path):
                 (source.path / computed.file).unlink(missing_ok=True)
         return record
+
+
+def _file(folder: RunFolder, ref: ShardRef, model: str) -> Path:
+    return folder.path / folder.shards.vectors_file(ref.collection, model, ref.index)
+
+
+def _has_its_sources(shard: GivenShard, model: str, open_files: Mapping[str, set[int]]) -> bool:
+    """Whether all files are there from which rows are copied."""
+    return shard.sources[model].isdisjoint(open_files[model])
 
 
 def _first_for(node: str, others: Collection[str], lost: Iterable[GivenShard]) -> GivenShard | None:
