@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = true
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo cluster-demo test test-quick test-oldest test-newest test-wheels wheels kaggle fuzz check check-sizes check-words docs notebook \
-	bench bench-engines bench-end bench-scale bench-cluster bench-gpu prove-gpu format clean
+	bench bench-engines bench-end bench-scale bench-cluster bench-serve bench-gpu prove-gpu format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -117,6 +117,10 @@ bench-scale: $(VENV)/.bench
 bench-cluster: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.cluster_scale $(BENCH)
 
+# Questions over HTTP: soloist's server beside a plain one, and infinity's where its environment is there.
+bench-serve: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.serving $(BENCH)
+
 # On all CUDA devices, or those named: make bench-gpu DEVICES=cuda:0,cuda:1
 DEVICES ?= cuda
 bench-gpu: $(VENV)/.bench
@@ -171,7 +175,7 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 
 PACKAGES_openvino := sentence-transformers[openvino] torch
 PACKAGES_onnx := sentence-transformers[onnx] torch
-PACKAGES_infinity := infinity-emb[torch] torch
+PACKAGES_infinity := infinity-emb[server,torch] torch
 PACKAGES_ctranslate2 := ctranslate2 transformers torch
 PACKAGES_fastembed := fastembed
 PACKAGES_wordllama := wordllama

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from soloist.errors import EncodingError
 
 Result = TypeVar("Result")
-_INTERRUPTIBLE = "soloist-interruptible"
+INTERRUPTIBLE = "soloist-interruptible"  # the name of a thread for whose call nobody waits at the end
 _PULSE_SECONDS = 0.2  # how often a waiting caller looks whether the thread is alive
 
 
@@ -117,7 +117,7 @@ def interruptible(call: Callable[[], Result], check: Callable[[], object] = lamb
         Exception: what the call raised.
         EncodingError: its thread was ended before the call was done.
     """
-    thread = WorkerThread(_INTERRUPTIBLE)
+    thread = WorkerThread(INTERRUPTIBLE)
     task = thread.submit(call)
     thread.close_later()
     task.wait(check)
@@ -126,7 +126,7 @@ def interruptible(call: Callable[[], Result], check: Callable[[], object] = lamb
 
 def left_to_themselves() -> bool:
     """Whether a call of `interruptible` still runs. A process that ends as usual would wait for its thread."""
-    threads = [thread for thread in threading.enumerate() if thread.name == _INTERRUPTIBLE]
+    threads = [thread for thread in threading.enumerate() if thread.name == INTERRUPTIBLE]
     for thread in threads:
         thread.join(_PULSE_SECONDS)  # a thread whose call has ended is about to end
     return any(thread.is_alive() for thread in threads)

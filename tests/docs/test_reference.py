@@ -120,7 +120,7 @@ def test_a_page_says_how_to_install_what_it_uses(page: Path) -> None:
     typed = [command for block in shown if block.language == "console" for command in commands(block)]
     worked = " ".join(command.text for command in typed if "soloist: error:" not in command.output)
     lines |= {f"pip install '.[{name}]'" for name in re.findall(r"--to (\w+)", worked) if name in NEED_EXTRA}
-    lines |= {f"pip install '.[{name}]'" for name in ("eval", "report") if f"soloist {name} " in worked}
+    lines |= {f"pip install '.[{name}]'" for name in ("eval", "report", "serve") if f"soloist {name} " in worked}
     assert [line for line in sorted(lines) if line not in text] == []
 
 

@@ -9,6 +9,8 @@ What a page shows is what a reader gets. These rules hold, and docs/testing-docs
 - A line of `...` stands for any lines.
 - Whole numbers are compared. Numbers with a decimal point, times and sizes vary, and so do spaces: they are not.
 - A command may fail where its output is an error, or where `$ echo $?` follows.
+- A command that ends in `&` runs until the page ends. Its output is compared as soon as it has as many lines as shown.
+- 127.0.0.1:8000 stands for a port that is free.
 - `<!-- not run: REASON -->` before a block says that nobody runs it here, and why.
 """
 
@@ -19,6 +21,7 @@ import io
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import warnings
@@ -28,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
+from support.forks import Forked
 from typer.testing import CliRunner
 
 from soloist.cli import app
@@ -35,6 +39,7 @@ from soloist.cli import app
 CHECKOUT = Path(__file__).resolve().parents[2]
 RUN_LANGUAGES = frozenset({"console", "python", "toml"})
 SHOWN_LANGUAGES = frozenset({"text", "json", "bash", "yaml"})
+_SHOWN_PORT = "127.0.0.1:8000"
 _NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*$")
 _VARIES = re.compile(
     r"""\d[\d,]*\.\d+(\ ?[kMGT]?B\b)?  # 17.7, 1.05 GB
@@ -134,11 +139,14 @@ class Session:
     folder: Path
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
     code: int = 0
+    port: int = field(default_factory=lambda: _free_port())
+    _started: list[Forked] = field(default_factory=list)
 
     def python(self, block: Block) -> str:
         """Run a block; what it printed."""
         printed = io.StringIO()
-        source = compile("\n" * (block.line - 1) + block.content, str(block.page), "exec", dont_inherit=True)
+        content = block.content.replace(_SHOWN_PORT, f"127.0.0.1:{self.port}")
+        source = compile("\n" * (block.line - 1) + content, str(block.page), "exec", dont_inherit=True)
         with _inside(self.folder), contextlib.redirect_stdout(printed):
             exec(source, self.names)
         return printed.getvalue()
@@ -154,6 +162,8 @@ class Session:
             code, self.code = self.code, 0
             return str(code)
         words = shlex.split(command.text)
+        if words[-1] == "&":
+            return self._begin(words[1:-1], len(command.output.splitlines()))
         if words[0] != "soloist" or {"|", "&&"} & set(words):
             return self._shell(command.text)
         return self._soloist(words[1:])
@@ -171,14 +181,39 @@ class Session:
             return _said(result.stderr)
         return result.stdout + _said(result.stderr)
 
+    def _begin(self, words: list[str], lines: int) -> str:
+        """A command of soloist in a process of its own; the first lines that it prints."""
+        process = Forked(
+            [sys.executable, "-m", "soloist", *words, "--port", self.port], cwd=self.folder, stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self._started.append(process)
+        return self._with_shown_port("".join(process.stdout.readline() for _ in range(lines)))
+
+    def close(self) -> None:
+        """End the commands that run until the page ends."""
+        for process in self._started:
+            process.terminate()
+            process.communicate()
+
+    def _with_shown_port(self, text: str) -> str:
+        return text.replace(f"127.0.0.1:{self.port}", _SHOWN_PORT)
+
     def _shell(self, text: str) -> str:
+        text = text.replace(_SHOWN_PORT, f"127.0.0.1:{self.port}")
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         done = subprocess.run(
             ["bash", "-c", text], cwd=self.folder, env={**os.environ, "PATH": path}, text=True, timeout=300,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self.code = done.returncode
-        return done.stdout
+        return self._with_shown_port(done.stdout)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _without_redirections(words: list[str], folder: Path) -> tuple[list[str], dict[str, str]]:

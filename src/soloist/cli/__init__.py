@@ -21,6 +21,7 @@ from soloist.cli.plan import plan
 from soloist.cli.report import report
 from soloist.cli.runs import status, verify
 from soloist.cli.search import search
+from soloist.cli.serve import serve
 from soloist.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -41,6 +42,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "status": status,
     "verify": verify,
     "search": search,
+    "serve": serve,
     "mcp": mcp,
     "eval": evaluate,
     "export": export,

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -37,6 +38,13 @@ from soloist.workers import interruptible
 _BATCH_TOKENS = 2_048
 _FEWEST_TOKENS = 256
 _MOST_NOTICES = 100  # those of a process that answers for weeks
+
+
+class TokenCount(NamedTuple):
+    """The tokens of a text that a model reads, with those of its prompt, and those that it cuts off."""
+
+    read: int
+    cut: int
 
 
 class QueryEncoders:
@@ -83,6 +91,11 @@ class QueryEncoders:
         rows = self._rows(model, tuple(texts), role)
         assert isinstance(rows, RaggedRows)
         return rows.of_length_one() if self._staged[model].similarity == "cosine" else rows
+
+    def token_counts(self, model: str, texts: Sequence[str], role: Role = "query") -> list[TokenCount]:
+        """How much of each text this model reads. The errors are those of `encode`."""
+        tokenized = self._side(model, role).tokenized(texts)
+        return list(map(TokenCount, tokenized.lengths, tokenized.dropped))
 
     def vocabulary_words(self, model: str, keys: Keys) -> list[str]:
         """The words of a sparse model's vocabulary by their numbers. The model has encoded a question before."""
@@ -131,6 +144,10 @@ class _Side:
         self._role = role
         self._modules = {0: asking.module}
         self._adding = threading.Lock()
+
+    def tokenized(self, texts: Sequence[str]) -> TokenizedTexts:
+        """The texts as the model reads them."""
+        return self._encoder.tokenize(texts)
 
     def encoded(self, texts: Sequence[str], notice: Callable[[str], object]) -> MemberRows:
         """The rows of texts, in order. `notice` is told which were cut.

@@ -15,7 +15,7 @@ from soloist.fusion_methods import FUSED
 from soloist.models.host_attention import one_thread
 from soloist.ragged import RaggedRows
 from soloist.retrieval.query_checks import Role, checked_queries
-from soloist.retrieval.query_encoders import QueryEncoders
+from soloist.retrieval.query_encoders import QueryEncoders, TokenCount
 from soloist.retrieval.run_record import EnsembleRecord, WordsRecord
 from soloist.words import Analyser, analyser_of
 
@@ -46,6 +46,18 @@ class QueryVectors:
         if not texts:
             return np.zeros((0, self._record.models[model].dim), np.float32)
         return self._encoders.encode(model, texts, role)
+
+    def token_counts(self, name: str, queries: Sequence[str], role: Role = "query") -> list[TokenCount]:
+        """How much of each text one model reads, or all models of the run's own fusion together."""
+        texts = checked_queries(queries, role)
+        counts = [self._encoders.token_counts(model, texts, role) for model in self._models_of(name)]
+        return [TokenCount(*map(sum, zip(*each, strict=True))) for each in zip(*counts, strict=True)]
+
+    def _models_of(self, name: str) -> list[str]:
+        if name != FUSED:
+            return [name]
+        plan = self._record.fusion_plan
+        return [model for model, kept in zip(plan.models, plan.kept_dims, strict=True) if kept]
 
     def by_name(self, name: str, queries: Sequence[str], role: Role = "query") -> Vectors:
         """By one model, or by the run's own fusion, whose name is `fused`."""

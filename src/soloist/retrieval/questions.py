@@ -19,7 +19,7 @@ from soloist.fusion_methods import FUSED
 from soloist.jsontext import json_text
 from soloist.models.spec import ModelSpec
 from soloist.retrieval.query_checks import Role, checked_queries, checked_role
-from soloist.retrieval.query_encoders import QueryEncoders
+from soloist.retrieval.query_encoders import QueryEncoders, TokenCount
 from soloist.retrieval.query_vectors import QueryVectors
 from soloist.retrieval.run_record import EnsembleRecord, ModelRecord
 from soloist.types import MemberKind
@@ -129,6 +129,16 @@ class Questions:
         chosen = self._dense(name)
         self._record.require_vectors(chosen)
         return self._vectors.by_name(chosen, texts, role)
+
+    def token_counts(self, texts: Sequence[str], name: str | None = None, role: Role = "query") -> list[TokenCount]:
+        """For each text the tokens that a dense member reads, and those that it cuts off; see `encode`.
+
+        By `fused` they are those of all members that the fusion uses.
+        """
+        role = checked_role(role)
+        chosen = self._dense(name)
+        self._record.require_vectors(chosen)
+        return self._vectors.token_counts(chosen, texts, role)
 
     def encode_sparse(self, texts: Sequence[str], name: str, role: Role = "query") -> list[dict[int, float]]:
         """For each text its dimensions by a sparse model, counted from 0, and their weights; see `encode`.

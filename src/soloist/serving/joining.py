@@ -1,0 +1,222 @@
+"""Questions that come together go through the models together. Pure: texts in, answers out; knows no model and no HTTP.
+
+One thread computes. While it is at work, requests wait in a queue. Its next turn takes the texts of the oldest request,
+and with them those of all waiting requests that ask for the same, up to a number of characters. So an answer has to
+follow from its text alone. A request whose client has gone leaves the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from soloist.serving.limits import Limits
+from soloist.serving.refusals import ending, overloaded
+from soloist.workers import INTERRUPTIBLE
+
+Compute = Callable[[Any, Sequence[str]], Sequence[Any]]  # what is asked and texts in, an answer for each text out
+_SEEN_SECONDS, _SEEN_TURNS = 10.0, 1_000  # whose rate is that of the server
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Waiting:
+    """The texts of a request that go through a model in one turn."""
+
+    key: Hashable
+    texts: Sequence[str]
+    characters: int
+    answer: asyncio.Future[Sequence[Any]]
+    came: float = field(default_factory=time.monotonic)
+
+
+class Joiner:
+    """The queue and its thread. `answers` is called in an event loop."""
+
+    def __init__(self, compute: Compute, limits: Limits, told: Callable[[Any, int, float], None]) -> None:
+        """`told` hears of each turn: what was asked, how many texts there were, and the seconds that it took."""
+        self._compute = compute
+        self._limits = limits
+        self._told = told
+        self._changed = threading.Condition()
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._admitted = 0
+        self._is_closed = False
+        self._is_idle = False
+        self._others_come = False
+        self._turns: collections.deque[tuple[float, int]] = collections.deque(maxlen=_SEEN_TURNS)
+        self._thread = threading.Thread(target=self._work, name=INTERRUPTIBLE, daemon=True)
+
+    @property
+    def waiting_texts(self) -> int:
+        """The texts that are not answered yet."""
+        return self._admitted
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread works."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more texts. The thread ends once the queue is empty."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
+    async def answers(
+        self, key: Hashable, texts: Sequence[str], check: Callable[[Sequence[Any]], None] = lambda _: None
+    ) -> list[Any]:
+        """The answers to the texts, in their order. A long list goes through the queue piece by piece.
+
+        `check` is called with the answers of each piece. Where it raises, the rest is not computed.
+
+        Raises:
+            RefusedError: the queue is full, or the server is about to end.
+            Exception: what computing raised for these texts.
+        """
+        if self._admitted + len(texts) > self._limits.waiting_texts:
+            raise overloaded(self._admitted / self._rate())
+        left = len(texts)
+        self._admitted += left
+        found: list[Any] = []
+        try:
+            for piece, characters in _cut(texts, self._limits.turn_characters):
+                found.extend(await self._answered(key, piece, characters))
+                self._admitted -= len(piece)
+                left -= len(piece)
+                check(found[-len(piece) :])
+        finally:
+            self._admitted -= left
+        return found
+
+    async def answers_to_own(self, key: Hashable, texts: Sequence[str]) -> Sequence[Any]:
+        """The answers to texts of the server itself, which do not count as waiting."""
+        return await self._answered(key, texts, sum(map(len, texts)))
+
+    async def _answered(self, key: Hashable, texts: Sequence[str], characters: int) -> Sequence[Any]:
+        waiting = _Waiting(
+            key=key, texts=texts, characters=characters, answer=asyncio.get_running_loop().create_future()
+        )
+        with self._changed:
+            if self._is_closed or not self._thread.is_alive():
+                raise ending()
+            self._waiting.append(waiting)
+            if self._is_idle or self._is_full():  # else the thread looks by itself, at the end of a turn or a window
+                self._changed.notify()
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            with self._changed:
+                if waiting in self._waiting:
+                    self._waiting.remove(waiting)
+            raise
+
+    def _rate(self) -> float:
+        """Texts a second, lately."""
+        since = time.monotonic() - _SEEN_SECONDS
+        return max(1.0, sum(texts for ended, texts in list(self._turns) if ended > since) / _SEEN_SECONDS)
+
+    def _work(self) -> None:
+        turn: list[_Waiting] = []
+        try:
+            while turn := self._next_turn():
+                self._others_come = len(turn) > 1
+                began = time.monotonic()
+                results = self._results(turn)
+                ended = time.monotonic()
+                texts = sum(len(each.texts) for each in turn)
+                self._turns.append((ended, texts))
+                self._told(turn[0].key, texts, ended - began)
+                _answer(turn, results)
+                del turn, results  # an idle server keeps no text
+                turn = []
+        except SystemExit:  # something ended the thread
+            pass
+        finally:
+            with self._changed:
+                self._is_closed = True
+                left = [*turn, *self._waiting]
+                self._waiting.clear()
+            _answer(left, [ending() for _ in left])
+
+    def _next_turn(self) -> list[_Waiting]:
+        """The requests of the next turn; none where the queue is closed and empty."""
+        with self._changed:
+            while True:
+                self._is_idle = True
+                while not self._waiting and not self._is_closed:
+                    self._changed.wait()
+                self._is_idle = False
+                if self._others_come and self._waiting:
+                    self._wait_for_others(self._waiting[0].came + self._limits.window_seconds)
+                if self._waiting:
+                    return self._taken()
+                if self._is_closed:
+                    return []
+
+    def _wait_for_others(self, until: float) -> None:
+        while not self._is_full() and not self._is_closed and (left := until - time.monotonic()) > 0:
+            self._changed.wait(left)
+
+    def _is_full(self) -> bool:
+        return sum(each.characters for each in self._waiting) >= self._limits.turn_characters
+
+    def _taken(self) -> list[_Waiting]:
+        turn = [self._waiting.popleft()]
+        room = self._limits.turn_characters - turn[0].characters
+        for each in [each for each in self._waiting if each.key == turn[0].key]:
+            if each.characters > room:
+                break
+            self._waiting.remove(each)
+            turn.append(each)
+            room -= each.characters
+        return turn
+
+    def _results(self, turn: Sequence[_Waiting]) -> list[Any]:
+        """For each request its answers, or what was raised. One request's fault is not another's."""
+        try:
+            answers = self._compute(turn[0].key, [text for each in turn for text in each.texts])
+        except Exception as exc:
+            if len(turn) == 1:
+                return [exc]
+            return [result for each in turn for result in self._results([each])]
+        ends = itertools.accumulate(len(each.texts) for each in turn)
+        return [answers[end - len(each.texts) : end] for each, end in zip(turn, ends, strict=True)]
+
+
+def _cut(texts: Sequence[str], most: int) -> Iterator[tuple[Sequence[str], int]]:
+    """Pieces of up to so many characters, or of one longer text, and how many characters each has."""
+    start, characters = 0, 0
+    for end, text in enumerate(texts):
+        if end > start and characters + len(text) > most:
+            yield texts[start:end], characters
+            start, characters = end, 0
+        characters += len(text)
+    yield texts[start:], characters
+
+
+def _answer(turn: Sequence[_Waiting], results: Sequence[Any]) -> None:
+    """Hand over all results of a turn in one call of their event loop."""
+    for loop in {each.answer.get_loop() for each in turn}:
+        pairs = [pair for pair in zip(turn, results, strict=True) if pair[0].answer.get_loop() is loop]
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_set, pairs)
+
+
+def _set(pairs: Sequence[tuple[_Waiting, Any]]) -> None:
+    for waiting, result in pairs:
+        if waiting.answer.done():  # its client has gone
+            continue
+        if isinstance(result, Exception):
+            waiting.answer.set_exception(result)
+        else:
+            waiting.answer.set_result(result)

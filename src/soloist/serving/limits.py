@@ -1,0 +1,38 @@
+"""How much a server takes on. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of a server. The bounds of a request are those of OpenAI where OpenAI has one.
+
+    Args:
+        body_bytes: of a request.
+        texts: of a request.
+        text_characters: of one text.
+        tokens: of a request, as the model reads them.
+        hits: that a search may ask for.
+        waiting_texts: of all requests together; further ones are refused until some are answered.
+        connections: that are open at the same time.
+        turn_characters: of the texts that go through a model together.
+        window_seconds: how long a question waits for others, where others came lately.
+        receive_seconds: within which a request must have arrived.
+        send_seconds: within which a client must take more of its answer.
+        finish_seconds: within which a server that is stopped finishes its requests.
+    """
+
+    body_bytes: int = 4 << 20
+    texts: int = 2_048
+    text_characters: int = 1 << 17
+    tokens: int = 300_000
+    hits: int = 1_000
+    waiting_texts: int = 4_096
+    connections: int = 512
+    turn_characters: int = 8_192
+    window_seconds: float = 0.002
+    receive_seconds: float = 20.0
+    send_seconds: float = 30.0
+    finish_seconds: float = 30.0
