@@ -14,7 +14,7 @@ from soloist.cli.lists import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing
 from soloist.cli.ranker_options import WEIGHTS_HELP, Chosen, chosen_by, with_ranker_options
 
-_K_HELP = "How many hits an answer has, if the assistant does not say."
+_K_HELP = "How many hits an answer has, if the assistant does not say: at least 1, at most 100."
 _COLLECTION_HELP = "Search only these collections. [default: all]"
 _CATALOGUE_HELP = "A TOML file of your models, if those of the run are in other places on this machine."
 
