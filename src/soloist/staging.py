@@ -18,7 +18,8 @@ from soloist.fusion import Member, plan_fusion
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import SPARSE_END, resolve
 from soloist.models.dtype import resolve_dtype
-from soloist.models.loading import StagedModel, is_bare_table, overflows_float16, stage
+from soloist.models.files_here import is_bare_table
+from soloist.models.loading import StagedModel, overflows_float16, stage
 from soloist.models.location import find_settings
 from soloist.models.matmul import fastest_matmul
 from soloist.models.settings import read_settings

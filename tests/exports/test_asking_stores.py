@@ -52,11 +52,11 @@ def test_postgres_ranks_as_the_run_does(asked_run, postgres):
         (text,) = connection.execute("SELECT obj_description('asked'::regclass, 'pg_class')").fetchone()
         sections = sections_of(text)
         assert [title for title in sections if "index" not in title] == [HYBRID, *MEMBERS]
-        assert str(asked_run.parent) not in text and f"open_run({asked_run.name!r})" in text
+        assert str(asked_run.parent) not in text and f"open_questions({asked_run.name!r})" in text
         opened = open_run(asked_run)
         for question in QUESTIONS:
             for title, code in sections.items():
-                found = ask(code, run=opened, question=question, connection=connection)["hits"]
+                found = ask(code, questions=opened.questions, question=question, connection=connection)["hits"]
                 name = title.partition(",")[0]
                 assert_same(found, opened.search(question, 10, by=None if title == HYBRID else name), title)
 
@@ -73,7 +73,7 @@ def test_postgres_ranks_some_collections_in_a_table_of_any_name(asked_run, postg
             "SELECT obj_description(oid, 'pg_class') FROM pg_class WHERE relname = %s", [table]
         ).fetchone()
         ((title, code),) = sections_of(found[0]).items()
-        found = ask(code, run=opened, question=QUESTIONS[0], connection=connection)["hits"]
+        found = ask(code, questions=opened.questions, question=QUESTIONS[0], connection=connection)["hits"]
     assert_same(found, opened.search(QUESTIONS[0], 10, by="bm25", collections=["it's"]), title)
 
 
@@ -103,7 +103,7 @@ def test_postgres_puts_equal_rows_in_order_and_an_index_is_asked_by_itself(tmp_p
         assert title == "wordllama, by pgvector's index"
 
         def found(code):
-            return ask(code, run=opened, question=question, connection=connection)["hits"]
+            return ask(code, questions=opened.questions, question=question, connection=connection)["hits"]
 
         assert_same(found(exact), hits, "exact")
         assert_same(found(by_index), hits, "without an index")
@@ -155,7 +155,7 @@ def test_stores_rank_by_words_and_sparse_vectors_together(kind, posted_run, post
             sections = sections_of(connection.execute("SELECT obj_description('posted'::regclass)").fetchone()[0])
             given = {"connection": connection}
         for question in ("lease", "zebra", "zebra in a lease"):
-            names = {**given, "run": opened, "question": question}
+            names = {**given, "questions": opened.questions, "question": question}
             if kind == "lancedb":
                 names = ask(next(iter(sections.values())), **names)
             hits = opened.search(question, 10)
@@ -178,7 +178,7 @@ def test_lancedb_ranks_as_the_run_does(asked_run, lance):
     assert hybrid[0] == HYBRID and [title for title, _ in members if "index" not in title] == list(MEMBERS)
     opened, table = open_run(asked_run), lancedb.connect(lance).open_table("soloist")
     for question in QUESTIONS:
-        names = ask(read[1], run=opened, question=question, table=table)
+        names = ask(read[1], questions=opened.questions, question=question, table=table)
         for title, code in (hybrid, *members):
             name = title.partition(",")[0]
             hits = opened.search(question, 10, by=None if title == HYBRID else name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from support.export_readers import READERS, marker_of
-from support.exported_runs import some_chunks
+from support.exported_runs import WITH_ROWS, some_chunks
 from support.killed_commands import run_killed
 
 from soloist.errors import ExportError
-from soloist.exports import EXPORTS, export_run
+from soloist.exports import export_run
 from soloist.exports.markers import marker_name
 
 
@@ -96,7 +96,7 @@ def test_temporary_files_of_somebody_else_are_left(make_run, tmp_path, kind):
     assert sorted(path.name for path in out.glob(".*")) == [".lock", marker_name(kind)]
 
 
-@pytest.mark.parametrize("kind", list(EXPORTS))
+@pytest.mark.parametrize("kind", WITH_ROWS)
 def test_deleted_are_the_rows_that_are_gone(make_run, place, kind):
     """It was a difference of counts: chunks that went and as many that came were none deleted."""
     where, _ = place(kind)

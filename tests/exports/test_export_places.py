@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from support.export_readers import READERS
-from support.exported_runs import some_chunks
+from support.exported_runs import WITH_ROWS, some_chunks
 
 from soloist.errors import ExportError
-from soloist.exports import EXPORTS, export_run
+from soloist.exports import export_run
 
 STORES = ("lancedb", "qdrant", "pgvector")
 
@@ -58,7 +58,7 @@ def expected(chunks):
     return {chunk.id: (chunk.source_file, chunk.source_index) for chunk in chunks}
 
 
-@pytest.mark.parametrize("kind", list(EXPORTS))
+@pytest.mark.parametrize("kind", WITH_ROWS)
 def test_rows_lead_to_their_file(make_run, place, kind):
     """Nothing led from a row to its file; or a chunk that moved had its old place, or all of its store's rows were new.
 

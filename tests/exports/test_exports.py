@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from support.export_readers import READERS, has_begun
-from support.exported_runs import some_chunks, vectors_of
+from support.exported_runs import WITH_ROWS, some_chunks, vectors_of
 from support.forks import Forked
 
 from soloist.errors import ExportError
-from soloist.exports import EXPORTS, export_run
+from soloist.exports import export_run
 from soloist.exports.lancedb.indexes import _sub_vectors
 from soloist.exports.qdrant.collection import QdrantCollection
 from soloist.exports.qdrant.points import requests
@@ -35,7 +35,7 @@ STORES = ("lancedb", "qdrant", "pgvector")
 KEEPS_TEXT = ("parquet", "jsonl", *STORES)
 
 
-@pytest.fixture(params=list(EXPORTS))
+@pytest.fixture(params=WITH_ROWS)
 def export(request, tmp_path):
     """One kind of export with a target of its own: `export(run)`, `export.read()`, `export.target`."""
     return make_export(request.param, request, tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.exported_runs import LEXICAL, SPARSE, some_chunks, sparse_of, terms_of, vectors_of
+from support.exported_runs import LEXICAL, SPARSE, WITH_ROWS, some_chunks, sparse_of, terms_of, vectors_of
 from support.killed_commands import run_killed
 
 from soloist.errors import ConfigError, ExportError
@@ -22,7 +22,7 @@ from soloist.ragged import RaggedRows
 from soloist.stores import RunFolder
 from soloist.types import Chunk
 
-WITH_WORDS = [name for name, row in EXPORTS.items() if "lexical" in row.kinds]
+WITH_WORDS = [name for name in WITH_ROWS if "lexical" in EXPORTS[name].kinds]
 KEEPS_UNCHANGED = ("parquet", "qdrant", "lancedb", "pgvector")
 FILES = ("parquet", "numpy", "jsonl")
 CHUNKS = [*some_chunks(45), Chunk(id="no words", text=" "), *some_chunks(4, first=60)]

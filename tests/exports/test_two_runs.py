@@ -6,17 +6,17 @@ import json
 
 import pytest
 from support.export_readers import READERS, marker_of
-from support.exported_runs import some_chunks
+from support.exported_runs import WITH_ROWS, some_chunks
 from support.killed_commands import run_killed
 
 from soloist.errors import ExportError
-from soloist.exports import EXPORTS, export_run
+from soloist.exports import export_run
 from soloist.types import Chunk
 
 STORES = ("lancedb", "qdrant", "pgvector")
 
 
-@pytest.mark.parametrize("kind", list(EXPORTS))
+@pytest.mark.parametrize("kind", WITH_ROWS)
 def test_another_runs_rows_are_left_until_they_are_taken_over(make_run, place, kind):
     """A second run with a collection of the same name deleted the rows of the first."""
     where, read = place(kind)

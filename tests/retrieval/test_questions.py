@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,8 +60,8 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def questions(path: Path) -> Iterator[Questions]:
     """Its query side. Texts are spread over three threads, whatever the tests were started with."""
-    before = torch.get_num_threads()
     core_threads.cache_clear()
+    before = torch.get_num_threads()
     torch.set_num_threads(3)
     assert core_threads().count == 3
     torch.set_num_threads(before)
@@ -153,6 +154,8 @@ def test_a_run_is_asked_through_its_questions(path: Path, questions: Questions) 
     [
         (lambda q: q.encode(["x"], "bge-m3"), "the run has no model bge-m3: choose one of bert, mpnet"),
         (lambda q: q.encode(["x"], "bm25"), "bm25 has words and no dense vectors: choose one of"),
+        (lambda q: q.encode(["x"], ["bert"]), "name is ['bert'], of the type list: give the name of a member"),
+        (lambda q: q.encode_words(["x"], None), "name is None, of the type NoneType: give the name of a member"),
         (lambda q: q.encode(["x"], role="passage"), "role is 'passage': give query or document"),
         (lambda q: q.encode(["x", " "], "bert"), "a query is empty: give some text"),
         (lambda q: q.encode([" "], "bert", "document"), "a document is empty: give some text"),
@@ -169,6 +172,15 @@ def test_what_cannot_be_asked(questions: Questions, ask: Any, sentence: str) -> 
     assert sentence in str(caught.value)
 
 
+def _threads(count: int) -> CoreThreads:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        return CoreThreads()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_thread_that_was_ended_is_replaced() -> None:
     """Every later question would wait for the dead thread, and be an error."""
     threads = CoreThreads()
@@ -179,6 +191,42 @@ def test_a_thread_that_was_ended_is_replaced() -> None:
     with pytest.raises(EncodingError, match="was ended during its work"):
         threads.all([end])
     assert threads.all([lambda number: number] * 3)
+
+
+def test_a_call_ends_with_all_that_it_began() -> None:
+    """After an error or Ctrl-C a process would end while its threads still multiply."""
+    threads, at_work, ended = _threads(2), threading.Event(), list[int]()
+
+    def fail(_: int) -> None:
+        at_work.wait()
+        raise ValueError("no")
+
+    def work(_: int) -> None:
+        at_work.set()
+        time.sleep(0.1)
+        ended.append(1)
+
+    with pytest.raises(ValueError, match="no"):
+        threads.all([fail, *[work] * 100])
+    assert len(ended) == 3, "more than two for each thread were begun, or something is still at work"
+
+
+def test_who_asks_little_does_not_wait_for_who_asks_much() -> None:
+    """Ten thousand documents of one user would hold up the questions of all others."""
+    threads, done = _threads(2), list[str]()
+    first = threading.Event()
+
+    def one_of_many(_: int) -> None:
+        first.set()
+        time.sleep(0.002)
+        done.append("many")
+
+    many = threading.Thread(target=lambda: threads.all([one_of_many] * 300))
+    many.start()
+    first.wait()
+    threads.all([lambda _: done.append("few")])
+    many.join()
+    assert done.index("few") < 150
 
 
 def test_threads_leave_others_their_number() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from support.term_rows import term_rows
 
 from soloist.digests import shard_digest, text_digest
+from soloist.exports.kinds import EXPORTS
 from soloist.ragged import RaggedRows, TermRows
 from soloist.stores import RunFolder
 from soloist.stores.sparse_files import SparseShard
@@ -19,6 +20,7 @@ DIMS = {"model-a": 6, "org/model.b": 4, "fused": 10}
 SPARSE, LEXICAL = "splade-x", "bm25"  # the members of a run with `ragged=True`
 VOCABULARY = 5_000  # of the sparse one
 SHARD_ROWS = 40
+WITH_ROWS = [kind for kind, row in EXPORTS.items() if row.rows]  # exports that such a run can have: it has no models
 
 
 def vectors_of(texts: Sequence[str], name: str) -> np.ndarray:

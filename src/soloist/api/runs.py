@@ -106,6 +106,8 @@ def export(
     table: str = DEFAULT_TABLE,
     batch_rows: int = BATCH_ROWS,
     take_over: bool = False,
+    with_models: bool = False,
+    catalogue: str | Path | None = None,
     progress: bool | None = None,
 ) -> ExportReport:
     """Export a finished run to files or to a store, or bring what was exported up to date; see `exports.export_run`.
@@ -121,5 +123,6 @@ def export(
         return export_run(
             run.path if isinstance(run, OpenedRun) else run, to, out=out, url=url, vectors=vectors,
             collections=collections, table=table, batch_rows=batch_rows, take_over=take_over,
+            with_models=with_models, catalogue=catalogue,
             progress=lambda done, rows: show(f"exporting: {done:,} of {count_text(rows, 'row')}"),
         )  # fmt: skip

@@ -12,6 +12,7 @@ import typer
 from soloist.cli import models
 from soloist.cli.calibrate import calibrate
 from soloist.cli.embed import embed
+from soloist.cli.encode import encode
 from soloist.cli.evaluate import evaluate
 from soloist.cli.export import export
 from soloist.cli.mcp import mcp
@@ -42,6 +43,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "status": status,
     "verify": verify,
     "search": search,
+    "encode": encode,
     "serve": serve,
     "mcp": mcp,
     "eval": evaluate,

@@ -15,11 +15,11 @@ from soloist.cli.lists import numbers_by_name, split
 from soloist.cli.outcome import exit_codes, importing, written_to_stdout
 from soloist.cli.ranker_options import WEIGHTS_HELP, Chosen, chosen_by, with_ranker_options
 from soloist.cli.rerank_options import LockDir, Rerank, RerankDepth, RerankDevices, require_model
-from soloist.cli.stdin_lines import incoming_lines
+from soloist.cli.stdin_lines import incoming_texts
 from soloist.errors import ConfigError, SoloistError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from soloist.retrieval import By, OpenedRun
     from soloist.types import Hit
@@ -80,14 +80,6 @@ def search(
                 asking.answer(run, [question])
 
 
-def _arriving(most: int) -> Iterator[list[str]]:
-    """The questions of stdin. Those that came in together are together, up to `most` of them."""
-    for lines in incoming_lines(sys.stdin):
-        questions = [line for line in lines if line.strip()]
-        for start in range(0, len(questions), most):
-            yield questions[start : start + most]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asking:
     """How questions are searched, and how hits are shown. `show` tells a terminal what is being done."""
@@ -109,7 +101,7 @@ class _Asking:
             ConfigError: stdin has no question.
         """
         run, asked = None, 0
-        for questions in _arriving(max(1, min(_AT_ONCE, _HITS_AT_ONCE // (self.k or 1)))):
+        for questions in incoming_texts(sys.stdin, max(1, min(_AT_ONCE, _HITS_AT_ONCE // (self.k or 1)))):
             run = run or open_now()
             self.answer(run, questions, f": question {asked + 1:,}")
             asked += len(questions)

@@ -24,6 +24,14 @@ def incoming_lines(stream: TextIO) -> Iterator[list[str]]:
         yield lines
 
 
+def incoming_texts(stream: TextIO, most: int) -> Iterator[list[str]]:
+    """The lines with any text. Those that arrived together are together, up to `most` of them."""
+    for lines in incoming_lines(stream):
+        texts = [line for line in lines if line.strip()]
+        for start in range(0, len(texts), most):
+            yield texts[start : start + most]
+
+
 def _by_reads(stream: TextIO) -> Iterator[list[str]]:
     if not isinstance(stream, io.TextIOWrapper):  # e.g. in a notebook, whose stream has no bytes
         yield from ([line.rstrip("\r\n")] for line in stream)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,9 @@ import torch
 from soloist.workers import Task, WorkerThread
 
 Result = TypeVar("Result")
+
+# Calls of one caller for each thread: one at work, and one that begins when that has ended.
+_AT_ONCE = 2
 
 
 class CoreThreads:
@@ -41,17 +45,28 @@ class CoreThreads:
             self._waiting[number] += 1
         return thread.submit(functools.partial(self._made, call, number))
 
-    def all(self, calls: Sequence[Callable[[int], Result]]) -> list[Result]:
-        """The results of calls, once all of them have ended.
+    def all(self, calls: Iterable[Callable[[int], Result]]) -> list[Result]:
+        """The results of calls. None of them is at work any more when this returns, or raises.
+
+        Only a few are submitted at a time, so that who asks little does not wait for all that another has asked.
 
         Raises:
             Exception: what the first of the calls that failed raised.
             EncodingError: a thread was ended during its work.
         """
-        tasks = [self.submit(call) for call in calls]
-        for task in tasks:
-            task.wait()
-        return [task.result() for task in tasks]
+        results: list[Result] = []
+        begun: deque[Task[Result]] = deque()
+        try:
+            for call in calls:
+                if len(begun) >= _AT_ONCE * self.count:
+                    results.append(begun.popleft().result())
+                begun.append(self.submit(call))
+            while begun:
+                results.append(begun.popleft().result())
+        finally:
+            for task in begun:  # after an error, or Ctrl-C
+                task.wait()
+        return results
 
     def _made(self, call: Callable[[int], Result], number: int) -> Result:
         try:

@@ -88,6 +88,7 @@ class ModelReport:
 
     Attributes:
         matryoshka_dims: those that the model was trained to be cut to.
+        files: the sha256 of each file of the model that decides its vectors, by its path in the model's folder.
         matmul: the library that multiplied, `torch`, `onednn` or `onednn+numpy`; on devices it is `torch`.
         chunks: all chunks. The next five are parts of them.
         embedded: went through the model now.
@@ -138,6 +139,7 @@ class ModelReport:
     rows_per_device: Mapping[str, int]
     device_shares: Mapping[str, float]
     kind: MemberKind = "dense"
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as `run.json` has it: with the kind only where it is not dense."""
@@ -368,6 +370,7 @@ def _report(
         predicted_peak_bytes=tally.compared.predicted_bytes if tally.compared is not None else None,
         rows_per_device={device: tally.rows_per_device[device] for device in devices},
         device_shares={device: tally.rows_per_device[device] / max(1, tally.embedded) for device in devices},
+        files=dict(model.contents),
     )
 
 

@@ -35,6 +35,8 @@ def export_run(
     table: str = DEFAULT_TABLE,
     batch_rows: int = BATCH_ROWS,
     take_over: bool = False,
+    with_models: bool = False,
+    catalogue: str | Path | None = None,
     progress: Callable[[int, int], None] = lambda done, rows: None,
 ) -> ExportReport:
     """Export a finished run, or bring what was exported up to date with it.
@@ -45,6 +47,8 @@ def export_run(
     `fused`, those of a member, or `all`; by default all, but for faiss, which has one vector a row. In a store, vectors
     that are not exported now stay for the rows whose text has. `progress` is called now and then with how many rows are
     done and how many there are.
+
+    An export to `questions` has no rows. `with_models` copies the models' files, and a `catalogue` says where they are.
 
     Raises:
         ConfigError: a kind, vectors or collections that are not there, or a client library that is not installed.
@@ -63,14 +67,17 @@ def export_run(
         raise ConfigError(f"batch_rows is {batch_rows}: give a number of rows of 1 or more")
     if vectors is not None and not isinstance(vectors, str):
         raise ConfigError(f"vectors is {vectors!r}: give one name, such as 'fused', or 'all'")
+    if with_models and kind.rows:
+        raise ConfigError(f"an export to {to} has no models: leave out with_models, or export to questions")
     collections = list_of_texts("collections", collections, "names")
     if out is not None:
         require_outside_runs(Path(out))
     source = open_source(Path(run), vectors, collections, several=kind.several, kinds=kind.kinds)
-    progress(0, source.rows)
     source = replace(source, progress=lambda done: progress(done, source.rows))
+    source.progress(0)
     target = Target(
-        out=Path(out) if out is not None else None, url=url, table=table, batch_rows=batch_rows, take_over=take_over
+        out=Path(out) if out is not None else None, url=url, table=table, batch_rows=batch_rows, take_over=take_over,
+        with_models=with_models, catalogue=Path(catalogue) if catalogue is not None else None,
     )  # fmt: skip
     export: Callable[[Source, Target], ExportReport] = import_module(f"soloist.exports.{kind.module}").export
     report = export(source, target)

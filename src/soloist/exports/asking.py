@@ -1,6 +1,6 @@
 """How to ask a store so that it ranks as the run does: a text of Markdown that an export leaves beside its rows.
 
-The text has Python that runs as it is, once `run`, `question` and what connects to the store are there.
+The text has Python that runs as it is, once `questions`, `question` and what connects to the store are there.
 """
 
 from __future__ import annotations
@@ -39,10 +39,8 @@ def ranked_by(source: Source) -> dict[str, float]:
 def asked(source: Source, name: str) -> str:
     """Python that makes of `question` what is asked of a member: its vector, weights by dimension or counts by term."""
     member = source.ragged.get(name)
-    if name == FUSED:
-        return "run.encode_fused([question])[0]"
     call = "encode" if member is None else "encode_words" if member.kind == "lexical" else "encode_sparse"
-    return f"run.{call}({name!r}, [question])[0]"
+    return f"questions.{call}([question], {name!r})[0]"
 
 
 def how_to_ask(source: Source, connect: str, sections: Mapping[str, Section], *, shares_disk: bool = True) -> str:
@@ -52,10 +50,13 @@ def how_to_ask(source: Source, connect: str, sections: Mapping[str, Section], *,
     """
     path = source.folder.path.absolute()
     run = str(path) if shares_disk else path.name
-    start = f"import soloist\n{connect}\n\nrun = soloist.open_run({run!r})\nquestion = 'your question'"
-    says = "The run encodes a question in the same way as the chunks. Run this code before any code below"
+    start = f"import soloist\n{connect}\n\nquestions = soloist.open_questions({run!r})\nquestion = 'your question'"
+    says = (
+        "The questions of a run are embedded in the same way as its chunks. `open_questions` takes the folder of the "
+        "run, or the one that `soloist export --to questions` wrote. Run this code before any code below"
+    )
     if not shares_disk:
-        says += ", with the path of the run's folder in `open_run`"
+        says += ", with the path of such a folder"
     parts = [TITLE, f"{says}:", _code(start)]
     for section in sections.values():
         parts += [f"## {section.title}", *([section.says] if section.says else []), _code(section.code)]

@@ -11,12 +11,13 @@ from soloist.types import MemberKind
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """A row of the table: the module or package with its `export`, whether a row there may have several vectors, and
-    the kinds of members that it takes.
+    the kinds of members that it takes. An export without `rows` has what asks for them.
     """
 
     module: str
     several: bool = True
     kinds: tuple[MemberKind, ...] = ("dense", "sparse", "lexical")
+    rows: bool = True
 
 
 _DENSE: tuple[MemberKind, ...] = ("dense",)
@@ -28,4 +29,5 @@ EXPORTS: Mapping[str, Export] = {
     "lancedb": Export(module="lancedb"),
     "qdrant": Export(module="qdrant"),
     "pgvector": Export(module="pgvector"),
+    "questions": Export(module="questions", rows=False),
 }

@@ -20,11 +20,12 @@ import scipy.sparse
 QUESTION = """\
 import soloist
 
-run = soloist.open_run({run!r})
+# Its folder, or the one that soloist export --to questions wrote, which is enough.
+questions = soloist.open_questions({run!r})
 
 
 def question_vector(name, question):
-    return (run.encode_fused([question]) if name == "fused" else run.encode(name, [question]))[0]
+    return questions.encode([question], name)[0]
 """
 _SCORES = """\
 def scores(name, question):
@@ -32,12 +33,12 @@ def scores(name, question):
     if name in dense:
         return dense[name].astype(np.float64) @ question_vector(name, question).astype(np.float64)
     if name in sparse:
-        asked = run.encode_sparse(name, [question])[0]
+        asked = questions.encode_sparse([question], name)[0]
         return sparse[name].tocsc()[:, np.array(list(asked), int)].astype(np.float64) @ np.array(list(asked.values()))
     rows, lengths = len(ids), np.asarray(counts[name].sum(axis=1)).ravel()
     columns = {term: column for column, term in enumerate(terms[name])}
     total, matrix = np.zeros(rows), counts[name].tocsc()
-    for term, times in run.encode_words(name, [question])[0].items():
+    for term, times in questions.encode_words([question], name)[0].items():
         if term in columns:
             count = matrix[:, columns[term]].toarray().ravel().astype(np.float64)
             idf = np.log(1 + (rows - (count > 0).sum() + 0.5) / ((count > 0).sum() + 0.5))

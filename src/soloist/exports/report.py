@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ _TOLERANCE = 1e-5
 class ExportReport:
     """Of the run's rows, how many were written and how many were there unchanged; rows of chunks that are gone, which
     were deleted; and of how many rows the vectors were read back and compared. `vectors` says where those of each name
-    are: in which column, file, or value of a row.
+    are: in which column, file, or value of a row. `files` has the bytes of each file of an export without rows.
     """
 
     target: str
@@ -32,6 +32,7 @@ class ExportReport:
     compared: int
     vectors: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
 
 
 Found = Mapping[str, Mapping[str, Vectors | Entries]]  # by key and name

@@ -14,7 +14,8 @@ BATCH_ROWS = 1_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A folder or file, `out`, or a server, `url`; the table or collection in a store; rows of a batch; and whether
-    what another run exported there becomes this run's.
+    what another run exported there becomes this run's. With `with_models` the models' files are copied; a `catalogue`
+    says where those of the run are now.
     """
 
     out: Path | None = None
@@ -22,6 +23,8 @@ class Target:
     table: str = DEFAULT_TABLE
     batch_rows: int = BATCH_ROWS
     take_over: bool = False
+    with_models: bool = False
+    catalogue: Path | None = None
 
     @property
     def folder(self) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -45,7 +45,7 @@ from soloist.models.module_facts import (
     width_of,
 )
 from soloist.models.own_settings import read_pipeline, similarity_of
-from soloist.models.pipeline import Task, names_bare_table
+from soloist.models.pipeline import Task
 from soloist.models.prepacked import is_packed, prepack
 from soloist.models.prompts import choose_prompts
 from soloist.models.refusals import require_encoder
@@ -98,6 +98,7 @@ class StagedModel:
     - `similarity` is the comparison for which the model was trained.
     - `has_unit_vectors` is True where the model's own vectors have length 1.
     - `revision` is the commit on the hub, where it is known.
+    - `contents` are the sha256 of every file that decides its vectors, by name (see `content_digests`).
     - `weights_bytes` counts parameters and buffers once, in `dtype`.
     - `matmul` is the library that multiplies with the weights on the host.
     - `sides` has the pipeline of queries too, which is another one where the model has routes.
@@ -129,6 +130,7 @@ class StagedModel:
     sides: Sides
     notices: tuple[str, ...]
     members: tuple[StagedModel, ...] = ()
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def predicts_words(self) -> bool:
@@ -197,20 +199,6 @@ def overflows_float16(spec: ModelSpec) -> bool:
             return family_overflows_float16(network_type(folder))
         except LOAD_FAILURES as exc:
             raise ModelLoadError(load_failure_text(spec, exc)) from exc
-
-
-def is_bare_table(spec: ModelSpec) -> bool:
-    """Whether a model's files name a table of token vectors and nothing that multiplies.
-
-    False where the files cannot be read: the load of the model says why.
-    """
-    if spec.loader == "wordllama":
-        return True
-    with quiet():
-        try:
-            return names_bare_table(locate(spec).folder)
-        except LOAD_FAILURES:
-            return False
 
 
 def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, contents: Mapping[str, str]) -> Sides:
@@ -363,6 +351,7 @@ def _describe(
         matmul=matmul if is_packed(module) else "torch",
         sides=sides,
         notices=(*known.warnings, *prompts.notices, *_limit_notices(spec, module)),
+        contents=contents,
     )
 
 

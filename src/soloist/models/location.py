@@ -26,7 +26,7 @@ WORDLLAMA_TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # The files of a hub repository that loading can need. Other formats of the same weights are often far larger.
-_WANTED = ("*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.safetensors")
+WANTED = ("*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.safetensors")
 _UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
 _PICKLED = ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
@@ -178,7 +178,7 @@ def _packaged(spec: ModelSpec) -> Location | None:
 
 
 def _downloaded(spec: ModelSpec, marker: str) -> Location:
-    folder = _snapshot(spec, _WANTED if spec.head == "dense" else (*_WANTED, TOKEN_WEIGHTS_FILE))
+    folder = _snapshot(spec, WANTED if spec.head == "dense" else (*WANTED, TOKEN_WEIGHTS_FILE))
     if (folder / marker).is_file() and not weight_files(folder):
         folder = _snapshot(spec, _PICKLED)
     return _at(folder)

@@ -24,10 +24,13 @@ from soloist.encoding.forward import forward
 from soloist.encoding.found_rows import FoundRows, MemberRows, found_rows_of, tokens_of_words
 from soloist.encoding.packing import FEWEST, uses_amx
 from soloist.encoding.tokenizing import TokenizedTexts
-from soloist.errors import ConfigError, EncodingError
+from soloist.errors import EncodingError
+from soloist.models.differences import require_files
+from soloist.models.files_here import contents_of
 from soloist.models.loading import TORCH_DTYPES, StagedModel, stage
 from soloist.models.spec import ModelSpec
 from soloist.ragged import Keys, RaggedRows
+from soloist.retrieval.other_models import require_same
 from soloist.retrieval.query_checks import Role
 from soloist.retrieval.run_record import ModelRecord
 from soloist.types import Batch
@@ -129,8 +132,8 @@ class QueryEncoders:
     def _load(self, record: ModelRecord) -> StagedModel:
         spec = self._find(record)
         spec = dataclasses.replace(spec, revision=record.revision or spec.revision)
-        staged = interruptible(functools.partial(stage, spec, record.dtype))  # it may be downloaded
-        _require_same(staged, record)
+        staged = interruptible(functools.partial(_staged, spec, record))  # it may be downloaded
+        require_same(record, staged)
         return dataclasses.replace(staged, query_prompt=record.query_prompt)
 
 
@@ -210,6 +213,14 @@ class _Side:
         )
 
 
+def _staged(spec: ModelSpec, record: ModelRecord) -> StagedModel:
+    """The model, once its files are known to be the run's: at another file the load may fail in any way."""
+    if record.files:
+        location, files = contents_of(spec)
+        require_files(record.name, record.files, files, record.revision, location.revision)
+    return stage(spec, record.dtype)
+
+
 def _joins(staged: StagedModel) -> bool:
     """Whether texts may share a batch. Not where the size of a product says which kernel of the host computes it:
     in float16, and in bfloat16 on the matrix units of Intel (see `packing.FEWEST`).
@@ -217,12 +228,3 @@ def _joins(staged: StagedModel) -> bool:
     if staged.is_static and not any(next(part.parameters(), None) is not None for part in list(staged.module)[1:]):
         return True
     return staged.dtype == "float32" or (staged.dtype == "bfloat16" and not uses_amx(TORCH_DTYPES[staged.dtype]))
-
-
-def _require_same(staged: StagedModel, record: ModelRecord) -> None:
-    if staged.fingerprint != record.fingerprint:
-        raise ConfigError(
-            f"{record.name} on this machine is not the model that made the run: its weights, prompts or limits differ, "
-            "or an earlier version of soloist made the run. Give --catalogue with the folder of that model, or run the "
-            "command that made the run again, which computes the vectors again"
-        )

@@ -76,6 +76,18 @@ class Questions:
         return MappingProxyType(dims)
 
     @functools.cached_property
+    def weights(self) -> Mapping[str, float]:
+        """What the run's own ranking weighs, by name: one of 1, or several whose standardised scores are added up.
+
+        It is empty for a run of several dense models without a fusion.
+        """
+        record = self._record
+        if record.hybrid is not None:
+            return MappingProxyType(record.hybrid.weights)
+        alone = [FUSED] if record.fusion is not None else list(record.kinds)
+        return MappingProxyType({alone[0]: 1.0} if len(alone) == 1 else {})
+
+    @functools.cached_property
     def fingerprints(self) -> Mapping[str, str]:
         """16 hex digits for each name over all that decides its vectors of chunks. Vectors of equal fingerprints may be
         compared.
@@ -126,7 +138,7 @@ class Questions:
             EncodingError: a model makes no vector of a text.
         """
         role = checked_role(role)
-        chosen = self._dense(name)
+        chosen = self._dense(_checked_name(name) if name is not None else None)
         self._record.require_vectors(chosen)
         return self._vectors.by_name(chosen, texts, role)
 
@@ -136,7 +148,7 @@ class Questions:
         By `fused` they are those of all members that the fusion uses.
         """
         role = checked_role(role)
-        chosen = self._dense(name)
+        chosen = self._dense(_checked_name(name) if name is not None else None)
         self._record.require_vectors(chosen)
         return self._vectors.token_counts(chosen, texts, role)
 
@@ -146,7 +158,7 @@ class Questions:
         The weights have length 1 where the model compares by cosine.
         """
         role = checked_role(role)
-        self._record.require_posted(name, self._record.sparse, "sparse vectors")
+        self._record.require_posted(_checked_name(name), self._record.sparse, "sparse vectors")
         rows = self._vectors.sparse(name, texts, role)
         return [dict(zip(keys.tolist(), values.tolist(), strict=True)) for keys, values in rows]
 
@@ -157,7 +169,7 @@ class Questions:
             ConfigError: there are no such words; `texts` is one text, or one of them is empty; or a library on this
                 machine cuts words otherwise than when the run was made.
         """
-        self._record.require_posted(name, self._record.words, "words")
+        self._record.require_posted(_checked_name(name), self._record.words, "words")
         return [dict(self._vectors.words(name, text)) for text in checked_queries(texts)]
 
     def _dense(self, name: str | None) -> str:
@@ -172,3 +184,9 @@ class Questions:
                 f"the run has no dense vectors: ask for those of {listed(list(self._record.kinds))} by their own calls"
             )
         raise ConfigError(f"the run has no fused vectors: choose one of its models, {', '.join(self._record.models)}")
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise ConfigError(f"name is {name!r}, of the type {type(name).__name__}: give the name of a member, as a text")
+    return name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from soloist.config import FusionConfig, RunConfig
@@ -22,7 +22,8 @@ _LEXICAL: MemberKind = "lexical"
 class ModelRecord:
     """A model as it made the run. `seconds` is what encoding took, of `embedded` chunks.
 
-    `matryoshka_dims` are those that it was trained to be cut to; runs of earlier versions do not say.
+    - `matryoshka_dims` are those that it was trained to be cut to; runs of earlier versions do not say.
+    - `files` are the sha256 of the files that decide its vectors, by name. Runs of earlier versions do not have them.
     """
 
     name: str
@@ -31,9 +32,12 @@ class ModelRecord:
     dim: int
     dtype: DType
     query_prompt: str
-    seconds: float
-    embedded: int
+    document_prompt: str = ""
+    max_tokens: int | None = None
+    seconds: float = 0.0
+    embedded: int = 0
     matryoshka_dims: tuple[int, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +47,8 @@ class WordsRecord:
     name: str
     fingerprint: str
     language: str
-    seconds: float
-    embedded: int
+    seconds: float = 0.0
+    embedded: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,12 +56,14 @@ class EnsembleRecord:
     """The ensemble of a finished run, as far as a text becomes vectors by it.
 
     `models` have dense vectors, `sparse` are models with sparse ones, and `words` are the lexical members.
+    `hybrid` weighs all of them where there are others than dense ones.
     """
 
     models: Mapping[str, ModelRecord]
     fusion: FusionPlan | None
     sparse: Mapping[str, ModelRecord] = field(default_factory=dict)
     words: Mapping[str, WordsRecord] = field(default_factory=dict)
+    hybrid: HybridPlan | None = None
 
     @property
     def kinds(self) -> dict[str, MemberKind]:
@@ -137,14 +143,10 @@ class EnsembleRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunRecord(EnsembleRecord):
-    """A finished run: its settings, models in the order of their passes, fusion, and collections in their order.
-
-    `hybrid` weighs all of them where there are others than dense ones.
-    """
+    """A finished run: its settings, models in the order of their passes, fusion, and collections in their order."""
 
     config: RunConfig
     collections: tuple[str, ...]
-    hybrid: HybridPlan | None = None
 
     def hybrid_plan(self, given: Mapping[str, float] | None = None) -> HybridPlan | None:
         """The run's own plan, or the one with these weights of all members; None for a run of one kind.
@@ -193,26 +195,42 @@ def read_record(folder: RunFolder) -> RunRecord:
     return folder.read_json_as("run.json", _record)
 
 
-def _record(summary: Any) -> RunRecord:
+def ensemble_of(summary: Any) -> dict[str, Any]:
+    """The fields of `EnsembleRecord` from JSON values, as `run.json` has them."""
     models = [_model(model) for model in summary["models"]]
     kinds = {model["name"]: model.get("kind", _DENSE) for model in summary["models"]}
     words = [_words(member) for member in summary.get("words", ())]
     fusion, hybrid = summary["fusion"], summary.get("hybrid")
+    return {
+        "words": {member.name: member for member in words},
+        "hybrid": HybridPlan.from_dict(hybrid) if hybrid is not None else None,
+        "models": {model.name: model for model in models if kinds[model.name] == _DENSE},
+        "sparse": {model.name: model for model in models if kinds[model.name] == _SPARSE},
+        "fusion": FusionPlan.from_dict(fusion) if fusion is not None else None,
+    }
+
+
+def _record(summary: Any) -> RunRecord:
     return RunRecord(
         config=RunConfig.from_dict(summary["config"]),
-        words={member.name: member for member in words},
-        hybrid=HybridPlan.from_dict(hybrid) if hybrid is not None else None,
-        models={model.name: model for model in models if kinds[model.name] == _DENSE},
-        sparse={model.name: model for model in models if kinds[model.name] == _SPARSE},
-        fusion=FusionPlan.from_dict(fusion) if fusion is not None else None,
         collections=tuple(row["name"] for row in summary["collections"] if row["chunks"]),
+        **ensemble_of(summary),
     )
 
 
 def _words(summary: Any) -> WordsRecord:
-    return WordsRecord(**{name: summary[name] for name in WordsRecord.__slots__})
+    return WordsRecord(**_values(summary, WordsRecord))
 
 
 def _model(summary: Any) -> ModelRecord:
-    values = {name: summary[name] for name in ModelRecord.__slots__ if name != "matryoshka_dims"}
-    return ModelRecord(**values, matryoshka_dims=tuple(summary.get("matryoshka_dims", ())))
+    values = _values(summary, ModelRecord)
+    return ModelRecord(**{**values, "matryoshka_dims": tuple(values.get("matryoshka_dims", ()))})
+
+
+def _values(summary: Any, record: type) -> dict[str, Any]:
+    """The values of the fields of a record; those with a default may be missing."""
+    return {
+        each.name: summary[each.name]
+        for each in fields(record)
+        if each.name in summary or (each.default is MISSING and each.default_factory is MISSING)
+    }

@@ -28,11 +28,11 @@ ours = models.Filter(
 def asked(name, question):
     # A question as one kind of vector.
     if name in sparse:
-        weights = run.encode_sparse(name, [question])[0]
+        weights = questions.encode_sparse([question], name)[0]
         return models.SparseVector(indices=list(weights), values=list(weights.values()))
     if name in words:
         times = Counter()
-        for term, count in run.encode_words(name, [question])[0].items():
+        for term, count in questions.encode_words([question], name)[0].items():
             times[int.from_bytes(hashlib.blake2b(term.encode(), digest_size=4).digest(), "little")] += count
         return models.SparseVector(indices=list(times), values=list(times.values()))
     return question_vector(name, question).tolist()
