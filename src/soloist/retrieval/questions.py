@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from soloist.arrays import Vectors
 from soloist.errors import ConfigError
-from soloist.fusion import Fitted
+from soloist.fusion import Fitted, FusionPlan
 from soloist.fusion_methods import FUSED
 from soloist.jsontext import json_text
 from soloist.models.spec import ModelSpec
@@ -99,16 +99,8 @@ class Questions:
         found = {name: model.fingerprint for name, model in (*record.models.items(), *record.sparse.items())}
         found |= {name: member.fingerprint for name, member in record.words.items()}
         if record.fusion is not None:
-            found[FUSED] = self._fused_fingerprint(found)
+            found[FUSED] = _fused_fingerprint(record.fusion_plan, found, self._fit)
         return MappingProxyType(found)
-
-    def _fused_fingerprint(self, members: Mapping[str, str]) -> str:
-        plan = self._record.fusion_plan
-        decisive = {**plan.to_dict(), "notices": [], "members": [members[name] for name in plan.models]}
-        digest = hashlib.sha256(json_text(decisive).encode())
-        for matrix in self._fit().matrices if plan.needs_fit else ():
-            digest.update(matrix.tobytes())
-        return digest.hexdigest()[:16]
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -190,3 +182,11 @@ def _checked_name(name: object) -> str:
     if not isinstance(name, str):
         raise ConfigError(f"name is {name!r}, of the type {type(name).__name__}: give the name of a member, as a text")
     return name
+
+
+def _fused_fingerprint(plan: FusionPlan, members: Mapping[str, str], fit: Callable[[], Fitted]) -> str:
+    decisive = {**plan.to_dict(), "notices": [], "members": [members[name] for name in plan.models]}
+    digest = hashlib.sha256(json_text(decisive).encode())
+    for matrix in fit().matrices if plan.needs_fit else ():
+        digest.update(matrix.tobytes())
+    return digest.hexdigest()[:16]
