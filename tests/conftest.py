@@ -30,6 +30,7 @@ LARGE_BYTES = 1 << 20
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Read by haystack when it is imported: else it writes into the user's folder, and reports each pipeline.
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"
+os.environ["ANONYMIZED_TELEMETRY"] = "false"  # chromadb's
 # What runs measure is kept in the user's cache folder, and refines the next plan: here, it must not.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="soloist-tests-cache-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)

@@ -22,6 +22,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["site"]
 myst_heading_anchors = 3
 nitpicky = True
+# The frameworks of soloist.integrations, which are not installed for the site.
+autodoc_mock_imports = ["chromadb", "haystack", "langchain_core", "llama_index", "mcp", "pydantic"]
 # Types of other projects, whose pages are not at hand offline.
 nitpick_ignore_regex = [("py:.*", r".*")]
 

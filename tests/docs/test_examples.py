@@ -138,6 +138,7 @@ def test_every_block_has_a_language_and_a_reason_not_to_be_run() -> None:
 
 # Every block that nobody runs here, by page, with the reason that the page gives.
 NOT_RUN = {
+    ("docs/applications.md", "it needs a PostgreSQL server, which tests/integrations starts"),
     ("README.md", "the tests run in an environment that has soloist"),
     ("docs/quickstart.md", "the tests run in an environment that has soloist"),
     ("docs/benchmarks.md", "measures for minutes to hours, in environments of its own"),

@@ -106,8 +106,12 @@ def imported(source: str) -> set[str]:
     return {name.partition(".")[0] for name in names} - sys.stdlib_module_names
 
 
-# Kinds of export that need an extra of their own name.
+# Kinds of export that need an extra of their own name, and modules that an extra brings.
 NEED_EXTRA = {"faiss", "lancedb", "pgvector", "qdrant"}
+OF_EXTRA = {
+    "chromadb": "chroma", "faiss": "faiss", "haystack": "haystack", "lancedb": "lancedb", "mcp": "mcp",
+    "psycopg": "pgvector", "qdrant_client": "qdrant",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(CHECKOUT).as_posix())
@@ -116,7 +120,8 @@ def test_a_page_says_how_to_install_what_it_uses(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     shown = [block for block in blocks(page) if not block.not_run]
     packages = {name for block in shown if block.language == "python" for name in imported(block.content)}
-    lines = {f"pip install {name}" for name in packages - {"soloist", "numpy", "pyarrow"}}
+    lines = {f"pip install {name}" for name in packages - {"soloist", "numpy", "pyarrow", *OF_EXTRA}}
+    lines |= {f"pip install '.[{OF_EXTRA[name]}]'" for name in packages & {*OF_EXTRA}}
     typed = [command for block in shown if block.language == "console" for command in commands(block)]
     worked = " ".join(command.text for command in typed if "soloist: error:" not in command.output)
     lines |= {f"pip install '.[{name}]'" for name in re.findall(r"--to (\w+)", worked) if name in NEED_EXTRA}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from mcp import Client
-from mcp.client.stdio import StdioServerParameters
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from support.invoking import invoke
 
 from soloist.errors import ConfigError
@@ -47,7 +47,7 @@ def test_an_assistant_searches_over_stdin_and_stdout(asked_folder, opened, tmp_p
         command = StdioServerParameters(
             command="bash", args=["-c", RECORDED, sys.executable, str(asked_folder), str(tmp_path)], env={**os.environ}
         )
-        async with Client(command) as client:
+        async with Client(stdio_client(command)) as client:
             tools = await client.list_tools()
             return tools, await client.call_tool("search", {"question": QUESTION})
 
