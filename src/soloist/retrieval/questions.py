@@ -99,7 +99,8 @@ class Questions:
         found = {name: model.fingerprint for name, model in (*record.models.items(), *record.sparse.items())}
         found |= {name: member.fingerprint for name, member in record.words.items()}
         if record.fusion is not None:
-            found[FUSED] = _fused_fingerprint(record.fusion_plan, found, self._fit)
+            fitted = self._fit() if record.fusion.needs_fit else None
+            found[FUSED] = _fused_fingerprint(record.fusion, found, fitted)
         return MappingProxyType(found)
 
     @property
@@ -130,8 +131,7 @@ class Questions:
             EncodingError: a model makes no vector of a text.
         """
         role = checked_role(role)
-        chosen = self._dense(_checked_name(name) if name is not None else None)
-        self._record.require_vectors(chosen)
+        chosen = _dense(self._record, name)
         return self._vectors.by_name(chosen, texts, role)
 
     def token_counts(self, texts: Sequence[str], name: str | None = None, role: Role = "query") -> list[TokenCount]:
@@ -140,8 +140,7 @@ class Questions:
         By `fused` they are those of all members that the fusion uses.
         """
         role = checked_role(role)
-        chosen = self._dense(_checked_name(name) if name is not None else None)
-        self._record.require_vectors(chosen)
+        chosen = _dense(self._record, name)
         return self._vectors.token_counts(chosen, texts, role)
 
     def encode_sparse(self, texts: Sequence[str], name: str, role: Role = "query") -> list[dict[int, float]]:
@@ -164,29 +163,33 @@ class Questions:
         self._record.require_posted(_checked_name(name), self._record.words, "words")
         return [dict(self._vectors.words(name, text)) for text in checked_queries(texts)]
 
-    def _dense(self, name: str | None) -> str:
-        if name is not None:
-            return name
-        if self._record.fusion is not None:
-            return FUSED
-        if len(self._record.models) == 1:
-            return next(iter(self._record.models))
-        if not self._record.models:
-            raise ConfigError(
-                f"the run has no dense vectors: ask for those of {listed(list(self._record.kinds))} by their own calls"
-            )
-        raise ConfigError(f"the run has no fused vectors: choose one of its models, {', '.join(self._record.models)}")
+
+def _dense(record: EnsembleRecord, name: str | None) -> str:
+    """The name of dense vectors, or the one that is meant without a name.
+
+    Raises:
+        ConfigError: there are no such vectors, or several.
+    """
+    chosen = _checked_name(name) if name is not None else FUSED
+    if name is None and record.fusion is None:
+        if not record.models:
+            others = listed(list(record.kinds))
+            raise ConfigError(f"the run has no dense vectors: ask for those of {others} by their own calls")
+        if len(record.models) == 1:
+            chosen = next(iter(record.models))
+    record.require_vectors(chosen)
+    return chosen
+
+
+def _fused_fingerprint(plan: FusionPlan, members: Mapping[str, str], fitted: Fitted | None) -> str:
+    decisive = {**plan.to_dict(), "notices": [], "members": [members[name] for name in plan.models]}
+    digest = hashlib.sha256(json_text(decisive).encode())
+    for matrix in fitted.matrices if fitted is not None else ():
+        digest.update(matrix.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _checked_name(name: object) -> str:
     if not isinstance(name, str):
         raise ConfigError(f"name is {name!r}, of the type {type(name).__name__}: give the name of a member, as a text")
     return name
-
-
-def _fused_fingerprint(plan: FusionPlan, members: Mapping[str, str], fit: Callable[[], Fitted]) -> str:
-    decisive = {**plan.to_dict(), "notices": [], "members": [members[name] for name in plan.models]}
-    digest = hashlib.sha256(json_text(decisive).encode())
-    for matrix in fit().matrices if plan.needs_fit else ():
-        digest.update(matrix.tobytes())
-    return digest.hexdigest()[:16]
