@@ -24,6 +24,7 @@ import queue
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,12 +99,18 @@ class InProcessWorker:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self._nudged = threading.Event()
 
     def exchange(self, messages: Sequence[Mapping[str, Any]], wait_seconds: float) -> list[dict[str, Any]]:
         """See `NodeWorker`."""
         if not messages:
-            time.sleep(wait_seconds)
+            self._nudged.wait(wait_seconds)
+        self._nudged.clear()
         return [said for message in messages for said in answers(message, 0.0)]
+
+    def nudge(self) -> None:
+        """See `NodeWorker`."""
+        self._nudged.set()
 
     def kill(self) -> None:
         """Nothing is there."""

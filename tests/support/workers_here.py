@@ -37,6 +37,10 @@ class WorkerHere:
         self.asked.set()
         return said
 
+    def nudge(self) -> None:
+        """See `NodeWorker`."""
+        self.channel.nudge()
+
     def kill(self) -> None:
         """Nothing is there to end."""
 

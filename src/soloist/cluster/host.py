@@ -26,7 +26,7 @@ class Channel:
 
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._outbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def receive(self, timeout: float | None = None) -> dict[str, Any] | None:
         """The next message of the coordinator; None when `timeout` seconds are over."""
@@ -42,12 +42,16 @@ class Channel:
         """The other end: hand messages in, and take what was said; waits for the first so many seconds."""
         for message in messages:
             self._inbox.put(dict(message))
-        said: list[dict[str, Any]] = []
+        said: list[dict[str, Any] | None] = []
         with contextlib.suppress(queue.Empty):
             said.append(self._outbox.get(timeout=max(0.0, wait_seconds)))
             while True:
                 said.append(self._outbox.get_nowait())
-        return said
+        return [message for message in said if message is not None]
+
+    def nudge(self) -> None:
+        """End the wait of the present exchange, or of the next one."""
+        self._outbox.put(None)
 
 
 class Host:
@@ -72,6 +76,10 @@ class Host:
             return self._channel.exchange(messages, wait_seconds)
         finally:
             self._asked += 1
+
+    def nudge(self) -> None:
+        """End the wait of an exchange: there is something to hand in."""
+        self._channel.nudge()
 
     def _work(self, work: str, request: dict[str, Any]) -> None:
         try:

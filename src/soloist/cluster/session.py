@@ -93,6 +93,11 @@ class NodeWorker:
         self._has_answered = True
         return said
 
+    def nudge(self) -> None:
+        """End the wait of an exchange that another thread has begun; nothing happens where the worker has ended."""
+        with contextlib.suppress(Exception):  # Ray's own, e.g. of a cluster that is gone
+            self._actor.nudge.remote()
+
     def kill(self) -> None:
         """End the worker at once; nothing happens where it has ended."""
         self._is_killed = True

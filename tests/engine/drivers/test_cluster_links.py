@@ -6,6 +6,7 @@ import queue
 
 from support.workers_here import WorkerHere
 
+from soloist.engine.drivers.cluster import links
 from soloist.engine.drivers.cluster.links import Link
 
 PATIENCE_SECONDS = 60
@@ -36,3 +37,16 @@ def test_a_worker_is_asked_also_while_nobody_hears_what_it_said():
         assert worker.channel.receive(PATIENCE_SECONDS) == {"word": "shard"}
     finally:
         link.close()
+
+
+def test_a_message_ends_the_wait_for_a_silent_worker(monkeypatch):
+    """Catches a stop or a shard that reaches a worker only after the wait for its next word."""
+    monkeypatch.setattr(links, "_WAIT_SECONDS", 3600.0)
+    worker = WorkerHere("node-1")
+    link = Link(worker, queue.SimpleQueue())
+    for word in ("shard", "stop"):
+        link.send(word)
+        assert worker.channel.receive(PATIENCE_SECONDS) == {"word": word}
+    link.close()
+    worker.nudge()
+    link.join(PATIENCE_SECONDS)

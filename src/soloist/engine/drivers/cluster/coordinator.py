@@ -39,6 +39,7 @@ from soloist.stores.shared_folder import read_probe, write_probe
 from soloist.wording import count_text, listed
 
 WORK = "soloist.engine.drivers.cluster.worker:work"
+_CLOSE_SECONDS = 5.0
 _PAUSE_SECONDS = 3.0  # where a worker ends, its node may be about to end too
 
 
@@ -252,3 +253,6 @@ class Coordinator:
         for link in self._links:
             link.close()
             link.worker.kill()
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        for link in self._links:  # no thread asks Ray while it is left
+            link.join(deadline - time.monotonic())

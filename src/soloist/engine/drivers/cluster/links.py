@@ -18,6 +18,8 @@ from soloist.cluster.session import NodeWorker, WorkerGoneError
 from soloist.engine.drivers.cluster.facts import NodeFacts
 from soloist.engine.drivers.cluster.shard_queue import GivenShard
 
+# Whoever has something to send ends the wait. Each exchange takes a part of a millisecond of this process's one thread.
+_WAIT_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 State = Literal["staging", "waiting", "computing", "passed", "gone"]
 
@@ -56,7 +58,8 @@ class Link:
         self._outgoing: list[Mapping[str, Any]] = []
         self._lock = threading.Lock()
         self._is_closed = threading.Event()
-        threading.Thread(target=self._carry, name=f"soloist-{self.node.name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._carry, name=f"soloist-{self.node.name}", daemon=True)
+        self._thread.start()
 
     @property
     def node(self) -> Node:
@@ -76,7 +79,10 @@ class Link:
     def send(self, word: str, **more: Any) -> None:
         """Have a message carried to the worker."""
         with self._lock:
+            is_first = not self._outgoing
             self._outgoing.append({"word": word, **more})
+        if is_first:
+            self.worker.nudge()
 
     def signed(self) -> None:
         """Take note of a sign of progress."""
@@ -86,12 +92,16 @@ class Link:
         """Carry no more messages."""
         self._is_closed.set()
 
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended, which it does soon after `close` and the end of the worker."""
+        self._thread.join(max(0.0, seconds))
+
     def _carry(self) -> None:
         """The work of the thread."""
         said: list[Mapping[str, Any]] = []
         try:
             while not self._is_closed.is_set():
-                said = [*said, *self._exchanged(0.0 if said else _POLL_SECONDS)]
+                said = [*said, *self._exchanged(0.0 if said else _WAIT_SECONDS)]
                 if said:
                     heard, said = Heard(link=self, messages=tuple(said)), []
                     self._inbox.put(heard)

@@ -42,7 +42,7 @@ from soloist.stores import RunFolder
 from soloist.stores.shared_folder import awaited, read_probe, write_probe
 
 _LISTEN_SECONDS = 1.0
-_SIGN_SECONDS = 1.0
+_SIGN_SECONDS = 5.0  # far below the least silence that counts as a hang
 
 
 class Channel(Protocol):
