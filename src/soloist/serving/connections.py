@@ -19,13 +19,14 @@ _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 503: b"Service Unavail
 _UNREAD_BYTES = (
     16 << 20
 )  # of a body whose request has been refused; a client reads the answer once it has sent its body
+_LEAST_TAKEN_BYTES = 256 << 10  # of an answer, in `Limits.send_seconds`
 
 
 class BoundedConnection(H11Protocol):
     """A connection of HTTP/1.1 with an end to how long a client may take.
 
-    A request has to arrive in `Limits.receive_seconds`. Of an answer, the client has to take more at least every
-    `Limits.send_seconds`.
+    A request has to arrive in `Limits.receive_seconds`, also one that began to arrive before the answer of another. Of
+    an answer, the client has to take 256 KiB, or the rest, in each `Limits.send_seconds`.
     """
 
     def __init__(self, *arguments: Any, limits: Limits, answer_headers: Mapping[str, str], **named: Any) -> None:
@@ -34,6 +35,8 @@ class BoundedConnection(H11Protocol):
         self._answer_headers = answer_headers
         self._arriving: asyncio.TimerHandle | None = None
         self._leaving: asyncio.TimerHandle | None = None
+        self._left_bytes = 0
+        self._unread_of: object = None
         self._unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,13 +53,19 @@ class BoundedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came of a request, and wait for the rest of it."""
+        """Take what came of a request."""
         if self.cycle is not None and self.cycle.response_complete and self.conn.their_state is h11.SEND_BODY:
+            if self._unread_of is not self.cycle:
+                self._unread_of, self._unread_bytes = self.cycle, 0
             self._unread_bytes += len(data)
             if self._unread_bytes > _UNREAD_BYTES:
                 self.transport.abort()
                 return
         super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Take what came of requests, now or before the last answer, and wait for the rest of one that has begun."""
+        super().handle_events()
         if not self._awaits_more():
             self._stop(self._arriving)
             self._arriving = None
@@ -67,7 +76,7 @@ class BoundedConnection(H11Protocol):
         """Wait for the client to take what was sent."""
         super().pause_writing()
         self._stop(self._leaving)
-        self._leaving = self.loop.call_later(self._limits.send_seconds, self.transport.abort)
+        self._wait_for_taking()
 
     def resume_writing(self) -> None:
         """The client has taken it."""
@@ -83,6 +92,16 @@ class BoundedConnection(H11Protocol):
         """Whether a request has begun to arrive, and is not complete."""
         begun = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
         return begun or self.conn.their_state is h11.SEND_BODY
+
+    def _wait_for_taking(self) -> None:
+        self._left_bytes = self.transport.get_write_buffer_size()
+        self._leaving = self.loop.call_later(self._limits.send_seconds, self._see_taken)
+
+    def _see_taken(self) -> None:
+        if self._left_bytes - self.transport.get_write_buffer_size() < _LEAST_TAKEN_BYTES:
+            self.transport.abort()
+        else:
+            self._wait_for_taking()
 
     def _too_slow(self) -> None:
         self._arriving = None

@@ -20,7 +20,7 @@ class Limits:
         turn_characters: of the texts that go through a model together.
         window_seconds: how long a question waits for others, where others came lately.
         receive_seconds: within which a request must have arrived.
-        send_seconds: within which a client must take more of its answer.
+        send_seconds: within which a client must take 256 KiB more of its answer, or the rest.
         finish_seconds: within which a server that is stopped finishes its requests.
     """
 
