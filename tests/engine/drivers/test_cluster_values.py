@@ -10,10 +10,11 @@ import pytest
 from soloist.config import RunConfig
 from soloist.digests import text_digest
 from soloist.engine.drivers.cluster.attempt_store import Task, task_of
+from soloist.engine.drivers.cluster.coordinator import no_node_is_left
 from soloist.engine.drivers.cluster.facts import NodeFacts, difference, processor
 from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import KnownTexts
-from soloist.errors import ConfigError, OutputError
+from soloist.errors import ConfigError, ModelLoadError, OutputError, RunStoppedError
 from soloist.events import LeaseReleased, ShardEncoded
 from soloist.events.nodes import on_node
 from soloist.stores import RunFolder
@@ -163,6 +164,16 @@ def test_a_session_whose_run_was_taken_over_ends_and_leaves_its_successor_alone(
         other = session.with_name("other")
         other.mkdir()
     assert [path.name for path in other.parent.iterdir()] == ["other"]
+
+
+def test_the_loss_of_all_nodes_that_could_be_used_is_a_stop():
+    """Catches a run that ends as an error, and is not begun again by itself, because one refused node lives on."""
+    gone = no_node_is_left({"id-2": "node-2 has other files of bert"}, are_gone=True)
+    assert isinstance(gone, RunStoppedError)
+    assert str(gone).startswith("stopped because no node of the cluster is left that can be used. node-2 has other")
+    assert str(no_node_is_left({}, are_gone=True)) == "stopped because no node of the cluster is left"
+    none = no_node_is_left({"id-2": "node-2 has other files of bert"}, are_gone=False)
+    assert isinstance(none, ModelLoadError)
 
 
 def test_a_cluster_has_no_passes_in_processes_of_their_own():

@@ -31,7 +31,7 @@ from soloist.engine.drivers.restaging import decided_of
 from soloist.engine.drivers.row_stores import row_stores
 from soloist.engine.drivers.told_errors import error_from_dict
 from soloist.engine.resume.pending import pending, tell_kept
-from soloist.errors import ModelLoadError, RunStoppedError
+from soloist.errors import ModelLoadError, RunStoppedError, SoloistError
 from soloist.events import EventSink, Notice
 from soloist.stopping import Stop
 from soloist.stores.attempts import attempts_of_a_session
@@ -158,11 +158,7 @@ class Coordinator:
                 self._links.append(Link(worker, self._inbox))
         if self._links or free:
             return
-        reasons = ". ".join(dict.fromkeys(self._refused.values()))
-        if not nodes or self._able - {*self._refused}:  # those that could be used are gone, and may come back
-            others = f" that can be used. {reasons}" if nodes else ""
-            raise RunStoppedError(f"stopped because no node of the cluster is left{others}")
-        raise ModelLoadError(f"no node of the cluster can be used. {reasons}")
+        raise no_node_is_left(self._refused, are_gone=not nodes or bool(self._able - {*self._refused}))
 
     def hear(self, seconds: float) -> list[tuple[Link, Mapping[str, Any]]]:
         """What workers have said of the present pass, for which this waits. Staging is dealt with here.
@@ -256,3 +252,15 @@ class Coordinator:
         deadline = time.monotonic() + _CLOSE_SECONDS
         for link in self._links:  # no thread asks Ray while it is left
             link.join(deadline - time.monotonic())
+
+
+def no_node_is_left(refused: Mapping[str, str], *, are_gone: bool) -> SoloistError:
+    """What is raised where no node is left, of which these were refused, by their ids with the reasons.
+
+    Where others `are_gone`, they may come back: the run ends as a stop does.
+    """
+    reasons = ". ".join(dict.fromkeys(refused.values()))
+    if not are_gone:
+        return ModelLoadError(f"no node of the cluster can be used. {reasons}")
+    others = f" that can be used. {reasons}" if reasons else ""
+    return RunStoppedError(f"stopped because no node of the cluster is left{others}")
