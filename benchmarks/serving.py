@@ -92,7 +92,7 @@ class Setting:
     """A run of real texts, the folders of its models, and questions with the vectors that they have in this process."""
 
     def __init__(self, temp: Path) -> None:
-        from soloist.retrieval import open_questions
+        from soloist import open_questions
 
         self.temp = temp
         pieces = documentation(CHUNKS + QUESTIONS, token_counter(), seed=3).texts

@@ -14,7 +14,7 @@ from soloist.serving.joining import Joiner
 from soloist.serving.limits import Limits
 from soloist.serving.refusals import RefusedError
 
-LIMITS = Limits(turn_characters=10, waiting_texts=6, window_seconds=0.0)
+LIMITS = Limits(turn_characters=10, turns=1, waiting_texts=6, window_seconds=0.0)
 
 
 class Computing:
@@ -39,7 +39,7 @@ def in_a_loop(test: Callable[[Joiner, Computing], Awaitable[None]], limits: Limi
     computing = Computing()
 
     async def body() -> None:
-        joiner = Joiner(computing, limits, lambda *_: None)
+        joiner = Joiner(computing, limits, 1, lambda *_: None)
         joiner.start()
         try:
             await test(joiner, computing)
@@ -159,9 +159,22 @@ def test_a_window_waits_for_others() -> None:
         full = asyncio.create_task(joiner.answers("a", ["567890"]))
         assert await asyncio.gather(joined, full) == [["4"], ["567890"]]
 
-    limits = Limits(turn_characters=7, window_seconds=60.0)
+    limits = Limits(turn_characters=7, turns=1, window_seconds=60.0)
     turns = [texts for _, texts in in_a_loop(test, limits).turns]
     assert turns[-1] == ("4", "567890")
+
+
+def test_two_turns_are_in_work() -> None:
+    """A core would idle while the answers of the turn before are written."""
+
+    async def test(joiner: Joiner, computing: Computing) -> None:
+        tasks = await asked(joiner, computing, ("a", ["1"]), ("b", ["2"]))
+        await asyncio.to_thread(computing.began.acquire)
+        computing.goes.release(100)
+        assert await asyncio.gather(*tasks) == [["1"], ["2"]]
+
+    limits = Limits(turn_characters=5, turns=2)
+    assert sorted(in_a_loop(test, limits).turns) == [("a", ("1",)), ("b", ("2",))]
 
 
 def test_a_thread_that_ends_leaves_nobody_waiting() -> None:
@@ -171,7 +184,7 @@ def test_a_thread_that_ends_leaves_nobody_waiting() -> None:
         raise SystemExit
 
     async def test() -> None:
-        joiner = Joiner(end, LIMITS, lambda *_: None)
+        joiner = Joiner(end, LIMITS, 1, lambda *_: None)
         joiner.start()
         for _ in range(2):
             with pytest.raises(RefusedError, match="about to end"):

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from soloist.encoding.core_threads import core_threads
 from soloist.errors import SoloistError
 from soloist.jsontext import json_text
 from soloist.reports.hits import hit_values
@@ -50,7 +51,7 @@ class Application:
         self._limits = limits
         self._debug = debug
         self._is_ready = False
-        self._joiner = Joiner(served.compute, limits, self._turn)
+        self._joiner = Joiner(served.compute, limits, core_threads().count, self._turn)
         self._figures = Figures(lambda: self.waiting_texts, lambda: self._is_ready)
         endpoints = {
             EMBEDDINGS: (self._embeddings, "POST"), SEARCH: (self._search, "POST"), MODELS: (self._models, "GET"),

@@ -1,8 +1,8 @@
 """Questions that come together go through the models together. Pure: texts in, answers out; knows no model and no HTTP.
 
-One thread computes. While it is at work, requests wait in a queue. Its next turn takes the texts of the oldest request,
-and with them those of all waiting requests that ask for the same, up to a number of characters. So an answer has to
-follow from its text alone. A request whose client has gone leaves the queue.
+Two threads take turns. While they are at work, requests wait in a queue. The next turn takes the texts of the oldest
+request, and with them those of all waiting requests that ask for the same, up to a number of characters. So an answer
+has to follow from its text alone. A request whose client has gone leaves the queue.
 """
 
 from __future__ import annotations
@@ -36,21 +36,24 @@ class _Waiting:
 
 
 class Joiner:
-    """The queue and its thread. `answers` is called in an event loop."""
+    """The queue and its threads. `answers` is called in an event loop."""
 
-    def __init__(self, compute: Compute, limits: Limits, told: Callable[[Any, int, float], None]) -> None:
+    def __init__(self, compute: Compute, limits: Limits, cores: int, told: Callable[[Any, int, float], None]) -> None:
         """`told` hears of each turn: what was asked, how many texts there were, and the seconds that it took."""
         self._compute = compute
         self._limits = limits
+        self._turn_characters = limits.turn_characters * cores
         self._told = told
         self._changed = threading.Condition()
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._admitted = 0
         self._is_closed = False
-        self._is_idle = False
+        self._idle = 0  # threads
         self._others_come = False
         self._turns: collections.deque[tuple[float, int]] = collections.deque(maxlen=_SEEN_TURNS)
-        self._thread = threading.Thread(target=self._work, name=INTERRUPTIBLE, daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name=INTERRUPTIBLE, daemon=True) for _ in range(limits.turns)
+        ]
 
     @property
     def waiting_texts(self) -> int:
@@ -59,18 +62,19 @@ class Joiner:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread works."""
-        return self._thread.is_alive()
+        """Whether the threads work."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Take no more texts. The thread ends once the queue is empty."""
+        """Take no more texts. The threads end once the queue is empty."""
         with self._changed:
             self._is_closed = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     async def answers(
         self, key: Hashable, texts: Sequence[str], check: Callable[[Sequence[Any]], None] = lambda _: None
@@ -89,7 +93,7 @@ class Joiner:
         self._admitted += left
         found: list[Any] = []
         try:
-            for piece, characters in _cut(texts, self._limits.turn_characters):
+            for piece, characters in _cut(texts, self._turn_characters):
                 found.extend(await self._answered(key, piece, characters))
                 self._admitted -= len(piece)
                 left -= len(piece)
@@ -107,10 +111,10 @@ class Joiner:
             key=key, texts=texts, characters=characters, answer=asyncio.get_running_loop().create_future()
         )
         with self._changed:
-            if self._is_closed or not self._thread.is_alive():
+            if self._is_closed or not self.is_alive:
                 raise ending()
             self._waiting.append(waiting)
-            if self._is_idle or self._is_full():  # else the thread looks by itself, at the end of a turn or a window
+            if self._idle or self._is_full():  # else a thread looks by itself, at the end of a turn or a window
                 self._changed.notify()
         try:
             return await waiting.answer
@@ -144,6 +148,7 @@ class Joiner:
         finally:
             with self._changed:
                 self._is_closed = True
+                self._changed.notify_all()
                 left = [*turn, *self._waiting]
                 self._waiting.clear()
             _answer(left, [ending() for _ in left])
@@ -152,10 +157,10 @@ class Joiner:
         """The requests of the next turn; none where the queue is closed and empty."""
         with self._changed:
             while True:
-                self._is_idle = True
                 while not self._waiting and not self._is_closed:
+                    self._idle += 1
                     self._changed.wait()
-                self._is_idle = False
+                    self._idle -= 1
                 if self._others_come and self._waiting:
                     self._wait_for_others(self._waiting[0].came + self._limits.window_seconds)
                 if self._waiting:
@@ -168,11 +173,11 @@ class Joiner:
             self._changed.wait(left)
 
     def _is_full(self) -> bool:
-        return sum(each.characters for each in self._waiting) >= self._limits.turn_characters
+        return sum(each.characters for each in self._waiting) >= self._turn_characters
 
     def _taken(self) -> list[_Waiting]:
         turn = [self._waiting.popleft()]
-        room = self._limits.turn_characters - turn[0].characters
+        room = self._turn_characters - turn[0].characters
         for each in [each for each in self._waiting if each.key == turn[0].key]:
             if each.characters > room:
                 break

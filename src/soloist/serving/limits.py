@@ -17,7 +17,8 @@ class Limits:
         hits: that a search may ask for.
         waiting_texts: of all requests together; further ones are refused until some are answered.
         connections: that are open at the same time.
-        turn_characters: of the texts that go through a model together.
+        turn_characters: of the texts that go through a model together, for each core.
+        turns: that are in work at the same time: one is computed while the other's answers are written.
         window_seconds: how long a question waits for others, where others came lately.
         receive_seconds: within which a request must have arrived.
         send_seconds: within which a client must take 256 KiB more of its answer, or the rest.
@@ -31,7 +32,8 @@ class Limits:
     hits: int = 1_000
     waiting_texts: int = 4_096
     connections: int = 512
-    turn_characters: int = 8_192
+    turn_characters: int = 1_024
+    turns: int = 2
     window_seconds: float = 0.002
     receive_seconds: float = 20.0
     send_seconds: float = 30.0
