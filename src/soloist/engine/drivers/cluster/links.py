@@ -20,7 +20,7 @@ from soloist.engine.drivers.cluster.shard_queue import GivenShard
 
 # Whoever has something to send ends the wait. Each exchange takes a part of a millisecond of this process's one thread.
 _WAIT_SECONDS = 2.0
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 1.0  # where the run's thread is busy, and a worker has said something
 State = Literal["staging", "waiting", "computing", "passed", "gone"]
 
 
