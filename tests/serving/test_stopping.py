@@ -10,11 +10,14 @@ import socket
 import threading
 from pathlib import Path
 
+import numpy as np
+import openai
 import pytest
 from support.collections import some_words
 from support.invoking import invoke
 from support.server_processes import ServerProcess, embeddings_request, until_closed
 
+import soloist
 import soloist.serving
 from soloist.errors import ConfigError
 
@@ -124,9 +127,20 @@ def test_a_model_that_is_not_the_run_s_ends_the_server(served: Path, tmp_path: P
 
 def test_a_server_in_a_notebook(served: Path) -> None:
     """A thread of the user's process: it has no signals, and leaves nothing behind."""
-    before = {thread.name for thread in threading.enumerate()}
     server = soloist.serving.start(served, port=0, api_key="key")
     with server, socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
         connection.sendall(embeddings_request({"model": "bert", "input": "a"}, Authorization="Bearer key"))
         assert until_closed(connection).startswith(b"HTTP/1.1 200 ")
-    assert {thread.name for thread in threading.enumerate()} - before <= {"soloist-interruptible"}
+    assert not {thread.name for thread in threading.enumerate()} & {"soloist-interruptible", "soloist-server"}
+
+
+def test_the_folder_of_questions_alone(served: Path, tmp_path: Path) -> None:
+    """An application without the run's gigabytes would get other vectors, or an error instead of a sentence."""
+    soloist.export(served, "questions", out=tmp_path / "questions")
+    with soloist.serving.start(tmp_path / "questions", port=0) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        answer = client.embeddings.create(model="fused", input="a lease of devices")
+        with client, pytest.raises(openai.NotFoundError, match="side alone, without the chunks: start it with"):
+            client.post("/search", cast_to=object, body={"question": "a lease"})
+    expected = soloist.open_run(served).encode_fused(["a lease of devices"])[0]
+    assert np.array(answer.data[0].embedding, np.float32).tobytes() == expected.tobytes()

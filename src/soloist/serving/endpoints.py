@@ -75,6 +75,10 @@ class Application:
         """The texts that are not answered yet."""
         return self._joiner.waiting_texts
 
+    def join(self) -> None:
+        """Return once nothing computes any more, after the end of the application."""
+        self._joiner.join()
+
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._joiner.start()
@@ -86,7 +90,7 @@ class Application:
 
     async def _answer_first_question(self) -> None:
         try:
-            await self._joiner.answers_to_own(Readiness(), [FIRST_QUESTION])
+            await self._joiner.answers_in_one_turn(Readiness(), [FIRST_QUESTION])
             self._is_ready = True
         except Exception as exc:
             self.failure = exc

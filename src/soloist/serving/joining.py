@@ -76,6 +76,11 @@ class Joiner:
             self._is_closed = True
             self._changed.notify_all()
 
+    def join(self) -> None:
+        """Return once the threads have ended, after `close`."""
+        for thread in self._threads:
+            thread.join()
+
     async def answers(
         self, key: Hashable, texts: Sequence[str], check: Callable[[Sequence[Any]], None] = lambda _: None
     ) -> list[Any]:
@@ -93,8 +98,8 @@ class Joiner:
         self._admitted += left
         found: list[Any] = []
         try:
-            for piece, characters in _cut(texts, self._turn_characters):
-                found.extend(await self._answered(key, piece, characters))
+            for piece in _cut(texts, self._turn_characters):
+                found.extend(await self.answers_in_one_turn(key, piece))
                 self._admitted -= len(piece)
                 left -= len(piece)
                 check(found[-len(piece) :])
@@ -102,13 +107,10 @@ class Joiner:
             self._admitted -= left
         return found
 
-    async def answers_to_own(self, key: Hashable, texts: Sequence[str]) -> Sequence[Any]:
-        """The answers to texts of the server itself, which do not count as waiting."""
-        return await self._answered(key, texts, sum(map(len, texts)))
-
-    async def _answered(self, key: Hashable, texts: Sequence[str], characters: int) -> Sequence[Any]:
+    async def answers_in_one_turn(self, key: Hashable, texts: Sequence[str]) -> Sequence[Any]:
+        """As `answers`, in one piece. The texts do not count as waiting."""
         waiting = _Waiting(
-            key=key, texts=texts, characters=characters, answer=asyncio.get_running_loop().create_future()
+            key=key, texts=texts, characters=sum(map(len, texts)), answer=asyncio.get_running_loop().create_future()
         )
         with self._changed:
             if self._is_closed or not self.is_alive:
@@ -198,15 +200,15 @@ class Joiner:
         return [answers[end - len(each.texts) : end] for each, end in zip(turn, ends, strict=True)]
 
 
-def _cut(texts: Sequence[str], most: int) -> Iterator[tuple[Sequence[str], int]]:
-    """Pieces of up to so many characters, or of one longer text, and how many characters each has."""
+def _cut(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:
+    """Pieces of up to so many characters, or of one longer text."""
     start, characters = 0, 0
     for end, text in enumerate(texts):
         if end > start and characters + len(text) > most:
-            yield texts[start:end], characters
+            yield texts[start:end]
             start, characters = end, 0
         characters += len(text)
-    yield texts[start:], characters
+    yield texts[start:]
 
 
 def _answer(turn: Sequence[_Waiting], results: Sequence[Any]) -> None:

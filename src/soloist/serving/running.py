@@ -107,6 +107,8 @@ class Server(uvicorn.Server):
             SoloistError: why a model could not answer its first question.
         """
         self.run(sockets=[self._listening.socket])
+        if threading.current_thread() is not threading.main_thread():
+            self._application.join()  # a thread of a library that is at work when a process ends aborts it
         if self._application.failure is not None:
             raise self._application.failure
 

@@ -15,9 +15,9 @@ from soloist.retrieval.opened_questions import open_questions
 from soloist.retrieval.questions import Questions
 from soloist.serving.asked import Role, SearchAsked
 from soloist.serving.refusals import RefusedError
+from soloist.stores.questions_file import is_questions_folder
 
 FIRST_QUESTION = "Which question is answered first?"
-FOLDER_FILE = "questions.json"
 _POSTED = {"sparse": "encode_sparse", "lexical": "encode_words"}
 
 
@@ -65,7 +65,7 @@ class Served:
         Raises:
             SoloistError: as `open_run` and `open_questions`.
         """
-        if (directory / FOLDER_FILE).is_file():
+        if is_questions_folder(directory):
             return cls(open_questions(directory, catalogue=catalogue), None)
         run = open_run(directory, catalogue=catalogue)
         return cls(run.questions, run)
