@@ -365,7 +365,8 @@ def _chosen(
 
 def _no_place(path: Path, name: str, kind: MemberKind, others: Sequence[str], asked: str | None) -> ConfigError:
     if not others:
-        way_on = f"export to {listed([to for to, row in EXPORTS.items() if kind in row.kinds], 'or')}"
+        takers = [to for to, row in EXPORTS.items() if row.rows and kind in row.kinds]
+        way_on = f"export to {listed(takers, 'or')}"
     else:
         way_on = f"{'leave out --vectors, or ' if asked == ALL else ''}give --vectors one of {', '.join(others)}"
     return ConfigError(f"{path} has {WHAT[kind]} of {name}, and this export has no place for them: {way_on}")
