@@ -162,13 +162,18 @@ def _card_names(devices: tuple[str, ...]) -> list[str]:
 
 def _model_folder(model: str, temp: Path) -> Path:
     """A folder that sentence-transformers loads; written for models that come in another shape."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
     from soloist.models.catalogue import resolve
     from soloist.models.loading import stage
 
     spec = resolve(model)
     if spec.loader != "wordllama":
         return located(model)
-    stage(spec, "float32").module.save(str(temp / "model"))
+    table = stage(spec, "float32").module[0]
+    module = StaticEmbedding(table.tokenizer, embedding_weights=table.embedding.weight.detach())
+    SentenceTransformer(modules=[module], device="cpu").save(str(temp / "model"))
     return temp / "model"
 
 

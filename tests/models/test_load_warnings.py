@@ -94,3 +94,18 @@ def test_loggers_are_left_as_they_were(capfd: pytest.CaptureFixture[str]) -> Non
     inner.__exit__(None, None, None)
     assert (root.level, list(root.handlers), root.propagate, transformers_logging.is_progress_bar_enabled()) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_library_that_is_imported_while_a_model_loads_keeps_its_logging() -> None:
+    """transformers is imported with the first network, maybe while another thread loads a table: its warnings to
+    others would be lost from then on.
+    """
+    added = logging.StreamHandler()
+    logger = logging.getLogger("transformers")
+    before = list(logger.handlers)
+    try:
+        with quiet():
+            logger.addHandler(added)
+        assert logger.handlers == [*before, added]
+    finally:
+        logger.removeHandler(added)

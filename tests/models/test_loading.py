@@ -21,6 +21,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from support.forks import run_forked
+from support.static_models import as_sentence_transformer
 
 from soloist.errors import ConfigError, ModelLoadError
 from soloist.memory.prediction import blueprint_of
@@ -69,7 +70,7 @@ def test_wordllama_gives_the_package_s_own_vectors(tmp_path: Path) -> None:
     """Catches a table read with another tokenizer, with special tokens, or pooled over padding."""
     staged = stage(BUILT_IN.get("wordllama"), "float32")
     assert (staged.dim, staged.max_tokens, staged.is_static) == (256, None, True)
-    ours = staged.module.encode(TEXTS, normalize_embeddings=True)
+    ours = as_sentence_transformer(staged.module).encode(TEXTS, normalize_embeddings=True)
     # The package looks for its own tokenizer under another folder name, unless its folder is given as its cache.
     script = (
         "import sys, json, numpy; from wordllama import WordLlama; "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
-from sentence_transformers import SentenceTransformer
 
 from soloist.models.prepacked import plain_layers
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def replicate(module: SentenceTransformer, device: str, dtype: torch.dtype | None = None) -> SentenceTransformer:

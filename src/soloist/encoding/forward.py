@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from torch.overrides import TorchFunctionMode
 
 from soloist.arrays import Vectors
 from soloist.encoding import packing
 from soloist.encoding.features import Features
-from soloist.memory.attention_masks import padding_known
 from soloist.memory.host_numbers import FilledNumbers
+from soloist.models.module_facts import is_a, is_table
 from soloist.models.prepacked import is_packed
 from soloist.models.token_weights import TokenWeights
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,9 +92,7 @@ def _through(module: SentenceTransformer, features: Features) -> torch.Tensor:
     kernel of the matrix library (see `packing.fewest_tokens`), so the first row comes again behind the others.
     """
     parts = list(module)
-    pooled = next(
-        (index for index, part in enumerate(parts) if isinstance(part, (Pooling, StaticEmbedding))), len(parts)
-    )
+    pooled = next((index for index, part in enumerate(parts) if is_a(part, "Pooling") or is_table(part)), len(parts))
     if not any(map(_multiplies, parts[pooled + 1 :])):
         vectors: torch.Tensor = module(features)["sentence_embedding"]
         return vectors[:, : module.truncate_dim]
@@ -122,9 +122,13 @@ def _numbers(module: SentenceTransformer, device: str) -> contextlib.AbstractCon
 
 
 def _padding_known(features: Features) -> contextlib.AbstractContextManager[None]:
-    """Whether a row of a batch is padded, by its mask in host memory. Without a mask nothing is known."""
+    """Whether a row of a batch is padded, by its mask in host memory. Tables have no mask, and no attention."""
     mask = features.get("attention_mask")
-    return padding_known(None, None) if mask is None else padding_known(not bool(mask.all()), mask.shape)
+    if mask is None:
+        return contextlib.nullcontext()
+    from soloist.memory.attention_masks import padding_known  # with the first network: it imports transformers
+
+    return padding_known(not bool(mask.all()), mask.shape)
 
 
 def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:

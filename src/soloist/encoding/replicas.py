@@ -35,8 +35,8 @@ from soloist.encoding.recomputing import Float32Rows
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.errors import BadVectorError, ModelTooLargeError
 from soloist.events import EventSink, Notice
-from soloist.models.host_attention import one_thread
 from soloist.models.loading import StagedModel
+from soloist.models.numpy_threads import one_thread
 from soloist.types import Batch, DTypeRequest
 from soloist.workers import WorkerThread
 

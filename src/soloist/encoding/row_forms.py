@@ -1,6 +1,6 @@
 """How a staged model takes two rows together: packed or padded, and how near to the vectors of the rows alone.
 
-Knows torch and sentence-transformers; knows nothing of shards.
+Knows torch; knows nothing of shards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from soloist.arrays import TokenIds, Vectors
-from soloist.encoding import packing
 from soloist.encoding.features import BatchFeatures
 from soloist.encoding.forward import forward, unit_rows
 from soloist.models.loading import StagedModel
@@ -22,7 +21,9 @@ NEAR_ENOUGH = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # 1 - cosine
 
 def can_pack(staged: StagedModel, features: BatchFeatures, rows: Sequence[TokenIds], padded: Vectors) -> bool:
     """Whether packed rows have the vectors of padded ones, and the same bits whatever lies beside them."""
-    if not packing.prepare(staged.module, by_numpy=staged.matmul == "onednn+numpy"):
+    from soloist.encoding import packed_attention  # with the first network: it imports transformers
+
+    if not packed_attention.prepare(staged.module, by_numpy=staged.matmul == "onednn+numpy"):
         return False
     try:
         with _one_thread():

@@ -8,16 +8,19 @@ float32. So a model whose own dtype fails is judged by float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 
 from soloist.arrays import Vectors
 from soloist.encoding.copies import replicate
 from soloist.errors import ModelLoadError
 from soloist.models.loading import StagedModel
 from soloist.wording import first_line
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def tried(staged: StagedModel, compute: Callable[[SentenceTransformer], Vectors]) -> Vectors | None:

@@ -1,16 +1,19 @@
 """Tokens for which the network has no vector: words that were added to a tokenizer and not to the network's table.
 
 Such a token is an index out of range on the host, and on CUDA an assertion that ends the process. So a text with such a
-token is found before any device computes it. Knows sentence-transformers; knows nothing of batches.
+token is found before any device computes it. Knows pipelines; knows nothing of batches.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from soloist.models.module_facts import is_static
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def rows_too_few(module: SentenceTransformer, tokenizer: Any) -> int | None:
@@ -35,7 +38,7 @@ def unknown_words_text(failure: str) -> str:
 
 
 def _table_rows(module: SentenceTransformer) -> int | None:
-    if isinstance(module[0], StaticEmbedding):
+    if is_static(module):
         return int(module[0].num_embeddings)
     try:
         table = module.transformers_model.get_input_embeddings()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
-from sentence_transformers import __version__ as ST_VERSION  # noqa: N812
-from transformers import __version__ as TRANSFORMERS_VERSION  # noqa: N812
 
 from soloist.models.location import find_settings, network_config
 from soloist.models.module_list import trust_text
@@ -42,9 +41,10 @@ def load_failure_text(spec: ModelSpec, exc: BaseException) -> str:
         hub = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         return f"{what} (it is not on this machine, and {hub}): give its folder as source under {table} in a catalogue"
     if Path(spec.source).is_dir() and not isinstance(exc, (OSError, SafetensorError)):
+        libraries = " and ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers"))
         return (
-            f"{what} ({_first_sentence(exc)}): its files do not fit the installed sentence-transformers {ST_VERSION} "
-            f"and transformers {TRANSFORMERS_VERSION}; correct the files, or get the model again"
+            f"{what} ({_first_sentence(exc)}): its files do not fit the installed {libraries}; correct the files, or "
+            "get the model again"
         )
     return (
         f"{what} ({_first_sentence(exc)}): attach complete weights and name their folder as source under {table} in a "

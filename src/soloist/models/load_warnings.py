@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
-from transformers.utils import logging as transformers_logging
+from huggingface_hub import utils
 
+_hub: Any = utils  # its switches of progress bars are public, but have no types
 _LOGGERS = tuple(logging.getLogger(name) for name in ("sentence_transformers", "transformers", "huggingface_hub"))
 # Warnings for developers who call a library, not for users of a model.
 _FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+_TRANSFORMERS_LOGGING = "transformers.utils.logging"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 400
 
@@ -58,7 +61,8 @@ class _Before:
     def restore(self) -> None:
         """Give the logger its settings back."""
         self.logger.setLevel(self.level)
-        self.logger.handlers[:] = self.handlers
+        added = [handler for handler in self.logger.handlers if handler not in (_ear, *self.handlers)]
+        self.logger.handlers[:] = [*self.handlers, *added]  # a library that was imported meanwhile has added its own
         self.logger.propagate = self.propagate
 
 
@@ -89,8 +93,9 @@ def heard() -> Iterator[list[str]]:
     outer = _heard_by.get(me, [])
     _heard_by[me] = said
     # Otherwise a library that warns once in a process would warn only in the first of two runs.
-    for once in (logging.Logger.warning_once, logging.Logger.info_once):  # type: ignore[attr-defined]
-        once.cache_clear()
+    for once in ("warning_once", "info_once"):  # which transformers adds
+        if hasattr(logging.Logger, once):
+            getattr(logging.Logger, once).cache_clear()
     try:
         with _python_warnings(said):
             yield said
@@ -103,13 +108,13 @@ def _begin() -> None:
     global _depth, _bars
     with _switching:
         if _depth == 0:
-            _bars = transformers_logging.is_progress_bar_enabled()
-            transformers_logging.disable_progress_bar()
+            _bars = _shows_bars()
             for logger in _LOGGERS:
                 _before[logger.name] = _Before(logger)
                 logger.setLevel(logging.WARNING)
                 logger.handlers[:] = [_ear]
                 logger.propagate = False
+        _show_bars(False)  # also where another thread loads already, before transformers was there
         _depth += 1
 
 
@@ -122,7 +127,21 @@ def _end() -> None:
                 before.restore()
             _before.clear()
             if _bars:
-                transformers_logging.enable_progress_bar()
+                _show_bars(True)
+
+
+def _shows_bars() -> bool:
+    transformers = sys.modules.get(_TRANSFORMERS_LOGGING)
+    return not _hub.are_progress_bars_disabled() if transformers is None else transformers.is_progress_bar_enabled()
+
+
+def _show_bars(shown: bool) -> None:
+    """Progress bars of the hub, and of transformers where that is imported: a table of vectors does without it."""
+    transformers = sys.modules.get(_TRANSFORMERS_LOGGING)
+    if transformers is not None:  # it switches the hub's too
+        (transformers.enable_progress_bar if shown else transformers.disable_progress_bar)()
+    else:
+        (_hub.enable_progress_bars if shown else _hub.disable_progress_bars)()
 
 
 @contextlib.contextmanager

@@ -1,25 +1,26 @@
 """Staging: a spec in, a model in host memory out.
 
-Knows how sentence-transformers loads, and hides it. Knows nothing of devices: a staged model is on the CPU and in
-evaluation mode. Its weights are mapped from their files where those have the wanted dtype: 489 MB of float32 weights
-added 3 MB to the process. Another dtype is a copy, and so are weights that are packed for the host. No pickle is ever
-run, and a model's own code only where its spec says `trust_remote_code`.
+Knows which models need sentence-transformers, and imports it for those. Knows nothing of devices: a staged model is on
+the CPU and in evaluation mode. Its weights are mapped from their files where those have the wanted dtype: 489 MB of
+float32 weights added 3 MB to the process. Another dtype is a copy, and so are weights that are packed for the host. No
+pickle is ever run, and a model's own code only where its spec says `trust_remote_code`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer, SparseEncoder
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
+from soloist.broken_imports import importing_libraries
 from soloist.errors import ModelLoadError
 from soloist.models.dtype import family_overflows_float16
 from soloist.models.fingerprint import content_digests, fingerprint
@@ -40,7 +41,6 @@ from soloist.models.module_facts import (
     is_static,
     lift_static_limit,
     positions_of,
-    uses_pooler,
     weights_bytes,
     width_of,
 )
@@ -54,10 +54,15 @@ from soloist.models.settings import require_dims, require_own_settings, static_t
 from soloist.models.sides import Sides, sides_of
 from soloist.models.sparse_folders import kind_of_folder, most_active
 from soloist.models.spec import ModelSpec
+from soloist.models.token_table import TablePipeline, can_read_table, read_table, table_pipeline
 from soloist.models.token_weights import with_token_weights
-from soloist.models.weights_check import LoadReport, complaint, fault_in_pickles, observed_loads
+from soloist.models.weights_check import fault_in_pickles
 from soloist.types import DType, Matmul, ModelKind, Similarity
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_Load: TypeAlias = "Callable[[ModelSpec, torch.dtype, Path], SentenceTransformer | TablePipeline]"
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -166,19 +171,17 @@ def stage(spec: ModelSpec, dtype: DType, matmul: Matmul = "torch") -> StagedMode
         ModelLoadError: the weights are missing, damaged, incomplete, or not those that the spec describes.
         ConfigError: the spec asks for more tokens or dimensions than the model has.
     """
-    with quiet():
-        try:
-            location = locate(spec)
-            require_encoder(spec, location.folder)
-            require_plain_weights(spec, location.folder)
-            if spec.trust_remote_code and spec.loader != "wordllama":
-                fetch_remote_code(location.folder)
-            require_own_settings(spec, location.folder)
-            contents = content_digests(spec, location)
-            with LOADING:
-                sides = _share(spec, dtype, matmul, location, contents)
-        except LOAD_FAILURES as exc:
-            raise ModelLoadError(load_failure_text(spec, exc)) from exc
+    with _failures_told(spec):
+        location = locate(spec)
+        require_encoder(spec, location.folder)
+        require_plain_weights(spec, location.folder)
+        if spec.trust_remote_code and spec.loader != "wordllama":
+            fetch_remote_code(location.folder)
+        require_own_settings(spec, location.folder)
+        contents = content_digests(spec, location)
+    load = _loader(spec, location.folder)
+    with _failures_told(spec), LOADING:
+        sides = _share(spec, dtype, matmul, location, contents, load)
     return _describe(spec, dtype, location, contents, sides, matmul)
 
 
@@ -192,16 +195,25 @@ def overflows_float16(spec: ModelSpec) -> bool:
     """
     if spec.overflows_float16:
         return True
+    with _failures_told(spec):
+        folder = locate(spec).folder
+        require_encoder(spec, folder)
+        return family_overflows_float16(network_type(folder))
+
+
+@contextlib.contextmanager
+def _failures_told(spec: ModelSpec) -> Iterator[None]:
+    """Within this libraries are quiet, and what they raise becomes a sentence about the model."""
     with quiet():
         try:
-            folder = locate(spec).folder
-            require_encoder(spec, folder)
-            return family_overflows_float16(network_type(folder))
+            yield
         except LOAD_FAILURES as exc:
             raise ModelLoadError(load_failure_text(spec, exc)) from exc
 
 
-def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, contents: Mapping[str, str]) -> Sides:
+def _share(
+    spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, contents: Mapping[str, str], load: _Load
+) -> Sides:
     """The same modules for the same files, pipeline settings, dtype, limit and library, while a caller holds them."""
     key = fingerprint(
         contents,
@@ -214,16 +226,14 @@ def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, co
     )
     sides = _shared_sides.get(key)
     if sides is None and spec.head != "dense":
-        sides = _shared_sides[key] = _with_token_weights(spec, dtype, matmul, location)
+        sides = _shared_sides[key] = _with_token_weights(spec, dtype, matmul, location, load)
     if sides is None:
-        load = _load_wordllama if spec.loader == "wordllama" else _load_pipeline
         with heard() as said:
-            whole = load(spec, dtype, location.folder).eval().requires_grad_(False)
-        # The card refers back to the module. Without that cycle the weights are freed with the last reference.
-        whole.model_card_data.model = None
+            whole = load(spec, TORCH_DTYPES[dtype], location.folder).eval().requires_grad_(False)
+        _forget_card(whole)
         sides = sides_of(spec.name, whole, TORCH_DTYPES[dtype])
         for module in sides.distinct():
-            module.model_card_data.model = None
+            _forget_card(module)
             _set_limit(spec, module, tuple(said))
         if matmul != "torch" and not sides.share_parts():
             for module in sides.distinct():
@@ -232,13 +242,19 @@ def _share(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, co
     return sides
 
 
-def _with_token_weights(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location) -> Sides:
+def _forget_card(module: SentenceTransformer | TablePipeline) -> None:
+    """A card refers back to its module. Without that cycle the weights are freed with the last reference."""
+    if not isinstance(module, TablePipeline):
+        module.model_card_data.model = None
+
+
+def _with_token_weights(spec: ModelSpec, dtype: DType, matmul: Matmul, location: Location, load: _Load) -> Sides:
     plain = replace(spec, head="dense")
-    own = _share(plain, dtype, matmul, location, content_digests(plain, location))
+    own = _share(plain, dtype, matmul, location, content_digests(plain, location), load)
     whole = own.document
     beside = width_of(whole) if spec.head == "both" else None
     module = with_token_weights(spec.name, location.folder, whole, TORCH_DTYPES[dtype], beside)
-    module.model_card_data.model = None
+    _forget_card(module)
     _at_load[module], _own_pipelines[module] = _at_load[whole], own
     return Sides(document=module, query=module)
 
@@ -259,37 +275,6 @@ def _own_limits(spec: ModelSpec, module: SentenceTransformer) -> OwnLimits:
     return own_limits(spec.name, module.max_seq_length, settings)
 
 
-def _load_pipeline(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTransformer:
-    kind = SparseEncoder if kind_of_folder(folder) == "sparse" else SentenceTransformer
-    module = None
-    with observed_loads() as reports:
-        try:
-            module = kind(
-                str(folder),
-                device="cpu",
-                # Code that a model is trusted to run may be in another repository than its weights.
-                local_files_only=not spec.trust_remote_code,
-                trust_remote_code=spec.trust_remote_code,
-                model_kwargs={"dtype": TORCH_DTYPES[dtype], "weights_only": True},
-            )
-        finally:
-            _require_right_weights(spec, module, reports)  # its message says more than an error that follows
-    if isinstance(module, SparseEncoder):
-        module = _as_pipeline(module)
-    # transformers keeps some buffers, such as rotary frequencies, in float32 on purpose: not where it loaded the model.
-    return module if module.transformers_model is not None else module.to(TORCH_DTYPES[dtype])
-
-
-def _as_pipeline(encoder: SparseEncoder) -> SentenceTransformer:
-    """The modules of a sparse encoder in the class that all else is written for. They compute the same."""
-    return SentenceTransformer(
-        modules=list(encoder),
-        device="cpu",
-        prompts=encoder.prompts,
-        default_prompt_name=encoder.default_prompt_name,
-    )
-
-
 def require_plain_weights(spec: ModelSpec, folder: Path) -> None:
     """Refuse weights in a pickle of more than tensors.
 
@@ -301,13 +286,35 @@ def require_plain_weights(spec: ModelSpec, folder: Path) -> None:
         raise ModelLoadError(f"{spec.name} cannot be loaded from {folder}: {fault}")
 
 
-def _load_wordllama(spec: ModelSpec, dtype: DType, folder: Path) -> SentenceTransformer:
-    """wordllama's table as a static embedding. Like the package itself, that takes the mean of token vectors."""
+def _loader(spec: ModelSpec, folder: Path) -> _Load:
+    """What loads a model. For all but tables of vectors the first call imports sentence-transformers, for seconds."""
+    if spec.loader == "wordllama":
+        return _load_wordllama
+    if _has_own_table(spec, folder):
+        return _load_table
+    with importing_libraries():
+        from soloist.models.pipelines import load_pipeline
+
+    return load_pipeline
+
+
+def _has_own_table(spec: ModelSpec, folder: Path) -> bool:
+    """Whether a folder is a table of vectors in the plainest form; False where its load will say what is wrong."""
+    try:
+        return spec.head == "dense" and can_read_table(folder)
+    except (*LOAD_FAILURES, ModelLoadError):
+        return False
+
+
+def _load_table(spec: ModelSpec, dtype: torch.dtype, folder: Path) -> TablePipeline:
+    return read_table(folder, dtype)
+
+
+def _load_wordllama(spec: ModelSpec, dtype: torch.dtype, folder: Path) -> TablePipeline:
+    """wordllama's table. Like the package itself, the pipeline takes the mean of token vectors."""
     tokenizer = Tokenizer.from_file(str(folder / WORDLLAMA_TOKENIZER))
     tokenizer.no_truncation()
-    tokenizer.no_padding()
-    table = load_file(folder / WORDLLAMA_WEIGHTS)["embedding.weight"].to(TORCH_DTYPES[dtype])
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=table)], device="cpu")
+    return table_pipeline(tokenizer, load_file(folder / WORDLLAMA_WEIGHTS)["embedding.weight"].to(dtype))
 
 
 def _describe(
@@ -379,10 +386,3 @@ def _limit_notices(spec: ModelSpec, module: SentenceTransformer) -> tuple[str, .
     config = network.config.get_text_config().to_dict()
     side = getattr(module.tokenizer, "padding_side", "right")
     return (*limit_notices(spec, _at_load[module].limits, config), *padding_notices(side, config))
-
-
-def _require_right_weights(spec: ModelSpec, module: SentenceTransformer | None, reports: list[LoadReport]) -> None:
-    for report in reports:
-        fault = complaint(report, uses_pooler=module is not None and uses_pooler(module))
-        if fault is not None:
-            raise ModelLoadError(f"{spec.name} cannot be loaded from {spec.source}: {fault}")

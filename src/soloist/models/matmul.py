@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from soloist.models.host_attention import attend, can_limit, one_thread
+from soloist.models.host_attention import attend
+from soloist.models.numpy_threads import can_limit, one_thread
 from soloist.models.prepacked import can_prepack, empty_linear, packed_product
 from soloist.types import DType, Matmul
 

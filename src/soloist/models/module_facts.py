@@ -1,20 +1,31 @@
-"""What a loaded pipeline shows of itself. Knows sentence-transformers' modules and networks; loads nothing."""
+"""What a loaded pipeline shows of itself. Knows sentence-transformers' modules by their names, and networks.
+
+It loads nothing, and does not import sentence-transformers: a table of vectors does without it.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding, Transformer
-from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
-from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from soloist.models.limits import OwnLimits, usable_positions
 from soloist.models.prepacked import packed_bytes
+from soloist.models.token_table import TokenTable, UnitRows
 from soloist.models.token_weights import TokenWeights
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel
 
 # What networks call a table of positions.
 _POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
-_BARE = {StaticEmbedding, Normalize}
+_LIBRARY = "sentence_transformers."
+
+
+def is_a(part: torch.nn.Module, *names: str) -> bool:
+    """Whether a module is of one of these classes of sentence-transformers, or of a class that is made from one."""
+    return any(kind.__name__ in names and kind.__module__.startswith(_LIBRARY) for kind in type(part).__mro__)
 
 
 def positions_of(module: SentenceTransformer) -> int | None:
@@ -22,6 +33,8 @@ def positions_of(module: SentenceTransformer) -> int | None:
     network = module.transformers_model
     if network is None:
         return None
+    from transformers import CONFIG_MAPPING  # which has loaded the network
+
     config = network.config.get_text_config()
     return usable_positions(config.to_dict()) if config.model_type in CONFIG_MAPPING else _rows_of_a_table(network)
 
@@ -47,7 +60,7 @@ def _rows_of_a_table(network: PreTrainedModel) -> int | None:
 
 def is_sparse(module: SentenceTransformer) -> bool:
     """Whether the pipeline gives every word of a vocabulary a weight."""
-    return any(isinstance(part, (SparseStaticEmbedding, SpladePooling)) for part in module)
+    return any(is_a(part, "SparseStaticEmbedding", "SpladePooling") for part in module)
 
 
 def width_of(module: SentenceTransformer) -> int | None:
@@ -55,7 +68,7 @@ def width_of(module: SentenceTransformer) -> int | None:
 
     SpladePooling knows its own only after a pass. They are the words that its network predicts.
     """
-    if any(isinstance(part, SpladePooling) for part in module) and module.transformers_model is not None:
+    if any(is_a(part, "SpladePooling") for part in module) and module.transformers_model is not None:
         words: int = module.transformers_model.config.get_text_config().vocab_size
         return words
     last = module[-1]
@@ -67,13 +80,16 @@ def width_of(module: SentenceTransformer) -> int | None:
 
 def has_special_tokens(module: SentenceTransformer) -> bool:
     """Whether a pipeline's tokenizer adds special tokens to a text, if it has any."""
-    return not isinstance(module[0], SparseStaticEmbedding)
+    return not is_a(module[0], "SparseStaticEmbedding")
 
 
 def has_unit_vectors(module: SentenceTransformer) -> bool:
     """Whether the last module of a pipeline gives vectors length 1."""
     last = module[-1]
-    return isinstance(last, Normalize) and last.module_output_name == "sentence_embedding" and not module.truncate_dim
+    if isinstance(last, UnitRows):
+        return True
+    is_norm = is_a(last, "Normalize") and last.module_output_name == "sentence_embedding"
+    return is_norm and not module.truncate_dim
 
 
 def weights_bytes(module: SentenceTransformer) -> int:
@@ -84,17 +100,29 @@ def weights_bytes(module: SentenceTransformer) -> int:
 
 def is_static(module: SentenceTransformer) -> bool:
     """Whether the pipeline is a table of token vectors, without a network."""
-    return isinstance(module[0], StaticEmbedding)
+    return is_table(module[0])
+
+
+def is_table(part: torch.nn.Module) -> bool:
+    """Whether a module is a table of token vectors."""
+    return isinstance(part, TokenTable) or is_a(part, "StaticEmbedding")
 
 
 def is_bare_table(module: SentenceTransformer) -> bool:
     """Whether the pipeline is a table of token vectors and nothing that multiplies or brings code of its own."""
-    return isinstance(module[0], StaticEmbedding) and all(type(part) in _BARE for part in module)
+    return is_static(module) and all(_is_bare(part) for part in module)
+
+
+def _is_bare(part: torch.nn.Module) -> bool:
+    if isinstance(part, (TokenTable, UnitRows)):
+        return True
+    kind = type(part)  # not one that is made from it, which may compute anything
+    return kind.__name__ in ("StaticEmbedding", "Normalize") and kind.__module__.startswith(_LIBRARY)
 
 
 def uses_pooler(module: SentenceTransformer) -> bool:
     """Whether a pipeline reads the output of the network's own pooler. Most pipelines do not."""
-    configs = [part.modality_config for part in module.modules() if isinstance(part, Transformer)]
+    configs = [part.modality_config for part in module.modules() if is_a(part, "Transformer")]
     return any("pooler_output" in str(way["method_output_name"]) for config in configs for way in config.values())
 
 

@@ -16,11 +16,13 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import nn
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # Batches of one, two and three rows, short and long: a network may look at either.
 _PROBE = (

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Router
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from soloist.errors import ModelLoadError
-from soloist.models.module_facts import width_of
+from soloist.models.module_facts import is_a, is_table, width_of
 from soloist.models.pipeline import RouteError, Task, route_of
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # without slots: weak references point to it
@@ -43,14 +44,14 @@ def sides_of(name: str, module: SentenceTransformer, dtype: torch.dtype) -> Side
     Raises:
         ModelLoadError: the model has no route for a side, or its sides have vectors of different widths.
     """
-    if not any(isinstance(part, Router) for part in module.modules()):
+    if not any(_is_router(part) for part in module.modules()):
         return Sides(document=module, query=module)
     try:
         parts = {task: list(_parts(module, task)) for task in _TASKS}
     except RouteError as exc:
         raise ModelLoadError(f"{name} cannot be used: {exc}; name its routes document and query") from exc
     for part in module.modules():
-        if isinstance(part, StaticEmbedding):
+        if is_table(part):
             part.to(dtype)
     document = _pipeline(module, parts["document"])
     is_one = [id(part) for part in parts["document"]] == [id(part) for part in parts["query"]]
@@ -67,15 +68,22 @@ def sides_of(name: str, module: SentenceTransformer, dtype: torch.dtype) -> Side
 _TASKS: tuple[Task, ...] = ("document", "query")
 
 
+def _is_router(part: torch.nn.Module) -> bool:
+    return is_a(part, "Router")
+
+
 def _parts(module: torch.nn.Module, task: Task) -> Iterator[torch.nn.Module]:
+    part: Any
     for part in module.children():
-        if isinstance(part, Router):
+        if _is_router(part):
             yield from _parts(part.sub_modules[route_of(part.route_mappings, part.sub_modules, task)], task)
         else:
             yield part
 
 
 def _pipeline(whole: SentenceTransformer, parts: list[torch.nn.Module]) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer  # which has loaded the model with routes
+
     made = SentenceTransformer(
         modules=parts,
         device="cpu",

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from soloist.errors import ModelLoadError
 from soloist.models.sparse_folders import TOKEN_WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _SPECIAL = ("cls_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
@@ -74,6 +76,8 @@ def with_token_weights(
     Raises:
         ModelLoadError: the file has other tensors than the layer of this network.
     """
+    from sentence_transformers import SentenceTransformer  # which has loaded the network
+
     network = whole.transformers_model
     assert network is not None
     config = network.config.get_text_config()

@@ -15,8 +15,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from transformers import modeling_utils
-from transformers.integrations import peft as peft_integration
 
 from soloist.models.damage import GET_AGAIN, integers_text, is_count
 
@@ -60,6 +58,9 @@ class LoadReport:
 @contextlib.contextmanager
 def observed_loads() -> Iterator[list[LoadReport]]:
     """The reports of the networks that transformers loads within this. Only one thread at a time may use it."""
+    from transformers import modeling_utils  # with the first network: a table of vectors does without it
+    from transformers.integrations import peft as peft_integration
+
     reports: list[LoadReport] = []
     modules = [module for module in (modeling_utils, peft_integration) if hasattr(module, "log_state_dict_report")]
     before = [module.log_state_dict_report for module in modules]

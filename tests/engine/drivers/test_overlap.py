@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from soloist.devices.accelerator import SimulatedAccelerator
-from soloist.encoding import packing
+from soloist.encoding import packed_attention, packing
 from soloist.encoding.copies import replicate
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.forward import begin
@@ -69,8 +69,8 @@ def test_all_rows_at_once_are_each_length_for_itself():
     with torch.inference_mode(), packing.apart(features):  # as in a forward pass
         heads = [torch.randn(1, 34, 3, 8).transpose(1, 2) for _ in range(3)]
         # Not causal: torch's kernel for the CPU has no causal jagged rows, those of CUDA have.
-        expected = packing._length_by_length(groups, *heads, 0.3, False)
-        found = packing._all_rows_at_once(groups, *heads, 0.3, False)
+        expected = packed_attention._length_by_length(groups, *heads, 0.3, False)
+        found = packed_attention._all_rows_at_once(groups, *heads, 0.3, False)
     torch.testing.assert_close(found, expected)
 
 

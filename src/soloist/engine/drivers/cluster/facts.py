@@ -15,7 +15,7 @@ from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.installed import versions
 from soloist.memory.planner import BatchLimits
-from soloist.models.host_attention import libraries
+from soloist.models.numpy_threads import libraries
 from soloist.sizing.run_plan import RunPlan
 
 # At these padded lengths the rows of a batch are compared.
