@@ -6,7 +6,7 @@
     for hit in soloist.open_run("run").search("how are devices given back?"):
         print(hit.score, hit.text)
 
-The import is light: the first use of a function imports torch.
+The import is light: torch is imported with the first use that needs it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from soloist.types import Chunk
 
 if TYPE_CHECKING:
     from soloist.api.embedding import embed
+    from soloist.api.opening import open_questions, open_run
     from soloist.api.planning import plan
-    from soloist.api.runs import evaluate, export, open_questions, open_run
+    from soloist.api.runs import evaluate, export
     from soloist.api.validating import validate
     from soloist.reports.run_report.writing import report
     from soloist.retrieval import By
@@ -54,8 +55,8 @@ _MODULES = {
     "embed": "soloist.api.embedding",
     "evaluate": "soloist.api.runs",
     "export": "soloist.api.runs",
-    "open_questions": "soloist.api.runs",
-    "open_run": "soloist.api.runs",
+    "open_questions": "soloist.api.opening",
+    "open_run": "soloist.api.opening",
     "plan": "soloist.api.planning",
     "report": "soloist.reports.run_report.writing",
     "validate": "soloist.api.validating",

@@ -11,6 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
+from soloist.models.token_table import TablePipeline
 from soloist.stores import RunFolder
 
 
@@ -72,7 +73,7 @@ def passes_through():
     """The passes that torch ran through a model, also those with which a model is tried out once it is loaded."""
     ran = []
     hook = register_module_forward_hook(
-        lambda module, _, __: ran.append(module) if isinstance(module, SentenceTransformer) else None
+        lambda module, _, __: ran.append(module) if isinstance(module, (SentenceTransformer, TablePipeline)) else None
     )
     yield ran
     hook.remove()

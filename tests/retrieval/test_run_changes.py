@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from soloist.cli import app
 from soloist.errors import OutputError
+from soloist.models.token_table import TablePipeline
 from soloist.retrieval import By, open_run
 from soloist.retrieval.evaluation import evaluate
 from soloist.retrieval.qrels import Qrels
@@ -47,7 +48,7 @@ def while_encoding():
     calls, hooks = [], []
 
     def note(module, _, __):
-        if calls and isinstance(module, SentenceTransformer):
+        if calls and isinstance(module, (SentenceTransformer, TablePipeline)):
             calls.pop()()
 
     hooks.append(register_module_forward_hook(note))

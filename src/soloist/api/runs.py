@@ -1,4 +1,4 @@
-"""What Python does with a finished run: open it, evaluate it, export it."""
+"""What Python does with a finished run: evaluate it, export it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from soloist.reports.evaluation import plot_evaluation, require_plot
 from soloist.retrieval.evaluation import Evaluation
 from soloist.retrieval.evaluation import evaluate as evaluate_run
 from soloist.retrieval.opened import OpenedRun, open_run
-from soloist.retrieval.opened_questions import open_questions
 from soloist.retrieval.probes import probes
 from soloist.retrieval.qrels import Qrels, read_qrels
 from soloist.wording import count_text
@@ -22,7 +21,7 @@ from soloist.wording import count_text
 if TYPE_CHECKING:
     from soloist.exports.report import ExportReport
 
-__all__ = ["evaluate", "export", "open_questions", "open_run"]
+__all__ = ["evaluate", "export"]
 
 
 def evaluate(

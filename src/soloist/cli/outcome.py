@@ -73,20 +73,8 @@ def importing(way_on: WayOn = starts_again) -> Iterator[None]:
 
     Nothing has begun yet. And if a library is interrupted during its import, it may raise anything, or abort.
     """
-    with _uncollected(), _ended_at_once(_stopped_text(KeyboardInterrupt(), way_on)), importing_libraries():
+    with _ended_at_once(_stopped_text(KeyboardInterrupt(), way_on)), importing_libraries():
         yield
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Imports make no garbage: looking for it again and again takes a fifth of their four seconds."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -13,13 +13,15 @@ from soloist.broken_imports import load_optional
 from soloist.errors import ConfigError, OutputError
 from soloist.reports.table import Table, print_table
 from soloist.reports.text import bytes_text, one_line
-from soloist.retrieval.evaluation import Evaluation, SystemScore
 from soloist.retrieval.metrics import MAIN, MEASURES, Difference
-from soloist.retrieval.rankers import Kind
-from soloist.retrieval.reranking import Reranking
-from soloist.retrieval.tuning import Tuned
 from soloist.stores.atomic import atomic_path, disk_errors
 from soloist.wording import count_text
+
+if TYPE_CHECKING:
+    from soloist.retrieval.evaluation import Evaluation, SystemScore
+    from soloist.retrieval.rankers import Kind
+    from soloist.retrieval.reranking import Reranking
+    from soloist.retrieval.tuning import Tuned
 
 _COLUMNS = ("ranked by", *MEASURES, "against the best model", "seconds", "bytes a chunk")
 _SECOND_STAGE = "s/question"

@@ -22,7 +22,8 @@ from soloist.retrieval.qrels import Qrels
 from soloist.retrieval.rankers import Kind, RankerRow
 from soloist.retrieval.rankers.ranker import Ranker, evaluated_rankers
 from soloist.retrieval.reranking import Reranking, first_stage, rerank_scored
-from soloist.retrieval.second_stage import SecondStage, depth_of
+from soloist.retrieval.second_stage import SecondStage
+from soloist.retrieval.second_stages import depth_of
 from soloist.retrieval.tuning import Tuned, require_tunable, tune
 from soloist.retrieval.verdict import Verdict
 from soloist.shown import ShownAsTable

@@ -19,7 +19,6 @@ from typing import TypeVar
 
 import numpy as np
 import psutil
-import torch
 from numpy.typing import NDArray
 
 from soloist.retrieval.codes import BYTES_BESIDE, CodedQuery, Codes, can_be_scored
@@ -240,6 +239,10 @@ def _stretches(starts: NDArray[np.int64], rows: int) -> list[slice]:
 
 def _in_threads(call: Callable[[int], Result], numbers: Sequence[int]) -> list[Result]:
     """What a call gives for each number. numpy and numkong let other threads work meanwhile."""
+    if not numbers:
+        return []
+    import torch  # which has computed the questions' vectors; words are searched without it
+
     threads = min(len(numbers), torch.get_num_threads())
     if threads < 2:
         return [call(number) for number in numbers]

@@ -31,7 +31,7 @@ from soloist.retrieval.rankings import Rankings
 from soloist.retrieval.reasons import reasons
 from soloist.retrieval.run_record import ModelRecord, RunRecord, read_record
 from soloist.retrieval.run_vectors import RunVectors
-from soloist.retrieval.second_stage import SecondStages, depth_of
+from soloist.retrieval.second_stages import SecondStages, depth_of
 from soloist.stores import RunFolder, Unchanged
 from soloist.stores.fit_file import read_fit
 from soloist.text_lists import list_of_texts

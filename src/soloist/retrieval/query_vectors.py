@@ -12,7 +12,7 @@ from soloist.arrays import Vectors
 from soloist.errors import ConfigError
 from soloist.fusion import Fitted, FusionPlan, fuse
 from soloist.fusion_methods import FUSED
-from soloist.models.host_attention import one_thread
+from soloist.models.numpy_threads import one_thread
 from soloist.ragged import RaggedRows
 from soloist.retrieval.query_checks import Role, checked_queries
 from soloist.retrieval.query_encoders import QueryEncoders, TokenCount

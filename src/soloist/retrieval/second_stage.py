@@ -25,7 +25,7 @@ from soloist.encoding.batching import within
 from soloist.encoding.device_workers import threads_of_a_pass
 from soloist.encoding.pairs import PairEncoder, TokenizedPairs
 from soloist.encoding.replicas import Replicas
-from soloist.errors import ConfigError, EncodingError, UnknownModelError
+from soloist.errors import EncodingError, UnknownModelError
 from soloist.events import Event, LeaseWaiting, Notice
 from soloist.models.catalogue import resolve
 from soloist.models.cross_encoder_folders import require_reranker
@@ -38,7 +38,6 @@ from soloist.types import Chunk
 from soloist.wording import count_text
 from soloist.workers import interruptible
 
-DEPTH = 100  # of the first stage's chunks, where nobody says how many
 # Padded tokens of a batch. A batch is halved where a device has no room for it. Each core of a host has a batch.
 _DEVICE_TOKENS = 16_384
 _HOST_TOKENS = 4_096
@@ -73,24 +72,6 @@ class Reranked:
             first_ranks=[ranks[:k] for ranks in self.first_ranks],
             first_scores=[scores[:k] for scores in self.first_scores],
         )
-
-
-def depth_of(asked: object, k: int, rows: int) -> int:
-    """How many chunks of the first stage are scored, of so many: as asked, or 100, or `k` if that is more.
-
-    Raises:
-        ConfigError: it is not a number of 1 or more, or fewer than `k`.
-    """
-    if asked is None:
-        return min(rows, max(DEPTH, k))
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise ConfigError(f"the rerank depth is {asked!r}: give a whole number of 1 or more")
-    if asked < k:
-        raise ConfigError(
-            f"the rerank depth is {asked}, and {count_text(k, 'hit')} are asked for, but hits come only from the "
-            f"chunks that are scored: give a depth of {k} or more, or ask for {count_text(asked, 'hit')}"
-        )
-    return min(rows, asked)
 
 
 class SecondStage:
@@ -233,39 +214,6 @@ class SecondStage:
         for message in staged.notices:
             self._notices[f"{self.name}: {message}"] = None
         return PairEncoder(staged)
-
-
-class SecondStages:
-    """The cross-encoders that an opened run was asked to rerank with, each loaded once."""
-
-    def __init__(self, catalogue: Path | None, accelerator: str, lock_dir: Path | None) -> None:
-        self._catalogue = catalogue
-        self._accelerator = accelerator
-        self._lock_dir = lock_dir
-        self._stages: dict[str, SecondStage] = {}
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What was noticed so far by all of them."""
-        return tuple(notice for stage in self._stages.values() for notice in stage.notices)
-
-    def asked(self, model: object, depth: object) -> SecondStage | None:
-        """The loaded cross-encoder of this name or folder; None where there is to be no second stage.
-
-        Raises:
-            ConfigError: a depth is given without a model; or the model is not known, or not a cross-encoder.
-            ModelLoadError: the model cannot be loaded, or is not a cross-encoder with one score for a pair.
-        """
-        if model is None:
-            if depth is not None:
-                raise ConfigError("a rerank depth is given without a model: name a cross-encoder, or leave both out")
-            return None
-        name = str(model)
-        if name not in self._stages:
-            stage = SecondStage(name, catalogue=self._catalogue, accelerator=self._accelerator, lock_dir=self._lock_dir)
-            stage.load()
-            self._stages[name] = stage
-        return self._stages[name]
 
 
 class _Sink:
