@@ -10,6 +10,7 @@ import pytest
 from support.collections import write_collection
 
 from soloist.config import RunConfig
+from soloist.exports import export_run
 from soloist.retrieval.opened import OpenedRun, open_run
 
 PROMPTS = 'query_prompt = "question: "\ndocument_prompt = "passage: "\n'
@@ -56,3 +57,11 @@ def asked_folder(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str
 def opened(asked_folder: Path) -> OpenedRun:
     """The run, opened."""
     return open_run(asked_folder)
+
+
+@pytest.fixture(scope="session")
+def questions_folder(asked_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The questions of the run, exported into a folder of their own."""
+    folder = tmp_path_factory.mktemp("exported") / "questions"
+    export_run(asked_folder, "questions", out=folder)
+    return folder

@@ -19,6 +19,7 @@ from soloist.integrations.chroma import SoloistEmbeddingFunction
 from soloist.integrations.haystack import SoloistDocumentEmbedder, SoloistTextEmbedder
 from soloist.integrations.langchain import SoloistEmbeddings
 from soloist.integrations.llama_index import SoloistEmbedding
+from soloist.retrieval.opened_questions import open_questions
 
 TEXTS = ["which device has a lease?", "tokens", "東京の天気 and the lease, " * 40, "tokens"]
 NAMES = ("bert", "wordllama", "fused")
@@ -146,6 +147,15 @@ def test_a_copy_and_a_pickle_give_the_same(make, asked_folder, opened, tmp_path,
     for other in (copy.copy(adapter), copy.deepcopy(adapter), pickle.loads(pickle.dumps(adapter))):
         assert used(other) == wanted
     assert used(pickle.loads(pickle.dumps(make(opened)))) == wanted
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_exported_questions_give_the_same(make, questions_folder, opened):
+    """An application with the small folder alone would get other vectors, or an error at a pickle."""
+    wanted = used(make(opened))
+    for given in (str(questions_folder), open_questions(questions_folder)):
+        assert used(make(given)) == wanted
+        assert used(pickle.loads(pickle.dumps(make(given)))) == wanted
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, OutputError
 from soloist.integrations import chroma, haystack, langchain, llama_index
 from soloist.retrieval import By, open_run
 from soloist.types import Hit
@@ -198,6 +198,16 @@ def test_a_saved_haystack_pipeline_gives_the_same_vectors(opened):
     assert again.run(given)["text"]["meta"] == {
         "model": "bert", "fingerprint": opened.questions.fingerprints["bert"],
     }  # fmt: skip
+
+
+def test_a_saved_haystack_pipeline_is_loaded_where_the_folder_is_not(opened, tmp_path):
+    """A pipeline could not be looked at or changed on a machine without the folder."""
+    for kind in (haystack.SoloistTextEmbedder, haystack.SoloistDocumentEmbedder):
+        saved = kind(tmp_path / "gone", "bert").to_dict()
+        again = kind.from_dict(saved)
+        assert again.to_dict() == saved
+        with pytest.raises(OutputError, match="gone"):
+            again.warm_up()
 
 
 def test_a_haystack_document_without_text_is_named(opened):

@@ -18,7 +18,7 @@ from soloist.errors import ConfigError
 from soloist.integrations.opening import QuestionsGiven, Vectors
 
 with importing_optional("haystack", what=__name__, package="haystack-ai", extra="haystack"):
-    from haystack import Document, component, default_to_dict
+    from haystack import Document, component, default_from_dict, default_to_dict
 
 
 @component
@@ -41,6 +41,11 @@ class SoloistTextEmbedder:
     def to_dict(self) -> dict[str, Any]:
         """What a saved pipeline keeps: the path of the folder, and the name."""
         return default_to_dict(self, questions=str(self._vectors.questions), name=self._name)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SoloistTextEmbedder:
+        """The component of a saved pipeline, which opens its folder when it is first needed."""
+        return default_from_dict(cls, data)
 
     @component.output_types(embedding=list[float], meta=dict[str, Any])
     def run(self, text: str) -> dict[str, Any]:
@@ -68,6 +73,11 @@ class SoloistDocumentEmbedder:
     def to_dict(self) -> dict[str, Any]:
         """What a saved pipeline keeps: the path of the folder, and the name."""
         return default_to_dict(self, questions=str(self._vectors.questions), name=self._name)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SoloistDocumentEmbedder:
+        """The component of a saved pipeline, which opens its folder when it is first needed."""
+        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document], meta=dict[str, Any])
     def run(self, documents: list[Document]) -> dict[str, Any]:
