@@ -112,3 +112,11 @@ def test_whatever_bytes_come_have_one_sentence(body: bytes) -> None:
     """As above, for what is no JSON."""
     with pytest.raises(RefusedError):
         embeddings_asked(body, LIMITS)
+
+
+@pytest.mark.parametrize("fields", [{"by": "x" * 1_000_000}, {"collections": ["x" * 1_000_000]}])
+def test_a_name_without_end_is_not_sent_back(fields: dict[str, Any]) -> None:
+    """A refusal would be as long as the request, and more: the sentence says the name."""
+    with pytest.raises(RefusedError) as refused:
+        search_asked(json.dumps({"question": "a", **fields}).encode(), Limits())
+    assert refused.value.status == 400 and len(str(refused.value)) < 200

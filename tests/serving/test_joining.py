@@ -193,3 +193,31 @@ def test_a_thread_that_ends_leaves_nobody_waiting() -> None:
             await asyncio.sleep(0)
 
     asyncio.run(test())
+
+
+def test_a_text_at_fault_costs_the_others_a_few_turns() -> None:
+    """One client with a text that no model takes would have all others computed one by one."""
+
+    async def test(joiner: Joiner, computing: Computing) -> None:
+        others = [("a", [str(number)]) for number in range(15)]
+        tasks = await asked(joiner, computing, ("a", ["one"]), *others, ("a", ["bad"]))
+        computing.goes.release(100)
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [str(each) for each in found] == ["['ONE']", *(f"['{number}']" for number in range(15)), "no vector"]
+
+    limits = Limits(turn_characters=100, window_seconds=0.0, turns=1)
+    assert len(in_a_loop(test, limits).turns) == 1 + 1 + 2 * 4
+
+
+def test_the_characters_that_wait_have_an_end() -> None:
+    """A few texts may have more characters than the memory takes."""
+
+    async def test(joiner: Joiner, computing: Computing) -> None:
+        tasks = await asked(joiner, computing, ("a", ["1234567890"]), ("a", ["1234567890", "12345"]))
+        with pytest.raises(RefusedError, match="as many texts waiting as it takes"):
+            await joiner.answers("a", ["123456"])
+        computing.goes.release(100)
+        await asyncio.gather(*tasks)
+        assert await joiner.answers("a", ["1" * 30]) == ["1" * 30]
+
+    in_a_loop(test, Limits(turn_characters=10, waiting_characters=30, window_seconds=0.0, turns=1))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from soloist.stores.index_reading import InvertedIndex
 from soloist.stores.mapped import MappedVectors
 from soloist.types import Chunk
 from soloist.wording import count_text
+
+_MOST_CORPORA = 16  # that an opened run keeps
 
 
 class Corpus:
@@ -61,6 +64,13 @@ class Corpus:
     def whole(self) -> Corpus:
         """The chunks of all collections of the run, to which a fusion is fitted."""
         return Corpus(self._folder, self.record, self.queries, self.record.collections, self._room)
+
+    def let_go(self) -> None:
+        """Give the memory of codes back, for a corpus that nobody is to ask any more."""
+        for coded in self._coded.values():
+            coded.let_go()
+        if "whole" in self.__dict__:
+            self.whole.let_go()
 
     def ids(self) -> Iterator[tuple[str, str]]:
         """Collection and id of every row, in order; they are read once."""
@@ -199,6 +209,31 @@ class Corpus:
         if name == FUSED:
             return self._folder.shards.fused_file(collection, shard)
         return self._folder.shards.vectors_file(collection, name, shard)
+
+
+class Corpora:
+    """The corpora of an opened run by their collections: the last few that were asked for. Any thread may ask.
+
+    Clients of a server may name collections in any order: each order is a corpus, and there are more than memory takes.
+    """
+
+    def __init__(self, open_it: Callable[[Sequence[str]], Corpus]) -> None:
+        self._open_it = open_it
+        self._kept: dict[Sequence[str], Corpus] = {}
+        self._lock = threading.Lock()
+
+    def of(self, collections: Sequence[str]) -> Corpus:
+        """The corpus of these collections.
+
+        Raises:
+            OutputError: the run cannot be read.
+        """
+        with self._lock:
+            corpus = self._kept.pop(collections, None) or self._open_it(collections)
+            self._kept[collections] = corpus
+            if len(self._kept) > _MOST_CORPORA:
+                self._kept.pop(next(iter(self._kept))).let_go()
+            return corpus
 
 
 def _index(folder: RunFolder, collection: str, member: str, rows: int) -> InvertedIndex:

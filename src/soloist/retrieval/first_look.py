@@ -54,6 +54,11 @@ class Room:
             self.used_bytes += size_bytes
             return True
 
+    def give_back(self, size_bytes: int) -> None:
+        """So much less is taken."""
+        with self._lock:
+            self.used_bytes -= size_bytes
+
 
 class CodedVectors:
     """The vectors of a model, or the fused ones, with codes of those stretches of files that have them by now."""
@@ -65,6 +70,7 @@ class CodedVectors:
         self._room = room
         self._questions = 0
         self._tried = 0  # stretches, in their order
+        self._taken_bytes = 0
         self._growing = threading.Lock()
 
     def prepare(self) -> None:
@@ -85,13 +91,22 @@ class CodedVectors:
     def _grow(self) -> None:
         chosen: list[int] = []
         for number in range(self._tried, min(len(self.stretches), self._tried + _CODED_AT_ONCE)):
-            if not self._room.take(self.rows(number) * (self.vectors.dim + BYTES_BESIDE)):
+            size_bytes = self.rows(number) * (self.vectors.dim + BYTES_BESIDE)
+            if not self._room.take(size_bytes):
                 break
+            self._taken_bytes += size_bytes
             chosen.append(number)
         made = zip(chosen, _in_threads(self._coded, chosen), strict=True)
         # Another dict: a question in another thread may be at work with the one of before.
         self.codes = self.codes | {number: codes for number, codes in made if codes is not None}
         self._tried += len(chosen)
+
+    def let_go(self) -> None:
+        """Give the room back, and make no codes any more."""
+        with self._growing:
+            self._tried, self.codes = len(self.stretches), {}
+            self._room.give_back(self._taken_bytes)
+            self._taken_bytes = 0
 
     def _coded(self, number: int) -> Codes | None:
         return Codes.of(self.vectors.blocks(self.stretches[number]), self.rows(number), self.vectors.dim)

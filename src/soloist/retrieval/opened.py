@@ -21,7 +21,7 @@ from soloist.fusion import Fitted
 from soloist.fusion_methods import FUSED
 from soloist.models.spec import ModelSpec
 from soloist.models.whereabouts import catalogue_there, spec_in_run
-from soloist.retrieval.corpus import Corpus
+from soloist.retrieval.corpus import Corpora, Corpus
 from soloist.retrieval.first_look import Room
 from soloist.retrieval.hits import Hits
 from soloist.retrieval.query_checks import checked_queries, checked_query
@@ -92,8 +92,8 @@ class OpenedRun:
         self._record = record
         self._opened = opened
         self._questions = questions_of(folder, record, catalogue)
-        self._room = Room()
-        self._corpora: dict[tuple[str, ...], Corpus] = {}
+        room = Room()
+        self._corpora = Corpora(lambda names: Corpus(folder, record, self._questions.vectors, names, room))
 
     @property
     def record(self) -> RunRecord:
@@ -241,10 +241,7 @@ class OpenedRun:
         for name in names:
             if name not in self.collections:
                 raise ConfigError(f"the run has no collection {name}: choose one of {', '.join(self.collections)}")
-        chosen = tuple(dict.fromkeys(names)) or self.collections
-        if chosen not in self._corpora:
-            self._corpora[chosen] = Corpus(self._folder, self._record, self._questions.vectors, chosen, self._room)
-        return self._corpora[chosen]
+        return self._corpora.of(tuple(dict.fromkeys(names)) or self.collections)
 
     def chunks(self, collections: Sequence[str] = ()) -> Iterator[Chunk]:
         """The chunks of some collections, or of all, in the order of their rows."""

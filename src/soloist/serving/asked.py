@@ -16,6 +16,7 @@ from soloist.wording import count_text, listed
 Role = Literal["query", "document"]
 Encoding = Literal["float", "base64"]
 _SHOWN_NUMBER = 10**15
+_LONGEST_NAME = 255  # characters
 _EMBEDDINGS = ("model", "input", "encoding_format", "dimensions", "input_type", "user")
 _SEARCH = ("question", "k", "by", "collections")
 _TOKEN_IDS = (
@@ -74,9 +75,11 @@ def search_asked(body: bytes, limits: Limits) -> SearchAsked:
     k, collections = fields.get("k"), fields.get("collections")
     if k is not None and not (_is_count(k) and k <= limits.hits):
         raise _wrong("k", k, f"a whole number from 1 to {limits.hits}, or leave it out")
-    if collections is not None and not (isinstance(collections, list) and all(isinstance(c, str) for c in collections)):
+    if collections is not None and not (isinstance(collections, list) and all(map(_is_name, collections))):
         raise _wrong("collections", collections, "a list of names, or leave it out")
-    by = None if fields.get("by") is None else _text(fields, "by", "the name of a model or of a ranker")
+    by = fields.get("by")
+    if by is not None and not (by and _is_name(by)):
+        raise _wrong("by", by, "the name of a model or of a ranker")
     question = _text(fields, "question", "a text")
     return SearchAsked(
         question=_checked("question", question, limits), k=k, by=by, collections=tuple(collections or ())
@@ -192,6 +195,11 @@ def _safe(text: str) -> str:
 
 def _is_token(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it may be a name: a longer text would fill the sentence that it is not one."""
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
 def _is_count(value: Any) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -22,7 +23,7 @@ from soloist.jsontext import json_text
 from soloist.reports.hits import hit_values
 from soloist.serving.asked import EmbeddingsAsked, embeddings_asked, search_asked
 from soloist.serving.figures import CONTENT_TYPE, Figures
-from soloist.serving.guard import HEALTH, Guard
+from soloist.serving.guard import HEALTH, Asgi, Guard, Receive, Scope, Send
 from soloist.serving.joining import Joiner
 from soloist.serving.keys import Key
 from soloist.serving.limits import Limits
@@ -51,8 +52,10 @@ class Application:
         self._limits = limits
         self._debug = debug
         self._is_ready = False
-        self._joiner = Joiner(served.compute, limits, core_threads().count, self._turn)
         self._figures = Figures(lambda: self.waiting_texts, lambda: self._is_ready)
+        told = functools.partial(_count_turn, self._figures)
+        self._joiner = Joiner(served.compute, limits, core_threads().count, told)
+        self._first: asyncio.Task[None] | None = None
         endpoints = {
             EMBEDDINGS: (self._embeddings, "POST"), SEARCH: (self._search, "POST"), MODELS: (self._models, "GET"),
             f"{MODELS}/{{name:path}}": (self._model, "GET"), HEALTH: (self._health, "GET"),
@@ -68,7 +71,9 @@ class Application:
         )
         starlette.router.redirect_slashes = False
         paths = {endpoint: path for path, (endpoint, _) in endpoints.items()}
-        self.asgi = Guard(starlette, key, self._figures, {FINGERPRINT_HEADER: served.fingerprint}, paths)
+        self.asgi = Guard(
+            _beginning(self._begin, starlette), key, self._figures, {FINGERPRINT_HEADER: served.fingerprint}, paths
+        )
 
     @property
     def waiting_texts(self) -> int:
@@ -81,12 +86,18 @@ class Application:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        self._joiner.start()
-        first = asyncio.create_task(self._answer_first_question())
+        self._begin()
         yield
         self._is_ready = False
-        first.cancel()
+        if self._first is not None:
+            self._first.cancel()
         self._joiner.close()
+
+    def _begin(self) -> None:
+        """Below another application this one is told of no beginning: then it begins at the first request."""
+        if self._first is None:
+            self._joiner.start()
+            self._first = asyncio.create_task(self._answer_first_question())
 
     async def _answer_first_question(self) -> None:
         try:
@@ -157,10 +168,6 @@ class Application:
             self._say(exc)
         return _refusal_response(refusal_of(exc, None))
 
-    def _turn(self, key: VectorsOf | HitsOf | Readiness, texts: int, seconds: float) -> None:
-        if not isinstance(key, Readiness):
-            self._figures.turn(key.name if isinstance(key, VectorsOf) else "search", texts, seconds)
-
     def _say(self, exc: Exception) -> None:
         """Tell the person who runs the server; a message may have a path or a text in it, so only with `debug`."""
         if self._debug:
@@ -170,6 +177,20 @@ class Application:
             f"soloist: a request failed ({type(exc).__name__}): start the server with --debug to see more",
             file=sys.stderr, flush=True,
         )  # fmt: skip
+
+
+def _beginning(begin: Callable[[], None], app: Asgi) -> Asgi:
+    async def begun(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            begin()
+        await app(scope, receive, send)
+
+    return begun
+
+
+def _count_turn(figures: Figures, key: VectorsOf | HitsOf | Readiness, texts: int, seconds: float) -> None:
+    if not isinstance(key, Readiness):
+        figures.turn(key.name if isinstance(key, VectorsOf) else "search", texts, seconds)
 
 
 async def _gone(_: Request, exc: Exception) -> Response:

@@ -65,7 +65,7 @@ class Guard:
         self._figures.answered(route, status, time.monotonic() - began)
 
     def _refusal(self, scope: Scope) -> RefusedError | None:
-        if scope["path"] == HEALTH:
+        if scope["path"].removeprefix(scope.get("root_path", "")) == HEALTH:
             return None
         if self._key is None:
             return None if names_loopback(_header(scope, b"host").decode("latin-1")) else _foreign_host()

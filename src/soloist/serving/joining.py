@@ -47,6 +47,7 @@ class Joiner:
         self._changed = threading.Condition()
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._admitted = 0
+        self._admitted_characters = 0
         self._is_closed = False
         self._idle = 0  # threads
         self._others_come = False
@@ -92,19 +93,26 @@ class Joiner:
             RefusedError: the queue is full, or the server is about to end.
             Exception: what computing raised for these texts.
         """
-        if self._admitted + len(texts) > self._limits.waiting_texts:
+        left, left_characters = len(texts), sum(map(len, texts))
+        if (
+            self._admitted + left > self._limits.waiting_texts
+            or self._admitted_characters + left_characters > self._limits.waiting_characters
+        ):
             raise overloaded(self._admitted / self._rate())
-        left = len(texts)
         self._admitted += left
+        self._admitted_characters += left_characters
         found: list[Any] = []
         try:
             for piece in _cut(texts, self._turn_characters):
                 found.extend(await self.answers_in_one_turn(key, piece))
+                characters = sum(map(len, piece))
                 self._admitted -= len(piece)
-                left -= len(piece)
+                self._admitted_characters -= characters
+                left, left_characters = left - len(piece), left_characters - characters
                 check(found[-len(piece) :])
         finally:
             self._admitted -= left
+            self._admitted_characters -= left_characters
         return found
 
     async def answers_in_one_turn(self, key: Hashable, texts: Sequence[str]) -> Sequence[Any]:
@@ -195,7 +203,8 @@ class Joiner:
         except Exception as exc:
             if len(turn) == 1:
                 return [exc]
-            return [result for each in turn for result in self._results([each])]
+            half = len(turn) // 2  # so one text at fault costs the others a few turns, not a turn each
+            return [*self._results(turn[:half]), *self._results(turn[half:])]
         ends = itertools.accumulate(len(each.texts) for each in turn)
         return [answers[end - len(each.texts) : end] for each, end in zip(turn, ends, strict=True)]
 

@@ -16,6 +16,7 @@ class Limits:
         tokens: of a request, as the model reads them.
         hits: that a search may ask for.
         waiting_texts: of all requests together; further ones are refused until some are answered.
+        waiting_characters: of these texts.
         connections: that are open at the same time.
         turn_characters: of the texts that go through a model together, for each core.
         turns: that are in work at the same time: one is computed while the other's answers are written.
@@ -31,6 +32,7 @@ class Limits:
     tokens: int = 300_000
     hits: int = 1_000
     waiting_texts: int = 4_096
+    waiting_characters: int = 16 << 20
     connections: int = 512
     turn_characters: int = 1_024
     turns: int = 2
