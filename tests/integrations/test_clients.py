@@ -57,6 +57,20 @@ def langchain_async(url: str, name: str, closing: contextlib.ExitStack) -> tuple
     return lambda texts: asyncio.run(all_at_once(texts)), None
 
 
+def llama_index(url: str, name: str, closing: contextlib.ExitStack) -> tuple[Any, Any]:
+    from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+
+    http = closing.enter_context(httpx.Client())
+    as_question, as_chunk = (
+        OpenAILikeEmbedding(
+            model_name=name, api_base=url, api_key="none", http_client=http,
+            additional_kwargs={"extra_body": {"input_type": role}},
+        )
+        for role in ("query", "document")
+    )  # fmt: skip
+    return lambda texts: list(map(as_question.get_query_embedding, texts)), as_chunk.get_text_embedding_batch
+
+
 def haystack(url: str, name: str, closing: contextlib.ExitStack) -> tuple[Any, Any]:
     from haystack.components.embedders import OpenAITextEmbedder
     from haystack.utils import Secret
@@ -74,7 +88,9 @@ def chroma(url: str, name: str, closing: contextlib.ExitStack) -> tuple[Any, Any
     return function.embed_query, None
 
 
-@pytest.mark.parametrize("client", [langchain, langchain_async, haystack, chroma], ids=lambda client: client.__name__)
+@pytest.mark.parametrize(
+    "client", [langchain, langchain_async, llama_index, haystack, chroma], ids=lambda client: client.__name__
+)
 def test_a_framework_asks_a_server_and_gets_the_bits_of_the_run(client, url, opened, monkeypatch) -> None:
     """A client that rounds, sends tokens or a shorter dimension would make every score a little wrong."""
     monkeypatch.setenv("KEY_OF_SOLOIST", "none")
