@@ -303,7 +303,7 @@ except OutputError as exc:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
 def test_where_no_file_can_be_locked_the_lease_alone_holds(number: int, tmp_path: Path) -> None:
     """On Lustre without locks a run would fail, be refused for ever by a lock that a lost machine left, or be alone."""
     begin = functools.partial(

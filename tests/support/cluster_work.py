@@ -39,7 +39,7 @@ def sleep(request: dict[str, Any], channel: Channel) -> None:
 
 def stand_still(request: dict[str, Any], channel: Channel) -> None:
     """Hold all threads of the process up a few times, as a library does that is loaded; then say so."""
-    for _ in range(5):
+    for _ in range(3):
         ctypes.PyDLL(None).usleep(800_000)  # keeps Python's lock
         time.sleep(0.05)
     channel.say({"word": "done"})

@@ -105,7 +105,7 @@ def given_up_after(monkeypatch):
 def test_a_hung_worker_is_given_up(on_nodes, planted, local, given_up_after):
     """Catches a run that waits for ever, and a shard that is never computed."""
     planted("hung")
-    given_up_after(least_seconds=3.0)
+    given_up_after(least_seconds=2.0)
     sink = ListSink()
     run(on_nodes(models=("bert",), fusion="none"), sink)
     assert any("no progress" in message for message in notices_about(sink, planted_workers.NODE))
