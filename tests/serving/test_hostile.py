@@ -201,3 +201,8 @@ def test_without_a_key_only_this_machine_is_named(served: Path) -> None:
             with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
                 connection.sendall(embeddings_request({"model": "bert", "input": "a"}, Host=host))
                 assert int(until_closed(connection).split()[1]) == status, host
+        origins = {"http://evil.example": 403, "null": 403, "http://localhost:3000": 200, "https://[::1]": 200}
+        for origin, status in origins.items():
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(embeddings_request({"model": "bert", "input": "a"}, Origin=origin))
+                assert int(until_closed(connection).split()[1]) == status, origin

@@ -23,7 +23,8 @@ _OTHER = "other"  # in figures: a path that there is not
 class Guard:
     """An ASGI application before another one.
 
-    With a key, every path but /health wants it. Without a key, the request has to name this machine as its host.
+    With a key, every path but /health wants it. Without a key, the request has to name this machine as its host, and
+    must not come from a page of another one.
     """
 
     def __init__(
@@ -68,7 +69,10 @@ class Guard:
         if scope["path"].removeprefix(scope.get("root_path", "")) == HEALTH:
             return None
         if self._key is None:
-            return None if names_loopback(_header(scope, b"host").decode("latin-1")) else _foreign_host()
+            # A browser says from which page a request comes, also where the page may not read the answer.
+            origin = _header(scope, b"origin").decode("latin-1")
+            hosts = [_header(scope, b"host").decode("latin-1"), *([origin.rpartition("//")[2]] if origin else [])]
+            return None if all(map(names_loopback, hosts)) else _foreign_host()
         return None if self._key.is_given(_header(scope, b"authorization")) else _wrong_key()
 
 
@@ -88,8 +92,8 @@ def _header(scope: Scope, name: bytes) -> bytes:
 def _foreign_host() -> RefusedError:
     return RefusedError(
         403,
-        "the request names another host than this machine, and the server has no key: ask 127.0.0.1 or localhost, or "
-        "start the server with a key",
+        "the request names another host than this machine, or comes from its page, and the server has no key: ask "
+        "127.0.0.1 or localhost, or start the server with a key",
     )
 
 
