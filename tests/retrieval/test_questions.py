@@ -37,9 +37,9 @@ TEXTS += [" ".join(random.Random(size).choices(WORDS, k=size)) for size in range
 def _run(root: Path, dtype: str, **more: Any) -> Path:
     write_collection(root / "chunks", "alpha", 40, longest=40, seed=3)
     models = [
-        make_bert(root / "bert", hidden_size=64, intermediate_size=256),  # packed
+        make_bert(root / "bert"),  # packed
         make_mpnet(root / "mpnet"),  # padded
-        make_two_encoders(root / "routes", root / "bert", query_dim=64),  # a table and a layer for questions
+        make_two_encoders(root / "routes", root / "bert", query_dim=32),  # a table and a layer for questions
         make_splade(root / "splade", num_hidden_layers=1),
     ]
     config = RunConfig(
@@ -133,7 +133,7 @@ def test_what_is_asked_for(path: Path, questions: Questions) -> None:
     assert questions.names == ("bert", "mpnet", "routes", "wordllama", "splade", "bm25", "fused")
     assert {questions.kinds[name] for name in ("bert", "fused")} == {"dense"}
     assert (questions.kinds["splade"], questions.kinds["bm25"]) == ("sparse", "lexical")
-    assert dict(questions.dims) == {"bert": 64, "mpnet": 48, "routes": 64, "wordllama": 256, "fused": 24}
+    assert dict(questions.dims) == {"bert": 32, "mpnet": 48, "routes": 32, "wordllama": 256, "fused": 24}
     assert questions.fingerprints["bert"] == record.models["bert"].fingerprint
     assert len(set(questions.fingerprints.values())) == len(questions.names)
     assert questions.encode([]).shape == (0, 24)
