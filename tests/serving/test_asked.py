@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from soloist.errors import ConfigError
 from soloist.serving.asked import EmbeddingsAsked, SearchAsked, embeddings_asked, search_asked
 from soloist.serving.limits import Limits
 from soloist.serving.refusals import RefusedError
@@ -120,3 +121,11 @@ def test_a_name_without_end_is_not_sent_back(fields: dict[str, Any]) -> None:
     with pytest.raises(RefusedError) as refused:
         search_asked(json.dumps({"question": "a", **fields}).encode(), Limits())
     assert refused.value.status == 400 and len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(("name", "value"), [("turns", 0), ("texts", -1), ("receive_seconds", float("nan"))])
+def test_a_limit_that_lets_nothing_through(name: str, value: float) -> None:
+    """Every question would wait for ever, or be refused, and nothing say why."""
+    with pytest.raises(ConfigError, match=f"the limit {name} is {value}, so no question would be answered: give"):
+        Limits(**{name: value})
+    assert Limits(window_seconds=0.0, finish_seconds=0.0)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from soloist.errors import ConfigError
+
+_MAY_BE_0 = frozenset({"window_seconds", "finish_seconds"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +44,13 @@ class Limits:
     receive_seconds: float = 20.0
     send_seconds: float = 30.0
     finish_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse a bound that lets nothing through.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        for name, value in ((each.name, getattr(self, each.name)) for each in fields(self)):
+            if not (value > 0 or (value == 0 and name in _MAY_BE_0)):
+                raise ConfigError(f"the limit {name} is {value}, so no question would be answered: give a higher one")
