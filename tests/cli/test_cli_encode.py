@@ -106,4 +106,4 @@ def test_a_folder_that_is_neither(made: Path) -> None:
     """A path that is mistyped would be a traceback."""
     result = invoke("encode", made / "chunks", "x")
     assert result.exit_code == 2
-    assert "is not a run folder" in result.stderr
+    assert "chunks has neither questions.json nor the files of a run: give the folder of" in result.stderr

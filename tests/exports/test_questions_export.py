@@ -329,7 +329,7 @@ def test_options_of_other_exports(root: Path, tmp_path: Path, options: dict[str,
     with pytest.raises(SoloistError) as caught:
         export_run(root / "run", "questions", out=tmp_path / "out", **options)
     assert said in str(caught.value)
-    with pytest.raises(ConfigError, match="an export to numpy has no models: leave out with_models"):
+    with pytest.raises(ConfigError, match="an export to numpy has no models: leave out --with-models"):
         export_run(root / "run", "numpy", out=tmp_path / "out", with_models=True)
 
 

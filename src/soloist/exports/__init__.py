@@ -68,7 +68,7 @@ def export_run(
     if vectors is not None and not isinstance(vectors, str):
         raise ConfigError(f"vectors is {vectors!r}: give one name, such as 'fused', or 'all'")
     if with_models and kind.rows:
-        raise ConfigError(f"an export to {to} has no models: leave out with_models, or export to questions")
+        raise ConfigError(f"an export to {to} has no models: leave out --with-models, or export to questions")
     collections = list_of_texts("collections", collections, "names")
     if out is not None:
         require_outside_runs(Path(out))

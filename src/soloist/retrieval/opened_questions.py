@@ -23,7 +23,7 @@ from soloist.stores.questions_file import (
     is_questions_folder,
     read_fit_beside,
     read_questions,
-    require_folder,
+    require_questions_or_run,
 )
 
 
@@ -36,7 +36,7 @@ def open_questions(path: str | Path, *, catalogue: str | Path | None = None) -> 
         OutputError: there is neither a finished run nor the questions of one; or a file cannot be read, or was changed.
     """
     root, given = Path(path), Path(catalogue) if catalogue is not None else None
-    require_folder(root)
+    require_questions_or_run(root)
     if not is_questions_folder(root):
         folder = RunFolder.open(root)
         return questions_of(folder, read_record(folder), given)

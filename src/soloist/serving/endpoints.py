@@ -200,12 +200,11 @@ async def _gone(_: Request, exc: Exception) -> Response:
 
 async def _not_found(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
-    allowed = (exc.headers or {}).get("Allow")
+    allowed = (exc.headers or {}).get("Allow", "")
     if exc.status_code == _METHOD:
+        methods = listed(sorted(allowed.split(", ")), "or")
         return _refusal_response(
-            RefusedError(
-                _METHOD, f"this path takes {allowed}, and the request is another: change it", headers=exc.headers
-            )
+            RefusedError(_METHOD, f"this path has no such method: send the request by {methods}", headers=exc.headers)
         )
     return _refusal_response(RefusedError(404, f"there is nothing at this path: choose {listed(_PATHS, 'or')}"))
 

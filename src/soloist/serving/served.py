@@ -15,7 +15,7 @@ from soloist.retrieval.opened_questions import open_questions
 from soloist.retrieval.questions import Questions
 from soloist.serving.asked import Role, SearchAsked
 from soloist.serving.refusals import RefusedError
-from soloist.stores.questions_file import is_questions_folder
+from soloist.stores.questions_file import is_questions_folder, require_questions_or_run
 
 FIRST_QUESTION = "Which question is answered first?"
 _POSTED = {"sparse": "encode_sparse", "lexical": "encode_words"}
@@ -65,6 +65,7 @@ class Served:
         Raises:
             SoloistError: as `open_run` and `open_questions`.
         """
+        require_questions_or_run(directory)
         if is_questions_folder(directory):
             return cls(open_questions(directory, catalogue=catalogue), None)
         run = open_run(directory, catalogue=catalogue)

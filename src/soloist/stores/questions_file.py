@@ -18,6 +18,7 @@ from safetensors.numpy import load
 from soloist.arrays import Vectors
 from soloist.errors import OutputError, OutputPathError
 from soloist.jsontext import json_text
+from soloist.stores.layout import Layout
 
 Used = TypeVar("Used")
 
@@ -95,17 +96,19 @@ def read_fit_beside(folder: Path, name: str) -> tuple[Vectors, ...]:
     return tuple(found[key] for key in sorted(found))
 
 
-def require_folder(path: Path) -> None:
-    """Refuse a path that is no folder.
+def require_questions_or_run(path: Path) -> None:
+    """Refuse what cannot be asked: a path that is not a folder, or a folder with neither questions nor a run.
 
     Raises:
-        OutputPathError: it is none.
+        OutputPathError: it is one of these.
     """
     if not path.is_dir():
         state = "is a file" if path.exists() else "does not exist"
-        raise OutputPathError(
-            f"{path} {state}: give the folder of soloist embed, or that of soloist export --to questions"
-        )
+    elif is_questions_folder(path) or (path / "run.json").is_file() or Layout(path).is_run():
+        return
+    else:
+        state = f"has neither {QUESTIONS} nor the files of a run"
+    raise OutputPathError(f"{path} {state}: give the folder of soloist embed, or that of soloist export --to questions")
 
 
 def damaged(path: Path) -> OutputError:

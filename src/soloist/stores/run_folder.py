@@ -24,6 +24,7 @@ from soloist.stores.going_on import way_on
 from soloist.stores.json_files import Used, read_json_file, write_json_file
 from soloist.stores.layout import AHEAD, IDENTITY, INCOMING, PREVIOUS, STATE, Layout
 from soloist.stores.manifest import NAME, Manifest
+from soloist.stores.questions_file import is_questions_folder
 from soloist.stores.shard_files import ShardFiles
 from soloist.stores.sparse_files import SparseFiles
 from soloist.stores.summary import made_by
@@ -74,6 +75,8 @@ class RunFolder:
         if not path.is_dir():
             raise OutputPathError(f"{path} is a file and not a run folder: {remedy}")
         if not (path / "run.json").is_file() and not Layout(path).is_run():
+            if is_questions_folder(path):
+                raise OutputPathError(f"{path} has the questions of a run, and no chunks: {remedy}")
             raise OutputPathError(f"{path} is not a run folder, it has neither {NAME} nor {STATE}: {remedy}")
         return cls(path)
 
