@@ -119,7 +119,7 @@ def test_open_needs_run_json(run: RunFolder) -> None:
     with pytest.raises(OutputError, match=r"is not a run folder, it has neither manifest\.jsonl nor state\.json: give"):
         RunFolder.open(run.path)
     (run.path / "questions.json").write_text("{}")
-    with pytest.raises(OutputError, match="has the questions of a run, and no chunks: give the folder that soloist emb"):
+    with pytest.raises(OutputError, match="has the questions of a run, and no chunks: give the folder that soloist"):
         RunFolder.open(run.path)
     (run.path / "questions.json").unlink()
     run.write_json("run.json", {"models": ["a"]})
