@@ -50,8 +50,8 @@ def key_of(text: str) -> Key:
     """
     if not text.isascii() or not text.isprintable() or text != text.strip() or not text:
         raise ConfigError(
-            f"the key in {KEY_VARIABLE} or api_key is empty, or has a character that a header of HTTP cannot have: give "
-            "printable ASCII without blanks at its ends"
+            f"the key in {KEY_VARIABLE} or api_key is empty, or has a character that a header of HTTP cannot have: "
+            "give printable ASCII without blanks at its ends"
         )
     return Key(text)
 
