@@ -20,6 +20,7 @@ from soloist.config import FusionConfig, RunConfig
 from soloist.engine.run import run
 from soloist.errors import ConfigError, ExportError, ModelLoadError, OutputError, SoloistError
 from soloist.exports import export_run
+from soloist.exports.model_copies import Original, copies_of
 from soloist.models.copying import files_to_copy
 from soloist.models.spec import ModelSpec
 from soloist.retrieval.questions import Questions
@@ -127,6 +128,17 @@ def test_models_of_one_folder_are_copied_once(root: Path, whole: Path) -> None:
     assert names == ["bert", "splade", "wordllama"]
     for copy in (whole / "models").iterdir():
         assert not [path for path in copy.rglob("*") if path.name.startswith(".")]
+
+
+def test_two_members_of_one_folder_share_a_copy(root: Path) -> None:
+    """A network of gigabytes would be copied twice, or without the weights of tokens that its second member needs."""
+    dense = Original(folder=root / "bert", files=("config.json", "model.safetensors"), contents={})
+    beside = Original(folder=root / "splade" / ".." / "bert", files=("config.json", "tokenizer.json"), contents={})
+    copies = copies_of(
+        {"m": dense, "m:sparse": beside, "other": Original(folder=root / "splade", files=(), contents={})}
+    )
+    assert copies["m"] == copies["m:sparse"] != copies["other"]
+    assert set(copies["m"].files) == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
 def _changed(path: Path) -> None:
