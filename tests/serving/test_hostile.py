@@ -189,7 +189,7 @@ def test_too_much_at_once(served: Path) -> None:
                 assert b"\r\nretry-after: " in said
         idle = [connected() for _ in range(2)]
         status, sentence = refused(until_closed(connected()))
-        assert (status, sentence) == (503, "the server has as many texts waiting as it takes: ask again in 1 s")
+        assert (status, sentence) == (503, "the server has as many open connections as it takes: ask again in 1 s")
         assert idle
 
 

@@ -43,7 +43,7 @@ class BoundedConnection(H11Protocol):
         """Begin to wait for the first request."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections:
-            self._end(overloaded(1))
+            self._end(overloaded(1, of="open connections"))
         else:
             self._arriving = self.loop.call_later(self._limits.receive_seconds, self._too_slow)
 

@@ -44,12 +44,12 @@ class ClientGoneError(Exception):
     """The client has closed its connection, so nobody waits for the answer."""
 
 
-def overloaded(seconds: float) -> RefusedError:
-    """The server has enough to do. `seconds` is how long its work will take."""
+def overloaded(seconds: float, *, of: str = "texts waiting") -> RefusedError:
+    """The server has enough to do, or enough `of` something else. `seconds` is how long its work will take."""
     wait = max(1, min(60, math.ceil(seconds)))
     return RefusedError(
         503,
-        f"the server has as many texts waiting as it takes: ask again in {wait} s",
+        f"the server has as many {of} as it takes: ask again in {wait} s",
         code="overloaded",
         headers={"Retry-After": str(wait)},
     )
