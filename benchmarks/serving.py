@@ -109,12 +109,20 @@ class Setting:
         self.folders = [str(located(MODELS[0])), str(self._table())]
 
     def _table(self) -> Path:
-        """wordllama as a folder of sentence-transformers, for the other engines."""
-        from soloist.models.catalogue import resolve
-        from soloist.models.loading import stage
+        """wordllama as a folder of sentence-transformers, for the plain server."""
+        from safetensors.torch import load_file
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        from tokenizers import Tokenizer
 
-        folder = self.temp / "wordllama"
-        stage(resolve(MODELS[1]), "float32").module.save(str(folder), create_model_card=False)
+        from soloist.models.location import WORDLLAMA_TOKENIZER, WORDLLAMA_WEIGHTS
+
+        package, folder = located(MODELS[1]), self.temp / "wordllama"
+        tokenizer = Tokenizer.from_file(str(package / WORDLLAMA_TOKENIZER))
+        tokenizer.no_truncation()
+        weights = load_file(package / WORDLLAMA_WEIGHTS)["embedding.weight"].float()
+        module = StaticEmbedding(tokenizer, embedding_weights=weights)
+        SentenceTransformer(modules=[module], device="cpu").save(str(folder), create_model_card=False)
         return folder
 
     def bits(self, texts: Sequence[str]) -> list[str]:
