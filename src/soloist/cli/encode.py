@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1_000  # texts that are embedded together
 _DIR_HELP = "The folder that soloist embed wrote, or that of soloist export --to questions."
-_TEXT_HELP = "What to embed. - reads texts from stdin, one a line, and prints a line for each as it arrives."
+_TEXT_HELP = (
+    "What to embed. - reads texts from stdin, one a line, and prints a line for each as it arrives. Lines without text "
+    "are left out."
+)
 _MODEL_HELP = "The member whose vector it is: dense, sparse, or the words of the text."
 _FUSED_HELP = "The fused vector, which is also the default of a run that has fused vectors."
 _ROLE_HELP = "query, or document for a text as the run read its chunks."
