@@ -100,7 +100,7 @@ def _foreign_host() -> RefusedError:
 def _wrong_key() -> RefusedError:
     return RefusedError(
         401,
-        "the request has no key, or another one: send the header Authorization with Bearer and the server's key",
+        "the request has no key, or a wrong one: send the header Authorization with Bearer and the server's key",
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )

@@ -139,7 +139,7 @@ class Served:
         if self.run is None:
             raise RefusedError(
                 404,
-                "this server has the models' side alone, without the chunks: start it with the folder of the run, or "
+                "this server has the questions of a run, and no chunks: start it with the folder of the run, or "
                 "ask the store that has the vectors",
             )
         return HitsOf(asked.k, asked.by, asked.collections)
