@@ -132,7 +132,9 @@ def test_a_server_in_a_notebook(served: Path) -> None:
     with server, socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
         connection.sendall(embeddings_request({"model": "bert", "input": "a"}, Authorization="Bearer key"))
         assert until_closed(connection).startswith(b"HTTP/1.1 200 ")
-    assert not {thread.name for thread in threading.enumerate()} & {"soloist-interruptible", "soloist-server"}
+    assert "soloist-server" not in {thread.name for thread in threading.enumerate()}
+    while "soloist-interruptible" in {thread.name for thread in threading.enumerate()}:
+        pass  # the thread that loaded a model is about to end
 
 
 def test_the_folder_of_questions_alone(served: Path, tmp_path: Path) -> None:
