@@ -143,7 +143,7 @@ def test_the_folder_of_questions_alone(served: Path, tmp_path: Path) -> None:
     with soloist.serving.start(tmp_path / "questions", port=0) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
         answer = client.embeddings.create(model="fused", input="a lease of devices")
-        with client, pytest.raises(openai.NotFoundError, match="side alone, without the chunks: start it with"):
+        with client, pytest.raises(openai.NotFoundError, match="the questions of a run, and no chunks: start it with"):
             client.post("/search", cast_to=object, body={"question": "a lease"})
     expected = soloist.open_run(served).encode_fused(["a lease of devices"])[0]
     assert np.array(answer.data[0].embedding, np.float32).tobytes() == expected.tobytes()
