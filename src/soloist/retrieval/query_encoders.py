@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from soloist.arrays import Vectors
-from soloist.broken_imports import importing_libraries
+from soloist.broken_imports import importing_libraries, uncollected
 from soloist.models.spec import ModelSpec
 from soloist.ragged import Keys, RaggedRows
 from soloist.retrieval.query_checks import Role
@@ -108,7 +108,8 @@ class QueryEncoders:
     def _side(self, model: str, role: Role) -> Side:
         with self._loading[model]:
             if (model, role) not in self._sides:
-                self._sides[model, role] = self._loaded(model, role)
+                with uncollected():  # the load imports libraries too, some of them one by one
+                    self._sides[model, role] = self._loaded(model, role)
             return self._sides[model, role]
 
     def _loaded(self, model: str, role: Role) -> Side:
