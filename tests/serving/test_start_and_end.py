@@ -128,13 +128,17 @@ def test_a_model_that_is_not_the_run_s_ends_the_server(served: Path, tmp_path: P
 
 def test_a_server_in_a_notebook(served: Path) -> None:
     """A thread of the user's process: it has no signals, and leaves nothing behind."""
+    before = set(threading.enumerate())  # those of other tests in this process are not the server's
     server = soloist.serving.start(served, port=0, api_key="key")
     with server, socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
         connection.sendall(embeddings_request({"model": "bert", "input": "a"}, Authorization="Bearer key"))
         assert until_closed(connection).startswith(b"HTTP/1.1 200 ")
-    assert "soloist-server" not in {thread.name for thread in threading.enumerate()}
-    while "soloist-interruptible" in {thread.name for thread in threading.enumerate()}:
-        pass  # the thread that loaded a model is about to end
+    left = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("soloist-")]
+    assert "soloist-server" not in {thread.name for thread in left}
+    for thread in left:
+        if thread.name == "soloist-interruptible":  # it loaded a model, and is about to end
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def test_the_folder_of_questions_alone(served: Path, tmp_path: Path) -> None:
