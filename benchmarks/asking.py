@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, cores
+from benchmarks.options import filled
 
 QUICK_ROWS, ROWS = 20_000, 1_000_000
 FOUND = 10  # rows for each question
@@ -35,10 +36,7 @@ def options_of(doc: str) -> argparse.Namespace:
     usual = {"rows": QUICK_ROWS, "results": ""} if options.quick else {
         "rows": ROWS, "results": str(ROOT / "benchmarks" / "results")
     }  # fmt: skip
-    for name, value in usual.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
+    return filled(options, usual)
 
 
 def measured(module: str, folder: Path, questions: Sequence[str], part: str, rounds: int) -> dict[str, Any]:

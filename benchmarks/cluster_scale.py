@@ -34,6 +34,7 @@ import numpy as np
 import psutil
 
 from benchmarks.machine import ROOT, commit, cores, hardware, versions
+from benchmarks.options import filled
 from benchmarks.simulated_worker import FINGERPRINT, MODEL, WORK, answers
 from soloist.cluster.address import ClusterAddress
 from soloist.cluster.nodes import Node
@@ -294,10 +295,7 @@ def _options() -> argparse.Namespace:
         "shards": 25_000, "shard_chunks": 4096, "nodes": "2,4,8", "shards_a_node": 30,
         "results": str(ROOT / "benchmarks" / "results"),
     }  # fmt: skip
-    for name, value in usual.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
+    return filled(options, usual)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from benchmarks.encode.adapters import vectors_of_run
 from benchmarks.local_models import DEFAULT_MODEL, located, token_counter
 from benchmarks.machine import ROOT, commit, cores, hardware, versions, warn_of_kernel_variables
+from benchmarks.options import filled
 from benchmarks.texts import SHARED_CHUNKS, Texts, chunk_texts, documentation, many_pieces, write_chunk_file
 from soloist.arrays import Vectors
 
@@ -93,10 +94,7 @@ def _options() -> argparse.Namespace:
     usual = {"chunks": 100, "rounds": 1, "results": ""} if options.quick else {
         "chunks": 20000, "rounds": 3, "results": str(ROOT / "benchmarks" / "results")
     }  # fmt: skip
-    for name, value in usual.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
+    return filled(options, usual)
 
 
 def _measured(options: argparse.Namespace, temp: Path) -> Iterator[Case]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, commit, cores, hardware, slug, versions, warn_of_kernel_variables
+from benchmarks.options import filled
 from benchmarks.texts import documentation, write_chunk_file
 from soloist.config import FusionConfig, RunConfig
 from soloist.engine import run
@@ -91,10 +92,7 @@ def _options() -> argparse.Namespace:
     usual = {"chunks": 50, "rounds": 1, "results": ""} if options.quick else {
         "chunks": 1000, "rounds": 5, "results": results
     }  # fmt: skip
-    for name, value in usual.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
+    return filled(options, usual)
 
 
 def _round(models: tuple[str, ...], temp: Path, number: int, options: argparse.Namespace) -> Round:

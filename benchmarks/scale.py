@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, commit, cores, hardware, versions, warn_of_kernel_variables
+from benchmarks.options import filled
 from benchmarks.texts import write_chunk_file
 
 _WORDS = (
@@ -144,10 +145,7 @@ def _options() -> argparse.Namespace:
     usual = {"sizes": "2000,20000", "shard_chunks": 200, "results": ""} if options.quick else {
         "sizes": "100000,1000000", "shard_chunks": 4096, "results": str(ROOT / "benchmarks" / "results")
     }  # fmt: skip
-    for name, value in usual.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
+    return filled(options, usual)
 
 
 def _measure(size: int, temp: Path, options: argparse.Namespace) -> Scaled:

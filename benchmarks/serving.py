@@ -46,6 +46,7 @@ from benchmarks.asking import ratio, save
 from benchmarks.encode.engines import environment_python
 from benchmarks.local_models import located, token_counter
 from benchmarks.machine import ROOT, commit, hardware, versions
+from benchmarks.options import filled
 from benchmarks.serving_clients import Answers, Load, Target, load, merged, vector
 from benchmarks.texts import documentation, write_chunk_file
 
@@ -322,10 +323,7 @@ def _options() -> argparse.Namespace:
     usual = {"seconds": 1.0, "rounds": 1, "results": ""} if options.quick else {
         "seconds": 10.0, "rounds": 5, "results": str(ROOT / "benchmarks" / "results")
     }  # fmt: skip
-    for name, value in usual.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
+    return filled(options, usual)
 
 
 if __name__ == "__main__":

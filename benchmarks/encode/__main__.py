@@ -24,6 +24,7 @@ from benchmarks.encode.summary import faults_of, summarize
 from benchmarks.encode.table import markdown
 from benchmarks.local_models import DEFAULT_MODEL, located, token_counter
 from benchmarks.machine import ROOT, commit, cores, hardware, slug, versions, warn_of_kernel_variables
+from benchmarks.options import filled
 from benchmarks.texts import Texts, documentation, many_pieces
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -72,10 +73,7 @@ def _options() -> argparse.Namespace:
     usual = {"chunks": 200, "rounds": 1, "search_chunks": 64, "results": ""} if options.quick else {
         "rounds": 3, "search_chunks": 1000, "results": str(RESULTS)
     }  # fmt: skip
-    for name, value in usual.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
+    return filled(options, usual)
 
 
 def _devices(wanted: str) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.collections import write_collection
@@ -22,11 +23,11 @@ def no_calls_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     asked: list[object] = []
     connect = socket.socket.connect
 
-    def connect_here(self: socket.socket, address: object) -> None:
-        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):  # type: ignore[index]
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
             asked.append(address)
             raise OSError(f"no test may connect to {address}")
-        connect(self, address)  # type: ignore[arg-type]
+        connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
     yield

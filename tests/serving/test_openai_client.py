@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.collections import some_words
 from support.server_processes import ServerProcess, embeddings_request
+from support.waiting import until
 
 from soloist.reports.hits import hit_values
 from soloist.retrieval import OpenedRun, open_run
@@ -197,10 +198,8 @@ def test_a_client_that_goes_away_costs_nothing_more(server) -> None:
     texts = [f"{some_words(330)} {number}" for number in range(1_500)]
     with server.connected() as connection:
         connection.sendall(embeddings_request({"model": "fused", "input": texts}))
-        while not figures_of(server)["soloist_waiting_texts", ""]:
-            pass
-    while figures_of(server)["soloist_waiting_texts", ""]:
-        pass
+        until(lambda: figures_of(server)["soloist_waiting_texts", ""] > 0, "the texts are in work")
+    until(lambda: not figures_of(server)["soloist_waiting_texts", ""], "the texts are gone")
     assert figures_of(server).get(("soloist_texts_total", "fused"), 0.0) - before < len(texts) / 2
 
 

@@ -16,6 +16,7 @@ import pytest
 from support.collections import some_words
 from support.invoking import invoke
 from support.server_processes import ServerProcess, embeddings_request, until_closed
+from support.waiting import until
 
 import soloist
 import soloist.serving
@@ -29,8 +30,7 @@ def at_work(server: ServerProcess, connection: socket.socket) -> None:
     """Send a request that takes a while, and return once it is in work."""
     server.wait_until_ready()
     connection.sendall(embeddings_request(LONG))
-    while "soloist_waiting_texts 0" in server.ask("GET", "/metrics")[1]:
-        pass
+    until(lambda: "soloist_waiting_texts 0" not in server.ask("GET", "/metrics")[1], "the texts are in work")
 
 
 def test_sigterm_finishes_what_is_in_work(served: Path, tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_a_second_signal_ends_at_once(served: Path, tmp_path: Path, first: str, 
         at_work(server, connection)
         for name in (first, second):
             server.signal(signal.Signals[name])
-            while name is first and "then the server ends" not in server.output.read_text():
-                pass
+            if name is first:
+                until(lambda: "then the server ends" in server.output.read_text(), "the first signal is heard")
         assert server.wait() == 130
         assert until_closed(connection) == b""
 
@@ -120,8 +120,7 @@ def test_a_model_that_is_not_the_run_s_ends_the_server(served: Path, tmp_path: P
     models = (served.parent / "models.toml").read_text().replace(str(tiny_models["bert"]), str(tmp_path / "bert"))
     (tmp_path / "models.toml").write_text(models)
     server = soloist.serving.start(served, port=0, catalogue=tmp_path / "models.toml")
-    while server.is_alive:
-        pass
+    until(lambda: not server.is_alive, "the server has ended")
     with pytest.raises(ConfigError, match="bert"):
         server.stop()
 

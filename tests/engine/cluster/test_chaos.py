@@ -33,8 +33,8 @@ IS_STARTED = "SOLOIST_CHAOS_KILLS" in os.environ
 KINDS = ("worker", "node", "driver")
 SEED = int(os.environ.get("SOLOIST_CHAOS_SEED", "0")) or random.randrange(1, 1_000_000)
 NODES = ("node-1", "node-2", "node-3")
-SHARDS = 40
-MOST_BETWEEN = max(1, min(6, 60 // KILLS))  # shards of the 80 between two kills, so that there is time for all of them
+SHARDS = max(40, 5 * KILLS)  # of each model
+MOST_BETWEEN = max(1, min(6, 60 // KILLS))  # shards between two kills, so that there is time for all of them
 DEADLINE_SECONDS = 120 + 60 * KILLS
 
 
