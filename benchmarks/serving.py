@@ -12,9 +12,13 @@ has its answer. The servers are measured in turn, round by round:
 A ratio is the median of the rounds' own ratios. `--soak SECONDS` asks soloist's server alone for so long, with texts
 of all lengths, clients that go away and requests that are refused, and says how its memory grew.
 
-Prints a table, and as its last line one JSON object. Exit code 1 where an answer was wrong or lost.
+`--hostile` asks soloist's server alone too, in turn without and beside clients whose requests are to be refused, and
+says how long the others wait.
 
-    python -m benchmarks.serving [--quick] [--seconds 10] [--rounds 5] [--soak 600] [--results FOLDER]
+Prints a table, and as its last line one JSON object. Exit code 1 where an answer was wrong or lost, or where a request
+was answered that is to be refused.
+
+    python -m benchmarks.serving [--quick] [--seconds 10] [--rounds 5] [--soak 600 | --hostile] [--results FOLDER]
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +47,7 @@ from urllib.request import urlopen
 import numpy as np
 import psutil
 
+from benchmarks import hostile_clients
 from benchmarks.asking import ratio, save
 from benchmarks.encode.engines import environment_python
 from benchmarks.local_models import located, token_counter
@@ -57,6 +63,7 @@ CHUNKS, QUESTIONS = 500, 2_000
 CLOSE = 0.9999  # the cosine at which an answer of another engine is that of its question
 PATIENCE_SECONDS = 120.0
 SOAK_CLIENTS = 16
+ATTACKED_CLIENTS = 8
 SHOWN_SAMPLES = 60
 WARM_SHARE, END_SHARE = 0.2, 0.05  # of a soak: what is not counted, and what is compared
 
@@ -74,6 +81,8 @@ def main() -> int:
         targets = [servers.enter_context(soloist(setting))]
         if options.soak:
             report["soak"] = soaked(targets[0], setting, options.soak)
+        elif options.hostile:
+            report["hostile"] = attacked(targets[0], setting.questions, options)
         else:
             targets.append(servers.enter_context(plain(setting)))
             report["absent"] = {}
@@ -84,7 +93,8 @@ def main() -> int:
             report["clients"] = measured(targets, setting.questions, options)
             _print_table(report)
     report["load_averages"].append(os.getloadavg()[0])
-    save(report, "serving-soak" if options.soak else "serving", options.results)
+    part = "-soak" if options.soak else "-hostile" if options.hostile else ""
+    save(report, f"serving{part}", options.results)
     print(json.dumps(report))
     return 1 if _faults(report) else 0
 
@@ -248,6 +258,29 @@ def measured(targets: Sequence[Target], questions: Sequence[str], options: argpa
     return found
 
 
+def attacked(target: Target, questions: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """What some clients wait alone, and beside clients whose requests are to be refused, in turn."""
+    load(target, questions, ATTACKED_CLIENTS, options.seconds / 4)  # warm-up
+    alone: list[Load] = []
+    beside: list[Load] = []
+    refused: Counter[str] = Counter()
+    taken: Counter[str] = Counter()
+    for _ in range(options.rounds):
+        alone.append(load(target, questions, ATTACKED_CLIENTS, options.seconds))
+        with hostile_clients.beside(target.port) as counts:
+            beside.append(load(target, questions, ATTACKED_CLIENTS, options.seconds))
+        refused.update({name: number for name, (number, _) in counts.items()})
+        taken.update({name: number for name, (_, number) in counts.items()})
+    found = {"alone": merged(alone).figures(), "beside": merged(beside).figures()}
+    for name, row in found.items():
+        print(f"{ATTACKED_CLIENTS} clients {name}: median {row['median_ms']:.0f} ms, p99 {row['p99_ms']:.0f} ms")
+    print(f"{refused.total():,} hostile requests were refused, {taken.total():,} were not")
+    return {
+        **found, "clients": ATTACKED_CLIENTS, "refused": dict(refused), "not_refused": dict(taken),
+        "p99_ratio": found["beside"]["p99_ms"] / found["alone"]["p99_ms"],
+    }  # fmt: skip
+
+
 def soaked(target: Target, setting: Setting, seconds: float) -> dict[str, Any]:
     """Many clients and rude ones for some time, and the server's memory meanwhile."""
     texts = setting.long_texts
@@ -296,7 +329,11 @@ def _be_rude(port: int, texts: Sequence[str], ended: threading.Event) -> None:
 
 def _faults(report: Mapping[str, Any]) -> int:
     rows = [row for servers in report.get("clients", {}).values() for row in servers.values()]
-    return sum(row["wrong"] + row["lost"] for row in (*rows, *filter(None, [report.get("soak")])))
+    rows += filter(None, [report.get("soak")])
+    hostile = report.get("hostile", {})
+    rows += [hostile[name] for name in ("alone", "beside") if name in hostile]
+    wrong: int = sum(row["wrong"] + row["lost"] for row in rows)
+    return wrong + sum(hostile.get("not_refused", {}).values())
 
 
 def _print_table(report: Mapping[str, Any]) -> None:
@@ -318,6 +355,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of a round")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS", help="ask soloist alone for so long")
+    parser.add_argument("--hostile", action="store_true", help="ask soloist alone, beside requests that it refuses")
     parser.add_argument("--results")
     options = parser.parse_args()
     usual = {"seconds": 1.0, "rounds": 1, "results": ""} if options.quick else {
