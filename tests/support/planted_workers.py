@@ -36,17 +36,14 @@ def plain(request: Mapping[str, Any], channel: Channel) -> None:
 
 
 def together(request: Mapping[str, Any], channel: Channel) -> None:
-    """No worker computes a shard before all have staged their models, so that each gets some."""
+    """No worker computes a shard before all have their devices and a shard, so that each computes some."""
     session = Path(request["session"])
-    facts_of = worker.facts_of
 
-    def noted(*args: Any) -> Any:
-        found = facts_of(*args)
-        (session / f"staged-{request['node']}").touch()
-        return found
+    def meet() -> None:
+        (session / f"has-a-shard-{request['node']}").touch()
+        _await_files(session, "has-a-shard-*", NODES)
 
-    worker.facts_of = noted
-    _before_encoding(lambda: _await_files(session, "staged-*", NODES))
+    _before_encoding(meet)
     worker.work(request, channel)
 
 
