@@ -275,7 +275,8 @@ def attacked(target: Target, questions: Sequence[str], options: argparse.Namespa
     cost = _milliseconds_of_a_refusal(target, options.seconds)
     for name, row in found.items():
         print(f"{ATTACKED_CLIENTS} clients {name}: median {row['median_ms']:.0f} ms, p99 {row['p99_ms']:.0f} ms")
-    print(f"{refused.total():,} hostile requests were refused, {taken.total():,} were not; one takes {cost:.2f} ms of a core")
+    print(f"{refused.total():,} hostile requests were refused, {taken.total():,} were not")
+    print(f"a refusal takes {cost:.2f} ms of a core")
     return {
         **found, "clients": ATTACKED_CLIENTS, "refused": dict(refused), "not_refused": dict(taken),
         "p99_ratio": found["beside"]["p99_ms"] / found["alone"]["p99_ms"], "milliseconds_of_a_refusal": cost,
