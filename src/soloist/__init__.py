@@ -14,18 +14,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from soloist.config import FusionConfig, RunConfig, SourceConfig
-from soloist.errors import NothingFinishedError, RunInterruptedError, RunStoppedError, SoloistError
-from soloist.types import Chunk
-
 if TYPE_CHECKING:
     from soloist.api.embedding import embed
     from soloist.api.opening import open_questions, open_run
     from soloist.api.planning import plan
     from soloist.api.runs import evaluate, export
     from soloist.api.validating import validate
+    from soloist.config import FusionConfig, RunConfig, SourceConfig
+    from soloist.errors import NothingFinishedError, RunInterruptedError, RunStoppedError, SoloistError
     from soloist.reports.run_report.writing import report
     from soloist.retrieval import By
+    from soloist.types import Chunk
 
     __version__: str
 
@@ -52,6 +51,14 @@ __all__ = [
 
 _MODULES = {
     "By": "soloist.retrieval",
+    "Chunk": "soloist.types",
+    "FusionConfig": "soloist.config",
+    "NothingFinishedError": "soloist.errors",
+    "RunConfig": "soloist.config",
+    "RunInterruptedError": "soloist.errors",
+    "RunStoppedError": "soloist.errors",
+    "SoloistError": "soloist.errors",
+    "SourceConfig": "soloist.config",
     "embed": "soloist.api.embedding",
     "evaluate": "soloist.api.runs",
     "export": "soloist.api.runs",

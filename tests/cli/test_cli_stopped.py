@@ -124,6 +124,24 @@ def test_ctrl_c_outside_a_command(before, command, code, said):
     assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
 
 
+@pytest.mark.parametrize("module", ["soloist.cli", "typer", "soloist.cli.validate"])
+def test_ctrl_c_while_the_command_is_read(module):
+    """It showed a traceback of whatever module was being read."""
+    code = (
+        "import os, signal, sys\n"
+        "class Press:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Press())\n"
+        "from soloist.__main__ import main\n"
+        "main()\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code, "models"], capture_output=True, text=True, timeout=120)
+    assert (process.returncode, process.stdout) == (130, "")
+    assert process.stderr == f"soloist: stopped by Ctrl-C; {NOTHING_CHANGED}\n"
+
+
 @pytest.mark.parametrize("time", [["--stop-after", "0.001s"], ["--stop-after=0.001s"]], ids=["two words", "one word"])
 def test_a_time_that_is_too_short_is_not_given_again(options, tmp_path, monkeypatch, time):
     """The way on was the line that had just failed, and it was said of no folder at all that it is kept."""

@@ -20,13 +20,13 @@ import typer
 from soloist.broken_imports import import_failure_text, importing_libraries
 from soloist.cli.way_on import WayOn, starts_again
 from soloist.errors import ConfigError, OutputError, RunStoppedError, SoloistError
+from soloist.interrupts import INTERRUPTED, ended_at_once, is_heard_by, write_to_stderr
 from soloist.reports.text import one_line
 from soloist.workers import left_to_themselves
 
 FAILED = 1
 USAGE = 2
 STOPPED = 3
-INTERRUPTED = 130
 _ENDED = "soloist: Ctrl-C came after the command had ended, so nothing is lost\n"
 _Handler = Callable[[int, FrameType | None], object]
 # Whether the process ends with the command. A caller that runs commands in its own process keeps its handlers.
@@ -73,25 +73,8 @@ def importing(way_on: WayOn = starts_again) -> Iterator[None]:
 
     Nothing has begun yet. And if a library is interrupted during its import, it may raise anything, or abort.
     """
-    with _ended_at_once(_stopped_text(KeyboardInterrupt(), way_on)), importing_libraries():
+    with ended_at_once(_stopped_text(KeyboardInterrupt(), way_on)), importing_libraries():
         yield
-
-
-@contextlib.contextmanager
-def _ended_at_once(text: str) -> Iterator[None]:
-    if not _is_heard_by(signal.default_int_handler):
-        yield
-        return
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        _write_to_stderr(f"{text}\n")
-        os._exit(INTERRUPTED)
-
-    signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
@@ -136,7 +119,7 @@ def through(command: Callable[[], object]) -> NoReturn:
         code = exc.code
     except KeyboardInterrupt:
         code = INTERRUPTED
-    if code == INTERRUPTED and _is_heard_by(signal.default_int_handler):  # exit_codes has not heard of it
+    if code == INTERRUPTED and is_heard_by(signal.default_int_handler):  # exit_codes has not heard of it
         typer.echo(_stopped_text(KeyboardInterrupt(), starts_again), err=True)
     _close(code)
 
@@ -163,7 +146,7 @@ def _ended_handler(code: int) -> _Handler:
         nonlocal is_told
         if is_told:
             os._exit(code)
-        _write_to_stderr(_ENDED)
+        write_to_stderr(_ENDED)
         is_told = True
 
     return answer
@@ -171,14 +154,8 @@ def _ended_handler(code: int) -> _Handler:
 
 def _hear_no_more() -> None:
     """From here on Ctrl-C would only take the command's last words away."""
-    if _ends_with_command.get() and _is_heard_by(signal.default_int_handler):
+    if _ends_with_command.get() and is_heard_by(signal.default_int_handler):
         signal.signal(signal.SIGINT, _ignored)
-
-
-def _is_heard_by(handler: _Handler) -> bool:
-    """Whether this handler gets Ctrl-C, and may be replaced here."""
-    is_main = threading.current_thread() is threading.main_thread()
-    return is_main and signal.getsignal(signal.SIGINT) is handler
 
 
 def _ignored(number: int, frame: FrameType | None) -> None:
@@ -189,12 +166,6 @@ def _ignore_interrupts() -> None:
     """Where Python has ended and libraries are still tidying up, its handlers are gone."""
     with contextlib.suppress(ValueError):  # in another thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _write_to_stderr(text: str) -> None:
-    """In a signal's handler, which may have interrupted a write to the stream."""
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode("utf-8", "backslashreplace"))
 
 
 def _say_stopped(stopped: BaseException, way_on: WayOn) -> None:
