@@ -41,7 +41,7 @@ def test_what_is_left_out_has_its_usual_value() -> None:
         ({"input": [True]}, "input has a truth value in its list: give"),
         ({"input": [None]}, "input has null in its list"),
         ({"input": [[]]}, "input has a list in its list"),
-        ({"input": ["a", " "]}, "a query is empty: give some text"),
+        ({"input": ["a", " "]}, "a text of input is empty: give some text"),
         ({"input": "a\ud800"}, "has a lone surrogate at character 1, which is not text: give it in UTF-8"),
         ({"input": "a" * 21}, "a text of input has 21 characters, and the server takes 20: split it"),
         ({"input": ["a"] * 4}, "input has 4 texts, and a request takes 3: send several requests"),

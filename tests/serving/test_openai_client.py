@@ -116,7 +116,7 @@ def test_models_are_those_of_the_run(client, server, opened) -> None:
         ({"model": "bm25"}, 400, "soloist.open_questions(...).encode_words"),
         ({"dimensions": 7}, 400, "bert has 32 dimensions, as the vectors that it is compared with: leave dimensions"),
         ({"input": [[1, 2]]}, 400, "check_embedding_ctx_length=False"),
-        ({"input": ""}, 400, "a query is empty: give some text"),
+        ({"input": ""}, 400, "a text of input is empty: give some text"),
     ],
 )
 def test_what_has_no_vector_is_refused(server, fields, status, sentence) -> None:

@@ -24,21 +24,21 @@ def checked_role(value: object) -> Role:
     raise ConfigError(f"role is {value!r}: give query or document")
 
 
-def checked_query(value: object, role: Role = "query") -> str:
-    """One query, or one document.
+def checked_query(value: object, noun: str = "query") -> str:
+    """One query, or another text, which messages call by this noun.
 
     Raises:
         ConfigError: it is not a text, is empty, or has half a character in it.
     """
     if not isinstance(value, str):
-        raise ConfigError(f"a {role} is of the type {type(value).__name__}: give a text")
+        raise ConfigError(f"a {noun} is of the type {type(value).__name__}: give a text")
     if not value.strip():
-        raise ConfigError(f"a {role} is empty: give some text")
+        raise ConfigError(f"a {noun} is empty: give some text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as exc:
         raise ConfigError(
-            f"the {role} {value[:40]!a} has a lone surrogate at character {exc.start}, which is not text: give it in "
+            f"the {noun} {value[:40]!a} has a lone surrogate at character {exc.start}, which is not text: give it in "
             "UTF-8"
         ) from exc
     return str(value)

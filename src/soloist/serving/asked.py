@@ -132,15 +132,16 @@ def _texts(value: Any, limits: Limits) -> tuple[str, ...]:
 
 
 def _checked(param: str, text: str, limits: Limits) -> str:
+    noun = "text of input" if param == "input" else param
     if len(text) > limits.text_characters:
         raise RefusedError(
             400,
-            f"a text of {param} has {count_text(len(text), 'character')}, and the server takes "
+            f"a {noun} has {count_text(len(text), 'character')}, and the server takes "
             f"{limits.text_characters:,}: split it",
             param=param,
         )
     try:
-        return checked_query(text)
+        return checked_query(text, noun)
     except ConfigError as exc:
         raise RefusedError(400, str(exc), param=param) from exc
 
