@@ -19,10 +19,10 @@ cluster-demo: $(VENV)/.cluster-demo
 	$(BIN)/python -m examples.cluster_demo
 
 # Three files at a time, the longest first, on two cores too: many tests wait for processes. Each file's tests are in one
-# process, with one thread for its arithmetic.
+# process, with one thread for its arithmetic. A test that waits for ever fails after ten minutes, with what each thread does.
 # make test ORDER=random takes the files in another order, whose seed is printed; ORDER=SEED takes that order again.
 WORKERS ?= 3
-WHOLE_SUITE = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(ORDER),--order $(ORDER)) $(PYTEST)
+WHOLE_SUITE = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 600 $(if $(ORDER),--order $(ORDER)) $(PYTEST)
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python $(WHOLE_SUITE)
 

@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbe
 from support.collections import write_catalogue
 from support.editing import assert_same_files, empty_run, run_files
 from support.tiny_models import make_static
+from support.waiting import until
 
 from soloist.config import RunConfig, SourceConfig
 from soloist.devices import open_accelerator
@@ -304,10 +305,15 @@ def test_a_stop_in_a_pass_leaves_what_is_done_and_the_rest_is_computed(config, t
 
 
 def test_a_thread_that_is_ended_from_outside_costs_nothing(config, tmp_path):
-    """The reading would wait for the thread for ever, or the thread's last shard would count as done."""
+    """The reading would wait for the thread for ever, or the thread's last shard would count as done.
+
+    It waits for a first file: while a thread starts another one, Python gives such an exception to the new one, and
+    the start never ends.
+    """
 
     def end(event: object) -> None:
         if isinstance(event, InputScanned):
+            until(lambda: any((config.out / ".ahead").rglob("*.parquet")), "a file of vectors is written")
             for thread in threads():
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
