@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.library import Library
@@ -36,7 +36,9 @@ from soloist.devices.simulated_waits import may_wait, waits
 from soloist.memory.allocator import Block
 from soloist.memory.cards import Card, bare_card
 from soloist.memory.kernels import COMPOSED, MATRIX_PRODUCTS, AttentionCall, choose_kernel
-from soloist.memory.tracing import Trace, trace_attention
+
+if TYPE_CHECKING:
+    from soloist.memory.tracing import Trace
 
 BACKEND = "sim"
 
@@ -342,5 +344,7 @@ def _attention_trace(card: Card, call: AttentionCall) -> Trace:
     )  # fmt: skip
     known = _attention_traces.get(key)
     if known is None:
+        from soloist.memory.tracing import trace_attention  # with the first network: it imports transformers
+
         known = _attention_traces[key] = trace_attention(card, call)
     return known

@@ -14,9 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from sentence_transformers import SentenceTransformer
+from typing import TYPE_CHECKING, Protocol
 
 from soloist.devices.accelerator import Accelerator, run_on
 from soloist.devices.error_frames import error_chain, forget_frames
@@ -33,6 +31,9 @@ from soloist.memory.kernels import ExpandGroupedHeads
 from soloist.models.loading import StagedModel
 from soloist.types import Batch
 from soloist.workers import Task, WorkerThread
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 class RowEncoder(Protocol):

@@ -9,10 +9,10 @@ import functools
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 
 from soloist.arrays import Vectors
 from soloist.devices.accelerator import Accelerator, run_on
@@ -27,6 +27,9 @@ from soloist.errors import PredictionError
 from soloist.memory.planner import RESERVE_SHARE
 from soloist.memory.prediction import Predictor, blueprint_of, tracer_of
 from soloist.types import Batch
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # Few rows are computed again. So small batches cost little time. Two copies of the weights leave little memory.
 _TOKENS = 4_096

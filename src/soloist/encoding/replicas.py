@@ -12,9 +12,9 @@ import queue
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import torch
-from sentence_transformers import SentenceTransformer
 
 from soloist.arrays import Vectors
 from soloist.devices.accelerator import Accelerator
@@ -39,6 +39,9 @@ from soloist.models.loading import StagedModel
 from soloist.models.numpy_threads import one_thread
 from soloist.types import Batch, DTypeRequest
 from soloist.workers import WorkerThread
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # What workers may compute together: at bge-m3's widest, 4,096 float32 a token, 65,536 tokens take 1.1 GB.
 _TOKENS_IN_FLIGHT = 65_536

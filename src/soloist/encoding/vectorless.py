@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, pre_tokenizers
 
 from soloist.arrays import Vectors
@@ -23,6 +22,9 @@ from soloist.encoding.encoder import Encoder
 from soloist.encoding.forward import forward, unit_rows
 from soloist.encoding.tokenizing import TokenizedTexts
 from soloist.types import Batch, Vectorless
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _BATCH_TOKENS = 1 << 16
 # Steps that leave something of every text that is not empty.

@@ -12,16 +12,18 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from soloist.errors import PredictionError
 from soloist.memory.allocator import Allocator, CachingAllocator, IdealAllocator
 from soloist.memory.cards import Card
-from soloist.memory.network import Network, network_to_trace
-from soloist.memory.tracing import Trace
 from soloist.models.blueprint import Blueprint, read_blueprint, table_shape
 from soloist.models.location import WORDLLAMA_WEIGHTS, find_settings
 from soloist.models.spec import ModelSpec
 from soloist.types import DType
+
+if TYPE_CHECKING:
+    from soloist.memory.tracing import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,8 @@ class Tracer:
     """
 
     def __init__(self, blueprint: Blueprint, dtype: DType, card: Card) -> None:
+        from soloist.memory.network import Network, network_to_trace  # imports transformers, which tables do without
+
         self.weights = Network(blueprint, dtype).weights()
         self.uses_matrix_library = not blueprint.is_static
         self._card = card
