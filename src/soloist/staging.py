@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from soloist.broken_imports import importing_libraries
 from soloist.config import CalibrationConfig, FusionConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
@@ -58,6 +60,30 @@ def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]
         specs[spec.name] = spec
     require_distinct("models", specs)
     return specs
+
+
+def import_libraries(specs: Iterable[ModelSpec], accelerator: Accelerator) -> None:
+    """Import what networks need, and what predicts memory. On the host, tables and words do without both.
+
+    It takes seconds, and no signal has to wait for it.
+
+    Raises:
+        InstallationError: a library is missing or damaged, or does not fit.
+    """
+    if accelerator.kind == "cpu" and all(spec.kind == "lexical" or is_table_at_hand(spec) for spec in specs):
+        return
+    with importing_libraries():
+        interruptible(functools.partial(importlib.import_module, "soloist.memory.network"))
+
+
+def is_table_at_hand(spec: ModelSpec) -> bool:
+    """Whether a model is static, has its settings on this machine, and brings no code of its own."""
+    if spec.trust_remote_code:
+        return False
+    try:
+        return find_settings(spec) is not None and blueprint_of(spec).is_static
+    except Exception:  # the error of a damaged folder is told when the model is staged after the reading
+        return False
 
 
 def _as_asked(spec: ModelSpec, config: RunConfig | CalibrationConfig) -> ModelSpec:

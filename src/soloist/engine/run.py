@@ -71,7 +71,7 @@ from soloist.sizing.budgets import Budget, CalibrationCache, run_budgets
 from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import RunPlan
 from soloist.sources import InputFiles, input_of
-from soloist.staging import require_distinct, together
+from soloist.staging import import_libraries, require_distinct, together
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.atomic import none_left_on_error
@@ -120,6 +120,7 @@ def _run_in_folder(
     names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
     others = [other_run(path) for path in config.reuse]
+    import_libraries(members.models.values(), accelerator)
     is_shared = config.cluster is not None
     with (
         none_left_on_error(config.out),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import soloist.memory.network  # noqa: F401  # at once: Ctrl-C in its imports could look like a fault of a library
 from soloist.config import RunConfig
 from soloist.devices import Accelerator, open_accelerator
 from soloist.encoding.batching import bucket

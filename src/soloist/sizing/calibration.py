@@ -34,7 +34,7 @@ from soloist.sizing.batch_limits import planned_model
 from soloist.sizing.budgets import Budget, CalibrationCache, CalibrationRecord, TableRow, table_row
 from soloist.sizing.measurements import MeasurementCache, device_key
 from soloist.sizing.run_plan import plan_run
-from soloist.staging import select_models, stage_all
+from soloist.staging import import_libraries, select_models, stage_all
 from soloist.stopping import first_interrupt_only
 from soloist.types import Batch
 
@@ -111,6 +111,7 @@ def calibrate(
         if accelerator.kind == "simulated":
             message = "it computes on this machine's processor: the budgets measured here are for simulated runs only"
             sink.emit(Notice(about=config.accelerator, message=message))
+        import_libraries(specs.values(), accelerator)
         staged = stage_all(specs, config, accelerator, sink)
         encoders = [Encoder(model, packs=accelerator.packs_rows) for model in staged.values()]
         return tuple(_calibrate(encoder, accelerator, config, sink, clock) for encoder in encoders)

@@ -15,11 +15,9 @@ from soloist.config import FusionConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.events import Event, EventSink, ListSink
-from soloist.memory.prediction import blueprint_of
 from soloist.models.loading import StagedModel
-from soloist.models.location import find_settings
 from soloist.models.spec import ModelSpec
-from soloist.staging import encoders_of, require_dim, stage_all
+from soloist.staging import encoders_of, is_table_at_hand, require_dim, stage_all
 from soloist.types import Matmul
 
 Check = Callable[[], object]
@@ -54,7 +52,7 @@ class ModelStaging:
         """Whether all models are static, have their settings on this machine, and bring no code of their own; and
         whether there is one at all.
         """
-        return bool(self.specs) and all(map(_is_table_at_hand, self.specs.values()))
+        return bool(self.specs) and all(map(is_table_at_hand, self.specs.values()))
 
     def through(self, sink: EventSink, check: Check) -> StagedModels:
         """Stage the models, and tell the sink. `check` is called often, and may raise.
@@ -74,12 +72,3 @@ class ModelStaging:
         events = ListSink()
         models = self.through(events, check)
         return StagedModels(staged=models.staged, encoders=models.encoders, untold=tuple(events.events))
-
-
-def _is_table_at_hand(spec: ModelSpec) -> bool:
-    if spec.trust_remote_code:
-        return False
-    try:
-        return find_settings(spec) is not None and blueprint_of(spec).is_static
-    except Exception:  # the error of a damaged folder is told when the model is staged after the reading
-        return False
