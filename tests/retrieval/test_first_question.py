@@ -1,4 +1,4 @@
-"""A question imports what its members need, and no more: what is there is tested, not how long it took."""
+"""A question imports what its members need, and so does a run, and no more: what is there is tested, not how long it took."""
 
 from __future__ import annotations
 
@@ -89,6 +89,16 @@ def test_a_question_to_tables_imports_torch_alone(runs: dict[str, Path]) -> None
     )
     assert "torch" in imported
     assert imported & (LIBRARIES | OTHERS) == set()
+
+
+def test_a_run_of_tables_imports_torch_alone(runs: dict[str, Path], tmp_path: Path) -> None:
+    """A small run would take three times as long, and all runs 200 MB more."""
+    out, models = tmp_path / "run", f"bm25,wordllama,{runs['tables'].parent / 'table'}"
+    arguments = ["embed", str(runs["tables"].parent / "chunks"), "--out", str(out), "--models", models]
+    imported = _imported([[*arguments, "--accelerator", "cpu", "--lock-dir", str(tmp_path / "locks")]], [])
+    assert (out / "run.json").is_file()
+    assert "torch" in imported
+    assert imported & LIBRARIES == set()
 
 
 def test_a_question_to_a_network_imports_its_libraries_and_no_more(runs: dict[str, Path]) -> None:
