@@ -47,7 +47,8 @@ def closed_port():
     ("options", "sentence"),
     [
         ({"to": "excel"}, "there is no export to excel: choose one of parquet, numpy"),
-        ({"to": "parquet"}, "this export writes files, not to a server: give --out PATH"),
+        ({"to": "parquet"}, "this export writes files: give --out PATH"),
+        ({"to": "parquet", "url": "http://localhost"}, "this export writes files, not to a server: give --out PATH"),
         ({"to": "numpy", "out": "x", "url": "http://y"}, "give --out PATH, and leave out --url"),
         ({"to": "qdrant"}, "needs a server or a folder of its own: give --url or --out"),
         ({"to": "pgvector"}, "needs --url postgresql://"),

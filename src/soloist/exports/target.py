@@ -31,8 +31,10 @@ class Target:
         """The folder or file.
 
         Raises:
-            ConfigError: none is given.
+            ConfigError: none is given, or a server too.
         """
+        if self.url is None and self.out is None:
+            raise ConfigError("this export writes files: give --out PATH")
         if self.out is None or self.url is not None:
             raise ConfigError("this export writes files, not to a server: give --out PATH, and leave out --url")
         return self.out
