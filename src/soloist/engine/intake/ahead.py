@@ -1,11 +1,9 @@
 """Embeds shards while later chunks are read: by tables of vectors on the host, in a thread of its own.
 
-Reading holds the interpreter's lock for most of its time, and embedding for part of it. So both together take less time
-than one after the other. If the embedding falls far behind, the reading waits: the run ends no later, and the texts are
-read again while the system has them in memory. The vectors wait in a hidden folder of the run until their pass has the
-lease and moves them into their places. Nobody sees the vectors before that, and without them the pass computes the same
-ones. So an error here ends this embedding and not the run. If the cause of the error stays, the error occurs again
-after the reading.
+Reading holds the interpreter's lock, and tokenizing does not. So both together take little more time than the longer of
+them. The vectors wait in a hidden folder of the run until their pass has the lease and moves them into their places.
+Nobody sees the vectors before that, and without them the pass computes the same ones. So an error here ends this
+embedding and not the run. If the cause of the error stays, the error occurs again after the reading.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import functools
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,9 +40,6 @@ from soloist.workers import Task, WorkerThread
 # many bytes as the input files have, more or less: what comes from compressed files is compressed again.
 _SPARE_BYTES = 1 << 30
 _TIMES_THE_INPUT = 2
-
-# The shards that may wait for their embedding. They are read again while the system still has them in memory.
-_SHARDS_BEHIND = 16
 
 # A thread ends after its present texts (see `text_vectors`) or its present file, which takes well under a second.
 _PIECE_SECONDS = 10.0
@@ -146,7 +140,7 @@ class Ahead:
         self._free_bytes = free_bytes
         self._thread: WorkerThread | None = None
         self._writer: WorkerThread | None = None
-        self._begun: deque[Task[None]] = deque()  # of these only the last ones may be at work
+        self._last: Task[None] | None = None
         self._writing: Task[None] | None = None
         self._has_ended = threading.Event()  # no more vectors are wanted, or a thread has failed
         self._models: StagedModels | None = None
@@ -171,27 +165,21 @@ class Ahead:
             raise
 
     def begin(self, ref: ShardRef) -> None:
-        """Embed a shard, whose chunks are written, after the shards that were begun before.
-
-        This waits where many of them are still to be embedded.
-        """
+        """Embed a shard, whose chunks are written, after the shards that were begun before."""
         if self._has_ended.is_set():
             return
         if self._thread is None:
             self._writer = WorkerThread("soloist-ahead-files")
             self._thread = WorkerThread("soloist-ahead")
             self._thread.submit(functools.partial(self._unless_ended, self._stage))
-        work = functools.partial(self._unless_ended, functools.partial(self._embed, ref))
-        self._begun.append(self._thread.submit(work))
-        if len(self._begun) > _SHARDS_BEHIND:
-            self._begun.popleft().wait()
+        self._last = self._thread.submit(functools.partial(self._unless_ended, functools.partial(self._embed, ref)))
 
     def finish(self, check: Callable[[], object]) -> tuple[StagedModels | None, EmbeddedAhead]:
         """The models, and the vectors of all shards that could be embedded. None and no vectors, if the models are
         still to be staged. `check` is called while this waits, and may raise.
         """
-        if self._begun:
-            self._begun[-1].wait(check)
+        if self._last is not None:
+            self._last.wait(check)
         if self._writing is not None:  # the last embedding may have set it
             self._writing.wait(check)
         if self._models is None:
