@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 _SENDERS = 4
 _PAUSE_SECONDS = 0.02  # of a sender between two requests: so there are some 200 a second, less what the server delays
-_SLOW_CONNECTIONS = 50
+_HELD_CONNECTIONS = 50
+_LOOK_SECONDS = 0.5
+_PATIENCE_SECONDS = 60.0
 _PATH = "/v1/embeddings"
 
 
@@ -34,24 +38,33 @@ REQUESTS: dict[str, bytes] = {
 }
 
 
-@contextlib.contextmanager
-def beside(port: int) -> Iterator[dict[str, list[int]]]:
-    """Within this they ask, in threads. For each kind of request: how often it was refused, and how often it was not.
-
-    A connection that the server ends without an answer counts as refused.
+@dataclass(slots=True)
+class Attack:
+    """For each kind of request how often it was refused, and how often it was not. `fewest_held` are the connections
+    that were open at a look, at the least.
     """
-    counts: dict[str, list[int]] = {name: [0, 0] for name in REQUESTS}
-    ended = threading.Event()
-    jobs: list[Callable[[], None]] = [lambda: _send(port, counts, ended) for _ in range(_SENDERS)]
-    threads = [threading.Thread(target=job) for job in (*jobs, lambda: _hold(port, ended))]
-    for thread in threads:
-        thread.start()
-    try:
-        yield counts
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
+
+    counts: dict[str, list[int]] = field(default_factory=lambda: {name: [0, 0] for name in REQUESTS})
+    fewest_held: int = _HELD_CONNECTIONS
+
+
+@contextlib.contextmanager
+def beside(port: int) -> Iterator[Attack]:
+    """Within this they ask, in threads. A connection that the server ends without an answer counts as refused.
+
+    Raises:
+        OSError: the server takes no connection. So nothing is measured beside fewer clients.
+    """
+    attack, ended = Attack(), threading.Event()
+    with ThreadPoolExecutor(_SENDERS + 1) as pool:
+        jobs = [pool.submit(_send, port, attack.counts, ended) for _ in range(_SENDERS)]
+        jobs.append(pool.submit(_hold, port, attack, ended))
+        try:
+            yield attack
+        finally:
+            ended.set()
+    for job in jobs:
+        job.result()
 
 
 def _send(port: int, counts: dict[str, list[int]], ended: threading.Event) -> None:
@@ -63,35 +76,58 @@ def _send(port: int, counts: dict[str, list[int]], ended: threading.Event) -> No
 
 
 def _is_refused(port: int, request: bytes) -> bool:
-    """Whether the answer is an error of the client's, or that there is no room, or none."""
-    with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        with contextlib.suppress(ConnectionError):  # it may be refused before all of it is sent
-            connection.sendall(request)
-        head = connection.recv(1 << 16)
-        return not head or head.split(b" ", 2)[1][:1] == b"4" or b" 503 " in head[:16]
-    return True
+    """Whether the answer is an error of the client's, or that there is no room, or none. Silence is no refusal."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE_SECONDS) as connection:
+            with contextlib.suppress(ConnectionError):  # it may be refused before all of it is sent
+                connection.sendall(request)
+            head = connection.recv(1 << 16)
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    return not head or re.match(rb"HTTP/1.1 (4..|503) ", head) is not None
 
 
-def _hold(port: int, ended: threading.Event) -> None:
-    """Connections that send a byte now and then, and some whose sending side is closed after half a request."""
-    held: list[socket.socket] = []
+def _hold(port: int, attack: Attack, ended: threading.Event) -> None:
+    """Connections that send a byte now and then, and every fifth one with its sending side closed after half a request.
+    Whatever the server closes is opened again.
+    """
+    slow: list[socket.socket] = []
+    half_closed: list[socket.socket] = []
     start = _request(b"", length=1_000)
     with contextlib.ExitStack() as closing:
-        while not ended.is_set():
-            while len(held) < _SLOW_CONNECTIONS:
-                connection = closing.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+        while not ended.wait(_LOOK_SECONDS if slow else 0):
+            if slow:
+                slow, half_closed = list(filter(_takes, slow)), list(filter(_is_open, half_closed))
+                attack.fewest_held = min(attack.fewest_held, len(slow) + len(half_closed))
+            while len(slow) + len(half_closed) < _HELD_CONNECTIONS:
+                connection = closing.enter_context(
+                    socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE_SECONDS)
+                )
                 connection.sendall(start[: len(start) // 2])
-                if len(held) % 5 == 0:
+                if 4 * len(half_closed) < len(slow):
                     connection.shutdown(socket.SHUT_WR)
-                held.append(connection)
-            held = [connection for connection in held if _takes(connection)]
-            time.sleep(0.5)
+                    half_closed.append(connection)
+                else:
+                    slow.append(connection)
 
 
 def _takes(connection: socket.socket) -> bool:
-    """Whether a byte more can be sent: neither side has closed the connection."""
+    """Whether a byte more can be sent: the server has not closed the connection."""
     try:
         connection.sendall(b"a")
     except OSError:
         return False
     return True
+
+
+def _is_open(connection: socket.socket) -> bool:
+    """Whether the server has neither answered nor closed the connection."""
+    try:
+        connection.recv(1, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -265,12 +265,14 @@ def attacked(target: Target, questions: Sequence[str], options: argparse.Namespa
     beside: list[Load] = []
     refused: Counter[str] = Counter()
     taken: Counter[str] = Counter()
+    fewest_held: list[int] = []
     for _ in range(options.rounds):
         alone.append(load(target, questions, ATTACKED_CLIENTS, options.seconds))
-        with hostile_clients.beside(target.port) as counts:
+        with hostile_clients.beside(target.port) as attack:
             beside.append(load(target, questions, ATTACKED_CLIENTS, options.seconds))
-        refused.update({name: number for name, (number, _) in counts.items()})
-        taken.update({name: number for name, (_, number) in counts.items()})
+        refused.update({name: number for name, (number, _) in attack.counts.items()})
+        taken.update({name: number for name, (_, number) in attack.counts.items()})
+        fewest_held.append(attack.fewest_held)
     found = {"alone": merged(alone).figures(), "beside": merged(beside).figures()}
     cost = _milliseconds_of_a_refusal(target, options.seconds)
     for name, row in found.items():
@@ -278,8 +280,9 @@ def attacked(target: Target, questions: Sequence[str], options: argparse.Namespa
     print(f"{refused.total():,} hostile requests were refused, {taken.total():,} were not")
     print(f"a refusal takes {cost:.2f} ms of a core")
     return {
-        **found, "clients": ATTACKED_CLIENTS, "refused": dict(refused), "not_refused": dict(taken),
-        "p99_ratio": found["beside"]["p99_ms"] / found["alone"]["p99_ms"], "milliseconds_of_a_refusal": cost,
+        **found, "clients": ATTACKED_CLIENTS, "fewest_held": min(fewest_held), "refused": dict(refused),
+        "not_refused": dict(taken), "p99_ratio": found["beside"]["p99_ms"] / found["alone"]["p99_ms"],
+        "milliseconds_of_a_refusal": cost,
     }  # fmt: skip
 
 
@@ -287,10 +290,10 @@ def _milliseconds_of_a_refusal(target: Target, seconds: float) -> float:
     """Processor time of the server for a hostile request, with no other client."""
     server = psutil.Process(target.pid)
     before = server.cpu_times()
-    with hostile_clients.beside(target.port) as counts:
+    with hostile_clients.beside(target.port) as attack:
         time.sleep(seconds)
     after = server.cpu_times()
-    return 1_000 * (after.user + after.system - before.user - before.system) / sum(map(sum, counts.values()))
+    return 1_000 * (after.user + after.system - before.user - before.system) / sum(map(sum, attack.counts.values()))
 
 
 def soaked(target: Target, setting: Setting, seconds: float) -> dict[str, Any]:

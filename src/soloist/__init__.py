@@ -49,8 +49,8 @@ __all__ = [
     "validate",
 ]
 
-_MODULES = {
-    "By": "soloist.retrieval",
+# Where the names are. The first ones need no other library.
+_VALUES = {
     "Chunk": "soloist.types",
     "FusionConfig": "soloist.config",
     "NothingFinishedError": "soloist.errors",
@@ -59,6 +59,9 @@ _MODULES = {
     "RunStoppedError": "soloist.errors",
     "SoloistError": "soloist.errors",
     "SourceConfig": "soloist.config",
+}
+_MODULES = {
+    "By": "soloist.retrieval",
     "embed": "soloist.api.embedding",
     "evaluate": "soloist.api.runs",
     "export": "soloist.api.runs",
@@ -68,19 +71,27 @@ _MODULES = {
     "report": "soloist.reports.run_report.writing",
     "validate": "soloist.api.validating",
 }
+_WITH_THEM = ("config", "errors", "types")  # modules that come with the values
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _VALUES:
+        value = getattr(import_module(_VALUES[name]), name)
+    elif name in _WITH_THEM:
+        return import_module(f"soloist.{name}")
+    elif name in _MODULES:
         from soloist.broken_imports import importing_libraries
 
         with importing_libraries():
-            return getattr(import_module(_MODULES[name]), name)
-    if name == "__version__":
+            value = getattr(import_module(_MODULES[name]), name)
+    elif name == "__version__":
         from importlib.metadata import version
 
-        return version("soloist")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = version("soloist")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # the next look finds it there
+    return value
 
 
 def __dir__() -> list[str]:

@@ -14,14 +14,14 @@ from soloist.config import CalibrationConfig, FusionConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vocabulary import unknown_words_text
-from soloist.errors import ConfigError, ModelLoadError, SoloistError
+from soloist.errors import ConfigError, ModelLoadError, RunStoppedError, SoloistError
 from soloist.events import EventSink, ModelStaged, Notice
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.prediction import blueprint_of
 from soloist.models.catalogue import SPARSE_END, resolve
 from soloist.models.dtype import resolve_dtype
 from soloist.models.files_here import is_bare_table
-from soloist.models.loading import StagedModel, overflows_float16, stage
+from soloist.models.loading import StagedModel, loads_without_networks, overflows_float16, stage
 from soloist.models.location import find_settings
 from soloist.models.matmul import fastest_matmul
 from soloist.models.settings import read_settings
@@ -62,18 +62,24 @@ def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]
     return specs
 
 
-def import_libraries(specs: Iterable[ModelSpec], accelerator: Accelerator) -> None:
+def import_libraries(
+    specs: Iterable[ModelSpec], accelerator: Accelerator, check: Callable[[], object] = lambda: None
+) -> None:
     """Import what networks need, and what predicts memory. On the host, tables and words do without both.
 
-    It takes seconds, and no signal has to wait for it.
+    The import takes seconds. It has a thread of its own, so that Ctrl-C is heard at once. `check` is called meanwhile,
+    and may raise.
 
     Raises:
         InstallationError: a library is missing or damaged, or does not fit.
     """
-    if accelerator.kind == "cpu" and all(spec.kind == "lexical" or is_table_at_hand(spec) for spec in specs):
-        return
-    with importing_libraries():
-        interruptible(functools.partial(importlib.import_module, "soloist.memory.network"))
+    if accelerator.kind != "cpu" or not all(spec.kind == "lexical" or loads_without_networks(spec) for spec in specs):
+        interruptible(_import_networks, check)
+
+
+def _import_networks() -> None:
+    with importing_libraries():  # here: what a signal makes of the wait in the other thread is no fault of a library
+        importlib.import_module("soloist.memory.network")
 
 
 def is_table_at_hand(spec: ModelSpec) -> bool:
@@ -82,6 +88,8 @@ def is_table_at_hand(spec: ModelSpec) -> bool:
         return False
     try:
         return find_settings(spec) is not None and blueprint_of(spec).is_static
+    except RunStoppedError:  # by a signal
+        raise
     except Exception:  # the error of a damaged folder is told when the model is staged after the reading
         return False
 

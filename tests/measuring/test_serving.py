@@ -56,11 +56,11 @@ def test_wrong_and_lost_answers_are_counted(target):
 
 def test_hostile_requests_are_refused_and_counted(target):
     """Requests that are answered would count as refused ones, and an attack that sends nothing would do no harm."""
-    with hostile_clients.beside(target.port) as counts:
-        while not all(sum(each) for each in counts.values()):
+    with hostile_clients.beside(target.port) as attack:
+        while not all(sum(each) for each in attack.counts.values()):
             seen = load(target, QUESTIONS, 2, 0.2)
             assert seen.seconds and (seen.wrong, seen.lost) == (0, 0)
-    assert {name: each[1] for name, each in counts.items()} == dict.fromkeys(hostile_clients.REQUESTS, 0)
+    assert {name: each[1] for name, each in attack.counts.items()} == dict.fromkeys(hostile_clients.REQUESTS, 0)
 
 
 def test_the_peer_gives_the_models_vectors(tiny_models, tmp_path: Path):

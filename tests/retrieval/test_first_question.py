@@ -1,4 +1,4 @@
-"""A question imports what its members need, and so does a run, and no more: what is there is tested, not how long it took."""
+"""A question or a run imports what its members need, and no more: what is there is tested, not how long it took."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _run_in_folder(
     names = [collection.name for collection in files.collections]
     require_distinct("collections", names)
     others = [other_run(path) for path in config.reuse]
-    import_libraries(members.models.values(), accelerator)
+    import_libraries(members.models.values(), accelerator, stop.check)
     is_shared = config.cluster is not None
     with (
         none_left_on_error(config.out),

@@ -31,6 +31,7 @@ from soloist.models.location import (
     WORDLLAMA_TOKENIZER,
     WORDLLAMA_WEIGHTS,
     Location,
+    find_settings,
     locate,
     network_type,
     weight_files_of,
@@ -296,6 +297,12 @@ def _loader(spec: ModelSpec, folder: Path) -> _Load:
         from soloist.models.pipelines import load_pipeline
 
     return load_pipeline
+
+
+def loads_without_networks(spec: ModelSpec) -> bool:
+    """Whether a model is a table on this machine that `stage` loads without transformers and sentence-transformers."""
+    folder = find_settings(spec)
+    return folder is not None and (spec.loader == "wordllama" or _has_own_table(spec, folder))
 
 
 def _has_own_table(spec: ModelSpec, folder: Path) -> bool:
