@@ -124,22 +124,43 @@ def test_ctrl_c_outside_a_command(before, command, code, said):
     assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
 
 
+IMPORTING = """
+import os, signal, sys
+
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Press())
+from soloist.__main__ import main
+main()
+"""
+
+
+def pressed_at_import(module: str, arguments: list[str]) -> tuple[int, str, str]:
+    """A command, with all its imports, that gets Ctrl-C when it imports a module: exit code, stdout and stderr."""
+    code = IMPORTING.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("module", ["soloist.cli", "typer", "soloist.cli.validate"])
 def test_ctrl_c_while_the_command_is_read(module):
     """It showed a traceback of whatever module was being read."""
-    code = (
-        "import os, signal, sys\n"
-        "class Press:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name == {module!r}:\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
-        "sys.meta_path.insert(0, Press())\n"
-        "from soloist.__main__ import main\n"
-        "main()\n"
-    )
-    process = subprocess.run([sys.executable, "-c", code, "models"], capture_output=True, text=True, timeout=120)
-    assert (process.returncode, process.stdout) == (130, "")
-    assert process.stderr == f"soloist: stopped by Ctrl-C; {NOTHING_CHANGED}\n"
+    said = f"soloist: stopped by Ctrl-C; {NOTHING_CHANGED}\n"
+    assert pressed_at_import(module, ["models"]) == (130, "", said)
+
+
+@pytest.mark.parametrize("module", ["sentence_transformers", "transformers.models.auto", "soloist.memory.tracing"])
+def test_ctrl_c_while_the_libraries_of_networks_are_imported(options, tmp_path, tiny_models, module):
+    """The library took it for a fault of its own, or the command for a damaged installation."""
+    command = [str(tiny_models["bert"]) if word == "wordllama" else word for word in options]
+    code, stdout, stderr = pressed_at_import(module, command)
+    way_on = "nothing is kept yet, and this command starts the run:"
+    assert (code, stdout) == (3, "")
+    assert stderr.splitlines() == [f"soloist: stopped by Ctrl-C; {way_on}", shown(command)]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("time", [["--stop-after", "0.001s"], ["--stop-after=0.001s"]], ids=["two words", "one word"])
