@@ -130,7 +130,7 @@ def _circumstances(options: argparse.Namespace, devices: tuple[str, ...], texts:
     return {
         "benchmark": "encode",
         "commit": commit(),
-        "model": options.model,
+        "model": Path(options.model).name,  # of a folder its name alone: results are published
         "source": texts.source,
         "devices": _card_names(devices),
         "threads": options.threads,
@@ -192,7 +192,7 @@ def _file_stem(report: dict[str, Any]) -> str:
     cards = report["devices"]
     several = f"{len(cards)}x-" if len(cards) > 1 else ""
     place = f"{report['hardware']['cores']}-core-cpu" if cards == ["cpu"] else f"gpu-{several}{slug(cards[0])}"
-    model = "" if report["model"] == DEFAULT_MODEL else f"-{slug(Path(report['model']).name)}"
+    model = "" if report["model"] == DEFAULT_MODEL else f"-{slug(report['model'])}"
     return f"encode-{place}{model}"
 
 
