@@ -163,11 +163,13 @@ def meta_nms(dets, scores, iou_threshold): ...
 """
 
 
-def test_a_torchvision_of_another_torch_is_named(records):
+def test_a_torchvision_of_another_torch_is_named(records, tiny_models, tmp_path):
     """transformers imports it, and says that it cannot import its module 'PreTrainedModel': no word of torchvision."""
     torch = importlib.metadata.version("torch")
     records.add("torchvision", "0.1.0", "torch==2.2.0", source=TORCHVISION)
-    code = "import soloist\ntry:\n soloist.embed\nexcept soloist.SoloistError as exc:\n print(exc)"
+    asked = {"out": str(tmp_path / "run"), "models": [str(tiny_models["bert"])], "accelerator": "cpu"}
+    call = f"soloist.embed(['a text'], **{asked!r})"
+    code = f"import soloist\ntry:\n {call}\nexcept soloist.SoloistError as exc:\n print(exc)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(records.folder)},
@@ -177,6 +179,7 @@ def test_a_torchvision_of_another_torch_is_named(records):
         f"because it needs torch==2.2.0 and finds torch {torch}: run pip uninstall torchvision, which soloist does not "
         f"need, or run pip install torch=={torch.partition('+')[0]} torchvision to install a version that fits\n"
     ), done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def failure_of(module: str) -> str:

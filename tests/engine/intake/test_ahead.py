@@ -304,6 +304,7 @@ def test_a_stop_in_a_pass_leaves_what_is_done_and_the_rest_is_computed(config, t
     assert_same_files(config.out, tmp_path / "afterwards")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a file that was just opened
 def test_a_thread_that_is_ended_from_outside_costs_nothing(config, tmp_path):
     """The reading would wait for the thread for ever, or the thread's last shard would count as done.
 
