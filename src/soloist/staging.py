@@ -38,6 +38,13 @@ _UNPACKED = (
 )
 
 
+MatmulOf = Callable[[str, DType], MatmulRequest]  # by the name of a model, and the dtype that it computes in
+
+
+def _fastest_of_all(name: str, dtype: DType) -> MatmulRequest:
+    return "auto"
+
+
 def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]:
     """The models of a run by name, in the order of their passes.
 
@@ -168,21 +175,21 @@ def stage_all(
     sink: EventSink,
     check: Callable[[], object] = lambda: None,
     on_staged: Callable[[Mapping[str, StagedModel]], object] = lambda staged: None,
-    matmuls: Mapping[str, Matmul] = MappingProxyType({}),
+    matmul_of: MatmulOf = _fastest_of_all,
 ) -> dict[str, StagedModel]:
     """Every model in host memory before the first lease, so that a model that cannot be loaded fails the run early.
 
     `check` is called before every model, and often while a model loads; `on_staged` is called after every model with
-    those that are staged. Both raise where the run should end. `matmuls` are what the run's vectors were made with so
-    far: as long as nobody asks for another library, that one stays, and with it the last bits of the vectors.
+    those that are staged. Both raise where the run should end. `matmul_of` says what the run's vectors were made with
+    so far: as long as nobody asks for another library, that one stays, and with it the last bits of the vectors.
     """
     wanted: MatmulRequest = config.matmul if isinstance(config, RunConfig) else "auto"
     staged: dict[str, StagedModel] = {}
     for name, spec in specs.items():
         check()
         began = time.perf_counter()
-        matmul: MatmulRequest = matmuls.get(name, "auto") if wanted == "auto" else wanted
-        model = interruptible(functools.partial(_staged, spec, config.dtype, matmul, accelerator), check)
+        asked = functools.partial(matmul_of, name) if wanted == "auto" else lambda dtype: wanted
+        model = interruptible(functools.partial(_staged, spec, config.dtype, asked, accelerator), check)
         staged[name] = model
         sink.emit(
             ModelStaged(
@@ -200,13 +207,18 @@ def stage_all(
         for message in model.notices:
             sink.emit(Notice(about=name, message=message))
         is_packable = not (accelerator.copies_weights or model.is_static)
-        if matmul not in ("auto", "torch", model.matmul) and is_packable:
+        if asked(model.dtype) not in ("auto", "torch", model.matmul) and is_packable:
             sink.emit(Notice(about=name, message=_UNPACKED))
         on_staged(staged)
     return staged
 
 
-def _staged(spec: ModelSpec, requested: DTypeRequest, matmul: MatmulRequest, accelerator: Accelerator) -> StagedModel:
+def _staged(
+    spec: ModelSpec,
+    requested: DTypeRequest,
+    matmul_in: Callable[[DType], MatmulRequest],
+    accelerator: Accelerator,
+) -> StagedModel:
     known = replace(spec, overflows_float16=overflows_float16(spec))
     if _kind(spec) != spec.kind:  # it was downloaded just now
         raise ModelLoadError(
@@ -216,7 +228,7 @@ def _staged(spec: ModelSpec, requested: DTypeRequest, matmul: MatmulRequest, acc
     dtype = dtype_on(accelerator, known, requested)
     if is_bare_table(known):  # it multiplies nothing, so no library is measured
         return stage(known, dtype)
-    return stage(known, dtype, matmul_on(accelerator, dtype, matmul))
+    return stage(known, dtype, matmul_on(accelerator, dtype, matmul_in(dtype)))
 
 
 def matmul_on(accelerator: Accelerator, dtype: DType, requested: MatmulRequest) -> Matmul:

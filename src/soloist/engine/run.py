@@ -29,6 +29,7 @@ from soloist.engine.result import FORMAT, ResultBuilder, RunResult
 from soloist.engine.resume.checks import (
     Made,
     made_with,
+    matmul_before,
     mend,
     other_run,
     reconcile,
@@ -238,10 +239,9 @@ class _Run:
         mend(folder, sink)
         collections = self._files.collections
         made = made_with(folder)
-        matmuls = {name: before.matmul for name, before in made.items()}
         staging = ModelStaging(
-            specs=self._members.models, config=config, accelerator=self._accelerator, matmuls=matmuls,
-            fusion=self._members.fusion,
+            specs=self._members.models, config=config, accelerator=self._accelerator,
+            matmul_of=functools.partial(matmul_before, made), fusion=self._members.fusion,
         )  # fmt: skip
         is_wanted = may_embed_ahead(config, self._accelerator, folder, staging)
         with Ahead(staging, folder, config.vector_dtype, spare_bytes(collections), is_wanted=is_wanted) as thread:

@@ -352,7 +352,11 @@ def written(config) -> Written:
     shards = ingest(collections, config.source, folder.incoming, 4, ListSink())
     accelerator = open_accelerator("cpu", config.lock_dir)
     staging = ModelStaging(
-        specs=select_models(config), config=config, accelerator=accelerator, matmuls={}, fusion=config.fusion
+        specs=select_models(config),
+        config=config,
+        accelerator=accelerator,
+        matmul_of=lambda name, dtype: "auto",
+        fusion=config.fusion,
     )
     return Written(folder=folder, shards=shards, staging=staging)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ import torch
 from soloist.config import RunConfig
 from soloist.engine import RunResult, run
 from soloist.events import ShardEncoded
+from soloist.models.matmul import fastest_matmul
 from soloist.models.prepacked import can_prepack
 from soloist.retrieval import open_run
 from soloist.types import Matmul
@@ -104,6 +106,16 @@ def test_a_finished_run_goes_on_with_the_library_that_it_began_with(tmp_path: Pa
     whole = config_of(tmp_path, tmp_path / "whole", matmul=other_than(measured))
     run(whole)
     assert np.array_equal(vectors(out)[8:], vectors(whole.out)[8:])
+
+
+def test_another_dtype_has_the_library_that_is_fastest_in_it(tmp_path: Path) -> None:
+    """All vectors are made anew, with a library that may be much slower in that dtype: and as a new run would not."""
+    write(tmp_path / "chunks", 4)
+    out = tmp_path / "run"
+    run(config_of(tmp_path, out))
+    fastest = fastest_matmul("bfloat16")
+    as_on_another_machine(out, other_than(fastest))
+    assert matmul_of(run(replace(config_of(tmp_path, out), dtype="bfloat16"))) == fastest
 
 
 def test_a_run_that_was_broken_off_goes_on_with_its_library(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ from soloist.stores import RunFolder
 from soloist.workers import WorkerThread
 
 # Imports make no garbage: looking for it again and again takes a fifth of their four seconds.
-_CODE = "import gc; gc.disable(); from soloist.engine.drivers.isolated import main; gc.enable(); main()"
+_IMPORTS = "import soloist.memory.network; from soloist.engine.drivers.isolated import main"
+_CODE = f"import gc; gc.disable(); {_IMPORTS}; gc.enable(); main()"
 _COMMAND = (sys.executable, "-c", _CODE)
 _LAST_WORDS_SECONDS = 30
 _LAST_LINES_SECONDS = 10  # what a worker has written is read at once, unless a process that it started has its stdout

@@ -65,7 +65,9 @@ def staged_again(config: RunConfig, decided: Decided, accelerator: Accelerator, 
         SoloistError: a model cannot be loaded.
     """
     specs = {name: spec for name, spec in select_models(config).items() if name in decided.fingerprints}
-    return stage_all(specs, config, accelerator, ListSink(), stop.check, matmuls=decided.matmuls)
+    return stage_all(
+        specs, config, accelerator, ListSink(), stop.check, matmul_of=lambda name, _: decided.matmuls.get(name, "auto")
+    )
 
 
 def planned_again(

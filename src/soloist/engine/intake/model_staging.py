@@ -17,8 +17,7 @@ from soloist.encoding.encoder import Encoder
 from soloist.events import Event, EventSink, ListSink
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
-from soloist.staging import encoders_of, is_table_at_hand, require_dim, stage_all
-from soloist.types import Matmul
+from soloist.staging import MatmulOf, encoders_of, is_table_at_hand, require_dim, stage_all
 
 Check = Callable[[], object]
 
@@ -40,12 +39,12 @@ class StagedModels:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelStaging:
-    """How the models of a run are staged. `fusion` is that of the dense ones; `matmuls` are as in `stage_all`."""
+    """How the models of a run are staged. `fusion` is that of the dense ones; `matmul_of` is as in `stage_all`."""
 
     specs: Mapping[str, ModelSpec]
     config: RunConfig
     accelerator: Accelerator
-    matmuls: Mapping[str, Matmul]
+    matmul_of: MatmulOf
     fusion: FusionConfig
 
     def are_tables(self) -> bool:
@@ -63,7 +62,7 @@ class ModelStaging:
         dense = {name: spec for name, spec in self.specs.items() if spec.kind == "dense"}
         require_dims = functools.partial(require_dim, self.fusion, dense)
         staged = stage_all(
-            self.specs, self.config, self.accelerator, sink, check, on_staged=require_dims, matmuls=self.matmuls
+            self.specs, self.config, self.accelerator, sink, check, on_staged=require_dims, matmul_of=self.matmul_of
         )
         return StagedModels(staged=staged, encoders=encoders_of(staged, self.config, self.accelerator, sink))
 

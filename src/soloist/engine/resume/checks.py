@@ -24,7 +24,7 @@ from soloist.stores.layout import STATE
 from soloist.stores.leftovers import remove_leftovers
 from soloist.stores.manifest import FileRecord
 from soloist.stores.reconcile import reconcile_incoming
-from soloist.types import Matmul, VectorDType
+from soloist.types import DType, Matmul, MatmulRequest, VectorDType
 
 _GIVEN = ""  # stands for a folder of chunks if Python gave the chunks
 
@@ -152,6 +152,14 @@ def made_with(folder: RunFolder) -> dict[str, Made]:
         }
     except (OutputError, AttributeError, KeyError, TypeError):  # damaged, or of another version: they are written again
         return {}
+
+
+def matmul_before(made: Mapping[str, Made], name: str, dtype: DType) -> MatmulRequest:
+    """The library that a run has multiplied with so far for a model. In another dtype all vectors are made anew, and
+    there the fastest may be another one.
+    """
+    before = made.get(name)
+    return before.matmul if before is not None and before.dtype == dtype else "auto"
 
 
 def require_dtypes(
