@@ -65,7 +65,7 @@ class Disk:
     def unmount(self) -> None:
         """Take it away, with all that it holds."""
         if os.path.ismount(self.path):
-            subprocess.run(["umount", str(self.path)], check=True)
+            subprocess.run(["umount", "--lazy", str(self.path)], check=True)  # a library may still close a file
 
     def fill(self, leave_bytes: int = 0) -> Path:
         """Leave no room but so many bytes."""
