@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 from benchmarks.encode.engines import IN_MEMORY
 from benchmarks.machine import kernel_warnings
+
+_WHY_CHARACTERS = 160
 
 _HEAD = (
     "engine", "batch", "tokens/s", "soloist is faster by", "padding", "peak RSS", "cosine, lowest", "cosine, mean",
@@ -94,7 +97,9 @@ def _kernels(report: Mapping[str, Any]) -> list[str]:
 
 
 def _absent(report: Mapping[str, Any]) -> list[str]:
-    return [f"Not measured: {name}: {why}" for name, why in report["absent"].items()]
+    """What was not measured, and why. The report itself has all of a long error."""
+    whys = {name: shorten(why, _WHY_CHARACTERS, placeholder=" ...") for name, why in report["absent"].items()}
+    return [f"Not measured: {name}: {why}" for name, why in whys.items()]
 
 
 def _legend(report: Mapping[str, Any]) -> list[str]:

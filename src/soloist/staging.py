@@ -14,7 +14,7 @@ from soloist.config import CalibrationConfig, FusionConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vocabulary import unknown_words_text
-from soloist.errors import ConfigError, ModelLoadError, RunStoppedError, SoloistError
+from soloist.errors import ConfigError, ModelLoadError, SoloistError
 from soloist.events import EventSink, ModelStaged, Notice
 from soloist.fusion import Member, plan_fusion
 from soloist.memory.prediction import blueprint_of
@@ -37,12 +37,7 @@ _UNPACKED = (
     "those that oneDNN would give"
 )
 
-
 MatmulOf = Callable[[str, DType], MatmulRequest]  # by the name of a model, and the dtype that it computes in
-
-
-def _fastest_of_all(name: str, dtype: DType) -> MatmulRequest:
-    return "auto"
 
 
 def select_models(config: RunConfig | CalibrationConfig) -> dict[str, ModelSpec]:
@@ -87,18 +82,6 @@ def import_libraries(
 def _import_networks() -> None:
     with importing_libraries():  # here: what a signal makes of the wait in the other thread is no fault of a library
         importlib.import_module("soloist.memory.network")
-
-
-def is_table_at_hand(spec: ModelSpec) -> bool:
-    """Whether a model is static, has its settings on this machine, and brings no code of its own."""
-    if spec.trust_remote_code:
-        return False
-    try:
-        return find_settings(spec) is not None and blueprint_of(spec).is_static
-    except RunStoppedError:  # by a signal
-        raise
-    except Exception:  # the error of a damaged folder is told when the model is staged after the reading
-        return False
 
 
 def _as_asked(spec: ModelSpec, config: RunConfig | CalibrationConfig) -> ModelSpec:
@@ -175,7 +158,7 @@ def stage_all(
     sink: EventSink,
     check: Callable[[], object] = lambda: None,
     on_staged: Callable[[Mapping[str, StagedModel]], object] = lambda staged: None,
-    matmul_of: MatmulOf = _fastest_of_all,
+    matmul_of: MatmulOf = lambda name, dtype: "auto",
 ) -> dict[str, StagedModel]:
     """Every model in host memory before the first lease, so that a model that cannot be loaded fails the run early.
 

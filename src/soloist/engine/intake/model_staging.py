@@ -14,10 +14,13 @@ from dataclasses import dataclass, replace
 from soloist.config import FusionConfig, RunConfig
 from soloist.devices import Accelerator
 from soloist.encoding.encoder import Encoder
+from soloist.errors import RunStoppedError
 from soloist.events import Event, EventSink, ListSink
+from soloist.memory.prediction import blueprint_of
 from soloist.models.loading import StagedModel
+from soloist.models.location import find_settings
 from soloist.models.spec import ModelSpec
-from soloist.staging import MatmulOf, encoders_of, is_table_at_hand, require_dim, stage_all
+from soloist.staging import MatmulOf, encoders_of, require_dim, stage_all
 
 Check = Callable[[], object]
 
@@ -51,7 +54,7 @@ class ModelStaging:
         """Whether all models are static, have their settings on this machine, and bring no code of their own; and
         whether there is one at all.
         """
-        return bool(self.specs) and all(map(is_table_at_hand, self.specs.values()))
+        return bool(self.specs) and all(map(_is_table_at_hand, self.specs.values()))
 
     def through(self, sink: EventSink, check: Check) -> StagedModels:
         """Stage the models, and tell the sink. `check` is called often, and may raise.
@@ -71,3 +74,15 @@ class ModelStaging:
         events = ListSink()
         models = self.through(events, check)
         return StagedModels(staged=models.staged, encoders=models.encoders, untold=tuple(events.events))
+
+
+def _is_table_at_hand(spec: ModelSpec) -> bool:
+    """Whether a model is static, has its settings on this machine, and brings no code of its own."""
+    if spec.trust_remote_code:
+        return False
+    try:
+        return find_settings(spec) is not None and blueprint_of(spec).is_static
+    except RunStoppedError:  # by a signal
+        raise
+    except Exception:  # the error of a damaged folder is told when the model is staged after the reading
+        return False
