@@ -47,11 +47,11 @@ from soloist.engine.drivers.cluster.shard_queue import ShardQueue
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.preparing import Work
 from soloist.engine.drivers.row_stores import DenseStore
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
 from soloist.engine.resume.pending import RunShards
 from soloist.engine.resume.vector_reuse import known_vectors
 from soloist.events import Event, ShardEncoded
+from soloist.ingestion.ingest import ShardRef
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.attempts import attempts_of_a_session

@@ -8,9 +8,9 @@ import pytest
 from support.term_rows import term_rows
 
 from soloist.engine.indexing import index_all, index_fingerprint, indexing, is_indexed
-from soloist.engine.intake.ingest import ShardRef
 from soloist.errors import OutputError, RunStoppedError
 from soloist.events import CollectionIndexed, ListSink
+from soloist.ingestion.ingest import ShardRef
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.index_files import open_index

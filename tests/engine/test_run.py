@@ -13,7 +13,6 @@ from support.overflowing import WORD, make_overflowing
 
 from soloist.config import FusionConfig, SourceConfig
 from soloist.engine import run
-from soloist.engine.intake.ingest import ingest
 from soloist.errors import (
     BadChunkFileError,
     ConfigError,
@@ -34,6 +33,7 @@ from soloist.events import (
     ShardEncoded,
     ShardsKept,
 )
+from soloist.ingestion.ingest import ingest
 from soloist.sources import discover
 from soloist.stores import RunFolder
 

@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from typing import ClassVar
@@ -27,9 +28,7 @@ from soloist.cli import app
 from soloist.config import SourceConfig
 from soloist.devices import open_accelerator
 from soloist.engine import run
-from soloist.engine.drivers import isolated
-from soloist.engine.intake.ingest import ingest
-from soloist.errors import OutputError, RunInterruptedError, RunStoppedError
+from soloist.errors import EncodingError, OutputError, RunInterruptedError, RunStoppedError
 from soloist.events import (
     InputScanned,
     ListSink,
@@ -40,12 +39,14 @@ from soloist.events import (
     TeeSink,
     event_to_dict,
 )
+from soloist.ingestion.ingest import ingest
 from soloist.sources import discover
 from soloist.staging import select_models, stage_all
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.status import run_status
 from soloist.stores.verification import verify_run
+from soloist.worker_processes import WorkerProcess
 
 SHARDS = 20
 ROWS = 4 * SHARDS
@@ -478,28 +479,31 @@ def test_no_model_is_loaded_after_a_stop(config):
     assert [event.model for event in seen.events] == ["one"]
 
 
-# A worker that finishes a shard when it is told to end.
-_FINISHES_LATE = """
-import sys
-sys.stdin.readline()
-print('{"word": "ready"}', flush=True)
-sys.stdin.readline()
-print(sys.argv[1], flush=True)
-"""
+def finishes_late(line: str) -> str:
+    """The code of a worker that finishes a shard when it is told to end."""
+    return textwrap.dedent(f"""
+        import sys
+        sys.stdin.readline()
+        print('{{"word": "ready"}}', flush=True)
+        sys.stdin.readline()
+        print({line!r}, flush=True)
+    """)
 
 
-def test_what_a_worker_says_after_a_signal_is_kept(monkeypatch):
+def test_what_a_worker_says_after_a_signal_is_kept():
     """With --isolation process, a second Ctrl-C lost the event of a shard that was finished."""
     said, heard = PassFinished(model="slow", peak_bytes={"cpu": 1}), ListSink()
     line = json.dumps(event_to_dict(said, 0.0))
-    monkeypatch.setattr(isolated, "_COMMAND", (sys.executable, "-c", _FINISHES_LATE, line))
-    with pytest.raises(RunInterruptedError), isolated._Worker({}, ["slow"], heard) as worker:
+    with (
+        pytest.raises(RunInterruptedError),
+        WorkerProcess(finishes_late(line), {}, heard, lost=EncodingError) as worker,
+    ):
         worker.follow("ready")
         raise RunInterruptedError("stopped by a second Ctrl-C")  # as the signal's handler does in the main thread
     assert heard.events == [said]
 
 
-def test_an_error_of_the_sink_reaches_the_run_and_the_worker_ends(monkeypatch):
+def test_an_error_of_the_sink_reaches_the_run_and_the_worker_ends():
     """A full disk would be seen by the thread that reads, and the run would wait for ever."""
 
     class Full:
@@ -507,8 +511,8 @@ def test_an_error_of_the_sink_reaches_the_run_and_the_worker_ends(monkeypatch):
             raise OutputError("no space left")
 
     line = json.dumps(event_to_dict(PassFinished(model="slow", peak_bytes={}), 0.0))
-    monkeypatch.setattr(isolated, "_COMMAND", (sys.executable, "-c", _FINISHES_LATE, line))
-    with pytest.raises(OutputError, match="no space left"), isolated._Worker({}, ["slow"], Full()) as worker:
+    code, full = finishes_late(line), pytest.raises(OutputError, match="no space left")
+    with full, WorkerProcess(code, {}, Full(), lost=EncodingError) as worker:
         worker.follow("ready")
         worker.send("go")
         worker.follow("done")

@@ -24,10 +24,10 @@ from support.hostile_files import hostile_file
 from support.readings import Reading, check_message, peak_bytes, read
 
 from soloist.config import SourceConfig
-from soloist.engine.intake.ingest import ingest
 from soloist.errors import InputError
 from soloist.events import ListSink
 from soloist.formats import JSON, JSON_LINES, format_of
+from soloist.ingestion.ingest import ingest
 from soloist.sources.json_files import LIST_KEYS
 from soloist.sources.nesting import MAX_LEVELS
 from soloist.sources.opening import _FOREIGN

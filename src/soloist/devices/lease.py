@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from soloist.devices.accelerator import Accelerator
-from soloist.devices.error_frames import error_chain, forget_frames
 from soloist.devices.locks import POLL_SECONDS, DeviceLocks
 from soloist.devices.referrers import holder_of
+from soloist.error_frames import error_chain, forget_frames
 from soloist.errors import DeviceNotEmptyError, MemoryNotReturnedError
 from soloist.events import EventSink, LeaseAcquired, LeaseReleased, Notice
 from soloist.types import HeldTensor, Isolation, MemoryStats

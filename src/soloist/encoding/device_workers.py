@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from soloist.devices.accelerator import Accelerator, run_on
-from soloist.devices.error_frames import error_chain, forget_frames
 from soloist.encoding.bad_rows import BadRows
 from soloist.encoding.batching import RowsFor, halves
 from soloist.encoding.features import Features
@@ -25,6 +24,7 @@ from soloist.encoding.forward import Computed, begin
 from soloist.encoding.found_rows import FoundRows
 from soloist.encoding.out_of_memory import came_from_elsewhere, is_out_of_memory, split_until_it_fits
 from soloist.encoding.tokenizing import TokenizedTexts
+from soloist.error_frames import error_chain, forget_frames
 from soloist.errors import EncodingError, RowTooLargeError
 from soloist.events import BatchEncoded, BatchSplit, EventSink
 from soloist.memory.kernels import ExpandGroupedHeads

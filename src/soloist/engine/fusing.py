@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from soloist.arrays import Vectors
-from soloist.engine.intake.ingest import ShardRef
 from soloist.events import EventSink, ShardFused
 from soloist.fusion import Fitted, Fitting, FusionPlan, fuse, require_rows, sampled
+from soloist.ingestion.ingest import ShardRef
 from soloist.jsontext import json_text
 from soloist.stopping import Stop
 from soloist.stores.fit_file import read_fit, write_fit

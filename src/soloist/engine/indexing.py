@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from soloist.digests import contents_digest
-from soloist.engine.intake.ingest import ShardRef
 from soloist.events import CollectionIndexed, EventSink
+from soloist.ingestion.ingest import ShardRef
 from soloist.jsontext import json_text
 from soloist.models.loading import StagedModel
 from soloist.ragged import RaggedRows, TermRows

@@ -22,7 +22,6 @@ from soloist.engine.ending import Finished, first_line
 from soloist.engine.fusing import Fusing, fuse_all, fusing, is_fused
 from soloist.engine.indexing import Indexing, compared_by_cosine, index_all, indexed_as, indexing, is_indexed
 from soloist.engine.intake.ahead import Ahead, EmbeddedAhead, may_embed_ahead, spare_bytes
-from soloist.engine.intake.ingest import ShardRef, ingest, require_apart, tell_passed_over
 from soloist.engine.intake.model_staging import ModelStaging
 from soloist.engine.intake.vectorless import without_vectorless
 from soloist.engine.result import FORMAT, ResultBuilder, RunResult
@@ -63,6 +62,8 @@ from soloist.events import (
     as_sink,
 )
 from soloist.fusion import FusionPlan, HybridPlan, Member, plan_fusion
+from soloist.ingestion.apart import ingest_apart, is_read_apart
+from soloist.ingestion.ingest import ShardRef, ingest, require_apart, tell_passed_over
 from soloist.installed import versions
 from soloist.models.loading import StagedModel
 from soloist.models.spec import ModelSpec
@@ -245,7 +246,8 @@ class _Run:
         )  # fmt: skip
         is_wanted = may_embed_ahead(config, self._accelerator, folder, staging)
         with Ahead(staging, folder, config.vector_dtype, spare_bytes(collections), is_wanted=is_wanted) as thread:
-            shards = ingest(
+            read = ingest_apart if is_wanted and is_read_apart(collections) else ingest
+            shards = read(
                 collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check,
                 thread.begin,
             )  # fmt: skip

@@ -18,9 +18,9 @@ from soloist.config import SourceConfig
 from soloist.digests import DigestTable, text_digest
 from soloist.encoding.batching import slices
 from soloist.encoding.tokenizer_failures import tokenized_in_halves
-from soloist.engine.intake.ingest import SHARD_CHARACTERS, empty_collection, nothing_to_embed
 from soloist.engine.intake.left_out import LeftOut
 from soloist.errors import PredictionError
+from soloist.ingestion.ingest import SHARD_CHARACTERS, empty_collection, nothing_to_embed
 from soloist.models.location import WORDLLAMA_TOKENIZER
 from soloist.models.pipeline import input_folder
 from soloist.models.settings import ModelSettings

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from soloist.config import RunConfig, SourceConfig
-from soloist.engine.intake.ingest import tell_passed_over
 from soloist.errors import InputError
 from soloist.events import EventSink
+from soloist.ingestion.ingest import tell_passed_over
 from soloist.jsontext import json_text
 from soloist.sources import input_of, read_chunks
 from soloist.stores import folder_name

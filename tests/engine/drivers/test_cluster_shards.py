@@ -23,10 +23,10 @@ from soloist.engine.drivers.cluster.shard_queue import GivenShard, ShardQueue
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.preparing import Work
 from soloist.engine.drivers.row_stores import ComputedShard, row_store_of
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.pending import RunShards
 from soloist.errors import OutputError
 from soloist.events import LeaseWaiting, ListSink, Notice, ShardEncoded, event_to_dict
+from soloist.ingestion.ingest import ShardRef
 from soloist.models.catalogue import resolve
 from soloist.models.loading import stage
 from soloist.stopping import Stop

@@ -12,11 +12,11 @@ from soloist.digests import text_digest
 from soloist.engine.drivers.cluster.attempt_store import Task, task_of
 from soloist.engine.drivers.cluster.coordinator import no_node_is_left
 from soloist.engine.drivers.cluster.facts import NodeFacts, difference, processor
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import KnownTexts
 from soloist.errors import ConfigError, ModelLoadError, OutputError, RunStoppedError
 from soloist.events import LeaseReleased, ShardEncoded
 from soloist.events.nodes import on_node
+from soloist.ingestion.ingest import ShardRef
 from soloist.stores import RunFolder
 from soloist.stores.atomic import atomic_path
 from soloist.stores.attempts import attempt_folder, attempts_of_a_session, make_room, require_kept, require_session

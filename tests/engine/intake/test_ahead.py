@@ -23,7 +23,6 @@ from soloist.config import RunConfig, SourceConfig
 from soloist.devices import open_accelerator
 from soloist.engine import RunResult, run
 from soloist.engine.intake.ahead import Ahead, AheadFile, free_bytes, spare_bytes
-from soloist.engine.intake.ingest import ShardRef, ingest
 from soloist.engine.intake.model_staging import ModelStaging, StagedModels
 from soloist.errors import BadChunkFileError, ModelLoadError, RunStoppedError
 from soloist.events import (
@@ -37,6 +36,7 @@ from soloist.events import (
     ShardEncoded,
     TextsLeftOut,
 )
+from soloist.ingestion.ingest import ShardRef, ingest
 from soloist.sources import discover
 from soloist.staging import select_models
 from soloist.stores import RunFolder

@@ -15,10 +15,10 @@ from soloist.encoding.encoder import Encoder
 from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.row_stores import RowStore
 from soloist.engine.intake.ahead import AheadFile
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
 from soloist.engine.resume.pending import ModelShard
 from soloist.engine.shard_encoding import PlannedTexts, PreparedTexts, plan_texts, prepare_texts
+from soloist.ingestion.ingest import ShardRef
 from soloist.memory.planner import BatchLimits
 from soloist.stores import RunFolder
 from soloist.types import ShardSeconds

@@ -20,12 +20,12 @@ from soloist.digests import row_checksums, shard_digest
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.found_rows import MemberRows
 from soloist.engine.drivers.context import PassContext
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
 from soloist.engine.resume.pending import RunShards
 from soloist.engine.resume.ragged_reuse import KnownRows, add_known
 from soloist.engine.resume.vector_reuse import known_vectors, serves
 from soloist.errors import OutputError
+from soloist.ingestion.ingest import ShardRef
 from soloist.ragged import RaggedRows
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord

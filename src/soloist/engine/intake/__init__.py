@@ -1,1 +1,1 @@
-"""The chunks on their way into the run folder, and those that are left out."""
+"""What a run does beside the reading and after it: models are staged, tables embed, and texts are left out."""

@@ -24,9 +24,10 @@ from soloist.config import RunConfig
 from soloist.devices import Accelerator
 from soloist.digests import row_checksums, text_digest
 from soloist.encoding.tables import TextVectors, text_vectors
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.intake.model_staging import ModelStaging, StagedModels
 from soloist.errors import OutputError
+from soloist.ingestion.apart import input_bytes
+from soloist.ingestion.ingest import ShardRef
 from soloist.models.module_facts import is_bare_table
 from soloist.stores import RunFolder
 from soloist.stores.layout import PREVIOUS
@@ -93,8 +94,7 @@ def free_bytes(path: Path) -> int:
 
 def spare_bytes(collections: Sequence[Collection]) -> int:
     """The bytes that have to stay free on the disk while these collections are read."""
-    size = sum(_size(file) for collection in collections for file in collection.files)
-    return _SPARE_BYTES + _TIMES_THE_INPUT * size
+    return _SPARE_BYTES + _TIMES_THE_INPUT * input_bytes(collections)
 
 
 def may_embed_ahead(config: RunConfig, accelerator: Accelerator, folder: RunFolder, staging: ModelStaging) -> bool:
@@ -246,10 +246,3 @@ class Ahead:
             checksums = row_checksums(rounded(made.rows.vectors, self._vector_dtype))
             files[made.model] = AheadFile(record=record, checksums=checksums, seconds=made.seconds)
         self._shards[ref] = files
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:  # the reading tells what is wrong with the file
-        return 0

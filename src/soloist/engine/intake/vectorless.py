@@ -17,10 +17,10 @@ from soloist.config import RunConfig
 from soloist.digests import DigestTable, text_digest
 from soloist.encoding.encoder import Encoder
 from soloist.encoding.vectorless import Look, may_lack_vectors
-from soloist.engine.intake.ingest import ShardRef, nothing_to_embed, skip_event
 from soloist.engine.intake.left_out import LeftOut
 from soloist.errors import OutputError
 from soloist.events import EventSink, Notice, TextsLeftOut
+from soloist.ingestion.ingest import ShardRef, nothing_to_embed, skip_event
 from soloist.stores import RunFolder
 from soloist.stores.leaving_out import keep_chunks
 from soloist.stores.skipped import skipped_log

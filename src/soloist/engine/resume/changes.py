@@ -15,13 +15,13 @@ from typing import Any
 
 from soloist.config import RunConfig
 from soloist.digests import DigestTable, text_digest
-from soloist.engine.intake.ingest import empty_collection, nothing_to_embed
 from soloist.engine.intake.left_out import LeftOut
 from soloist.engine.resume.checks import other_run, require_the_same
 from soloist.engine.resume.kept_settings import fusion_change, with_kept_settings
 from soloist.engine.resume.members import members_of
 from soloist.engine.resume.vector_reuse import serves
 from soloist.errors import OutputError
+from soloist.ingestion.ingest import empty_collection, nothing_to_embed
 from soloist.jsontext import json_text
 from soloist.sources import DuplicateIds, SkippedInputs, input_of, read_chunks
 from soloist.staging import require_distinct

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soloist.engine.intake.ingest import ShardRef
 from soloist.events import EventSink, Notice, ShardsKept
+from soloist.ingestion.ingest import ShardRef
 from soloist.stores import RunFolder
 from soloist.stores.manifest import FileRecord
 from soloist.types import TokenTally, VectorDType

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.pending import ModelShard
+from soloist.ingestion.ingest import ShardRef
 from soloist.stores import RunFolder
 
 

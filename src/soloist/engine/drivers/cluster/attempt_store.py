@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from soloist.encoding.encoder import Encoder
 from soloist.engine.drivers.row_stores import ComputedShard
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
+from soloist.ingestion.ingest import ShardRef
 from soloist.ragged import RaggedRows
 from soloist.stores import RunFolder
 from soloist.stores.attempts import attempt_folder, make_room, require_kept

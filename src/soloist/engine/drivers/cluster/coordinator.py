@@ -29,13 +29,13 @@ from soloist.engine.drivers.context import PassContext
 from soloist.engine.drivers.preparing import at_once
 from soloist.engine.drivers.restaging import decided_of
 from soloist.engine.drivers.row_stores import row_stores
-from soloist.engine.drivers.told_errors import error_from_dict
 from soloist.engine.resume.pending import pending, tell_kept
 from soloist.errors import ModelLoadError, RunStoppedError, SoloistError
 from soloist.events import EventSink, Notice
 from soloist.stopping import Stop
 from soloist.stores.attempts import attempts_of_a_session
 from soloist.stores.shared_folder import read_probe, write_probe
+from soloist.told_errors import error_from_dict
 from soloist.wording import count_text, listed
 
 WORK = "soloist.engine.drivers.cluster.worker:work"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from soloist.engine.drivers.told_errors import is_on_purpose
 from soloist.errors import DeviceNotEmptyError, EncodingError, LeaseError, OutputError
+from soloist.told_errors import is_on_purpose
 
 # What a device raises is an EncodingError as such.
 _OF_A_DEVICE = {kind.__name__ for kind in (EncodingError, LeaseError, DeviceNotEmptyError)}

@@ -20,12 +20,12 @@ from soloist.engine.drivers.cluster.pass_events import PassEvents
 from soloist.engine.drivers.cluster.patience import Patience
 from soloist.engine.drivers.cluster.shard_queue import GivenShard, ShardQueue
 from soloist.engine.drivers.context import PassContext
-from soloist.engine.drivers.told_errors import error_from_dict
 from soloist.errors import EncodingError, LeaseTimeoutError, RunStoppedError, SoloistError
 from soloist.events import EventSink, Notice, ShardEncoded, event_from_dict
 from soloist.stores import RunFolder
 from soloist.stores.attempts import attempt_folder, require_session
 from soloist.stores.manifest import FileRecord
+from soloist.told_errors import error_from_dict
 
 _PULSE_SECONDS = 0.2
 _TAKE_IN_SECONDS = 1.0  # then workers are heard again

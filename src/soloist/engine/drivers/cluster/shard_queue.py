@@ -18,9 +18,9 @@ import numpy as np
 from soloist.digests import text_digest
 from soloist.engine.drivers.preparing import Work
 from soloist.engine.drivers.row_stores import ComputedShard, KeptRows, UntrueFileError
-from soloist.engine.intake.ingest import ShardRef
 from soloist.engine.resume.known_texts import Placement
 from soloist.errors import OutputError
+from soloist.ingestion.ingest import ShardRef
 from soloist.stores import RunFolder
 from soloist.stores.atomic import disk_errors
 from soloist.stores.manifest import FileRecord

@@ -32,7 +32,6 @@ from soloist.engine.drivers.prefetch import Lookahead
 from soloist.engine.drivers.preparing import PreparedShard, Work, prepare_shard
 from soloist.engine.drivers.restaging import Decided, planned_again, staged_again
 from soloist.engine.drivers.running import RunningPass
-from soloist.engine.drivers.told_errors import error_to_dict
 from soloist.engine.drivers.writing import writer_for
 from soloist.engine.resume.pending import RunShards
 from soloist.errors import ConfigError, RunStoppedError
@@ -40,6 +39,7 @@ from soloist.events import BatchEncoded, Event, PassStarted, ShardEncoded, event
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
 from soloist.stores.shared_folder import awaited, read_probe, write_probe
+from soloist.told_errors import error_to_dict
 
 _LISTEN_SECONDS = 1.0
 _SIGN_SECONDS = 5.0  # far below the least silence that counts as a hang

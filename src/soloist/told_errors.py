@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from soloist import errors
-from soloist.devices.error_frames import error_chain
+from soloist.error_frames import error_chain
 from soloist.errors import EncodingError, SoloistError
 
 
