@@ -85,9 +85,13 @@ def plan_unpadded(lengths: Sequence[int], rows_for: RowsFor, *, longest_first: b
     batches: list[Batch] = []
     rows: list[int] = []
     tokens = 0
+    most: dict[int, int] = {}  # by mean length: neighbours have nearly the same
     for row in order:
-        length = lengths[row]
-        if rows and len(rows) + 1 > rows_for(-(-(tokens + length) // (len(rows) + 1))):
+        length, count = lengths[row], len(rows) + 1
+        mean = -(-(tokens + length) // count)
+        if mean not in most:
+            most[mean] = rows_for(mean)
+        if rows and count > most[mean]:
             batches.append(_unpadded(rows, tokens))
             rows, tokens = [], 0
         rows.append(row)

@@ -40,7 +40,7 @@ class CoreThreads:
             number = min(range(self.count), key=self._waiting.__getitem__)
             thread = self._threads[number]
             if thread is None or not thread.is_alive:
-                thread, self._waiting[number] = _started(number), 0
+                thread, self._waiting[number] = thread_on_one_core(f"soloist-core-{number}"), 0
                 self._threads[number] = thread
             self._waiting[number] += 1
         return thread.submit(functools.partial(self._made, call, number))
@@ -85,9 +85,10 @@ def core_threads() -> CoreThreads:
 os.register_at_fork(after_in_child=core_threads.cache_clear)  # a forked process has no threads but its own
 
 
-def _started(number: int) -> WorkerThread:
+def thread_on_one_core(name: str) -> WorkerThread:
+    """A thread in which torch computes on one core."""
     of_the_caller = torch.get_num_threads()
-    thread = WorkerThread(f"soloist-core-{number}")
+    thread = WorkerThread(name)
     thread.submit(_on_one_core).result()
     torch.set_num_threads(of_the_caller)  # the last number that was set is that of every thread that begins later
     return thread

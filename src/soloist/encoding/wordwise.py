@@ -91,7 +91,8 @@ class WordwiseTokenizer:
         known = len(self._numbers)
         try:
             numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
-            self._learn(list(self._numbers)[known:])
+            new = itertools.islice(reversed(self._numbers), len(self._numbers) - known)
+            self._learn([*new][::-1])
         except BaseException:  # words without tokens would shift the tokens of later words
             self._forget()
             raise

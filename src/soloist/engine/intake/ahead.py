@@ -1,4 +1,4 @@
-"""Embeds shards while later chunks are read: by tables of vectors on the host, in a thread of its own.
+"""Embeds shards while later chunks are read: by tables of vectors on the host, in threads of its own.
 
 Reading holds the interpreter's lock, and tokenizing does not. So both together take little more time than the longer of
 them. The vectors wait in a hidden folder of the run until their pass has the lease and moves them into their places.
@@ -18,11 +18,13 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from soloist.config import RunConfig
 from soloist.devices import Accelerator
 from soloist.digests import row_checksums, text_digest
+from soloist.encoding.core_threads import thread_on_one_core
 from soloist.encoding.tables import TextVectors, text_vectors
 from soloist.engine.intake.model_staging import ModelStaging, StagedModels
 from soloist.errors import OutputError
@@ -34,7 +36,7 @@ from soloist.stores.layout import PREVIOUS
 from soloist.stores.leftovers import remove_ahead
 from soloist.stores.manifest import FileRecord
 from soloist.stores.tables import rounded
-from soloist.types import Collection, VectorDType
+from soloist.types import Collection, Shard, VectorDType
 from soloist.workers import Task, WorkerThread
 
 # The reading must not run out of disk because of vectors that a pass would write later. The reading writes at most as
@@ -117,10 +119,10 @@ def may_embed_ahead(config: RunConfig, accelerator: Accelerator, folder: RunFold
 
 
 class Ahead:
-    """A thread that embeds shards, and a thread that writes their files; a context manager around the reading.
+    """Threads that read shards, embed them and write their files; a context manager around the reading of the input.
 
     The models are staged when the first shard is written, so a fault at the beginning of the input costs no load of a
-    model. When the context is left, both threads end within moments.
+    model; or before, see `stage`. When the context is left, all threads end within moments.
     """
 
     def __init__(
@@ -139,8 +141,10 @@ class Ahead:
         self._spare_bytes = spare_bytes
         self._free_bytes = free_bytes
         self._thread: WorkerThread | None = None
+        self._reader: WorkerThread | None = None
         self._writer: WorkerThread | None = None
         self._last: Task[None] | None = None
+        self._last_but_one: Task[None] | None = None
         self._writing: Task[None] | None = None
         self._has_ended = threading.Event()  # no more vectors are wanted, or a thread has failed
         self._models: StagedModels | None = None
@@ -155,24 +159,37 @@ class Ahead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._has_ended.set()
-        threads = [thread for thread in (self._thread, self._writer) if thread is not None]
+        threads = [thread for thread in (self._thread, self._reader, self._writer) if thread is not None]
         try:
-            for thread in threads:  # the first thread gives work to the second
+            for thread in threads:  # the first thread gives work to the last, and takes it from the second
                 thread.close()
         except KeyboardInterrupt:  # a second Ctrl-C; a thread may still write in the folder that is cleared next
             for thread in threads:
                 thread.close_within(_PIECE_SECONDS)
             raise
 
+    def stage(self) -> None:
+        """Stage the models now, and not with the first shard."""
+        if self._thread is not None or self._has_ended.is_set():
+            return
+        self._reader = WorkerThread("soloist-ahead-shards")
+        self._writer = WorkerThread("soloist-ahead-files")
+        self._writer.submit(_first_array)
+        # With more threads a table's sums take more of all cores, and no less time.
+        self._thread = thread_on_one_core("soloist-ahead")
+        self._thread.submit(functools.partial(self._unless_ended, self._load))
+
     def begin(self, ref: ShardRef) -> None:
         """Embed a shard, whose chunks are written, after the shards that were begun before."""
+        self.stage()
         if self._has_ended.is_set():
             return
-        if self._thread is None:
-            self._writer = WorkerThread("soloist-ahead-files")
-            self._thread = WorkerThread("soloist-ahead")
-            self._thread.submit(functools.partial(self._unless_ended, self._stage))
-        self._last = self._thread.submit(functools.partial(self._unless_ended, functools.partial(self._embed, ref)))
+        assert self._reader is not None
+        assert self._thread is not None
+        reading = self._reader.submit(functools.partial(self._read, ref, self._last_but_one))
+        embed = functools.partial(self._embed, ref, reading)
+        self._last_but_one = self._last
+        self._last = self._thread.submit(functools.partial(self._unless_ended, embed))
 
     def finish(self, check: Callable[[], object]) -> tuple[StagedModels | None, EmbeddedAhead]:
         """The models, and the vectors of all shards that could be embedded. None and no vectors, if the models are
@@ -201,17 +218,23 @@ class Ahead:
         if self._has_ended.is_set():
             raise _NotWantedError
 
-    def _stage(self) -> None:
+    def _load(self) -> None:
         models = self._staging.in_silence(self._require_wanted)
         self._models = models
         if not all(is_bare_table(model.module) for model in models.staged.values()):
             self._has_ended.set()
 
-    def _embed(self, ref: ShardRef) -> None:
+    def _read(self, ref: ShardRef, after: Task[None] | None) -> Shard:
+        """A shard, after another one is embedded. So one shard is in memory beside the present one."""
+        if after is not None:
+            after.wait(self._require_wanted)
+        self._require_wanted()
+        return self._folder.incoming.shards.read_shard(ref.collection, ref.index)
+
+    def _embed(self, ref: ShardRef, reading: Task[Shard]) -> None:
         """Compute the vectors of each model, and have them written. Neither, if a model lacks the vector of a text."""
         assert self._models is not None
-        shard = self._folder.incoming.shards.read_shard(ref.collection, ref.index)
-        digests = [text_digest(text) for text in shard.texts]
+        shard = reading.result()
         computed: list[_Computed] = []
         for model, encoder in self._models.encoders.items():
             began = time.perf_counter()
@@ -220,7 +243,7 @@ class Ahead:
                 return
             seconds = time.perf_counter() - began
             computed.append(_Computed(model=model, fingerprint=encoder.staged.fingerprint, rows=rows, seconds=seconds))
-        self._have_written(functools.partial(self._write, ref, shard.ids, digests, computed))
+        self._have_written(functools.partial(self._write, ref, shard, computed))
 
     def _have_written(self, write: Callable[[], None]) -> None:
         """Begin to write a shard, once the shard before it is written. So at most one shard waits for the disk."""
@@ -229,20 +252,24 @@ class Ahead:
             self._writing.wait()
         self._writing = self._writer.submit(functools.partial(self._unless_ended, write))
 
-    def _write(
-        self, ref: ShardRef, ids: Sequence[str], digests: Sequence[bytes], computed: Sequence[_Computed]
-    ) -> None:
+    def _write(self, ref: ShardRef, shard: Shard, computed: Sequence[_Computed]) -> None:
         """Write a file for each model, if the disk has room for all of them. Then the shard counts as embedded."""
         size = sum(made.rows.vectors.nbytes for made in computed)
         if self._free_bytes(self._folder.path) - size < self._spare_bytes:
             return
+        digests = [text_digest(text) for text in shard.texts]
         files: dict[str, AheadFile] = {}
         for made in computed:
             self._require_wanted()
             record = self._folder.ahead.shards.write_vectors(
-                ref.collection, made.model, ref.index, ids, made.rows.vectors, digests, made.fingerprint,
+                ref.collection, made.model, ref.index, shard.ids, made.rows.vectors, digests, made.fingerprint,
                 made.rows.counts, self._vector_dtype, ref.content,
             )  # fmt: skip
             checksums = row_checksums(rounded(made.rows.vectors, self._vector_dtype))
             files[made.model] = AheadFile(record=record, checksums=checksums, seconds=made.seconds)
         self._shards[ref] = files
+
+
+def _first_array() -> None:
+    """Make an array, because with the first one pyarrow imports pandas, if that is installed: a third of a second."""
+    pa.array((), pa.string())
