@@ -4,8 +4,12 @@ Each size is a run of the command in a process of its own. The chunks are short,
 to the chunk file, and never in memory together. Prints a table, and as its last line one JSON object. Three figures:
 
 - the rate of the last tenth of the chunks, divided by the rate of the first, by the shards' seconds in events.jsonl;
-- the peak of the large run, divided by the peak of the small one;
+- the peak of the large run, divided by the peak of the small one. A large input is read by a second process, and both
+  processes count;
 - the wall time of the large run, divided by the wall time of its longest stage.
+
+The peak of several processes is that of their sum, looked at ten times a second. That of one process is exact. Pages
+that two processes share count twice.
 
 The stages `start`, `reading`, `between`, `pass` and `end` follow each other, and their sum is the wall time. `encoding`
 is the sum of the shards' seconds of embedding. It lies in `pass`. If a static model embeds while the input is read,
@@ -17,6 +21,7 @@ is the sum of the shards' seconds of embedding. It lies in `pass`. If a static m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -24,11 +29,14 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.machine import ROOT, commit, cores, hardware, versions, warn_of_kernel_variables
 from benchmarks.options import filled
@@ -40,12 +48,16 @@ _WORDS = (
     "query", "queue", "record", "replica", "result", "row", "run", "schema", "shard", "source", "store", "stream",
     "table", "tensor", "thread", "token", "vector", "weight", "worker",
 )  # fmt: skip
+_PULSE_SECONDS = 0.1
 _STAGES = ("start", "reading", "between", "pass", "end")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaled:
-    """One run: its rates are of its first and of its last tenth, in chunks a second."""
+    """One run: its rates are of its first and of its last tenth, in chunks a second.
+
+    The peak is that of its processes together, `largest_process_bytes` that of the largest one alone.
+    """
 
     chunks: int
     wall_seconds: float
@@ -55,6 +67,7 @@ class Scaled:
     first_rate: float
     last_rate: float
     peak_rss_bytes: int
+    largest_process_bytes: int
 
     @property
     def longest_stage(self) -> tuple[str, float]:
@@ -164,6 +177,7 @@ def _measure(size: int, temp: Path, options: argparse.Namespace) -> Scaled:
         chunks=size, wall_seconds=process.ended - process.began, processor_seconds=process.processor_seconds,
         encoding_seconds=report["seconds"], stage_seconds=stages(events, process.began, process.ended),
         first_rate=first, last_rate=last, peak_rss_bytes=process.peak_rss_bytes,
+        largest_process_bytes=process.largest_bytes,
     )  # fmt: skip
 
 
@@ -175,6 +189,7 @@ class _Process:
     ended: float
     processor_seconds: float
     peak_rss_bytes: int
+    largest_bytes: int
 
 
 def _timed(command: Sequence[str], log: Path) -> _Process:
@@ -182,17 +197,35 @@ def _timed(command: Sequence[str], log: Path) -> _Process:
     began = time.time()
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
+        together: list[int] = []
+        watching = threading.Thread(target=_watch, args=(psutil.Process(process.pid), together))
+        watching.start()
         _, status, usage = os.wait4(process.pid, 0)
     ended = time.time()
+    watching.join()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"the run failed: {log.read_text(errors='replace')[-2000:]}")
+    largest = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return _Process(
         began=began,
         ended=ended,
         processor_seconds=usage.ru_utime + usage.ru_stime,
-        peak_rss_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        peak_rss_bytes=max(largest, *together),
+        largest_bytes=largest,
     )
+
+
+def _watch(process: psutil.Process, together: list[int]) -> None:
+    """Note the resident size of a process and all that it started, until it ends."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            sizes = [process.memory_info().rss]
+            for child in process.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    sizes.append(child.memory_info().rss)
+            together.append(sum(sizes))
+            time.sleep(_PULSE_SECONDS)
 
 
 def _events(path: Path) -> list[dict[str, Any]]:

@@ -224,7 +224,7 @@ def test_stages_that_follow_each_other_add_up_and_the_longest_may_lie_beside_the
     assert found == {"start": 1, "reading": 5, "between": 2, "pass": 1, "end": 2}
     run = Scaled(
         chunks=1, wall_seconds=11, processor_seconds=9, encoding_seconds=5.5, stage_seconds=found, first_rate=1,
-        last_rate=1, peak_rss_bytes=1,
+        last_rate=1, peak_rss_bytes=1, largest_process_bytes=1,
     )  # fmt: skip
     assert (run.longest_stage, run.wall_ratio) == (("encoding", 5.5), 2.0)
 
