@@ -20,6 +20,7 @@ from typing import Any
 from soloist.errors import SoloistError
 from soloist.events import Event, EventSink, event_from_dict, event_to_dict
 from soloist.jsontext import json_text
+from soloist.safe_path import SAFE_PATH
 from soloist.told_errors import error_from_dict, error_to_dict
 from soloist.workers import WorkerThread
 
@@ -61,8 +62,9 @@ class WorkerProcess:
 
     def __enter__(self) -> WorkerProcess:
         # In a process session of its own, Ctrl-C reaches the worker only through us, once, and in order.
+        command = (sys.executable, "-c", SAFE_PATH + self._code)
         self._process = Popen(
-            (sys.executable, "-c", self._code), stdin=PIPE, stdout=PIPE, encoding="utf-8", start_new_session=True,
+            command, stdin=PIPE, stdout=PIPE, encoding="utf-8", start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
         self._reader = WorkerThread("soloist-lines")

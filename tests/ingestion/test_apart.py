@@ -265,6 +265,15 @@ def test_who_reads(chunks, monkeypatch, tmp_path):
     assert other == here
 
 
+def test_a_file_in_the_current_folder_is_not_taken_for_a_module(chunks, tmp_path, monkeypatch):
+    """Beside chunks of code there may be a file of any name. The command itself does not look there."""
+    (tmp_path / "queue.py").write_text("raise SystemExit('this is a chunk, and no module')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    other, here = read(ingest_apart, chunks, tmp_path / "apart"), read(ingest, chunks, tmp_path / "here")
+    assert other == here
+
+
 def test_the_reader_imports_no_torch():
     """It would take a second to start, and 300 MB."""
     code = "import sys, soloist.ingestion.apart; print(*{'torch', 'transformers', 'pandas'} & {*sys.modules})"

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import psutil
 
+from soloist.safe_path import SAFE_PATH
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 20.0  # a process that waits for a disk dies only then
-# Python's own first entry of the path is the current folder: a file there might have the name of a module.
-SAFE_PATH = "import sys; sys.path[:] = [folder for folder in sys.path if folder]; "
 _CODE = SAFE_PATH + "import gc; gc.disable(); from soloist.cluster.keeper import main; main()"
 
 
