@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from support.waiting import until
 
 from soloist.config import RunConfig, SourceConfig
 from soloist.devices import open_accelerator
+from soloist.encoding.tables import TextVectors
 from soloist.engine import RunResult, run
+from soloist.engine.intake import ahead as ahead_module
 from soloist.engine.intake.ahead import Ahead, AheadFile, free_bytes, spare_bytes
 from soloist.engine.intake.model_staging import ModelStaging, StagedModels
 from soloist.errors import BadChunkFileError, ModelLoadError, RunStoppedError
@@ -40,6 +43,8 @@ from soloist.ingestion.ingest import ShardRef, ingest
 from soloist.sources import discover
 from soloist.staging import select_models
 from soloist.stores import RunFolder
+from soloist.stores.shard_files import ShardFiles
+from soloist.types import Shard
 
 _OF_TIMES = {
     "seconds", "parts", "waited_seconds", "held_seconds", "chunks_per_second", "memory", "allocated_bytes",
@@ -392,6 +397,28 @@ def test_leaving_ends_the_thread_before_its_work_is_done(written):
         assert threads()
     assert not threads()
     assert written.files() < 2 * len(written.shards)
+
+
+def test_one_shard_is_read_before_it_is_needed(written, monkeypatch):
+    """The whole input would come into memory, where reading it is faster than embedding."""
+    read, embedded = list[int](), list[int]()
+    whole, compute = ShardFiles.read_shard, ahead_module.text_vectors
+
+    def counted(files: ShardFiles, collection: str, index: int) -> Shard:
+        read.append(index)
+        return whole(files, collection, index)
+
+    def slow(*given: Any) -> TextVectors | None:
+        embedded.append(len(embedded) // 2)  # two tables
+        until(lambda: len(read) >= min(embedded[-1] + 2, len(written.shards)), "the next shard is read")
+        time.sleep(0.02)
+        assert len(read) <= embedded[-1] + 2
+        return compute(*given)
+
+    monkeypatch.setattr(ShardFiles, "read_shard", counted)
+    monkeypatch.setattr(ahead_module, "text_vectors", slow)
+    _, shards = written.through()
+    assert list(shards) == list(written.shards)
 
 
 def test_a_shard_with_other_texts_by_now_has_no_vectors(written):
