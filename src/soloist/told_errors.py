@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from soloist import errors
@@ -11,8 +12,12 @@ from soloist.errors import EncodingError, SoloistError
 
 
 def error_to_dict(error: BaseException) -> dict[str, Any]:
-    """What has to be known of an error elsewhere: its class, its message, and the notes of its whole chain."""
+    """What has to be known of an error elsewhere: its class, its message, and the notes of its whole chain. And where
+    nobody meant to raise it: its traceback, as one more note.
+    """
     notes = [note for link in error_chain(error) for note in getattr(link, "__notes__", [])]
+    if not isinstance(error, SoloistError):
+        notes.append("".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip())
     return {"kind": type(error).__name__, "message": str(error), "notes": notes}
 
 
@@ -22,11 +27,11 @@ def is_on_purpose(said: Mapping[str, Any]) -> bool:
     return isinstance(kind, type) and issubclass(kind, SoloistError)
 
 
-def error_from_dict(said: Mapping[str, Any]) -> SoloistError:
-    """What the worker raised, as it would have been raised here."""
+def error_from_dict(said: Mapping[str, Any], unexpected: Callable[[str], SoloistError] = EncodingError) -> SoloistError:
+    """What the worker raised, as it would have been raised here; `unexpected` what it did not raise on purpose."""
     if is_on_purpose(said):
         error: SoloistError = getattr(errors, said["kind"])(said["message"])
     else:
-        error = EncodingError(f"unexpected {said['kind']}" + (f" ({said['message']})" if said["message"] else ""))
+        error = unexpected(f"unexpected {said['kind']}" + (f" ({said['message']})" if said["message"] else ""))
     error.__dict__.setdefault("__notes__", []).extend(said["notes"])
     return error

@@ -17,14 +17,14 @@ from subprocess import PIPE, Popen, TimeoutExpired
 from types import TracebackType
 from typing import Any
 
-from soloist.errors import SoloistError
+from soloist.child_processes import SAFE_PATH
+from soloist.errors import EncodingError, SoloistError
 from soloist.events import Event, EventSink, event_from_dict, event_to_dict
 from soloist.jsontext import json_text
-from soloist.safe_path import SAFE_PATH
 from soloist.told_errors import error_from_dict, error_to_dict
 from soloist.workers import WorkerThread
 
-_LAST_WORDS_SECONDS = 30
+_LINES_KEPT = 1024
 _LAST_LINES_SECONDS = 10  # what a worker has written is read at once, unless a process that it started has its stdout
 _PULSE_SECONDS = 0.2
 _END = "end"
@@ -37,39 +37,65 @@ _INTERRUPTED = 130
 class WorkerProcess:
     """The parent's end of a worker process, as a context manager around its work.
 
-    A thread reads the worker's lines to their end, and hands events on. A signal's handler may raise in the main thread
-    at any moment, and there it would lose a line that was read.
+    A thread reads the worker's lines to their end. A signal's handler may raise in the main thread at any moment, and
+    there it would lose a line that was read. The sink gets the events in the thread that follows the worker.
 
     Args:
         code: what the worker runs. It ends in `work_for_parent`.
         request: what the worker receives first.
         sink: gets the worker's events.
         lost: the error if the worker ends without a word. It is given how the worker has ended.
+        unexpected: the error for what the worker raised without meaning to.
+        patience: the seconds that a worker may take to end when it is told to. Then it is killed.
 
     Raises:
         OSError: on entering, the process cannot be started.
+        RuntimeError: on entering, no thread can be started.
     """
 
     def __init__(
-        self, code: str, request: Mapping[str, Any], sink: EventSink, *, lost: Callable[[str], SoloistError]
+        self,
+        code: str,
+        request: Mapping[str, Any],
+        sink: EventSink,
+        *,
+        lost: Callable[[str], SoloistError],
+        unexpected: Callable[[str], SoloistError] = EncodingError,
+        patience: float = 0.0,
     ) -> None:
         self._code = code
         self._request = request
         self._sink = sink
         self._lost = lost
-        # What the worker says besides events, or an error of the sink; None once it says no more.
-        self._words: queue.SimpleQueue[Mapping[str, Any] | BaseException | None] = queue.SimpleQueue()
+        self._unexpected = unexpected
+        self._patience = patience
+        self._takes_events = True
+        # What the worker has said; None once it says no more. A worker waits whose parent does not keep up.
+        self._lines: queue.Queue[Mapping[str, Any] | None] = queue.Queue(_LINES_KEPT)
+        self._is_closing = threading.Event()
+        self._late: list[Mapping[str, Any] | None] = []  # while this closes, nobody takes from the queue
 
     def __enter__(self) -> WorkerProcess:
-        # In a process session of its own, Ctrl-C reaches the worker only through us, once, and in order.
         command = (sys.executable, "-c", SAFE_PATH + self._code)
+        path = os.pathsep.join(folder for folder in sys.path if folder and isinstance(folder, str))
+        # In a process session of its own, Ctrl-C reaches the worker only through us, once, and in order.
         self._process = Popen(
-            command, stdin=PIPE, stdout=PIPE, encoding="utf-8", start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            command, stdin=PIPE, stdout=PIPE, encoding="utf-8", errors="backslashreplace", start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUTF8": str(int(sys.flags.utf8_mode))},
         )  # fmt: skip
-        self._reader = WorkerThread("soloist-lines")
-        self._reader.submit(self._read)
-        self.send(self._request)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._reader = WorkerThread("soloist-lines")
+            self._reader.submit(self._read)
+            self.send(self._request)
+        except BaseException:  # by a signal, or for want of a thread: there is no exit without an entry
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()
+            raise
         return self
 
     def __exit__(
@@ -89,7 +115,7 @@ class WorkerProcess:
         self.send(_STOP + why)
 
     def follow(self, *until: str, check: Callable[[], object] = lambda: None) -> Mapping[str, Any]:
-        """Wait until the worker says one of these words, while its events are handed on; what it says with it.
+        """Wait until the worker says one of these words, and hand its events on; what it says with the word.
 
         `check` is called while this waits, and may raise.
 
@@ -98,58 +124,61 @@ class WorkerProcess:
             BaseException: what the sink raised.
         """
         while (said := self._said(check)) is not None:
-            if isinstance(said, BaseException):
-                raise said
-            if said["word"] in until:
+            if "word" not in said:
+                self._hand_on(said)
+            elif said["word"] in until:
                 return said
-            if said["word"] == _FAILED:
-                raise error_from_dict(said)
+            elif said["word"] == _FAILED:
+                raise error_from_dict(said, self._unexpected)
         code = self._process.wait()
         raise self._lost(f"was killed by signal {-code}" if code < 0 else f"ended with code {code}")
 
-    def _said(self, check: Callable[[], object]) -> Mapping[str, Any] | BaseException | None:
-        """The next word. Python runs a signal's handler between two waits, whichever thread got the signal."""
+    def _said(self, check: Callable[[], object]) -> Mapping[str, Any] | None:
+        """The next line. Python runs a signal's handler between two waits, whichever thread got the signal."""
         while True:
             check()
             with contextlib.suppress(queue.Empty):
-                return self._words.get(timeout=_PULSE_SECONDS)
+                return self._lines.get(timeout=_PULSE_SECONDS)
+
+    def _hand_on(self, message: Mapping[str, Any]) -> None:
+        try:
+            self._sink.emit(event_from_dict(message))
+        except BaseException:
+            self._takes_events = False
+            raise
 
     def _read(self) -> None:
-        """The work of the thread. After an error of the sink it reads on, so that the worker can write to its end."""
+        """The work of the thread: all lines to their end, so that the worker never waits for a parent that closes."""
         assert self._process.stdout is not None
-        takes_events = True
         with self._process.stdout as lines:
             try:
                 for line in lines:
-                    message = json.loads(line) if line.endswith("\n") else {}  # or it was killed while it wrote
-                    if "word" in message:
-                        self._words.put(message)
-                    elif takes_events and message:
-                        takes_events = self._hand_on(message)
+                    if (message := _message(line)) is not None:
+                        self._keep(message)
             finally:
-                self._words.put(None)
+                self._keep(None)
 
-    def _hand_on(self, message: Mapping[str, Any]) -> bool:
-        """Whether the sink took an event."""
-        try:
-            self._sink.emit(event_from_dict(message))
-        except BaseException as exc:  # `follow` raises it in the main thread, an interrupt by the sink too
-            self._words.put(exc)
-            return False
-        return True
+    def _keep(self, message: Mapping[str, Any] | None) -> None:
+        while not self._is_closing.is_set():
+            with contextlib.suppress(queue.Full):
+                self._lines.put(message, timeout=_PULSE_SECONDS)
+                return
+        self._late.append(message)
 
     def close(self) -> None:
         """End the worker and wait for its end, which frees all that it has.
 
         A worker ends when its input ends, or else is killed. Before that, this process sends a word. It tells the
-        worker that this process was not killed, so the worker may write what it has computed.
+        worker that this process was not killed, so the worker may write what it has computed. The sink gets the events
+        of that too.
         """
         assert self._process.stdin is not None
+        self._is_closing.set()
         self.send(_END)
         try:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-            self._process.wait(_LAST_WORDS_SECONDS)
+            self._process.wait(self._patience)
         except BaseException as exc:
             self._process.kill()
             self._process.wait()
@@ -157,6 +186,31 @@ class WorkerProcess:
                 raise
         finally:
             self._reader.close_within(_LAST_LINES_SECONDS)
+            self._hand_on_the_rest()
+
+    def _hand_on_the_rest(self) -> None:
+        """Hand on the events that nobody has followed. The error to tell is the one that has ended the following."""
+        left: list[Mapping[str, Any] | None] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left.append(self._lines.get_nowait())
+        with contextlib.suppress(Exception):
+            for message in (*left, *self._late):
+                if self._takes_events and message is not None and "word" not in message:
+                    self._hand_on(message)
+
+
+def _message(line: str) -> Mapping[str, Any] | None:
+    """What a worker says in a line; None for a line of something else in its process, or one that broke off."""
+    try:
+        message = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        message = None
+    if isinstance(message, dict) and not {"word", "event"}.isdisjoint(message):
+        return message
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # there is no stderr, or it is closed
+        sys.stderr.write(line)
+    return None
 
 
 class ParentProcess:
@@ -167,15 +221,16 @@ class ParentProcess:
 
     def __init__(self) -> None:
         # Whatever the work prints goes to stderr: stdout is the parent's.
-        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
         os.dup2(2, 1)
+        self._out.write("\n")  # something may have been printed before, without an end of its line
         self._lock = threading.Lock()
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="soloist-parent", daemon=True).start()
 
     def receive(self) -> Any:
         """The next line's value."""
-        return json.loads(self._lines.get())
+        return json.loads(self._requests.get())
 
     def say(self, word: str, **more: Any) -> None:
         """One word to the parent, with what belongs to it."""
@@ -197,17 +252,20 @@ class ParentProcess:
             self._out.flush()
 
     def _listen(self) -> None:
-        for line in sys.stdin:
-            said = json.loads(line)
-            if said == _END:
-                self.ending()
-                break
-            if isinstance(said, str) and said.startswith(_STOP):
-                self.stopped(said.removeprefix(_STOP))
-            else:
-                self._lines.put(line)
-        if threading.main_thread().is_alive() and not self._out.closed:
-            os._exit(_PARENT_IS_GONE)
+        try:
+            with open(0, encoding="utf-8", closefd=False) as lines:  # `sys.stdin` has the encoding of the locale
+                for line in lines:
+                    said = json.loads(line)
+                    if said == _END:
+                        self.ending()
+                        break
+                    if isinstance(said, str) and said.startswith(_STOP):
+                        self.stopped(said.removeprefix(_STOP))
+                    else:
+                        self._requests.put(line)
+        finally:  # also after half a line: the parent ended while it wrote
+            if threading.main_thread().is_alive() and not self._out.closed:
+                os._exit(_PARENT_IS_GONE)
 
 
 def work_for_parent(parent: ParentProcess, work: Callable[[Any], Mapping[str, Any]]) -> None:

@@ -21,12 +21,12 @@ from support.cluster_work import ECHO, SLEEP
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'soloist[ray]'")
 
+from soloist.child_processes import SAFE_PATH
 from soloist.cluster.address import ClusterAddress
 from soloist.cluster.keeper import keeper_command
 from soloist.cluster.local_nodes import LocalNodes, listening_addresses
 from soloist.cluster.session import ClusterSession, NodeWorker, WorkerGoneError
 from soloist.errors import ConfigError
-from soloist.safe_path import SAFE_PATH
 
 pytestmark = pytest.mark.process
 PATIENCE_SECONDS = 120

@@ -496,7 +496,7 @@ def test_what_a_worker_says_after_a_signal_is_kept():
     line = json.dumps(event_to_dict(said, 0.0))
     with (
         pytest.raises(RunInterruptedError),
-        WorkerProcess(finishes_late(line), {}, heard, lost=EncodingError) as worker,
+        WorkerProcess(finishes_late(line), {}, heard, lost=EncodingError, patience=30) as worker,
     ):
         worker.follow("ready")
         raise RunInterruptedError("stopped by a second Ctrl-C")  # as the signal's handler does in the main thread

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,13 +35,14 @@ from soloist.errors import (
     RunStoppedError,
     SoloistError,
 )
-from soloist.events import InputSkipped, ListSink
+from soloist.events import InputSkipped, ListSink, as_sink
 from soloist.ingestion import apart
 from soloist.ingestion.apart import ingest_apart, is_read_apart
 from soloist.ingestion.ingest import ShardRef, ingest
 from soloist.sources import discover, given_input
 from soloist.stopping import Stop
 from soloist.stores import RunFolder
+from soloist.worker_processes import WorkerProcess
 
 _SKIPPING = SourceConfig(on_bad_input="skip", file_patterns=("*",))
 
@@ -158,7 +161,7 @@ def test_a_reader_that_is_killed_is_an_error_that_says_so(tmp_path):
             process.kill()
 
     found, *_ = read(ingest_apart, root, tmp_path / "apart", on_shard=kill)
-    assert found[0] is InputError
+    assert issubclass(found[0], InputError)
     assert "the process that reads the chunks was killed by signal 9 before it had read all of them" in found[1]
 
 
@@ -178,6 +181,7 @@ def test_a_stop_ends_the_reader(tmp_path):
     assert found == (RunStoppedError, "stopped by a caller")
     assert seen
     assert not any(process.is_running() for process in seen)
+    assert len(list((tmp_path / "apart").rglob("part-*.parquet"))) < 50_000  # of 100,000
 
 
 def test_an_error_of_the_sink_ends_the_reader(chunks, tmp_path):
@@ -209,24 +213,25 @@ def config(tmp_path) -> RunConfig:
     table = make_static(tmp_path / "table", 16, rows=700)
     return RunConfig(
         chunks_root=many(tmp_path / "chunks", 40_000), out=tmp_path / "run", models=("table",), accelerator="cpu",
-        catalogue=write_catalogue(tmp_path / "catalogue.toml", {"table": table}), lock_dir=tmp_path / "locks",
-        cache_dir=tmp_path / "cache",
+        shard_chunks=512, lock_dir=tmp_path / "locks", cache_dir=tmp_path / "cache",
+        catalogue=write_catalogue(tmp_path / "catalogue.toml", {"table": table}),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_ends_early_leaves_no_reader_and_goes_on(config, tmp_path, number):
+def test_a_run_that_ends_early_leaves_no_reader_and_goes_on(config, tmp_path):
     """A reader without a run would write on for minutes, beside the run that goes on."""
-    given = json.dumps(config.to_dict())
-    command = subprocess.Popen([sys.executable, "-c", _EMBED, given], stderr=subprocess.PIPE)
-    of_it = psutil.Process(command.pid)
-    until(lambda: readers(of_it), "the run has a reader")
-    (reader,) = readers(of_it)
-    until(lambda: list(config.out.glob(".incoming/many/chunks/*.parquet")), "a shard is written")
-    command.send_signal(number)
-    command.communicate()
-    assert command.returncode != 0
-    until(lambda: not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE, "the reader has ended")
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+        given = json.dumps(config.to_dict())
+        command = subprocess.Popen([sys.executable, "-c", _EMBED, given], stderr=subprocess.PIPE)
+        of_it = psutil.Process(command.pid)
+        until(lambda of=of_it: readers(of), "the run has a reader")
+        (reader,) = readers(of_it)
+        until(lambda: list(config.out.glob(".incoming/many/chunks/*.parquet")), "a shard is written")
+        command.send_signal(number)
+        command.communicate()
+        assert command.returncode != 0
+        until(lambda of=reader: not of.is_running() or of.status() == psutil.STATUS_ZOMBIE, "the reader has ended")
+        assert len(list(config.out.glob(".incoming/many/chunks/*.parquet"))) < 60  # of 79
     run(config)
     run(dataclasses.replace(config, out=tmp_path / "fresh"))
     assert_same_files(config.out, tmp_path / "fresh")
@@ -274,8 +279,132 @@ def test_a_file_in_the_current_folder_is_not_taken_for_a_module(chunks, tmp_path
     assert other == here
 
 
-def test_the_reader_imports_no_torch():
+_READ = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    from soloist.config import SourceConfig
+    from soloist.ingestion.apart import ingest
+    from soloist.events import ListSink
+    from soloist.sources import discover
+    from soloist.stores import RunFolder
+    root, out = map(Path, sys.argv[1:])
+    ingest(discover(root, SourceConfig()), SourceConfig(), RunFolder.create(out), 4, ListSink())
+    print(*{"torch", "transformers", "soloist.engine", "soloist.models"} & {*sys.modules})
+""")
+
+
+def test_the_reader_imports_no_torch(tmp_path):
     """It would take a second to start, and 300 MB."""
-    code = "import sys, soloist.ingestion.apart; print(*{'torch', 'transformers', 'pandas'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    command = [sys.executable, "-c", _READ, str(many(tmp_path / "chunks", 9)), str(tmp_path / "run")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_a_reader_ends_when_its_parent_ends_in_the_middle_of_a_line():
+    """It would wait for ever for the rest of a long list of files."""
+    command = [sys.executable, "-c", apart._CODE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        reader.stdin.write('{"collections": [')
+        reader.stdin.close()
+        assert reader.wait(60) == 70  # as after the end of its input
+
+
+def test_a_signal_while_a_reader_starts_ends_it(chunks, tmp_path, monkeypatch):
+    """There is no exit from what was not entered, and a notebook keeps the error with all that belongs to it."""
+
+    def interrupted(process: WorkerProcess, message: object) -> None:
+        seen.extend(readers())
+        raise RunStoppedError("stopped by Ctrl-C")  # as the signal's handler does
+
+    seen = list[psutil.Process]()
+    monkeypatch.setattr(WorkerProcess, "send", interrupted)
+    found, *_ = read(ingest_apart, chunks, tmp_path / "apart")
+    assert found == (RunStoppedError, "stopped by Ctrl-C")
+    assert seen and not any(process.is_running() for process in seen)
+
+
+def test_without_room_for_a_thread_this_process_reads(chunks, tmp_path, monkeypatch):
+    """A system that starts no thread and a system that starts no process are short of the same numbers."""
+    begin = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "soloist-lines":
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    other, here = read(ingest_apart, chunks, tmp_path / "apart"), read(ingest, chunks, tmp_path / "here")
+    assert other == here
+    assert readers() == []
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_names_are_the_same_in_every_encoding_of_the_streams(chunks, tmp_path, monkeypatch, encoding):
+    """A file would not be found, or be skipped, and the shards would be written into another folder."""
+    (chunks / "alpha" / "caf\u00e9.jsonl").write_text('{"text": "moss"}\n')
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    out = tmp_path / "l\u00e4ufe"
+    other, here = read(ingest_apart, chunks, out / "apart"), read(ingest, chunks, out / "here")
+    assert other == here
+    assert_same_files(out / "apart", out / "here")
+
+
+@pytest.mark.parametrize("noise", ["print('hello')", "print('5')", "print('no end of line', end='')"])
+def test_what_a_library_prints_does_not_end_the_reading(chunks, tmp_path, monkeypatch, capfd, noise):
+    """Some installations print as soon as Python starts."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(noise)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), Path(tmp_path), *sys.path])  # not only of texts
+    other, here = read(ingest_apart, chunks, tmp_path / "apart"), read(ingest, chunks, tmp_path / "here")
+    assert other == here
+    assert noise.split("'")[1] in capfd.readouterr().err
+
+
+def test_another_program_than_this_python_is_not_waited_for(chunks, tmp_path, monkeypatch):
+    """In a server's own process, `sys.executable` may be the server."""
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    other, here = read(ingest_apart, chunks, tmp_path / "apart"), read(ingest, chunks, tmp_path / "here")
+    assert other == here
+
+
+def test_an_error_that_nobody_meant_says_where_it_happened(chunks, tmp_path, monkeypatch):
+    """It would be told as one of the embedding, without a way to find it."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import soloist.sources.json_files as files\ndel files.read_lines\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    with pytest.raises(InputError, match="the process that reads the chunks failed: unexpected NameError") as caught:
+        ingest_apart(
+            discover(chunks, _SKIPPING), _SKIPPING, RunFolder.create(tmp_path / "apart"), 4, ListSink(), (), nothing,
+            heard_of,
+        )  # fmt: skip
+    assert "in read_json_lines" in "".join(caught.value.__notes__)
+
+
+def test_events_come_from_the_thread_that_asked(chunks, tmp_path):
+    """A sink that writes into a database of its thread would fail, and only with large inputs."""
+    threads, files = set[threading.Thread](), discover(chunks, _SKIPPING)
+
+    class Sink:
+        def emit(self, event: object) -> None:
+            threads.add(threading.current_thread())
+
+    ingest_apart(files, _SKIPPING, RunFolder.create(tmp_path / "apart"), 4, Sink(), (), nothing, heard_of)
+    assert threads == {threading.current_thread()}
+
+
+def test_a_sink_that_is_slow_holds_the_reader_back(tmp_path):
+    """Events of millions of skipped chunks would wait in memory."""
+    root, alive = tmp_path / "chunks", list[int]()
+    (root / "alpha").mkdir(parents=True)
+    (root / "alpha" / "a.jsonl").write_text('{"text": " "}\n' * 20_000 + '{"text": "fern"}\n')
+
+    def slow(event: object) -> None:
+        if not alive:
+            time.sleep(2)  # it would have read all
+            alive.append(len(readers()))
+
+    files, folder = discover(root, _SKIPPING), RunFolder.create(tmp_path / "apart")
+    ingest_apart(files, _SKIPPING, folder, 4, as_sink(slow), (), nothing, heard_of)
+    assert alive == [1]

@@ -7,7 +7,6 @@ parent was killed, and then kills every process below it. Linux gives it those w
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import shutil
@@ -20,10 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from soloist.safe_path import SAFE_PATH
+from soloist.child_processes import PR_SET_CHILD_SUBREAPER, SAFE_PATH, end_with_starter, set_process_option
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 20.0  # a process that waits for a disk dies only then
 _CODE = SAFE_PATH + "import gc; gc.disable(); from soloist.cluster.keeper import main; main()"
@@ -41,10 +38,10 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    _set(_PR_SET_CHILD_SUBREAPER, 1)
+    set_process_option(PR_SET_CHILD_SUBREAPER, 1)
     with Path(log).open("ab") as output:
         process = subprocess.Popen(  # this process has one thread, so a function before the start is safe
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_die_with_the_keeper
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=end_with_starter
         )
     has_ended = _await_end(process.pid, asked)
     kill_below(os.getpid())
@@ -107,13 +104,3 @@ def _remove(folder: Path) -> None:
     while folder.exists() and time.monotonic() < deadline:
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(_POLL_SECONDS)
-
-
-def _die_with_the_keeper() -> None:
-    _set(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _set(option: int, value: int) -> None:
-    """Set an attribute of this process, on Linux."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

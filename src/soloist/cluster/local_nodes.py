@@ -30,9 +30,9 @@ from typing import Any
 import psutil
 
 from soloist.broken_imports import load_optional
+from soloist.child_processes import SAFE_PATH
 from soloist.cluster.keeper import below_process, keeper_command, kill_below
 from soloist.errors import ConfigError
-from soloist.safe_path import SAFE_PATH
 from soloist.wording import count_text, is_or_are
 
 HOST = "127.0.0.1"

@@ -87,13 +87,14 @@ def plan_unpadded(lengths: Sequence[int], rows_for: RowsFor, *, longest_first: b
     tokens = 0
     most: dict[int, int] = {}  # by mean length: neighbours have nearly the same
     for row in order:
-        length, count = lengths[row], len(rows) + 1
-        mean = -(-(tokens + length) // count)
-        if mean not in most:
-            most[mean] = rows_for(mean)
-        if rows and count > most[mean]:
-            batches.append(_unpadded(rows, tokens))
-            rows, tokens = [], 0
+        length = lengths[row]
+        if rows:
+            mean = -(-(tokens + length) // (len(rows) + 1))
+            if mean not in most:
+                most[mean] = rows_for(mean)
+            if len(rows) + 1 > most[mean]:
+                batches.append(_unpadded(rows, tokens))
+                rows, tokens = [], 0
         rows.append(row)
         tokens += length
     return (*batches, _unpadded(rows, tokens)) if rows else tuple(batches)

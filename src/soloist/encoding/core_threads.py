@@ -87,13 +87,19 @@ os.register_at_fork(after_in_child=core_threads.cache_clear)  # a forked process
 
 def thread_on_one_core(name: str) -> WorkerThread:
     """A thread in which torch computes on one core."""
-    of_the_caller = torch.get_num_threads()
     thread = WorkerThread(name)
-    thread.submit(_on_one_core).result()
-    torch.set_num_threads(of_the_caller)  # the last number that was set is that of every thread that begins later
+    try:
+        thread.submit(functools.partial(_on_one_core, torch.get_num_threads())).result()
+    except BaseException:  # by a signal
+        thread.close_later()
+        raise
     return thread
 
 
-def _on_one_core() -> None:
+def _on_one_core(of_others: int) -> None:
     torch.get_num_threads()  # before its first look a thread takes the number of others, whatever was set in it
     torch.set_num_threads(1)
+    # The last number that was set is that of every thread that begins later. No signal is handled in this thread.
+    other = threading.Thread(target=torch.set_num_threads, args=(of_others,))
+    other.start()
+    other.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -26,7 +27,7 @@ def event_from_dict(record: Mapping[str, Any]) -> Event:
 def _read(kind: Any, value: Any) -> Any:
     """A JSON value as the annotated type: a dataclass, a tuple or a mapping; else the value itself."""
     if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)  # type: ignore[arg-type]
         names = [field.name for field in dataclasses.fields(kind) if field.name in value]
         return kind(**{name: _read(hints[name], value[name]) for name in names})  # type: ignore[operator]
     origin, inner = get_origin(kind), get_args(kind)
@@ -37,6 +38,12 @@ def _read(kind: Any, value: Any) -> Any:
     if origin is UnionType and value is not None:
         return _read(next(member for member in inner if member is not NoneType), value)
     return value
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of a class's fields, which take long to find."""
+    return get_type_hints(kind)
 
 
 def event_to_dict(event: Event, time: float) -> dict[str, Any]:

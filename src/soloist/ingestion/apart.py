@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from soloist.child_processes import end_with_starter
 from soloist.config import SourceConfig
 from soloist.errors import InputError
 from soloist.events import EventSink
@@ -24,7 +25,7 @@ from soloist.stores import RunFolder
 from soloist.types import Collection
 from soloist.worker_processes import ParentProcess, WorkerProcess, work_for_parent
 
-# A process of its own costs 0.3 s of a core to start. A core reads so many bytes of short chunks in some 4 s.
+# A process of its own costs 0.4 s of a core to start. A core reads so many bytes of short chunks in some 4 s.
 _LARGE_BYTES = 32 << 20
 _CODE = "from soloist.ingestion.apart import main; main()"
 
@@ -51,22 +52,31 @@ def ingest_apart(
     check: Callable[[], object],
     on_shard: Callable[[ShardRef], object],
 ) -> tuple[ShardRef, ...]:
-    """As `ingest`, in another process; in this one, if the system starts no other. The events come from a thread.
+    """As `ingest`, in another process; in this one, where no other begins to read.
 
     Raises:
-        InputError: as `ingest`, or the process was ended from outside.
+        InputError: as `ingest`, or the process was ended from outside, or failed.
     """
-    shards: list[ShardRef] = []
     request = _request(collections, source, folder, shard_chunks, required)
+    reader = WorkerProcess(_CODE, request, sink, lost=_lost, unexpected=_unexpected)
     with contextlib.ExitStack() as held:
-        try:
-            reader = held.enter_context(WorkerProcess(_CODE, request, sink, lost=_lost))
-        except OSError:  # the system has no memory or no number for another process
-            return ingest(collections, source, folder, shard_chunks, sink, required, check, on_shard)
-        while (said := reader.follow("shard", "done", check=check))["word"] == "shard":
-            shards.append(ShardRef(**said["shard"]))
-            on_shard(shards[-1])
-    return tuple(shards)
+        if _has_begun(reader, held, check):
+            shards: list[ShardRef] = []
+            while (said := reader.follow("shard", "done", check=check))["word"] == "shard":
+                shards.append(ShardRef(**said["shard"]))
+                on_shard(shards[-1])
+            return tuple(shards)
+    return ingest(collections, source, folder, shard_chunks, sink, required, check, on_shard)
+
+
+def _has_begun(reader: WorkerProcess, held: contextlib.ExitStack, check: Callable[[], object]) -> bool:
+    """Whether a process has begun to read. It may not start, or be another program than this Python."""
+    try:
+        held.enter_context(reader)
+        reader.follow("begun", check=check)
+    except (OSError, RuntimeError, _LostReaderError):
+        return False
+    return True
 
 
 def _request(
@@ -96,6 +106,7 @@ def _request(
 
 def main() -> None:
     """The reading process: all collections, as the first line of standard input names them."""
+    end_with_starter()  # not a moment later than the run's hold on its folder
     parent = ParentProcess()
     work_for_parent(parent, functools.partial(_read, parent))
 
@@ -107,6 +118,7 @@ def _read(parent: ParentProcess, request: Mapping[str, Any]) -> dict[str, Any]:
         )
         for each in request["collections"]
     ]
+    parent.say("begun")
     source = SourceConfig(**{**request["source"], "file_patterns": tuple(request["source"]["file_patterns"])})
     ingest(
         collections, source, RunFolder(Path(request["folder"])), request["shard_chunks"], parent, request["required"],
@@ -115,11 +127,19 @@ def _read(parent: ParentProcess, request: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _lost(how: str) -> InputError:
-    return InputError(
+class _LostReaderError(InputError):
+    """The reading process has ended without a word."""
+
+
+def _lost(how: str) -> _LostReaderError:
+    return _LostReaderError(
         f"the process that reads the chunks {how} before it had read all of them: look for its messages above, or in "
         "the system's log if memory ran out, then run again"
     )
+
+
+def _unexpected(what: str) -> InputError:
+    return InputError(f"the process that reads the chunks failed: {what}")
 
 
 def _size(file: Path) -> int:

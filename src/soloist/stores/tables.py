@@ -150,7 +150,7 @@ def vector_table(
 
 
 def table_digests(table: pa.Table) -> list[bytes] | None:
-    """The digests of the texts; None where the table has none, or a row has none."""
+    """The digests of the texts; None where the table or a row has none, or has others."""
     if "text_digest" not in table.schema.names:
         return None
     column = table["text_digest"]

@@ -34,6 +34,7 @@ from soloist.worker_processes import ParentProcess, WorkerProcess, work_for_pare
 # Imports make no garbage: looking for it again and again takes a fifth of their four seconds.
 _IMPORTS = "import soloist.memory.network; from soloist.engine.drivers.isolated import main"
 _CODE = f"import gc; gc.disable(); {_IMPORTS}; gc.enable(); main()"
+_PATIENCE_SECONDS = 30.0
 _WRITING_SECONDS = 20  # a worker that must end may take so long to write what is computed
 
 
@@ -49,8 +50,8 @@ def run_isolated(context: PassContext, config: RunConfig, lease: ProcessLease, s
         return
     stop = context.stop
     lost = functools.partial(_lost, context.models)
-    request = _request(context, config)
-    with WorkerProcess(_CODE, request, sink, lost=lost) as worker, stop.on_request(worker.stop):
+    process = WorkerProcess(_CODE, _request(context, config), sink, lost=lost, patience=_PATIENCE_SECONDS)
+    with process as worker, stop.on_request(worker.stop):
         if worker.follow("ready", "done")["word"] == "done":  # it had nothing to embed
             return
         with stop.shielded(), contextlib.ExitStack() as held:
