@@ -146,6 +146,7 @@ class Ahead:
         self._last: Task[None] | None = None
         self._last_but_one: Task[None] | None = None
         self._writing: Task[None] | None = None
+        self._writing_before: Task[None] | None = None
         self._has_ended = threading.Event()  # no more vectors are wanted, or a thread has failed
         self._models: StagedModels | None = None
         self._shards: dict[ShardRef, Mapping[str, AheadFile]] = {}
@@ -246,10 +247,11 @@ class Ahead:
         self._have_written(functools.partial(self._write, ref, shard, computed))
 
     def _have_written(self, write: Callable[[], None]) -> None:
-        """Begin to write a shard, once the shard before it is written. So at most one shard waits for the disk."""
+        """Begin to write a shard, once the last shard but one is written. So at most two shards wait for the disk."""
         assert self._writer is not None
-        if self._writing is not None:
-            self._writing.wait()
+        if self._writing_before is not None:
+            self._writing_before.wait()
+        self._writing_before = self._writing
         self._writing = self._writer.submit(functools.partial(self._unless_ended, write))
 
     def _write(self, ref: ShardRef, shard: Shard, computed: Sequence[_Computed]) -> None:
