@@ -1,4 +1,4 @@
-"""What a process of Python needs that another one starts. Pure."""
+"""For a Python process that another process starts: its import path, and its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_starter() -> None:
-    """From now on, this process is killed when the thread ends that has started it. On Linux only."""
+    """From now on, this process is killed when the thread that started it ends. On Linux only.
+
+    Nothing happens if that thread has ended before.
+    """
     set_process_option(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

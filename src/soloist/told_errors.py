@@ -12,13 +12,14 @@ from soloist.errors import EncodingError, SoloistError
 
 
 def error_to_dict(error: BaseException) -> dict[str, Any]:
-    """What has to be known of an error elsewhere: its class, its message, and the notes of its whole chain. And where
-    nobody meant to raise it: its traceback, as one more note.
+    """What has to be known of an error elsewhere: its class, its message, and the notes of its whole chain.
+
+    If nobody meant to raise it, its traceback has these notes, and says where it happened.
     """
-    notes = [note for link in error_chain(error) for note in getattr(link, "__notes__", [])]
-    if not isinstance(error, SoloistError):
-        notes.append("".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip())
-    return {"kind": type(error).__name__, "message": str(error), "notes": notes}
+    said = {"kind": type(error).__name__, "message": str(error)}
+    if is_on_purpose(said):
+        return {**said, "notes": [note for link in error_chain(error) for note in getattr(link, "__notes__", [])]}
+    return {**said, "notes": ["".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()]}
 
 
 def is_on_purpose(said: Mapping[str, Any]) -> bool:

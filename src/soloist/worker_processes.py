@@ -1,7 +1,7 @@
 """A process that works for another one, and the lines of JSON between them. Knows nothing of the work.
 
-The parent starts a worker and sends it one line. The worker sends events, one line each, and at the end what became of
-its work. It ends when its standard input does, so that a killed parent leaves no worker behind.
+The parent starts a worker and sends it one line. The worker sends events and words, one line each, and at the end what
+became of its work. It ends when its standard input does, so that a killed parent leaves no worker behind.
 """
 
 from __future__ import annotations
@@ -24,26 +24,25 @@ from soloist.jsontext import json_text
 from soloist.told_errors import error_from_dict, error_to_dict
 from soloist.workers import WorkerThread
 
-_LINES_KEPT = 1024
 _LAST_LINES_SECONDS = 10  # what a worker has written is read at once, unless a process that it started has its stdout
 _PULSE_SECONDS = 0.2
 _END = "end"
 _STOP = "stop "
 _FAILED = "failed"
-_PARENT_IS_GONE = 70  # the exit code of a worker whose parent has ended, or wants it to end at once
+_ENDED_BY_PARENT = 70  # the exit code of a worker whose parent has ended, or wants it to end at once
 _INTERRUPTED = 130
 
 
 class WorkerProcess:
     """The parent's end of a worker process, as a context manager around its work.
 
-    A thread reads the worker's lines to their end. A signal's handler may raise in the main thread at any moment, and
-    there it would lose a line that was read. The sink gets the events in the thread that follows the worker.
+    A thread reads the worker's lines to their end, and hands events on. A signal's handler may raise in the main thread
+    at any moment, and there it would lose a line that was read.
 
     Args:
         code: what the worker runs. It ends in `work_for_parent`.
         request: what the worker receives first.
-        sink: gets the worker's events.
+        sink: gets the worker's events, in that thread.
         lost: the error if the worker ends without a word. It is given how the worker has ended.
         unexpected: the error for what the worker raised without meaning to.
         patience: the seconds that a worker may take to end when it is told to. Then it is killed.
@@ -69,11 +68,9 @@ class WorkerProcess:
         self._lost = lost
         self._unexpected = unexpected
         self._patience = patience
-        self._takes_events = True
-        # What the worker has said; None once it says no more. A worker waits whose parent does not keep up.
-        self._lines: queue.Queue[Mapping[str, Any] | None] = queue.Queue(_LINES_KEPT)
-        self._is_closing = threading.Event()
-        self._late: list[Mapping[str, Any] | None] = []  # while this closes, nobody takes from the queue
+        self._reader: WorkerThread | None = None
+        # What the worker says besides events, or an error of the sink; None once it says no more.
+        self._words: queue.SimpleQueue[Mapping[str, Any] | BaseException | None] = queue.SimpleQueue()
 
     def __enter__(self) -> WorkerProcess:
         command = (sys.executable, "-c", SAFE_PATH + self._code)
@@ -83,18 +80,12 @@ class WorkerProcess:
             command, stdin=PIPE, stdout=PIPE, encoding="utf-8", errors="backslashreplace", start_new_session=True,
             env={**os.environ, "PYTHONPATH": path, "PYTHONUTF8": str(int(sys.flags.utf8_mode))},
         )  # fmt: skip
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             self._reader = WorkerThread("soloist-lines")
             self._reader.submit(self._read)
             self.send(self._request)
         except BaseException:  # by a signal, or for want of a thread: there is no exit without an entry
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close()
+            self._kill()
             raise
         return self
 
@@ -115,7 +106,7 @@ class WorkerProcess:
         self.send(_STOP + why)
 
     def follow(self, *until: str, check: Callable[[], object] = lambda: None) -> Mapping[str, Any]:
-        """Wait until the worker says one of these words, and hand its events on; what it says with the word.
+        """Wait until the worker says one of these words, while its events are handed on; what it says with it.
 
         `check` is called while this waits, and may raise.
 
@@ -124,92 +115,91 @@ class WorkerProcess:
             BaseException: what the sink raised.
         """
         while (said := self._said(check)) is not None:
-            if "word" not in said:
-                self._hand_on(said)
-            elif said["word"] in until:
+            if isinstance(said, BaseException):
+                raise said
+            if said["word"] in until:
                 return said
-            elif said["word"] == _FAILED:
+            if said["word"] == _FAILED:
                 raise error_from_dict(said, self._unexpected)
         code = self._process.wait()
         raise self._lost(f"was killed by signal {-code}" if code < 0 else f"ended with code {code}")
 
-    def _said(self, check: Callable[[], object]) -> Mapping[str, Any] | None:
-        """The next line. Python runs a signal's handler between two waits, whichever thread got the signal."""
+    def _said(self, check: Callable[[], object]) -> Mapping[str, Any] | BaseException | None:
+        """The next word. Python runs a signal's handler between two waits, whichever thread got the signal."""
         while True:
             check()
             with contextlib.suppress(queue.Empty):
-                return self._lines.get(timeout=_PULSE_SECONDS)
-
-    def _hand_on(self, message: Mapping[str, Any]) -> None:
-        try:
-            self._sink.emit(event_from_dict(message))
-        except BaseException:
-            self._takes_events = False
-            raise
+                return self._words.get(timeout=_PULSE_SECONDS)
 
     def _read(self) -> None:
-        """The work of the thread: all lines to their end, so that the worker never waits for a parent that closes."""
+        """The work of the thread. After an error of the sink it reads on, so that the worker can write to its end."""
         assert self._process.stdout is not None
+        takes_events = True
         with self._process.stdout as lines:
             try:
                 for line in lines:
-                    if (message := _message(line)) is not None:
-                        self._keep(message)
+                    message = _message(line)
+                    if isinstance(message, Event):
+                        takes_events = takes_events and self._hand_on(message)
+                    elif message is not None:
+                        self._words.put(message)
             finally:
-                self._keep(None)
+                self._words.put(None)
 
-    def _keep(self, message: Mapping[str, Any] | None) -> None:
-        while not self._is_closing.is_set():
-            with contextlib.suppress(queue.Full):
-                self._lines.put(message, timeout=_PULSE_SECONDS)
-                return
-        self._late.append(message)
+    def _hand_on(self, event: Event) -> bool:
+        """Whether the sink took an event."""
+        try:
+            self._sink.emit(event)
+        except BaseException as exc:  # `follow` raises it in the main thread, an interrupt by the sink too
+            self._words.put(exc)
+            return False
+        return True
 
     def close(self) -> None:
         """End the worker and wait for its end, which frees all that it has.
 
-        A worker ends when its input ends, or else is killed. Before that, this process sends a word. It tells the
-        worker that this process was not killed, so the worker may write what it has computed. The sink gets the events
-        of that too.
+        A worker that is given time ends when its input ends, or else is killed. Before that, this process sends a word.
+        It tells the worker that this process was not killed, so the worker may write what it has computed.
         """
         assert self._process.stdin is not None
-        self._is_closing.set()
-        self.send(_END)
         try:
+            self.send(_END)
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
             self._process.wait(self._patience)
         except BaseException as exc:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
             if not isinstance(exc, TimeoutExpired):
                 raise
         finally:
-            self._reader.close_within(_LAST_LINES_SECONDS)
-            self._hand_on_the_rest()
+            if self._reader is not None:
+                self._reader.close_within(_LAST_LINES_SECONDS)
 
-    def _hand_on_the_rest(self) -> None:
-        """Hand on the events that nobody has followed. The error to tell is the one that has ended the following."""
-        left: list[Mapping[str, Any] | None] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                left.append(self._lines.get_nowait())
-        with contextlib.suppress(Exception):
-            for message in (*left, *self._late):
-                if self._takes_events and message is not None and "word" not in message:
-                    self._hand_on(message)
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        pipes = [self._process.stdin]
+        if self._reader is None:
+            pipes.append(self._process.stdout)  # else the thread closes it
+        else:
+            self._reader.close_later()
+        for pipe in pipes:
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
-def _message(line: str) -> Mapping[str, Any] | None:
-    """What a worker says in a line; None for a line of something else in its process, or one that broke off."""
+def _message(line: str) -> Event | Mapping[str, Any] | None:
+    """What a worker says in a line; None for a line of something else in its process, or for one that broke off."""
     try:
         message = json.loads(line) if line.endswith("\n") else None
-    except ValueError:
-        message = None
-    if isinstance(message, dict) and not {"word", "event"}.isdisjoint(message):
-        return message
+        if isinstance(message, dict):
+            return message if "word" in message else event_from_dict(message)
+    except (TypeError, ValueError):
+        pass
     with contextlib.suppress(AttributeError, OSError, ValueError):  # there is no stderr, or it is closed
-        sys.stderr.write(line)
+        if line.strip():
+            sys.stderr.write(line)
     return None
 
 
@@ -224,6 +214,7 @@ class ParentProcess:
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
         os.dup2(2, 1)
         self._out.write("\n")  # something may have been printed before, without an end of its line
+        self._out.flush()
         self._lock = threading.Lock()
         self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="soloist-parent", daemon=True).start()
@@ -265,7 +256,7 @@ class ParentProcess:
                         self._requests.put(line)
         finally:  # also after half a line: the parent ended while it wrote
             if threading.main_thread().is_alive() and not self._out.closed:
-                os._exit(_PARENT_IS_GONE)
+                os._exit(_ENDED_BY_PARENT)
 
 
 def work_for_parent(parent: ParentProcess, work: Callable[[Any], Mapping[str, Any]]) -> None:

@@ -96,7 +96,7 @@ def read(how: Reading, root: Path, out: Path, source: SourceConfig = _SKIPPING, 
     return found, heard, sink.events
 
 
-def test_the_shards_and_events_are_those_of_a_reading_here(chunks, tmp_path):
+def test_the_shards_and_events_are_those_of_a_reading_here(chunks, tmp_path, capfd):
     """A run would have other chunks when its input is large."""
     other, here = read(ingest_apart, chunks, tmp_path / "apart"), read(ingest, chunks, tmp_path / "here")
     assert other == here
@@ -107,6 +107,7 @@ def test_the_shards_and_events_are_those_of_a_reading_here(chunks, tmp_path):
     assert [type(event) for event in events].count(InputSkipped) == 4
     assert_same_files(tmp_path / "apart", tmp_path / "here")
     assert readers() == []
+    assert capfd.readouterr().err == ""
 
 
 def doubled(root: Path) -> SourceConfig:
@@ -220,21 +221,46 @@ def config(tmp_path) -> RunConfig:
 
 def test_a_run_that_ends_early_leaves_no_reader_and_goes_on(config, tmp_path):
     """A reader without a run would write on for minutes, beside the run that goes on."""
+    assert config.chunks_root is not None
+    many(config.chunks_root, 1_000_000)  # more than a reader can read before it is looked for
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
-        given = json.dumps(config.to_dict())
-        command = subprocess.Popen([sys.executable, "-c", _EMBED, given], stderr=subprocess.PIPE)
-        of_it = psutil.Process(command.pid)
-        until(lambda of=of_it: readers(of), "the run has a reader")
-        (reader,) = readers(of_it)
-        until(lambda: list(config.out.glob(".incoming/many/chunks/*.parquet")), "a shard is written")
-        command.send_signal(number)
-        command.communicate()
-        assert command.returncode != 0
-        until(lambda of=reader: not of.is_running() or of.status() == psutil.STATUS_ZOMBIE, "the reader has ended")
-        assert len(list(config.out.glob(".incoming/many/chunks/*.parquet"))) < 60  # of 79
+        command = subprocess.Popen(
+            [sys.executable, "-c", _EMBED, json.dumps(config.to_dict())], stderr=subprocess.DEVNULL
+        )
+        try:
+            of_it = psutil.Process(command.pid)
+            until(lambda of=of_it: readers(of), "the run has a reader")
+            (reader,) = readers(of_it)
+            until(lambda: list(config.out.glob(".incoming/many/chunks/*.parquet")), "a shard is written")
+            command.send_signal(number)
+            assert command.wait(60) != 0
+            psutil.wait_procs([reader], timeout=3)
+            assert not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE
+        finally:
+            command.kill()
+            command.wait()
+    many(config.chunks_root, 5_000)
     run(config)
     run(dataclasses.replace(config, out=tmp_path / "fresh"))
     assert_same_files(config.out, tmp_path / "fresh")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a process with the one before it")
+def test_a_reader_ends_with_the_thread_that_started_it():
+    """A killed run would leave a reader for as long as some other process holds the pipe between the two."""
+    readers: list[subprocess.Popen[str]] = []
+
+    def start() -> None:
+        command = [sys.executable, "-c", apart._CODE]
+        readers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert readers[0].stdout is not None
+        assert readers[0].stdout.readline() == "\n"  # it listens
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    with readers[0] as reader:
+        assert reader.wait(60) == -signal.SIGKILL
 
 
 def test_a_run_is_the_same_whoever_reads(config, tmp_path, monkeypatch):
@@ -320,6 +346,7 @@ def test_a_signal_while_a_reader_starts_ends_it(chunks, tmp_path, monkeypatch):
     monkeypatch.setattr(WorkerProcess, "send", interrupted)
     found, *_ = read(ingest_apart, chunks, tmp_path / "apart")
     assert found == (RunStoppedError, "stopped by Ctrl-C")
+    until(lambda: "soloist-lines" not in {thread.name for thread in threading.enumerate()}, "its thread has ended")
     assert seen and not any(process.is_running() for process in seen)
 
 
@@ -336,6 +363,8 @@ def test_without_room_for_a_thread_this_process_reads(chunks, tmp_path, monkeypa
     other, here = read(ingest_apart, chunks, tmp_path / "apart"), read(ingest, chunks, tmp_path / "here")
     assert other == here
     assert readers() == []
+    monkeypatch.undo()
+    assert "soloist-lines" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
@@ -349,7 +378,9 @@ def test_names_are_the_same_in_every_encoding_of_the_streams(chunks, tmp_path, m
     assert_same_files(out / "apart", out / "here")
 
 
-@pytest.mark.parametrize("noise", ["print('hello')", "print('5')", "print('no end of line', end='')"])
+@pytest.mark.parametrize(
+    "noise", ["print('hello')", "print('5')", "print('no end of line', end='')", """print('{"event": "loaded"}')"""]
+)
 def test_what_a_library_prints_does_not_end_the_reading(chunks, tmp_path, monkeypatch, capfd, noise):
     """Some installations print as soon as Python starts."""
     (tmp_path / "site").mkdir()
@@ -360,9 +391,14 @@ def test_what_a_library_prints_does_not_end_the_reading(chunks, tmp_path, monkey
     assert noise.split("'")[1] in capfd.readouterr().err
 
 
-def test_another_program_than_this_python_is_not_waited_for(chunks, tmp_path, monkeypatch):
+@pytest.mark.parametrize("program", ["true", "sleep 300"])
+def test_another_program_than_this_python_is_not_waited_for(chunks, tmp_path, monkeypatch, program):
     """In a server's own process, `sys.executable` may be the server."""
-    monkeypatch.setattr(sys, "executable", "/bin/true")
+    file = tmp_path / "server"
+    file.write_text(f"#!/bin/sh\nexec {program}\n")
+    file.chmod(0o755)
+    monkeypatch.setattr(apart, "_START_SECONDS", 1)
+    monkeypatch.setattr(sys, "executable", str(file))
     other, here = read(ingest_apart, chunks, tmp_path / "apart"), read(ingest, chunks, tmp_path / "here")
     assert other == here
 
@@ -380,18 +416,6 @@ def test_an_error_that_nobody_meant_says_where_it_happened(chunks, tmp_path, mon
             heard_of,
         )  # fmt: skip
     assert "in read_json_lines" in "".join(caught.value.__notes__)
-
-
-def test_events_come_from_the_thread_that_asked(chunks, tmp_path):
-    """A sink that writes into a database of its thread would fail, and only with large inputs."""
-    threads, files = set[threading.Thread](), discover(chunks, _SKIPPING)
-
-    class Sink:
-        def emit(self, event: object) -> None:
-            threads.add(threading.current_thread())
-
-    ingest_apart(files, _SKIPPING, RunFolder.create(tmp_path / "apart"), 4, Sink(), (), nothing, heard_of)
-    assert threads == {threading.current_thread()}
 
 
 def test_a_sink_that_is_slow_holds_the_reader_back(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from soloist.worker_processes import ParentProcess, WorkerProcess, work_for_pare
 
 # A process of its own costs 0.4 s of a core to start. A core reads so many bytes of short chunks in some 4 s.
 _LARGE_BYTES = 32 << 20
+_START_SECONDS = 60.0
 _CODE = "from soloist.ingestion.apart import main; main()"
 
 
@@ -52,7 +54,7 @@ def ingest_apart(
     check: Callable[[], object],
     on_shard: Callable[[ShardRef], object],
 ) -> tuple[ShardRef, ...]:
-    """As `ingest`, in another process; in this one, where no other begins to read.
+    """As `ingest`, in another process; in this one, where no other begins to read. The events come from a thread.
 
     Raises:
         InputError: as `ingest`, or the process was ended from outside, or failed.
@@ -60,7 +62,7 @@ def ingest_apart(
     request = _request(collections, source, folder, shard_chunks, required)
     reader = WorkerProcess(_CODE, request, sink, lost=_lost, unexpected=_unexpected)
     with contextlib.ExitStack() as held:
-        if _has_begun(reader, held, check):
+        if _begin(reader, held, check):
             shards: list[ShardRef] = []
             while (said := reader.follow("shard", "done", check=check))["word"] == "shard":
                 shards.append(ShardRef(**said["shard"]))
@@ -69,12 +71,22 @@ def ingest_apart(
     return ingest(collections, source, folder, shard_chunks, sink, required, check, on_shard)
 
 
-def _has_begun(reader: WorkerProcess, held: contextlib.ExitStack, check: Callable[[], object]) -> bool:
-    """Whether a process has begun to read. It may not start, or be another program than this Python."""
+def _begin(reader: WorkerProcess, held: contextlib.ExitStack, check: Callable[[], object]) -> bool:
+    """Whether a process begins to read. It may not start, or be another program than this Python."""
     try:
         held.enter_context(reader)
-        reader.follow("begun", check=check)
-    except (OSError, RuntimeError, _LostReaderError):
+    except (OSError, RuntimeError):
+        return False
+    deadline = time.monotonic() + _START_SECONDS
+
+    def check_all() -> None:
+        check()
+        if time.monotonic() > deadline:
+            raise _lost("has not begun")
+
+    try:
+        reader.follow("begun", check=check_all)
+    except _LostReaderError:
         return False
     return True
 
@@ -106,7 +118,7 @@ def _request(
 
 def main() -> None:
     """The reading process: all collections, as the first line of standard input names them."""
-    end_with_starter()  # not a moment later than the run's hold on its folder
+    end_with_starter()  # a killed run holds its folder no more
     parent = ParentProcess()
     work_for_parent(parent, functools.partial(_read, parent))
 

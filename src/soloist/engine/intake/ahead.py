@@ -226,7 +226,7 @@ class Ahead:
             self._has_ended.set()
 
     def _read(self, ref: ShardRef, after: Task[None] | None) -> Shard:
-        """A shard, after another one is embedded. So one shard is in memory beside the present one."""
+        """A shard, after another one is embedded. So one shard is read in advance."""
         if after is not None:
             after.wait(self._require_wanted)
         self._require_wanted()
@@ -247,7 +247,10 @@ class Ahead:
         self._have_written(functools.partial(self._write, ref, shard, computed))
 
     def _have_written(self, write: Callable[[], None]) -> None:
-        """Begin to write a shard, once the last shard but one is written. So at most two shards wait for the disk."""
+        """Begin to write a shard, once the last shard but one is written.
+
+        So at most three shards hold vectors: one is being written, one waits, and one is being embedded.
+        """
         assert self._writer is not None
         if self._writing_before is not None:
             self._writing_before.wait()
