@@ -190,9 +190,11 @@ class WorkerProcess:
 
 
 def _message(line: str) -> Event | Mapping[str, Any] | None:
-    """What a worker says in a line; None for a line of something else in its process, or for one that broke off."""
+    """What a worker says in a line; None for a line of something else in its process, and for one that broke off."""
+    if not line.endswith("\n"):
+        return None
     try:
-        message = json.loads(line) if line.endswith("\n") else None
+        message = json.loads(line)
         if isinstance(message, dict):
             return message if "word" in message else event_from_dict(message)
     except (TypeError, ValueError):
