@@ -178,15 +178,12 @@ class WorkerProcess:
     def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        pipes = [self._process.stdin]
-        if self._reader is None:
-            pipes.append(self._process.stdout)  # else the thread closes it
-        else:
-            self._reader.close_later()
-        for pipe in pipes:
-            assert pipe is not None
-            with contextlib.suppress(OSError):
-                pipe.close()
+        if self._reader is not None:
+            self._reader.close_later()  # it closes stdout
+        for pipe in (self._process.stdin, self._process.stdout if self._reader is None else None):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 def _message(line: str) -> Event | Mapping[str, Any] | None:

@@ -26,10 +26,11 @@ def event_from_dict(record: Mapping[str, Any]) -> Event:
 
 def _read(kind: Any, value: Any) -> Any:
     """A JSON value as the annotated type: a dataclass, a tuple or a mapping; else the value itself."""
-    if dataclasses.is_dataclass(kind):
-        hints = _hints(kind)  # type: ignore[arg-type]
+    is_record: bool = dataclasses.is_dataclass(kind)
+    if is_record:
+        hints = _hints(kind)
         names = [field.name for field in dataclasses.fields(kind) if field.name in value]
-        return kind(**{name: _read(hints[name], value[name]) for name in names})  # type: ignore[operator]
+        return kind(**{name: _read(hints[name], value[name]) for name in names})
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:
         return tuple(_read(inner[0], item) for item in value)

@@ -143,8 +143,8 @@ class Ahead:
         self._thread: WorkerThread | None = None
         self._reader: WorkerThread | None = None
         self._writer: WorkerThread | None = None
-        self._last: Task[None] | None = None
-        self._last_but_one: Task[None] | None = None
+        self._embedding: Task[None] | None = None
+        self._embedding_before: Task[None] | None = None
         self._writing: Task[None] | None = None
         self._writing_before: Task[None] | None = None
         self._has_ended = threading.Event()  # no more vectors are wanted, or a thread has failed
@@ -187,17 +187,17 @@ class Ahead:
             return
         assert self._reader is not None
         assert self._thread is not None
-        reading = self._reader.submit(functools.partial(self._read, ref, self._last_but_one))
+        reading = self._reader.submit(functools.partial(self._read, ref, self._embedding_before))
         embed = functools.partial(self._embed, ref, reading)
-        self._last_but_one = self._last
-        self._last = self._thread.submit(functools.partial(self._unless_ended, embed))
+        self._embedding_before = self._embedding
+        self._embedding = self._thread.submit(functools.partial(self._unless_ended, embed))
 
     def finish(self, check: Callable[[], object]) -> tuple[StagedModels | None, EmbeddedAhead]:
         """The models, and the vectors of all shards that could be embedded. None and no vectors, if the models are
         still to be staged. `check` is called while this waits, and may raise.
         """
-        if self._last is not None:
-            self._last.wait(check)
+        if self._embedding is not None:
+            self._embedding.wait(check)
         if self._writing is not None:  # the last embedding may have set it
             self._writing.wait(check)
         if self._models is None:
